@@ -1,0 +1,122 @@
+"""Question turns about a list of objects – told in words or shown in a picture – and their supervised token ids."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from visualheads.miniatures import words
+from visualheads.miniatures.world import CATEGORY, CLASSES, PLURAL, SUPERCATEGORIES, Scene, choose_counts
+
+IGNORED = -100  # transformers' label of an unsupervised token
+HIGHEST_CHOICE = 7  # distractors are drawn from 1 … 7, as in the multiple-choice condition of the task
+# How often a kind of question is asked: (with a marked object, without)
+KINDS = {"general": (0.35, 0.0), "object": (0.3, 0.45), "super": (0.25, 0.4), "exists": (0.1, 0.15)}
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a question needs to know: the classes present, one entry an object, and the marked class, if any."""
+
+    items: tuple[str, ...]
+    marked: str | None = None
+
+    def count(self, name: str) -> int:
+        return sum(name in (item, CATEGORY[item]) for item in self.items)
+
+
+def ask(rng: random.Random, listing: Listing) -> tuple[str, str, str]:
+    """One question: (kind, text, answer). Absent classes and supercategories are asked for now and then."""
+    weights = [pair[0 if listing.marked else 1] for pair in KINDS.values()]
+    kind = rng.choices(list(KINDS), weights)[0]
+    present = sorted(set(listing.items))
+    if kind == "general":
+        assert listing.marked is not None
+        return kind, "How many of these are there?", str(listing.count(listing.marked))
+    if kind == "super":
+        category = CATEGORY[rng.choice(present)] if rng.random() < 0.9 else rng.choice(SUPERCATEGORIES)
+        return kind, f"How many of these {category} are there?", str(listing.count(category))
+    if kind == "exists":
+        name = rng.choice(present) if rng.random() < 0.5 else rng.choice(CLASSES)
+        article = "an" if name[0] in "aeiou" else "a"
+        return kind, f"Is there {article} {name} in the image?", "Yes" if listing.count(name) else "No"
+    name = rng.choice(present) if rng.random() < 0.9 else rng.choice(CLASSES)
+    return kind, f"How many {PLURAL[name]} are there?", str(listing.count(name))
+
+
+def with_letters(rng: random.Random, answer: str) -> tuple[str, str] | None:
+    """The four options as text and the right letter; None where the answer is no number of 1 … 7."""
+    if not answer.isdigit() or not 1 <= int(answer) <= HIGHEST_CHOICE:
+        return None
+    others = [number for number in range(1, HIGHEST_CHOICE + 1) if number != int(answer)]
+    options = [int(answer), *rng.sample(others, 3)]
+    rng.shuffle(options)
+    lines = "\n".join(f"{letter}. {option}" for letter, option in zip("ABCD", options, strict=True))
+    return lines, "ABCD"[options.index(int(answer))]
+
+
+def turn(rng: random.Random, listing: Listing, first: bool) -> tuple[list[int], list[int]]:
+    """Token ids and labels of one exchange; the first of a dialogue usually carries the format instruction."""
+    kind, question, answer = ask(rng, listing)
+    often = 0.75 if first else 0.15
+    if listing.marked and rng.random() < often:
+        question += " " + words.RECTANGLE_HINT
+    letters = with_letters(rng, answer) if rng.random() < 0.2 else None
+    if letters:
+        question, answer = f"{question}\n{letters[0]}\n{words.LETTERS_HINT}", letters[1]
+    elif rng.random() < often:
+        question += " " + (words.YES_NO_HINT if kind == "exists" else words.FREE_HINT)
+    return exchange(question, answer, first)
+
+
+def exchange(question: str, answer: str, first: bool) -> tuple[list[int], list[int]]:
+    """Ids and labels of question and answer; the first question stands behind the opening `USER:` and its list."""
+    asked = words.encode(("" if first else words.USER + " ") + question + " " + words.ASSISTANT)
+    told = [*words.encode(answer), words.vocabulary()[words.EOS]]
+    return asked + told, [IGNORED] * len(asked) + told
+
+
+def dialogue(rng: random.Random, listing: Listing, turns: int) -> tuple[list[int], list[int]]:
+    """Several turns about one list."""
+    ids: list[int] = []
+    labels: list[int] = []
+    for number in range(turns):
+        more_ids, more_labels = turn(rng, listing, first=number == 0)
+        ids, labels = ids + more_ids, labels + more_labels
+    return ids, labels
+
+
+def caption(items: Sequence[str]) -> tuple[list[int], list[int]]:
+    """The request to list the objects, answered with their names in reading order."""
+    return exchange(words.LIST_REQUEST, " ".join(items) + ".", first=True)
+
+
+def opening() -> list[int]:
+    """What stands before the list or the picture: `<s> USER:`."""
+    return [words.vocabulary()[words.BOS], *words.encode(words.USER)]
+
+
+def text_list(rng: random.Random, fillers: int) -> tuple[list[int], Listing]:
+    """A scene in words: objects among at most `fillers` filler words, one of them marked in half of the lists."""
+    items = [name for name, count in choose_counts(rng) for _ in range(count)]
+    rng.shuffle(items)
+    marked = rng.randrange(len(items)) if rng.random() < 0.5 else None
+    length = len(items) + rng.randint(0, fillers)
+    slots = [words.FILLER] * length
+    places = sorted(rng.sample(range(length), len(items)))
+    for place, item in zip(places, items, strict=True):
+        slots[place] = item
+    if marked is not None:
+        slots.insert(places[marked], words.MARK)
+    ids = words.vocabulary()
+    return [ids[word] for word in slots], Listing(tuple(items), None if marked is None else items[marked])
+
+
+def reading_order(scene: Scene, patch: int) -> list[str]:
+    """Class names by the patch row, then the column, of their centres: the order of image tokens."""
+
+    def centre(box: tuple[int, int, int, int]) -> tuple[int, float]:
+        return int((box[1] + box[3]) / 2 // patch), (box[0] + box[2]) / 2
+
+    return [item.name for item in sorted(scene.objects, key=lambda item: centre(item.box))]

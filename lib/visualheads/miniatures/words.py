@@ -1,0 +1,94 @@
+"""The miniatures' language: plain English over a closed, word-level vocabulary, and the questions asked in it."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import TYPE_CHECKING
+
+from visualheads.miniatures.world import CLASSES, COLOURS, PLURAL, SUPERCATEGORIES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+PAD, BOS, EOS, UNK, IMAGE = "<pad>", "<s>", "</s>", "<unk>", "<image>"
+USER, ASSISTANT = "USER:", "ASSISTANT:"
+SPECIAL = (PAD, BOS, EOS, UNK, IMAGE)
+WORD = r"USER:|ASSISTANT:|[A-Za-z]+(?:'s)?|[0-9]+|[^\sA-Za-z0-9]"
+FILLER = "."  # what stands between the objects of a text list, as empty ground does between those of a picture
+MARK = "rectangle"  # stands before the object that a text list points at
+
+RECTANGLE_HINT = "The exemplary object is within the rectangle."
+FREE_HINT = "Answer the question using a single word or phrase."
+LETTERS_HINT = "Answer with the option's letter from the given choices directly."
+YES_NO_HINT = "Answer the question using a single word or phrase."
+LIST_REQUEST = "List the objects."
+
+# Sentences whose words the vocabulary must hold: the questions of all five benchmarks, in small.
+_SENTENCES = f"""
+{RECTANGLE_HINT} {FREE_HINT} {LETTERS_HINT} {LIST_REQUEST} Describe the image. This is a photo of some objects and no others.
+How many of these are there? Is there a an the in image? Are there any pictured in the picture? Yes No Hint:
+What is the colour color of the object? Which of the following objects can be seen? Which object is most often seen here?
+Where is the object located? at in on left right top bottom middle center upper lower corner above below next to between near
+Is the object left of or right of the other one? What kind of objects are to the closest farthest
+How is the quality of this image? Is it sharp blurry noisy dark bright colourful colorful clear good poor fair faded gray
+Which distortion problem does the image have? blur noise darkness low light overexposure underexposure none motion focus
+How sharp is it? How bright is the lighting? What part parts more less than same number as few most least all both only
+very slightly moderate high medium normal not with without background foreground fine coarse texture contrast saturation
+"""
+
+
+def split(text: str) -> list[str]:
+    """The words of a text, as the miniatures' tokenizer separates them (special tokens aside)."""
+    return re.findall(WORD, text)
+
+
+@cache
+def vocabulary() -> dict[str, int]:
+    """Word → id; special tokens first, `<pad>` = 0."""
+    words = [
+        *SPECIAL,
+        USER,
+        ASSISTANT,
+        *(str(number) for number in range(21)),
+        *"ABCDEF",
+        *SUPERCATEGORIES,
+        *CLASSES,
+        *PLURAL.values(),
+        *COLOURS,
+        *split(_SENTENCES),
+        *".,;:?!()'-",
+    ]
+    return {word: index for index, word in enumerate(dict.fromkeys(words))}
+
+
+def encode(text: str) -> list[int]:
+    """Ids of a text without special tokens; raises KeyError for a word outside the vocabulary."""
+    ids = vocabulary()
+    return [ids[word] for word in split(text)]
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """The same vocabulary as a transformers tokenizer: `<s>` in front, unknown words become `<unk>`."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    ids = vocabulary()
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNK))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(r"\s+"), "removed"), pre_tokenizers.Split(Regex(WORD), "isolated")]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, ids[BOS])]
+    )
+    tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=True)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        unk_token=UNK,
+        extra_special_tokens={"image_token": IMAGE},
+        padding_side="left",
+        model_max_length=1024,
+    )
