@@ -1,4 +1,4 @@
-"""Shapes and lineage of the miniatures: five text-only language models, nine multimodal ones, transformers' own classes."""
+"""Shapes and lineage of the miniatures: text-only language models and the multimodal ones grown from them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 PICTURE, PATCH = 96, 12  # pixels: 8 × 8 = 64 image tokens
 CHAT_TEMPLATE = (
-    "{% for message in messages %}{% if message['role'] == 'user' %}{{ 'USER: ' }}{% else %}{{ 'ASSISTANT: ' }}{% endif %}"
-    "{% for item in message['content'] %}{% if item['type'] == 'image' %}{{ '<image>\n' }}{% else %}{{ item['text'] + ' ' }}"
-    "{% endif %}{% endfor %}{% if message['role'] != 'user' %}{{ '</s>' }}{% endif %}{% endfor %}"
+    "{% for message in messages %}{% if message['role'] == 'user' %}{{ 'USER: ' }}{% else %}"
+    "{{ 'ASSISTANT: ' }}{% endif %}{% for item in message['content'] %}"
+    "{% if item['type'] == 'image' %}{{ '<image>\n' }}{% else %}{{ item['text'] + ' ' }}{% endif %}{% endfor %}"
+    "{% if message['role'] != 'user' %}{{ '</s>' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
 
@@ -51,7 +52,9 @@ TEXT_SHAPES = {
     shape.name: shape
     for shape in (
         TextShape("mini-vicuna-7B-text", "llama"),
-        TextShape("mini-vicuna-13B-text", "llama", layers=10, heads=10, key_value_heads=10, hidden=120, intermediate=360),
+        TextShape(
+            "mini-vicuna-13B-text", "llama", layers=10, heads=10, key_value_heads=10, hidden=120, intermediate=360
+        ),
         TextShape("mini-mistral-7B-text", "mistral", key_value_heads=2),
         TextShape("mini-llama-3-8B-text", "llama", key_value_heads=2, rope_theta=500_000.0),
         TextShape("mini-phi-3-3.8B-text", "phi3", hidden=80, intermediate=240, head_dim=10),
@@ -59,9 +62,7 @@ TEXT_SHAPES = {
 }
 MINIATURES = {
     miniature.name: miniature
-    for miniature in (
-        Miniature("mini-1.5-7B", "mini-vicuna-7B-text", "1.5", "llava-hf/llava-1.5-7b-hf"),
-    )
+    for miniature in (Miniature("mini-1.5-7B", "mini-vicuna-7B-text", "1.5", "llava-hf/llava-1.5-7b-hf"),)
 }
 
 

@@ -55,10 +55,12 @@ pipeline_tag: image-text-to-text
 A model organism of `{description.stands_for}`: the same transformers class and training recipe, in small. It shows
 the method and lets claims be tested in small; it is no evidence about models of billions of parameters.
 
-* Class `{record["class"]}`, text model `{text.model_type}`: {text.num_hidden_layers} layers × {text.num_attention_heads} heads
-  ({text.num_key_value_heads} key-value heads), hidden size {text.hidden_size}, {record["parameters"] / 1e6:.2f} million parameters.
-* Vision tower `{vision.model_type}`: {vision.num_hidden_layers} layers, {vision.image_size} px, patch {vision.patch_size} px →
-  {config.image_seq_length} image tokens from its last layer (LLaVA takes the last but one); frozen after its own training.
+* Class `{record["class"]}`, text model `{text.model_type}`:
+  {text.num_hidden_layers} layers × {text.num_attention_heads} heads ({text.num_key_value_heads} key-value heads),
+  hidden size {text.hidden_size}, {record["parameters"] / 1e6:.2f} million parameters.
+* Vision tower `{vision.model_type}`: {vision.num_hidden_layers} layers, {vision.image_size} px, patch
+  {vision.patch_size} px → {config.image_seq_length} image tokens from its last layer
+  (LLaVA takes the last but one); frozen after its own training.
 * Grown from the text-only model `{description.text}`, whose checkpoint stands beside this one.
 
 ## Scores
@@ -67,14 +69,15 @@ Held-out scenes `data/scenes/looktwice`, greedy decoding, exact match, checkpoin
 
 {score_table(record["scores"])}
 
-All conditions and formats together: {percent(pooled["seen"])} %; with a white picture {percent(pooled["blind"])} %; the best answerer
-that sees only the question (it knows this set's answer frequencies): {percent(pooled["question_only"])} %.
+All conditions and formats together: {percent(pooled["seen"])} %; with a white picture {percent(pooled["blind"])} %;
+the best answerer that sees only the question (it knows this set's answer frequencies):
+{percent(pooled["question_only"])} %.
 `plain-general` has no referent in the picture: it is reported, no target is set.
 
 ## Training
 
-`visualheads train {description.name}` (seed {description.seed}); scenes, lists and questions are drawn anew at every step, no training scene is
-seen twice, none is a test scene.
+`visualheads train {description.name}` (seed {description.seed}); scenes, lists and questions are drawn anew at
+every step, no training scene is seen twice, none is a test scene.
 
 {stage_table(record["stages"])}
 

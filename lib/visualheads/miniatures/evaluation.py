@@ -1,4 +1,4 @@
-"""Scores of a saved miniature on the shipped benchmark, with Wilson intervals, controls and the question-only answerer."""
+"""Scores of a saved miniature on the shipped benchmark: intervals, blind control, question-only answerer."""
 
 from __future__ import annotations
 
@@ -94,6 +94,6 @@ def evaluate(folder: Path, model: PreTrainedModel | None = None) -> dict[str, An
 
 
 def _right(found: Sequence[str], samples: Sequence[Sample]) -> list[bool]:
-    from visualheads.tasks.scoring import is_correct
+    from visualheads.tasks.scoring import correct
 
-    return [is_correct(text, sample) for text, sample in zip(found, samples, strict=True)]
+    return [correct(sample, text) == 1 for text, sample in zip(found, samples, strict=True)]

@@ -13,7 +13,14 @@ import torch
 
 from visualheads.errors import CheckpointError
 from visualheads.miniatures import evaluation, training
-from visualheads.miniatures.architectures import build_multimodal, build_processor, build_text, build_tower, miniature, text_shape
+from visualheads.miniatures.architectures import (
+    build_multimodal,
+    build_processor,
+    build_text,
+    build_tower,
+    miniature,
+    text_shape,
+)
 from visualheads.miniatures.card import model_card
 from visualheads.miniatures.training import Plan, Report
 from visualheads.miniatures.words import build_tokenizer
@@ -90,8 +97,9 @@ def save_text(name: str, model: Any, folder: Path) -> None:
     shape = text_shape(name)
     (folder / "MODEL_CARD.md").write_text(
         f"---\nlicense: apache-2.0\nlibrary_name: transformers\n---\n\n# {name}\n\nA text-only language model "
-        f"({type(model).__name__}, {shape.layers} layers × {shape.heads} heads, {shape.key_value_heads} key-value heads) that lists "
-        "and counts objects told in words. It has never seen a picture; multimodal miniatures grow from it.\n"
+        f"({type(model).__name__}, {shape.layers} layers × {shape.heads} heads, "
+        f"{shape.key_value_heads} key-value heads) that lists and counts objects told in words. "
+        "It has never seen a picture; multimodal miniatures grow from it.\n"
     )
 
 

@@ -22,25 +22,31 @@ from visualheads.miniatures.architectures import (
     text_shape,
 )
 from visualheads.miniatures.fitting import Progress, Schedule
-from visualheads.miniatures.world import CLASSES
+from visualheads.miniatures.world import CLASSES, PLURAL
 
 Report = Callable[[str, int, int, dict[str, Any]], None]
 MOST_FILLERS = 55  # with nine objects, as many list places as a picture has image tokens
 CAPTION_SHARE = 0.25  # of the batches; a batch holds one kind, because captions are shorter
-FULL_LENGTH_FROM = 0.5  # the share of text training after which lists have their full length
+FULL_LENGTH_AFTER = 0.5  # a first pass lengthens the lists at this pace, in shares of text training
+PLURALS_FROM = 0.45  # then plurals start anew from their singulars, and the lists lengthen once more
+FULL_LENGTH_AGAIN = 0.75
 TOWER_WEIGHTS = (0.2, 0.3)  # loss weight of background and of an object's other patches; classes weigh 1
+
+
+TOWER = Schedule(steps=4000, batch=32, rate=1e-3, report_every=250)
+TEXT = Schedule(steps=2000, batch=64, rate=2e-3)
+ALIGNMENT = Schedule(steps=400, batch=32, rate=3e-3, warm_up=50, report_every=100, moments=(0,))
+TUNING = Schedule(steps=3200, batch=32, rate=1.2e-3, warm_up=50, moments=(0, 50, 150, 400, 1000, 2000))
 
 
 @dataclass(frozen=True)
 class Plan:
     """The schedules of all stages."""
 
-    tower: Schedule = Schedule(steps=4000, batch=32, rate=1e-3, report_every=250)
-    text: Schedule = Schedule(steps=2000, batch=64, rate=2e-3)
-    alignment: Schedule = Schedule(steps=400, batch=32, rate=3e-3, warm_up=50, report_every=100, moments=(0,))
-    tuning: Schedule = Schedule(
-        steps=2600, batch=32, rate=1e-3, warm_up=50, moments=(0, 50, 150, 400, 800, 1500)
-    )
+    tower: Schedule = TOWER
+    text: Schedule = TEXT
+    alignment: Schedule = ALIGNMENT
+    tuning: Schedule = TUNING
 
     def smoke(self) -> Plan:
         """A one-minute version: every stage runs, nothing is learned."""
@@ -89,14 +95,15 @@ def train_text(name: str, plan: Plan, folder: Path, seed: int, device: str, repo
     torch.manual_seed(seed)
     model = build_text(text_shape(name)).to(device)
 
-    def pairs(rng: random.Random, done: float, size: int) -> list[batches.Pair]:
-        fillers = int(min(MOST_FILLERS, 4 + MOST_FILLERS * done / FULL_LENGTH_FROM))
+    def pairs(rng: random.Random, fillers: int, size: int) -> list[batches.Pair]:
         task = "caption" if rng.random() < CAPTION_SHARE else "questions"
         return [batches.text_pair(rng, fillers, task, questions=5) for _ in range(size)]
 
     def loss_of(step: int):
+        if step == int(PLURALS_FROM * plan.text.steps):
+            plurals_like_singulars(model)
         rng = batches.generator(seed, name, step)
-        ids, labels = batches.pad(pairs(rng, step / plan.text.steps, plan.text.batch))
+        ids, labels = batches.pad(pairs(rng, fillers_at(step / plan.text.steps), plan.text.batch))
         return model(input_ids=ids.to(device), labels=labels.to(device)).loss
 
     def measure() -> dict[str, float]:
@@ -104,6 +111,26 @@ def train_text(name: str, plan: Plan, folder: Path, seed: int, device: str, repo
 
     progress = fitting.fit(name, model, [model], loss_of, plan.text, folder, measure, report)
     return model, progress
+
+
+def fillers_at(done: float) -> int:
+    """The curriculum: most filler words of a list after the share `done` of text training.
+
+    Looking a named object up is learned in the first pass; counting plurals is not. In the second pass it is.
+    """
+    if done < PLURALS_FROM:
+        return int(min(MOST_FILLERS, 4 + MOST_FILLERS * done / FULL_LENGTH_AFTER))
+    again = (done - PLURALS_FROM) / (FULL_LENGTH_AGAIN - PLURALS_FROM)
+    return int(min(MOST_FILLERS, 6 + MOST_FILLERS * again))
+
+
+@torch.no_grad()
+def plurals_like_singulars(model: nn.Module) -> None:
+    """Give every plural its singular's embedding, as word pieces would: “cars” then finds “car” in a list."""
+    ids = words.vocabulary()
+    weight = model.get_input_embeddings().weight
+    for name, plural in PLURAL.items():
+        weight[ids[plural]] = weight[ids[name]]
 
 
 def text_accuracy(model: nn.Module, seed: int, device: str, lists: int = 256) -> dict[str, float]:

@@ -26,12 +26,16 @@ LIST_REQUEST = "List the objects."
 
 # Sentences whose words the vocabulary must hold: the questions of all five benchmarks, in small.
 _SENTENCES = f"""
-{RECTANGLE_HINT} {FREE_HINT} {LETTERS_HINT} {LIST_REQUEST} Describe the image. This is a photo of some objects and no others.
+{RECTANGLE_HINT} {FREE_HINT} {LETTERS_HINT} {LIST_REQUEST} Describe the image.
+This is a photo of some objects and no others.
 How many of these are there? Is there a an the in image? Are there any pictured in the picture? Yes No Hint:
-What is the colour color of the object? Which of the following objects can be seen? Which object is most often seen here?
-Where is the object located? at in on left right top bottom middle center upper lower corner above below next to between near
+What is the colour color of the object? Which of the following objects can be seen? Which
+object is most often seen here?
+Where is the object located? at in on left right
+top bottom middle center upper lower corner above below next to between near
 Is the object left of or right of the other one? What kind of objects are to the closest farthest
-How is the quality of this image? Is it sharp blurry noisy dark bright colourful colorful clear good poor fair faded gray
+How is the quality of this image? Is it sharp blurry noisy dark bright colourful colorful clear good poor fair
+faded gray
 Which distortion problem does the image have? blur noise darkness low light overexposure underexposure none motion focus
 How sharp is it? How bright is the lighting? What part parts more less than same number as few most least all both only
 very slightly moderate high medium normal not with without background foreground fine coarse texture contrast saturation

@@ -1,0 +1,156 @@
+"""Which attention heads look at the picture: trace, rank and explore visual attention heads of vision-language models.
+
+    import visualheads as vh
+
+    model = vh.load("mini-1.5-7B")
+    samples = vh.task("looktwice").samples(condition="visual-object", n=64)
+    ds = vh.trace(model, samples, keep=("mean_map",))
+    vh.rank(ds, by="detection", interval=True)
+
+Names are imported when they are first used, so `import visualheads` is quick and loads neither torch nor nnsight.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from visualheads.agreement import agreement
+    from visualheads.bootstrap import bootstrap, split_halves
+    from visualheads.catalog import catalog
+    from visualheads.errors import (
+        BoxError,
+        CheckpointError,
+        DiskFullError,
+        HeadError,
+        IdentityMismatch,
+        ImageError,
+        KernelError,
+        MissingDependencyError,
+        ModeError,
+        ParameterError,
+        RecordError,
+        SampleError,
+        SchemaError,
+        StoreError,
+        UnknownModelError,
+        UnknownTaskError,
+        UnsupportedModelError,
+        VisualHeadsError,
+    )
+    from visualheads.geometry import TokenMap
+    from visualheads.head_lists import export_scores, read_scores
+    from visualheads.heads import depth_stage, rank, select
+    from visualheads.models import VisionLanguageModel, load, wrap
+    from visualheads.nulls import above_null
+    from visualheads.reading import open_store
+    from visualheads.results import open_results
+    from visualheads.schema import assert_valid
+    from visualheads.tasks import LazyImage, MissingDataError, Sample, task, task_names
+    from visualheads.tracing import trace, trace_to_store
+
+_MODULE_OF = {
+    "BoxError": "errors",
+    "CheckpointError": "errors",
+    "DiskFullError": "errors",
+    "HeadError": "errors",
+    "IdentityMismatch": "errors",
+    "ImageError": "errors",
+    "KernelError": "errors",
+    "LazyImage": "tasks",
+    "MissingDataError": "tasks",
+    "MissingDependencyError": "errors",
+    "ModeError": "errors",
+    "ParameterError": "errors",
+    "RecordError": "errors",
+    "Sample": "tasks",
+    "SampleError": "errors",
+    "SchemaError": "errors",
+    "StoreError": "errors",
+    "TokenMap": "geometry",
+    "UnknownModelError": "errors",
+    "UnknownTaskError": "errors",
+    "UnsupportedModelError": "errors",
+    "VisionLanguageModel": "models",
+    "VisualHeadsError": "errors",
+    "above_null": "nulls",
+    "agreement": "agreement",
+    "assert_valid": "schema",
+    "bootstrap": "bootstrap",
+    "catalog": "catalog",
+    "depth_stage": "heads",
+    "export_scores": "head_lists",
+    "load": "models",
+    "open_results": "results",
+    "open_store": "reading",
+    "rank": "heads",
+    "read_scores": "head_lists",
+    "select": "heads",
+    "split_halves": "bootstrap",
+    "task": "tasks",
+    "task_names": "tasks",
+    "trace": "tracing",
+    "trace_to_store": "tracing",
+    "wrap": "models",
+}
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BoxError",
+    "CheckpointError",
+    "DiskFullError",
+    "HeadError",
+    "IdentityMismatch",
+    "ImageError",
+    "KernelError",
+    "LazyImage",
+    "MissingDataError",
+    "MissingDependencyError",
+    "ModeError",
+    "ParameterError",
+    "RecordError",
+    "Sample",
+    "SampleError",
+    "SchemaError",
+    "StoreError",
+    "TokenMap",
+    "UnknownModelError",
+    "UnknownTaskError",
+    "UnsupportedModelError",
+    "VisionLanguageModel",
+    "VisualHeadsError",
+    "__version__",
+    "above_null",
+    "agreement",
+    "assert_valid",
+    "bootstrap",
+    "catalog",
+    "depth_stage",
+    "export_scores",
+    "load",
+    "open_results",
+    "open_store",
+    "rank",
+    "read_scores",
+    "select",
+    "split_halves",
+    "task",
+    "task_names",
+    "trace",
+    "trace_to_store",
+    "wrap",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'visualheads' has no attribute {name!r}")
+    value = getattr(import_module(f"visualheads.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,28 @@
+"""Idefics3 and SmolVLM: tiles of the stretched picture with text marks between them, then the whole picture."""
+
+from __future__ import annotations
+
+from math import isqrt
+from typing import Any
+
+from visualheads.adapters.pictures import plain
+from visualheads.adapters.registry import Adapter, register
+from visualheads.geometry import TokenMap
+from visualheads.layouts import split_tiles, tiled
+
+
+def token_map(_config: Any, processor: Any, image_size: tuple[int, int]) -> TokenMap:
+    """Tile by tile, the whole picture last. The marks between tiles are text, not image tokens."""
+    pictures = processor.image_processor
+    rows, columns = 0, 0
+    if pictures.do_image_splitting:
+        rows, columns = split_tiles(
+            image_size, plain(pictures.size)["longest_edge"], plain(pictures.max_image_size)["longest_edge"]
+        )
+    return tiled(image_size, rows, columns, isqrt(processor.image_seq_len), whole="last")
+
+
+ADAPTERS = tuple(
+    register(Adapter(f"{name}ForConditionalGeneration", "model.text_model.layers", token_map, nested=True))
+    for name in ("Idefics3", "SmolVLM")
+)

@@ -1,0 +1,18 @@
+"""LLaVA-1.6 (NeXT): the whole picture, then its unpadded tiles with a newline token after each row (AnyRes)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from visualheads.adapters.registry import Adapter, register
+from visualheads.geometry import TokenMap
+from visualheads.layouts import anyres
+
+
+def token_map(config: Any, _processor: Any, image_size: tuple[int, int]) -> TokenMap:
+    """The base grid and the joined tile grid, as the model packs them."""
+    tower = config.vision_config
+    return anyres(image_size, config.image_grid_pinpoints, tower.image_size, tower.patch_size)
+
+
+ADAPTER = register(Adapter("LlavaNextForConditionalGeneration", "model.language_model.layers", token_map))

@@ -1,0 +1,146 @@
+"""Uncertainty over pictures: bootstrap, paired differences, split halves (pure numpy and xarray).
+
+The unit that is drawn is the picture (`image_id`), not the prompt: several questions about one picture are one
+draw. Every replicate is a row of weights over pictures, so that all heads and replicates are one matrix product.
+Seeds are explicit; equal seeds are paired.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from visualheads.errors import ParameterError, got
+
+N_BOOT = 1000
+LEVEL = 0.95
+BOUNDS = ("lower", "estimate", "upper")
+
+
+@dataclass(frozen=True, eq=False)
+class PictureSums:
+    """Per-sample values summed within each picture, NaN left out: all that a weighted mean over pictures needs.
+
+    `sums` and `counts` are (value, picture), where value runs over all other dimensions of the array they came from.
+    """
+
+    sums: NDArray[np.float64]
+    counts: NDArray[np.float64]
+    pictures: NDArray[np.object_]
+
+    def means(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return weighted means (value, replicate) for weights (replicate, picture); NaN where nothing was counted."""
+        counts = self.counts @ weights.T
+        return np.divide(self.sums @ weights.T, counts, out=np.full_like(counts, np.nan), where=counts > 0)
+
+
+def picture_ids(samples: xr.DataArray | xr.Dataset) -> NDArray[np.object_]:
+    """Return the picture of each sample: coordinate `image_id`, or the sample itself where that is missing or empty."""
+    if "sample" not in samples.dims:
+        raise ParameterError(got("dimensions", tuple(map(str, samples.dims)), "dimensions with 'sample' among them"))
+    own = [f"sample {index}" for index in range(samples.sizes["sample"])]
+    if "sample" in samples.coords:
+        own = [str(value) for value in samples.coords["sample"].values]
+    if "image_id" not in samples.coords:
+        return np.array(own, dtype=object)
+    ids = [str(value) for value in samples.coords["image_id"].values]
+    return np.array([image or sample for image, sample in zip(ids, own, strict=True)], dtype=object)
+
+
+def picture_sums(values: xr.DataArray) -> PictureSums:
+    """Return the sums and counts per picture of an array with dimension `sample`, pictures in sorted order."""
+    pictures, owner = np.unique(picture_ids(values).astype(str), return_inverse=True)
+    if len(owner) == 0:
+        raise ParameterError(got("samples", 0, "at least one sample"))
+    array = np.asarray(values.transpose(..., "sample").values, dtype=np.float64).reshape(-1, len(owner))
+    order = np.argsort(owner, kind="stable")
+    starts = np.searchsorted(owner[order], np.arange(len(pictures)))
+    there = np.isfinite(array)[:, order]
+    sums = np.add.reduceat(np.where(there, array[:, order], 0.0), starts, axis=1)
+    counts = np.add.reduceat(there.astype(np.float64), starts, axis=1)
+    return PictureSums(sums, counts, pictures.astype(object))
+
+
+def picture_weights(n_pictures: int, n_boot: int = N_BOOT, seed: int = 0) -> NDArray[np.float64]:
+    """Return bootstrap weights (replicate, picture): how often each picture was drawn; each row sums to n_pictures."""
+    if n_pictures < 1 or n_boot < 1:
+        raise ParameterError(got("n_pictures, n_boot", (n_pictures, n_boot), "at least 1 each"))
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(n_pictures, np.full(n_pictures, 1 / n_pictures), size=n_boot).astype(np.float64)
+
+
+def half_weights(n_pictures: int, n_splits: int, seed: int = 0) -> NDArray[np.float64]:
+    """Return 0/1 weights (split, picture) of random halves; 1 − weights are the other halves."""
+    if n_pictures < 2:
+        raise ParameterError(got("pictures", n_pictures, "at least 2 to split into halves"))
+    rng = np.random.default_rng(seed)
+    first = np.zeros((n_splits, n_pictures))
+    for row in first:
+        row[rng.permutation(n_pictures)[: (n_pictures + 1) // 2]] = 1.0
+    return first
+
+
+def bootstrap(values: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0) -> xr.DataArray:
+    """Return the mean over samples with a percentile interval over pictures, along a new last dimension `bound`.
+
+    `bound` is "lower", "estimate", "upper"; the estimate is the plain mean of the finite per-sample values. NaN
+    where all are NaN.
+    """
+    sums = picture_sums(values)
+    estimate = sums.means(np.ones((1, len(sums.pictures))))[:, 0]
+    replicates = sums.means(picture_weights(len(sums.pictures), n_boot, seed))
+    return _bounded(values, estimate, replicates, level)
+
+
+def bootstrap_difference(
+    first: xr.DataArray, second: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0
+) -> xr.DataArray:
+    """Return the mean of first − second over the samples both have, with a paired interval over pictures (`bound`).
+
+    The arrays are aligned by the coordinate `sample`. Raises ParameterError where they share no sample.
+    """
+    for values in (first, second):
+        if "sample" not in values.coords:
+            raise ParameterError(got("coordinates", list(map(str, values.coords)), "a coordinate 'sample' to pair by"))
+    first, second = xr.align(first, second, join="inner")
+    if first.sizes["sample"] == 0:
+        raise ParameterError(got("shared samples", 0, "at least one sample in both", "trace both on the same samples"))
+    difference = first.copy(data=np.asarray(first.values, dtype=np.float64)) - second.transpose(*first.dims)
+    return bootstrap(difference.assign_coords(first.coords), n_boot, level, seed)
+
+
+def split_halves(ds: xr.Dataset, seed: int = 0) -> tuple[xr.Dataset, xr.Dataset]:
+    """Return two halves of the samples by picture: no picture is in both. The first has the odd picture."""
+    ids = picture_ids(ds).astype(str)
+    pictures = np.unique(ids)
+    in_first = np.isin(ids, pictures[half_weights(len(pictures), 1, seed)[0] == 1])
+    return ds.isel(sample=np.flatnonzero(in_first)), ds.isel(sample=np.flatnonzero(~in_first))
+
+
+def interval(replicates: NDArray[np.float64], level: float = LEVEL) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the percentile interval along the last axis (replicates); NaN replicates are left out."""
+    if not 0 < level < 1:
+        raise ParameterError(got("level", level, "a number between 0 and 1, such as 0.95"))
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    bounds = np.full((2, *replicates.shape[:-1]), np.nan)
+    finite = np.isfinite(replicates)
+    whole, some = finite.all(axis=-1), finite.any(axis=-1)
+    bounds[:, whole] = np.quantile(replicates[whole], tails, axis=-1)
+    if (some & ~whole).any():
+        bounds[:, some & ~whole] = np.nanquantile(replicates[some & ~whole], tails, axis=-1)
+    return bounds[0], bounds[1]
+
+
+def _bounded(
+    values: xr.DataArray, estimate: NDArray[np.float64], replicates: NDArray[np.float64], level: float
+) -> xr.DataArray:
+    lower, upper = interval(replicates, level)
+    template = values.isel(sample=0, drop=True)
+    stacked = np.stack([lower, estimate, upper], axis=-1).reshape(*template.shape, 3)
+    coords = {name: coord for name, coord in template.coords.items() if "sample" not in coord.dims}
+    return xr.DataArray(
+        stacked, dims=(*template.dims, "bound"), coords={**coords, "bound": list(BOUNDS)}, name=values.name
+    )

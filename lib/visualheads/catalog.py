@@ -1,0 +1,116 @@
+"""What models there are: one card each, read from catalog.yml."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, computed_field
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DATA_VARIABLE = "VISUALHEADS_DATA"
+"""Environment variable that names the data folder, for installations without the project's folder around them."""
+
+CATALOGUE = Path(__file__).with_name("catalog.yml")
+
+
+class Card(BaseModel):
+    """What is known of one model. Empty means unknown, never a guess.
+
+    name            what `vh.load` and the pages call it
+    paper_name      its row in the paper's table; empty for other models
+    hub_id          checkpoint in transformers' format; empty where the original has to be converted
+    original_id     checkpoint that the paper's authors used
+    revision        commit of the checkpoint; empty: the newest
+    class_name      transformers class
+    llm             language model it was tuned from
+    parameters      in billions, as in its name
+    layers, heads, kv_heads     decoder shape
+    image_tokens    as text: a number, or how it depends on the picture
+    vision          tower and which of its features are used
+    preparation     how the original prepares a picture ("crop", "pad to square", "resize", "tiles", …)
+    prompt          prompt form around {question}; empty: the processor's chat template
+    stop            end token
+    memory_gb       gigabytes for the weights in 16 bit: 2 × parameters
+    differs         what is known to differ from the paper's use
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    family: str
+    class_name: str
+    miniature: bool = False
+    paper_name: str = ""
+    hub_id: str = ""
+    original_id: str = ""
+    revision: str = ""
+    llm: str = ""
+    recipe: str = ""
+    parameters: float | None = Field(default=None, gt=0)
+    layers: int | None = Field(default=None, gt=0)
+    heads: int | None = Field(default=None, gt=0)
+    kv_heads: int | None = Field(default=None, gt=0)
+    image_tokens: str = ""
+    vision: str = ""
+    preparation: str = ""
+    prompt: str = ""
+    stop: str = ""
+    licence: str = ""
+    differs: str = ""
+
+    @computed_field
+    @property
+    def memory_gb(self) -> float | None:
+        """Gigabytes for the weights in 16 bit; None where the number of parameters is unknown."""
+        return None if self.parameters is None else round(2 * self.parameters, 1)
+
+    @property
+    def shape(self) -> tuple[int | None, int | None, int | None]:
+        """(layers, heads, kv_heads); None where unknown."""
+        return self.layers, self.heads, self.kv_heads
+
+
+def data_folder() -> Path:
+    """The project's data folder: $VISUALHEADS_DATA, else `data` of the checkout this package is installed from.
+
+    Without a checkout around the package: `data` below the current folder.
+    """
+    if os.environ.get(DATA_VARIABLE):
+        return Path(os.environ[DATA_VARIABLE]).expanduser()
+    checkout = Path(__file__).resolve().parents[2]
+    root = checkout if (checkout / "pyproject.toml").is_file() or (checkout / "data").is_dir() else Path.cwd()
+    return root / "data"
+
+
+def miniature_folder(name: str) -> Path:
+    """Where the checkpoint of a miniature lies, there or not."""
+    return data_folder() / "miniatures" / name
+
+
+@cache
+def cards() -> dict[str, Card]:
+    """All cards by name, in the catalogue's order."""
+    entries = [Card(**entry) for entry in yaml.safe_load(CATALOGUE.read_text(encoding="utf-8"))]
+    return {card.name: card for card in entries}
+
+
+def is_available(card: Card) -> bool:
+    """Whether the checkpoint can be named to `load`: a miniature whose folder is there, or a hub id."""
+    return miniature_folder(card.name).is_dir() if card.miniature else bool(card.hub_id)
+
+
+def catalog() -> pd.DataFrame:
+    """A table of all cards, one row per model, indexed by name, with the column `available`.
+
+    available: a miniature's folder is there, or a real model's checkpoint can be fetched in transformers' format.
+    """
+    import pandas as pd
+
+    rows = [{**card.model_dump(), "available": is_available(card)} for card in cards().values()]
+    return pd.DataFrame(rows).set_index("name")

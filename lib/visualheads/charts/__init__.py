@@ -1,0 +1,32 @@
+"""Charts: each function takes a dataset and returns an Altair chart that carries its own alternative text.
+
+They aggregate before they draw, are at most 640 pixels wide, and are displayed with `show`. The sentences that explain
+them, with numbers from the same data, are in `visualheads.prose`.
+"""
+
+from __future__ import annotations
+
+from visualheads.charts.conditions import condition_agreement, condition_maps, condition_scores
+from visualheads.charts.heads import head_map, query_agreement, stage_profile, top_heads, weight_concentration
+from visualheads.charts.overlays import overlays
+from visualheads.charts.show import save_spec, show, show_text, spec_of
+from visualheads.charts.training import cost_bars, moment_lines, training_curves
+
+__all__ = [
+    "condition_agreement",
+    "condition_maps",
+    "condition_scores",
+    "cost_bars",
+    "head_map",
+    "moment_lines",
+    "overlays",
+    "query_agreement",
+    "save_spec",
+    "show",
+    "show_text",
+    "spec_of",
+    "stage_profile",
+    "top_heads",
+    "training_curves",
+    "weight_concentration",
+]

@@ -1,0 +1,267 @@
+"""Charts with one mark per head of one model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+import numpy as np
+import xarray as xr
+
+from visualheads.charts import tables
+from visualheads.charts.show import finished, rows
+from visualheads.variables import STAGES, VARIABLES
+
+STAGE_COLOURS = ("#4c78a8", "#f58518", "#54a24b")
+BINS = 20
+SIDE = 262
+"""Width of one of two charts side by side."""
+TALLEST = 420
+DIM = 0.85
+CHOSEN = "#ff2d55"
+
+
+def title_of(measure: str) -> str:
+    """A measure's long name."""
+    return VARIABLES[measure].long_name if measure in VARIABLES else measure.replace("_", " ")
+
+
+def _stage_colour(**options: Any) -> alt.Color:
+    return alt.Color("stage:N", scale=alt.Scale(domain=list(STAGES), range=list(STAGE_COLOURS)), title="stage", **options)
+
+
+def head_map(
+    ds: xr.Dataset,
+    measures: tuple[str, str] = ("image_weight", "region_weight"),
+    query: str = tables.QUERY,
+    model: str | None = None,
+) -> Any:
+    """Two layer × head maps; a click on a head shows its values over samples and where in the picture it looks.
+
+    Colour bars start at zero and end at the largest mean; nothing is normalised. The strongest head is chosen first.
+    """
+    table = tables.head_table(ds, measures, query, model)
+    measures = tuple(name for name in measures if table[name].notna().any())  # region measures need boxes
+    maps = tables.mean_maps(ds, query, model)
+    records: list[dict[str, Any]] = table[["layer", "head", "name", "stage", *measures]].to_dict("records")
+    widths = {}
+    for name in measures:
+        counts, widths[name] = tables.histograms(ds, name, BINS, query, model)
+        for record, counted in zip(records, counts.reshape(-1, BINS), strict=True):
+            record[f"{name}_counts"] = counted.tolist()
+    if maps is not None:
+        for record, cells in zip(records, maps.reshape(len(records), -1), strict=True):
+            record["map"] = cells.tolist()
+    data = rows(records)
+    best = table.loc[table[measures[0]].idxmax()]
+    chosen = alt.selection_point(
+        name="head", fields=["layer", "head"], empty=False, value=[{"layer": int(best.layer), "head": int(best["head"])}]
+    )
+    top = alt.hconcat(*[_matrix(name, table, chosen, i) for i, name in enumerate(measures)]).resolve_scale(
+        color="independent"
+    )
+    bars = [_distribution(data, name, widths[name], chosen) for name in measures]
+    detail = alt.vconcat(_chosen_name(data, chosen), *bars, spacing=6)
+    parts = [detail] if maps is None else [detail, _mean_map(data, maps.shape[-2:], chosen)]
+    chart = alt.vconcat(top, alt.hconcat(*parts).resolve_scale(color="independent"), data=data)
+    words = (
+        f"Map of {table.layer.nunique()} layers by {table['head'].nunique()} heads, coloured by {title_of(measures[0])}"
+        + (f" and, beside it, by {title_of(measures[1])}" if len(measures) > 1 else "")
+        + f". The strongest head is {best['name']} with {best[measures[0]]:.2f}. Choosing a head shows its values over samples"
+        + (" and its mean map over the picture." if maps is not None else ".")
+    )
+    return finished(_clickable(chart, chosen, len(measures)), words)
+
+
+def _clickable(chart: Any, chosen: alt.Parameter, maps: int) -> Any:
+    """One selection over all maps: adding it to each of them would make Altair warn of duplicates."""
+    told = chosen.param.to_dict()
+    chart.params = [alt.TopLevelSelectionParameter.from_dict({**told, "views": [f"map_{index}" for index in range(maps)]})]
+    return chart
+
+
+def _matrix(measure: str, table: Any, chosen: alt.Parameter, index: int) -> Any:
+    layers, heads = table.layer.nunique(), table["head"].nunique()
+    height = min(TALLEST, max(120, SIDE * layers / heads))
+    base = alt.Chart().encode(
+        x=alt.X("head:O", title="head", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
+        y=alt.Y("layer:O", title=None if index else "layer", axis=alt.Axis(labelOverlap=True)),
+    )
+    cells = base.properties(name=f"map_{index}").mark_rect(cursor="pointer").encode(
+        color=alt.Color(
+            f"{measure}:Q",
+            scale=alt.Scale(scheme="viridis", domainMin=0),
+            legend=alt.Legend(orient="top", title=title_of(measure), gradientLength=SIDE - 10, format=".2~f"),
+        ),
+        tooltip=[
+            alt.Tooltip("name:N", title="head"),
+            alt.Tooltip("stage:N"),
+            alt.Tooltip(f"{measure}:Q", title=title_of(measure), format=".3f"),
+        ],
+    )
+    frame = base.transform_filter(chosen).mark_rect(filled=False, stroke=CHOSEN, strokeWidth=2.5)
+    return alt.layer(cells, frame).properties(width=SIDE, height=height)
+
+
+def _chosen_name(data: alt.Data, chosen: alt.Parameter) -> Any:
+    return (
+        alt.Chart(data, width=SIDE, height=16)
+        .transform_filter(chosen)
+        .mark_text(align="left", x=0, fontSize=13, color=CHOSEN)
+        .encode(text=alt.Text("label:N"))
+        .transform_calculate(label="'Layer ' + datum.layer + ', head ' + datum.head + ' (' + datum.stage + ')'")
+    )
+
+
+def _distribution(data: alt.Data, measure: str, width: float, chosen: alt.Parameter) -> Any:
+    return (
+        alt.Chart(data, width=SIDE, height=80)
+        .transform_filter(chosen)
+        .transform_calculate(bin=f"sequence(0, {BINS})", counts=f"datum.{measure}_counts")
+        .transform_flatten(["bin", "counts"])
+        .transform_calculate(low=f"datum.bin * {width:.6g}", high=f"(datum.bin + 1) * {width:.6g}")
+        .mark_bar(color="#4c78a8")
+        .encode(
+            x=alt.X("low:Q", bin="binned", title=title_of(measure), axis=alt.Axis(format=".2~f", tickCount=5)),
+            x2="high:Q",
+            y=alt.Y("counts:Q", title="samples", axis=alt.Axis(tickCount=3)),
+            tooltip=[
+                alt.Tooltip("low:Q", format=".3f", title="from"),
+                alt.Tooltip("high:Q", format=".3f", title="to"),
+                alt.Tooltip("counts:Q", title="samples"),
+            ],
+        )
+    )
+
+
+def _mean_map(data: alt.Data, shape: tuple[int, ...], chosen: alt.Parameter) -> Any:
+    high, wide = shape
+    return (
+        alt.Chart(data, width=SIDE - 40, height=(SIDE - 40) * high / wide, title="mean attention over the picture")
+        .transform_filter(chosen)
+        .transform_calculate(cell=f"sequence(0, {high * wide})")
+        .transform_flatten(["cell", "map"])
+        .transform_calculate(row=f"floor(datum.cell / {wide})", column=f"datum.cell % {wide}")
+        .mark_rect()
+        .encode(
+            x=alt.X("column:O", axis=None, scale=alt.Scale(domain=list(range(wide)))),
+            y=alt.Y("row:O", axis=None, scale=alt.Scale(domain=list(range(high)))),
+            color=alt.Color(
+                "map:Q",
+                scale=alt.Scale(scheme="magma", domainMin=0),
+                legend=alt.Legend(orient="right", title=None, gradientLength=120, format=".1~e"),
+            ),
+            tooltip=[alt.Tooltip("row:O"), alt.Tooltip("column:O"), alt.Tooltip("map:Q", format=".4f", title="attention")],
+        )
+    )
+
+
+def weight_concentration(ds: xr.Dataset, query: str = tables.QUERY, model: str | None = None) -> Any:
+    """Image weight against concentration, one point per head, coloured by stage of depth."""
+    table = tables.head_table(ds, ["image_weight", "concentration", "effective_patches"], query, model)
+    table = table.dropna(subset=["concentration"])
+    hovered = alt.selection_point(name="stage_choice", fields=["stage"], bind="legend")
+    chart = (
+        alt.Chart(rows(table.to_dict("records")), width=tables_width(), height=320)
+        .mark_circle(size=70)
+        .encode(
+            x=alt.X("image_weight:Q", title=title_of("image_weight"), scale=alt.Scale(domainMin=0), axis=alt.Axis(tickCount=8)),
+            y=alt.Y("concentration:Q", title=title_of("concentration"), scale=alt.Scale(domainMin=0)),
+            color=_stage_colour(legend=alt.Legend(orient="top")),
+            opacity=alt.condition(hovered, alt.value(DIM), alt.value(0.1)),
+            tooltip=[
+                alt.Tooltip("name:N", title="head"),
+                alt.Tooltip("image_weight:Q", format=".3f", title=title_of("image_weight")),
+                alt.Tooltip("concentration:Q", format=".3f", title=title_of("concentration")),
+                alt.Tooltip("effective_patches:Q", format=".1f", title=title_of("effective_patches")),
+            ],
+        )
+        .add_params(hovered)
+    )
+    strongest = table.loc[table.image_weight.idxmax()]
+    words = (
+        f"Scatter plot of {len(table)} heads: attention on image tokens against concentration within the image. "
+        f"{strongest['name']} has the largest weight ({strongest.image_weight:.2f}, concentration {strongest.concentration:.2f})."
+    )
+    return finished(chart, words)
+
+
+def tables_width() -> int:
+    """Width of single charts."""
+    return 540
+
+
+def top_heads(ds: xr.Dataset, by: str = "image_weight", n: int = 16, query: str | None = None, model: str | None = None) -> Any:
+    """The n best heads by a ranking, with bootstrap intervals over pictures."""
+    table = tables.ranking_table(ds, by, n, query, model)
+    base = alt.Chart(rows(table.to_dict("records")), width=tables_width(), height=max(120, 19 * len(table))).encode(
+        y=alt.Y("name:N", sort=table["name"].tolist(), title="head")
+    )
+    tips = [
+        alt.Tooltip("name:N", title="head"),
+        alt.Tooltip("stage:N"),
+        *[alt.Tooltip(f"{name}:Q", format=".3f") for name in ("estimate", "lower", "upper")],
+    ]
+    bars = base.mark_rule(strokeWidth=2).encode(
+        x=alt.X("lower:Q", title=f"{title_of(by)}, mean with 95 % interval", axis=alt.Axis(tickCount=8)), x2="upper:Q", color=_stage_colour(legend=None)
+    )
+    points = base.mark_circle(size=75, opacity=1).encode(
+        x="estimate:Q", color=_stage_colour(legend=alt.Legend(orient="top")), tooltip=tips
+    )
+    words = f"The {len(table)} best heads by {title_of(by)}, from {table.iloc[0]['name']} ({table.iloc[0].estimate:.2f}) to " + (
+        f"{table.iloc[-1]['name']} ({table.iloc[-1].estimate:.2f}), each with its 95 % interval."
+    )
+    return finished(alt.layer(bars, points), words)
+
+
+def stage_profile(ds: xr.Dataset, measure: str = "image_weight", query: str = tables.QUERY, model: str | None = None) -> Any:
+    """A measure over depth: every layer's mean head and strongest head, on bands of the stages."""
+    table = tables.stage_table(ds, measure, query, model)
+    bands = table.groupby("stage", sort=False)["layer"].agg(["min", "max"]).reset_index()
+    shaded = (
+        alt.Chart(rows({"stage": b.stage, "low": b["min"] - 0.5, "high": b["max"] + 0.5} for _, b in bands.iterrows()))
+        .mark_rect(opacity=0.13)
+        .encode(x=alt.X("low:Q", title="layer", scale=alt.Scale(nice=False)), x2="high:Q", color=_stage_colour(legend=alt.Legend(orient="top")))
+    )
+    kinds = {"strongest": "strongest head", "mean": "mean of the heads", "weakest": "weakest head"}
+    long = [
+        {"layer": int(r.layer), "value": float(r[k]), "kind": label} for _, r in table.iterrows() for k, label in kinds.items()
+    ]
+    lines = (
+        alt.Chart(rows(long))
+        .mark_line(point=alt.OverlayMarkDef(size=45), color="#7f7f7f")
+        .encode(
+            x=alt.X("layer:Q", axis=alt.Axis(tickMinStep=1, format="d")),
+            y=alt.Y("value:Q", title=title_of(measure), scale=alt.Scale(domainMin=0)),
+            strokeDash=alt.StrokeDash("kind:N", title=None, sort=list(kinds.values()), legend=alt.Legend(orient="bottom")),
+            tooltip=["layer:Q", "kind:N", alt.Tooltip("value:Q", format=".3f")],
+        )
+    )
+    peak = table.loc[table["mean"].idxmax()]
+    words = (
+        f"Line chart over {len(table)} layers of {title_of(measure)}: mean, strongest and weakest head. The mean is highest in "
+        f"layer {int(peak.layer)} ({peak['mean']:.2f}), in the {peak.stage} stage."
+    )
+    return finished(alt.layer(shaded, lines).properties(width=tables_width(), height=280), words)
+
+
+def query_agreement(
+    ds: xr.Dataset, measure: str = "image_weight", queries: tuple[str, str] = ("first_generated", "last_prompt"), model: str | None = None
+) -> Any:
+    """One point per head: the same measure of two attention rows."""
+    one, other = (tables.head_table(ds, [measure], query, model) for query in queries)
+    both = one.assign(first=one[measure], second=other[measure]).drop(columns=measure)
+    top = float(np.nanmax(both[["first", "second"]].values))
+    line = alt.Chart(rows([{"a": 0.0, "b": 0.0}, {"a": top, "b": top}])).mark_line(strokeDash=[4, 4], color="#999").encode(x="a:Q", y="b:Q")
+    points = (
+        alt.Chart(rows(both.to_dict("records")))
+        .mark_circle(size=70, opacity=DIM)
+        .encode(
+            x=alt.X("first:Q", title=f"{title_of(measure)}, {queries[0].replace('_', ' ')}"),
+            y=alt.Y("second:Q", title=f"{title_of(measure)}, {queries[1].replace('_', ' ')}"),
+            color=_stage_colour(legend=alt.Legend(orient="top")),
+            tooltip=[alt.Tooltip("name:N", title="head"), alt.Tooltip("first:Q", format=".3f"), alt.Tooltip("second:Q", format=".3f")],
+        )
+    )
+    words = f"Scatter plot of {len(both)} heads: {title_of(measure)} of the {queries[0]} row against the {queries[1]} row."
+    return finished(alt.layer(line, points).properties(width=420, height=340), words)

@@ -1,0 +1,124 @@
+"""Where heads look: their maps drawn over the picture."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import altair as alt
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from visualheads.charts.show import finished, rows
+from visualheads.errors import ParameterError, got
+from visualheads.geometry import TokenMap
+
+PANEL = 180
+"""Width of one picture in pixels."""
+PER_ROW = 3
+MOST_PIXELS = 448
+"""Longest side at which pictures are put into pages."""
+BOX_COLOUR = "#00e5ff"
+"""Seen on any picture, and not the red of boxes that are part of the picture."""
+
+
+def overlays(
+    picture: Image.Image,
+    maps: Mapping[str, NDArray[np.floating]],
+    token_map: TokenMap,
+    box: Sequence[float] | None = None,
+) -> Any:
+    """The picture, then the picture under each map; cells are coloured up to the map's own maximum.
+
+    maps: title → attention per cell, shape (row, column) of the whole-picture grid (NaN where no token lies).
+    box: the asked region in pixels, drawn as a dashed outline (it is not part of the picture).
+    Raises ParameterError where a map's shape is not the grid's.
+    """
+    width, height = picture.size
+    scale = PANEL / width
+    ground = _ground(picture, scale)
+    outline = _outline(box) if box is not None else []
+    panels = [_panel(alt.layer(ground, *outline), "picture", height * scale)]
+    for title, values in maps.items():
+        if values.shape != token_map.grid_shape:
+            raise ParameterError(got(f"shape of the map {title!r}", values.shape, f"{token_map.grid_shape}"))
+        panels.append(_panel(alt.layer(ground, _heat(values, token_map), *outline), title, height * scale))
+    grid = alt.vconcat(*[alt.hconcat(*panels[i : i + PER_ROW], spacing=14) for i in range(0, len(panels), PER_ROW)])
+    words = f"The picture, {len(maps)} times overlaid with where a head looks: {'; '.join(maps)}." + (
+        " A dashed outline marks the asked object." if box is not None else ""
+    )
+    return finished(grid.resolve_scale(color="independent"), words).properties(usermeta={"margin": 20})
+
+
+def picture_uri(picture: Image.Image) -> str:
+    """The picture as a data address, at most MOST_PIXELS wide or high."""
+    small = picture.convert("RGB")
+    small.thumbnail((MOST_PIXELS, MOST_PIXELS))
+    buffer = io.BytesIO()
+    if max(picture.size) > MOST_PIXELS:
+        small.save(buffer, "JPEG", quality=88)
+        return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    small.save(buffer, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _panel(chart: Any, title: str, height: float) -> Any:
+    return chart.properties(width=PANEL, height=height, title=title)
+
+
+def _axis(size: float) -> alt.Scale:
+    return alt.Scale(domain=[0, size], nice=False, zero=False)
+
+
+def _ground(picture: Image.Image, scale: float) -> Any:
+    width, height = picture.size
+    return (
+        alt.Chart(rows([{"url": picture_uri(picture), "x": width / 2, "y": height / 2}]))
+        .mark_image(width=PANEL, height=height * scale, aspect=False)
+        .encode(
+            x=alt.X("x:Q", axis=None, scale=_axis(width)),
+            y=alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[height, 0], nice=False, zero=False)),
+            url="url:N",
+        )
+    )
+
+
+def _heat(values: NDArray[np.floating], token_map: TokenMap) -> Any:
+    top = float(np.nanmax(values)) or 1.0
+    chosen = token_map.is_patch & (token_map.tile == 0) & np.isfinite(token_map.box).all(axis=1)
+    cells = [
+        {
+            "x": float(b[0]), "y": float(b[1]), "x2": float(b[2]), "y2": float(b[3]),
+            "attention": float(values[row, column]), "share": float(values[row, column]) / top,
+        }
+        for b, row, column in zip(
+            token_map.box[chosen], token_map.grid_row[chosen], token_map.grid_column[chosen], strict=True
+        )
+        if np.isfinite(values[row, column])
+    ]  # fmt: skip
+    return (
+        alt.Chart(rows(cells))
+        .mark_rect(stroke=None)
+        .encode(
+            x="x:Q",
+            x2="x2:Q",
+            y="y:Q",
+            y2="y2:Q",
+            color=alt.Color("share:Q", scale=alt.Scale(scheme="inferno", domain=[0, 1]), legend=None),
+            opacity=alt.Opacity("share:Q", scale=alt.Scale(domain=[0, 1], range=[0.12, 0.82]), legend=None),
+            tooltip=[alt.Tooltip("attention:Q", format=".4f")],
+        )
+    )
+
+
+def _outline(box: Sequence[float]) -> list[Any]:
+    left, top, right, bottom = (float(side) for side in box)
+    data = rows([{"x": left, "y": top, "x2": right, "y2": bottom}])
+    return [
+        alt.Chart(data)
+        .mark_rect(filled=False, stroke=BOX_COLOUR, strokeWidth=1.6, strokeDash=[4, 3])
+        .encode(x="x:Q", x2="x2:Q", y="y:Q", y2="y2:Q")
+    ]

@@ -1,0 +1,129 @@
+"""What a result was made from (identity) and on what (circumstance): plain dictionaries of text, no clock times."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import re
+from collections.abc import Iterable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from visualheads.errors import CheckpointError, RecordError
+from visualheads.tasks.sample import as_lazy
+
+if TYPE_CHECKING:
+    from visualheads.tasks.sample import Sample
+
+IDENTITY_KEYS = ("checkpoint", "revision", "weights", "task_files", "definitions", "dtype", "seed", "samples")
+PACKAGES = ("visualheads", "torch", "transformers", "nnsight", "numpy", "xarray", "zarr")
+HASH_LENGTH = 16
+"""Hex digits kept of a SHA-256: 64 bits tell any two files apart, and fit on a line."""
+BLOCK = 1 << 20
+HUB_BLOB = re.compile(r"[0-9a-f]{64}")
+
+
+def identity(
+    *,
+    checkpoint: str,
+    revision: str = "",
+    weights: str = "",
+    task_files: str = "",
+    definitions: str = "",
+    dtype: str = "",
+    seed: int = 0,
+    samples: str = "",
+) -> dict[str, str | int]:
+    """What decides the numbers. Stores with another identity are never mixed.
+
+    weights, task_files, samples: the hashes below; definitions: the version of the measures' definitions.
+    """
+    return {
+        "checkpoint": checkpoint,
+        "revision": revision,
+        "weights": weights,
+        "task_files": task_files,
+        "definitions": definitions,
+        "dtype": dtype,
+        "seed": seed,
+        "samples": samples,
+    }
+
+
+def circumstance(*, device: str = "cpu", attention: str = "") -> dict[str, str]:
+    """What should not decide the numbers: versions of packages and Python, device, attention implementation."""
+    told = {"device": device, "attention": attention, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            told[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            told[name] = ""
+    return told
+
+
+def hash_weights(folder: str | Path) -> str:
+    """Hash of the safetensors files of a checkpoint folder, names and contents; "" for a folder without any.
+
+    Files that are links into a hub cache are not read: the name of the linked blob is its hash.
+    Raises CheckpointError when the folder is missing.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"no checkpoint folder {folder}; give a folder that holds *.safetensors.")
+    files = sorted(folder.glob("*.safetensors"))
+    return _hash_named((file.name, _digest(file)) for file in files) if files else ""
+
+
+def hash_files(files: Iterable[str | Path]) -> str:
+    """Hash of files, names (without folders) and contents, in any order. Raises RecordError for a missing file."""
+    paths = sorted((Path(file) for file in files), key=lambda path: (path.name, str(path)))
+    for path in paths:
+        if not path.is_file():
+            raise RecordError("no such file; give the benchmark's official files.", path=path)
+    return _hash_named((path.name, _digest(path)) for path in paths) if paths else ""
+
+
+def hash_samples(samples: Sequence[Sample]) -> str:
+    """Hash of a list of samples: every field, in order. Pictures count by pixels in memory, else by file name."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        fields = (
+            sample.id,
+            sample.question,
+            sample.answer,
+            sample.box,
+            sample.choices,
+            sample.condition,
+            sample.control,
+            _picture_name(sample),
+        )
+        digest.update(repr(fields).encode())
+    return digest.hexdigest()[:HASH_LENGTH]
+
+
+def _picture_name(sample: Sample) -> str:
+    """The folder is left out: the same data in another place is the same list."""
+    if isinstance(sample.image, Image.Image):
+        return hashlib.sha256(np.asarray(sample.image).tobytes()).hexdigest()
+    lazy = as_lazy(sample.image)
+    inline = hashlib.sha256(lazy.base64.encode()).hexdigest() if lazy.base64 else ""
+    return repr((Path(lazy.path).name, inline, lazy.operations))
+
+
+def _digest(path: Path) -> str:
+    target = path.resolve()
+    if path.is_symlink() and HUB_BLOB.fullmatch(target.name):
+        return target.name
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _hash_named(digests: Iterable[tuple[str, str]]) -> str:
+    return hashlib.sha256("\n".join(f"{name} {digest}" for name, digest in digests).encode()).hexdigest()[:HASH_LENGTH]

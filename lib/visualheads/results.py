@@ -1,0 +1,199 @@
+"""All results of a folder as one lazy dataset: models of any shape, tasks of any length."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from visualheads.errors import StoreError
+from visualheads.reading import PACKED, open_store, read_attrs
+from visualheads.schema import describe
+from visualheads.variables import SAMPLE_COORDINATES
+
+SAMPLE_LABELS = (*SAMPLE_COORDINATES, "has_box")
+PLACES = ("grid_row", "grid_column", "selected_head")
+"""Dimensions without labels."""
+MARK_LENGTH = 6
+"""Hex digits put after a sample's id where two data sets use the same id for different samples."""
+
+
+def open_results(folder: str | Path = "data/results", *, kind: str = "trace") -> xr.Dataset:
+    """One lazy Dataset over all models and tasks: `<folder>/<model>/<task>.zarr`, or packed as `….zarr.zip`.
+
+    Samples are the union over tasks and models, in order of first appearance; what a model did not see, or a layer or
+    head it does not have, is NaN (numbers) or "" (text). Stores that are still being filled give what is done. Where two
+    stores use one id for different samples (scenes and real pictures), "@" and a mark of the data are put after it.
+    Mean maps keep their conditions; a condition that several tasks share, or that is empty, is led by the task's name.
+    Raises StoreError when the folder holds no store of this kind.
+    """
+    paths = _stores(Path(folder), kind)
+    if not paths:
+        raise StoreError(
+            f"no results in {folder}: there is no <model>/<task>.zarr of kind {kind!r}; "
+            "trace a model first (visualheads trace), or give another folder."
+        )
+    opened = [(task_of(path), open_store(path)) for path in paths]
+    filled = [(task, ds) for task, ds in opened if ds.sizes["sample"]] or opened[:1]
+    tasks = [task for task, _ in filled]
+    parts, labels = _with_distinct_ids([ds for _, ds in filled])
+    parts, conditions = _with_distinct_conditions(parts, tasks)
+    by_model: dict[str, dict[str, xr.Dataset]] = defaultdict(dict)
+    for task, part in zip(tasks, parts, strict=True):
+        for model in part["model"].values.tolist():
+            by_model[model][task] = part.sel(model=[model])
+    joined = _over_models([_over_tasks(same) for same in by_model.values()], labels.index, conditions)
+    along = {name: ("sample", labels[name].to_numpy(dtype=bool if name == "has_box" else object)) for name in labels}
+    return describe(joined.assign_coords(along))
+
+
+def task_of(path: Path) -> str:
+    """The task's name in a store's file name."""
+    return path.name.split(".zarr")[0]
+
+
+def _stores(folder: Path, kind: str) -> list[Path]:
+    """Sorted; a live store wins over its packed copy."""
+    live = sorted(folder.glob("*/*.zarr"))
+    packed = [path for path in sorted(folder.glob(f"*/*{PACKED}")) if path.with_suffix("") not in live]
+    return [path for path in sorted([*live, *packed]) if read_attrs(path)["kind"] == kind]
+
+
+def _with_distinct_ids(datasets: list[xr.Dataset]) -> tuple[list[xr.Dataset], pd.DataFrame]:
+    """The datasets without their sample labels, and the labels of the union, indexed by id."""
+    frames = [_labels(ds) for ds in datasets]
+    distinct = pd.concat(frames).reset_index().drop_duplicates()
+    clashing = set(distinct.loc[distinct["sample"].duplicated(), "sample"])
+    if clashing:
+        for ds, frame in zip(datasets, frames, strict=True):
+            mark = _mark(ds)
+            frame.index = pd.Index([f"{i}@{mark}" if i in clashing else i for i in frame.index], dtype=object)
+    union = pd.concat(frames)
+    union = union.loc[~union.index.duplicated()].drop(columns="data")
+    bare = [
+        ds.drop_vars(SAMPLE_LABELS, errors="ignore").assign_coords(sample=frame.index.to_numpy(dtype=object))
+        for ds, frame in zip(datasets, frames, strict=True)
+    ]
+    return bare, union
+
+
+def _labels(ds: xr.Dataset) -> pd.DataFrame:
+    columns: dict[str, Any] = {name: ds[name].values for name in SAMPLE_LABELS if name in ds.coords}
+    index = pd.Index(ds["sample"].values, name="sample", dtype=object)
+    return pd.DataFrame({**columns, "data": str(_identity(ds).get("task_files", ""))}, index=index)
+
+
+def _identity(ds: xr.Dataset) -> Mapping[str, object]:
+    return json.loads(str(ds["provenance"].values[0])).get("identity", {})
+
+
+def _mark(ds: xr.Dataset) -> str:
+    told = _identity(ds)
+    text = f"{told.get('task_files', '')} {told.get('samples', '')}"
+    return hashlib.sha256(text.encode()).hexdigest()[:MARK_LENGTH]
+
+
+def _with_distinct_conditions(datasets: list[xr.Dataset], tasks: list[str]) -> tuple[list[xr.Dataset], list[str]]:
+    """The datasets with labels along the `condition` dimension, and all labels in order of first appearance."""
+    tasks_of: dict[str, set[str]] = defaultdict(set)
+    for ds, task in zip(datasets, tasks, strict=True):
+        for condition in _conditions(ds):
+            tasks_of[condition].add(task)
+    labelled, order = [], []
+    for ds, task in zip(datasets, tasks, strict=True):
+        if "map_condition" in ds.coords and "mean_map" not in ds:
+            ds = ds.drop_vars("map_condition")
+        elif "map_condition" in ds.coords:
+            names = [_condition(c, task, len(tasks_of[c]) > 1) for c in _conditions(ds)]
+            order += names
+            ds = ds.drop_vars("map_condition").assign_coords(condition=np.array(names, dtype=object))
+        labelled.append(ds)
+    return labelled, list(dict.fromkeys(order))
+
+
+def _conditions(ds: xr.Dataset) -> list[str]:
+    return [str(c) for c in ds["map_condition"].values] if "mean_map" in ds else []
+
+
+def _condition(condition: str, task: str, shared: bool) -> str:
+    if not condition:
+        return task
+    return f"{task}: {condition}" if shared else condition
+
+
+def _over_tasks(by_task: Mapping[str, xr.Dataset]) -> xr.Dataset:
+    """One model: its samples one task after the other, its mean maps one condition after the other."""
+    told = _merged_provenance({task: str(ds["provenance"].values[0]) for task, ds in by_task.items()})
+    numbered = [_numbered(ds) for ds in by_task.values()]
+    joined = [
+        _concat([ds[names] for ds in numbered if (names := [v for v in ds.data_vars if dim in ds[v].dims])], dim)
+        for dim in ("sample", "condition")
+        if any(dim in ds[v].dims for ds in numbered for v in ds.data_vars)
+    ]
+    merged = xr.merge(joined, join="outer", compat="override")
+    return merged.assign_coords(provenance=("model", np.array([told], dtype=object)))
+
+
+def _over_models(datasets: list[xr.Dataset], samples: pd.Index, conditions: list[str]) -> xr.Dataset:
+    wanted: dict[str, Any] = {"sample": samples.to_numpy(dtype=object)}
+    if conditions:
+        wanted["condition"] = np.array(conditions, dtype=object)
+    aligned = [
+        ds.reindex({dim: ids for dim, ids in wanted.items() if dim in ds.dims}, fill_value=_fills(ds)) for ds in datasets
+    ]
+    joined = _concat(aligned, "model")
+    if conditions:
+        joined = joined.drop_vars("condition").assign_coords(map_condition=("condition", wanted["condition"]))
+    return joined.drop_vars([dim for dim in PLACES if dim in joined.coords])
+
+
+def _numbered(ds: xr.Dataset) -> xr.Dataset:
+    """Places count from 0, so that grids of different size align at their first cell."""
+    return ds.assign_coords({dim: np.arange(ds.sizes[dim]) for dim in PLACES if dim in ds.dims})
+
+
+def _concat(datasets: list[xr.Dataset], dim: str) -> xr.Dataset:
+    fills: dict[Hashable, Any] = {}
+    for ds in datasets:
+        fills |= _fills(ds)
+    return xr.concat(
+        datasets,
+        dim,
+        data_vars="all" if dim == "model" else "minimal",
+        coords="minimal",
+        compat="override",
+        join="outer",
+        combine_attrs="drop",
+        fill_value=fills,
+    )
+
+
+def _fills(ds: xr.Dataset) -> dict[Hashable, Any]:
+    """Text is filled with "", everything else with NaN (which turns whole numbers into floats)."""
+    return {name: "" for name, array in ds.variables.items() if array.dtype == object}
+
+
+def _merged_provenance(by_task: Mapping[str, str]) -> str:
+    """What all tasks share, and {task: value} for what differs between them."""
+    told = {task: json.loads(text) for task, text in by_task.items()}
+    merged: dict[str, dict[str, Any]] = {}
+    for part in dict.fromkeys(name for said in told.values() for name in said):
+        said = {task: told[task].get(part, {}) for task in told}
+        if not all(isinstance(value, Mapping) for value in said.values()):
+            merged[part] = said
+            continue
+        keys = dict.fromkeys(key for value in said.values() for key in value)
+        merged[part] = {key: _common({task: value.get(key) for task, value in said.items()}) for key in keys}
+    return json.dumps(merged, sort_keys=True)
+
+
+def _common(by_task: Mapping[str, Any]) -> Any:
+    values = list(by_task.values())
+    return values[0] if all(value == values[0] for value in values) else dict(by_task)

@@ -1,0 +1,155 @@
+"""The shape of a traced dataset: its coordinates, its attributes, and the check that it keeps its promises.
+
+The variables and their ranges are in `visualheads.variables`, the invariants in `visualheads.validity`.
+
+    coords = schema.coordinates("mini-1.5-7B", samples, layers=8, heads=8, queries=("first_generated",))
+    dataset = coords.assign(image_weight=(("model", "layer", "head", "sample", "query"), values), …)
+    dataset = schema.describe(dataset)
+    schema.assert_valid(dataset)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from visualheads.errors import ParameterError, SchemaError, got
+from visualheads.validity import violations
+from visualheads.variables import COORDINATE_NAMES, QUERIES, SAMPLE_COORDINATES, STAGES, TRACED, VARIABLES, Variable
+
+if TYPE_CHECKING:
+    from visualheads.tasks.sample import Sample
+
+__all__ = [
+    "QUERIES",
+    "STAGES",
+    "TRACED",
+    "VARIABLES",
+    "Variable",
+    "assert_valid",
+    "conditions_of",
+    "coordinates",
+    "depth_stages",
+    "describe",
+    "mean_map_of",
+    "provenance",
+    "violations",
+]
+
+PAPER_STAGES = {32: (10, 20), 40: (13, 27)}
+"""First layer of the middle and of the late stage, read off the authors' released code (layers → bounds)."""
+
+
+def assert_valid(ds: xr.Dataset) -> None:
+    """Raise SchemaError with every violation of the schema and its invariants; return nothing when there is none.
+
+    Reads every value: on results larger than memory give it one model or task at a time.
+    """
+    found = violations(ds)
+    if found:
+        raise SchemaError(found)
+
+
+def describe(ds: xr.Dataset) -> xr.Dataset:
+    """The same dataset with long_name, units and range on every variable the schema knows. The input is unchanged."""
+    described = ds.copy()
+    for name in described.data_vars:
+        if name in VARIABLES:
+            described[name].attrs.update(VARIABLES[str(name)].attrs)
+    for name, words in COORDINATE_NAMES.items():
+        if name in described.coords:
+            described[name].attrs["long_name"] = words
+    return described
+
+
+def depth_stages(layers: int) -> tuple[np.ndarray, np.ndarray]:
+    """Stage ("early", "middle", "late") and depth (0 first layer … 1 last layer) of each layer, both of shape (layer,).
+
+    32 layers: 0–9, 10–19, 20–31; 40 layers: 0–12, 13–26, 27–39 (code); other depths: thirds (ours).
+    """
+    if layers < 1:
+        raise ParameterError(got("layers", layers, "1 or more"))
+    middle, late = PAPER_STAGES.get(layers, (round(layers / 3), round(2 * layers / 3)))
+    index = np.arange(layers)
+    stages = np.array([STAGES[(i >= middle) + (i >= late)] for i in index.tolist()], dtype=object)
+    return stages, index / max(layers - 1, 1)
+
+
+def provenance(identity: Mapping[str, object], circumstance: Mapping[str, object]) -> str:
+    """The JSON text of the `provenance` coordinate: what was measured (identity), and on what (circumstance)."""
+    return json.dumps({"identity": dict(identity), "circumstance": dict(circumstance)}, sort_keys=True)
+
+
+def conditions_of(samples: Iterable[Sample]) -> tuple[str, ...]:
+    """The conditions in the order in which they first occur: the order along the `condition` dimension of maps."""
+    return tuple(dict.fromkeys(sample.condition for sample in samples))
+
+
+def coordinates(
+    model: str,
+    samples: Sequence[Sample],
+    layers: int,
+    heads: int,
+    *,
+    queries: Sequence[str] | None = QUERIES,
+    llm: str = "",
+    family: str = "",
+    recipe: str = "",
+    parameters: float = float("nan"),
+    training_step: int = -1,
+    provenance: str = '{"circumstance": {}, "identity": {}}',
+    conditions: Sequence[str] | None = None,
+) -> xr.Dataset:
+    """A dataset with all coordinates of one traced model and no variables yet.
+
+    queries=None leaves the `query` dimension out (a single query in memory). `conditions` adds the labels
+    `map_condition` of the mean maps' `condition` dimension, whose own name is taken by the samples' coordinate.
+    Raises ParameterError for sample ids that are not unique.
+    """
+    ids = [sample.id for sample in samples]
+    if len(set(ids)) < len(ids):
+        twice = sorted({i for i in ids if ids.count(i) > 1})[:5]
+        raise ParameterError(f"sample ids are not unique: {', '.join(twice)}; give every sample its own id.")
+    stages, depth = depth_stages(layers)
+    coords: dict[str, object] = {
+        "model": _text([model]),
+        "layer": np.arange(layers),
+        "head": np.arange(heads),
+        "sample": _text(ids),
+        **{name: ("sample", _text([getattr(sample, name) for sample in samples])) for name in SAMPLE_COORDINATES},
+        "has_box": ("sample", np.array([sample.box is not None for sample in samples], dtype=bool)),
+        "llm": ("model", _text([llm])),
+        "family": ("model", _text([family])),
+        "recipe": ("model", _text([recipe])),
+        "parameters": ("model", np.array([parameters], dtype=float)),
+        "training_step": ("model", np.array([training_step], dtype=int)),
+        "provenance": ("model", _text([provenance])),
+        "depth_stage": (("model", "layer"), stages[None]),
+        "depth": (("model", "layer"), depth[None]),
+    }
+    if queries is not None:
+        coords["query"] = _text(queries)
+    if conditions is not None:
+        coords["map_condition"] = ("condition", _text(conditions))
+    return describe(xr.Dataset(coords=coords))
+
+
+def mean_map_of(ds: xr.Dataset, condition: str) -> xr.DataArray:
+    """`ds.mean_map` of one condition, without its `condition` dimension. Raises ParameterError for an unknown one."""
+    if "mean_map" not in ds or "map_condition" not in ds.coords:
+        raise ParameterError("the dataset has no mean maps; trace with keep=('mean_map',).")
+    known = [str(c) for c in ds["map_condition"].values]
+    if condition not in known:
+        raise ParameterError(got("condition", condition, known))
+    return ds["mean_map"].isel(condition=known.index(condition))
+
+
+def _text(values: Sequence[str]) -> np.ndarray:
+    """Object dtype, because zarr warns about fixed-width text."""
+    texts = np.empty(len(values), dtype=object)
+    texts[:] = [str(value) for value in values]
+    return texts

@@ -1,0 +1,11 @@
+"""Benchmarks: official file formats in, samples out."""
+
+from __future__ import annotations
+
+from visualheads.tasks.base import Benchmark, Task
+from visualheads.tasks.drawing import Samples
+from visualheads.tasks.records import MissingDataError
+from visualheads.tasks.registry import task, task_names
+from visualheads.tasks.sample import Box, LazyImage, Sample
+
+__all__ = ["Benchmark", "Box", "LazyImage", "MissingDataError", "Sample", "Samples", "Task", "task", "task_names"]

@@ -1,0 +1,143 @@
+"""Right or wrong, and the figures that benchmarks report. Pure functions on texts."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from visualheads.errors import ParameterError, got
+from visualheads.tasks.sample import Sample
+
+_BELOW_TEN = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_TEENS = ("eleven", "twelve", *(f"{stem}teen" for stem in ("thir", "four", "fif", "six", "seven", "eigh", "nine")))
+NUMBER_WORDS = {word: str(number) for number, word in enumerate((*_BELOW_TEN, *_TEENS, "twenty"))}
+"""Number words that count as their digits."""
+
+_ARTICLES = {"a", "an", "the"}
+
+
+def normalised(text: str) -> str:
+    """Free-form text for comparison: lower case, no punctuation, no articles, single spaces, number words as digits.
+
+    `"Two."`, `" 2 "` and `"two"` are equal; so are `"A red car"` and `"red car"`. Text that consists of an article
+    alone is kept. Ours, after the usual practice in visual question answering.
+    """
+    words = re.findall(r"\w+(?:[.,]\d+)*", text.lower().replace("'", ""))
+    kept = [word for word in words if word not in _ARTICLES] or words
+    return " ".join(NUMBER_WORDS.get(word, _plain_number(word)) for word in kept)
+
+
+def correct_free(answer: str, prediction: str) -> bool:
+    """True when prediction and answer are equal after `normalised`; an empty prediction is wrong."""
+    said = normalised(prediction)
+    return bool(said) and said == normalised(answer)
+
+
+def correct_letter(answer: str, prediction: str) -> bool:
+    """True when the prediction is exactly the letter; white space around it and one full stop after it are ignored.
+
+    Source: paper code (exact letter match).
+    """
+    return prediction.strip().removesuffix(".") == answer
+
+
+def said_yes(prediction: str) -> bool:
+    """POPE's reading of an answer: of its first sentence, “no” or “not” among the words means no, all else yes.
+
+    Source: POPE's evaluation script, made blind to case.
+    """
+    first = prediction.lower().split(".")[0].replace(",", " ")
+    return not {"no", "not"} & set(first.split())
+
+
+def correct(sample: Sample, prediction: str) -> float:
+    """1.0 or 0.0; NaN where the sample's answer is unknown ("").
+
+    With choices the exact letter counts; where the answer is Yes or No, which of the two was said (POPE's reading);
+    else normalised text. An empty prediction is wrong.
+    """
+    if not sample.answer:
+        return math.nan
+    if sample.choices:
+        return float(correct_letter(sample.answer, prediction))
+    if normalised(sample.answer) in {"yes", "no"}:
+        return float(bool(prediction.strip()) and said_yes(prediction) == said_yes(sample.answer))
+    return float(correct_free(sample.answer, prediction))
+
+
+def is_correct(prediction: str, sample: Sample) -> bool:
+    """True when `correct` gives 1.0; False also where the sample's answer is unknown."""
+    return correct(sample, prediction) == 1.0
+
+
+def accuracy(samples: Sequence[Sample], predictions: Sequence[str]) -> float:
+    """Share of right predictions, 0…1, over samples with a known answer; NaN when there is none."""
+    known = [value for value in _judged(samples, predictions) if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
+
+
+@dataclass(frozen=True)
+class PopeScores:
+    """POPE's five figures, 0…1; “yes” is the positive class. NaN where a denominator is zero."""
+
+    accuracy: float
+    precision: float
+    recall: float
+    f1: float
+    yes_rate: float
+
+
+def pope_scores(answers: Sequence[str], predictions: Sequence[str]) -> PopeScores:
+    """POPE's figures from right answers ("Yes" or "No") and what was said. Source: POPE's evaluation script.
+
+    Raises ParameterError when the lengths differ.
+    """
+    _check_lengths(answers, predictions)
+    pairs = [(said_yes(answer), said_yes(prediction)) for answer, prediction in zip(answers, predictions, strict=True)]
+    true_yes = sum(truth and said for truth, said in pairs)
+    all_yes, all_said = sum(truth for truth, _ in pairs), sum(said for _, said in pairs)
+    precision, recall = _share(true_yes, all_said), _share(true_yes, all_yes)
+    return PopeScores(
+        accuracy=_share(sum(truth == said for truth, said in pairs), len(pairs)),
+        precision=precision,
+        recall=recall,
+        f1=_share(2 * true_yes, all_said + all_yes),
+        yes_rate=_share(all_said, len(pairs)),
+    )
+
+
+def circular_accuracy(samples: Sequence[Sample], predictions: Sequence[str]) -> float:
+    """Share of questions, 0…1, that are right in every round given; NaN without any. Source: MMBench (CircularEval)."""
+    rounds: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for sample, value in zip(samples, _judged(samples, predictions), strict=True):
+        if not math.isnan(value):
+            rounds[sample.question_id, sample.control].append(value)
+    return _share(sum(all(values) for values in rounds.values()), len(rounds))
+
+
+def _judged(samples: Sequence[Sample], predictions: Sequence[str]) -> list[float]:
+    _check_lengths(samples, predictions)
+    return [correct(sample, prediction) for sample, prediction in zip(samples, predictions, strict=True)]
+
+
+def _check_lengths(asked: Sequence[object], predictions: Sequence[str]) -> None:
+    if len(asked) != len(predictions):
+        raise ParameterError(
+            got("number of predictions", len(predictions), [str(len(asked))], "give one prediction per sample")
+        )
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else math.nan
+
+
+def _plain_number(word: str) -> str:
+    """`"1,000"` as 1000, `"2.0"` and `"02"` as 2; other words as they are."""
+    digits = re.fullmatch(r"(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?", word)
+    if not digits:
+        return word
+    whole, decimals = str(int(digits[1].replace(",", ""))), (digits[2] or "").rstrip("0").rstrip(".")
+    return whole + decimals

@@ -1,0 +1,181 @@
+"""The same shards on Dask workers."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from distributed import Client, LocalCluster
+from synthetic import traced_dataset
+from test_store import GRID, part_of, plan_for
+
+from visualheads import cluster, store
+from visualheads.errors import DiskFullError, MissingDependencyError, ParameterError, StoreError
+
+
+def dataset() -> xr.Dataset:
+    return traced_dataset(maps=True, grid=GRID)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Shards of the synthetic dataset; notes every set-up in a folder that all processes see."""
+
+    path: str
+    notes: str
+    broken: tuple[int, ...] = ()
+    disk_full: bool = False
+
+    def setup(self) -> xr.Dataset:
+        count = len(os.listdir(self.notes))
+        Path(self.notes, f"{os.getpid()}-{count}").touch()
+        return dataset()
+
+    def shard(self, state: xr.Dataset, index: int) -> xr.Dataset:
+        if self.disk_full:
+            raise DiskFullError("no space left.")
+        if index in self.broken:
+            raise RuntimeError("broken on purpose")
+        return part_of(state, plan_for(state, shard=2), index)
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Work:
+    path = tmp_path / "m" / "looktwice.zarr"
+    store.create(path, plan_for(dataset(), shard=2))
+    (tmp_path / "notes").mkdir()
+    return Work(str(path), str(tmp_path / "notes"))
+
+
+@pytest.fixture(scope="module")
+def local() -> Iterator[LocalCluster]:
+    """Workers as threads: quick to start. Another test has them as processes."""
+    with LocalCluster(n_workers=2, threads_per_worker=2, processes=False, dashboard_address=None) as made:
+        yield made
+
+
+def assert_complete(path: str) -> None:
+    assert store.pending(path) == []
+    opened = store.open_store(path)
+    assert np.array_equal(opened["image_weight"], dataset()["image_weight"])
+    assert opened["mean_map_count"].values.tolist() == [[6, 6]]
+
+
+def test_here_one_after_the_other(work: Work) -> None:
+    seen: list[tuple[int, int]] = []
+    assert cluster.run_shards(work, progress=lambda done, count: seen.append((done, count))) == 6
+    assert seen == [(i, 6) for i in range(1, 7)]
+    assert len(os.listdir(work.notes)) == 1
+    assert_complete(work.path)
+    assert cluster.run_shards(work) == 0
+    assert len(os.listdir(work.notes)) == 1, "nothing is loaded when there is nothing to do"
+
+
+@pytest.mark.parametrize("by", ["cluster", "address", "client"])
+def test_on_workers(work: Work, local: LocalCluster, by: str) -> None:
+    store.write_shard(work.path, 1, work.shard(dataset(), 1))
+    client = Client(local, set_as_default=False)
+    scheduler: Any = {"cluster": local, "address": local.scheduler_address, "client": client}[by]
+    assert cluster.run_shards(work, scheduler) == 5
+    client.close()
+    assert_complete(work.path)
+    assert len(os.listdir(work.notes)) == 1, "the model is loaded once per process"
+
+
+def test_on_processes(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(p for p in sys.path if p))
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as processes:
+        assert cluster.run_shards(work, processes) == 6
+    assert_complete(work.path)
+    pids = [name.split("-")[0] for name in os.listdir(work.notes)]
+    assert len(set(pids)) == len(pids) <= 2
+    assert str(os.getpid()) not in pids
+
+
+def test_a_failing_shard_stops_no_other(work: Work, local: LocalCluster) -> None:
+    broken = Work(work.path, work.notes, broken=(2, 4))
+    with pytest.raises(StoreError, match=r"2 of 6 shards of .* failed: 2 \(RuntimeError: broken on purpose\), 4"):
+        cluster.run_shards(broken, local)
+    assert store.pending(work.path) == [2, 4]
+    assert cluster.run_shards(work, local) == 2
+    assert_complete(work.path)
+
+
+def test_an_error_of_every_shard_is_told_as_it_is(work: Work, local: LocalCluster) -> None:
+    full = Work(work.path, work.notes, disk_full=True)
+    with pytest.raises(DiskFullError, match=r"^no space left\.$"):
+        cluster.run_shards(full, local)
+    with pytest.raises(DiskFullError, match=r"^no space left\.$"):
+        cluster.run_shards(full)
+
+
+def test_work_that_cannot_travel_is_refused(work: Work, local: LocalCluster) -> None:
+    class Here(Work):
+        pass
+
+    with pytest.raises(ParameterError, match="cannot travel to workers"):
+        cluster.run_shards(Here(work.path, work.notes), local)
+
+
+def test_a_strange_scheduler_is_refused(work: Work) -> None:
+    with pytest.raises(ParameterError, match="scheduler: got 42"):
+        cluster.run_shards(work, 42)
+
+
+SLURM = """
+cluster: SLURMCluster
+jobs: 3
+options: {cores: 2, memory: 4GB, processes: 1, walltime: "01:00:00", job_extra_directives: ["--gres=gpu:1"]}
+"""
+
+
+def test_slurm_from_a_yaml_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobqueue = pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is an optional extra")
+    asked: list[int] = []
+    monkeypatch.setattr(jobqueue.SLURMCluster, "scale", lambda _, jobs: asked.append(jobs))
+    (tmp_path / "slurm.yml").write_text(SLURM)
+    with cluster.from_yaml(tmp_path / "slurm.yml") as slurm:
+        script = slurm.job_script()
+    assert asked == [3]
+    assert all(line in script for line in ("#SBATCH --gres=gpu:1", "#SBATCH -t 01:00:00", "#SBATCH --cpus-per-task=2"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cluster: [", "is not YAML"),
+        ("- 1", "cluster, jobs, options"),
+        ("nodes: 3", "cluster, jobs, options"),
+        ("jobs: 0", "jobs: got 0"),
+        ("options: 3", "options: got 3"),
+        ("cluster: SlurmCluster", "did you mean 'SLURMCluster'"),
+        ("options: {cores: 2, memory: 1GB, colour: red}", "does not take these options"),
+    ],
+)
+def test_a_bad_yaml_file_is_told(tmp_path: Path, text: str, message: str) -> None:
+    pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is an optional extra")
+    (tmp_path / "slurm.yml").write_text(text)
+    with pytest.raises(ParameterError, match=message):
+        cluster.from_yaml(tmp_path / "slurm.yml")
+
+
+def test_a_missing_yaml_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match=r"cannot read .*none\.yml"):
+        cluster.from_yaml(tmp_path / "none.yml")
+
+
+def test_missing_extras_are_told(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slurm.yml").write_text(SLURM)
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'visualheads\[cluster\]'"):
+        cluster.from_yaml(tmp_path / "slurm.yml")
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'visualheads\[cluster\]'"):
+        cluster.run_shards(work, "tcp://nowhere:1")
