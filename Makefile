@@ -10,11 +10,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CONSTRAINTS ?= constraints.txt
 PORT ?= 8000
+INDEX := book/_build/html/book/index.html
 DEPENDENCIES := pyproject.toml $(wildcard $(CONSTRAINTS))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help book test test-book lab serve model miniatures check format clean clean-all
+.PHONY: help book test test-book lab serve model miniatures check format constraints clean clean-all
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -62,8 +63,8 @@ model: $(VENV)/.base ## one model's page: MODEL=… [DATA= DEVICE= DTYPE= N= SEE
 	@$(BIN)/visualheads book
 
 serve: $(VENV)/.base ## show the built book at http://127.0.0.1:8000 (PORT=…)
-	@if [ ! -f book/_build/html/index.html ]; then echo "No book yet; fix: make book" >&2; exit 2; fi
-	@echo "http://127.0.0.1:$(PORT)  (Ctrl-C ends)"
+	@if [ ! -f $(INDEX) ]; then echo "No book yet; fix: make book" >&2; exit 2; fi
+	@echo "http://127.0.0.1:$(PORT)/book/index.html  (Ctrl-C ends)"
 	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory book/_build/html
 
 lab: $(VENV)/.dev ## JupyterLab with the kernel ready
@@ -75,7 +76,7 @@ test: $(VENV)/.dev ## all tests but those of the built book (PYTEST="-k …")
 	@$(BIN)/python -m pytest $(PYTEST)
 
 test-book: $(VENV)/.dev ## browser tests over every page of the built book
-	@if [ ! -f book/_build/html/index.html ]; then $(MAKE) --no-print-directory book; fi
+	@if [ ! -f $(INDEX) ]; then $(MAKE) --no-print-directory book; fi
 	@$(BIN)/python -m pytest -m built_book tests/book_built.py $(PYTEST)
 
 check: $(VENV)/.dev ## ruff, pyright, notebooks stripped, dependency lists agree
@@ -90,6 +91,9 @@ format: $(VENV)/.dev ## sort imports and format lib and tests
 
 miniatures: $(VENV)/.base ## train all miniatures anew (hours; resumable)
 	@$(BIN)/visualheads train --all
+
+constraints: $(VENV)/.dev ## write constraints.txt from the versions in .venv
+	@$(BIN)/python .ci/constraints.py
 
 clean: ## remove what was generated: traces, pages, the book, caches
 	rm -rf book/_build book/models book/results data/results .pytest_cache .hypothesis .ruff_cache build

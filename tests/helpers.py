@@ -1,4 +1,7 @@
-"""Small random models and processors of every supported class, built in memory: no files, no network, no torchvision."""
+"""Small random models and processors of the LLaVA classes, built in memory: no files, no network, no torchvision.
+
+The other families are in `families.py`.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,61 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-WORDS = (
-    "how many what where is are the of these there in picture cars people beings animals a b c d one two three four "
-    "five six seven zero yes no red box question answer using single word or phrase with option letter ? . , : ! "
-    "USER ASSISTANT exemplary object within rectangle"
-).split()
+WORDS = [
+    "how",
+    "many",
+    "what",
+    "where",
+    "is",
+    "are",
+    "the",
+    "of",
+    "these",
+    "there",
+    "in",
+    "picture",
+    "cars",
+    "people",
+    "beings",
+    "animals",
+    "a",
+    "b",
+    "c",
+    "d",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "zero",
+    "yes",
+    "no",
+    "red",
+    "box",
+    "question",
+    "answer",
+    "using",
+    "single",
+    "word",
+    "or",
+    "phrase",
+    "with",
+    "option",
+    "letter",
+    "?",
+    ".",
+    ",",
+    ":",
+    "!",
+    "USER",
+    "ASSISTANT",
+    "exemplary",
+    "object",
+    "within",
+    "rectangle",
+]
 IMAGE_TOKEN = "<image>"
 CHAT_TEMPLATE = (
     "{% for m in messages %}{% for c in m['content'] %}{% if c['type'] == 'image' %}USER : <image> "
@@ -48,15 +101,19 @@ class Tiny:
         return self.patch * self.grid
 
 
-def tokenizer(special: tuple[str, ...] = (), template: str | None = CHAT_TEMPLATE) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer over WORDS with `<pad> <s> </s> <unk> <image>` first (ids 0 to 4), then `special`."""
-    fixed = ["<pad>", "<s>", "</s>", "<unk>", IMAGE_TOKEN, *special]
+def tokenizer(special: dict[str, str] | None = None, template: str | None = CHAT_TEMPLATE) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer over WORDS: `<pad> <s> </s> <unk>` and the image token first (ids 0 to 4), then `special`.
+
+    `special` maps attribute names to tokens; `image_token` among them replaces `<image>`.
+    """
+    named = {"image_token": IMAGE_TOKEN, **(special or {})}
+    fixed = ["<pad>", "<s>", "</s>", "<unk>", *named.values()]
     vocabulary = {word: index for index, word in enumerate([*fixed, *WORDS])}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=core, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>",
-        extra_special_tokens={"image_token": IMAGE_TOKEN}, additional_special_tokens=list(special),
+        extra_special_tokens=named,
     )  # fmt: skip
     fast.padding_side = "left"
     fast.chat_template = template
@@ -108,7 +165,8 @@ def llava(tiny: Tiny = Tiny(), seed: int = 0, implementation: str = "sdpa", temp
         vision_config=clip_config(tiny), text_config=text_config(tiny, len(words)), image_token_index=4,
         image_seq_length=tiny.grid**2,
     )  # fmt: skip
-    return seeded(transformers.LlavaForConditionalGeneration, config, seed, implementation), transformers.LlavaProcessor(
+    module = seeded(transformers.LlavaForConditionalGeneration, config, seed, implementation)
+    return module, transformers.LlavaProcessor(
         clip_processor(tiny, crop), words, patch_size=tiny.patch, vision_feature_select_strategy="default",
         num_additional_image_tokens=1, chat_template=template,
     )  # fmt: skip
@@ -122,7 +180,8 @@ def vip_llava(tiny: Tiny = Tiny(), seed: int = 0, implementation: str = "sdpa", 
         vision_config=clip_config(tiny), text_config=text_config(tiny, len(words)), image_token_index=4,
         image_seq_length=tiny.grid**2, vision_feature_layer=[-2, 2],
     )  # fmt: skip
-    return seeded(transformers.VipLlavaForConditionalGeneration, config, seed, implementation), transformers.LlavaProcessor(
+    module = seeded(transformers.VipLlavaForConditionalGeneration, config, seed, implementation)
+    return module, transformers.LlavaProcessor(
         clip_processor(tiny, crop), words, patch_size=tiny.patch, vision_feature_select_strategy="default",
         num_additional_image_tokens=1, chat_template=template,
     )  # fmt: skip
@@ -141,7 +200,8 @@ def llava_next(tiny: Tiny = Tiny(), seed: int = 0, implementation: str = "sdpa",
     pictures = transformers.LlavaNextImageProcessorPil(
         size={"shortest_edge": side}, crop_size={"height": side, "width": side}, image_grid_pinpoints=pinpoints
     )
-    return seeded(transformers.LlavaNextForConditionalGeneration, config, seed, implementation), transformers.LlavaNextProcessor(
+    module = seeded(transformers.LlavaNextForConditionalGeneration, config, seed, implementation)
+    return module, transformers.LlavaNextProcessor(
         pictures, words, patch_size=tiny.patch, vision_feature_select_strategy="default",
         num_additional_image_tokens=1, chat_template=template,
     )  # fmt: skip
@@ -173,7 +233,7 @@ BUILDERS = {"llava": llava, "llava_next": llava_next, "vip_llava": vip_llava}
 
 
 @cache
-def wrapped(kind: str, tiny: Tiny = Tiny(), implementation: str = "sdpa", dtype: torch.dtype = torch.float32):  # noqa: ANN201, B008
+def wrapped(kind: str, tiny: Tiny = Tiny(), implementation: str = "sdpa", dtype: torch.dtype = torch.float32):
     """A small wrapped model, built once per test session: do not change it."""
     from visualheads.models import wrap
 
@@ -191,9 +251,15 @@ def samples(count: int = 6, **fields: object) -> list:
     made = []
     for index in range(count):
         settings: dict[str, object] = {
-            "id": f"s{index}", "image": picture(index, 30 + 9 * index, 70 - 7 * index), "answer": ("two", "three")[index % 2],
-            "question": QUESTIONS[index % 3], "box": (8.0, 8.0, 22.0, 20.0), "condition": ("plain", "visual")[index % 2],
-            "image_id": f"p{index}", "question_id": f"q{index}", "task": "toy",
-        }  # fmt: skip
+            "id": f"s{index}",
+            "image": picture(index, 30 + 9 * index, 70 - 7 * index),
+            "answer": ("two", "three")[index % 2],
+            "question": QUESTIONS[index % 3],
+            "box": (8.0, 8.0, 22.0, 20.0),
+            "condition": ("plain", "visual")[index % 2],
+            "image_id": f"p{index}",
+            "question_id": f"q{index}",
+            "task": "toy",
+        }
         made.append(Sample(**{**settings, **fields}))
     return made

@@ -25,7 +25,7 @@ def samples_of(
     boxes: bool | str = True,
     start: int = 0,
 ) -> list[Sample]:
-    """`samples` questions in blocks of a condition, three to a picture. boxes: True, False, or "some" (every third lacks one)."""
+    """`samples` in blocks of a condition, three to a picture. boxes: True, False, "some" (a third have none)."""
     made = []
     for i in range(start, start + samples):
         condition = conditions[(i - start) * len(conditions) // max(samples, 1)]
@@ -68,11 +68,16 @@ def traced_dataset(
 ) -> xr.Dataset:
     """A dataset that `assert_valid` accepts.
 
-    Each head has a strength drawn once per (model, layer, head) from `seed`; about one in six, more often in the middle layers, is
-    a visual head. Samples vary around it; samples answered rightly look a little more at the region. queries=None leaves the
-    `query` dimension out. maps=True adds `mean_map` (with its counts) on `grid` (rows, columns; 8 × 8 by default).
+    Each head has a strength drawn once per (model, layer, head) from `seed`; about one in six, more often in the
+    middle layers, is a visual head. Samples vary around it; samples answered rightly look a little more at the region.
+    queries=None leaves the `query` dimension out. maps=True adds `mean_map` (with its counts) on `grid` (rows,
+    columns; 8 × 8 by default).
     """
-    listed = samples_of(samples, task=task, conditions=conditions, boxes=boxes) if isinstance(samples, int) else list(samples)
+    listed = (
+        samples_of(samples, task=task, conditions=conditions, boxes=boxes)
+        if isinstance(samples, int)
+        else list(samples)
+    )
     rng = np.random.default_rng([seed, *model.encode()])
     coords = schema.coordinates(
         model,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers import Tiny, samples, wrapped
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers import Tiny, samples, wrapped
 from visualheads.capture import AttentionCall, align, attention_operation, with_bias
 from visualheads.errors import UnsupportedModelError
 from visualheads.forward import run
@@ -181,7 +181,7 @@ def test_align_puts_the_held_keys_last():
 
 
 def test_an_attention_of_another_form_is_refused():
-    with pytest.raises(UnsupportedModelError, match="expected .module, query, key, value, mask"):
+    with pytest.raises(UnsupportedModelError, match=r"expected .module, query, key, value, mask"):
         AttentionCall.from_inputs((None, torch.zeros(1, 2, 3)), {})
     made = call()
     with pytest.raises(UnsupportedModelError, match="sdpa"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -309,8 +310,9 @@ def test_anyres_equals_the_models_own_packing(size: tuple[int, int]):
     n_tiles = image_size_to_num_patches((height, width), pinpoints, tile_size)
     tile, row, column = torch.meshgrid(torch.arange(n_tiles), torch.arange(side), torch.arange(side), indexing="ij")
     features = torch.stack([tile, row, column], dim=-1).reshape(n_tiles, side * side, 3).float()
+    model = cast(LlavaNextModel, SimpleNamespace(config=config))
     [packed], _ = LlavaNextModel.pack_image_features(
-        SimpleNamespace(config=config), [features], [(height, width)], "default", torch.full((3,), -1.0)
+        model, [features], [(height, width)], "default", torch.full((3,), -1.0)
     )
     tokens = anyres(size, pinpoints, tile_size, patch_size)
     assert len(tokens) == len(packed)

@@ -205,13 +205,12 @@ def test_left_padding_changes_nothing():
     plain = measure(torch.tensor([[[HAND]]]), sets, GRID)
     pad = 3
     padded = TokenSets(
-        *(
-            torch.nn.functional.pad(getattr(sets, name), (pad, 0), value=value)
-            for name, value in (("image", False), ("patch", False), ("region", False), ("visible", False))
-        ),
-        torch.nn.functional.pad(sets.row, (pad, 0), value=-1),
-        torch.nn.functional.pad(sets.column, (pad, 0), value=-1),
-        torch.nn.functional.pad(sets.sink, (pad, 0), value=False),
+        **{
+            field.name: torch.nn.functional.pad(
+                getattr(sets, field.name), (pad, 0), value=-1 if field.name in ("row", "column") else False
+            )
+            for field in dataclasses.fields(sets)
+        }
     )
     shifted = measure(torch.tensor([[[[0.0] * pad + HAND]]]), padded, GRID)
     for name in MEASURES:

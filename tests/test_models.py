@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import BUILDERS, IMAGE_TOKEN, Tiny, gradient, llava, picture, samples, seeded, text_config, wrapped
 from transformers import LlamaForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from visualheads import adapters, catalog, models
+from helpers import BUILDERS, IMAGE_TOKEN, Tiny, gradient, llava, picture, samples, seeded, text_config, wrapped
+from visualheads import adapters, models
+from visualheads.catalog import DATA_VARIABLE, cards
 from visualheads.errors import (
     CheckpointError,
     ParameterError,
@@ -72,7 +73,7 @@ def test_wrap_validates_and_leaves_evaluation_mode(kind):
 
 
 def test_a_model_whose_attention_is_not_what_it_seems_is_refused():
-    def uniform(module, query, key, value, mask, **_):  # noqa: ARG001
+    def uniform(module, query, key, value, mask, **_):
         value = value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
         return value.mean(2, keepdim=True).expand(-1, -1, query.shape[2], -1).transpose(1, 2).contiguous(), None
 
@@ -103,22 +104,22 @@ def test_unknown_names_are_refused_with_suggestions():
 
 
 def test_a_missing_miniature_tells_how_to_get_it(tmp_path, monkeypatch):
-    monkeypatch.setenv(catalog.DATA_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
     with pytest.raises(CheckpointError, match="make miniatures"):
         models.load("mini-1.5-7B")
 
 
 def test_a_miniature_is_found_by_name(folder, tmp_path, monkeypatch):
-    monkeypatch.setenv(catalog.DATA_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
     shutil.copytree(folder, tmp_path / "miniatures" / "mini-1.5-7B")
     model = models.load("mini-1.5-7B", validate=False)
     assert model.name == model.identity["checkpoint"] == "mini-1.5-7B"
-    assert model.card is catalog.cards()["mini-1.5-7B"]
+    assert model.card is cards()["mini-1.5-7B"]
     assert model.parameters == pytest.approx(sum(w.numel() for w in model.module.parameters()) / 1e9)
 
 
 def test_a_model_to_be_converted_says_so():
-    name = next(card.name for card in catalog.cards().values() if not card.miniature and not card.hub_id)
+    name = next(card.name for card in cards().values() if not card.miniature and not card.hub_id)
     with pytest.raises(CheckpointError, match="visualheads convert"):
         models.load(name)
 
@@ -155,7 +156,7 @@ def test_missing_weights_are_refused(broken):
     weights = load_file(broken / "model.safetensors")
     gone = next(name for name in weights if "q_proj" in name)
     save_file({n: w for n, w in weights.items() if n != gone}, broken / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match="lacks 1 weights.*q_proj"):
+    with pytest.raises(CheckpointError, match=r"lacks 1 weights.*q_proj"):
         models.load(broken)
 
 
@@ -176,7 +177,7 @@ def test_a_file_and_an_empty_folder_are_refused(tmp_path):
 def test_an_unsupported_class_is_refused_with_the_list(tmp_path):
     module = seeded(LlamaForCausalLM, text_config(Tiny(), 40))
     module.save_pretrained(tmp_path)
-    with pytest.raises(UnsupportedModelError, match="LlamaForCausalLM has no adapter.*LlavaForConditionalGeneration"):
+    with pytest.raises(UnsupportedModelError, match=r"LlamaForCausalLM has no adapter.*LlavaForConditionalGeneration"):
         models.load(tmp_path)
     with pytest.raises(UnsupportedModelError, match="LlamaForCausalLM has no adapter"):
         models.wrap(module, wrapped("llava").processor)

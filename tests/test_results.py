@@ -13,15 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
+
 from synthetic import samples_of, traced_dataset
 from test_store import GRID, fill, part_of
-
 from visualheads import packing, provenance, schema, store
 from visualheads.errors import CheckpointError, ParameterError, RecordError, StoreError
 from visualheads.tasks.sample import Sample
 
 
-def stored(folder: Path, ds: xr.Dataset, task: str = "looktwice", done: list[int] | None = None, **identity: str) -> Path:
+def stored(
+    folder: Path, ds: xr.Dataset, task: str = "looktwice", done: list[int] | None = None, **identity: str
+) -> Path:
     """Write a synthetic dataset as a store of shards of five."""
     path = folder / str(ds["model"].item()) / f"{task}.zarr"
     coords = ds.drop_vars(list(ds.data_vars))
@@ -36,7 +38,9 @@ def stored(folder: Path, ds: xr.Dataset, task: str = "looktwice", done: list[int
     return path
 
 
-def traced(model: str, layers: int, heads: int, samples: int = 12, task: str = "looktwice", **more: object) -> xr.Dataset:
+def traced(
+    model: str, layers: int, heads: int, samples: int = 12, task: str = "looktwice", **more: object
+) -> xr.Dataset:
     return traced_dataset(model, layers, heads, samples, task=task, maps=True, grid=GRID, **more)  # type: ignore[arg-type]
 
 
@@ -153,7 +157,7 @@ def test_graphs_stay_small(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_is_told(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="no results in .*visualheads trace"):
+    with pytest.raises(StoreError, match=r"no results in .*visualheads trace"):
         store.open_results(tmp_path)
 
 
@@ -202,7 +206,8 @@ def test_a_dataset_in_memory_is_packed_and_opened(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "bits", "message"), [("a.zarr", 10, r"ends in \.zarr\.zip"), ("a.zarr.zip", 0, "bits: got 0; allowed: 1")]
+    ("target", "bits", "message"),
+    [("a.zarr", 10, r"ends in \.zarr\.zip"), ("a.zarr.zip", 0, "bits: got 0; allowed: 1")],
 )
 def test_bad_packing_is_refused(tmp_path: Path, target: str, bits: int, message: str) -> None:
     with pytest.raises(ParameterError, match=message):

@@ -10,8 +10,8 @@ import pytest
 import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic import samples_of, traced_dataset
 
+from synthetic import samples_of, traced_dataset
 from visualheads import schema
 from visualheads.errors import ParameterError, SchemaError
 from visualheads.variables import HEAD_DIMS, VARIABLES

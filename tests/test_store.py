@@ -18,8 +18,8 @@ import xarray as xr
 import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from synthetic import map_sums, samples_of, traced_dataset
 
+from synthetic import map_sums, samples_of, traced_dataset
 from visualheads import reading, schema, store
 from visualheads.errors import DiskFullError, IdentityMismatch, ParameterError, StoreError
 
@@ -218,7 +218,7 @@ def test_the_circumstance_of_a_shard_is_read_off_its_provenance(ds: xr.Dataset, 
 def test_another_shards_samples_are_refused(ds: xr.Dataset, path: Path) -> None:
     plan = plan_for(ds)
     store.create(path, plan)
-    with pytest.raises(StoreError, match="shard 1 of .* holds 5 samples from"):
+    with pytest.raises(StoreError, match=r"shard 1 of .* holds 5 samples from"):
         store.write_shard(path, 1, part_of(ds, plan, 0))
     with pytest.raises(ParameterError, match="shard: got 3; allowed: 0 to 2"):
         store.write_shard(path, 3, part_of(ds, plan, 2))
@@ -421,7 +421,14 @@ def test_reading_while_filling(path: Path) -> None:
     words=st.lists(st.text(max_size=5).filter(lambda t: "\0" not in t), min_size=9, max_size=9),
 )
 def test_round_trip(
-    tmp_path: Path, samples: int, layers: int, heads: int, shard: int, boxes: bool | str, order: object, words: list[str]
+    tmp_path: Path,
+    samples: int,
+    layers: int,
+    heads: int,
+    shard: int,
+    boxes: bool | str,
+    order: object,
+    words: list[str],
 ) -> None:
     """Any shape, any shard length, shards in any order, any text."""
     ds = traced_dataset(layers=layers, heads=heads, samples=samples, boxes=boxes, maps=True, grid=GRID)

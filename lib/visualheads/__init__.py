@@ -8,16 +8,20 @@
     vh.rank(ds, by="detection", interval=True)
 
 Names are imported when they are first used, so `import visualheads` is quick and loads neither torch nor nnsight.
+Where a module has the name of its function (catalog, agreement), the attribute is the function: import from the module
+by `from visualheads.catalog import cards`.
 """
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from visualheads.agreement import agreement
-    from visualheads.bootstrap import bootstrap, split_halves
+    from visualheads.bootstrap import split_halves
     from visualheads.catalog import catalog
     from visualheads.errors import (
         BoxError,
@@ -77,7 +81,6 @@ _MODULE_OF = {
     "above_null": "nulls",
     "agreement": "agreement",
     "assert_valid": "schema",
-    "bootstrap": "bootstrap",
     "catalog": "catalog",
     "depth_stage": "heads",
     "export_scores": "head_lists",
@@ -125,7 +128,6 @@ __all__ = [
     "above_null",
     "agreement",
     "assert_valid",
-    "bootstrap",
     "catalog",
     "depth_stage",
     "export_scores",
@@ -154,3 +156,14 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+class _Package(ModuleType):
+    """Importing a submodule sets it as an attribute of its package; a public function of that name must stay."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (isinstance(value, ModuleType) and name in _MODULE_OF):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -46,7 +46,7 @@ def prefetched(items: Sequence[Item], prepare: Callable[[Item], Ready]) -> Itera
         for item in items:
             try:
                 result = (item, prepare(item), None)
-            except BaseException as error:  # noqa: BLE001  (raised in the consuming thread)
+            except BaseException as error:  # raised in the consuming thread
                 result = (item, None, error)
             while not stop.is_set():
                 try:

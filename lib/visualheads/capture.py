@@ -82,7 +82,7 @@ class AttentionCall:
         batch, heads, queries, _ = self.query.shape
         return batch, heads, queries, self.key.shape[2]
 
-    def scores(self, rows: Int[Tensor, "query"]) -> Float[Tensor, "batch head query key"]:
+    def scores(self, rows: Int[Tensor, " query"]) -> Float[Tensor, "batch head query key"]:
         """Scaled (and soft-capped) query · key of the chosen queries, float32, before the mask."""
         batch, heads, _, keys = self.shape
         groups, features = self.key.shape[1], self.query.shape[3]
@@ -93,7 +93,7 @@ class AttentionCall:
         return scores
 
     def masked(
-        self, scores: Float[Tensor, "batch head query key"], rows: Int[Tensor, "query"]
+        self, scores: Float[Tensor, "batch head query key"], rows: Int[Tensor, " query"]
     ) -> Float[Tensor, "batch head query key"]:
         """The scores with invisible keys at −∞ (the lowest float32), whatever form the mask has."""
         keys = self.shape[3]
@@ -112,7 +112,7 @@ class AttentionCall:
         grouped = rows.reshape(batch, groups, heads // groups * queries, keys)
         return (grouped @ self.value.float()).reshape(batch, heads, queries, -1)
 
-    def visible(self, rows: Sequence[int] | Int[Tensor, "query"] = (-1,)) -> Bool[Tensor, "batch query key"]:
+    def visible(self, rows: Sequence[int] | Int[Tensor, " query"] = (-1,)) -> Bool[Tensor, "batch query key"]:
         """Which keys in the cache the chosen queries can see (never padding, never outside the window)."""
         batch, _, queries, keys = self.shape
         wanted = torch.as_tensor(rows, device=self.query.device) % queries
@@ -125,7 +125,7 @@ class AttentionCall:
             return torch.ones(batch, len(wanted), keys, dtype=torch.bool, device=self.query.device)
         return implied[:, 0].expand(batch, len(wanted), keys)
 
-    def _implied(self, rows: Int[Tensor, "query"]) -> Bool[Tensor, "batch 1 query key"] | None:
+    def _implied(self, rows: Int[Tensor, " query"]) -> Bool[Tensor, "batch 1 query key"] | None:
         _, _, queries, keys = self.shape
         if self.mask is not None and self.mask.ndim != 2:
             raise UnsupportedModelError(
@@ -145,7 +145,7 @@ class AttentionCall:
         visible = visible[None, None]
         return visible if padding is None else visible & padding
 
-    def rows(self, rows: Sequence[int] | Int[Tensor, "query"] = (-1,)) -> Float[Tensor, "batch head query key"]:
+    def rows(self, rows: Sequence[int] | Int[Tensor, " query"] = (-1,)) -> Float[Tensor, "batch head query key"]:
         """Softmax attention of the chosen queries over the keys in the cache, float32 under any model dtype.
 
         `rows` count from the start of this pass's queries, negative ones from the end. Each row is ≥ 0 and sums to 1.

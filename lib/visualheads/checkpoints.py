@@ -11,8 +11,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from visualheads import catalog
 from visualheads.adapters import adapter_of
+from visualheads.catalog import DATA_VARIABLE, Card, cards, miniature_folder
 from visualheads.errors import CheckpointError, UnknownModelError, UnsupportedModelError, got
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -24,7 +24,7 @@ class Source:
 
     name: str
     location: str
-    card: catalog.Card | None = None
+    card: Card | None = None
 
     @property
     def folder(self) -> Path | None:
@@ -39,29 +39,29 @@ def resolve(name: str | os.PathLike[str]) -> Source:
     Raises UnknownModelError with close matches, CheckpointError for a catalogued model whose weights are not there.
     """
     text = os.fspath(name)
-    cards = catalog.cards()
-    if text in cards:
-        return _catalogued(cards[text])
+    known = cards()
+    if text in known:
+        return _catalogued(known[text])
     path = Path(text).expanduser()
     if path.is_dir():
         return Source(path.resolve().name, str(path), None)
     if path.is_file():
         raise CheckpointError(f"{text!r} is a file; give the folder that holds config.json and *.safetensors.")
     if HUB_ID.fullmatch(text) and not path.exists():
-        by_hub = {card.hub_id: card for card in cards.values() if card.hub_id}
+        by_hub = {card.hub_id: card for card in known.values() if card.hub_id}
         return Source(text, text, by_hub.get(text))
     raise UnknownModelError(
-        got("model", text, list(cards), "name a catalogue entry, an existing folder, or a hub id such as owner/name")
+        got("model", text, list(known), "name a catalogue entry, an existing folder, or a hub id such as owner/name")
     )
 
 
-def _catalogued(card: catalog.Card) -> Source:
+def _catalogued(card: Card) -> Source:
     if card.miniature:
-        folder = catalog.miniature_folder(card.name)
+        folder = miniature_folder(card.name)
         if not folder.is_dir():
             raise CheckpointError(
                 f"the miniature {card.name!r} is not in {folder.parent}; run `make miniatures`, or set "
-                f"{catalog.DATA_VARIABLE} to the folder that holds miniatures/."
+                f"{DATA_VARIABLE} to the folder that holds miniatures/."
             )
         return Source(card.name, str(folder), card)
     if not card.hub_id:

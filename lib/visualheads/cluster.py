@@ -1,14 +1,14 @@
 """The shards of one store on Dask workers: each loads its model once and writes shards that nobody else writes.
 
-    class TraceWork:                              # frozen dataclass: it travels to the workers, so it must pickle
-        path: str                                 # the store, on a disk that all workers see
-        def setup(self): …                        # once per worker process: load the model; whatever it returns
-        def shard(self, state, index): …          # … comes back here; the Dataset of one shard
+class TraceWork:                              # frozen dataclass: it travels to the workers, so it must pickle
+    path: str                                 # the store, on a disk that all workers see
+    def setup(self): …                        # once per worker process: load the model; whatever it returns
+    def shard(self, state, index): …          # … comes back here; the Dataset of one shard
 
-    cluster.run_shards(work)                      # in this process, one shard after the other
-    cluster.run_shards(work, "tcp://head:8786")   # on the workers of a running scheduler
-    with cluster.from_yaml("slurm.yml") as slurm:
-        cluster.run_shards(work, slurm)
+cluster.run_shards(work)                      # in this process, one shard after the other
+cluster.run_shards(work, "tcp://head:8786")   # on the workers of a running scheduler
+with cluster.from_yaml("slurm.yml") as slurm:
+    cluster.run_shards(work, slurm)
 """
 
 from __future__ import annotations
@@ -157,9 +157,7 @@ def _on_workers(work: ShardWork, todo: list[int], scheduler: Any) -> Any:
     try:
         from distributed import Client, as_completed
     except ImportError:
-        raise MissingDependencyError(
-            "running on a scheduler needs dask.distributed; pip install 'visualheads[cluster]'."
-        ) from None
+        raise MissingDependencyError("running on a scheduler needs distributed; pip install distributed.") from None
     _check_pickles(work)
     own = not isinstance(scheduler, Client)
     client = _connect(Client, scheduler) if own else scheduler

@@ -17,9 +17,9 @@ from visualheads.tasks import scoring
 
 if TYPE_CHECKING:
     from visualheads.forward import Outcome
-    from visualheads.models import VisionLanguageModel
     from visualheads.reduction import Layout
     from visualheads.tasks.sample import Sample
+    from visualheads.vision_language import VisionLanguageModel
 
 KEEPABLE = ("mean_map", "maps", "attention")
 MAP_DIMS = ("grid_row", "grid_column")

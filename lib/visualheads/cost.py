@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 METHODS = ("plain", "trace", "eager")
-"""generate on SDPA; our trace with every measure, both queries, mean maps and a store; generate with output_attentions."""
+"""generate on SDPA; our trace with all measures, both queries, mean maps and a store; eager output_attentions."""
 
 KINDS = ("llava", "llava_next")
 QUESTION = "how many cars are there in this picture ?"
@@ -140,7 +140,10 @@ def _tokenizer() -> Any:
 
 def _in_fresh_process(arguments: list[Any]) -> dict[str, Any]:
     """`_measured` where nothing else has been loaded: a notebook's own memory would blur the peaks."""
-    code = "import json, sys; from visualheads.cost import _measured; json.dump(_measured(*json.load(sys.stdin)), sys.stdout)"
+    code = (
+        "import json, sys; from visualheads.cost import _measured; "
+        "json.dump(_measured(*json.load(sys.stdin)), sys.stdout)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], input=json.dumps(arguments), capture_output=True, text=True, check=False
     )

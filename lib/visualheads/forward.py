@@ -16,7 +16,7 @@ from visualheads.generation import Ended, answer_lengths, greedy
 from visualheads.sinks import sink_tokens
 
 if TYPE_CHECKING:
-    from visualheads.models import VisionLanguageModel
+    from visualheads.vision_language import VisionLanguageModel
 
 FIRST_GENERATED, LAST_PROMPT, ANSWER_SPAN = "first_generated", "last_prompt", "answer_span"
 QUERIES = (FIRST_GENERATED, LAST_PROMPT, ANSWER_SPAN)
@@ -24,7 +24,7 @@ QUERIES = (FIRST_GENERATED, LAST_PROMPT, ANSWER_SPAN)
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one query: attention (layer, batch, head, key), and which keys that query sees (layer, batch, key)."""
+    """The rows of one query: attention (layer, batch, head, key), and the keys it sees (layer, batch, key)."""
 
     attention: Float[Tensor, "layer batch head key"]
     visible: Bool[Tensor, "layer batch key"]
@@ -80,7 +80,8 @@ def _traced(
                 if dimensions and step == 0:
                     read_sinks.append(sink_tokens(layer.input, dimensions))
                 call = read(operation)
-                read_rows.append((align(call.rows()[:, :, 0], prompt + step), _padded(call.visible()[:, 0], prompt + step)))
+                total = prompt + step
+                read_rows.append((align(call.rows()[:, :, 0], total), _padded(call.visible()[:, 0], total)))
         result = tracer.result.save()
     depth = len(attention)
     steps = [_stacked(read_rows[start : start + depth]) for start in range(0, len(read_rows), depth)]
@@ -99,7 +100,7 @@ def _stacked(layers: Sequence[tuple[Tensor, Tensor]]) -> Rows:
     )
 
 
-def _mean_rows(steps: Sequence[Rows], lengths: Int[Tensor, "batch"]) -> Rows:
+def _mean_rows(steps: Sequence[Rows], lengths: Int[Tensor, " batch"]) -> Rows:
     """Mean over each sample's own generated tokens; a key counts as visible when its last query sees it."""
     total = steps[-1].attention.shape[-1]
     mean = torch.zeros((*steps[-1].attention.shape[:-1], total), device=steps[-1].attention.device)

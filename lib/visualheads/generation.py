@@ -22,23 +22,23 @@ class Ended(StoppingCriteria):
     """
 
     def __init__(self, end_tokens: Iterable[int], prompt: int, minimum: int) -> None:
-        self.end_tokens = sorted(end_tokens)
+        self.end_tokens = frozenset(end_tokens)
         self.prompt = prompt
         self.minimum = minimum
 
     def __call__(
         self, input_ids: Int[Tensor, "batch token"], scores: Any, **_: Any  # noqa: ARG002  (transformers' signature)
-    ) -> Bool[Tensor, "batch"]:
+    ) -> Bool[Tensor, " batch"]:
         answer = input_ids[:, self.prompt :]
         stop = False
         if answer.shape[1] >= self.minimum:
-            stop = bool(torch.isin(answer, torch.tensor(self.end_tokens, device=answer.device)).any(dim=1).all())
+            stop = bool(torch.isin(answer, _ids(self.end_tokens, answer)).any(dim=1).all())
         return torch.full((len(input_ids),), stop, device=input_ids.device)
 
 
 @contextmanager
 def greedy(module: Any, pad_token_id: int | None) -> Iterator[None]:
-    """Generate greedily without end token or penalties for a while: a checkpoint's own settings may sample or penalise."""
+    """Generate greedily, without end token or penalties: a checkpoint's own settings may sample or penalise."""
     before = module.generation_config
     module.generation_config = GenerationConfig(do_sample=False, pad_token_id=pad_token_id)
     try:
@@ -49,9 +49,9 @@ def greedy(module: Any, pad_token_id: int | None) -> Iterator[None]:
 
 def answer_lengths(
     answers: Int[Tensor, "batch token"], end_tokens: Iterable[int]
-) -> Int[Tensor, "batch"]:
+) -> Int[Tensor, " batch"]:
     """Number of tokens of each answer before its first end token; all of them where there is none."""
-    ended = torch.isin(answers, torch.tensor(sorted(end_tokens), device=answers.device))
+    ended = torch.isin(answers, _ids(end_tokens, answers))
     never = torch.ones_like(ended[:, :1])
     return torch.cat([ended, never], dim=1).int().argmax(dim=1)
 
@@ -76,6 +76,10 @@ def first_tokens(tokenizer: Any, answer: str) -> frozenset[int]:
     return frozenset(found - {unknown})
 
 
+def _ids(tokens: Iterable[int], like: Tensor) -> Tensor:
+    return torch.tensor(sorted(tokens), dtype=like.dtype, device=like.device)
+
+
 class Margins:
     """Margin of each sample: logit of its right answer minus the best other answer's, at the answer's first token.
 
@@ -97,7 +101,7 @@ class Margins:
             self.known[answer] = first_tokens(self.tokenizer, answer)
         return self.known[answer]
 
-    def __call__(self, sample: Sample, logits: Float[Tensor, "vocabulary"]) -> float:
+    def __call__(self, sample: Sample, logits: Float[Tensor, " vocabulary"]) -> float:
         """The margin in logits; NaN without an answer."""
         if not sample.answer:
             return float("nan")

@@ -220,11 +220,12 @@ def _with_newlines(part: _Part, rows: int, columns: int) -> _Part:
     """Add one newline token after each row; it carries the tile of the row's last patch."""
     kind, tile, row, column, box = part
     after = np.arange(1, rows + 1) * columns
-    last = after - 1
+    # Of a very long picture unpadding can leave no column at all, while the newlines stay.
+    tile_of_row = tile[after - 1] if columns else np.ones(rows, dtype=np.int64)
     return (
         np.insert(kind, after, NEWLINE),
-        np.insert(tile, after, tile[last]),
-        np.insert(row, after, row[last]),
+        np.insert(tile, after, tile_of_row),
+        np.insert(row, after, np.arange(rows)),
         np.insert(column, after, -1),
         np.insert(box, after, np.nan, axis=0),
     )

@@ -56,7 +56,9 @@ def _opened(source: str | Path | xr.Dataset) -> tuple[xr.Dataset, str]:
 
 
 def _rounded(array: xr.DataArray, bits: int) -> xr.DataArray:
-    return xr.apply_ufunc(_round_mantissa, array, bits, dask="parallelized", output_dtypes=[np.float32], keep_attrs=True)
+    return xr.apply_ufunc(
+        _round_mantissa, array, bits, dask="parallelized", output_dtypes=[np.float32], keep_attrs=True
+    )
 
 
 def _round_mantissa(values: np.ndarray, bits: int) -> np.ndarray:
@@ -70,7 +72,7 @@ def _round_mantissa(values: np.ndarray, bits: int) -> np.ndarray:
 
 
 def _writable(ds: xr.Dataset) -> xr.Dataset:
-    """Text in memory (it is small, and xarray will not guess the type of lazy objects), encodings of the source gone."""
+    """Text in memory (xarray will not guess the type of lazy objects), encodings of the source gone."""
     ds = ds.drop_encoding()
     texts = {name: array.load() for name, array in ds.data_vars.items() if array.dtype == object}
     lazy = {name: array.chunk(_chunks(array)) for name, array in ds.data_vars.items() if array.chunks is not None}

@@ -88,5 +88,3 @@ def _known(name: str, dims: Sequence[str]) -> Variable:
     if name not in VARIABLES:
         raise ParameterError(got("variable", name, VARIABLES))
     return Variable(name, "", "", dims=tuple(dims), dtype=VARIABLES[name].dtype)
-
-

@@ -23,7 +23,7 @@ INNER = (DONE, CIRCUMSTANCE)
 """Variables along `shard` that are the store's own."""
 MAP_SUM, MAP_COUNT = "mean_map_sum", "mean_map_count"
 DASK_CHUNK_BYTES = 32 * 2**20
-"""Size of a lazy chunk: many shards together, so that 16 models × 5 benchmarks make a graph of thousands, not millions."""
+"""Size of a lazy chunk: many shards together, so that 16 models × 5 benchmarks make thousands of chunks, no more."""
 PACKED = ".zarr.zip"
 
 
@@ -112,7 +112,7 @@ def _with_mean_map(ds: xr.Dataset, done: np.ndarray) -> xr.Dataset:
 
 
 def _chunked(array: xr.DataArray, dim: str, shard: int) -> xr.DataArray:
-    """Lazy, in chunks of whole shards of about DASK_CHUNK_BYTES, and of one condition in mean maps, as they lie on disk."""
+    """Lazy, in chunks of whole shards of about DASK_CHUNK_BYTES; in mean maps of one condition, as on disk."""
     if array.sizes[dim] == 0:
         return array.load().chunk() if array.size == 0 else array.chunk()
     one = "condition" if "condition" in array.dims else None

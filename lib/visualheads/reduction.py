@@ -29,7 +29,9 @@ class Layout:
     Built once per batch; `sets` makes the token sets of one query's rows.
     """
 
-    def __init__(self, samples: Sequence[Sample], maps: Sequence[TokenMap], positions: Sequence[Tensor], prompt: int) -> None:
+    def __init__(
+        self, samples: Sequence[Sample], maps: Sequence[TokenMap], positions: Sequence[Tensor], prompt: int
+    ) -> None:
         for sample, token_map, where in zip(samples, maps, positions, strict=True):
             if len(where) != len(token_map):
                 raise SampleError(
@@ -84,12 +86,13 @@ class Layout:
 
         Where a picture's own grid differs from `grid`, its map is resampled, keeping its mass.
         """
-        layers, batch, heads, _ = rows.attention.shape
+        layers, batch = rows.attention.shape[:2]
         flat = whole_picture_maps(rows.attention.flatten(0, 1)[:, :, None], self.sets(rows, None), self.grid)
         maps = torch.nan_to_num(flat[:, :, 0]).unflatten(0, (layers, batch)).transpose(0, 1).cpu()
         if all(shape == grid for shape in self.shapes):
             return maps
-        return torch.stack([_resampled(own[..., : s[0], : s[1]], grid) for own, s in zip(maps, self.shapes, strict=True)])
+        own = [one[..., : shape[0], : shape[1]] for one, shape in zip(maps, self.shapes, strict=True)]
+        return torch.stack([_resampled(one, grid) for one in own])
 
 
 def common_grid(maps: Sequence[TokenMap]) -> tuple[int, int]:

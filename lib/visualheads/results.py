@@ -28,9 +28,9 @@ MARK_LENGTH = 6
 def open_results(folder: str | Path = "data/results", *, kind: str = "trace") -> xr.Dataset:
     """One lazy Dataset over all models and tasks: `<folder>/<model>/<task>.zarr`, or packed as `….zarr.zip`.
 
-    Samples are the union over tasks and models, in order of first appearance; what a model did not see, or a layer or
-    head it does not have, is NaN (numbers) or "" (text). Stores that are still being filled give what is done. Where two
-    stores use one id for different samples (scenes and real pictures), "@" and a mark of the data are put after it.
+    Samples are the union over tasks and models, in order of first appearance; what a model did not see, or a layer
+    or head it does not have, is NaN (numbers) or "" (text). Stores that are still being filled give what is done. Where
+    two stores use one id for different samples (scenes and real pictures), "@" and a mark of the data are put after it.
     Mean maps keep their conditions; a condition that several tasks share, or that is empty, is led by the task's name.
     Raises StoreError when the folder holds no store of this kind.
     """
@@ -146,7 +146,8 @@ def _over_models(datasets: list[xr.Dataset], samples: pd.Index, conditions: list
     if conditions:
         wanted["condition"] = np.array(conditions, dtype=object)
     aligned = [
-        ds.reindex({dim: ids for dim, ids in wanted.items() if dim in ds.dims}, fill_value=_fills(ds)) for ds in datasets
+        ds.reindex({dim: ids for dim, ids in wanted.items() if dim in ds.dims}, fill_value=_fills(ds))
+        for ds in datasets
     ]
     joined = _concat(aligned, "model")
     if conditions:

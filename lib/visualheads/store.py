@@ -93,9 +93,7 @@ def pending(path: str | Path) -> list[int]:
     return np.flatnonzero(~_group(path)[reading.DONE][:]).tolist()
 
 
-def write_shard(
-    path: str | Path, index: int, part: xr.Dataset, circumstance: Mapping[str, Any] | None = None
-) -> None:
+def write_shard(path: str | Path, index: int, part: xr.Dataset, circumstance: Mapping[str, Any] | None = None) -> None:
     """Write the chunks of one shard, each atomically, then mark it done. Repeating it changes nothing.
 
     circumstance: what this process runs on; without it, what the `provenance` coordinate of `part` says.

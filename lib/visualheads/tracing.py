@@ -5,53 +5,38 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import xarray as xr
-from PIL import Image
 
-from visualheads import batching, provenance, schema, store
-from visualheads.collecting import KEEPABLE, Collector, chosen_heads
-from visualheads.errors import ParameterError, SampleError, VisualHeadsError, got
-from visualheads.forward import FIRST_GENERATED, QUERIES, Outcome, run
-from visualheads.generation import Margins
-from visualheads.measures import DEFINITIONS_VERSION
+from visualheads import batching, schema, store
+from visualheads.collecting import Collector
+from visualheads.errors import VisualHeadsError
+from visualheads.forward import FIRST_GENERATED, Outcome, run
 from visualheads.plan import SHARD
 from visualheads.progress import Wish, progress_bar
-from visualheads.reduction import Layout, common_grid
-from visualheads.tasks.sample import Sample, as_lazy
+from visualheads.reduction import Layout
+from visualheads.settings import (
+    MAX_NEW_TOKENS,
+    Settings,
+    circumstance_of,
+    coordinates_of,
+    identity_of,
+    settings_of,
+)
 
 if TYPE_CHECKING:
-    from visualheads.models import VisionLanguageModel
-
-BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
-"""Tokens per batch by default: enough to keep the device busy, little enough for its memory (and a CPU's caches)."""
-
-MAX_NEW_TOKENS = 16
-"""Longest answer by default; generation ends with the last answer of its batch, so short answers cost what they need."""
-
-
-@dataclass(frozen=True)
-class _Settings:
-    queries: tuple[str, ...]
-    keep: tuple[str, ...]
-    heads: tuple[tuple[int, int], ...]
-    grid: tuple[int, int]
-    batch_tokens: int
-    max_new_tokens: int
-    margins: Margins
-    conditions: tuple[str, ...]
-    sizes: dict[str, tuple[int, int]]
+    from visualheads.tasks.sample import Sample
+    from visualheads.vision_language import VisionLanguageModel
 
 
 def trace(
     model: VisionLanguageModel,
     samples: Sequence[Sample],
     query: str | Sequence[str] = FIRST_GENERATED,
-    keep: Sequence[str] = (),
+    keep: str | Sequence[str] = (),
     *,
     heads: Any = None,
     batch_tokens: int | None = None,
@@ -75,12 +60,69 @@ def trace(
     n_image_tokens per sample. Batches are a pure function of the list; results do not depend on them beyond rounding.
     Raises ParameterError, SampleError, ImageError or BoxError naming what is wrong.
     """
-    _check(samples)
-    settings = _settings(model, samples, query, keep, heads, batch_tokens, max_new_tokens)
+    settings = settings_of(model, samples, query, keep, heads, batch_tokens, max_new_tokens)
     with progress_bar(f"trace {model.name}", len(samples), progress) as advance:
         collector = _collected(model, samples, settings, advance)
-    coords = _coordinates(model, samples, settings, seed, single=isinstance(query, str))
+    coords = coordinates_of(model, samples, settings, seed, single=isinstance(query, str))
     return schema.describe(collector.dataset(coords))
+
+
+@dataclass(frozen=True)
+class ShardTracer:
+    """A model, a list of samples and the plan of their store: traces any shard of it, in any process."""
+
+    model: VisionLanguageModel
+    samples: Sequence[Sample]
+    settings: Settings
+    plan: store.Plan
+
+    @classmethod
+    def of(
+        cls,
+        model: VisionLanguageModel,
+        samples: Sequence[Sample],
+        *,
+        keep: str | Sequence[str] = ("mean_map",),
+        shard: int = SHARD,
+        batch_tokens: int | None = None,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        seed: int = 0,
+        task_files: str = "",
+    ) -> ShardTracer:
+        """Check everything and plan the store, without making it. Raises what `trace` raises."""
+        settings = settings_of(model, samples, schema.QUERIES, keep, None, batch_tokens, max_new_tokens)
+        plan = store.Plan(
+            coordinates_of(model, samples, settings, seed, task_files),
+            identity=identity_of(model, samples, settings, seed, task_files),
+            circumstance=circumstance_of(model),
+            shard=shard,
+            keep=settings.keep,
+            grid=settings.grid,
+        )
+        return cls(model, samples, settings, plan)
+
+    def shard(self, index: int, advance: Callable[[int], None] = lambda _count: None) -> xr.Dataset:
+        """Trace one shard, as `store.write_shard` takes it. `advance` is told the number of samples done."""
+        part = self.plan.slice(index)
+        collector = _collected(self.model, self.samples[part], self.settings, advance)
+        return collector.dataset(self.plan.coords.isel(sample=part), sums=True)
+
+
+def prepare_store(
+    model: VisionLanguageModel,
+    samples: Sequence[Sample],
+    path: str | os.PathLike[str],
+    *,
+    fresh: bool = False,
+    **asked: Any,
+) -> ShardTracer:
+    """Make the store at `path`, or check that the one there is of the same run; return the tracer of its shards.
+
+    `asked` are the keywords of `ShardTracer.of`. Raises IdentityMismatch for a store of another run.
+    """
+    tracer = ShardTracer.of(model, samples, **asked)
+    store.create(Path(path), tracer.plan, fresh=fresh)
+    return tracer
 
 
 def trace_to_store(
@@ -88,7 +130,7 @@ def trace_to_store(
     samples: Sequence[Sample],
     path: str | os.PathLike[str],
     *,
-    keep: Sequence[str] = ("mean_map",),
+    keep: str | Sequence[str] = ("mean_map",),
     shard: int = SHARD,
     fresh: bool = False,
     batch_tokens: int | None = None,
@@ -103,60 +145,20 @@ def trace_to_store(
     the hash of the benchmark's files (`provenance.hash_files`). Raises IdentityMismatch when the store is of another
     run (`fresh=True` starts anew beside it), and what `trace` raises.
     """
-    _check(samples)
-    path = Path(path)
-    settings = _settings(model, samples, schema.QUERIES, keep, None, batch_tokens, max_new_tokens)
-    plan = store.Plan(
-        _coordinates(model, samples, settings, seed, task_files=task_files),
-        identity=identity_of(model, samples, seed, task_files, max_new_tokens),
-        circumstance=circumstance_of(model),
-        shard=shard,
-        keep=settings.keep,
-        grid=settings.grid,
-    )
-    store.create(path, plan, fresh=fresh)
+    tracer = prepare_store(
+        model, samples, path, fresh=fresh, keep=keep, shard=shard, batch_tokens=batch_tokens,
+        max_new_tokens=max_new_tokens, seed=seed, task_files=task_files,
+    )  # fmt: skip
     todo = store.pending(path)
-    left = sum(len(samples[plan.slice(index)]) for index in todo)
+    left = sum(len(samples[tracer.plan.slice(index)]) for index in todo)
     with progress_bar(f"trace {model.name}", len(samples), progress, done=len(samples) - left) as advance:
         for index in todo:
-            part = samples[plan.slice(index)]
-            coords = plan.coords.isel(sample=plan.slice(index))
-            dataset = _collected(model, part, settings, advance).dataset(coords, sums=True)
-            store.write_shard(path, index, dataset, circumstance=plan.circumstance)
+            store.write_shard(path, index, tracer.shard(index, advance), circumstance=tracer.plan.circumstance)
     return store.open_store(path)
 
 
-def identity_of(
-    model: VisionLanguageModel, samples: Sequence[Sample], seed: int, task_files: str, max_new_tokens: int
-) -> dict[str, str | int]:
-    """What decides the numbers of a trace; stores of another identity are never mixed."""
-    kind = str(model.dtype).removeprefix("torch.")
-    made = provenance.identity(
-        checkpoint=model.identity["checkpoint"],
-        revision=model.identity["revision"],
-        weights=model.identity["weights"],
-        task_files=task_files,
-        definitions=DEFINITIONS_VERSION,
-        dtype=kind,
-        seed=seed,
-        samples=provenance.hash_samples(samples),
-    )
-    return {**made, "max_new_tokens": max_new_tokens}
-
-
-def circumstance_of(model: VisionLanguageModel) -> dict[str, str]:
-    """What should not decide the numbers: versions, device, attention implementation."""
-    attention = str(getattr(model.config.get_text_config(), "_attn_implementation", ""))
-    return dict(_circumstance(model.device.type, attention))
-
-
-@cache
-def _circumstance(device: str, attention: str) -> dict[str, str]:
-    return provenance.circumstance(device=device, attention=attention)  # asks for package versions: some 10 ms
-
-
 def _collected(
-    model: VisionLanguageModel, samples: Sequence[Sample], settings: _Settings, advance: Callable[[int], None]
+    model: VisionLanguageModel, samples: Sequence[Sample], settings: Settings, advance: Callable[[int], None]
 ) -> Collector:
     collector = Collector(
         model, samples, settings.queries, settings.keep, settings.heads, settings.grid, settings.conditions
@@ -169,16 +171,15 @@ def _collected(
     for batch, encoding in batching.prefetched(batches, prepare):
         for part, ready, outcome in _run(model, samples, batch, encoding, settings):
             asked = [samples[index] for index in part]
-            positions = model.image_positions(ready)
             maps = [model.token_map(settings.sizes[sample.id]) for sample in asked]
-            layout = Layout(asked, maps, positions, ready["input_ids"].shape[1])
+            layout = Layout(asked, maps, model.image_positions(ready), ready["input_ids"].shape[1])
             collector.add(part, outcome, layout, ready["attention_mask"], settings.margins)
             advance(len(part))
     return collector
 
 
 def _run(
-    model: VisionLanguageModel, samples: Sequence[Sample], batch: list[int], encoding: Any, settings: _Settings
+    model: VisionLanguageModel, samples: Sequence[Sample], batch: list[int], encoding: Any, settings: Settings
 ) -> list[tuple[list[int], Any, Outcome]]:
     """The batch in one piece; where memory does not suffice, in halves."""
     try:
@@ -198,83 +199,8 @@ def _run(
     ]
 
 
-def _settings(
-    model: VisionLanguageModel,
-    samples: Sequence[Sample],
-    query: str | Sequence[str],
-    keep: Sequence[str],
-    heads: Any,
-    batch_tokens: int | None,
-    max_new_tokens: int,
-) -> _Settings:
-    queries = (query,) if isinstance(query, str) else tuple(query)
-    kept = (keep,) if isinstance(keep, str) else tuple(keep)
-    for name, values, allowed in (("query", queries, QUERIES), ("keep", kept, KEEPABLE)):
-        for value in values:
-            if value not in allowed:
-                raise ParameterError(got(name, value, allowed))
-        if len(set(values)) < len(values):
-            raise ParameterError(got(name, values, f"each of {', '.join(allowed)} at most once"))
-    if not queries:
-        raise ParameterError(got("query", queries, QUERIES, "ask for at least one"))
-    if max_new_tokens < 1:
-        raise ParameterError(got("max_new_tokens", max_new_tokens, "1 or more"))
-    tokens = batch_tokens if batch_tokens is not None else BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["cpu"])
-    if tokens < 1:
-        raise ParameterError(got("batch_tokens", tokens, "1 or more"))
-    sizes = {sample.id: _size(sample) for sample in samples}
-    grid = common_grid([model.token_map(size) for size in set(sizes.values())])
-    margins = Margins(model.tokenizer, samples)
-    chosen, conditions = chosen_heads(model, heads, kept), schema.conditions_of(samples)
-    return _Settings(queries, kept, chosen, grid, tokens, max_new_tokens, margins, conditions, sizes)
-
-
-def _check(samples: Sequence[Sample]) -> None:
-    if isinstance(samples, Sample) or not isinstance(samples, Sequence):
-        raise SampleError(f"samples: got a {type(samples).__name__}; give a list of vh.Sample.")
-    if not samples:
-        raise SampleError("samples: got an empty list; give at least one vh.Sample.")
-    for index, sample in enumerate(samples):
-        if not isinstance(sample, Sample):
-            raise SampleError(f"samples[{index}] is a {type(sample).__name__}; give vh.Sample objects.")
-    ids = [sample.id for sample in samples]
-    if len(set(ids)) < len(ids):
-        twice = sorted({i for i in ids if ids.count(i) > 1})[:5]
-        raise SampleError(f"sample ids are not unique: {', '.join(twice)}; give every sample its own id.")
-
-
-def _size(sample: Sample) -> tuple[int, int]:
-    """(width, height) of a sample's picture, from its header alone."""
-    return sample.image.size if isinstance(sample.image, Image.Image) else as_lazy(sample.image).size()
-
-
-def _lengths(model: VisionLanguageModel, samples: Sequence[Sample], settings: _Settings) -> list[int]:
+def _lengths(model: VisionLanguageModel, samples: Sequence[Sample], settings: Settings) -> list[int]:
     """Tokens of each prompt: its text's and its picture's, without decoding the picture."""
     texts = model.tokenizer([model.prompt(sample.question) for sample in samples])["input_ids"]
     maps = [model.token_map(settings.sizes[sample.id]) for sample in samples]
     return [len(text) + len(token_map) for text, token_map in zip(texts, maps, strict=True)]
-
-
-def _coordinates(
-    model: VisionLanguageModel,
-    samples: Sequence[Sample],
-    settings: _Settings,
-    seed: int,
-    single: bool = False,
-    task_files: str = "",
-) -> xr.Dataset:
-    card = model.card
-    identity = identity_of(model, samples, seed, task_files, settings.max_new_tokens)
-    return schema.coordinates(
-        model.name,
-        samples,
-        model.shape.layers,
-        model.shape.heads,
-        queries=None if single else settings.queries,
-        llm=card.llm if card else "",
-        family=card.family if card else "",
-        recipe=card.recipe if card else "",
-        parameters=model.parameters,
-        provenance=schema.provenance(identity, circumstance_of(model)),
-        conditions=settings.conditions if "mean_map" in settings.keep else None,
-    )

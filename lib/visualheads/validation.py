@@ -14,7 +14,7 @@ from visualheads.tasks.sample import Sample
 
 if TYPE_CHECKING:
     from visualheads.capture import AttentionCall
-    from visualheads.models import VisionLanguageModel
+    from visualheads.vision_language import VisionLanguageModel
 
 QUESTION = "What is in the picture?"
 HIDDEN_KEY = -1e4
@@ -24,7 +24,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
 def validate_capture(model: VisionLanguageModel) -> None:
-    """Raise UnsupportedModelError unless attention of this model can be read and written; two short forward passes.
+    """Raise UnsupportedModelError unless this model's attention can be read and written; two short forward passes.
 
     Reading: in every layer, for a prompt's and a generated token's query, the rows sum to 1 and, applied to the values,
     give the output that the model's own attention gives. Writing: hiding the image keys changes the logits.
@@ -36,8 +36,8 @@ def validate_capture(model: VisionLanguageModel) -> None:
         if wrong:
             raise UnsupportedModelError(
                 f"the attention of {type(model.module).__name__} cannot be read faithfully: {wrong[0]} "
-                f"({len(wrong)} of {len(faults)} checks failed). Load it with attn_implementation='sdpa' or 'eager', in "
-                "the tested version of transformers."
+                f"({len(wrong)} of {len(faults)} checks failed). Load it with attn_implementation='sdpa' or 'eager', "
+                "in the tested version of transformers."
             )
         changed = _written(model, inputs)
     if not bool((changed - clean).abs().max() > 0):

@@ -47,7 +47,12 @@ class Variable:
     @property
     def missing(self) -> float | int | str | bool:
         """What stands where nothing was measured."""
-        values: dict[Kind, float | int | str | bool] = {"float32": float("nan"), "int32": UNMEASURED, "str": "", "bool": False}
+        values: dict[Kind, float | int | str | bool] = {
+            "float32": float("nan"),
+            "int32": UNMEASURED,
+            "str": "",
+            "bool": False,
+        }
         return values[self.dtype]
 
 

@@ -7,10 +7,12 @@ them, with numbers from the same data, are in `visualheads.prose`.
 from __future__ import annotations
 
 from visualheads.charts.conditions import condition_agreement, condition_maps, condition_scores
+from visualheads.charts.cost import cost_bars
 from visualheads.charts.heads import head_map, query_agreement, stage_profile, top_heads, weight_concentration
 from visualheads.charts.overlays import overlays
+from visualheads.charts.samples import sample_overlays, strongest_heads
 from visualheads.charts.show import save_spec, show, show_text, spec_of
-from visualheads.charts.training import cost_bars, moment_lines, training_curves
+from visualheads.charts.training import moment_lines, training_curves
 
 __all__ = [
     "condition_agreement",
@@ -21,11 +23,13 @@ __all__ = [
     "moment_lines",
     "overlays",
     "query_agreement",
+    "sample_overlays",
     "save_spec",
     "show",
     "show_text",
     "spec_of",
     "stage_profile",
+    "strongest_heads",
     "top_heads",
     "training_curves",
     "weight_concentration",

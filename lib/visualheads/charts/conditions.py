@@ -26,10 +26,20 @@ def condition_scores(ds: xr.Dataset, model: str | None = None) -> Any:
         y=alt.Y("condition:N", sort=shown, title=None),
         yOffset=alt.YOffset("form:N"),
         color=alt.Color("form:N", title="answer", legend=alt.Legend(orient="top")),
-        tooltip=["condition:N", "form:N", *[alt.Tooltip(f"{b}:Q", format=".1%") for b in ("estimate", "lower", "upper")], "n:Q"],
+        tooltip=[
+            "condition:N",
+            "form:N",
+            *[alt.Tooltip(f"{b}:Q", format=".1%") for b in ("estimate", "lower", "upper")],
+            "n:Q",
+        ],
     )
     bars = base.mark_rule(strokeWidth=2).encode(
-        x=alt.X("lower:Q", title="right answers, with 95 % interval", axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1])),
+        x=alt.X(
+            "lower:Q",
+            title="right answers, with 95 % interval",
+            axis=alt.Axis(format="%"),
+            scale=alt.Scale(domain=[0, 1]),
+        ),
         x2="upper:Q",
     )
     points = base.mark_circle(size=75, opacity=1).encode(x="estimate:Q")
@@ -47,7 +57,9 @@ def condition_maps(ds: xr.Dataset, measure: str = "image_weight", query: str = t
     shown = tables.conditions(ds)
     top = max(value for record in merged.values() for form in forms if (value := record.get(form)) is not None)
     names = [FORMAT_NAMES.get(form, form) for form in forms]
-    choice = alt.param(name="form", value=forms[0], bind=alt.binding_radio(options=forms, labels=names, name="Answers: "))
+    choice = alt.param(
+        name="form", value=forms[0], bind=alt.binding_radio(options=forms, labels=names, name="Answers: ")
+    )
     layers = len({record["layer"] for record in merged.values()})
     heads = len({record["head"] for record in merged.values()})
     charts = []
@@ -66,11 +78,15 @@ def condition_maps(ds: xr.Dataset, measure: str = "image_weight", query: str = t
                     scale=alt.Scale(scheme="viridis", domain=[0, top]),
                     legend=alt.Legend(orient="bottom", title=title_of(measure), gradientLength=300, format=".2~f"),
                 ),
-                tooltip=[alt.Tooltip("name:N", title="head"), alt.Tooltip("value:Q", format=".3f", title=title_of(measure))],
+                tooltip=[
+                    alt.Tooltip("name:N", title="head"),
+                    alt.Tooltip("value:Q", format=".3f", title=title_of(measure)),
+                ],
             )
         )
     grid = alt.vconcat(*[alt.hconcat(*charts[i : i + COLUMNS]) for i in range(0, len(charts), COLUMNS)])
-    words = f"{len(shown)} maps of layers by heads, one per condition ({', '.join(shown)}), coloured by {title_of(measure)}."
+    told = ", ".join(shown)
+    words = f"{len(shown)} maps of layers by heads, one per condition ({told}), coloured by {title_of(measure)}."
     return finished(grid.add_params(choice), words)
 
 
@@ -97,7 +113,8 @@ def condition_agreement(ds: xr.Dataset, measure: str = "image_weight", query: st
     )
     pairs = table[table["condition"] != table["other"]]["value"]
     own = table[table["condition"] == table["other"]]["value"]
-    words = f"Matrix of rank correlations over heads between conditions; on the diagonal {own.min():.2f} to {own.max():.2f}" + (
-        f", elsewhere {pairs.min():.2f} to {pairs.max():.2f}." if len(pairs) else "."
+    words = (
+        f"Matrix of rank correlations over heads between conditions; on the diagonal {own.min():.2f} to {own.max():.2f}"
+        + (f", elsewhere {pairs.min():.2f} to {pairs.max():.2f}." if len(pairs) else ".")
     )
     return finished(alt.layer(cells, numbers), words)

@@ -27,7 +27,9 @@ def title_of(measure: str) -> str:
 
 
 def _stage_colour(**options: Any) -> alt.Color:
-    return alt.Color("stage:N", scale=alt.Scale(domain=list(STAGES), range=list(STAGE_COLOURS)), title="stage", **options)
+    return alt.Color(
+        "stage:N", scale=alt.Scale(domain=list(STAGES), range=list(STAGE_COLOURS)), title="stage", **options
+    )
 
 
 def head_map(
@@ -55,7 +57,10 @@ def head_map(
     data = rows(records)
     best = table.loc[table[measures[0]].idxmax()]
     chosen = alt.selection_point(
-        name="head", fields=["layer", "head"], empty=False, value=[{"layer": int(best.layer), "head": int(best["head"])}]
+        name="head",
+        fields=["layer", "head"],
+        empty=False,
+        value=[{"layer": int(best.layer), "head": int(best["head"])}],
     )
     top = alt.hconcat(*[_matrix(name, table, chosen, i) for i, name in enumerate(measures)]).resolve_scale(
         color="independent"
@@ -67,8 +72,8 @@ def head_map(
     words = (
         f"Map of {table.layer.nunique()} layers by {table['head'].nunique()} heads, coloured by {title_of(measures[0])}"
         + (f" and, beside it, by {title_of(measures[1])}" if len(measures) > 1 else "")
-        + f". The strongest head is {best['name']} with {best[measures[0]]:.2f}. Choosing a head shows its values over samples"
-        + (" and its mean map over the picture." if maps is not None else ".")
+        + f". The strongest head is {best['name']} with {best[measures[0]]:.2f}."
+        + (" A chosen head's values over samples" + (" and mean map" if maps is not None else "") + " stand below.")
     )
     return finished(_clickable(chart, chosen, len(measures)), words)
 
@@ -76,7 +81,9 @@ def head_map(
 def _clickable(chart: Any, chosen: alt.Parameter, maps: int) -> Any:
     """One selection over all maps: adding it to each of them would make Altair warn of duplicates."""
     told = chosen.param.to_dict()
-    chart.params = [alt.TopLevelSelectionParameter.from_dict({**told, "views": [f"map_{index}" for index in range(maps)]})]
+    chart.params = [
+        alt.TopLevelSelectionParameter.from_dict({**told, "views": [f"map_{index}" for index in range(maps)]})
+    ]
     return chart
 
 
@@ -87,17 +94,21 @@ def _matrix(measure: str, table: Any, chosen: alt.Parameter, index: int) -> Any:
         x=alt.X("head:O", title="head", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
         y=alt.Y("layer:O", title=None if index else "layer", axis=alt.Axis(labelOverlap=True)),
     )
-    cells = base.properties(name=f"map_{index}").mark_rect(cursor="pointer").encode(
-        color=alt.Color(
-            f"{measure}:Q",
-            scale=alt.Scale(scheme="viridis", domainMin=0),
-            legend=alt.Legend(orient="top", title=title_of(measure), gradientLength=SIDE - 10, format=".2~f"),
-        ),
-        tooltip=[
-            alt.Tooltip("name:N", title="head"),
-            alt.Tooltip("stage:N"),
-            alt.Tooltip(f"{measure}:Q", title=title_of(measure), format=".3f"),
-        ],
+    cells = (
+        base.properties(name=f"map_{index}")
+        .mark_rect(cursor="pointer")
+        .encode(
+            color=alt.Color(
+                f"{measure}:Q",
+                scale=alt.Scale(scheme="viridis", domainMin=0),
+                legend=alt.Legend(orient="top", title=title_of(measure), gradientLength=SIDE - 10, format=".2~f"),
+            ),
+            tooltip=[
+                alt.Tooltip("name:N", title="head"),
+                alt.Tooltip("stage:N"),
+                alt.Tooltip(f"{measure}:Q", title=title_of(measure), format=".3f"),
+            ],
+        )
     )
     frame = base.transform_filter(chosen).mark_rect(filled=False, stroke=CHOSEN, strokeWidth=2.5)
     return alt.layer(cells, frame).properties(width=SIDE, height=height)
@@ -151,7 +162,11 @@ def _mean_map(data: alt.Data, shape: tuple[int, ...], chosen: alt.Parameter) -> 
                 scale=alt.Scale(scheme="magma", domainMin=0),
                 legend=alt.Legend(orient="right", title=None, gradientLength=120, format=".1~e"),
             ),
-            tooltip=[alt.Tooltip("row:O"), alt.Tooltip("column:O"), alt.Tooltip("map:Q", format=".4f", title="attention")],
+            tooltip=[
+                alt.Tooltip("row:O"),
+                alt.Tooltip("column:O"),
+                alt.Tooltip("map:Q", format=".4f", title="attention"),
+            ],
         )
     )
 
@@ -165,7 +180,12 @@ def weight_concentration(ds: xr.Dataset, query: str = tables.QUERY, model: str |
         alt.Chart(rows(table.to_dict("records")), width=tables_width(), height=320)
         .mark_circle(size=70)
         .encode(
-            x=alt.X("image_weight:Q", title=title_of("image_weight"), scale=alt.Scale(domainMin=0), axis=alt.Axis(tickCount=8)),
+            x=alt.X(
+                "image_weight:Q",
+                title=title_of("image_weight"),
+                scale=alt.Scale(domainMin=0),
+                axis=alt.Axis(tickCount=8),
+            ),
             y=alt.Y("concentration:Q", title=title_of("concentration"), scale=alt.Scale(domainMin=0)),
             color=_stage_colour(legend=alt.Legend(orient="top")),
             opacity=alt.condition(hovered, alt.value(DIM), alt.value(0.1)),
@@ -181,7 +201,8 @@ def weight_concentration(ds: xr.Dataset, query: str = tables.QUERY, model: str |
     strongest = table.loc[table.image_weight.idxmax()]
     words = (
         f"Scatter plot of {len(table)} heads: attention on image tokens against concentration within the image. "
-        f"{strongest['name']} has the largest weight ({strongest.image_weight:.2f}, concentration {strongest.concentration:.2f})."
+        f"{strongest['name']} has the largest weight ({strongest.image_weight:.2f}, concentration "
+        f"{strongest.concentration:.2f})."
     )
     return finished(chart, words)
 
@@ -191,7 +212,9 @@ def tables_width() -> int:
     return 540
 
 
-def top_heads(ds: xr.Dataset, by: str = "image_weight", n: int = 16, query: str | None = None, model: str | None = None) -> Any:
+def top_heads(
+    ds: xr.Dataset, by: str = "image_weight", n: int = 16, query: str | None = None, model: str | None = None
+) -> Any:
     """The n best heads by a ranking, with bootstrap intervals over pictures."""
     table = tables.ranking_table(ds, by, n, query, model)
     base = alt.Chart(rows(table.to_dict("records")), width=tables_width(), height=max(120, 19 * len(table))).encode(
@@ -203,29 +226,40 @@ def top_heads(ds: xr.Dataset, by: str = "image_weight", n: int = 16, query: str 
         *[alt.Tooltip(f"{name}:Q", format=".3f") for name in ("estimate", "lower", "upper")],
     ]
     bars = base.mark_rule(strokeWidth=2).encode(
-        x=alt.X("lower:Q", title=f"{title_of(by)}, mean with 95 % interval", axis=alt.Axis(tickCount=8)), x2="upper:Q", color=_stage_colour(legend=None)
+        x=alt.X("lower:Q", title=f"{title_of(by)}, mean with 95 % interval", axis=alt.Axis(tickCount=8)),
+        x2="upper:Q",
+        color=_stage_colour(legend=None),
     )
     points = base.mark_circle(size=75, opacity=1).encode(
         x="estimate:Q", color=_stage_colour(legend=alt.Legend(orient="top")), tooltip=tips
     )
-    words = f"The {len(table)} best heads by {title_of(by)}, from {table.iloc[0]['name']} ({table.iloc[0].estimate:.2f}) to " + (
-        f"{table.iloc[-1]['name']} ({table.iloc[-1].estimate:.2f}), each with its 95 % interval."
+    words = (
+        f"The {len(table)} best heads by {title_of(by)}, from {table.iloc[0]['name']} ({table.iloc[0].estimate:.2f}) "
+        "to " + (f"{table.iloc[-1]['name']} ({table.iloc[-1].estimate:.2f}), each with its 95 % interval.")
     )
     return finished(alt.layer(bars, points), words)
 
 
-def stage_profile(ds: xr.Dataset, measure: str = "image_weight", query: str = tables.QUERY, model: str | None = None) -> Any:
+def stage_profile(
+    ds: xr.Dataset, measure: str = "image_weight", query: str = tables.QUERY, model: str | None = None
+) -> Any:
     """A measure over depth: every layer's mean head and strongest head, on bands of the stages."""
     table = tables.stage_table(ds, measure, query, model)
     bands = table.groupby("stage", sort=False)["layer"].agg(["min", "max"]).reset_index()
     shaded = (
         alt.Chart(rows({"stage": b.stage, "low": b["min"] - 0.5, "high": b["max"] + 0.5} for _, b in bands.iterrows()))
         .mark_rect(opacity=0.13)
-        .encode(x=alt.X("low:Q", title="layer", scale=alt.Scale(nice=False)), x2="high:Q", color=_stage_colour(legend=alt.Legend(orient="top")))
+        .encode(
+            x=alt.X("low:Q", title="layer", scale=alt.Scale(nice=False)),
+            x2="high:Q",
+            color=_stage_colour(legend=alt.Legend(orient="top")),
+        )
     )
     kinds = {"strongest": "strongest head", "mean": "mean of the heads", "weakest": "weakest head"}
     long = [
-        {"layer": int(r.layer), "value": float(r[k]), "kind": label} for _, r in table.iterrows() for k, label in kinds.items()
+        {"layer": int(r.layer), "value": float(r[k]), "kind": label}
+        for _, r in table.iterrows()
+        for k, label in kinds.items()
     ]
     lines = (
         alt.Chart(rows(long))
@@ -233,26 +267,36 @@ def stage_profile(ds: xr.Dataset, measure: str = "image_weight", query: str = ta
         .encode(
             x=alt.X("layer:Q", axis=alt.Axis(tickMinStep=1, format="d")),
             y=alt.Y("value:Q", title=title_of(measure), scale=alt.Scale(domainMin=0)),
-            strokeDash=alt.StrokeDash("kind:N", title=None, sort=list(kinds.values()), legend=alt.Legend(orient="bottom")),
+            strokeDash=alt.StrokeDash(
+                "kind:N", title=None, sort=list(kinds.values()), legend=alt.Legend(orient="bottom")
+            ),
             tooltip=["layer:Q", "kind:N", alt.Tooltip("value:Q", format=".3f")],
         )
     )
     peak = table.loc[table["mean"].idxmax()]
     words = (
-        f"Line chart over {len(table)} layers of {title_of(measure)}: mean, strongest and weakest head. The mean is highest in "
+        f"Line chart over {len(table)} layers of {title_of(measure)}: mean, strongest and weakest head. The mean is "
+        "highest in "
         f"layer {int(peak.layer)} ({peak['mean']:.2f}), in the {peak.stage} stage."
     )
     return finished(alt.layer(shaded, lines).properties(width=tables_width(), height=280), words)
 
 
 def query_agreement(
-    ds: xr.Dataset, measure: str = "image_weight", queries: tuple[str, str] = ("first_generated", "last_prompt"), model: str | None = None
+    ds: xr.Dataset,
+    measure: str = "image_weight",
+    queries: tuple[str, str] = ("first_generated", "last_prompt"),
+    model: str | None = None,
 ) -> Any:
     """One point per head: the same measure of two attention rows."""
     one, other = (tables.head_table(ds, [measure], query, model) for query in queries)
     both = one.assign(first=one[measure], second=other[measure]).drop(columns=measure)
     top = float(np.nanmax(both[["first", "second"]].values))
-    line = alt.Chart(rows([{"a": 0.0, "b": 0.0}, {"a": top, "b": top}])).mark_line(strokeDash=[4, 4], color="#999").encode(x="a:Q", y="b:Q")
+    line = (
+        alt.Chart(rows([{"a": 0.0, "b": 0.0}, {"a": top, "b": top}]))
+        .mark_line(strokeDash=[4, 4], color="#999")
+        .encode(x="a:Q", y="b:Q")
+    )
     points = (
         alt.Chart(rows(both.to_dict("records")))
         .mark_circle(size=70, opacity=DIM)
@@ -260,8 +304,14 @@ def query_agreement(
             x=alt.X("first:Q", title=f"{title_of(measure)}, {queries[0].replace('_', ' ')}"),
             y=alt.Y("second:Q", title=f"{title_of(measure)}, {queries[1].replace('_', ' ')}"),
             color=_stage_colour(legend=alt.Legend(orient="top")),
-            tooltip=[alt.Tooltip("name:N", title="head"), alt.Tooltip("first:Q", format=".3f"), alt.Tooltip("second:Q", format=".3f")],
+            tooltip=[
+                alt.Tooltip("name:N", title="head"),
+                alt.Tooltip("first:Q", format=".3f"),
+                alt.Tooltip("second:Q", format=".3f"),
+            ],
         )
     )
-    words = f"Scatter plot of {len(both)} heads: {title_of(measure)} of the {queries[0]} row against the {queries[1]} row."
+    words = (
+        f"Scatter plot of {len(both)} heads: {title_of(measure)} of the {queries[0]} row against the {queries[1]} row."
+    )
     return finished(alt.layer(line, points).properties(width=420, height=340), words)

@@ -42,7 +42,9 @@ def show(chart: Any, alt_text: str = "") -> None:
     from IPython.display import display
 
     if not alt_text and not isinstance(chart.description, str):
-        raise ParameterError("show: the chart has no description; give alt_text, the words for those who do not see it.")
+        raise ParameterError(
+            "show: the chart has no description; give alt_text, the words for those who do not see it."
+        )
     spec = spec_of(chart, alt_text)
     png = vlc.vegalite_to_png(spec, vl_version=VEGA_LITE, scale=1.5)
     display({MIME: spec, "image/png": png, "text/plain": spec["description"]}, raw=True)

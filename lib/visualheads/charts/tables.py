@@ -32,7 +32,9 @@ def one_model(ds: xr.Dataset, model: str | None = None) -> xr.Dataset:
         there = weight.any(other).load()
         measured = weight.any([dim for dim in weight.dims if dim != "sample"]).load()
         chosen = chosen.isel(
-            layer=np.flatnonzero(there.any("head")), head=np.flatnonzero(there.any("layer")), sample=np.flatnonzero(measured)
+            layer=np.flatnonzero(there.any("head")),
+            head=np.flatnonzero(there.any("layer")),
+            sample=np.flatnonzero(measured),
         )
     return chosen
 
@@ -114,7 +116,9 @@ def ranking_table(
     """The n best heads by a ranking: layer, head, name, stage, estimate, lower, upper (95 %, over pictures)."""
     chosen = one_model(ds, model)
     scores = rank(chosen, by, interval=True, query=query, seed=seed).isel(model=0)
-    stages = dict(zip(chosen["layer"].values.tolist(), chosen["depth_stage"].values.reshape(-1).astype(str), strict=True))
+    stages = dict(
+        zip(chosen["layer"].values.tolist(), chosen["depth_stage"].values.reshape(-1).astype(str), strict=True)
+    )
     table = scores.transpose("layer", "head", "bound").stack(place=("layer", "head"))
     frame = pd.DataFrame(
         {
@@ -129,7 +133,9 @@ def ranking_table(
     return best.head(n).reset_index(drop=True)
 
 
-def accuracy_table(ds: xr.Dataset, model: str | None = None, by: Sequence[str] = ("condition", "format")) -> pd.DataFrame:
+def accuracy_table(
+    ds: xr.Dataset, model: str | None = None, by: Sequence[str] = ("condition", "format")
+) -> pd.DataFrame:
     """Share of right answers per group of samples, with a 95 % interval over pictures, and n."""
     seen = one_model(ds, model)
     keys = pd.DataFrame({name: np.atleast_1d(seen[name].values).astype(str) for name in (*by, "control")})
@@ -172,22 +178,28 @@ def where(ds: xr.Dataset, **labels: str) -> xr.Dataset:
     return ds.isel(sample=np.flatnonzero(chosen))
 
 
-def condition_patterns(ds: xr.Dataset, measure: str = "image_weight", query: str = QUERY, format: str | None = None) -> pd.DataFrame:
+def condition_patterns(
+    ds: xr.Dataset, measure: str = "image_weight", query: str = QUERY, format: str | None = None
+) -> pd.DataFrame:
     """One row per head and condition: layer, head, name, condition, value (mean over that condition's samples)."""
     parts = []
     for condition in conditions(ds):
         chosen = where(ds, condition=condition) if format is None else where(ds, condition=condition, format=format)
         if chosen.sizes["sample"]:
-            parts.append(head_table(chosen, [measure], query).rename(columns={measure: "value"}).assign(condition=condition))
+            parts.append(
+                head_table(chosen, [measure], query).rename(columns={measure: "value"}).assign(condition=condition)
+            )
     return pd.concat(parts, ignore_index=True)
 
 
-def pattern_agreement(ds: xr.Dataset, measure: str = "image_weight", query: str = QUERY, splits: int = 20) -> pd.DataFrame:
+def pattern_agreement(
+    ds: xr.Dataset, measure: str = "image_weight", query: str = QUERY, splits: int = 20
+) -> pd.DataFrame:
     """Spearman correlation over heads between the patterns of every two conditions: condition, other, value, within.
 
-    value compares the mean patterns of two random halves of the pictures, one half per condition, averaged over `splits`
-    (so that the diagonal is the split-half reliability, and no pair shares its noise); within does so after removing
-    each layer's mean.
+    value compares the mean patterns of two random halves of the pictures, one half per condition, averaged over
+    `splits` (so that the diagonal is the split-half reliability, and no pair shares its noise); within does so after
+    removing each layer's mean.
     """
     seen = view(ds, query)
     names = conditions(seen)
@@ -234,9 +246,13 @@ def _layer_means(pattern: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(there, pattern, 0).sum(axis=-1, keepdims=True) / np.where(count, count, np.nan)
 
 
-def stage_table(ds: xr.Dataset, measure: str = "image_weight", query: str = QUERY, model: str | None = None) -> pd.DataFrame:
+def stage_table(
+    ds: xr.Dataset, measure: str = "image_weight", query: str = QUERY, model: str | None = None
+) -> pd.DataFrame:
     """One row per layer: stage, and mean, strongest and weakest head by the mean of a measure."""
     table = head_table(ds, [measure], query, model)
     return (
-        table.groupby(["layer", "stage"], sort=False)[measure].agg(mean="mean", strongest="max", weakest="min").reset_index()
+        table.groupby(["layer", "stage"], sort=False)[measure]
+        .agg(mean="mean", strongest="max", weakest="min")
+        .reset_index()
     )

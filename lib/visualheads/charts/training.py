@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import altair as alt
@@ -37,11 +37,15 @@ def training_curves(stages: Mapping[str, Mapping[str, Any]]) -> Any:
         of_stage = table["stage"] == stage
         parts = [
             _curves(table[of_stage & chosen], stage if first else "", words, domain)
-            for first, chosen, words, domain in ((True, is_loss, "loss", None), (False, ~is_loss, "share right", [0, 1]))
+            for first, chosen, words, domain in (
+                (True, is_loss, "loss", None),
+                (False, ~is_loss, "share right", [0, 1]),
+            )
             if (of_stage & chosen).any()
         ]
         lines.append(alt.hconcat(*parts).resolve_scale(color="independent"))
-    words = f"Training curves of {len(lines)} stages ({', '.join(dict.fromkeys(table['stage']))}): loss and measured shares over steps."
+    names = ", ".join(dict.fromkeys(table["stage"]))
+    words = f"Training curves of {len(lines)} stages ({names}): loss and measured shares over steps."
     return finished(alt.vconcat(*lines).resolve_scale(color="independent"), words)
 
 
@@ -78,31 +82,16 @@ def moment_lines(ds: xr.Dataset, measure: str = "image_weight", query: str = tab
         tooltip=[alt.Tooltip("name:N", title="head"), "moment:N", alt.Tooltip("value:Q", format=".3f")],
     )
     slim = table[["name", "moment", "value"]]
-    others = base.properties(data=rows(slim[~slim["name"].isin(last)].to_dict("records"))).mark_line(color="#999", opacity=0.35)
+    others = base.properties(data=rows(slim[~slim["name"].isin(last)].to_dict("records"))).mark_line(
+        color="#999", opacity=0.35
+    )
     named = (
         base.properties(data=rows(slim[slim["name"].isin(last)].to_dict("records")))
         .mark_line(point=True, strokeWidth=2.2)
         .encode(color=alt.Color("name:N", sort=last, title="head", legend=alt.Legend(orient="right")))
     )
-    words = f"{title_of(measure)} of every head through {len(order)} moments of training; at the end the strongest are {', '.join(last)}."
+    words = (
+        f"{title_of(measure)} of every head through {len(order)} moments of training; "
+        f"at the end the strongest are {', '.join(last)}."
+    )
     return finished(alt.layer(others, named).properties(width=tables_width() - 70, height=300), words)
-
-
-def cost_bars(records: Sequence[Mapping[str, Any]]) -> Any:
-    """Time and extra memory of ways to get attention, per prompt length: method, tokens, seconds, memory (MB)."""
-    order = list(dict.fromkeys(str(r["method"]) for r in records))
-    data = rows(records)
-    charts = [
-        alt.Chart(data, width=210, height=alt.Step(14))
-        .mark_bar()
-        .encode(
-            y=alt.Y("tokens:O", title="tokens in the prompt" if first else None),
-            yOffset=alt.YOffset("method:N", sort=order),
-            x=alt.X(f"{field}:Q", title=words),
-            color=alt.Color("method:N", sort=order, title=None, legend=alt.Legend(orient="top", columns=1)),
-            tooltip=["method:N", "tokens:O", alt.Tooltip("seconds:Q", format=".2f"), alt.Tooltip("memory:Q", format=".0f", title="MB")],
-        )
-        for first, field, words in ((True, "seconds", "processor seconds"), (False, "memory", "memory above the loaded model, MB"))
-    ]
-    told = "; ".join(f"{r['method']} at {r['tokens']} tokens: {r['seconds']:.2f} s, {r['memory']:.0f} MB" for r in records)
-    return finished(alt.hconcat(*charts), f"Cost of ways to read attention. {told}.")

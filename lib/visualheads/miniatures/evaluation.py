@@ -62,8 +62,9 @@ def question_only(samples: Sequence[Sample], known: Sequence[Sample]) -> list[bo
     return [guess(sample) == sample.answer for sample in samples]
 
 
-def evaluate(folder: Path, model: PreTrainedModel | None = None) -> dict[str, Any]:
-    """Scores of the checkpoint in `folder`: all conditions × formats, with the picture, with a white one, without eyes.
+def evaluate(folder: Path, n: int | None = None) -> dict[str, Any]:
+    """Scores of the checkpoint in `folder`: all conditions × formats, with the picture, with a white one, without eyes;
+    `n` questions per condition (all of them by default).
 
     Returns {"scores": {"condition/format": {"seen": …, "blind": …, "question_only": …}}, "pooled": {…}}.
     """
@@ -71,17 +72,16 @@ def evaluate(folder: Path, model: PreTrainedModel | None = None) -> dict[str, An
 
     from visualheads.tasks import task
 
-    model = model or AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
-    model.eval()
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(folder)
     benchmark = task("looktwice")
     scores: dict[str, Any] = {}
     pooled: dict[str, list[bool]] = {"seen": [], "blind": [], "question_only": []}
     for condition in benchmark.conditions:
-        free = benchmark.samples(condition=condition, format="free")
+        free = benchmark.samples(condition=condition, format="free", n=n)
         for form in FORMATS:
-            samples = free if form == "free" else benchmark.samples(condition=condition, format=form)
-            white = benchmark.samples(condition=condition, format=form, control="white")
+            samples = free if form == "free" else benchmark.samples(condition=condition, format=form, n=n)
+            white = benchmark.samples(condition=condition, format=form, control="white", n=n)
             right = {
                 "seen": _right(answers(model, processor, samples), samples),
                 "blind": _right(answers(model, processor, white), white),

@@ -9,7 +9,8 @@ from typing import Any
 
 import xarray as xr
 
-from visualheads import catalog, models, packing, schema, tracing
+from visualheads import models, packing, schema, tracing
+from visualheads.catalog import cards
 from visualheads.errors import CheckpointError
 from visualheads.miniatures.architectures import build_processor
 from visualheads.miniatures.train import load_moment, moment_files
@@ -53,7 +54,7 @@ def trace_moments(name: str, folder: Path, work: Path, n: int = SAMPLES) -> Path
     """
     benchmark = task("looktwice")
     samples = [s for condition in CONDITIONS for s in benchmark.samples(condition=condition, format="free", n=n)]
-    processor, card = build_processor(name), catalog.cards().get(name)
+    processor, card = build_processor(name), cards().get(name)
     traced = []
     for stage, step, module in moments(name, work, folder):
         model = models.wrap(module, processor, name=f"{name}@{stage}-{max(step, 0)}", card=card)

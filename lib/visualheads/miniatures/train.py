@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +48,13 @@ def train(
     check_plan(plan, work)
     tower, tower_progress = training.train_tower(plan, work, recipe.seed, device, report)
     seed = text_shape(recipe.text).seed
-    text, text_progress = training.train_text(recipe.text, plan, work, seed, device, report)
+    text, text_stages = training.train_text(recipe.text, plan, work, seed, device, report)
     save_text(recipe.text, text, target / recipe.text)
     model, stages = training.tune(name, text, tower, plan, work, device, report)
     folder = target / name
     save_checkpoint(name, model, folder)
-    progress = {"tower": tower_progress, recipe.text: text_progress, **stages}
-    schedules = {"tower": plan.tower, recipe.text: plan.text, "alignment": plan.alignment, "tuning": plan.tuning}
+    progress = {"tower": tower_progress, **text_stages, **stages}
+    schedules = dict(zip(progress, (getattr(plan, part.name) for part in fields(plan)), strict=True))
     record = {
         "model": name,
         "text_model": recipe.text,

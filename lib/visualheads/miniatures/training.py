@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +21,21 @@ from visualheads.miniatures.architectures import (
     text_shape,
 )
 from visualheads.miniatures.fitting import Progress, Schedule
-from visualheads.miniatures.world import CLASSES, PLURAL
+from visualheads.miniatures.world import CLASSES
 
 Report = Callable[[str, int, int, dict[str, Any]], None]
 MOST_FILLERS = 55  # with nine objects, as many list places as a picture has image tokens
 CAPTION_SHARE = 0.25  # of the batches; a batch holds one kind, because captions are shorter
-FULL_LENGTH_AFTER = 0.5  # a first pass lengthens the lists at this pace, in shares of text training
-PLURALS_FROM = 0.45  # then plurals start anew from their singulars, and the lists lengthen once more
-FULL_LENGTH_AGAIN = 0.75
+FEWEST_FILLERS = 2
+FULL_LENGTH_FROM = 0.6  # the share of text training after which lists have their full length
+ALL_KINDS_FROM = 0.4  # … and after which all kinds of questions are asked
 TOWER_WEIGHTS = (0.2, 0.3)  # loss weight of background and of an object's other patches; classes weigh 1
 
 
 TOWER = Schedule(steps=4000, batch=32, rate=1e-3, report_every=250)
-TEXT = Schedule(steps=2000, batch=64, rate=2e-3)
+TEXT = Schedule(steps=2000, batch=64, rate=2e-3, report_every=100)
 ALIGNMENT = Schedule(steps=400, batch=32, rate=3e-3, warm_up=50, report_every=100, moments=(0,))
-TUNING = Schedule(steps=3200, batch=32, rate=1.2e-3, warm_up=50, moments=(0, 50, 150, 400, 1000, 2000))
+TUNING = Schedule(steps=2400, batch=32, rate=1.2e-3, warm_up=50, moments=(0, 50, 150, 400, 800, 1500))
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Plan:
         def short(schedule: Schedule) -> Schedule:
             return replace(schedule, steps=4, batch=4, warm_up=2, report_every=2, moments=schedule.moments and (0,))
 
-        return Plan(short(self.tower), short(self.text), short(self.alignment), short(self.tuning))
+        return Plan(*(short(getattr(self, stage.name)) for stage in fields(self)))
 
 
 def train_tower(plan: Plan, folder: Path, seed: int, device: str, report: Report | None = None):
@@ -91,54 +90,37 @@ def train_tower(plan: Plan, folder: Path, seed: int, device: str, report: Report
 
 
 def train_text(name: str, plan: Plan, folder: Path, seed: int, device: str, report: Report | None = None):
-    """A text-only language model that lists and counts objects told in words, among more and more filler words."""
+    """A text-only language model that lists and counts objects told in words, among more and more filler words.
+
+    First it is asked about classes and pointed-at objects only, later about supercategories and with letters too.
+    """
     torch.manual_seed(seed)
     model = build_text(text_shape(name)).to(device)
-
-    def pairs(rng: random.Random, fillers: int, size: int) -> list[batches.Pair]:
-        task = "caption" if rng.random() < CAPTION_SHARE else "questions"
-        return [batches.text_pair(rng, fillers, task, questions=5) for _ in range(size)]
+    reached = {"fillers": FEWEST_FILLERS}
 
     def loss_of(step: int):
-        if step == int(PLURALS_FROM * plan.text.steps):
-            plurals_like_singulars(model)
+        done = step / plan.text.steps
+        reached["fillers"] = int(min(MOST_FILLERS, FEWEST_FILLERS + MOST_FILLERS * done / FULL_LENGTH_FROM))
+        kinds = turns.CLASS_KINDS if done < ALL_KINDS_FROM else turns.KINDS
         rng = batches.generator(seed, name, step)
-        ids, labels = batches.pad(pairs(rng, fillers_at(step / plan.text.steps), plan.text.batch))
+        task = "caption" if rng.random() < CAPTION_SHARE else "questions"
+        pairs = [batches.text_pair(rng, reached["fillers"], task, 5, kinds) for _ in range(plan.text.batch)]
+        ids, labels = batches.pad(pairs)
         return model(input_ids=ids.to(device), labels=labels.to(device)).loss
 
     def measure() -> dict[str, float]:
-        return text_accuracy(model, seed, device)
+        return text_accuracy(model, seed, device, reached["fillers"])
 
     progress = fitting.fit(name, model, [model], loss_of, plan.text, folder, measure, report)
-    return model, progress
+    return model, {name: progress}
 
 
-def fillers_at(done: float) -> int:
-    """The curriculum: most filler words of a list after the share `done` of text training.
-
-    Looking a named object up is learned in the first pass; counting plurals is not. In the second pass it is.
-    """
-    if done < PLURALS_FROM:
-        return int(min(MOST_FILLERS, 4 + MOST_FILLERS * done / FULL_LENGTH_AFTER))
-    again = (done - PLURALS_FROM) / (FULL_LENGTH_AGAIN - PLURALS_FROM)
-    return int(min(MOST_FILLERS, 6 + MOST_FILLERS * again))
-
-
-@torch.no_grad()
-def plurals_like_singulars(model: nn.Module) -> None:
-    """Give every plural its singular's embedding, as word pieces would: “cars” then finds “car” in a list."""
-    ids = words.vocabulary()
-    weight = model.get_input_embeddings().weight
-    for name, plural in PLURAL.items():
-        weight[ids[plural]] = weight[ids[name]]
-
-
-def text_accuracy(model: nn.Module, seed: int, device: str, lists: int = 256) -> dict[str, float]:
-    """Share of right answers on fresh full-length lists, by kind of question."""
+def text_accuracy(model: nn.Module, seed: int, device: str, fillers: int, lists: int = 256) -> dict[str, float]:
+    """Share of right answers on fresh lists with at most `fillers` filler words, by kind of question."""
     rng = batches.generator(seed, "text-test", 0)
     records, pairs, kinds, answers = [], [], [], []
     for _ in range(lists):
-        listed, listing = turns.text_list(rng, MOST_FILLERS)
+        listed, listing = turns.text_list(rng, fillers)
         kind, question, answer = turns.ask(rng, listing)
         if listing.marked:
             question += " " + words.RECTANGLE_HINT

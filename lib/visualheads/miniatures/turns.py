@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from visualheads.miniatures import words
@@ -12,7 +12,11 @@ from visualheads.miniatures.world import CATEGORY, CLASSES, PLURAL, SUPERCATEGOR
 IGNORED = -100  # transformers' label of an unsupervised token
 HIGHEST_CHOICE = 7  # distractors are drawn from 1 … 7, as in the multiple-choice condition of the task
 # How often a kind of question is asked: (with a marked object, without)
-KINDS = {"general": (0.35, 0.0), "object": (0.3, 0.45), "super": (0.25, 0.4), "exists": (0.1, 0.15)}
+Kinds = Mapping[str, tuple[float, float]]
+KINDS: Kinds = {"general": (0.35, 0.0), "object": (0.3, 0.45), "super": (0.25, 0.4), "exists": (0.1, 0.15)}
+# Asked for supercategories from the start, a network counts those whatever it is asked, and stays there.
+CLASS_KINDS: Kinds = {"general": (0.35, 0.0), "object": (0.5, 0.75), "super": (0.0, 0.0), "exists": (0.15, 0.25)}
+LETTERS_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -26,10 +30,10 @@ class Listing:
         return sum(name in (item, CATEGORY[item]) for item in self.items)
 
 
-def ask(rng: random.Random, listing: Listing) -> tuple[str, str, str]:
+def ask(rng: random.Random, listing: Listing, kinds: Kinds = KINDS) -> tuple[str, str, str]:
     """One question: (kind, text, answer). Absent classes and supercategories are asked for now and then."""
-    weights = [pair[0 if listing.marked else 1] for pair in KINDS.values()]
-    kind = rng.choices(list(KINDS), weights)[0]
+    weights = [pair[0 if listing.marked else 1] for pair in kinds.values()]
+    kind = rng.choices(list(kinds), weights)[0]
     present = sorted(set(listing.items))
     if kind == "general":
         assert listing.marked is not None
@@ -56,13 +60,13 @@ def with_letters(rng: random.Random, answer: str) -> tuple[str, str] | None:
     return lines, "ABCD"[options.index(int(answer))]
 
 
-def turn(rng: random.Random, listing: Listing, first: bool) -> tuple[list[int], list[int]]:
+def turn(rng: random.Random, listing: Listing, first: bool, kinds: Kinds = KINDS) -> tuple[list[int], list[int]]:
     """Token ids and labels of one exchange; the first of a dialogue usually carries the format instruction."""
-    kind, question, answer = ask(rng, listing)
+    kind, question, answer = ask(rng, listing, kinds)
     often = 0.75 if first else 0.15
     if listing.marked and rng.random() < often:
         question += " " + words.RECTANGLE_HINT
-    letters = with_letters(rng, answer) if rng.random() < 0.2 else None
+    letters = with_letters(rng, answer) if kinds is not CLASS_KINDS and rng.random() < LETTERS_SHARE else None
     if letters:
         question, answer = f"{question}\n{letters[0]}\n{words.LETTERS_HINT}", letters[1]
     elif rng.random() < often:
@@ -77,12 +81,12 @@ def exchange(question: str, answer: str, first: bool) -> tuple[list[int], list[i
     return asked + told, [IGNORED] * len(asked) + told
 
 
-def dialogue(rng: random.Random, listing: Listing, turns: int) -> tuple[list[int], list[int]]:
+def dialogue(rng: random.Random, listing: Listing, turns: int, kinds: Kinds = KINDS) -> tuple[list[int], list[int]]:
     """Several turns about one list."""
     ids: list[int] = []
     labels: list[int] = []
     for number in range(turns):
-        more_ids, more_labels = turn(rng, listing, first=number == 0)
+        more_ids, more_labels = turn(rng, listing, number == 0, kinds)
         ids, labels = ids + more_ids, labels + more_labels
     return ids, labels
 

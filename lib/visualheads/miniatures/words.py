@@ -1,4 +1,4 @@
-"""The miniatures' language: plain English over a closed, word-level vocabulary, and the questions asked in it."""
+"""The miniatures' language: plain English over a closed vocabulary of words and plural endings, and its tokenizer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING
 
-from visualheads.miniatures.world import CLASSES, COLOURS, PLURAL, SUPERCATEGORIES
+from visualheads.miniatures.world import CLASSES, COLOURS, SUPERCATEGORIES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -15,6 +15,7 @@ PAD, BOS, EOS, UNK, IMAGE = "<pad>", "<s>", "</s>", "<unk>", "<image>"
 USER, ASSISTANT = "USER:", "ASSISTANT:"
 SPECIAL = (PAD, BOS, EOS, UNK, IMAGE)
 WORD = r"USER:|ASSISTANT:|[A-Za-z]+(?:'s)?|[0-9]+|[^\sA-Za-z0-9]"
+PLURAL_ENDINGS = ("##s", "##es")  # “cars” is two pieces, “car” and “##s”: plurals share their singular's embedding
 FILLER = "."  # what stands between the objects of a text list, as empty ground does between those of a picture
 MARK = "rectangle"  # stands before the object that a text list points at
 
@@ -58,7 +59,7 @@ def vocabulary() -> dict[str, int]:
         *"ABCDEF",
         *SUPERCATEGORIES,
         *CLASSES,
-        *PLURAL.values(),
+        *PLURAL_ENDINGS,
         *COLOURS,
         *split(_SENTENCES),
         *".,;:?!()'-",
@@ -69,7 +70,17 @@ def vocabulary() -> dict[str, int]:
 def encode(text: str) -> list[int]:
     """Ids of a text without special tokens; raises KeyError for a word outside the vocabulary."""
     ids = vocabulary()
-    return [ids[word] for word in split(text)]
+    pieces = [piece for word in split(text) for piece in ([word] if word in ids else _pieces(word))]
+    return [ids[piece] for piece in pieces]
+
+
+def _pieces(word: str) -> list[str]:
+    """A plural as its longest known stem and its ending, as WordPiece separates them."""
+    for ending in ("s", "es"):
+        stem = word.removesuffix(ending)
+        if stem != word and stem in vocabulary():
+            return [stem, f"##{ending}"]
+    return [word]
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -78,7 +89,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     from transformers import PreTrainedTokenizerFast
 
     ids = vocabulary()
-    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNK))
+    tokenizer = Tokenizer(models.WordPiece(ids, unk_token=UNK))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(r"\s+"), "removed"), pre_tokenizers.Split(Regex(WORD), "isolated")]
     )

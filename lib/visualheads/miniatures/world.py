@@ -23,8 +23,8 @@ Box = tuple[int, int, int, int]
 # supercategory → {class: (plural, glyph)}
 WORLD: dict[str, dict[str, tuple[str, str]]] = {
     "beings": {
-        "person": ("people", "person"),
-        "baby": ("babies", "baby"),
+        "person": ("persons", "person"),
+        "infant": ("infants", "baby"),
         "swimmer": ("swimmers", "person-swimming"),
         "skier": ("skiers", "person-skiing"),
         "nurse": ("nurses", "user-nurse"),
@@ -33,7 +33,7 @@ WORLD: dict[str, dict[str, tuple[str, str]]] = {
     "animals": {
         "dog": ("dogs", "dog"),
         "cat": ("cats", "cat"),
-        "fish": ("fish", "fish"),
+        "fish": ("fishes", "fish"),
         "horse": ("horses", "horse"),
         "frog": ("frogs", "frog"),
         "dove": ("doves", "dove"),

@@ -1,9 +1,9 @@
 """Sphinx extension: interactive Vega-Lite charts that need no network.
 
-A page holds each chart as an image with the chart's specification beside it as inert JSON. One bundle of Vega, shared by all
-pages, comes out of vl-convert (so it is the version Altair validated against); a small loader replaces the images by live charts,
-redraws them when the page turns dark or narrow, and leaves the images where scripts are off. MathJax is served from the book
-as well.
+A page holds each chart as an image with the chart's specification beside it as inert JSON. One bundle of Vega, shared
+by all pages, comes out of vl-convert (so it is the version Altair validated against); a small loader replaces the
+images by live charts, redraws them when the page turns dark or narrow, and leaves the images where scripts are off.
+MathJax is served from the book as well.
 
     extensions = ["visualheads.offline_vega"]        # Sphinx configuration
     [project.entry-points."myst_nb.mime_renderers"]  # pyproject.toml, for the outputs of notebooks
@@ -28,7 +28,9 @@ LATE = 900
 """Priority after the extensions that add scripts."""
 
 
-def add_scripts(app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+def add_scripts(
+    app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
     """Load the bundle (0.9 MB) only on pages with a chart."""
     del pagename, template, context
     if doctree is None:

@@ -39,7 +39,9 @@ def spec_nodes(spec: dict[str, Any], alt_text: str, image_uri: str) -> list[node
 def png_of(spec: dict[str, Any]) -> tuple[str, bytes]:
     """File name (a hash of the specification) and image of a chart."""
     blob = json.dumps(spec, sort_keys=True).encode()
-    return f"{hashlib.sha256(blob).hexdigest()[:24]}.png", vlc.vegalite_to_png(spec, vl_version=VEGA_LITE, scale=IMAGE_SCALE)
+    return f"{hashlib.sha256(blob).hexdigest()[:24]}.png", vlc.vegalite_to_png(
+        spec, vl_version=VEGA_LITE, scale=IMAGE_SCALE
+    )
 
 
 class VegaLiteMime:

@@ -1,0 +1,53 @@
+"""Write constraints.txt: the exact versions, in this environment, of everything that pyproject.toml asks for in the end.
+
+make constraints
+"""
+
+from __future__ import annotations
+
+import tomllib
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parents[1]
+HEADER = """\
+# The exact versions everything was tested with (Linux, Python 3.11). Written by `make constraints`; do not edit.
+"""
+
+
+def closure(requirements: list[Requirement]) -> dict[str, str]:
+    """Name → installed version of the requirements and of all that they require here, extras included."""
+    versions: dict[str, str] = {}
+    seen: set[tuple[str, str]] = set()
+    queue = [(requirement, "") for requirement in requirements]
+    while queue:
+        requirement, extra = queue.pop()
+        if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        name = canonicalize_name(requirement.name)
+        try:
+            found = distribution(name)
+        except PackageNotFoundError:
+            raise SystemExit(f"{requirement} is not installed here; run `make check` once, then this again.") from None
+        versions[name] = Version(found.version).public  # torch's +cpu is not for everybody
+        for asked in ("", *requirement.extras):
+            if (name, asked) not in seen:
+                seen.add((name, asked))
+                queue += [(Requirement(text), asked) for text in found.requires or ()]
+    return versions
+
+
+def main() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    versions = closure([Requirement(f"{project['name']}[{','.join(project['optional-dependencies'])}]")])
+    versions.pop(canonicalize_name(project["name"]))
+    lines = [f"{name}=={version}" for name, version in sorted(versions.items())]
+    (ROOT / "constraints.txt").write_text(HEADER + "\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The commands, and how a run of one of them ends."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from visualheads import __version__
+from visualheads.cli import book, information, results, training
+from visualheads.cli.console import BAD_INPUT, FAILED, INTERRUPTED, err, out
+from visualheads.errors import DiskFullError, KernelError, VisualHeadsError
+
+LOG = logging.getLogger("visualheads")
+
+app = typer.Typer(
+    name="visualheads",
+    help="Which attention heads look at the picture? Trace, rank and explore them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(information.models)
+app.command()(information.doctor)
+app.command()(results.trace)
+app.command()(results.rank)
+app.command()(results.export)
+app.command()(book.page)
+app.command("model", hidden=True)(book.page)
+app.command("book")(book.build)
+app.command()(training.train)
+app.command()(training.scenes)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"visualheads {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _shared(
+    debug: Annotated[bool, typer.Option("--debug", help="Log more, and show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+    del version
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    LOG.setLevel(logging.DEBUG if debug else logging.WARNING)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; always ends in SystemExit with one of the exit codes."""
+    try:
+        app(args=None if argv is None else list(argv), prog_name="visualheads")
+    except VisualHeadsError as error:
+        if LOG.isEnabledFor(logging.DEBUG):
+            raise
+        err.print("[bold red]Error:[/]", end=" ")
+        err.print(str(error), style="red", markup=False, highlight=False)
+        sys.exit(FAILED if isinstance(error, DiskFullError | KernelError) else BAD_INPUT)
+    except KeyboardInterrupt:
+        err.print("Interrupted; what was finished is kept, the same command goes on from there.")
+        sys.exit(INTERRUPTED)

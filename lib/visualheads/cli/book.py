@@ -1,0 +1,76 @@
+"""`visualheads page` and `visualheads book`: notebooks run, pages rendered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from visualheads.cli.console import out
+from visualheads.errors import ParameterError, got
+
+
+def page(
+    model: Annotated[str, typer.Argument(help="Catalogue name, folder or hub id.")],
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="A parameter of notebooks/model.ipynb."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run the notebook even where nothing changed.")] = False,
+) -> None:
+    """Run the model notebook for one model; `visualheads book` then puts its page into the book."""
+    from visualheads.pages import run_model_page
+
+    written = run_model_page(project_root(), model, parameters(parameter or []), force=force)
+    out.print(str(written), highlight=False)
+
+
+def build(
+    full: Annotated[
+        bool, typer.Option("--full", help="More samples and all intervals: hours rather than minutes.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Run every notebook even where nothing changed.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Notebooks run side by side. [default: the cores]", show_default=False)
+    ] = None,
+) -> None:
+    """Trace the miniatures, run the notebooks, render the book, and print the path of its first page."""
+    from visualheads.pages import build_book
+
+    index = build_book(
+        project_root(), full=full, force=force, workers=workers, report=lambda line: out.print(line, highlight=False)
+    )
+    out.print("[bold green]The book:[/]", end=" ")
+    out.print(str(index), markup=False, highlight=False)
+
+
+def parameters(given: list[str]) -> dict[str, Any]:
+    """`["n=64", "dtype=float32"]` as a dict; values are read as YAML. Raises ParameterError for another form."""
+    read: dict[str, Any] = {}
+    for text in given:
+        name, sign, value = text.partition("=")
+        if not sign or not name.isidentifier():
+            raise ParameterError(got("parameter", text, "NAME=VALUE, such as n=64"))
+        if name in read:
+            raise ParameterError(f"parameter {name!r} was given twice: {read[name]!r} and {value!r}; give it once.")
+        try:
+            read[name] = yaml.safe_load(value) if value else ""
+        except yaml.YAMLError as error:
+            raise ParameterError(f"parameter {name!r}: {value!r} cannot be read: {error}") from error
+    return read
+
+
+def project_root() -> Path:
+    """The checkout: the current folder or one above it that holds notebooks and _config.yml, else the package's own.
+
+    Raises ParameterError outside any checkout: the book's sources are not part of an installed package.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents, Path(__file__).resolve().parents[3]):
+        if (folder / "_config.yml").is_file() and (folder / "notebooks").is_dir():
+            return folder
+    raise ParameterError(
+        f"{here} is not inside a checkout of the project (_config.yml and notebooks/); clone it, and run this there."
+    )

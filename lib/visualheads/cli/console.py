@@ -1,0 +1,31 @@
+"""Where the command line prints, and with which exit codes it ends."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+SHOWN_SKIPPED = 20
+
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True)
+
+
+@contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """Print warnings as single lines without the place in the code they come from."""
+    shown = warnings.showwarning
+
+    def note(message: Warning | str, *_rest: object, **_more: object) -> None:
+        err.print("[yellow]Note:[/]", end=" ")
+        err.print(str(message), markup=False, highlight=False)
+
+    warnings.showwarning = note
+    try:
+        yield
+    finally:
+        warnings.showwarning = shown

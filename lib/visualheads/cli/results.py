@@ -1,0 +1,193 @@
+"""`visualheads trace`, `rank` and `export`: from samples to a store, from a store to a list of heads."""
+
+from __future__ import annotations
+
+from contextlib import closing, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from visualheads.cli.console import SHOWN_SKIPPED, err, out, warnings_as_notes
+from visualheads.errors import ParameterError, StoreError, got
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from visualheads.jobs import TraceJob
+
+Store = Annotated[Path, typer.Argument(help="A store (….zarr), or a folder of results.")]
+Model = Annotated[str | None, typer.Option(help="Which model, where the results hold several.", show_default=False)]
+By = Annotated[str, typer.Option(help="detection, image_weight, region_weight, concentration, gaze, … (see vh.rank).")]
+Query = Annotated[str | None, typer.Option(help="first_generated or last_prompt.", show_default=False)]
+
+
+def trace(
+    model: Annotated[str, typer.Argument(help="Catalogue name, folder or hub id.")],
+    task: Annotated[str, typer.Option(help="Benchmark.")] = "looktwice",
+    data: Annotated[
+        str | None,
+        typer.Option(help="Folder with the official files. [default: the shipped scenes]", show_default=False),
+    ] = None,
+    condition: Annotated[
+        list[str] | None, typer.Option(help="May be repeated. [default: all]", show_default=False)
+    ] = None,
+    form: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format", help="free or letters; may be repeated. [default: the task's first]", show_default=False
+        ),
+    ] = None,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(help="none, white, shuffled or swapped; may be repeated. [default: none]", show_default=False),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="[default: the task's first]", show_default=False)] = None,
+    n: Annotated[
+        int | None, typer.Option("--n", "-n", help="Questions per condition. [default: all]", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Decides the draw of questions and distractors.")] = 0,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="cpu, cuda, cuda:1, auto (spread the layers). [default: a GPU if there is one]", show_default=False
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="float32, bfloat16, float16. [default: the checkpoint's, float32 on CPUs]", show_default=False
+        ),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Of a hub id.", show_default=False)] = None,
+    batch_tokens: Annotated[
+        int | None, typer.Option(help="Tokens run together. [default: 4096 on CPUs, 16384 on GPUs]", show_default=False)
+    ] = None,
+    folder: Annotated[Path, typer.Option("--out", help="The store is <out>/<model>/<task>.zarr.")] = Path(
+        "data/results"
+    ),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Set a store that is there aside and start anew.")] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out malformed records and pictures, and list them.")
+    ] = False,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler whose workers do the shards.", show_default=False)
+    ] = None,
+    cluster: Annotated[
+        Path | None, typer.Option(help="YAML file of a cluster of batch jobs (dask-jobqueue).", show_default=False)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and how much of it.")] = False,
+) -> None:
+    """Measure every head on every sample, into a store. Repeating the command does only what is missing."""
+    if scheduler and cluster:
+        raise ParameterError("trace: got both --scheduler and --cluster; give the one whose workers are meant.")
+    from visualheads import jobs
+
+    job = jobs.TraceJob(
+        model,
+        task,
+        data=None if data is None else str(Path(data).expanduser().resolve()),
+        conditions=tuple(condition or ()),
+        formats=tuple(form or ()),
+        controls=tuple("" if name == "none" else name for name in control or ("none",)),
+        split=split,
+        n=n,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+        revision=revision,
+        batch_tokens=batch_tokens,
+        skip_bad=skip_bad,
+        results=str(folder.expanduser().resolve()),
+    )
+    _tell_skipped(job)
+    if dry_run:
+        _tell_plan(job)
+        return
+    with warnings_as_notes(), _workers(scheduler, cluster) as workers:
+        ds = jobs.run(job, scheduler=workers, fresh=fresh)
+    right = ds["correct"].mean().item()
+    out.print(f"{job.path}: {ds.sizes['sample']} samples, accuracy {right:.1%}", highlight=False)
+
+
+def rank(
+    store: Store,
+    by: By = "detection",
+    model: Model = None,
+    query: Query = None,
+    top: Annotated[int, typer.Option(min=1, help="How many heads to print.")] = 20,
+) -> None:
+    """Print the highest heads of a ranking with their 95 % intervals."""
+    from visualheads.heads import rank as rank_heads
+
+    scores = _of_one_model(rank_heads(_opened(store), by=by, interval=True, query=query), model)
+    frame = scores.to_series().unstack("bound").dropna().sort_values("estimate", ascending=False).head(top)
+    table = Table("#", "layer", "head", by, "95 % interval")
+    for place, ((layer, head), row) in enumerate(frame.iterrows(), start=1):
+        table.add_row(
+            str(place), str(layer), str(head), f"{row['estimate']:.4f}", f"{row['lower']:.4f} – {row['upper']:.4f}"
+        )
+    out.print(table)
+
+
+def export(
+    store: Store,
+    target: Annotated[Path, typer.Argument(help="File to write: .json or .csv.")],
+    by: By = "detection",
+    model: Model = None,
+    query: Query = None,
+) -> None:
+    """Write a ranking of all heads, with intervals, for other programs (vh.read_scores reads it back)."""
+    from visualheads.head_lists import export_scores
+    from visualheads.heads import rank as rank_heads
+
+    scores = rank_heads(_opened(store), by=by, interval=True, query=query)
+    out.print(str(export_scores(_of_one_model(scores, model, keep=True), target)), highlight=False)
+
+
+def _opened(path: Path) -> xr.Dataset:
+    from visualheads.reading import open_store
+    from visualheads.results import open_results
+
+    if not path.exists():
+        raise StoreError(got("store", str(path), "a ….zarr store or a folder of results", "trace a model first"))
+    stored = path.name.endswith((".zarr", ".zarr.zip"))
+    return open_store(path) if stored else open_results(path)
+
+
+def _of_one_model(scores: xr.DataArray, model: str | None, keep: bool = False) -> xr.DataArray:
+    names = [str(name) for name in scores["model"].values]
+    if model is None and len(names) > 1:
+        raise ParameterError(f"the results hold {len(names)} models; choose one with --model: {', '.join(names)}.")
+    if model is not None and model not in names:
+        raise ParameterError(got("--model", model, names))
+    chosen = model or names[0]
+    one = scores.sel(model=[chosen] if keep else chosen)
+    return one if keep else one.reset_coords(drop=True)
+
+
+def _workers(scheduler: str | None, cluster: Path | None) -> Any:
+    if cluster is None:
+        return nullcontext(scheduler)
+    from visualheads.cluster import from_yaml
+
+    return closing(from_yaml(cluster))
+
+
+def _tell_skipped(job: TraceJob) -> None:
+    for entry in job.skipped[:SHOWN_SKIPPED]:
+        err.print(f"skipped {entry.where}: {entry.reason}", markup=False, highlight=False)
+    if job.skipped:
+        more = len(job.skipped) - SHOWN_SKIPPED
+        err.print(f"{len(job.skipped)} skipped{f', {more} of them not listed' if more > 0 else ''}.", highlight=False)
+
+
+def _tell_plan(job: TraceJob) -> None:
+    """What a trace would do, without loading weights."""
+    from visualheads.estimate import estimate
+
+    table = Table(show_header=False)
+    for name, value in estimate(job).items():
+        table.add_row(name, value)
+    out.print(table)

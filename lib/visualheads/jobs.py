@@ -1,0 +1,123 @@
+"""One tracing job as a value: which model, which samples, which store. It runs here or, shard by shard, on workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from visualheads import cluster, store, tracing
+from visualheads.errors import ParameterError
+from visualheads.models import load
+from visualheads.places import RESULTS, store_path
+from visualheads.progress import Wish, progress_bar
+from visualheads.reading import open_store
+from visualheads.tasks import Benchmark, Sample, Samples, task
+from visualheads.tasks.drawing import Skipped
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+@dataclass(frozen=True)
+class TraceJob:
+    """A trace, described so that any process builds the same model and the same list of samples.
+
+    conditions, formats     () = all conditions of the task, its first format
+    controls                as `task.samples` takes them; "" = the pictures as they are
+    n                       questions per condition, None = all
+    device, dtype, revision as `load` takes them
+    """
+
+    model: str
+    task: str = "looktwice"
+    data: str | None = None
+    conditions: tuple[str, ...] = ()
+    formats: tuple[str, ...] = ()
+    controls: tuple[str, ...] = ("",)
+    split: str | None = None
+    n: int | None = None
+    seed: int = 0
+    device: str | None = None
+    dtype: str | None = None
+    revision: str | None = None
+    batch_tokens: int | None = None
+    skip_bad: bool = False
+    results: str = str(RESULTS)
+
+    def __post_init__(self) -> None:
+        if not self.controls:
+            raise ParameterError('controls: got an empty list; give "" for the pictures as they are.')
+
+    @property
+    def path(self) -> str:
+        """The store's path."""
+        return str(store_path(self.results, self.model, self.task))
+
+    @cached_property
+    def _benchmark(self) -> Benchmark:
+        return task(self.task, data=self.data)
+
+    @cached_property
+    def drawn(self) -> tuple[Samples, ...]:
+        """The samples, one list per format and control. Raises what `task.samples` raises."""
+        benchmark: Any = self._benchmark
+        return tuple(
+            benchmark.samples(
+                condition=self.conditions or None,
+                format=chosen,
+                control=control or None,
+                split=self.split,
+                n=self.n,
+                seed=self.seed,
+                skip_bad=self.skip_bad,
+            )
+            for chosen in self.formats or (None,)
+            for control in self.controls
+        )
+
+    @property
+    def samples(self) -> list[Sample]:
+        """All samples, in the order in which they are stored."""
+        return [sample for part in self.drawn for sample in part]
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """What skip_bad left out."""
+        return tuple(dict.fromkeys(entry for part in self.drawn for entry in part.skipped))
+
+    def arguments(self) -> dict[str, Any]:
+        """What decides the store, besides model and samples."""
+        return {"batch_tokens": self.batch_tokens, "seed": self.seed, "task_files": self._benchmark.files_hash()}
+
+    def setup(self) -> tracing.ShardTracer:
+        """Load the model and make the store, or check that the one there is of this very run (`cluster.ShardWork`)."""
+        return tracing.prepare_store(self.loaded(), self.samples, self.path, **self.arguments())
+
+    def shard(self, state: tracing.ShardTracer, index: int) -> xr.Dataset:
+        """On a worker: one shard's measures."""
+        return state.shard(index)
+
+    def loaded(self) -> Any:
+        """The model."""
+        return load(self.model, device=self.device, dtype=self.dtype, revision=self.revision)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Only the description travels: samples are drawn again where the shards are traced."""
+        return {name: self.__dict__[name] for name in self.__dataclass_fields__}
+
+
+def run(job: TraceJob, *, scheduler: Any = None, fresh: bool = False, progress: Wish = "auto") -> xr.Dataset:
+    """Trace what the job's store still lacks and return it opened; here, or on the workers of a Dask scheduler.
+
+    scheduler   None, an address, a distributed Cluster or a Client (see `cluster.run_shards`)
+    """
+    samples = job.samples
+    if scheduler is None:
+        return tracing.trace_to_store(
+            job.loaded(), samples, job.path, fresh=fresh, progress=progress, **job.arguments()
+        )
+    tracing.prepare_store(job.loaded(), samples, job.path, fresh=fresh, **job.arguments())
+    with progress_bar(f"shards {job.model}", len(store.pending(job.path)), progress) as advance:
+        cluster.run_shards(job, scheduler, lambda _done, _total: advance(1))
+    return open_store(job.path)

@@ -1,0 +1,73 @@
+"""Hashes of everything that goes into a page or into the book: equal hashes, nothing to do."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from visualheads.pages.clean import RECORD
+from visualheads.pages.page import Page
+
+LIBRARY = Path(__file__).resolve().parents[1]
+RENDERING = ("pages", "offline_vega", "cli.py")
+"""Parts of the library that turn pages into a book but decide no number and no chart on them."""
+BIG = 8_000_000
+"""Bytes from which a file counts by size and time of change instead of content: real benchmarks are gigabytes."""
+SKIPPED = {"__pycache__", ".ipynb_checkpoints"}
+
+
+def page_hash(page: Page, parameters: dict[str, Any]) -> str:
+    """Hash of a page's template, placeholders, parameters, data and of the library that computes it."""
+    digest = hashlib.sha256()
+    told = [page.slug, page.title, page.command, {name: parameters[name] for name in sorted(parameters)}]
+    digest.update(json.dumps(told, sort_keys=True, default=str).encode())
+    library = (path for path in _files(LIBRARY) if path.relative_to(LIBRARY).parts[0] not in RENDERING)
+    for path in (page.template, *library, *(file for place in page.data for file in _files(place))):
+        _add(digest, path)
+    return digest.hexdigest()
+
+
+def files_hash(places: Iterable[Path]) -> str:
+    """Hash of files and folders: names and contents."""
+    digest = hashlib.sha256()
+    for place in places:
+        for path in _files(place):
+            _add(digest, path)
+    return digest.hexdigest()
+
+
+def recorded(output: Path) -> dict[str, Any]:
+    """What an executed page tells about its making; empty where there is no such page."""
+    if not output.is_file():
+        return {}
+    return dict(nbformat.read(output, as_version=4).metadata.get(RECORD, {}))
+
+
+def is_current(page: Page, parameters: dict[str, Any]) -> bool:
+    """Whether the page and its products are there and were made from what is there now."""
+    if not all(path.exists() for path in (page.output, *page.products)):
+        return False
+    return recorded(page.output).get("inputs") == page_hash(page, parameters)
+
+
+def _files(place: Path) -> list[Path]:
+    if place.is_file():
+        return [place]
+    if not place.is_dir():
+        return []
+    found = (path for path in place.rglob("*") if path.is_file() and not SKIPPED & set(path.parts))
+    return sorted(path for path in found if path.suffix != ".pyc")
+
+
+def _add(digest: Any, path: Path) -> None:
+    stat = path.stat()
+    digest.update(path.name.encode())
+    if stat.st_size >= BIG:
+        digest.update(f"{stat.st_size} {stat.st_mtime_ns}".encode())
+    else:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())

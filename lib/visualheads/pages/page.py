@@ -1,0 +1,43 @@
+"""A page: a template run with parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Page:
+    """A notebook template and what to run it with.
+
+    template     path of the template
+    output       where the executed page goes
+    slug, title  fill {{slug}} and {{title}}: labels are shared by the whole book, so every page needs its own
+    parameters   replace the defaults of the template's parameters cell
+    data         files and folders whose content decides the result, besides template, parameters and library
+    products     files that running the page writes besides itself
+    alone        run it by itself: it measures time
+    command      fills {{command}}: what a reader types to make the page again
+    """
+
+    template: Path
+    output: Path
+    slug: str
+    title: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    data: tuple[Path, ...] = ()
+    products: tuple[Path, ...] = ()
+    alone: bool = False
+    command: str = ""
+
+    @property
+    def partial(self) -> Path:
+        """Where the page is while it runs, and stays when it fails."""
+        return self.output.with_name(f"{self.output.stem}.partial.ipynb")
+
+    @property
+    def placeholders(self) -> dict[str, str]:
+        """What is filled into Markdown cells and captions."""
+        return {"slug": self.slug, "title": self.title, "command": self.command}

@@ -1,0 +1,121 @@
+"""Which pages there are: one per model, what belongs to it, and those about the tool itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from visualheads.catalog import cards, data_folder, miniature_folder
+from visualheads.errors import ParameterError, got
+from visualheads.pages import inputs
+from visualheads.pages.page import Page
+from visualheads.pages.run import run_page
+from visualheads.places import slug_of
+
+MODELS = Path("book/models")
+RESULTS = Path("book/results")
+TEMPLATES = Path("notebooks")
+TRAINING = "-training"
+"""Ending of the slug of a model's training page."""
+FULL_RESULTS = "data/results-full"
+FULL_N = 1000
+"""More questions than any shipped condition has: all of them."""
+
+
+def model_page(root: str | Path, model: str, parameters: Mapping[str, Any] | None = None) -> Page:
+    """The page of one model: a catalogue name, a checkpoint folder or a hub id."""
+    root = Path(root).resolve()
+    slug = slug_of(model)
+    given = {"model": model, "slug": slug, **(parameters or {})}
+    task = str(given.get("task", "looktwice"))
+    folder = Path(str(given["data"])) if given.get("data") else data_folder() / "scenes" / task
+    checkpoint = miniature_folder(model) if model in cards() else Path(model)
+    return Page(
+        template=root / TEMPLATES / "model.ipynb",
+        output=root / MODELS / f"{slug}.ipynb",
+        slug=slug,
+        title=model if "/" not in model else slug,
+        parameters=given,
+        data=(folder, *((checkpoint,) if checkpoint.is_dir() else ())),
+        products=(root / RESULTS / f"{slug}-head-map.json", root / RESULTS / f"{slug}-facts.json"),
+        command=command(model, {name: value for name, value in given.items() if name not in ("model", "slug")}),
+    )
+
+
+def training_page(root: str | Path, model: str) -> Page:
+    """The page that tells how a miniature was trained."""
+    root = Path(root).resolve()
+    return Page(
+        template=root / TEMPLATES / "training.ipynb",
+        output=root / MODELS / f"{slug_of(model)}{TRAINING}.ipynb",
+        slug=f"{slug_of(model)}{TRAINING}",
+        title=f"Training {model}",
+        parameters={"model": model},
+        data=(miniature_folder(model),),
+        command=f"visualheads train {model}",
+    )
+
+
+def cost_page(root: str | Path) -> Page:
+    """The page that tells what tracing costs; it measures, so it runs by itself."""
+    root = Path(root).resolve()
+    return Page(
+        template=root / TEMPLATES / "cost.ipynb",
+        output=root / RESULTS / "cost.ipynb",
+        slug="cost",
+        title="What it costs",
+        alone=True,
+        command="visualheads book",
+    )
+
+
+def book_pages(root: str | Path, full: bool = False, force: bool = False) -> list[Page]:
+    """All pages that the book runs: those of the miniatures that are there, and the cost page.
+
+    A page that someone ran with other parameters keeps them, until `force` starts from the defaults. full: all
+    questions, in a folder of their own.
+    """
+    root = Path(root).resolve()
+    pages: list[Page] = []
+    for card in cards().values():
+        if not (card.miniature and (miniature_folder(card.name) / "config.json").is_file()):
+            continue
+        page = model_page(root, card.name)
+        kept = {} if force else dict(inputs.recorded(page.output).get("parameters", {}))
+        wanted = {**kept, "n": FULL_N, "results": FULL_RESULTS} if full else kept
+        pages.append(model_page(root, card.name, {k: v for k, v in wanted.items() if k not in ("model", "slug")}))
+        if (miniature_folder(card.name) / "training.json").is_file():
+            pages.append(training_page(root, card.name))
+    if (root / TEMPLATES / "cost.ipynb").is_file():
+        pages.append(cost_page(root))
+    return [page for page in pages if page.template.is_file()]
+
+
+def run_model_page(
+    root: str | Path, model: str, parameters: Mapping[str, Any] | None = None, force: bool = False
+) -> Path:
+    """Run one model's page with these parameters of `notebooks/model.ipynb`; return the page. The next book has it.
+
+    Raises ParameterError (also for `model` and `slug` among the parameters) and KernelError.
+    """
+    given = dict(parameters or {})
+    for name in ("model", "slug"):
+        if name in given:
+            raise ParameterError(
+                got("parameter", name, "parameters other than model and slug", "give the model by its place")
+            )
+    page = model_page(root, model, given)
+    run_page(page, root, force=force)
+    return page.output
+
+
+def command(model: str, parameters: Mapping[str, Any]) -> str:
+    """The command line that makes a model's page again."""
+    settings = "".join(f" -p {name}={_quoted(value)}" for name, value in parameters.items())
+    return f"visualheads page {_quoted(model)}{settings}"
+
+
+def _quoted(value: Any) -> str:
+    text = str(value)
+    return text if text and all(c.isalnum() or c in "._-/:,+" for c in text) else "'" + text.replace("'", "'\\''") + "'"

@@ -1,0 +1,132 @@
+"""Running pages with papermill: one kernel a page, several pages side by side, single-threaded kernels."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from visualheads.errors import KernelError
+from visualheads.pages import clean, inputs, template
+from visualheads.pages.page import Page
+
+KERNEL_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONHASHSEED": "0",
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+}
+"""One thread per kernel: pages run side by side, and sums in one thread are the same in every run."""
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+Report = Callable[[str], None]
+
+
+def silent(_line: str) -> None:
+    """Report nothing."""
+
+
+def run_page(page: Page, root: str | Path = ".", force: bool = False) -> bool:
+    """Run a page unless it is current; return whether it ran. The page appears whole or not at all.
+
+    Raises ParameterError before anything runs for parameters the template does not have; KernelError when a cell fails
+    or the kernel dies: the page as far as it came is kept as `<slug>.partial.ipynb`.
+    """
+    root = Path(root).resolve()
+    parameters = template.checked(page.template, page.parameters)
+    if not force and inputs.is_current(page, parameters):
+        return False
+    page.output.parent.mkdir(parents=True, exist_ok=True)
+    source = page.output.with_name(f".{page.output.stem}.source.ipynb")
+    nbformat.write(template.filled(page.template, page.placeholders), source)
+    record = {"inputs": inputs.page_hash(page, parameters), "parameters": parameters, "title": page.title}
+    try:
+        _execute(source, page, parameters, root)
+    finally:
+        source.unlink(missing_ok=True)
+    notebook = nbformat.read(page.partial, as_version=4)
+    nbformat.write(clean.cleaned(notebook, record), page.partial)
+    page.partial.rename(page.output)
+    return True
+
+
+def run_pages(
+    pages: Iterable[Page],
+    root: str | Path = ".",
+    workers: int | None = None,
+    force: bool = False,
+    report: Report = silent,
+) -> list[Page]:
+    """Run all pages that are not current; return those that ran. One failing page does not stop the others.
+
+    workers: pages side by side, by default one per processor. Raises KernelError with all that failed.
+    """
+    todo = [
+        page for page in pages if force or not inputs.is_current(page, template.checked(page.template, page.parameters))
+    ]
+    together = [page for page in todo if not page.alone]
+    failed: list[str] = []
+    done: list[Page] = []
+
+    def finish(page: Page, result: Callable[[], Any]) -> None:
+        try:
+            result()
+        except KernelError as error:
+            failed.append(str(error))
+            report(f"failed: {page.title}")
+        else:
+            done.append(page)
+            report(f"ran {page.title}")
+
+    count = min(len(together), workers or len(os.sched_getaffinity(0)))
+    if together:
+        with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
+            futures = {pool.submit(run_page, page, root, True): page for page in together}
+            for future in as_completed(futures):
+                finish(futures[future], future.result)
+    for page in todo:
+        if page.alone:
+            finish(page, lambda page=page: run_page(page, root, True))
+    if failed:
+        raise KernelError("\n\n".join(failed))
+    return done
+
+
+def _execute(source: Path, page: Page, parameters: dict[str, Any], root: Path) -> None:
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    before = {name: os.environ.get(name) for name in KERNEL_ENVIRONMENT}
+    os.environ.update(KERNEL_ENVIRONMENT)
+    try:
+        papermill.execute_notebook(
+            str(source), str(page.partial), parameters=parameters, kernel_name="python3", cwd=str(root),
+            progress_bar=False, log_output=False,
+        )  # fmt: skip
+    except PapermillExecutionError as error:
+        last = COLOURS.sub("", str(error.evalue)).strip()
+        raise KernelError(
+            f"page {page.title!r}: cell {error.exec_count} failed with {error.ename}: {last}\n"
+            f"The page as far as it came: {page.partial}"
+        ) from error
+    except DeadKernelError as error:
+        raise KernelError(
+            f"page {page.title!r}: the kernel died, most often for lack of memory; give fewer samples or smaller "
+            "batches. "
+            f"The page as far as it came: {page.partial}"
+        ) from error
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,36 @@
+"""Sentences with numbers: each function takes a dataset and returns Markdown that explains a figure.
+
+A page's text is computed from the same data as its figures, so it cannot tell another story than they do.
+"""
+
+from __future__ import annotations
+
+from visualheads.prose.conditions import condition_agreement, condition_scores
+from visualheads.prose.cost import cost
+from visualheads.prose.findings import findings, paper, save_facts
+from visualheads.prose.heads import head_map, nulls, query_agreement, stage_profile, top_heads, weight_concentration
+from visualheads.prose.models import about, one_sample, origin, prompt_pieces, scores_on_card
+from visualheads.prose.training import moments, stages, training_record
+
+__all__ = [
+    "about",
+    "condition_agreement",
+    "condition_scores",
+    "cost",
+    "findings",
+    "head_map",
+    "moments",
+    "nulls",
+    "one_sample",
+    "origin",
+    "paper",
+    "prompt_pieces",
+    "query_agreement",
+    "save_facts",
+    "scores_on_card",
+    "stage_profile",
+    "stages",
+    "top_heads",
+    "training_record",
+    "weight_concentration",
+]

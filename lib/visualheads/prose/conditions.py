@@ -1,0 +1,77 @@
+"""Text for the comparison of conditions."""
+
+from __future__ import annotations
+
+import xarray as xr
+
+from visualheads.charts import tables
+from visualheads.charts.conditions import FORMAT_NAMES
+from visualheads.prose.words import between, percent
+
+NO_REFERENT = "plain-general"
+
+
+def condition_scores(ds: xr.Dataset) -> str:
+    """Best and worst condition, and what the box and the name change."""
+    table = tables.accuracy_table(ds)
+    if table.empty:
+        return "The answers of these samples are unknown, so nothing is scored."
+    parts = []
+    for form, group in table.groupby("format", sort=False):
+        best, worst = group.loc[group["estimate"].idxmax()], group.loc[group["estimate"].idxmin()]
+        parts.append(
+            f"With {FORMAT_NAMES.get(str(form), str(form))} answers, accuracy runs from {percent(worst['estimate'])} "
+            f"({worst['condition']}) to {percent(best['estimate'])} ({best['condition']}), with {int(best['n'])} "
+            "questions each."
+        )
+    text = " ".join(parts)
+    if NO_REFERENT in set(table["condition"]):
+        text += (
+            f" In `{NO_REFERENT}` the question says “these” and nothing in the picture says which: it cannot be "
+            "answered well, and is "
+            "shown because the paper asks it."
+        )
+    return text
+
+
+def pattern_correlation(ds: xr.Dataset, one: str, other: str, query: str = tables.QUERY) -> dict[str, float] | None:
+    """Correlation of two conditions' head patterns across halves, and its ceiling: their own split-half "
+    "correlations."""
+    names = tables.conditions(ds)
+    if one not in names or other not in names:
+        return None
+    table = tables.pattern_agreement(ds, query=query).set_index(["condition", "other"])["value"]
+    own = float((table[(one, one)] * table[(other, other)]) ** 0.5)
+    return {"value": float(table[(one, other)]), "ceiling": own}
+
+
+def condition_agreement(ds: xr.Dataset, query: str = tables.QUERY) -> str:
+    """What drawing the box and naming the object do to the head pattern."""
+    texts = []
+    for words, one, other in (
+        ("Drawing the box (plain-object against visual-object)", "plain-object", "visual-object"),
+        ("Naming the object (visual-general against visual-object)", "visual-general", "visual-object"),
+    ):
+        found = pattern_correlation(ds, one, other, query)
+        if found:
+            texts.append(
+                f"{words} leaves the pattern of image weights over heads with ρ = {found['value']:.3f}, where two "
+                "halves of the "
+                f"same condition agree with {found['ceiling']:.3f}."
+            )
+    if not texts:
+        return "This task has a single condition."
+    return (
+        " ".join(texts)
+        + " A value at the ceiling means that the two conditions differ by no more than two samples of pictures do. "
+        "Halves never share a picture, so that no pair profits from common noise."
+    )
+
+
+def accuracy_sentence(ds: xr.Dataset) -> str:
+    """Accuracy over all conditions, with interval."""
+    table = tables.accuracy_table(ds, by=("task",))
+    if table.empty:
+        return ""
+    told = table.iloc[0]
+    return f"{percent(told['estimate'])} right (95 % interval {between(100 * told['lower'], 100 * told['upper'], 0)} %)"

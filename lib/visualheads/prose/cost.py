@@ -1,0 +1,37 @@
+"""Text about what tracing costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from visualheads.charts.cost import NAMES
+from visualheads.prose.words import table
+
+
+def cost(measured: Sequence[pd.DataFrame]) -> str:
+    """Table and sentences from tables of `visualheads.cost.measure_cost`."""
+    lines, sentences = [], []
+    for one in measured:
+        for method, row in one.iterrows():
+            cells = (_number(row["cpu_seconds"], 2), _number(row["cpu_ratio"], 2), _number(row["memory_above_mb"], 0))
+            lines.append((int(row["tokens"]), NAMES.get(str(method), str(method)), *cells))
+        trace, tokens = one.loc["trace"], int(one["tokens"].iloc[0])
+        text = (
+            f"At {tokens} tokens, tracing takes {trace['cpu_ratio']:.2f} times the processor time of plain generation "
+            f"and {_number(trace['memory_above_mb'], 0)} MB more memory"
+        )
+        if "eager" in one.index and pd.notna(one.loc["eager", "cpu_ratio"]):
+            eager = one.loc["eager"]
+            more = _number(eager["memory_above_mb"], 0)
+            text += f"; eager matrices take {eager['cpu_ratio']:.2f} times and {more} MB more"
+        else:
+            text += "; eager matrices would not have fitted into this machine's memory"
+        sentences.append(f"{text}.")
+    header = ("tokens", "method", "processor seconds", "times plain", "MB above plain")
+    return f"{table(header, lines)}\n\n{' '.join(sentences)}"
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if pd.notna(value) else "–"

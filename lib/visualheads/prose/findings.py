@@ -1,0 +1,121 @@
+"""What one run says about the paper's statements: estimates with their comparison, no verdicts.
+
+Verdicts need the full protocol (decision rules fixed beforehand, several models); here stands what was seen.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from visualheads.agreement import agreement
+from visualheads.charts import tables
+from visualheads.charts.show import plain
+from visualheads.prose.conditions import accuracy_sentence, pattern_correlation
+from visualheads.prose.heads import row_agreement, strongest_by_stage
+from visualheads.prose.words import between, escaped, listed, percent, table
+
+NOTE_MINIATURE = "in miniature: a model organism, no evidence about large models"
+NOTE_MODEL = "one model on one task"
+
+
+def findings(ds: xr.Dataset, above: xr.Dataset | None = None) -> list[dict[str, str]]:
+    """One entry per statement that this dataset can speak to: claim, finding, control."""
+    found = [_depth(ds), _correlation(ds)]
+    if above is not None:
+        found.insert(0, _above(above))
+    found += [entry for entry in (_box(ds), _name(ds)) if entry]
+    found.append(_rows(ds))
+    return found
+
+
+def paper(ds: xr.Dataset, above: xr.Dataset | None = None) -> str:
+    """The findings as a table."""
+    lines = [(told["claim"], told["finding"], told["control"]) for told in findings(ds, above)]
+    return table(("what the paper says", "what this run shows", "compared with"), lines)
+
+
+def save_facts(ds: xr.Dataset, path: str | Path, above: xr.Dataset | None = None, miniature: bool = False) -> Path:
+    """Write the findings for the landing page."""
+    path = Path(path)
+    facts: dict[str, Any] = {
+        "model": escaped(str(np.atleast_1d(ds["model"].values)[0])),
+        "samples": tables.view(ds).sizes["sample"],
+        "accuracy": accuracy_sentence(ds),
+        "note": NOTE_MINIATURE if miniature else NOTE_MODEL,
+        "findings": findings(ds, above),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(plain_tree(facts), indent=1, sort_keys=True, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+def plain_tree(value: Any) -> Any:
+    """Nested dictionaries and lists with JSON values only."""
+    if isinstance(value, dict):
+        return {key: plain_tree(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain_tree(item) for item in value]
+    return plain(value)
+
+
+def _above(above: xr.Dataset) -> dict[str, str]:
+    chosen = above["above_null"].isel(model=0)
+    total = int(np.isfinite(above["excess"].isel(model=0).values).sum())
+    return {
+        "claim": "Some heads look at the picture far more than a head without preference (claim 1)",
+        "finding": f"{int(chosen.sum())} of {total} heads look at it more when there is something to see",
+        "control": "the same prompts with white pictures, 5 % false discovery rate",
+    }
+
+
+def _depth(ds: xr.Dataset) -> dict[str, str]:
+    counts = strongest_by_stage(ds)
+    layers = {stage: int((ds["depth_stage"].values == stage).sum()) for stage in counts}
+    return {
+        "claim": "They sit in early and middle layers (claim 2)",
+        "finding": f"of the strongest tenth, {listed([f'{count} {stage}' for stage, count in counts.items()])}",
+        "control": f"layers per stage: {listed([f'{count} {stage}' for stage, count in layers.items()])}",
+    }
+
+
+def _correlation(ds: xr.Dataset) -> dict[str, str]:
+    told = agreement(ds, by=["image_weight", "concentration"], query=tables.QUERY).isel(model=0)
+    pair = {"ranking": "image_weight", "other": "concentration"}
+    low, high = (float(told["spearman_interval"].sel(pair).sel(bound=bound)) for bound in ("lower", "upper"))
+    return {
+        "claim": "Weight and concentration of heads are correlated (claim 11)",
+        "finding": f"Spearman {float(told['spearman'].sel(pair)):.2f} (95 % interval {between(low, high)})",
+        "control": f"within layers {float(told['spearman_within_layer'].sel(pair)):.2f}",
+    }
+
+
+def _box(ds: xr.Dataset) -> dict[str, str] | None:
+    found = pattern_correlation(ds, "plain-object", "visual-object")
+    return found and {
+        "claim": "Drawing the box does not change the head pattern (claim 4)",
+        "finding": f"the patterns correlate with {found['value']:.3f}",
+        "control": f"two halves of one condition: {found['ceiling']:.3f}",
+    }
+
+
+def _name(ds: xr.Dataset) -> dict[str, str] | None:
+    found = pattern_correlation(ds, "visual-general", "visual-object")
+    return found and {
+        "claim": "Naming the object does change it (claim 4)",
+        "finding": f"the patterns correlate with {found['value']:.3f}",
+        "control": f"two halves of one condition: {found['ceiling']:.3f}",
+    }
+
+
+def _rows(ds: xr.Dataset) -> dict[str, str]:
+    rho, shared = row_agreement(ds)["image_weight"]
+    return {
+        "claim": "The attention row is that of the first generated token (authors' code)",
+        "finding": f"its ranking and that of the last prompt token correlate with {rho:.2f}",
+        "control": f"they share {percent(shared)} of the strongest tenth",
+    }

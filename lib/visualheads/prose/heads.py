@@ -1,0 +1,149 @@
+"""Text for the figures with one mark per head."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from visualheads.agreement import agreement
+from visualheads.charts import tables
+from visualheads.prose.words import between, counted, listed, percent
+from visualheads.variables import STAGES
+
+TOP_SHARE = 0.1
+"""Share of the heads called strongest in sentences."""
+
+
+def head_map(ds: xr.Dataset, query: str = tables.QUERY) -> str:
+    """The spread over heads, and the strongest by image and by region weight."""
+    table = tables.head_table(ds, ["image_weight", "region_weight", "region_lift", "image_log_odds"], query)
+    best = table.loc[table["image_weight"].idxmax()]
+    weights = table["image_weight"]
+    n = tables.view(ds, query).sizes["sample"]
+    text = (
+        f"Over {n} prompts, the {len(table)} heads put between {percent(float(weights.min()))} and "
+        f"{percent(float(weights.max()))} of "
+        f"their attention on the picture (median {percent(float(weights.median()))}). The strongest is "
+        f"**{best['name']}** in the "
+        f"{best['stage']} stage, with {percent(best['image_weight'])}. Against a head that looks everywhere alike "
+        f"{counted(int((table['image_log_odds'] > 0).sum()), 'head')} of {len(table)} "
+        "look at the picture more than their share of tokens (image log-odds above 0)."
+    )
+    if table["region_weight"].notna().any():
+        region = table.loc[table["region_weight"].idxmax()]
+        text += (
+            f" On the asked object itself **{region['name']}** puts most: {percent(region['region_weight'])} of all "
+            "its attention, "
+            f"{region['region_lift']:.1f} times what an even look over the picture would give."
+        )
+        same = "the same head" if region["name"] == best["name"] else "another head"
+        text += f" That is {same}: *how much* of the picture a head looks at, and *where*, are two questions."
+    return text
+
+
+def weight_concentration(ds: xr.Dataset, query: str = tables.QUERY) -> str:
+    """Rank correlation of weight and concentration over heads, with interval, and within layers."""
+    told = agreement(ds, by=["image_weight", "concentration"], query=query).isel(model=0)
+    pair = {"ranking": "image_weight", "other": "concentration"}
+    rho, within = float(told["spearman"].sel(pair)), float(told["spearman_within_layer"].sel(pair))
+    low, high = (float(told["spearman_interval"].sel(pair).sel(bound=bound)) for bound in ("lower", "upper"))
+    table = tables.head_table(ds, ["image_weight", "concentration", "effective_patches"], query)
+    focus = table.loc[table["concentration"].idxmax()]
+    direction = "rises" if low > 0 else "falls" if high < 0 else "neither clearly rises nor falls"
+    return (
+        f"Over heads, concentration {direction} with image weight: Spearman ρ = {rho:.2f} (95 % interval "
+        f"{between(low, high)}, "
+        f"over pictures); after removing each layer's mean, ρ = {within:.2f}, so this much is not made by depth "
+        "alone. The most "
+        f"concentrated head is **{focus['name']}**: its attention within the picture is as narrow as an even look at "
+        f"{focus['effective_patches']:.1f} patches, while it puts {percent(focus['image_weight'])} of its attention "
+        "there."
+    )
+
+
+def top_heads(ds: xr.Dataset, by: str = "image_weight", n: int = 16, query: str | None = None) -> str:
+    """How clear the order of the best heads is."""
+    table = tables.ranking_table(ds, by, n, query)
+    first = table.iloc[0]
+    tied = table[table["upper"] >= first["lower"]]["name"].tolist()
+    stages = [f"{int((table['stage'] == stage).sum())} {stage}" for stage in STAGES if (table["stage"] == stage).any()]
+    more = " and more" if len(tied) > 6 else ""
+    clear = (
+        f"No other head's interval reaches that of **{first['name']}**"
+        if len(tied) == 1
+        else f"The intervals of {listed(tied[:6])}{more} overlap: their order is not settled"
+    )
+    return (
+        f"{clear} (its mean is {first['estimate']:.3f}, {between(first['lower'], first['upper'], 3)}). Of these "
+        f"{len(table)} heads, "
+        f"{listed(stages)}. Intervals are drawn over pictures, since prompts about one picture are not independent."
+    )
+
+
+def stage_profile(ds: xr.Dataset, query: str = tables.QUERY, model: str | None = None) -> str:
+    """Where in depth the picture is looked at, by mean and by the strongest heads."""
+    table = tables.head_table(ds, ["image_weight"], query, model)
+    means = table.groupby("stage", sort=False)["image_weight"].mean()
+    told = listed([f"{percent(float(means[stage]))} in the {stage} stage" for stage in STAGES if stage in means])
+    counts = strongest_by_stage(ds, query, model)
+    where = listed([f"{count} {stage}" for stage, count in counts.items()])
+    return (
+        f"The mean image weight of a head is {told}. Of the strongest {counted(sum(counts.values()), 'head')} (a "
+        f"tenth), {where}. "
+        f"A layer has {table.groupby('layer').size().iloc[0]} heads, and its mean hides how few of them do the "
+        "looking: compare the "
+        "line of the strongest head."
+    )
+
+
+def strongest_by_stage(ds: xr.Dataset, query: str = tables.QUERY, model: str | None = None) -> dict[str, int]:
+    """How many of the strongest tenth of the heads each stage holds."""
+    table = tables.head_table(ds, ["image_weight"], query, model)
+    best = table.nlargest(max(1, round(TOP_SHARE * len(table))), "image_weight")
+    return {stage: int((best["stage"] == stage).sum()) for stage in STAGES}
+
+
+def query_agreement(ds: xr.Dataset, queries: tuple[str, str] = ("first_generated", "last_prompt")) -> str:
+    """How far the two attention rows rank heads alike."""
+    lines = [
+        f"{name.replace('_', ' ')} ρ = {rho:.2f} (top tenth shared: {percent(shared)})"
+        for name, (rho, shared) in row_agreement(ds, queries).items()
+    ]
+    return (
+        "Rank correlation over heads between the row of the first generated token and that of the last prompt "
+        f"token: {listed(lines)}. "
+        "The first row is the one the authors' code reads; the second is the one that produces the answer. Where "
+        "they disagree, a "
+        "ranking of heads depends on this choice."
+    )
+
+
+def row_agreement(
+    ds: xr.Dataset, queries: tuple[str, str] = ("first_generated", "last_prompt")
+) -> dict[str, tuple[float, float]]:
+    """Per measure: Spearman over heads between two rows, and the share of the top tenth they have in common."""
+    found = {}
+    for name in ("image_weight", "region_weight", "concentration"):
+        one, other = (tables.head_table(ds, [name], query)[name] for query in queries)
+        if one.notna().sum() < 3 or other.notna().sum() < 3:
+            continue
+        k = max(1, round(TOP_SHARE * len(one)))
+        shared = len(set(one.nlargest(k).index) & set(other.nlargest(k).index)) / k
+        found[name] = (float(one.rank().corr(other.rank())), shared)
+    return found
+
+
+def nulls(above: xr.Dataset) -> str:
+    """How many heads look at pictures more than at white ones, from `vh.above_null`."""
+    chosen = above["above_null"].isel(model=0)
+    excess = above["excess"].isel(model=0).values
+    total, count = int(np.isfinite(excess).sum()), int(chosen.sum())
+    return (
+        f"Against the same prompts with a **white picture**, {count} of {total} heads look at the image tokens more "
+        "when there is "
+        "something to see (image log-odds, one-sided test over pictures, 5 % false discovery rate). The largest "
+        "difference is "
+        f"{float(np.nanmax(excess)):.2f} nats. A head may have a high image weight and not be among them: it attends "
+        "to where "
+        "pictures stand, not to what they show."
+    )

@@ -1,0 +1,117 @@
+"""What a model is, and one sample on its way through it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from visualheads.prose.words import counted, escaped, listed, percent, table
+
+if TYPE_CHECKING:
+    from visualheads.models import VisionLanguageModel
+    from visualheads.tasks.sample import Sample
+
+MILLION, BILLION = 1e6, 1e9
+ORGANISM = (
+    "This is a **model organism**: a small network of the same class as {stands_for}, trained by the same recipe on "
+    "a world of "
+    "pictograms. It shows the method and lets claims be tested in small. It is no evidence about models of billions "
+    "of parameters."
+)
+
+
+def about(model: VisionLanguageModel) -> str:
+    """What the model is: class, shape, size, image tokens, recipe."""
+    card, text = model.card, model.config.get_text_config()
+    vision = model.config.vision_config
+    size = model.parameters * BILLION
+    shape = model.shape
+    groups = "" if shape.kv_heads == shape.heads else f", which share {shape.kv_heads} key-value heads"
+    lines = [
+        ("class", f"`{type(model.module).__name__}`, language model `{text.model_type}`"),
+        ("decoder", f"{shape.layers} layers × {shape.heads} query heads{groups}; hidden size {text.hidden_size}"),
+        ("parameters", f"{size / MILLION:.2f} million" if size < BILLION else f"{size / BILLION:.1f} billion"),
+        (
+            "vision tower",
+            f"`{vision.model_type}`, {vision.num_hidden_layers} layers, pictures of {vision.image_size} px",
+        ),
+        ("precision", f"`{str(model.dtype).removeprefix('torch.')}`; attention and statistics in float32"),
+    ]
+    if card:
+        told = (("recipe", card.recipe), ("grown from", card.llm), ("image tokens", card.image_tokens))
+        lines += [(name, escaped(value)) for name, value in told if value]
+    checkpoint = escaped(str(model.identity.get("checkpoint", "")))
+    lines.append(("checkpoint", f"{checkpoint}, weights {model.identity.get('weights', '')[:12] or 'unknown'}"))
+    intro = ""
+    if card and card.miniature:
+        paper_name = card.paper_name or card.name.removeprefix("mini-")
+        intro = ORGANISM.format(stands_for=f"the paper's {escaped(paper_name)}") + "\n\n"
+    return intro + table(("", ""), lines)
+
+
+def scores_on_card(record: Mapping[str, Any] | None) -> str:
+    """The scores of a miniature over all held-out questions, from its training record; nothing without one."""
+    if not record or "scores" not in record:
+        return "There is no training record beside this checkpoint: accuracies below are from this page's own run."
+    lines = []
+    for name, told in record["scores"].items():
+        condition, form = name.split("/")
+        seen, blind, blindfold = (told[kind] for kind in ("seen", "blind", "question_only"))
+        interval = f"{percent(seen['accuracy'])} ({100 * seen['low']:.0f} to {100 * seen['high']:.0f})"
+        lines.append((condition, form, interval, percent(blind["accuracy"]), percent(blindfold["accuracy"]), seen["n"]))
+    header = (
+        "condition",
+        "answers",
+        "right (95 % interval)",
+        "white picture",
+        "best question-only answerer",
+        "questions",
+    )
+    return table(header, lines)
+
+
+def one_sample(sample: Sample, ds: xr.Dataset) -> str:
+    """Question, answer and what the model said, of the first sample of a traced dataset."""
+    told = ds.isel(model=0, sample=0)
+    prediction, answer = str(told["prediction"].item()).strip(), sample.answer
+    verdict = {1.0: "right", 0.0: "wrong"}.get(float(told["correct"]), "not scored")
+    lines = [
+        ("question", escaped(sample.question)),
+        ("right answer", escaped(answer) if answer else "unknown"),
+        ("the model says", f"{escaped(prediction)} ({verdict})"),
+        ("margin over the best other answer", f"{float(told['margin']):.2f} logits"),
+        ("image tokens", int(told["n_image_tokens"])),
+    ]
+    return table(("", ""), lines)
+
+
+def prompt_pieces(model: VisionLanguageModel, sample: Sample) -> str:
+    """The prompt as the model gets it: text, and the place and number of the image tokens."""
+    encoding = model.encode([sample])
+    ids = encoding["input_ids"][0].tolist()
+    places = model.image_positions(encoding)[0].tolist()
+    before, after = ids[: places[0]], ids[places[-1] + 1 :]
+    tokens = [[escaped(token) for token in model.tokenizer.convert_ids_to_tokens(part)] for part in (before, after)]
+    shown = [" ".join(f"<code>{token}</code>" for token in part) for part in tokens]
+    return (
+        f"{shown[0]} **[{counted(len(places), 'image token')}]** {shown[1]}\n\n"
+        f"Of the {len(ids)} tokens of this prompt {len(places)} ({percent(len(places) / len(ids))}) are image "
+        "tokens. A head that "
+        f"spread its attention evenly would therefore put {percent(len(places) / len(ids))} of it on the picture: a "
+        "raw image weight "
+        "means little without that comparison, which is what *image log-odds* makes."
+    )
+
+
+def origin(ds: xr.Dataset) -> str:
+    """What the numbers of a page were made from, and on what."""
+    told = json.loads(str(np.atleast_1d(ds["provenance"].values)[0]))
+    lines = []
+    for part in ("identity", "circumstance"):
+        pieces = [f"{name} `{value}`" for name, value in told.get(part, {}).items() if value not in ("", None)]
+        lines.append((part, listed(pieces)))
+    return table(("", ""), lines)

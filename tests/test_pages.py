@@ -1,0 +1,236 @@
+"""Running pages: parameters, placeholders, equal bytes, kept partial pages, and what decides that nothing changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from visualheads.errors import KernelError, ParameterError
+from visualheads.pages import Page, clean, contents, inputs, landing, parameters_of, plan, run_page, template
+from visualheads.pages import run as running
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = """\
+n: int = 3  # how many
+name: str = "a"  # whose
+ratio: float = 0.5  # how much
+deep: bool = False  # all layers
+"""
+
+
+def write_template(path: Path, body: str = "print(n, name)") -> Path:
+    cells = [
+        nbformat.v4.new_markdown_cell("# {{title}}\n\n(sec-{{slug}})=\n`{{command}}` and {{unknown}}"),
+        nbformat.v4.new_code_cell(SMALL, metadata={"tags": ["parameters", "remove-cell"]}),
+        nbformat.v4.new_code_cell(
+            body, metadata={"mystnb": {"figure": {"name": "fig-{{slug}}", "caption": "Of {{title}}"}}}
+        ),
+        nbformat.v4.new_code_cell("print('secret')", metadata={"tags": ["remove-output"]}),
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, path)
+    return path
+
+
+def a_page(root: Path, body: str = "print(n, name)", **parameters: object) -> Page:
+    return Page(
+        template=write_template(root / "notebooks" / "t.ipynb", body),
+        output=root / "book" / "models" / "one.ipynb",
+        slug="one",
+        title="One",
+        parameters=parameters,
+        command="visualheads page one",
+    )
+
+
+def test_parameters_are_read_with_type_default_and_help(tmp_path: Path) -> None:
+    found = parameters_of(write_template(tmp_path / "t.ipynb"))
+    assert found["n"] == template.Parameter("n", "int", 3, "how many")
+    assert list(found) == ["n", "name", "ratio", "deep"]
+
+
+def test_every_shipped_template_declares_and_explains_its_parameters() -> None:
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        for parameter in parameters_of(path).values():
+            assert parameter.kind != "None" and parameter.help, f"{path.name}: {parameter.name}"
+
+
+def test_unknown_parameter_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match=r"nam.*did you mean 'name'"):
+        run_page(a_page(tmp_path, nam="b"), tmp_path)
+    assert not (tmp_path / "book").exists()
+
+
+@pytest.mark.parametrize(("given", "read"), [("12", 12), (12, 12)])
+def test_text_from_a_command_line_gets_the_declared_type(tmp_path: Path, given: object, read: int) -> None:
+    path = write_template(tmp_path / "t.ipynb")
+    assert template.checked(path, {"n": given, "deep": "true", "ratio": "2", "name": "7"}) == {
+        "n": read,
+        "deep": True,
+        "ratio": 2.0,
+        "name": "7",
+    }
+
+
+@pytest.mark.parametrize("bad", [{"n": "many"}, {"n": 1.5}, {"n": True}, {"deep": "perhaps"}, {"ratio": "x"}])
+def test_value_of_another_type_is_refused(tmp_path: Path, bad: dict[str, object]) -> None:
+    with pytest.raises(ParameterError, match=next(iter(bad))):
+        template.checked(write_template(tmp_path / "t.ipynb"), bad)
+
+
+def test_missing_template_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="notebook file"):
+        parameters_of(tmp_path / "none.ipynb")
+
+
+def test_placeholders_are_filled_in_text_and_figures_only(tmp_path: Path) -> None:
+    page = a_page(tmp_path, body="print('{{slug}}')")
+    notebook = template.filled(page.template, page.placeholders)
+    assert "# One" in notebook.cells[0].source and "(sec-one)=" in notebook.cells[0].source
+    assert "`visualheads page one` and {{unknown}}" in notebook.cells[0].source
+    assert notebook.cells[2].metadata["mystnb"]["figure"] == {"name": "fig-one", "caption": "Of One"}
+    assert notebook.cells[2].source == "print('{{slug}}')"
+
+
+def test_two_runs_are_equal_bytes_and_a_third_is_skipped(tmp_path: Path) -> None:
+    body = (
+        "import uuid, IPython.display as d\nd.display(d.HTML(f'<i id={uuid.uuid4()}>{object()}</i>')); print(n, name)"
+    )
+    page = a_page(tmp_path, body, n=5)
+    assert run_page(page, tmp_path)
+    first = page.output.read_bytes()
+    assert not run_page(page, tmp_path)
+    assert run_page(page, tmp_path, force=True)
+    assert page.output.read_bytes() == first
+    notebook = nbformat.reads(first.decode(), as_version=4)
+    assert "5 a" in first.decode()
+    assert "secret" not in json.dumps([cell.get("outputs") for cell in notebook.cells])
+    assert "papermill" not in json.dumps(notebook.metadata) and not page.partial.exists()
+    injected = next(c for c in notebook.cells if "injected-parameters" in c.metadata.get("tags", []))
+    assert "hide-input" in injected.metadata["tags"]
+    assert inputs.recorded(page.output)["parameters"] == {"n": 5}
+
+
+def test_failing_cell_keeps_the_partial_page_and_the_last_whole_one(tmp_path: Path) -> None:
+    page = a_page(tmp_path, "assert n < 4, 'n is too large'; print('fine')", n=3)
+    run_page(page, tmp_path)
+    whole = page.output.read_bytes()
+    with pytest.raises(KernelError, match="n is too large") as caught:
+        run_page(dataclasses.replace(page, parameters={"n": 4}), tmp_path)
+    assert str(page.partial) in str(caught.value)
+    assert page.partial.is_file() and page.output.read_bytes() == whole
+
+
+def test_killed_kernel_is_told(tmp_path: Path) -> None:
+    page = a_page(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(KernelError, match="kernel died"):
+        run_page(page, tmp_path)
+
+
+def test_pages_run_side_by_side_and_one_failure_stops_no_other(tmp_path: Path) -> None:
+    good = a_page(tmp_path / "good")
+    bad = a_page(tmp_path / "bad", "raise ValueError('broken')")
+    said: list[str] = []
+    with pytest.raises(KernelError, match="broken"):
+        running.run_pages([bad, good], tmp_path, workers=2, report=said.append)
+    assert good.output.is_file() and not bad.output.is_file()
+    assert sorted(said) == ["failed: One", "ran One"]
+
+
+@pytest.mark.parametrize("change", ["template", "parameters", "data", "product", "title"])
+def test_a_changed_input_makes_a_page_stale(tmp_path: Path, change: str) -> None:
+    data, product = tmp_path / "data.json", tmp_path / "product.json"
+    data.write_text("1")
+    product.write_text("{}")
+    page = dataclasses.replace(a_page(tmp_path, n=2), data=(data,), products=(product,))
+    record = {"inputs": inputs.page_hash(page, {"n": 2}), "parameters": {"n": 2}}
+    notebook = nbformat.v4.new_notebook()
+    page.output.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(clean.cleaned(notebook, record), page.output)
+    assert inputs.is_current(page, {"n": 2})
+    parameters = {"n": 2}
+    if change == "template":
+        write_template(page.template, "print(n)")
+    elif change == "parameters":
+        parameters = {"n": 3}
+    elif change == "data":
+        data.write_text("2")
+    elif change == "product":
+        product.unlink()
+    else:
+        page = dataclasses.replace(page, title="Two")
+    assert not inputs.is_current(page, parameters)
+
+
+def test_rendering_code_is_no_input_of_a_page() -> None:
+    page = Page(ROOT / "notebooks" / "cost.ipynb", ROOT / "x.ipynb", "x", "x")
+    assert inputs.page_hash(page, {}) == inputs.page_hash(page, {})
+    assert {"pages", "offline_vega"} <= set(inputs.RENDERING)
+
+
+def test_model_page_of_a_hub_id_or_folder_has_its_own_name_and_command(tmp_path: Path) -> None:
+    page = plan.model_page(tmp_path, "someone/a-model", {"n": 8, "data": "my folder"})
+    assert page.output.name == "someone-a-model.ipynb"
+    assert page.command == "visualheads page someone/a-model -p n=8 -p data='my folder'"
+    assert page.parameters["model"] == "someone/a-model" and page.parameters["slug"] == page.slug
+    assert page.products[0].name == f"{page.slug}-head-map.json"
+
+
+def test_model_page_refuses_the_name_as_parameter(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="slug"):
+        plan.run_model_page(tmp_path, "m", {"slug": "x"})
+
+
+def test_contents_follow_the_catalogue_and_hang_training_below(tmp_path: Path) -> None:
+    models = tmp_path / "book" / "models"
+    models.mkdir(parents=True)
+    for name in ("zeta", "mini-1.5-7B-training", "mini-1.5-7B", "alpha", "alpha.partial"):
+        (models / f"{name}.ipynb").write_text("{}")
+    (tmp_path / "_toc.yml").write_text((ROOT / "_toc.yml").read_text())
+    (tmp_path / "book" / "introduction.md").write_text("# x")
+    import yaml
+
+    told = yaml.safe_load(contents.written(tmp_path, tmp_path / "toc.yml").read_text())
+    chapters = {part["caption"]: part["chapters"] for part in told["parts"]}
+    assert chapters["The question"] == [{"file": "book/introduction"}]
+    assert chapters["Models"] == [
+        {"file": "book/models/mini-1.5-7B", "sections": [{"file": "book/models/mini-1.5-7B-training"}]},
+        {"file": "book/models/alpha"},
+        {"file": "book/models/zeta"},
+    ]
+    assert "The tool" not in chapters
+
+
+def test_landing_page_shows_only_what_was_run(tmp_path: Path) -> None:
+    results = tmp_path / "book" / "results"
+    landing.write(tmp_path, results)
+    assert landing.NOTHING in (results / landing.GLANCE).read_text()
+    facts = {
+        "model": "m",
+        "samples": 12,
+        "note": "in miniature",
+        "accuracy": "83 %",
+        "findings": [{"claim": "c", "finding": "f", "control": "k"}],
+    }
+    (results / f"m{landing.FACTS}").write_text(json.dumps(facts))
+    landing.write(tmp_path, results)
+    assert landing.NOTHING in (results / landing.FIGURE).read_text(), "facts without a page"
+    (tmp_path / "book" / "models").mkdir()
+    (tmp_path / "book" / "models" / "m.ipynb").write_text("{}")
+    landing.write(tmp_path, results)
+    assert "{vegalite} results/m-head-map.json" in (results / landing.FIGURE).read_text()
+    assert "| c | f | k |" in (results / landing.GLANCE).read_text()
+
+
+def test_notebooks_are_shipped_without_outputs_and_functions() -> None:
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "code":
+                assert cell.outputs == [] and cell.execution_count is None, path.name
+                assert "def " not in cell.source, path.name
