@@ -1,4 +1,4 @@
-"""Write constraints.txt: the exact versions, in this environment, of everything that pyproject.toml asks for in the end.
+"""Write constraints.txt: the exact versions, in this environment, of all that pyproject.toml asks for in the end.
 
 make constraints
 """

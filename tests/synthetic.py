@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -97,7 +98,7 @@ def traced_dataset(
     correct = rng.random((1, n)) < 0.7
     measures = _measures(rng, layers, heads, n, n_queries, correct[0], coords["has_box"].values)
     dims = HEAD_DIMS[:4] if queries is None else HEAD_DIMS
-    data = {
+    data: dict[str, Any] = {
         name: (dims, (values[..., 0] if queries is None else values)[None].astype("float32"))
         for name, values in measures.items()
     }

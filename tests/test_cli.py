@@ -8,9 +8,9 @@ import sys
 
 import numpy as np
 import pytest
+
 from helpers import llava
 from tasks_data import looktwice
-
 from visualheads import cluster, jobs
 from visualheads.cli import main
 from visualheads.cli.book import parameters
@@ -78,7 +78,7 @@ def test_version_and_help(capsys):
         (("train", "mini-1.5-7B", "--smoke"), "--out"),
         (("train", "no-such-miniature"), "no-such-miniature"),
         (("no-such-command",), "no-such-command"),
-        (("trace",), "MODEL"),
+        (("trace",), "trace"),
     ],
 )
 def test_bad_input_ends_with_2_and_one_message(capsys, arguments, told):
@@ -224,7 +224,8 @@ def test_slugs(name, slug):
 
 def test_the_package_imports_neither_torch_nor_nnsight():
     """`visualheads --help` and `import visualheads` are quick."""
-    code = "import sys, visualheads, visualheads.cli; print([m for m in ('torch', 'nnsight', 'transformers') if m in sys.modules])"
+    heavy = "('torch', 'nnsight', 'transformers', 'xarray')"
+    code = f"import sys, visualheads, visualheads.cli; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 import torch
@@ -14,11 +16,16 @@ from visualheads.generation import greedy
 from visualheads.schema import assert_valid
 from visualheads.tracing import trace
 
+# PaliGemma's processor in transformers 5.23 turns tensors into arrays in a way numpy 2 deprecates
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
+
 SIZES = [(64, 64), (90, 60), (60, 90), (200, 61), (61, 200), (48, 47)]
 QUERIES = ("first_generated", "last_prompt")
+NEEDS = pytest.mark.skipif(find_spec("num2words") is None, reason="SmolVLM's processor needs the package num2words")
+NAMES = [pytest.param(name, marks=NEEDS) if name == "smolvlm" else name for name in FAMILIES]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_processor_makes_as_many_image_tokens_as_the_token_map_has(name):
     model = family(name)
     for size in SIZES:
@@ -31,7 +38,7 @@ def test_the_processor_makes_as_many_image_tokens_as_the_token_map_has(name):
         assert boxes[:, 2].max() > 0.9 * size[0] and boxes[:, 3].max() > 0.9 * size[1]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_rows_equal_eager_attentions_in_a_padded_batch(name):
     model = family(name, "eager")
     encoding = model.encode(samples(2))
@@ -49,7 +56,7 @@ def test_rows_equal_eager_attentions_in_a_padded_batch(name):
                 assert not ours[..., :-held].any()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_whole_trace_is_valid(name):
     model = family(name)
     found = trace(model, samples(3), query=QUERIES, keep=("mean_map",), max_new_tokens=2, progress=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ import xarray as xr
 import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from zarr.storage import LocalStore
 
 from synthetic import map_sums, samples_of, traced_dataset
 from visualheads import reading, schema, store
@@ -120,7 +123,8 @@ def test_a_shard_that_is_written_but_not_marked_is_not_seen(ds: xr.Dataset, path
     plan = plan_for(ds)
     store.create(path, plan)
     fill(path, ds, plan)
-    zarr.open_group(path, mode="r+")["done"][1] = False
+    done: Any = zarr.open_group(path, mode="r+")["done"]
+    done[1] = False
     opened = store.open_store(path)
     assert opened.sizes["sample"] == 7
     assert opened["mean_map_count"].sum() == 7
@@ -304,7 +308,7 @@ def test_a_full_disk_is_told_and_loses_nothing(ds: xr.Dataset, path: Path, monke
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(zarr.storage.LocalStore, "set", full)
+        patch.setattr(LocalStore, "set", full)
         with pytest.raises(DiskFullError, match="make room and run the same command again"):
             fill(path, ds, plan, [1])
         with pytest.raises(DiskFullError):
@@ -314,6 +318,42 @@ def test_a_full_disk_is_told_and_loses_nothing(ds: xr.Dataset, path: Path, monke
     assert [p.name for p in path.parent.iterdir()] == ["looktwice.zarr"]
     fill(path, ds, plan)
     assert store.open_store(path).sizes["sample"] == 12
+
+
+def test_an_end_between_any_two_writes_loses_the_shard_in_hand_only(
+    ds: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process ends before the first, the tenth, the last write of the second shard, and after it."""
+
+    class Ended(BaseException):
+        pass
+
+    plan = plan_for(ds)
+    write = LocalStore.set
+    writes = len(schema.TRACED) + 2 + 2 + 1  # two conditions have a chunk each in sums and counts; the mark comes last
+    for allowed in (0, 9, writes - 1, writes):
+        path = tmp_path / f"{allowed}.zarr"
+        store.create(path, plan)
+        fill(path, ds, plan, [0])
+        left = [allowed]
+
+        async def limited(*args: Any, left: list[int] = left) -> None:
+            if left[0] == 0:
+                raise Ended
+            left[0] -= 1
+            await write(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalStore, "set", limited)
+            with contextlib.suppress(Ended):
+                store.write_shard(path, 1, part_of(ds, plan, 1))
+        assert store.pending(path) == ([2] if allowed == writes else [1, 2])
+        schema.assert_valid(store.open_store(path))
+        store.create(path, plan)
+        fill(path, ds, plan)
+        opened = store.open_store(path)
+        assert np.array_equal(opened["image_weight"], ds["image_weight"])
+        assert opened["mean_map_count"].values.tolist() == [[6, 6]]
 
 
 WORKER = """

@@ -115,8 +115,8 @@ def from_yaml(path: str | Path) -> Any:
         raise ParameterError(got(f"{path}: cluster", told["cluster"], known))
     try:
         cluster = getattr(dask_jobqueue, told["cluster"])(**told["options"])
-    except (TypeError, ValueError) as error:
-        raise ParameterError(f"{path}: {told['cluster']} does not take these options: {error}") from error
+    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: its scheduler could not start
+        raise ParameterError(f"{path}: {told['cluster']} cannot start with these options: {error}") from error
     cluster.scale(jobs=told["jobs"])
     return cluster
 
@@ -131,12 +131,14 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     keys = ("cluster", "jobs", "options")
     if not isinstance(told, Mapping) or set(told) - set(keys):
         raise ParameterError(got(str(path), list(told) if isinstance(told, Mapping) else told, keys, suggest=False))
-    read = {"cluster": "SLURMCluster", "jobs": 1, "options": {}} | dict(told)
+    read: dict[str, Any] = {"cluster": "SLURMCluster", "jobs": 1, "options": {}} | dict(told)
     jobs, options = read["jobs"], read["options"]
     if not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1:
         raise ParameterError(got(f"{path}: jobs", jobs, "1 or more"))
     if not isinstance(options, Mapping):
         raise ParameterError(got(f"{path}: options", options, "names and values"))
+    # A head node is shared: somebody else's dashboard may hold the usual port.
+    read["options"] = {"scheduler_options": {"dashboard_address": ":0"}, **options}
     return read
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 import zarr
+from zarr.errors import BaseZarrError
 from zarr.storage import StoreLike, ZipStore
 
 from visualheads.errors import StoreError
@@ -44,13 +47,13 @@ def open_store(path: str | Path, *, all_samples: bool = False) -> xr.Dataset:
     return describe(_load_coordinates(raw))
 
 
-def read_attrs(path: Path) -> dict[str, object]:
+def read_attrs(path: Path) -> dict[str, Any]:
     """What the store says of itself. Raises StoreError when there is none, or from another version of the layout."""
     if not path.exists():
         raise StoreError(f"no store at {path}; trace into it first, or give the path of a *.zarr folder.")
     try:
         attrs = dict(zarr.open_group(as_zarr(path), mode="r").attrs)
-    except (OSError, ValueError, KeyError, zarr.errors.BaseZarrError) as error:
+    except (OSError, ValueError, KeyError, BaseZarrError) as error:
         raise StoreError(f"{path} is not a readable zarr store ({error}); move it away and trace again.") from error
     if attrs.get("visualheads_store") != FORMAT:
         raise StoreError(
@@ -74,16 +77,16 @@ def as_zarr(path: Path) -> StoreLike:
     return ZipStore(path, mode="r") if path.suffix == ".zip" else str(path)
 
 
-def recorded_circumstances(attrs: Mapping[str, object], raw: xr.Dataset) -> list[dict[str, object]]:
+def recorded_circumstances(attrs: Mapping[str, Any], raw: xr.Dataset) -> list[dict[str, object]]:
     """The circumstance the store was made in, then those of shards done in another one, each once."""
-    first = attrs.get("circumstance")
+    first = dict(attrs["circumstance"])
     texts = dict.fromkeys(text for text in raw[CIRCUMSTANCE].values.tolist() if text)
     others = [json.loads(text) for text in texts]
-    return [dict(first) if isinstance(first, Mapping) else {}, *(other for other in others if other != first)]
+    return [first, *(other for other in others if other != first)]
 
 
-def _finished(raw: xr.Dataset, attrs: Mapping[str, object], all_samples: bool) -> xr.Dataset:
-    shard = int(str(attrs["shard"]))
+def _finished(raw: xr.Dataset, attrs: Mapping[str, Any], all_samples: bool) -> xr.Dataset:
+    shard = int(attrs["shard"])
     done = raw[DONE].values
     told = {"identity": attrs["identity"], "circumstance": attrs["circumstance"]}
     circumstances = recorded_circumstances(attrs, raw)
@@ -96,7 +99,9 @@ def _finished(raw: xr.Dataset, attrs: Mapping[str, object], all_samples: bool) -
     keep = np.repeat(done, shard)[: ds.sizes["sample"]]
     if not all_samples and not keep.all():
         ds = ds.isel(sample=np.flatnonzero(keep))
-    return ds.assign({name: _chunked(ds[name], "sample", shard) for name in ds.data_vars if "sample" in ds[name].dims})
+    return ds.assign(
+        {name: _chunked(ds.variables[name], "sample", shard) for name in ds.data_vars if "sample" in ds[name].dims}
+    )
 
 
 def _with_mean_map(ds: xr.Dataset, done: np.ndarray) -> xr.Dataset:
@@ -104,22 +109,23 @@ def _with_mean_map(ds: xr.Dataset, done: np.ndarray) -> xr.Dataset:
         return ds
     finished = np.flatnonzero(done)
     count = ds[MAP_COUNT].isel(shard=finished).sum("shard").astype("int32").compute()
-    sums = _chunked(ds[MAP_SUM].isel(shard=finished), "shard", 1)
-    mean = sums.sum("shard", dtype="float64") / count.where(count > 0)
+    sums = ds[MAP_SUM].variable.isel(shard=finished)
+    total = xr.DataArray(_chunked(sums, "shard", 1).sum("shard", dtype="float64"))
+    mean = total / count.where(count > 0)
     return ds.drop_vars([MAP_SUM, MAP_COUNT]).assign(
         mean_map=mean.astype("float32").transpose(*VARIABLES["mean_map"].dims), mean_map_count=count
     )
 
 
-def _chunked(array: xr.DataArray, dim: str, shard: int) -> xr.DataArray:
+def _chunked(variable: xr.Variable, dim: str, shard: int) -> xr.Variable:
     """Lazy, in chunks of whole shards of about DASK_CHUNK_BYTES; in mean maps of one condition, as on disk."""
-    if array.sizes[dim] == 0:
-        return array.load().chunk() if array.size == 0 else array.chunk()
-    one = "condition" if "condition" in array.dims else None
-    cells = int(np.prod([size for name, size in array.sizes.items() if name not in (dim, one)]))
-    item = 8 if array.dtype == object else array.dtype.itemsize
+    one = "condition" if "condition" in variable.dims else None
+    cells = int(np.prod([size for name, size in variable.sizes.items() if name not in (dim, one)]))
+    item = 8 if variable.dtype == object else variable.dtype.itemsize
     shards = max(1, DASK_CHUNK_BYTES // max(1, cells * item * shard))
-    return array.chunk({dim: shards * shard, **({one: 1} if one else {})})
+    # A name of its own spares dask hashing what it would read; variables, because arrays would take their
+    # coordinates along.
+    return variable.chunk({dim: shards * shard, **({one: 1} if one else {})}, name=f"store-{uuid.uuid4().hex}")
 
 
 def _load_coordinates(ds: xr.Dataset) -> xr.Dataset:

@@ -102,7 +102,7 @@ def write_shard(path: str | Path, index: int, part: xr.Dataset, circumstance: Ma
     path = Path(path)
     attrs = reading.read_attrs(path)
     group = _group(path)
-    shard = int(str(attrs["shard"]))
+    shard = int(attrs["shard"])
     samples = shard_slice(index, shard, group["sample"].shape[0])
     ids = [str(i) for i in np.atleast_1d(group["sample"][samples])]
     given = [str(i) for i in part["sample"].values]
@@ -121,7 +121,7 @@ def write_shard(path: str | Path, index: int, part: xr.Dataset, circumstance: Ma
         group[reading.DONE][index] = True
 
 
-def _write(target: zarr.Array, values: xr.DataArray, index: int, samples: slice, path: Path) -> None:
+def _write(target: Any, values: xr.DataArray, index: int, samples: slice, path: Path) -> None:
     dims = target.metadata.dimension_names
     for dim in ("model", "shard"):
         if dim in dims and dim not in values.dims:
@@ -196,10 +196,12 @@ def _attrs(plan: Plan) -> dict[str, Any]:
 
 def _check(path: Path, plan: Plan) -> None:
     attrs = reading.read_attrs(path)
-    stored = attrs["identity"] if isinstance(attrs["identity"], Mapping) else {}
+    stored = attrs["identity"]
     wanted = json.loads(json.dumps(dict(plan.identity)))
     keys = sorted(set(stored) | set(wanted))
-    differ = {key: (stored.get(key), wanted.get(key)) for key in keys if stored.get(key) != wanted.get(key)}
+    differ: dict[str, tuple[object, object]] = {
+        key: (stored.get(key), wanted.get(key)) for key in keys if stored.get(key) != wanted.get(key)
+    }
     group = _group(path)
     differ |= _layout_differences(group, attrs, plan)
     if differ:
@@ -211,7 +213,7 @@ def _check(path: Path, plan: Plan) -> None:
     _warn_of_circumstance(path, attrs, plan)
 
 
-def _layout_differences(group: zarr.Group, attrs: Mapping[str, Any], plan: Plan) -> dict[str, tuple[object, object]]:
+def _layout_differences(group: Any, attrs: Mapping[str, Any], plan: Plan) -> dict[str, tuple[object, object]]:
     differ: dict[str, tuple[object, object]] = {}
     if attrs["shard"] != plan.shard:
         differ["shard"] = (attrs["shard"], plan.shard)
@@ -228,7 +230,7 @@ def _layout_differences(group: zarr.Group, attrs: Mapping[str, Any], plan: Plan)
     return differ
 
 
-def _warn_of_circumstance(path: Path, attrs: Mapping[str, object], plan: Plan) -> None:
+def _warn_of_circumstance(path: Path, attrs: Mapping[str, Any], plan: Plan) -> None:
     known = reading.recorded_circumstances(attrs, reading.open_raw(path))
     now = json.loads(json.dumps(dict(plan.circumstance)))
     if now in known or not pending(path):

@@ -159,7 +159,7 @@ def _ranges(ds: xr.Dataset) -> Iterator[str]:
             continue
         loaded = array.load() if array.chunks is None else array.compute()
         if np.isinf(loaded.values).any():
-            yield f"{variable.name} is infinite in {_where(np.isinf(loaded))}"
+            yield f"{variable.name} is infinite in {_where(abs(loaded) == np.inf)}"
         low, high = variable.range
         measured = loaded != UNMEASURED if variable.dtype == "int32" else loaded.notnull()
         for bound, beyond in ((low, lambda a, b: a < b - TOLERANCE), (high, lambda a, b: a > b + TOLERANCE)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 HEAD_DIMS = ("model", "layer", "head", "sample", "query")
 SAMPLE_DIMS = ("model", "sample")
@@ -37,9 +37,9 @@ class Variable:
     binary: bool = False
 
     @property
-    def attrs(self) -> dict[str, object]:
+    def attrs(self) -> dict[str, Any]:
         """long_name, units and range as attributes; an open range is left out, an open end is an empty text."""
-        attrs: dict[str, object] = {"long_name": self.long_name, "units": self.units}
+        attrs: dict[str, Any] = {"long_name": self.long_name, "units": self.units}
         if self.range != (None, None):
             attrs["range"] = ["" if end is None else end for end in self.range]
         return attrs

@@ -57,6 +57,7 @@ def condition_maps(ds: xr.Dataset, measure: str = "image_weight", query: str = t
     shown = tables.conditions(ds)
     top = max(value for record in merged.values() for form in forms if (value := record.get(form)) is not None)
     names = [FORMAT_NAMES.get(form, form) for form in forms]
+    fixed = alt.param(name="form", value=forms[0])
     choice = alt.param(
         name="form", value=forms[0], bind=alt.binding_radio(options=forms, labels=names, name="Answers: ")
     )
@@ -87,7 +88,7 @@ def condition_maps(ds: xr.Dataset, measure: str = "image_weight", query: str = t
     grid = alt.vconcat(*[alt.hconcat(*charts[i : i + COLUMNS]) for i in range(0, len(charts), COLUMNS)])
     told = ", ".join(shown)
     words = f"{len(shown)} maps of layers by heads, one per condition ({told}), coloured by {title_of(measure)}."
-    return finished(grid.add_params(choice), words)
+    return finished(grid.add_params(choice) if len(forms) > 1 else grid.add_params(fixed), words)
 
 
 def condition_agreement(ds: xr.Dataset, measure: str = "image_weight", query: str = tables.QUERY) -> Any:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from visualheads.cli.console import out
+from visualheads.cli.console import out, say
 from visualheads.errors import ParameterError, got
 
 
@@ -24,7 +24,7 @@ def page(
     from visualheads.pages import run_model_page
 
     written = run_model_page(project_root(), model, parameters(parameter or []), force=force)
-    out.print(str(written), highlight=False)
+    say(str(written))
 
 
 def build(
@@ -39,11 +39,9 @@ def build(
     """Trace the miniatures, run the notebooks, render the book, and print the path of its first page."""
     from visualheads.pages import build_book
 
-    index = build_book(
-        project_root(), full=full, force=force, workers=workers, report=lambda line: out.print(line, highlight=False)
-    )
+    index = build_book(project_root(), full=full, force=force, workers=workers, report=say)
     out.print("[bold green]The book:[/]", end=" ")
-    out.print(str(index), markup=False, highlight=False)
+    say(str(index))
 
 
 def parameters(given: list[str]) -> dict[str, Any]:

@@ -15,6 +15,11 @@ out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
 
+def say(line: str) -> None:
+    """Print a line as it is: names and paths may hold brackets."""
+    out.print(line, markup=False, highlight=False)
+
+
 @contextmanager
 def warnings_as_notes() -> Iterator[None]:
     """Print warnings as single lines without the place in the code they come from."""

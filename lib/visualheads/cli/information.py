@@ -14,7 +14,7 @@ import typer
 from rich.table import Column, Table
 
 from visualheads.catalog import cards, data_folder, is_available
-from visualheads.cli.console import FAILED, out
+from visualheads.cli.console import FAILED, out, say
 
 GIGABYTE = 1e9
 SPARE = 1.2
@@ -91,14 +91,15 @@ def doctor() -> None:
         for card in cards().values()
         if not card.miniature and card.memory_gb and largest and card.memory_gb * GIGABYTE * SPARE <= largest
     ]
-    out.print(f"Miniatures here: {', '.join(small) or 'none'}", highlight=False)
-    out.print(f"Real models that fit into memory in 16 bit: {', '.join(real) or 'none'}", highlight=False)
+    say(f"Miniatures here: {', '.join(small) or 'none'}")
+    say(f"Real models that fit into memory in 16 bit: {', '.join(real) or 'none'}")
     if not small:
         missing.append(
             f"no miniature in {data_folder() / 'miniatures'}; run `make miniatures`, or set VISUALHEADS_DATA"
         )
     for line in missing:
-        out.print(f"[red]missing:[/] {line}", highlight=False)
+        out.print("[red]missing:[/]", end=" ")
+        say(line)
     if missing:
         raise typer.Exit(FAILED)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from visualheads.cli.console import SHOWN_SKIPPED, err, out, warnings_as_notes
+from visualheads.cli.console import SHOWN_SKIPPED, err, out, say, warnings_as_notes
 from visualheads.errors import ParameterError, StoreError, got
 
 if TYPE_CHECKING:
@@ -107,8 +108,9 @@ def trace(
         return
     with warnings_as_notes(), _workers(scheduler, cluster) as workers:
         ds = jobs.run(job, scheduler=workers, fresh=fresh)
-    right = ds["correct"].mean().item()
-    out.print(f"{job.path}: {ds.sizes['sample']} samples, accuracy {right:.1%}", highlight=False)
+    right = float(ds["correct"].mean())
+    told = "no answers known" if math.isnan(right) else f"accuracy {right:.1%}"
+    say(f"{job.path}: {ds.sizes['sample']} samples, {told}")
 
 
 def rank(
@@ -143,7 +145,7 @@ def export(
     from visualheads.heads import rank as rank_heads
 
     scores = rank_heads(_opened(store), by=by, interval=True, query=query)
-    out.print(str(export_scores(_of_one_model(scores, model, keep=True), target)), highlight=False)
+    say(str(export_scores(_of_one_model(scores, model, keep=True), target)))
 
 
 def _opened(path: Path) -> xr.Dataset:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from visualheads.catalog import data_folder
-from visualheads.cli.console import out
+from visualheads.cli.console import say
 from visualheads.errors import ParameterError
 
 
@@ -44,7 +44,7 @@ def train(
     unfinished = work or (target / "unfinished" if smoke else data_folder() / "training")
     for each in names:
         made = train_one(each, target=target, work=unfinished, smoke=smoke, device=device, report=_report)
-        out.print(f"{each}: {made}", highlight=False)
+        say(f"{each}: {made}")
 
 
 def _report(stage: str, step: int, steps: int, record: dict[str, Any]) -> None:
@@ -52,7 +52,7 @@ def _report(stage: str, step: int, steps: int, record: dict[str, Any]) -> None:
     told = ", ".join(
         f"{key} {value:.3g}" for key, value in record.items() if isinstance(value, float) and key != "seconds"
     )
-    out.print(f"{stage} {step}/{steps}: {told}, {record.get('seconds', 0):.0f} s", highlight=False)
+    say(f"{stage} {step}/{steps}: {told}, {record.get('seconds', 0):.0f} s")
 
 
 def scenes(
@@ -65,4 +65,4 @@ def scenes(
 
     target = folder or data_folder() / "scenes" / "looktwice"
     write_looktwice(target)
-    out.print(str(target), highlight=False)
+    say(str(target))

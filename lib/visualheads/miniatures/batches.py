@@ -44,11 +44,11 @@ def pad(pairs: Iterable[Pair]) -> tuple[Int[Tensor, "batch key"], Int[Tensor, "b
     return ids, labels
 
 
-def text_pair(rng: random.Random, fillers: int, task: str, questions: int, kinds: turns.Kinds = turns.KINDS) -> Pair:
+def text_pair(rng: random.Random, fillers: int, task: str, questions: int, style: turns.Style = turns.FULL) -> Pair:
     """One list in words with its questions, or with the request to list its objects (`task="caption"`)."""
-    listed, listing = turns.text_list(rng, fillers)
+    listed, listing = turns.text_list(rng, fillers, style.marks)
     head = [*turns.opening(), *listed]
-    told = turns.caption(listing.items) if task == "caption" else turns.dialogue(rng, listing, questions, kinds)
+    told = turns.caption(listing.items) if task == "caption" else turns.dialogue(rng, listing, questions, style)
     return head + told[0], [turns.IGNORED] * len(head) + told[1]
 
 

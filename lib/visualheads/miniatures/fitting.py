@@ -26,6 +26,7 @@ class Schedule:
     rate: float
     warm_up: int = 100
     report_every: int = 200
+    tested: int = 256
     moments: tuple[int, ...] = ()
 
     def rate_at(self, step: int) -> float:

@@ -28,7 +28,8 @@ MOST_FILLERS = 55  # with nine objects, as many list places as a picture has ima
 CAPTION_SHARE = 0.25  # of the batches; a batch holds one kind, because captions are shorter
 FEWEST_FILLERS = 2
 FULL_LENGTH_FROM = 0.6  # the share of text training after which lists have their full length
-ALL_KINDS_FROM = 0.4  # … and after which all kinds of questions are asked
+FULL_STYLE_FROM = 0.4  # … and after which questions come in all styles
+TEST_BATCH = 64
 TOWER_WEIGHTS = (0.2, 0.3)  # loss weight of background and of an object's other patches; classes weigh 1
 
 
@@ -51,7 +52,9 @@ class Plan:
         """A one-minute version: every stage runs, nothing is learned."""
 
         def short(schedule: Schedule) -> Schedule:
-            return replace(schedule, steps=4, batch=4, warm_up=2, report_every=2, moments=schedule.moments and (0,))
+            return replace(
+                schedule, steps=4, batch=4, warm_up=2, report_every=4, tested=8, moments=schedule.moments and (0,)
+            )
 
         return Plan(*(short(getattr(self, stage.name)) for stage in fields(self)))
 
@@ -75,7 +78,7 @@ def train_tower(plan: Plan, folder: Path, seed: int, device: str, report: Report
         return seen + 0.5 * F.binary_cross_entropy_with_logits(out[..., -1], boxed.to(device))
 
     def measure() -> dict[str, float]:
-        pixels, kinds, boxed = batches.tower_batch(batches.generator(seed, "tower-test", 0), 256)
+        pixels, kinds, boxed = batches.tower_batch(batches.generator(seed, "tower-test", 0), plan.tower.tested)
         out = outputs(pixels).cpu()
         found, objects = out[..., :-1].argmax(-1), kinds > batches.PART
         hit = (found == kinds) & objects
@@ -92,39 +95,43 @@ def train_tower(plan: Plan, folder: Path, seed: int, device: str, report: Report
 def train_text(name: str, plan: Plan, folder: Path, seed: int, device: str, report: Report | None = None):
     """A text-only language model that lists and counts objects told in words, among more and more filler words.
 
-    First it is asked about classes and pointed-at objects only, later about supercategories and with letters too.
+    First it is asked in short, always equal words, later in all styles.
     """
     torch.manual_seed(seed)
     model = build_text(text_shape(name)).to(device)
-    reached = {"fillers": FEWEST_FILLERS}
+    reached: dict[str, Any] = {"fillers": FEWEST_FILLERS, "style": turns.PLAIN}
 
     def loss_of(step: int):
         done = step / plan.text.steps
         reached["fillers"] = int(min(MOST_FILLERS, FEWEST_FILLERS + MOST_FILLERS * done / FULL_LENGTH_FROM))
-        kinds = turns.CLASS_KINDS if done < ALL_KINDS_FROM else turns.KINDS
+        style = reached["style"] = turns.PLAIN if done < FULL_STYLE_FROM else turns.FULL
         rng = batches.generator(seed, name, step)
         task = "caption" if rng.random() < CAPTION_SHARE else "questions"
-        pairs = [batches.text_pair(rng, reached["fillers"], task, 5, kinds) for _ in range(plan.text.batch)]
+        pairs = [batches.text_pair(rng, reached["fillers"], task, 5, style) for _ in range(plan.text.batch)]
         ids, labels = batches.pad(pairs)
         return model(input_ids=ids.to(device), labels=labels.to(device)).loss
 
     def measure() -> dict[str, float]:
-        return text_accuracy(model, seed, device, reached["fillers"])
+        return text_accuracy(model, seed, device, plan.text.tested, **reached)
 
     progress = fitting.fit(name, model, [model], loss_of, plan.text, folder, measure, report)
     return model, {name: progress}
 
 
-def text_accuracy(model: nn.Module, seed: int, device: str, fillers: int, lists: int = 256) -> dict[str, float]:
-    """Share of right answers on fresh lists with at most `fillers` filler words, by kind of question."""
+def text_accuracy(
+    model: nn.Module, seed: int, device: str, lists: int, fillers: int, style: turns.Style
+) -> dict[str, float]:
+    """Share of right answers on fresh lists with at most `fillers` filler words, in the style given, by kind."""
     rng = batches.generator(seed, "text-test", 0)
     records, pairs, kinds, answers = [], [], [], []
     for _ in range(lists):
-        listed, listing = turns.text_list(rng, fillers)
-        kind, question, answer = turns.ask(rng, listing)
+        listed, listing = turns.text_list(rng, fillers, style.marks)
+        kind, question, answer = turns.ask(rng, listing, style)
         if listing.marked:
             question += " " + words.RECTANGLE_HINT
-        told = turns.exchange(f"{question} {words.FREE_HINT}", answer, first=True)
+        if style.hints:
+            question += " " + words.FREE_HINT
+        told = turns.exchange(question, answer, first=True)
         pairs.append(([*turns.opening(), *listed, *told[0]], [turns.IGNORED] * (2 + len(listed)) + told[1]))
         kinds.append(kind)
         answers.append(words.encode(answer)[0])
@@ -152,7 +159,7 @@ def tune(name: str, text, tower, plan: Plan, folder: Path, device: str, report: 
         return loss_of
 
     def measure() -> dict[str, float]:
-        return picture_accuracy(model, recipe.seed, device)
+        return picture_accuracy(model, recipe.seed, device, plan.tuning.tested)
 
     stages: dict[str, Progress] = {}
     for stage, schedule, tasks, trained in (
@@ -164,13 +171,13 @@ def tune(name: str, text, tower, plan: Plan, folder: Path, device: str, report: 
     return model, stages
 
 
-def picture_accuracy(model: nn.Module, seed: int, device: str, pictures: int = 256) -> dict[str, float]:
+def picture_accuracy(model: nn.Module, seed: int, device: str, pictures: int) -> dict[str, float]:
     """Share of right free-form answers on fresh pictures, by kind of question (a quick look while training)."""
     rng = batches.generator(seed, "picture-test", 0)
     records: list[tuple[str, bool]] = []
-    for _ in range(pictures // 64):
+    for start in range(0, pictures, TEST_BATCH):
         pixels, pairs, kinds, answers = [], [], [], []
-        for _ in range(64):
+        for _ in range(min(TEST_BATCH, pictures - start)):
             image, scene, target = batches.picture(rng, boxed=rng.random() < 0.5)
             items = tuple(item.name for item in scene.objects)
             listing = turns.Listing(items, None if target is None else items[target])

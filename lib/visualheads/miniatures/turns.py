@@ -11,12 +11,26 @@ from visualheads.miniatures.world import CATEGORY, CLASSES, PLURAL, SUPERCATEGOR
 
 IGNORED = -100  # transformers' label of an unsupervised token
 HIGHEST_CHOICE = 7  # distractors are drawn from 1 … 7, as in the multiple-choice condition of the task
-# How often a kind of question is asked: (with a marked object, without)
-Kinds = Mapping[str, tuple[float, float]]
-KINDS: Kinds = {"general": (0.35, 0.0), "object": (0.3, 0.45), "super": (0.25, 0.4), "exists": (0.1, 0.15)}
-# Asked for supercategories from the start, a network counts those whatever it is asked, and stays there.
-CLASS_KINDS: Kinds = {"general": (0.35, 0.0), "object": (0.5, 0.75), "super": (0.0, 0.0), "exists": (0.15, 0.25)}
-LETTERS_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Style:
+    """How questions are asked: how often each kind (with a marked object, without), how often the first turn carries
+    the format's instruction, how often options with letters are offered, how often an object is marked."""
+
+    kinds: Mapping[str, tuple[float, float]]
+    hints: float
+    letters: float
+    marks: float
+
+
+FULL = Style(
+    {"general": (0.35, 0.0), "object": (0.3, 0.45), "super": (0.25, 0.4), "exists": (0.1, 0.15)}, 0.75, 0.2, 0.5
+)
+# Short questions always asked in the same words: what is counted is learned first, how it is asked for later.
+PLAIN_KINDS = {"general": (0.0, 0.0), "object": (0.0, 0.65), "super": (0.0, 0.25), "exists": (0.0, 0.1)}
+PLAIN = Style(PLAIN_KINDS, hints=0.0, letters=0.0, marks=0.0)
+LATER_HINTS = 0.2  # how often a later turn of a dialogue carries the instruction, as a share of the first turn's rate
 
 
 @dataclass(frozen=True)
@@ -30,10 +44,10 @@ class Listing:
         return sum(name in (item, CATEGORY[item]) for item in self.items)
 
 
-def ask(rng: random.Random, listing: Listing, kinds: Kinds = KINDS) -> tuple[str, str, str]:
+def ask(rng: random.Random, listing: Listing, style: Style = FULL) -> tuple[str, str, str]:
     """One question: (kind, text, answer). Absent classes and supercategories are asked for now and then."""
-    weights = [pair[0 if listing.marked else 1] for pair in kinds.values()]
-    kind = rng.choices(list(kinds), weights)[0]
+    weights = [pair[0 if listing.marked else 1] for pair in style.kinds.values()]
+    kind = rng.choices(list(style.kinds), weights)[0]
     present = sorted(set(listing.items))
     if kind == "general":
         assert listing.marked is not None
@@ -60,13 +74,13 @@ def with_letters(rng: random.Random, answer: str) -> tuple[str, str] | None:
     return lines, "ABCD"[options.index(int(answer))]
 
 
-def turn(rng: random.Random, listing: Listing, first: bool, kinds: Kinds = KINDS) -> tuple[list[int], list[int]]:
+def turn(rng: random.Random, listing: Listing, first: bool, style: Style = FULL) -> tuple[list[int], list[int]]:
     """Token ids and labels of one exchange; the first of a dialogue usually carries the format instruction."""
-    kind, question, answer = ask(rng, listing, kinds)
-    often = 0.75 if first else 0.15
+    kind, question, answer = ask(rng, listing, style)
+    often = style.hints * (1 if first else LATER_HINTS)
     if listing.marked and rng.random() < often:
         question += " " + words.RECTANGLE_HINT
-    letters = with_letters(rng, answer) if kinds is not CLASS_KINDS and rng.random() < LETTERS_SHARE else None
+    letters = with_letters(rng, answer) if rng.random() < style.letters else None
     if letters:
         question, answer = f"{question}\n{letters[0]}\n{words.LETTERS_HINT}", letters[1]
     elif rng.random() < often:
@@ -81,12 +95,12 @@ def exchange(question: str, answer: str, first: bool) -> tuple[list[int], list[i
     return asked + told, [IGNORED] * len(asked) + told
 
 
-def dialogue(rng: random.Random, listing: Listing, turns: int, kinds: Kinds = KINDS) -> tuple[list[int], list[int]]:
+def dialogue(rng: random.Random, listing: Listing, turns: int, style: Style = FULL) -> tuple[list[int], list[int]]:
     """Several turns about one list."""
     ids: list[int] = []
     labels: list[int] = []
     for number in range(turns):
-        more_ids, more_labels = turn(rng, listing, number == 0, kinds)
+        more_ids, more_labels = turn(rng, listing, number == 0, style)
         ids, labels = ids + more_ids, labels + more_labels
     return ids, labels
 
@@ -101,11 +115,11 @@ def opening() -> list[int]:
     return [words.vocabulary()[words.BOS], *words.encode(words.USER)]
 
 
-def text_list(rng: random.Random, fillers: int) -> tuple[list[int], Listing]:
-    """A scene in words: objects among at most `fillers` filler words, one of them marked in half of the lists."""
+def text_list(rng: random.Random, fillers: int, marks: float = 0.5) -> tuple[list[int], Listing]:
+    """A scene in words: objects among at most `fillers` filler words; in a share `marks` of lists one is marked."""
     items = [name for name, count in choose_counts(rng) for _ in range(count)]
     rng.shuffle(items)
-    marked = rng.randrange(len(items)) if rng.random() < 0.5 else None
+    marked = rng.randrange(len(items)) if rng.random() < marks else None
     length = len(items) + rng.randint(0, fillers)
     slots = [words.FILLER] * length
     places = sorted(rng.sample(range(length), len(items)))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from docutils import nodes
 
 from visualheads.offline_vega import assets
-from visualheads.offline_vega.nodes import MIME, VegaLiteDirective, VegaLiteMime
+from visualheads.offline_vega.chart import MIME, VegaLiteDirective, VegaLiteMime
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx

@@ -14,6 +14,8 @@ from visualheads.pages import contents, extension, inputs, landing
 from visualheads.pages.plan import MODELS, RESULTS, book_pages
 from visualheads.pages.run import Report, run_pages, silent
 
+RUN = "from jupyter_book.cli.main import main; main()"
+"""Jupyter Book of this environment, whatever PATH says; the package cannot be run with -m."""
 BUILD = Path("book/_build")
 INDEX = Path("book/index.html")
 STRICT = ("-W", "-n", "--keep-going")
@@ -79,7 +81,7 @@ def _jupyter_book(root: Path, fresh: Path, toc: Path) -> str:
     arguments = ["build", ".", "--path-output", str(fresh), "--toc", str(toc), *STRICT]
     environment = {**os.environ, "PYTHONWARNINGS": "", "NO_COLOR": "1", extension.ROOT: str(root)}
     done = subprocess.run(
-        [sys.executable, "-m", "jupyter_book", *arguments],
+        [sys.executable, "-c", RUN, *arguments],
         cwd=root, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     log = done.stdout + done.stderr

@@ -52,6 +52,7 @@ def commit(root: Path) -> str:
 def add_footer(app: Sphinx, config: Any) -> None:
     """Put the provenance into the theme's footer."""
     root = Path(os.environ.get(ROOT) or app.confdir)
+    config.html_last_updated_fmt = None  # a clock time would make every build another book
     config.html_theme_options = {
         **config.html_theme_options,
         "extra_footer": f'<p class="provenance">{html.escape(footer_text(root))}</p>',

@@ -18,6 +18,8 @@ RESULTS = Path("book/results")
 TEMPLATES = Path("notebooks")
 TRAINING = "-training"
 """Ending of the slug of a model's training page."""
+TRAINED = ("training.json", "moments.zarr.zip")
+"""What training leaves for its page."""
 FULL_RESULTS = "data/results-full"
 FULL_N = 1000
 """More questions than any shipped condition has: all of them."""
@@ -85,7 +87,7 @@ def book_pages(root: str | Path, full: bool = False, force: bool = False) -> lis
         kept = {} if force else dict(inputs.recorded(page.output).get("parameters", {}))
         wanted = {**kept, "n": FULL_N, "results": FULL_RESULTS} if full else kept
         pages.append(model_page(root, card.name, {k: v for k, v in wanted.items() if k not in ("model", "slug")}))
-        if (miniature_folder(card.name) / "training.json").is_file():
+        if all((miniature_folder(card.name) / name).is_file() for name in TRAINED):
             pages.append(training_page(root, card.name))
     if (root / TEMPLATES / "cost.ipynb").is_file():
         pages.append(cost_page(root))

@@ -23,8 +23,12 @@ KERNEL_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONHASHSEED": "0",
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    "PYTHONWARNINGS": "ignore:IProgress not found",
 }
-"""One thread per kernel: pages run side by side, and sums in one thread are the same in every run."""
+"""One thread per kernel: pages run side by side, and sums in one thread are the same in every run. No warning about
+progress bars in notebooks: any words on stderr fail the strict build."""
+QUIET_KERNEL = ["--IPKernelApp.log_level=ERROR"]
+"""Kernels warn at every start that they listen on a local port without encryption."""
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 Report = Callable[[str], None]
@@ -110,7 +114,7 @@ def _execute(source: Path, page: Page, parameters: dict[str, Any], root: Path) -
     try:
         papermill.execute_notebook(
             str(source), str(page.partial), parameters=parameters, kernel_name="python3", cwd=str(root),
-            progress_bar=False, log_output=False,
+            progress_bar=False, log_output=False, extra_arguments=QUIET_KERNEL,
         )  # fmt: skip
     except PapermillExecutionError as error:
         last = COLOURS.sub("", str(error.evalue)).strip()

@@ -89,6 +89,8 @@ def _typed(parameter: Parameter, value: Any) -> Any:
     kinds = [kind.strip().strip("'\"") for kind in parameter.kind.split("|")]
     if isinstance(value, str) and kinds != ["None"]:
         value = _from_text(value, kinds)
+    if kinds == ["str"] and isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = str(value)  # a command line's -p data=2024 is read as a number
     allowed = {"int": int, "float": (int, float), "str": str, "bool": bool, "None": type(None), "list": list}
     types = [allowed[kind.split("[")[0]] for kind in kinds if kind.split("[")[0] in allowed]
     is_bool = isinstance(value, bool)

@@ -36,8 +36,11 @@ def head_map(ds: xr.Dataset, query: str = tables.QUERY) -> str:
             "its attention, "
             f"{region['region_lift']:.1f} times what an even look over the picture would give."
         )
-        same = "the same head" if region["name"] == best["name"] else "another head"
-        text += f" That is {same}: *how much* of the picture a head looks at, and *where*, are two questions."
+        text += (
+            " It is also the head that looks at pictures most."
+            if region["name"] == best["name"]
+            else " It is another head: *how much* of the picture a head looks at, and *where*, are two questions."
+        )
     return text
 
 
@@ -50,14 +53,16 @@ def weight_concentration(ds: xr.Dataset, query: str = tables.QUERY) -> str:
     table = tables.head_table(ds, ["image_weight", "concentration", "effective_patches"], query)
     focus = table.loc[table["concentration"].idxmax()]
     direction = "rises" if low > 0 else "falls" if high < 0 else "neither clearly rises nor falls"
+    depth = (
+        "so depth alone does not make it"
+        if within * rho > 0 and abs(within) >= abs(rho) / 2
+        else "so most of the relation over all heads is one of depth"
+    )
     return (
         f"Over heads, concentration {direction} with image weight: Spearman ρ = {rho:.2f} (95 % interval "
-        f"{between(low, high)}, "
-        f"over pictures); after removing each layer's mean, ρ = {within:.2f}, so this much is not made by depth "
-        "alone. The most "
+        f"{between(low, high)}, over pictures). After removing each layer's mean, ρ = {within:.2f}, {depth}. The most "
         f"concentrated head is **{focus['name']}**: its attention within the picture is as narrow as an even look at "
-        f"{focus['effective_patches']:.1f} patches, while it puts {percent(focus['image_weight'])} of its attention "
-        "there."
+        f"{focus['effective_patches']:.1f} patches, while it puts {percent(focus['image_weight'])} of its attention there."
     )
 
 

@@ -27,7 +27,6 @@ ORGANISM = (
 def about(model: VisionLanguageModel) -> str:
     """What the model is: class, shape, size, image tokens, recipe."""
     card, text = model.card, model.config.get_text_config()
-    vision = model.config.vision_config
     size = model.parameters * BILLION
     shape = model.shape
     groups = "" if shape.kv_heads == shape.heads else f", which share {shape.kv_heads} key-value heads"
@@ -35,10 +34,7 @@ def about(model: VisionLanguageModel) -> str:
         ("class", f"`{type(model.module).__name__}`, language model `{text.model_type}`"),
         ("decoder", f"{shape.layers} layers × {shape.heads} query heads{groups}; hidden size {text.hidden_size}"),
         ("parameters", f"{size / MILLION:.2f} million" if size < BILLION else f"{size / BILLION:.1f} billion"),
-        (
-            "vision tower",
-            f"`{vision.model_type}`, {vision.num_hidden_layers} layers, pictures of {vision.image_size} px",
-        ),
+        ("vision tower", _tower(model.config.vision_config)),
         ("precision", f"`{str(model.dtype).removeprefix('torch.')}`; attention and statistics in float32"),
     ]
     if card:
@@ -51,6 +47,14 @@ def about(model: VisionLanguageModel) -> str:
         paper_name = card.paper_name or card.name.removeprefix("mini-")
         intro = ORGANISM.format(stands_for=f"the paper's {escaped(paper_name)}") + "\n\n"
     return intro + table(("", ""), lines)
+
+
+def _tower(vision: Any) -> str:
+    """Families name the depth differently, and some take pictures of any size."""
+    layers = getattr(vision, "num_hidden_layers", None) or getattr(vision, "depth", None)
+    size = getattr(vision, "image_size", None)
+    told = [f"`{vision.model_type}`", f"{layers} layers" if layers else "", f"pictures of {size} px" if size else ""]
+    return ", ".join(part for part in told if part)
 
 
 def scores_on_card(record: Mapping[str, Any] | None) -> str:
@@ -75,15 +79,16 @@ def scores_on_card(record: Mapping[str, Any] | None) -> str:
 
 
 def one_sample(sample: Sample, ds: xr.Dataset) -> str:
-    """Question, answer and what the model said, of the first sample of a traced dataset."""
-    told = ds.isel(model=0, sample=0)
+    """Question, answer and what the model said, of a sample of a traced dataset."""
+    told = ds.isel(model=0).sel(sample=sample.id)
+    margin = float(told["margin"])
     prediction, answer = str(told["prediction"].item()).strip(), sample.answer
     verdict = {1.0: "right", 0.0: "wrong"}.get(float(told["correct"]), "not scored")
     lines = [
         ("question", escaped(sample.question)),
         ("right answer", escaped(answer) if answer else "unknown"),
         ("the model says", f"{escaped(prediction)} ({verdict})"),
-        ("margin over the best other answer", f"{float(told['margin']):.2f} logits"),
+        ("margin over the best other answer", f"{margin:.2f} logits" if margin == margin else "not measured"),
         ("image tokens", int(told["n_image_tokens"])),
     ]
     return table(("", ""), lines)

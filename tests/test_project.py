@@ -1,0 +1,275 @@
+"""The project's own files: dependency lists agree, notebooks are stripped, modules keep to their layer."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from sys import stdlib_module_names
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from conftest import ROOT
+
+PACKAGE = ROOT / "lib" / "visualheads"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+REQUIREMENTS = [
+    Requirement(text) for text in (*PROJECT["dependencies"], *(t for texts in EXTRAS.values() for t in texts))
+]
+OUTSIDE = [requirement for requirement in REQUIREMENTS if requirement.name != PROJECT["name"]]
+
+LONGEST_MODULE = 350
+LARGEST_FILE = 10 * 2**20
+TARGETS = ["book", "test", "test-book", "lab", "serve", "model", "miniatures", "check", "clean"]
+RENDERED = ("_build", "models", "results")
+
+PURE = ("measures", "geometry", "heads", "rankings", "agreement", "bootstrap", "nulls", "layouts", "components")
+"""Mathematics: torch, numpy and xarray, but no models."""
+
+LAYERS = (
+    ("errors", "places"),
+    (*PURE, "head_lists", "sinks"),
+    (
+        "tasks",
+        "variables",
+        "schema",
+        "validity",
+        "plan",
+        "provenance",
+        "reading",
+        "store",
+        "packing",
+        "results",
+        "catalog",
+    ),
+    ("adapters", "models", "vision_language", "checkpoints", "capture", "forward", "generation", "validation"),
+    ("tracing", "cluster", "jobs", "estimate", "collecting", "reduction", "settings"),
+    ("charts", "prose", "cost"),
+    ("pages", "offline_vega"),
+    ("cli",),
+)
+"""From the bottom up: a module imports from its own layer and those before it. Modules not named here are free."""
+
+
+def tracked() -> list[Path]:
+    """The files that git knows or would take in; without git, everything outside hidden folders."""
+    done = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode == 0 and done.stdout:
+        return [ROOT / name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
+    inside = (path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file())
+    return [ROOT / path for path in inside if not any(part.startswith(".") for part in path.parts)]
+
+
+def pins() -> dict[str, str]:
+    """Name → version of constraints.txt."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+    assert all(len(pair) == 2 for pair in pairs), "every line is name==version"
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
+def module_name(path: Path) -> str:
+    """`tasks.pope` for lib/visualheads/tasks/pope.py."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path, typing_too: bool = False) -> set[str]:
+    """Full names of what a file imports; imports for type checkers only do not count unless asked for."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped: set[ast.AST] = set()
+    if not typing_too:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                skipped.update(ast.walk(node))
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def own_imports(path: Path) -> set[str]:
+    """First component inside the package of everything it imports from itself."""
+    found = {name.split(".")[1] for name in imports(path) if name.startswith("visualheads.")}
+    return found - {"__version__"}
+
+
+@pytest.mark.parametrize("requirement", OUTSIDE, ids=lambda requirement: requirement.name)
+def test_dependencies_are_bounded_below_and_above(requirement):
+    operators = {clause.operator for clause in requirement.specifier}
+    assert "==" in operators or {">=", "<"} <= operators, "give a lower and an upper bound"
+
+
+@pytest.mark.parametrize("requirement", OUTSIDE, ids=lambda requirement: requirement.name)
+def test_constraints_lie_within_the_bounds(requirement):
+    version = pins()[canonicalize_name(requirement.name)]
+    assert requirement.specifier.contains(version)
+    assert "+" not in version, "a local version is of one platform"
+
+
+def test_the_dev_extra_is_all_extras():
+    [requirement] = [Requirement(text) for text in EXTRAS["dev"]]
+    assert requirement.extras == set(EXTRAS) - {"dev"}
+
+
+def test_environment_file_only_points_to_pyproject():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    assert environment["name"] == PROJECT["name"]
+    python, pip, lines = environment["dependencies"]
+    assert pip == "pip"
+    assert lines == {"pip": ["-c constraints.txt", "-e .[dev]"]}
+    name, version = python.split("=")
+    assert name == "python"
+    assert Requirement(f"python{PROJECT['requires-python']}").specifier.contains(version)
+
+
+def test_versions_agree():
+    import visualheads
+
+    assert visualheads.__version__ == PROJECT["version"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == PROJECT["version"]
+
+
+def test_citation_names_the_software_and_the_paper():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors", "license", "references"} <= set(citation)
+    [paper] = citation["references"]
+    assert paper["type"] == "conference-paper"
+    assert paper["authors"][0]["family-names"] == "Bi"
+    assert {"type": "other", "value": "arXiv:2412.18108"} in paper["identifiers"]
+
+
+def test_everything_imported_is_a_declared_dependency():
+    """A package that another one happens to bring may go with its next release."""
+    declared = {canonicalize_name(requirement.name) for requirement in OUTSIDE} | {PROJECT["name"]}
+    providers = packages_distributions()
+    missing = {}
+    for path in MODULES:
+        for name in {name.split(".")[0] for name in imports(path, typing_too=True)} - set(stdlib_module_names):
+            if name != "visualheads" and not declared & {canonicalize_name(one) for one in providers.get(name, [])}:
+                missing.setdefault(name, []).append(module_name(path))
+    assert not missing
+
+
+def test_the_makefile_has_the_targets():
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", text, flags=re.MULTILINE))
+    assert set(TARGETS) <= targets
+    documented = set(re.findall(r"^([a-z-]+):.*## ", text, flags=re.MULTILINE))
+    phony = set(re.findall(r"^\.PHONY:(.*)$", text, flags=re.MULTILINE)[0].split())
+    assert documented == phony
+
+
+def test_continuous_integration_runs_what_a_person_types():
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "for target in check test book test-book; do" in script
+    assert 'make "$target"' in script
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "book.yml").read_text(encoding="utf-8"))
+    steps = workflow["jobs"]["book"]["steps"]
+    assert any(step.get("run") == "bash .ci/run" for step in steps)
+    assert workflow["jobs"]["book"]["timeout-minutes"] <= 30
+
+
+def test_readme_gives_the_two_commands_and_its_links_lead_somewhere():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "make book" in text
+    assert "make test" in text
+    targets = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text)
+    missing = [target for target in targets if "://" not in target and not (ROOT / target).exists()]
+    assert not missing
+
+
+def test_notebooks_are_stripped():
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+        assert cells, path.name
+        assert not any(cell["outputs"] or cell["execution_count"] for cell in cells), f"{path.name} carries outputs"
+
+
+def test_notebooks_hold_no_algorithm():
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+        for cell in cells:
+            for node in ast.walk(ast.parse("".join(cell["source"]))):
+                if isinstance(node, ast.FunctionDef):
+                    assert (node.end_lineno or 0) - node.lineno < 5, f"{path.name}: move {node.name} to lib/"
+
+
+def test_no_file_is_large():
+    large = [path.relative_to(ROOT) for path in tracked() if path.stat().st_size > LARGEST_FILE]
+    assert not large
+
+
+def test_nothing_is_fetched_by_a_reader():
+    """No page, script or module names a content delivery network."""
+    hosts = re.compile(r"cdn\.jsdelivr|unpkg\.com|cdnjs|googleapis|esm\.sh|polyfill\.io")
+    texts = [path for path in tracked() if path.suffix in (".py", ".md", ".yml", ".js", ".css", ".html", ".ipynb")]
+    named = [
+        path.relative_to(ROOT)
+        for path in texts
+        if path != Path(__file__).resolve() and hosts.search(path.read_text(encoding="utf-8", errors="ignore"))
+    ]
+    assert not [path for path in named if path.parts[0] in ("lib", "book", "notebooks", "_config.yml")]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_modules_are_short(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_MODULE
+
+
+def test_pure_modules_know_no_models():
+    """Also not through what they import from the package itself."""
+    graph = {module_name(path): path for path in MODULES}
+    for name in PURE:
+        todo, seen = [name], set()
+        while todo:
+            module = todo.pop()
+            seen.add(module)
+            imported = imports(graph[module])
+            assert not {one.split(".")[0] for one in imported} & {"nnsight", "transformers"}, f"{name} through {module}"
+            todo += [one for one in own_imports(graph[module]) if one in graph and one not in seen]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_arrows_point_one_way(path):
+    rank = {name: level for level, names in enumerate(LAYERS) for name in names}
+    mine = module_name(path).split(".")[0]
+    if mine in rank:
+        above = {name for name in own_imports(path) if rank.get(name, 0) > rank[mine]}
+        assert not above, f"{module_name(path)} imports from a layer above it"
+
+
+def test_only_the_command_line_imports_typer():
+    users = {module_name(path).split(".")[0] for path in MODULES if "typer" in {n.split(".")[0] for n in imports(path)}}
+    assert users == {"cli"}
+
+
+def test_lazy_names_are_those_that_type_checkers_see():
+    import visualheads
+
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    [block] = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {
+        (alias.name, node.module) for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert seen == {(name, f"visualheads.{module}") for name, module in visualheads._MODULE_OF.items()}
+    assert set(visualheads.__all__) == {*visualheads._MODULE_OF, "__version__"}
