@@ -125,18 +125,16 @@ def test_click_on_a_head_changes_the_linked_charts(book: Path, pages: Pages) -> 
     assert before == f"Layer {strongest['layer']}, head {strongest['head']}"
     from selenium.webdriver.common.action_chains import ActionChains
 
-    cells = pages.driver.find_elements("css selector", ".vega-live svg g.mark-rect.role-mark path[aria-label]")
-    other = next(
-        c
-        for c in cells
-        if f"head: {before[6:].replace(', head ', 'H').replace(' ', '')}" not in (c.accessible_name or "")
-    )
-    before_bars = pages.run("return document.querySelector('.vega-live svg').innerHTML.length")
-    pages.run("arguments[0].scrollIntoView({block: 'center'})", other)
-    ActionChains(pages.driver).move_to_element(other).click().perform()
-    after = pages.run(words)
-    assert after != before
-    assert pages.run("return document.querySelector('.vega-live svg').innerHTML.length") != before_bars
+    bars = "return document.querySelector('.vega-live svg').innerHTML"
+    before_bars = pages.run(bars)
+    cells = pages.driver.find_elements("css selector", ".vega-live svg g.mark-rect.role-mark path")
+    for cell in cells[:2]:  # one of them is not the head that is chosen already
+        pages.run("arguments[0].scrollIntoView({block: 'center'})", cell)
+        ActionChains(pages.driver).move_to_element(cell).click().perform()
+        if pages.run(words) != before:
+            break
+    assert pages.run(words) != before
+    assert pages.run(bars) != before_bars
 
 
 @pytest.mark.browser

@@ -17,7 +17,8 @@ from PIL import Image
 
 from synthetic import traced_dataset
 from visualheads import charts, prose
-from visualheads.charts import show, tables
+from visualheads.charts import display, tables
+from visualheads.charts.training import curve_table
 from visualheads.errors import ParameterError
 from visualheads.layouts import single_grid
 from visualheads.prose import words
@@ -54,8 +55,8 @@ ALL_CHARTS = {
 
 @pytest.mark.parametrize("name", ALL_CHARTS)
 def test_chart_is_valid_fits_the_page_and_has_words(ds: xr.Dataset, name: str) -> None:
-    spec = show.spec_of(ALL_CHARTS[name](ds))
-    svg = vlc.vegalite_to_svg(spec, vl_version=show.VEGA_LITE)
+    spec = display.spec_of(ALL_CHARTS[name](ds))
+    svg = vlc.vegalite_to_svg(spec, vl_version=display.VEGA_LITE)
     width = re.search(r'<svg[^>]* width="([\d.]+)"', svg)
     assert width is not None and 100 < float(width[1]) <= WIDEST
     assert len(spec["description"]) > 30
@@ -64,12 +65,12 @@ def test_chart_is_valid_fits_the_page_and_has_words(ds: xr.Dataset, name: str) -
 
 @pytest.mark.parametrize("name", ALL_CHARTS)
 def test_chart_is_the_same_text_twice(ds: xr.Dataset, name: str) -> None:
-    one, two = (json.dumps(show.spec_of(ALL_CHARTS[name](ds)), sort_keys=True) for _ in range(2))
+    one, two = (json.dumps(display.spec_of(ALL_CHARTS[name](ds)), sort_keys=True) for _ in range(2))
     assert re.sub(r"view_\d+", "", one) == re.sub(r"view_\d+", "", two)
 
 
 def test_head_map_holds_one_record_per_head(ds: xr.Dataset) -> None:
-    spec = show.spec_of(charts.head_map(planted(ds, 2, 3, image_weight=0.97)))
+    spec = display.spec_of(charts.head_map(planted(ds, 2, 3, image_weight=0.97)))
     records = spec["data"]["values"]
     assert len(records) == 20
     strongest = max(records, key=lambda record: record["image_weight"])
@@ -83,7 +84,7 @@ def test_head_map_holds_one_record_per_head(ds: xr.Dataset) -> None:
 
 
 def test_without_boxes_there_is_no_region_map() -> None:
-    spec = show.spec_of(charts.head_map(traced_dataset(samples=6, boxes=False)))
+    spec = display.spec_of(charts.head_map(traced_dataset(samples=6, boxes=False)))
     assert "region_weight" not in json.dumps(spec)
 
 
@@ -163,7 +164,7 @@ def test_overlay_draws_a_cell_per_patch_and_the_box() -> None:
     chart = charts.overlays(
         picture, {"L0H0": np.linspace(0, 1, 64).reshape(8, 8)}, single_grid_of(96, 8), (10, 20, 30, 40)
     )
-    text = json.dumps(show.spec_of(chart))
+    text = json.dumps(display.spec_of(chart))
     assert text.count('"share": ') >= 64
     assert "data:image/png;base64," in text and "asked object" in text
 
@@ -181,9 +182,9 @@ def test_training_curves_have_a_line_per_figure() -> None:
         {"step": 9, "seconds": 9.0, "loss": 1.0, "object": 0.8},
     ]
     stages = {"text": {"curve": curve, "steps": 9, "batch": 4, "seconds": 60.0}}
-    table = charts.training.curve_table(stages)
+    table = curve_table(stages)
     assert set(table["figure"]) == {"loss", "object"}
-    assert "share right" in json.dumps(show.spec_of(charts.training_curves(stages)))
+    assert "share right" in json.dumps(display.spec_of(charts.training_curves(stages)))
     assert "| text | 9 | 4 | 1 | loss 1.00, object 0.80 |" in prose.stages({"stages": stages})
 
 
@@ -191,7 +192,7 @@ def test_moments_stand_in_the_order_of_training() -> None:
     first, last = (
         traced_dataset(f"m@{name}", samples=6, training_step=step) for name, step in (("tuning-0", 0), ("final-9", 9))
     )
-    spec = show.spec_of(charts.moment_lines(xr.concat([last, first], "model")))
+    spec = display.spec_of(charts.moment_lines(xr.concat([last, first], "model")))
     text = json.dumps(spec)
     assert text.index('"sort": ["tuning-0", "final-9"]') > 0
     assert "Spearman" not in prose.moments(xr.concat([first, last], "model"))
@@ -229,7 +230,7 @@ def test_cost_table_says_when_eager_did_not_fit() -> None:
     ).set_index("method")
     text = prose.cost([table])
     assert "1.10 times the processor time" in text and "would not have fitted" in text
-    assert show.spec_of(charts.cost_bars([table]))
+    assert display.spec_of(charts.cost_bars([table]))
 
 
 def test_sentences_carry_the_planted_head(ds: xr.Dataset) -> None:
@@ -256,9 +257,9 @@ def test_foreign_text_is_neutralised(text: str) -> None:
 
 
 def test_numbers_are_rounded_and_gaps_are_null() -> None:
-    assert show.plain([0.123456, float("nan"), np.float32(2), np.int64(3)]) == [0.1235, None, 2.0, 3]
+    assert display.plain([0.123456, float("nan"), np.float32(2), np.int64(3)]) == [0.1235, None, 2.0, 3]
 
 
 def test_a_chart_without_words_is_refused() -> None:
     with pytest.raises(ParameterError, match="alt_text"):
-        show.show(alt.Chart(show.rows([{"a": 1}])).mark_point())
+        display.show(alt.Chart(display.rows([{"a": 1}])).mark_point())

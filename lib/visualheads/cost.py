@@ -116,7 +116,7 @@ def build(kind: str, shape: Shape, implementation: str = "sdpa") -> tuple[Any, A
     )  # fmt: skip
     common = {"vision_config": tower, "text_config": text, "image_token_index": words.convert_tokens_to_ids("<image>")}
     parts = {"patch_size": 14, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
-    size = {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}
+    size: dict[str, Any] = {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}
     if kind == "llava":
         config, made = hf.LlavaConfig(**common), hf.LlavaForConditionalGeneration
         processor = hf.LlavaProcessor(hf.CLIPImageProcessorPil(**size), words, **parts)

@@ -41,7 +41,7 @@ def open_store(path: str | Path, *, all_samples: bool = False) -> xr.Dataset:
     attrs = read_attrs(path)
     raw = open_raw(path)
     if "shard" in attrs:
-        raw = _finished(raw, attrs, all_samples)
+        raw = _finished(path, raw, attrs, all_samples)
     raw.attrs = {}
     raw = raw.assign({name: array.astype(object) for name, array in raw.data_vars.items() if array.dtype.kind == "T"})
     return describe(_load_coordinates(raw))
@@ -77,19 +77,21 @@ def as_zarr(path: Path) -> StoreLike:
     return ZipStore(path, mode="r") if path.suffix == ".zip" else str(path)
 
 
-def recorded_circumstances(attrs: Mapping[str, Any], raw: xr.Dataset) -> list[dict[str, object]]:
+def recorded_circumstances(path: Path, attrs: Mapping[str, Any], raw: xr.Dataset) -> list[dict[str, object]]:
     """The circumstance the store was made in, then those of shards done in another one, each once."""
     first = dict(attrs["circumstance"])
-    texts = dict.fromkeys(text for text in raw[CIRCUMSTANCE].values.tolist() if text)
+    # No chunk, no other circumstance: spares asking for hundreds of chunks that are not there.
+    written = (path / CIRCUMSTANCE / "c").exists()
+    texts = dict.fromkeys(text for text in raw[CIRCUMSTANCE].values.tolist() if text) if written else {}
     others = [json.loads(text) for text in texts]
     return [first, *(other for other in others if other != first)]
 
 
-def _finished(raw: xr.Dataset, attrs: Mapping[str, Any], all_samples: bool) -> xr.Dataset:
+def _finished(path: Path, raw: xr.Dataset, attrs: Mapping[str, Any], all_samples: bool) -> xr.Dataset:
     shard = int(attrs["shard"])
     done = raw[DONE].values
     told = {"identity": attrs["identity"], "circumstance": attrs["circumstance"]}
-    circumstances = recorded_circumstances(attrs, raw)
+    circumstances = recorded_circumstances(path, attrs, raw)
     if len(circumstances) > 1:
         told["other_circumstances"] = circumstances[1:]
     text = np.empty(raw.sizes["model"], dtype=object)

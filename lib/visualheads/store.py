@@ -231,7 +231,7 @@ def _layout_differences(group: Any, attrs: Mapping[str, Any], plan: Plan) -> dic
 
 
 def _warn_of_circumstance(path: Path, attrs: Mapping[str, Any], plan: Plan) -> None:
-    known = reading.recorded_circumstances(attrs, reading.open_raw(path))
+    known = reading.recorded_circumstances(path, attrs, reading.open_raw(path))
     now = json.loads(json.dumps(dict(plan.circumstance)))
     if now in known or not pending(path):
         return

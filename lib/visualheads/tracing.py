@@ -149,6 +149,7 @@ def trace_to_store(
         model, samples, path, fresh=fresh, keep=keep, shard=shard, batch_tokens=batch_tokens,
         max_new_tokens=max_new_tokens, seed=seed, task_files=task_files,
     )  # fmt: skip
+    path = Path(path)
     todo = store.pending(path)
     left = sum(len(samples[tracer.plan.slice(index)]) for index in todo)
     with progress_bar(f"trace {model.name}", len(samples), progress, done=len(samples) - left) as advance:

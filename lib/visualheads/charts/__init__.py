@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from visualheads.charts.conditions import condition_agreement, condition_maps, condition_scores
 from visualheads.charts.cost import cost_bars
+from visualheads.charts.display import save_spec, show, show_text, spec_of
 from visualheads.charts.heads import head_map, query_agreement, stage_profile, top_heads, weight_concentration
 from visualheads.charts.overlays import overlays
 from visualheads.charts.samples import sample_overlays, strongest_heads
-from visualheads.charts.show import save_spec, show, show_text, spec_of
 from visualheads.charts.training import moment_lines, training_curves
 
 __all__ = [

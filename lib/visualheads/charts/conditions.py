@@ -8,8 +8,8 @@ import altair as alt
 import xarray as xr
 
 from visualheads.charts import tables
+from visualheads.charts.display import finished, rows
 from visualheads.charts.heads import tables_width, title_of
-from visualheads.charts.show import finished, rows
 
 FORMAT_NAMES = {"free": "free form", "letters": "letters A–D"}
 SMALL = 158

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import altair as alt
 import pandas as pd
 
-from visualheads.charts.show import AnyChart, finished, rows
+from visualheads.charts.display import AnyChart, finished, rows
 
 NAMES = {"plain": "plain generation", "trace": "trace with all measures and store", "eager": "eager, output_attentions"}
 PANELS = (("seconds", "processor seconds"), ("memory", "memory above the loaded model, MB"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
@@ -9,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from visualheads.charts import tables
-from visualheads.charts.show import finished, rows
+from visualheads.charts.display import finished, rows
 from visualheads.variables import STAGES, VARIABLES
 
 STAGE_COLOURS = ("#4c78a8", "#f58518", "#54a24b")
@@ -34,7 +35,7 @@ def _stage_colour(**options: Any) -> alt.Color:
 
 def head_map(
     ds: xr.Dataset,
-    measures: tuple[str, str] = ("image_weight", "region_weight"),
+    measures: Sequence[str] = ("image_weight", "region_weight"),
     query: str = tables.QUERY,
     model: str | None = None,
 ) -> Any:
@@ -43,7 +44,7 @@ def head_map(
     Colour bars start at zero and end at the largest mean; nothing is normalised. The strongest head is chosen first.
     """
     table = tables.head_table(ds, measures, query, model)
-    measures = tuple(name for name in measures if table[name].notna().any())  # region measures need boxes
+    measures = [name for name in measures if table[name].notna().any()]  # region measures need boxes
     maps = tables.mean_maps(ds, query, model)
     records: list[dict[str, Any]] = table[["layer", "head", "name", "stage", *measures]].to_dict("records")
     widths = {}
@@ -55,7 +56,8 @@ def head_map(
         for record, cells in zip(records, maps.reshape(len(records), -1), strict=True):
             record["map"] = cells.tolist()
     data = rows(records)
-    best = table.loc[table[measures[0]].idxmax()]
+    first = measures[0]
+    best = table.loc[table[first].idxmax()]
     chosen = alt.selection_point(
         name="head",
         fields=["layer", "head"],
@@ -70,9 +72,9 @@ def head_map(
     parts = [detail] if maps is None else [detail, _mean_map(data, maps.shape[-2:], chosen)]
     chart = alt.vconcat(top, alt.hconcat(*parts).resolve_scale(color="independent"), data=data)
     words = (
-        f"Map of {table.layer.nunique()} layers by {table['head'].nunique()} heads, coloured by {title_of(measures[0])}"
+        f"Map of {table.layer.nunique()} layers by {table['head'].nunique()} heads, coloured by {title_of(first)}"
         + (f" and, beside it, by {title_of(measures[1])}" if len(measures) > 1 else "")
-        + f". The strongest head is {best['name']} with {best[measures[0]]:.2f}."
+        + f". The strongest head is {best['name']} with {best[first]:.2f}."
         + (" A chosen head's values over samples" + (" and mean map" if maps is not None else "") + " stand below.")
     )
     return finished(_clickable(chart, chosen, len(measures)), words)
@@ -80,7 +82,7 @@ def head_map(
 
 def _clickable(chart: Any, chosen: alt.Parameter, maps: int) -> Any:
     """One selection over all maps: adding it to each of them would make Altair warn of duplicates."""
-    told = chosen.param.to_dict()
+    told: Any = chosen.param.to_dict()  # pyright: ignore[reportAttributeAccessIssue]
     chart.params = [
         alt.TopLevelSelectionParameter.from_dict({**told, "views": [f"map_{index}" for index in range(maps)]})
     ]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from visualheads.charts.show import finished, rows
+from visualheads.charts.display import finished, rows
 from visualheads.errors import ParameterError, got
 from visualheads.geometry import TokenMap
 
@@ -119,6 +119,6 @@ def _outline(box: Sequence[float]) -> list[Any]:
     data = rows([{"x": left, "y": top, "x2": right, "y2": bottom}])
     return [
         alt.Chart(data)
-        .mark_rect(filled=False, stroke=BOX_COLOUR, strokeWidth=1.6, strokeDash=[4, 3])
+        .mark_rect(filled=False, stroke=BOX_COLOUR, strokeWidth=2, strokeDash=[5, 3], strokeOpacity=1, opacity=1)
         .encode(x="x:Q", x2="x2:Q", y="y:Q", y2="y2:Q")
     ]

@@ -140,13 +140,13 @@ def accuracy_table(
     seen = one_model(ds, model)
     keys = pd.DataFrame({name: np.atleast_1d(seen[name].values).astype(str) for name in (*by, "control")})
     records = []
-    real = keys["control"].isin(["", "none"])
-    for group, index in keys[real].groupby(list(by), sort=False).groups.items():
+    real = keys[keys["control"].isin(["", "none"])]
+    for names in dict.fromkeys(zip(*[real[name] for name in by], strict=True)):
+        index = real.index[(real[list(by)] == list(names)).all(axis=1)]
         values = seen["correct"].isel(sample=np.asarray(index), model=0).load()
         if not values.notnull().any():
             continue
         bounds = bootstrap(values)
-        names = group if isinstance(group, tuple) else (group,)
         records.append(
             {
                 **dict(zip(by, names, strict=True)),
@@ -211,9 +211,9 @@ def pattern_agreement(
     found = np.full((2, splits, len(names), len(names)), np.nan)
     for split in range(splits):
         first = np.isin(pictures, known[rng.permutation(len(known))[: len(known) // 2]])
-        halves = [[_pattern(values[(labels == name) & half]) for name in names] for half in (first, ~first)]
+        one, other = ([_pattern(values[(labels == name) & half]) for name in names] for half in (first, ~first))
         for way, centred in enumerate((False, True)):
-            one_way = _correlations(*halves, centred)
+            one_way = _correlations(one, other, centred)
             found[way, split] = np.nanmean([one_way, one_way.T], axis=0) if np.isfinite(one_way).all() else one_way
     there = np.isfinite(found)
     totals = np.where(there, found, 0).sum(axis=1) / np.where(there.any(axis=1), there.sum(axis=1), np.nan)

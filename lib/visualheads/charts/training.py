@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -10,8 +10,8 @@ import pandas as pd
 import xarray as xr
 
 from visualheads.charts import tables
+from visualheads.charts.display import finished, rows
 from visualheads.charts.heads import tables_width, title_of
-from visualheads.charts.show import finished, rows
 
 CLOCK = ("step", "seconds")
 
@@ -49,7 +49,7 @@ def training_curves(stages: Mapping[str, Mapping[str, Any]]) -> Any:
     return finished(alt.vconcat(*lines).resolve_scale(color="independent"), words)
 
 
-def _curves(table: pd.DataFrame, title: str, words: str, domain: list[float] | None) -> Any:
+def _curves(table: pd.DataFrame, title: str, words: str, domain: Sequence[float] | None) -> Any:
     scale = alt.Scale(domain=domain) if domain else alt.Scale()
     several = table["figure"].nunique() > 1
     legend = alt.Legend(orient="bottom", title=None, columns=3) if several else None

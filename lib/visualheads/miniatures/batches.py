@@ -78,7 +78,7 @@ def picture(rng: random.Random, boxed: bool) -> tuple[Image.Image, Scene, int | 
     return (as_jpeg(image) if rng.random() < 0.5 else image), scene, target
 
 
-def patch_targets(scene: Scene, target: int | None) -> tuple[Int[np.ndarray, patch], Float[np.ndarray, patch]]:
+def patch_targets(scene: Scene, target: int | None) -> tuple[Int[np.ndarray, "patch"], Float[np.ndarray, "patch"]]:
     """What the tower learns to see: per patch the class whose centre lies in it (2 …), PART or BACKGROUND,
     and per patch whether it belongs to the boxed object."""
     kinds = np.zeros((GRID, GRID), dtype=np.int64)

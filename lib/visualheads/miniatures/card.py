@@ -43,6 +43,7 @@ def model_card(description: Miniature, config: Any, record: dict[str, Any]) -> s
     """The card's Markdown text."""
     text, vision = config.text_config, config.vision_config
     pooled = record["pooled"]
+    note = f"\n**{record['note']}**\n" if record.get("note") else ""
     return f"""\
 ---
 license: apache-2.0
@@ -54,7 +55,7 @@ pipeline_tag: image-text-to-text
 
 A model organism of `{description.stands_for}`: the same transformers class and training recipe, in small. It shows
 the method and lets claims be tested in small; it is no evidence about models of billions of parameters.
-
+{note}
 * Class `{record["class"]}`, text model `{text.model_type}`:
   {text.num_hidden_layers} layers × {text.num_attention_heads} heads ({text.num_key_value_heads} key-value heads),
   hidden size {text.hidden_size}, {record["parameters"] / 1e6:.2f} million parameters.

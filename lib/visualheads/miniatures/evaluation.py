@@ -22,24 +22,27 @@ FORMATS = ("free", "letters")
 def score(right: Sequence[bool]) -> dict[str, Any]:
     """Share of right answers with its 95 % Wilson interval and the number of items."""
     interval = stats.binomtest(sum(right), len(right)).proportion_ci(method="wilson")
-    return {"accuracy": sum(right) / len(right), "low": interval.low, "high": interval.high, "n": len(right)}
+    bounds = {"low": float(interval.low), "high": float(interval.high)}
+    return {"accuracy": sum(right) / len(right), **bounds, "n": len(right)}
 
 
 @torch.no_grad()
 def answers(model: PreTrainedModel, processor: ProcessorMixin, samples: Sequence[Sample]) -> list[str]:
     """Greedy answers as text, through the processor's chat template and plain `generate`."""
     found: list[str] = []
+    prepare: Any = processor  # its call and its template take more than the base class tells
+    run: Any = model
     for start in range(0, len(samples), BATCH):
         chosen = samples[start : start + BATCH]
         prompts = [
-            processor.apply_chat_template(
+            prepare.apply_chat_template(
                 [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": sample.question}]}],
                 add_generation_prompt=True,
             )
             for sample in chosen
         ]
-        inputs = processor(images=[s.open() for s in chosen], text=prompts, padding=True, return_tensors="pt")
-        ids = model.generate(**inputs.to(model.device), max_new_tokens=3, do_sample=False)
+        inputs = prepare(images=[s.open() for s in chosen], text=prompts, padding=True, return_tensors="pt")
+        ids = run.generate(**inputs.to(model.device), max_new_tokens=3, do_sample=False)
         found += processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return [text.strip() for text in found]
 

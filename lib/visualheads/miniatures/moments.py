@@ -60,4 +60,5 @@ def trace_moments(name: str, folder: Path, work: Path, n: int = SAMPLES) -> Path
         model = models.wrap(module, processor, name=f"{name}@{stage}-{max(step, 0)}", card=card)
         ds = tracing.trace(model, samples, query=schema.QUERIES, max_new_tokens=2, progress=False)
         traced.append(ds.assign_coords(training_step=("model", [step])))
-    return packing.pack(xr.concat(traced, dim="model", join="exact"), folder / MOMENTS)
+    joined: xr.Dataset = xr.concat(traced, dim="model", join="exact")  # pyright: ignore[reportAssignmentType]
+    return packing.pack(joined, folder / MOMENTS)

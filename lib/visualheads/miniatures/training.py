@@ -28,15 +28,15 @@ MOST_FILLERS = 55  # with nine objects, as many list places as a picture has ima
 CAPTION_SHARE = 0.25  # of the batches; a batch holds one kind, because captions are shorter
 FEWEST_FILLERS = 2
 FULL_LENGTH_FROM = 0.6  # the share of text training after which lists have their full length
-FULL_STYLE_FROM = 0.4  # … and after which questions come in all styles
+FULL_STYLE_FROM = 0.35  # … and after which questions come in all styles
 TEST_BATCH = 64
 TOWER_WEIGHTS = (0.2, 0.3)  # loss weight of background and of an object's other patches; classes weigh 1
 
 
 TOWER = Schedule(steps=4000, batch=32, rate=1e-3, report_every=250)
-TEXT = Schedule(steps=2000, batch=64, rate=2e-3, report_every=100)
+TEXT = Schedule(steps=3600, batch=64, rate=2e-3)
 ALIGNMENT = Schedule(steps=400, batch=32, rate=3e-3, warm_up=50, report_every=100, moments=(0,))
-TUNING = Schedule(steps=2400, batch=32, rate=1.2e-3, warm_up=50, moments=(0, 50, 150, 400, 800, 1500))
+TUNING = Schedule(steps=3200, batch=32, rate=1e-3, warm_up=50, moments=(0, 50, 150, 400, 1000, 2000))
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class Plan:
 def train_tower(plan: Plan, folder: Path, seed: int, device: str, report: Report | None = None):
     """A CLIP vision tower that tells, patch by patch, whose centre it shows and whether the drawn box holds it."""
     torch.manual_seed(seed)
-    tower = build_tower().to(device)
+    tower: Any = build_tower()
+    tower.to(device)
     head = nn.Linear(tower.config.hidden_size, 2 + len(CLASSES) + 1).to(device)
     both = nn.ModuleList([tower, head])
     weight = torch.ones(2 + len(CLASSES), device=device)
@@ -98,7 +99,8 @@ def train_text(name: str, plan: Plan, folder: Path, seed: int, device: str, repo
     First it is asked in short, always equal words, later in all styles.
     """
     torch.manual_seed(seed)
-    model = build_text(text_shape(name)).to(device)
+    model: Any = build_text(text_shape(name))
+    model.to(device)
     reached: dict[str, Any] = {"fillers": FEWEST_FILLERS, "style": turns.PLAIN}
 
     def loss_of(step: int):
@@ -147,7 +149,8 @@ def tune(name: str, text, tower, plan: Plan, folder: Path, device: str, report: 
     """The two stages of the LLaVA-1.5 recipe: the adapter alone on captions, then adapter and language model."""
     recipe = miniature(name)
     torch.manual_seed(recipe.seed)
-    model = build_multimodal(name, text, tower).to(device)
+    model: Any = build_multimodal(name, text, tower)
+    model.to(device)
     adapter, language = model.model.multi_modal_projector, [model.model.language_model, model.lm_head]
 
     def loss_for(stage: str, schedule: Schedule, tasks: tuple[str, ...]):

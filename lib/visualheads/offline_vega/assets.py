@@ -32,7 +32,8 @@ def write(app: Sphinx) -> None:
     static = Path(app.outdir) / "_static"
     static.mkdir(parents=True, exist_ok=True)
     # In a function of its own: the bundle's top-level names must not become globals of the page.
-    (static / BUNDLE).write_text(f"(function(){{{vlc.javascript_bundle(vl_version=VEGA_LITE)}}})();", encoding="utf-8")
+    bundle = vlc.javascript_bundle(vl_version=VEGA_LITE)  # pyright: ignore[reportCallIssue]  (its stub lacks a default)
+    (static / BUNDLE).write_text(f"(function(){{{bundle}}})();", encoding="utf-8")
     here = Path(__file__).parent
     for name in (LOADER, STYLE):
         shutil.copyfile(here / name, static / name)

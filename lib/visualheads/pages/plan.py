@@ -11,6 +11,7 @@ from visualheads.errors import ParameterError, got
 from visualheads.pages import inputs
 from visualheads.pages.page import Page
 from visualheads.pages.run import run_page
+from visualheads.pages.template import parameters_of
 from visualheads.places import slug_of
 
 MODELS = Path("book/models")
@@ -21,6 +22,8 @@ TRAINING = "-training"
 TRAINED = ("training.json", "moments.zarr.zip")
 """What training leaves for its page."""
 FULL_RESULTS = "data/results-full"
+ALWAYS_TOLD = ("n", "seed")
+"""Parameters that the command under a figure names even where they are the defaults."""
 FULL_N = 1000
 """More questions than any shipped condition has: all of them."""
 
@@ -30,18 +33,19 @@ def model_page(root: str | Path, model: str, parameters: Mapping[str, Any] | Non
     root = Path(root).resolve()
     slug = slug_of(model)
     given = {"model": model, "slug": slug, **(parameters or {})}
+    template = root / TEMPLATES / "model.ipynb"
     task = str(given.get("task", "looktwice"))
     folder = Path(str(given["data"])) if given.get("data") else data_folder() / "scenes" / task
     checkpoint = miniature_folder(model) if model in cards() else Path(model)
     return Page(
-        template=root / TEMPLATES / "model.ipynb",
+        template=template,
         output=root / MODELS / f"{slug}.ipynb",
         slug=slug,
         title=model if "/" not in model else slug,
         parameters=given,
         data=(folder, *((checkpoint,) if checkpoint.is_dir() else ())),
         products=(root / RESULTS / f"{slug}-head-map.json", root / RESULTS / f"{slug}-facts.json"),
-        command=command(model, {name: value for name, value in given.items() if name not in ("model", "slug")}),
+        command=command(model, _told(template, given)),
     )
 
 
@@ -116,6 +120,13 @@ def command(model: str, parameters: Mapping[str, Any]) -> str:
     """The command line that makes a model's page again."""
     settings = "".join(f" -p {name}={_quoted(value)}" for name, value in parameters.items())
     return f"visualheads page {_quoted(model)}{settings}"
+
+
+def _told(template: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a command line has to say: what was given, and always how many questions and which seed."""
+    defaults = {name: p.default for name, p in parameters_of(template).items()} if template.is_file() else {}
+    always = {name: defaults[name] for name in ALWAYS_TOLD if name in defaults}
+    return {name: value for name, value in {**always, **given}.items() if name not in ("model", "slug")}
 
 
 def _quoted(value: Any) -> str:

@@ -14,7 +14,7 @@ import xarray as xr
 
 from visualheads.agreement import agreement
 from visualheads.charts import tables
-from visualheads.charts.show import plain
+from visualheads.charts.display import plain
 from visualheads.prose.conditions import accuracy_sentence, pattern_correlation
 from visualheads.prose.heads import row_agreement, strongest_by_stage
 from visualheads.prose.words import between, escaped, listed, percent, table
@@ -96,7 +96,9 @@ def _correlation(ds: xr.Dataset) -> dict[str, str]:
 
 def _box(ds: xr.Dataset) -> dict[str, str] | None:
     found = pattern_correlation(ds, "plain-object", "visual-object")
-    return found and {
+    if not found:
+        return None
+    return {
         "claim": "Drawing the box does not change the head pattern (claim 4)",
         "finding": f"the patterns correlate with {found['value']:.3f}",
         "control": f"two halves of one condition: {found['ceiling']:.3f}",
@@ -105,7 +107,9 @@ def _box(ds: xr.Dataset) -> dict[str, str] | None:
 
 def _name(ds: xr.Dataset) -> dict[str, str] | None:
     found = pattern_correlation(ds, "visual-general", "visual-object")
-    return found and {
+    if not found:
+        return None
+    return {
         "claim": "Naming the object does change it (claim 4)",
         "finding": f"the patterns correlate with {found['value']:.3f}",
         "control": f"two halves of one condition: {found['ceiling']:.3f}",

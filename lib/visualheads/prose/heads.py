@@ -62,7 +62,8 @@ def weight_concentration(ds: xr.Dataset, query: str = tables.QUERY) -> str:
         f"Over heads, concentration {direction} with image weight: Spearman ρ = {rho:.2f} (95 % interval "
         f"{between(low, high)}, over pictures). After removing each layer's mean, ρ = {within:.2f}, {depth}. The most "
         f"concentrated head is **{focus['name']}**: its attention within the picture is as narrow as an even look at "
-        f"{focus['effective_patches']:.1f} patches, while it puts {percent(focus['image_weight'])} of its attention there."
+        f"{focus['effective_patches']:.1f} patches, while it puts {percent(focus['image_weight'])} of its attention "
+        "there."
     )
 
 

@@ -46,7 +46,7 @@ def about(model: VisionLanguageModel) -> str:
     if card and card.miniature:
         paper_name = card.paper_name or card.name.removeprefix("mini-")
         intro = ORGANISM.format(stands_for=f"the paper's {escaped(paper_name)}") + "\n\n"
-    return intro + table(("", ""), lines)
+    return intro + table(("what", "this model"), lines)
 
 
 def _tower(vision: Any) -> str:
@@ -91,7 +91,7 @@ def one_sample(sample: Sample, ds: xr.Dataset) -> str:
         ("margin over the best other answer", f"{margin:.2f} logits" if margin == margin else "not measured"),
         ("image tokens", int(told["n_image_tokens"])),
     ]
-    return table(("", ""), lines)
+    return table(("what", "value"), lines)
 
 
 def prompt_pieces(model: VisionLanguageModel, sample: Sample) -> str:
@@ -119,4 +119,4 @@ def origin(ds: xr.Dataset) -> str:
     for part in ("identity", "circumstance"):
         pieces = [f"{name} `{value}`" for name, value in told.get(part, {}).items() if value not in ("", None)]
         lines.append((part, listed(pieces)))
-    return table(("", ""), lines)
+    return table(("what", "value"), lines)
