@@ -37,9 +37,7 @@ def eager_rows(model, encoding):
     """(query → (layer, batch, head, key)) from generate's own `output_attentions`, newest tokens last."""
     inputs = dict(encoding.to(model.device, dtype=model.dtype))
     with torch.no_grad(), greedy(model.module, 0):
-        out = model.module.generate(
-            **inputs, max_new_tokens=2, output_attentions=True, return_dict_in_generate=True
-        )
+        out = model.module.generate(**inputs, max_new_tokens=2, output_attentions=True, return_dict_in_generate=True)
     prompt, first = out.attentions[:2]
     return {
         "last_prompt": torch.stack([layer[:, :, -1] for layer in prompt]).float(),

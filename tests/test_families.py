@@ -44,9 +44,7 @@ def test_rows_equal_eager_attentions_in_a_padded_batch(name):
     encoding = model.encode(samples(2))
     assert not encoding["attention_mask"].all()
     with torch.no_grad(), greedy(model.module, 0):
-        out = model.module.generate(
-            **encoding, max_new_tokens=2, output_attentions=True, return_dict_in_generate=True
-        )
+        out = model.module.generate(**encoding, max_new_tokens=2, output_attentions=True, return_dict_in_generate=True)
     for chosen, tolerance in ((model, 1e-5), (family(name), 2e-4)):
         found = run(chosen, encoding, QUERIES, 2).rows
         for query, layers in zip(("last_prompt", "first_generated"), out.attentions, strict=True):

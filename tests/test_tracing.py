@@ -202,9 +202,7 @@ def test_maps_of_chosen_heads():
     np.testing.assert_allclose(found.maps[:, :, 0], every.maps[:, :, 2 * 4 + 1], atol=1e-6)
     marked = xr.zeros_like(every.image_weight.isel(sample=0, drop=True), dtype=bool)
     marked[0, 0, 3] = marked[0, 2, 1] = True
-    np.testing.assert_allclose(
-        traced(keep="maps", heads=marked).maps, found.maps.isel(selected_head=[1, 0]), atol=1e-6
-    )
+    np.testing.assert_allclose(traced(keep="maps", heads=marked).maps, found.maps.isel(selected_head=[1, 0]), atol=1e-6)
 
 
 def test_the_statistics_are_float32_under_bfloat16():

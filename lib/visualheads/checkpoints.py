@@ -18,6 +18,7 @@ from visualheads.errors import CheckpointError, UnknownModelError, UnsupportedMo
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
+
 @dataclass(frozen=True)
 class Source:
     """Where a model comes from: its display name, a folder or hub id, and its catalogue card where it has one."""

@@ -26,9 +26,8 @@ class Ended(StoppingCriteria):
         self.prompt = prompt
         self.minimum = minimum
 
-    def __call__(
-        self, input_ids: Int[Tensor, "batch token"], scores: Any, **_: Any  # noqa: ARG002  (transformers' signature)
-    ) -> Bool[Tensor, " batch"]:
+    def __call__(self, input_ids: Int[Tensor, "batch token"], scores: Any, **_: Any) -> Bool[Tensor, " batch"]:
+        del scores  # transformers' signature
         answer = input_ids[:, self.prompt :]
         stop = False
         if answer.shape[1] >= self.minimum:
@@ -47,9 +46,7 @@ def greedy(module: Any, pad_token_id: int | None) -> Iterator[None]:
         module.generation_config = before
 
 
-def answer_lengths(
-    answers: Int[Tensor, "batch token"], end_tokens: Iterable[int]
-) -> Int[Tensor, " batch"]:
+def answer_lengths(answers: Int[Tensor, "batch token"], end_tokens: Iterable[int]) -> Int[Tensor, " batch"]:
     """Number of tokens of each answer before its first end token; all of them where there is none."""
     ended = torch.isin(answers, _ids(end_tokens, answers))
     never = torch.ones_like(ended[:, :1])

@@ -27,7 +27,8 @@ class Rate(ProgressColumn):
 def shown(wish: Wish) -> bool:
     """Whether to show a bar: "auto" shows one in terminals and notebooks."""
     if wish == "auto":
-        return sys.stderr.isatty() or "ipykernel" in sys.modules
+        shell = sys.modules.get("IPython")
+        return sys.stderr.isatty() or (shell is not None and shell.get_ipython() is not None)
     return bool(wish)
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from visualheads.charts.conditions import condition_agreement, condition_maps, condition_scores
 from visualheads.charts.cost import cost_bars
+from visualheads.charts.depth import query_agreement, stage_profile
 from visualheads.charts.display import save_spec, show, show_text, spec_of
-from visualheads.charts.heads import head_map, query_agreement, stage_profile, top_heads, weight_concentration
+from visualheads.charts.heads import head_map, top_heads, weight_concentration
 from visualheads.charts.overlays import overlays
 from visualheads.charts.samples import sample_overlays, strongest_heads
 from visualheads.charts.training import moment_lines, training_curves

@@ -9,7 +9,7 @@ import xarray as xr
 
 from visualheads.charts import tables
 from visualheads.charts.display import finished, rows
-from visualheads.charts.heads import tables_width, title_of
+from visualheads.charts.heads import SINGLE, title_of
 
 FORMAT_NAMES = {"free": "free form", "letters": "letters A–D"}
 SMALL = 158
@@ -22,7 +22,7 @@ def condition_scores(ds: xr.Dataset, model: str | None = None) -> Any:
     table = tables.accuracy_table(ds, model)
     table["form"] = table["format"].map(lambda name: FORMAT_NAMES.get(name, name))
     shown = list(dict.fromkeys(table["condition"]))
-    base = alt.Chart(rows(table.to_dict("records")), width=tables_width() - 40, height=alt.Step(13)).encode(
+    base = alt.Chart(rows(table.to_dict("records")), width=SINGLE - 40, height=alt.Step(13)).encode(
         y=alt.Y("condition:N", sort=shown, title=None),
         yOffset=alt.YOffset("form:N"),
         color=alt.Color("form:N", title="answer", legend=alt.Legend(orient="top")),

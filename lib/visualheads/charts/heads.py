@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
-import numpy as np
 import xarray as xr
 
 from visualheads.charts import tables
@@ -17,6 +16,8 @@ STAGE_COLOURS = ("#4c78a8", "#f58518", "#54a24b")
 BINS = 20
 SIDE = 262
 """Width of one of two charts side by side."""
+SINGLE = 540
+"""Width of a chart by itself."""
 TALLEST = 420
 DIM = 0.85
 CHOSEN = "#ff2d55"
@@ -27,7 +28,8 @@ def title_of(measure: str) -> str:
     return VARIABLES[measure].long_name if measure in VARIABLES else measure.replace("_", " ")
 
 
-def _stage_colour(**options: Any) -> alt.Color:
+def stage_colour(**options: Any) -> alt.Color:
+    """Colour by stage of depth, the same in every chart."""
     return alt.Color(
         "stage:N", scale=alt.Scale(domain=list(STAGES), range=list(STAGE_COLOURS)), title="stage", **options
     )
@@ -179,7 +181,7 @@ def weight_concentration(ds: xr.Dataset, query: str = tables.QUERY, model: str |
     table = table.dropna(subset=["concentration"])
     hovered = alt.selection_point(name="stage_choice", fields=["stage"], bind="legend")
     chart = (
-        alt.Chart(rows(table.to_dict("records")), width=tables_width(), height=320)
+        alt.Chart(rows(table.to_dict("records")), width=SINGLE, height=320)
         .mark_circle(size=70)
         .encode(
             x=alt.X(
@@ -189,7 +191,7 @@ def weight_concentration(ds: xr.Dataset, query: str = tables.QUERY, model: str |
                 axis=alt.Axis(tickCount=8),
             ),
             y=alt.Y("concentration:Q", title=title_of("concentration"), scale=alt.Scale(domainMin=0)),
-            color=_stage_colour(legend=alt.Legend(orient="top")),
+            color=stage_colour(legend=alt.Legend(orient="top")),
             opacity=alt.condition(hovered, alt.value(DIM), alt.value(0.1)),
             tooltip=[
                 alt.Tooltip("name:N", title="head"),
@@ -209,17 +211,12 @@ def weight_concentration(ds: xr.Dataset, query: str = tables.QUERY, model: str |
     return finished(chart, words)
 
 
-def tables_width() -> int:
-    """Width of single charts."""
-    return 540
-
-
 def top_heads(
     ds: xr.Dataset, by: str = "image_weight", n: int = 16, query: str | None = None, model: str | None = None
 ) -> Any:
     """The n best heads by a ranking, with bootstrap intervals over pictures."""
     table = tables.ranking_table(ds, by, n, query, model)
-    base = alt.Chart(rows(table.to_dict("records")), width=tables_width(), height=max(120, 19 * len(table))).encode(
+    base = alt.Chart(rows(table.to_dict("records")), width=SINGLE, height=max(120, 19 * len(table))).encode(
         y=alt.Y("name:N", sort=table["name"].tolist(), title="head")
     )
     tips = [
@@ -230,90 +227,13 @@ def top_heads(
     bars = base.mark_rule(strokeWidth=2).encode(
         x=alt.X("lower:Q", title=f"{title_of(by)}, mean with 95 % interval", axis=alt.Axis(tickCount=8)),
         x2="upper:Q",
-        color=_stage_colour(legend=None),
+        color=stage_colour(legend=None),
     )
     points = base.mark_circle(size=75, opacity=1).encode(
-        x="estimate:Q", color=_stage_colour(legend=alt.Legend(orient="top")), tooltip=tips
+        x="estimate:Q", color=stage_colour(legend=alt.Legend(orient="top")), tooltip=tips
     )
     words = (
         f"The {len(table)} best heads by {title_of(by)}, from {table.iloc[0]['name']} ({table.iloc[0].estimate:.2f}) "
         "to " + (f"{table.iloc[-1]['name']} ({table.iloc[-1].estimate:.2f}), each with its 95 % interval.")
     )
     return finished(alt.layer(bars, points), words)
-
-
-def stage_profile(
-    ds: xr.Dataset, measure: str = "image_weight", query: str = tables.QUERY, model: str | None = None
-) -> Any:
-    """A measure over depth: every layer's mean head and strongest head, on bands of the stages."""
-    table = tables.stage_table(ds, measure, query, model)
-    bands = table.groupby("stage", sort=False)["layer"].agg(["min", "max"]).reset_index()
-    shaded = (
-        alt.Chart(rows({"stage": b.stage, "low": b["min"] - 0.5, "high": b["max"] + 0.5} for _, b in bands.iterrows()))
-        .mark_rect(opacity=0.13)
-        .encode(
-            x=alt.X("low:Q", title="layer", scale=alt.Scale(nice=False)),
-            x2="high:Q",
-            color=_stage_colour(legend=alt.Legend(orient="top")),
-        )
-    )
-    kinds = {"strongest": "strongest head", "mean": "mean of the heads", "weakest": "weakest head"}
-    long = [
-        {"layer": int(r.layer), "value": float(r[k]), "kind": label}
-        for _, r in table.iterrows()
-        for k, label in kinds.items()
-    ]
-    lines = (
-        alt.Chart(rows(long))
-        .mark_line(point=alt.OverlayMarkDef(size=45), color="#7f7f7f")
-        .encode(
-            x=alt.X("layer:Q", axis=alt.Axis(tickMinStep=1, format="d")),
-            y=alt.Y("value:Q", title=title_of(measure), scale=alt.Scale(domainMin=0)),
-            strokeDash=alt.StrokeDash(
-                "kind:N", title=None, sort=list(kinds.values()), legend=alt.Legend(orient="bottom")
-            ),
-            tooltip=["layer:Q", "kind:N", alt.Tooltip("value:Q", format=".3f")],
-        )
-    )
-    peak = table.loc[table["mean"].idxmax()]
-    words = (
-        f"Line chart over {len(table)} layers of {title_of(measure)}: mean, strongest and weakest head. The mean is "
-        "highest in "
-        f"layer {int(peak.layer)} ({peak['mean']:.2f}), in the {peak.stage} stage."
-    )
-    return finished(alt.layer(shaded, lines).properties(width=tables_width(), height=280), words)
-
-
-def query_agreement(
-    ds: xr.Dataset,
-    measure: str = "image_weight",
-    queries: tuple[str, str] = ("first_generated", "last_prompt"),
-    model: str | None = None,
-) -> Any:
-    """One point per head: the same measure of two attention rows."""
-    one, other = (tables.head_table(ds, [measure], query, model) for query in queries)
-    both = one.assign(first=one[measure], second=other[measure]).drop(columns=measure)
-    top = float(np.nanmax(both[["first", "second"]].values))
-    line = (
-        alt.Chart(rows([{"a": 0.0, "b": 0.0}, {"a": top, "b": top}]))
-        .mark_line(strokeDash=[4, 4], color="#999")
-        .encode(x="a:Q", y="b:Q")
-    )
-    points = (
-        alt.Chart(rows(both.to_dict("records")))
-        .mark_circle(size=70, opacity=DIM)
-        .encode(
-            x=alt.X("first:Q", title=f"{title_of(measure)}, {queries[0].replace('_', ' ')}"),
-            y=alt.Y("second:Q", title=f"{title_of(measure)}, {queries[1].replace('_', ' ')}"),
-            color=_stage_colour(legend=alt.Legend(orient="top")),
-            tooltip=[
-                alt.Tooltip("name:N", title="head"),
-                alt.Tooltip("first:Q", format=".3f"),
-                alt.Tooltip("second:Q", format=".3f"),
-            ],
-        )
-    )
-    words = (
-        f"Scatter plot of {len(both)} heads: {title_of(measure)} of the {queries[0]} row against the {queries[1]} row."
-    )
-    return finished(alt.layer(line, points).properties(width=420, height=340), words)

@@ -11,7 +11,7 @@ import xarray as xr
 
 from visualheads.charts import tables
 from visualheads.charts.display import finished, rows
-from visualheads.charts.heads import tables_width, title_of
+from visualheads.charts.heads import SINGLE, title_of
 
 CLOCK = ("step", "seconds")
 
@@ -94,4 +94,4 @@ def moment_lines(ds: xr.Dataset, measure: str = "image_weight", query: str = tab
         f"{title_of(measure)} of every head through {len(order)} moments of training; "
         f"at the end the strongest are {', '.join(last)}."
     )
-    return finished(alt.layer(others, named).properties(width=tables_width() - 70, height=300), words)
+    return finished(alt.layer(others, named).properties(width=SINGLE - 70, height=300), words)

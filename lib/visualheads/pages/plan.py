@@ -24,6 +24,7 @@ TRAINED = ("training.json", "moments.zarr.zip")
 FULL_RESULTS = "data/results-full"
 ALWAYS_TOLD = ("n", "seed")
 """Parameters that the command under a figure names even where they are the defaults."""
+FULL_COST = {"runs": 7, "runs_long": 7}
 FULL_N = 1000
 """More questions than any shipped condition has: all of them."""
 
@@ -63,16 +64,17 @@ def training_page(root: str | Path, model: str) -> Page:
     )
 
 
-def cost_page(root: str | Path) -> Page:
-    """The page that tells what tracing costs; it measures, so it runs by itself."""
+def cost_page(root: str | Path, full: bool = False) -> Page:
+    """The page that tells what tracing costs; it measures, so it runs by itself. full: medians of more runs."""
     root = Path(root).resolve()
     return Page(
         template=root / TEMPLATES / "cost.ipynb",
         output=root / RESULTS / "cost.ipynb",
         slug="cost",
         title="What it costs",
+        parameters=FULL_COST if full else {},
         alone=True,
-        command="visualheads book",
+        command="visualheads book --full" if full else "visualheads book",
     )
 
 
@@ -94,7 +96,7 @@ def book_pages(root: str | Path, full: bool = False, force: bool = False) -> lis
         if all((miniature_folder(card.name) / name).is_file() for name in TRAINED):
             pages.append(training_page(root, card.name))
     if (root / TEMPLATES / "cost.ipynb").is_file():
-        pages.append(cost_page(root))
+        pages.append(cost_page(root, full))
     return [page for page in pages if page.template.is_file()]
 
 

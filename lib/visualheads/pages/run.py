@@ -90,7 +90,7 @@ def run_pages(
             done.append(page)
             report(f"ran {page.title}")
 
-    count = min(len(together), workers or len(os.sched_getaffinity(0)))
+    count = min(len(together), workers or _processors())
     if together:
         with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
             futures = {pool.submit(run_page, page, root, True): page for page in together}
@@ -102,6 +102,11 @@ def run_pages(
     if failed:
         raise KernelError("\n\n".join(failed))
     return done
+
+
+def _processors() -> int:
+    """Those this process may use; containers often have fewer than the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _execute(source: Path, page: Page, parameters: dict[str, Any], root: Path) -> None:

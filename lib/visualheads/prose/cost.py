@@ -18,9 +18,11 @@ def cost(measured: Sequence[pd.DataFrame]) -> str:
             cells = (_number(row["cpu_seconds"], 2), _number(row["cpu_ratio"], 2), _number(row["memory_above_mb"], 0))
             lines.append((int(row["tokens"]), NAMES.get(str(method), str(method)), *cells))
         trace, tokens = one.loc["trace"], int(one["tokens"].iloc[0])
+        runs = int(trace["runs"])
+        of_runs = "one run" if runs == 1 else f"median of {runs} alternating runs"
         text = (
-            f"At {tokens} tokens, tracing takes {trace['cpu_ratio']:.2f} times the processor time of plain generation "
-            f"and {_number(trace['memory_above_mb'], 0)} MB more memory"
+            f"At {tokens} tokens ({of_runs}), tracing takes {trace['cpu_ratio']:.2f} times the processor time of plain "
+            f"generation and {_number(trace['memory_above_mb'], 0)} MB more memory"
         )
         if "eager" in one.index and pd.notna(one.loc["eager", "cpu_ratio"]):
             eager = one.loc["eager"]

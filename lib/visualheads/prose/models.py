@@ -75,7 +75,8 @@ def scores_on_card(record: Mapping[str, Any] | None) -> str:
         "best question-only answerer",
         "questions",
     )
-    return table(header, lines)
+    scores = table(header, lines)
+    return f"```{{warning}}\n{record['note']}\n```\n\n{scores}" if record.get("note") else scores
 
 
 def one_sample(sample: Sample, ds: xr.Dataset) -> str:
