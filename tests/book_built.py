@@ -34,7 +34,7 @@ def test_page(pages: Pages, name: str) -> None:
     assert pages.errors() == []
     assert [url for url in pages.requests() if not url.startswith(("file:", "data:", "blob:"))] == []
     charts = pages.run("return document.querySelectorAll('.vega-chart').length")
-    assert pages.run("return document.querySelectorAll('.vega-live svg').length") == charts
+    assert pages.run("return document.querySelectorAll('.vega-live svg.marks').length") == charts
     assert pages.run("return [...document.images].every(i => i.alt || i.closest('a'))"), "a picture without words"
     assert pages.run("return !!document.querySelector('.provenance')")
     pages.set_theme("dark")
@@ -68,9 +68,9 @@ def test_landing_page_chart_answers_a_click(pages: Pages) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
 
     pages.open(HTML / "book" / "index.html")
-    words = "return document.querySelector('.vega-live svg').textContent.match(/Layer \\d+, head \\d+/)[0]"
+    words = "return document.querySelector('.vega-live svg.marks').textContent.match(/Layer \\d+, head \\d+/)[0]"
     before = pages.run(words)
-    cells = pages.driver.find_elements("css selector", ".vega-live svg g.mark-rect.role-mark path")
+    cells = pages.driver.find_elements("css selector", ".vega-live svg.marks g.mark-rect.role-mark path")
     changed = False
     for cell in cells[:3]:
         pages.run("arguments[0].scrollIntoView({block: 'center'})", cell)

@@ -109,7 +109,7 @@ def test_a_folder_without_a_book_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["index.html", "models/fixture.html"])
 def test_page_is_drawn_without_errors_or_network(book: Path, pages: Pages, name: str) -> None:
     pages.open(html(book) / name)
-    assert pages.run("return document.querySelectorAll('.vega-live svg').length") >= 1
+    assert pages.run("return document.querySelectorAll('.vega-live svg.marks').length") >= 1
     assert pages.run("return [...document.querySelectorAll('img.vega-fallback')].every(i => i.hidden)")
     assert pages.errors() == []
     assert [url for url in pages.requests() if not url.startswith(("file:", "data:", "blob:"))] == []
@@ -118,16 +118,16 @@ def test_page_is_drawn_without_errors_or_network(book: Path, pages: Pages, name:
 @pytest.mark.browser
 def test_click_on_a_head_changes_the_linked_charts(book: Path, pages: Pages) -> None:
     pages.open(html(book) / "models" / "fixture.html")
-    words = "return document.querySelector('.vega-live svg').textContent.match(/Layer \\d+, head \\d+/)[0]"
+    words = "return document.querySelector('.vega-live svg.marks').textContent.match(/Layer \\d+, head \\d+/)[0]"
     before = pages.run(words)
     spec = json.loads(pages.run("return document.querySelector('script.vega-spec').textContent"))
     strongest = next(p["value"][0] for p in spec["params"] if p["name"] == "head")
     assert before == f"Layer {strongest['layer']}, head {strongest['head']}"
     from selenium.webdriver.common.action_chains import ActionChains
 
-    bars = "return document.querySelector('.vega-live svg').innerHTML"
+    bars = "return document.querySelector('.vega-live svg.marks').innerHTML"
     before_bars = pages.run(bars)
-    cells = pages.driver.find_elements("css selector", ".vega-live svg g.mark-rect.role-mark path")
+    cells = pages.driver.find_elements("css selector", ".vega-live svg.marks g.mark-rect.role-mark path")
     for cell in cells[:2]:  # one of them is not the head that is chosen already
         pages.run("arguments[0].scrollIntoView({block: 'center'})", cell)
         ActionChains(pages.driver).move_to_element(cell).click().perform()
@@ -151,7 +151,7 @@ def test_phone_needs_no_sideways_scrolling(book: Path, pages: Pages, name: str) 
 def test_dark_mode_redraws_charts(book: Path, pages: Pages) -> None:
     pages.open(html(book) / "models" / "fixture.html")
     pages.set_theme("light")
-    colour = "return document.querySelector('.vega-live svg .role-axis-title text').getAttribute('fill')"
+    colour = "return document.querySelector('.vega-live svg.marks .role-axis-title text').getAttribute('fill')"
     light = pages.run(colour)
     pages.set_theme("dark")
     assert pages.run(colour) not in (light, "#000")

@@ -227,7 +227,7 @@ def top_heads(
     bars = base.mark_rule(strokeWidth=2).encode(
         x=alt.X("lower:Q", title=f"{title_of(by)}, mean with 95 % interval", axis=alt.Axis(tickCount=8)),
         x2="upper:Q",
-        color=stage_colour(legend=None),
+        color=stage_colour(legend=alt.Legend(orient="top")),
     )
     points = base.mark_circle(size=75, opacity=1).encode(
         x="estimate:Q", color=stage_colour(legend=alt.Legend(orient="top")), tooltip=tips
