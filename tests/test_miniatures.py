@@ -145,6 +145,26 @@ def test_only_answers_are_supervised(seed):
     assert sum(label != turns.IGNORED for label in labels) == 6
 
 
+@given(SEEDS)
+def test_a_tally_tells_every_class_present_with_its_number(seed):
+    rng = random.Random(seed)
+    _, listing = turns.text_list(rng, 10)
+    ids, labels = turns.tally(rng, listing)
+    table = {index: word for word, index in words.vocabulary().items()}
+    told = [table[i] for i in ids[len(words.encode(words.TALLY_REQUEST)) + 1 : -1]]
+    pairs = dict(zip(told[::2], told[1::2], strict=True))
+    assert len(pairs) == len(told) // 2
+    for name in listing.items:
+        assert int(pairs[name]) == listing.items.count(name)
+        assert int(pairs[world.CATEGORY[name]]) >= listing.items.count(name)
+    assert (words.THESE in pairs) == (listing.marked is not None)
+    if listing.marked:
+        assert int(pairs[words.THESE]) == listing.items.count(listing.marked)
+    assert sum(number == "0" for number in pairs.values()) == sum(turns.ABSENT)
+    supervised = [table[i] for i in labels if i != turns.IGNORED]
+    assert supervised == [*told[1::2], words.EOS]
+
+
 def test_reading_order_is_that_of_the_image_tokens():
     item = world.SceneObject("dog", "blue", 15, (50, 2, 60, 12))
     left_below = replace(item, name="cat", box=(2, 26, 12, 36))

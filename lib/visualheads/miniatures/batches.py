@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -44,12 +44,19 @@ def pad(pairs: Iterable[Pair]) -> tuple[Int[Tensor, "batch key"], Int[Tensor, "b
     return ids, labels
 
 
-def text_pair(rng: random.Random, fillers: int, task: str, questions: int, style: turns.Style = turns.FULL) -> Pair:
-    """One list in words with its questions, or with the request to list its objects (`task="caption"`)."""
-    listed, listing = turns.text_list(rng, fillers, style.marks)
+def told(rng: random.Random, listing: turns.Listing, order: Sequence[str], task: str, questions: int) -> Pair:
+    """What is said about a list or picture: its objects in `order` (`caption`), their numbers (`tally`), answers."""
+    if task == "caption":
+        return turns.caption(order)
+    return turns.tally(rng, listing) if task == "tally" else turns.dialogue(rng, listing, questions)
+
+
+def text_pair(rng: random.Random, fillers: int, task: str, questions: int) -> Pair:
+    """One list in words with its questions, its tally or the request to list its objects (`task="caption"`)."""
+    listed, listing = turns.text_list(rng, fillers)
     head = [*turns.opening(), *listed]
-    told = turns.caption(listing.items) if task == "caption" else turns.dialogue(rng, listing, questions, style)
-    return head + told[0], [turns.IGNORED] * len(head) + told[1]
+    ids, labels = told(rng, listing, listing.items, task, questions)
+    return head + ids, [turns.IGNORED] * len(head) + labels
 
 
 def draw_box(rng: random.Random, image: Image.Image, box: Box, colour: tuple[int, int, int] = RED) -> None:
@@ -113,16 +120,13 @@ def tower_batch(rng: random.Random, size: int):
 
 
 def picture_pair(rng: random.Random, task: str, questions: int) -> tuple[np.ndarray, Pair]:
-    """Pixels and dialogue of one picture: `caption` lists the objects, `questions` asks several times."""
+    """Pixels and text of one picture: `caption` lists the objects, `tally` counts them, `questions` asks several times."""
     image, scene, target = picture(rng, boxed=rng.random() < 0.5)
     head = [*turns.opening(), *[words.vocabulary()[words.IMAGE]] * GRID**2]
-    if task == "caption":
-        told = turns.caption(turns.reading_order(scene, PATCH))
-    else:
-        items = tuple(item.name for item in scene.objects)
-        listing = turns.Listing(items, None if target is None else items[target])
-        told = turns.dialogue(rng, listing, questions)
-    return as_pixels(image), (head + told[0], [turns.IGNORED] * len(head) + told[1])
+    items = tuple(item.name for item in scene.objects)
+    listing = turns.Listing(items, None if target is None else items[target])
+    ids, labels = told(rng, listing, turns.reading_order(scene, PATCH), task, questions)
+    return as_pixels(image), (head + ids, [turns.IGNORED] * len(head) + labels)
 
 
 def picture_batch(rng: random.Random, size: int, task: str, questions: int = 5):

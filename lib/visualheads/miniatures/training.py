@@ -25,16 +25,19 @@ from visualheads.miniatures.world import CLASSES
 
 Report = Callable[[str, int, int, dict[str, Any]], None]
 MOST_FILLERS = 55  # with nine objects, as many list places as a picture has image tokens
-CAPTION_SHARE = 0.25  # of the batches; a batch holds one kind, because captions are shorter
 FEWEST_FILLERS = 2
 FULL_LENGTH_FROM = 0.6  # the share of text training after which lists have their full length
-FULL_STYLE_FROM = 0.35  # … and after which questions come in all styles
+# A batch holds one kind of text, because lengths differ: its share while counting is learned, and after.
+FIRST_SHARES = {"tally": 0.8, "caption": 0.2, "questions": 0.0}
+SHARES = {"tally": 0.3, "caption": 0.2, "questions": 0.5}
+QUESTIONS_FROM = 0.15  # the share of text training after which whole questions are asked
+TUNING_TASKS = ("questions", "tally", "questions", "caption")
 TEST_BATCH = 64
 TOWER_WEIGHTS = (0.2, 0.3)  # loss weight of background and of an object's other patches; classes weigh 1
 
 
 TOWER = Schedule(steps=4000, batch=32, rate=1e-3, report_every=250)
-TEXT = Schedule(steps=3600, batch=64, rate=2e-3)
+TEXT = Schedule(steps=2400, batch=64, rate=2e-3)
 ALIGNMENT = Schedule(steps=400, batch=32, rate=3e-3, warm_up=50, report_every=100, moments=(0,))
 TUNING = Schedule(steps=3200, batch=32, rate=1e-3, warm_up=50, moments=(0, 50, 150, 400, 1000, 2000))
 
@@ -96,52 +99,49 @@ def train_tower(plan: Plan, folder: Path, seed: int, device: str, report: Report
 def train_text(name: str, plan: Plan, folder: Path, seed: int, device: str, report: Report | None = None):
     """A text-only language model that lists and counts objects told in words, among more and more filler words.
 
-    First it is asked in short, always equal words, later in all styles.
+    First it only lists and tallies, later it is asked whole questions.
     """
     torch.manual_seed(seed)
     model: Any = build_text(text_shape(name))
     model.to(device)
-    reached: dict[str, Any] = {"fillers": FEWEST_FILLERS, "style": turns.PLAIN}
+    fillers = FEWEST_FILLERS
 
     def loss_of(step: int):
+        nonlocal fillers
         done = step / plan.text.steps
-        reached["fillers"] = int(min(MOST_FILLERS, FEWEST_FILLERS + MOST_FILLERS * done / FULL_LENGTH_FROM))
-        style = reached["style"] = turns.PLAIN if done < FULL_STYLE_FROM else turns.FULL
+        fillers = int(min(MOST_FILLERS, FEWEST_FILLERS + MOST_FILLERS * done / FULL_LENGTH_FROM))
         rng = batches.generator(seed, name, step)
-        task = "caption" if rng.random() < CAPTION_SHARE else "questions"
-        pairs = [batches.text_pair(rng, reached["fillers"], task, 5, style) for _ in range(plan.text.batch)]
-        ids, labels = batches.pad(pairs)
+        shares = FIRST_SHARES if done < QUESTIONS_FROM else SHARES
+        task = rng.choices(list(shares), list(shares.values()))[0]
+        ids, labels = batches.pad(batches.text_pair(rng, fillers, task, 5) for _ in range(plan.text.batch))
         return model(input_ids=ids.to(device), labels=labels.to(device)).loss
 
     def measure() -> dict[str, float]:
-        return text_accuracy(model, seed, device, plan.text.tested, **reached)
+        return text_accuracy(model, seed, device, plan.text.tested, fillers)
 
     progress = fitting.fit(name, model, [model], loss_of, plan.text, folder, measure, report)
     return model, {name: progress}
 
 
-def text_accuracy(
-    model: nn.Module, seed: int, device: str, lists: int, fillers: int, style: turns.Style
-) -> dict[str, float]:
-    """Share of right answers on fresh lists with at most `fillers` filler words, in the style given, by kind."""
+def text_accuracy(model: nn.Module, seed: int, device: str, lists: int, fillers: int) -> dict[str, float]:
+    """Share of right answers on fresh lists with at most `fillers` filler words: questions by kind, and tallies."""
     rng = batches.generator(seed, "text-test", 0)
-    records, pairs, kinds, answers = [], [], [], []
+    records, pairs, kinds = [], [], []
     for _ in range(lists):
-        listed, listing = turns.text_list(rng, fillers, style.marks)
-        kind, question, answer = turns.ask(rng, listing, style)
+        listed, listing = turns.text_list(rng, fillers)
+        kind, question, answer = turns.ask(rng, listing)
         if listing.marked:
             question += " " + words.RECTANGLE_HINT
-        if style.hints:
-            question += " " + words.FREE_HINT
-        told = turns.exchange(question, answer, first=True)
-        pairs.append(([*turns.opening(), *listed, *told[0]], [turns.IGNORED] * (2 + len(listed)) + told[1]))
-        kinds.append(kind)
-        answers.append(words.encode(answer)[0])
+        head = [*turns.opening(), *listed]
+        asked = turns.exchange(f"{question} {words.FREE_HINT}", answer, first=True)
+        for name, (more, labels) in ((kind, asked), ("tally", turns.tally(rng, listing))):
+            pairs.append((head + more, [turns.IGNORED] * len(head) + labels))
+            kinds.append(name)
     ids, labels = batches.pad(pairs)
-    logits = model(input_ids=ids.to(device)).logits.cpu()
+    found = model(input_ids=ids.to(device)).logits.argmax(-1).cpu()
     for row, kind in enumerate(kinds):
-        position = int((labels[row] != turns.IGNORED).nonzero()[0, 0]) - 1
-        records.append((kind, bool(logits[row, position].argmax() == answers[row])))
+        told = (labels[row] != turns.IGNORED).nonzero()[:-1, 0]  # without the end token
+        records += [(kind, bool(found[row, place - 1] == ids[row, place])) for place in told]
     return fitting.mean_by(records)
 
 
@@ -167,7 +167,7 @@ def tune(name: str, text, tower, plan: Plan, folder: Path, device: str, report: 
     stages: dict[str, Progress] = {}
     for stage, schedule, tasks, trained in (
         ("alignment", plan.alignment, ("caption",), [adapter]),
-        ("tuning", plan.tuning, ("questions", "questions", "questions", "caption"), [adapter, *language]),
+        ("tuning", plan.tuning, TUNING_TASKS, [adapter, *language]),
     ):
         loss_of = loss_for(stage, schedule, tasks)
         stages[stage] = fitting.fit(f"{name}-{stage}", model, trained, loss_of, schedule, folder, measure, report)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from visualheads.miniatures import words
@@ -13,24 +13,12 @@ IGNORED = -100  # transformers' label of an unsupervised token
 HIGHEST_CHOICE = 7  # distractors are drawn from 1 … 7, as in the multiple-choice condition of the task
 
 
-@dataclass(frozen=True)
-class Style:
-    """How questions are asked: how often each kind (with a marked object, without), how often the first turn carries
-    the format's instruction, how often options with letters are offered, how often an object is marked."""
-
-    kinds: Mapping[str, tuple[float, float]]
-    hints: float
-    letters: float
-    marks: float
-
-
-FULL = Style(
-    {"general": (0.35, 0.0), "object": (0.3, 0.45), "super": (0.25, 0.4), "exists": (0.1, 0.15)}, 0.75, 0.2, 0.5
-)
-# Short questions always asked in the same words: what is counted is learned first, how it is asked for later.
-PLAIN_KINDS = {"general": (0.0, 0.0), "object": (0.0, 0.65), "super": (0.0, 0.25), "exists": (0.0, 0.1)}
-PLAIN = Style(PLAIN_KINDS, hints=0.0, letters=0.0, marks=0.0)
-LATER_HINTS = 0.2  # how often a later turn of a dialogue carries the instruction, as a share of the first turn's rate
+# How often each kind of question is asked: (about a marked object's list, about one without a mark).
+KINDS = {"general": (0.35, 0.0), "object": (0.3, 0.45), "super": (0.25, 0.4), "exists": (0.1, 0.15)}
+HINTS, LATER_HINTS = 0.75, 0.15  # share of first and of later turns that carry the format's instruction
+LETTERS = 0.25  # … that offer options with letters
+MARKS = 0.5  # share of text lists with a marked object
+ABSENT = (3, 1)  # classes and supercategories of a tally that are not in the list
 
 
 @dataclass(frozen=True)
@@ -44,10 +32,10 @@ class Listing:
         return sum(name in (item, CATEGORY[item]) for item in self.items)
 
 
-def ask(rng: random.Random, listing: Listing, style: Style = FULL) -> tuple[str, str, str]:
+def ask(rng: random.Random, listing: Listing) -> tuple[str, str, str]:
     """One question: (kind, text, answer). Absent classes and supercategories are asked for now and then."""
-    weights = [pair[0 if listing.marked else 1] for pair in style.kinds.values()]
-    kind = rng.choices(list(style.kinds), weights)[0]
+    weights = [pair[0 if listing.marked else 1] for pair in KINDS.values()]
+    kind = rng.choices(list(KINDS), weights)[0]
     present = sorted(set(listing.items))
     if kind == "general":
         assert listing.marked is not None
@@ -74,13 +62,13 @@ def with_letters(rng: random.Random, answer: str) -> tuple[str, str] | None:
     return lines, "ABCD"[options.index(int(answer))]
 
 
-def turn(rng: random.Random, listing: Listing, first: bool, style: Style = FULL) -> tuple[list[int], list[int]]:
+def turn(rng: random.Random, listing: Listing, first: bool) -> tuple[list[int], list[int]]:
     """Token ids and labels of one exchange; the first of a dialogue usually carries the format instruction."""
-    kind, question, answer = ask(rng, listing, style)
-    often = style.hints * (1 if first else LATER_HINTS)
+    kind, question, answer = ask(rng, listing)
+    often = HINTS if first else LATER_HINTS
     if listing.marked and rng.random() < often:
         question += " " + words.RECTANGLE_HINT
-    letters = with_letters(rng, answer) if rng.random() < style.letters else None
+    letters = with_letters(rng, answer) if rng.random() < LETTERS else None
     if letters:
         question, answer = f"{question}\n{letters[0]}\n{words.LETTERS_HINT}", letters[1]
     elif rng.random() < often:
@@ -95,12 +83,12 @@ def exchange(question: str, answer: str, first: bool) -> tuple[list[int], list[i
     return asked + told, [IGNORED] * len(asked) + told
 
 
-def dialogue(rng: random.Random, listing: Listing, turns: int, style: Style = FULL) -> tuple[list[int], list[int]]:
+def dialogue(rng: random.Random, listing: Listing, turns: int) -> tuple[list[int], list[int]]:
     """Several turns about one list."""
     ids: list[int] = []
     labels: list[int] = []
     for number in range(turns):
-        more_ids, more_labels = turn(rng, listing, number == 0, style)
+        more_ids, more_labels = turn(rng, listing, number == 0)
         ids, labels = ids + more_ids, labels + more_labels
     return ids, labels
 
@@ -110,12 +98,33 @@ def caption(items: Sequence[str]) -> tuple[list[int], list[int]]:
     return exchange(words.LIST_REQUEST, " ".join(items) + ".", first=True)
 
 
+def tally(rng: random.Random, listing: Listing) -> tuple[list[int], list[int]]:
+    """The request to count, answered with names and numbers: `dog 2 animals 3 these 2 car 0`; numbers are supervised.
+
+    Many counts for one list, each asked by a single word, teach counting long before whole questions do.
+    """
+    present = sorted(set(listing.items))
+    categories = sorted({CATEGORY[name] for name in present})
+    asked = [*present, *categories, *([words.THESE] if listing.marked else [])]
+    asked += rng.sample([name for name in CLASSES if name not in present], ABSENT[0])
+    asked += rng.sample([name for name in SUPERCATEGORIES if name not in categories], ABSENT[1])
+    rng.shuffle(asked)
+    table = words.vocabulary()
+    ids = words.encode(f"{words.TALLY_REQUEST} {words.ASSISTANT}")
+    labels = [IGNORED] * len(ids)
+    for name in asked:
+        number = table[str(listing.count((listing.marked or "") if name == words.THESE else name))]
+        ids += [table[name], number]
+        labels += [IGNORED, number]
+    return [*ids, table[words.EOS]], [*labels, table[words.EOS]]
+
+
 def opening() -> list[int]:
     """What stands before the list or the picture: `<s> USER:`."""
     return [words.vocabulary()[words.BOS], *words.encode(words.USER)]
 
 
-def text_list(rng: random.Random, fillers: int, marks: float = 0.5) -> tuple[list[int], Listing]:
+def text_list(rng: random.Random, fillers: int, marks: float = MARKS) -> tuple[list[int], Listing]:
     """A scene in words: objects among at most `fillers` filler words; in a share `marks` of lists one is marked."""
     items = [name for name, count in choose_counts(rng) for _ in range(count)]
     rng.shuffle(items)

@@ -24,10 +24,12 @@ FREE_HINT = "Answer the question using a single word or phrase."
 LETTERS_HINT = "Answer with the option's letter from the given choices directly."
 YES_NO_HINT = "Answer the question using a single word or phrase."
 LIST_REQUEST = "List the objects."
+TALLY_REQUEST = "Count the objects."
+THESE = "these"  # in a tally: the class of the marked object
 
 # Sentences whose words the vocabulary must hold: the questions of all five benchmarks, in small.
 _SENTENCES = f"""
-{RECTANGLE_HINT} {FREE_HINT} {LETTERS_HINT} {LIST_REQUEST} Describe the image.
+{RECTANGLE_HINT} {FREE_HINT} {LETTERS_HINT} {LIST_REQUEST} {TALLY_REQUEST} Describe the image.
 This is a photo of some objects and no others.
 How many of these are there? Is there a an the in image? Are there any pictured in the picture? Yes No Hint:
 What is the colour color of the object? Which of the following objects can be seen? Which
