@@ -120,7 +120,7 @@ def tower_batch(rng: random.Random, size: int):
 
 
 def picture_pair(rng: random.Random, task: str, questions: int) -> tuple[np.ndarray, Pair]:
-    """Pixels and text of one picture: `caption` lists the objects, `tally` counts them, `questions` asks several times."""
+    """Pixels and text of one picture: a `caption` lists its objects, a `tally` counts them, `questions` ask."""
     image, scene, target = picture(rng, boxed=rng.random() < 0.5)
     head = [*turns.opening(), *[words.vocabulary()[words.IMAGE]] * GRID**2]
     items = tuple(item.name for item in scene.objects)
