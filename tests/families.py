@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib.util import find_spec
 
+import pytest
 import torch
 import transformers as hf
 
@@ -29,17 +31,18 @@ def siglip(image: int, patch: int) -> hf.SiglipVisionConfig:
     )  # fmt: skip
 
 
-def onevision(implementation: str):
+def onevision(implementation: str, most: int = 4):
     words = tokenizer({"video_token": "<video>"}, None)
-    side, pinpoints = 24, [[24 * rows, 24 * columns] for rows in range(1, 5) for columns in range(1, 5)]
+    side = 60  # 4 patches of 13 and 8 pixels more, as 384 is 27 patches of 14 and 6 more
+    pinpoints = [[side * rows, side * columns] for rows in range(1, 5) for columns in range(1, 5)]
     config = hf.LlavaOnevisionConfig(
-        vision_config=siglip(side, 6), text_config=text_config(TINY, len(words)), image_token_index=4,
-        video_token_index=5, image_grid_pinpoints=pinpoints, vision_aspect_ratio="anyres_max_4",
+        vision_config=siglip(side, 13), text_config=text_config(TINY, len(words)), image_token_index=4,
+        video_token_index=5, image_grid_pinpoints=pinpoints, vision_aspect_ratio=f"anyres_max_{most}",
     )  # fmt: skip
     pictures = hf.LlavaOnevisionImageProcessorPil(size={"height": side, "width": side}, image_grid_pinpoints=pinpoints)
     processor = still(hf.LlavaOnevisionProcessor)(
         pictures, words, None, num_image_tokens=16, vision_feature_select_strategy="full", image_token="<image>",
-        video_token="<video>", vision_aspect_ratio="anyres_max_4",
+        video_token="<video>", vision_aspect_ratio=f"anyres_max_{most}",
     )  # fmt: skip
     return seeded(hf.LlavaOnevisionForConditionalGeneration, config, 0, implementation), processor
 
@@ -60,7 +63,7 @@ def qwen(version: str, implementation: str):
         "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
     }  # fmt: skip
     marks = {"image_token_id": 4, "video_token_id": 5, "vision_start_token_id": 6, "vision_end_token_id": 7}
-    vision: dict[str, object] = {"depth": 2, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2}
+    vision: dict[str, object] = {"depth": 2, "num_heads": 2, "patch_size": 8, "spatial_merge_size": 2}
     if version == "2":
         vision |= {"embed_dim": 16, "hidden_size": 32, "mlp_ratio": 2}
         config, made = (
@@ -69,7 +72,7 @@ def qwen(version: str, implementation: str):
         )
     elif version == "2.5":
         vision |= {
-            "hidden_size": 16, "intermediate_size": 32, "out_hidden_size": 32, "window_size": 16,
+            "hidden_size": 16, "intermediate_size": 32, "out_hidden_size": 32, "window_size": 32,
             "fullatt_block_indexes": [1],
         }  # fmt: skip
         config = hf.Qwen2_5_VLConfig(text_config=text, vision_config=vision, **marks)
@@ -83,7 +86,7 @@ def qwen(version: str, implementation: str):
         made = hf.Qwen3VLForConditionalGeneration
     kind = {"2": hf.Qwen2VLProcessor, "2.5": hf.Qwen2_5_VLProcessor, "3": hf.Qwen3VLProcessor}[version]
     pictures = hf.Qwen2VLImageProcessorPil(
-        patch_size=4, merge_size=2, size={"shortest_edge": 16 * 64, "longest_edge": 64 * 64}
+        patch_size=8, merge_size=2, size={"shortest_edge": 16 * 256, "longest_edge": 64 * 256}
     )
     return seeded(made, config, 0, implementation), still(kind)(pictures, words, None)
 
@@ -93,11 +96,11 @@ def internvl(implementation: str):
         {"image_token": "<IMG_CONTEXT>", "start_image_token": "<img>", "end_image_token": "</img>",
          "context_image_token": "<IMG_CONTEXT>", "video_token": "<video>"}, None,
     )  # fmt: skip
-    side = 24
+    side = 72
     config = hf.InternVLConfig(
         vision_config=hf.InternVLVisionConfig(
             hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=[side, side],
-            patch_size=[4, 4],
+            patch_size=[12, 12],
         ),
         text_config=text_config(TINY, len(words)), image_token_id=words.context_image_token_id, image_seq_length=9,
     )  # fmt: skip
@@ -109,13 +112,14 @@ def internvl(implementation: str):
 
 
 def idefics(kind: str, implementation: str):
+    side = 72 if kind == "idefics3" else 80  # SmolVLM2's 384 is no multiple of its patch, 14
     marks = {f"mark{r}{c}": f"<row_{r}_col_{c}>" for r in range(1, 7) for c in range(1, 7)}
     words = tokenizer(
         {**marks, "fake": "<fake_token_around_image>", "whole": "<global-img>", "end": "<end_of_utterance>"}, None
     )
     vision = {
-        "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 24,
-        "patch_size": 4,
+        "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "image_size": side, "patch_size": 12,
     }  # fmt: skip
     text = text_config(Tiny(layers=2), len(words))
     if kind == "idefics3":
@@ -123,14 +127,14 @@ def idefics(kind: str, implementation: str):
             hf.Idefics3Config(vision_config=vision, text_config=text, image_token_id=4, scale_factor=2),
             hf.Idefics3ForConditionalGeneration,
         )
-        pictures = hf.Idefics3ImageProcessorPil(size={"longest_edge": 72}, max_image_size={"longest_edge": 24})
+        pictures = hf.Idefics3ImageProcessorPil(size={"longest_edge": 3 * side}, max_image_size={"longest_edge": side})
         processor = hf.Idefics3Processor(pictures, words, image_seq_len=9)
     else:
         config, made = (
             hf.SmolVLMConfig(vision_config=vision, text_config=text, image_token_id=4, scale_factor=2),
             hf.SmolVLMForConditionalGeneration,
         )
-        pictures = hf.SmolVLMImageProcessorPil(size={"longest_edge": 72}, max_image_size={"longest_edge": 24})
+        pictures = hf.SmolVLMImageProcessorPil(size={"longest_edge": 3 * side}, max_image_size={"longest_edge": side})
         processor = still(hf.SmolVLMProcessor)(pictures, words, None, image_seq_len=9)
     return seeded(made, config, 0, implementation), processor
 
@@ -140,7 +144,7 @@ def gemma3(implementation: str):
         {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}, None
     )
     config = hf.Gemma3Config(
-        vision_config=siglip(24, 4),
+        vision_config=siglip(80, 12),
         text_config={
             "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
             "num_key_value_heads": 2, "head_dim": 8, "vocab_size": len(words), "sliding_window": 10,
@@ -149,7 +153,7 @@ def gemma3(implementation: str):
         },
         mm_tokens_per_image=9, boi_token_index=5, eoi_token_index=6, image_token_index=4, initializer_range=0.15,
     )  # fmt: skip
-    pictures = hf.Gemma3ImageProcessorPil(size={"height": 24, "width": 24})
+    pictures = hf.Gemma3ImageProcessorPil(size={"height": 80, "width": 80})
     processor = hf.Gemma3Processor(pictures, words, image_seq_length=9)
     return seeded(hf.Gemma3ForConditionalGeneration, config, 0, implementation), processor
 
@@ -165,16 +169,19 @@ def paligemma(version: int, implementation: str):
     if version == 2:
         text |= {"sliding_window": 64, "query_pre_attn_scalar": 8, "attn_logit_softcapping": 2.0}
     config = hf.PaliGemmaConfig(
-        vision_config=siglip(24, 6).to_dict() | {"projection_dim": 32}, text_config=text, image_token_index=4,
+        vision_config=siglip(56, 14).to_dict() | {"projection_dim": 32}, text_config=text, image_token_index=4,
         projection_dim=32, hidden_size=32,
     )  # fmt: skip
-    pictures = hf.SiglipImageProcessorPil(size={"height": 24, "width": 24})
+    pictures = hf.SiglipImageProcessorPil(size={"height": 56, "width": 56})
     pictures.image_seq_length = 16
     processor = hf.PaliGemmaProcessor(pictures, words)
     chosen = "eager" if version == 2 else implementation
     return seeded(hf.PaliGemmaForConditionalGeneration, config, 0, chosen), processor
 
 
+NEEDS_NUM2WORDS = pytest.mark.skipif(
+    find_spec("num2words") is None, reason="SmolVLM's processor needs the package num2words"
+)
 FAMILIES = {
     "onevision": onevision,
     "qwen2-vl": lambda implementation: qwen("2", implementation),

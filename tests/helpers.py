@@ -89,6 +89,8 @@ class Tiny:
     window: int | None = None
     patch: int = 6
     grid: int = 4
+    spare: int = 0
+    """Pixels of the picture's side beyond the last patch, which no patch sees."""
     spread: float = 0.15
     """Standard deviation of the weights: large enough for attention to differ visibly from uniform."""
 
@@ -98,7 +100,7 @@ class Tiny:
 
     @property
     def pixels(self) -> int:
-        return self.patch * self.grid
+        return self.patch * self.grid + self.spare
 
 
 def tokenizer(special: dict[str, str] | None = None, template: str | None = CHAT_TEMPLATE) -> PreTrainedTokenizerFast:
@@ -107,7 +109,7 @@ def tokenizer(special: dict[str, str] | None = None, template: str | None = CHAT
     `special` maps attribute names to tokens; `image_token` among them replaces `<image>`.
     """
     named = {"image_token": IMAGE_TOKEN, **(special or {})}
-    fixed = ["<pad>", "<s>", "</s>", "<unk>", *named.values()]
+    fixed = list(dict.fromkeys(["<pad>", "<s>", "</s>", "<unk>", *named.values()]))
     vocabulary = {word: index for index, word in enumerate([*fixed, *WORDS])}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])

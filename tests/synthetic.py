@@ -92,7 +92,7 @@ def traced_dataset(
         parameters=parameters,
         training_step=training_step,
         provenance=provenance or schema.provenance({"checkpoint": model, "seed": seed}, {"device": "cpu"}),
-        conditions=list(dict.fromkeys(s.condition for s in listed)) if maps else None,
+        groups=schema.map_groups(listed) if maps else None,
     )
     n, n_queries = len(listed), 1 if queries is None else len(queries)
     correct = rng.random((1, n)) < 0.7
@@ -146,23 +146,35 @@ def _measures(
 
 
 def _with_maps(ds: xr.Dataset, rng: np.random.Generator, grid: tuple[int, int], n_queries: int) -> xr.Dataset:
-    labels = [str(c) for c in ds["map_condition"].values]
+    labels = groups_in(ds)
     shape = (1, ds.sizes["layer"], ds.sizes["head"], n_queries, len(labels), *grid)
     maps = rng.gamma(0.5, 1.0, shape)
     maps *= 0.3 / maps.sum((-2, -1), keepdims=True)
-    counts = np.array([[int((ds["condition"].values == label).sum()) for label in labels]], dtype="int32")
+    counts = np.array([[of_group(ds, label).size for label in labels]], dtype="int32")
     dims = ("model", "layer", "head", "query", "condition", "grid_row", "grid_column")
     if "query" not in ds.dims:
         maps, dims = maps[:, :, :, 0], tuple(dim for dim in dims if dim != "query")
     return ds.assign(mean_map=(dims, maps.astype("float32")), mean_map_count=(("model", "condition"), counts))
 
 
-def map_sums(part: xr.Dataset, conditions: Sequence[str], grid: tuple[int, int]) -> xr.Dataset:
+def groups_in(ds: xr.Dataset) -> list[schema.MapGroup]:
+    """The groups along the `condition` dimension of a dataset's mean maps."""
+    labels = (ds[name].values.tolist() for name in ("map_condition", "map_format", "map_control"))
+    return [schema.MapGroup(*label) for label in zip(*labels, strict=True)]
+
+
+def of_group(ds: xr.Dataset, group: schema.MapGroup) -> np.ndarray:
+    """Places of a group's samples."""
+    chosen = [(ds[name].values == label) for name, label in zip(group._fields, group, strict=True)]
+    return np.flatnonzero(np.logical_and.reduce(chosen))
+
+
+def map_sums(part: xr.Dataset, groups: Sequence[schema.MapGroup], grid: tuple[int, int]) -> xr.Dataset:
     """A shard with the sums of its mean maps: every sample's map is its image weight spread evenly over the grid."""
     cells = grid[0] * grid[1]
     sums, counts = [], []
-    for condition in conditions:
-        chosen = part["image_weight"].isel(sample=np.flatnonzero(part["condition"].values == condition))
+    for group in groups:
+        chosen = part["image_weight"].isel(sample=of_group(part, group))
         sums.append((chosen.sum("sample") / cells).expand_dims(grid_row=grid[0], grid_column=grid[1]))
         counts.append(chosen.sizes["sample"])
     total = xr.concat(sums, "condition").expand_dims("shard")

@@ -114,6 +114,13 @@ def test_mean_map_weighs_conditions_by_their_samples(ds: xr.Dataset) -> None:
     np.testing.assert_allclose(found, 0.3, rtol=1e-6)
 
 
+def test_mean_map_leaves_controls_out(ds: xr.Dataset) -> None:
+    one = ds.isel(condition=[0, 1]).copy(deep=True).assign_coords(map_control=("condition", ["none", "white"]))
+    one["mean_map"][{"condition": 0}] = 0.1
+    one["mean_map"][{"condition": 1}] = 0.4
+    np.testing.assert_allclose(tables.mean_maps(one), 0.1, rtol=1e-6)
+
+
 def test_fine_grids_are_summed_in_blocks() -> None:
     maps = np.ones((1, 1, 24, 24))
     small = tables.pooled(maps)

@@ -14,9 +14,10 @@ from visualheads.errors import ParameterError
 
 @pytest.mark.slow
 def test_a_small_network_is_measured():
-    table = cost.measure_cost("llava", cost.Shape(layers=2, heads=2, hidden=32), runs=1)
+    table = cost.measure_cost("llava", cost.Shape(layers=2, heads=2, hidden=32), runs=2, eager_runs=1)
     assert table.index.tolist() == ["plain", "trace", "eager"]
-    assert (table.tokens > 576).all() and table.tokens.nunique() == 1
+    assert table.runs.tolist() == [2, 2, 1]
+    assert (table.tokens == 608).all(), "the length that the issue names"
     assert table.cpu_ratio["plain"] == 1
     assert (table.cpu_seconds > 0).all()
     assert table.memory_above_mb["plain"] == 0
@@ -31,15 +32,39 @@ def test_it_is_measured_once_and_kept(tmp_path, monkeypatch):
         return pd.DataFrame({"method": ["plain"], "cpu_seconds": [float(len(calls))]}).set_index("method")
 
     monkeypatch.setattr(cost, "measure_cost", measured)
-    first = cost.kept_cost(tmp_path / "a" / "cost.json", kind="llava", runs=3)
-    again = cost.kept_cost(tmp_path / "a" / "cost.json", kind="llava", runs=3)
+    file = tmp_path / "a" / "cost.json"
+    first = cost.kept_cost(file, kind="llava", runs=3)
+    again = cost.kept_cost(file, kind="llava", runs=3)
     pd.testing.assert_frame_equal(first, again)
-    assert len(calls) == 1
-    cost.kept_cost(tmp_path / "a" / "cost.json", kind="llava", runs=4)
-    assert len(calls) == 2, "other settings are measured anew"
+    pd.testing.assert_frame_equal(first, cost.kept_cost(file, kind="llava", runs=2))
+    assert len(calls) == 1, "more runs than were asked for serve as well"
+    cost.kept_cost(file, kind="llava", runs=4)
+    assert len(calls) == 2, "fewer do not"
+    cost.kept_cost(file, kind="llava", runs=4, eager_runs=1)
+    cost.kept_cost(file, kind="llava_next", runs=4, eager_runs=1)
+    assert len(calls) == 4, "nor do other settings"
+    file.write_text(file.read_text()[:-20])
+    cost.kept_cost(file, kind="llava_next", runs=4, eager_runs=1)
+    assert len(calls) == 5, "nor a file that was cut off"
 
 
-@pytest.mark.parametrize("wrong", [{"kind": "qwen"}, {"methods": ("fast",)}, {"runs": 0}, {"pictures": 0}])
+def test_ratios_are_those_of_runs_side_by_side(monkeypatch):
+    """By hand: 3/2, 4/4, 9/3 → 1.5 for trace; 8/2 for the one eager run."""
+    seconds = {"plain": [2.0, 4.0, 3.0], "trace": [3.0, 4.0, 9.0], "eager": [8.0]}
+    memory = {"plain": [10.0, 11.0, 12.0], "trace": [20.0, 21.0, 15.0], "eager": [300.0]}
+    monkeypatch.setattr(
+        cost, "_in_fresh_process", lambda _arguments: {"tokens": 608, "seconds": seconds, "memory": memory}
+    )
+    table = cost.measure_cost(runs=3, eager_runs=1)
+    assert table.cpu_ratio.tolist() == [1.0, 1.5, 4.0]
+    assert table.cpu_seconds.tolist() == [3.0, 4.0, 8.0]
+    assert table.memory_above_mb.tolist() == [0.0, 9.0, 289.0]
+    assert table.runs.tolist() == [3, 3, 1]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"kind": "qwen"}, {"methods": ("fast",)}, {"runs": 0}, {"pictures": 0}, {"eager_runs": 0}]
+)
 def test_bad_settings_are_refused(wrong):
     with pytest.raises(ParameterError):
         cost.measure_cost(**wrong)

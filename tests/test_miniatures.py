@@ -105,13 +105,15 @@ def test_tokenizer_agrees_with_the_training_encoder_and_knows_every_prompt():
     assert unknown in tokenizer("quixotic")["input_ids"]
 
 
-@given(SEEDS)
-def test_questions_are_answered_from_the_listing(seed):
+@given(SEEDS, st.sampled_from((turns.KINDS, turns.POINTING_KINDS)))
+def test_questions_are_answered_from_the_listing(seed, kinds):
     rng = random.Random(seed)
     _, listing = turns.text_list(rng, 10)
-    kind, question, answer = turns.ask(rng, listing)
+    kind, question, answer = turns.ask(rng, listing, kinds)
     words.encode(question)
-    if kind == "exists":
+    if kind == "name":
+        assert answer == listing.marked
+    elif kind == "exists":
         name = question.split()[3]
         assert (answer == "Yes") == (name in listing.items)
     elif kind == "general":
@@ -171,6 +173,7 @@ def test_reading_order_is_that_of_the_image_tokens():
     left = replace(item, name="car", box=(2, 4, 12, 14))
     scene = world.Scene(96, 96, 0, (left_below, item, left))
     assert turns.reading_order(scene, 12) == ["car", "dog", "cat"]
+    assert turns.reading_order(scene, 12, marked=1) == ["car", words.MARK, "dog", "cat"]
 
 
 def test_patch_targets_by_hand():
@@ -258,6 +261,7 @@ def test_smoke_training_ends_in_ordinary_checkpoints(smoked):
         "mini-vicuna-7B-text",
         "alignment",
         "tuning",
+        "pointing",
     }
 
 

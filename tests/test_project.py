@@ -32,7 +32,25 @@ LARGEST_FILE = 10 * 2**20
 TARGETS = ["book", "test", "test-book", "lab", "serve", "model", "miniatures", "check", "clean"]
 RENDERED = ("_build", "models", "results")
 
-PURE = ("measures", "geometry", "heads", "rankings", "agreement", "bootstrap", "nulls", "layouts", "components")
+PURE = (
+    "measures",
+    "geometry",
+    "heads",
+    "rankings",
+    "agreement",
+    "bootstrap",
+    "nulls",
+    "layouts",
+    "components",
+    "patterns",
+    "alike",
+    "comparison",
+    "prediction",
+    "emergence",
+    "effects",
+    "protocol",
+    "grounding",
+)
 """Mathematics: torch, numpy and xarray, but no models."""
 
 LAYERS = (
@@ -45,14 +63,31 @@ LAYERS = (
         "validity",
         "plan",
         "provenance",
+        "zarr_files",
         "reading",
         "store",
         "packing",
         "results",
         "catalog",
+        "lineage",
+        "kinship",
+        "survey",
     ),
-    ("adapters", "models", "vision_language", "checkpoints", "capture", "forward", "generation", "validation"),
+    (
+        "adapters",
+        "models",
+        "vision_language",
+        "blueprints",
+        "checkpoints",
+        "conversion",
+        "capture",
+        "forward",
+        "generation",
+        "validation",
+    ),
     ("tracing", "cluster", "jobs", "estimate", "collecting", "reduction", "settings"),
+    ("interventions", "sweeps", "steering", "attribution"),
+    ("claims",),
     ("charts", "prose", "cost"),
     ("pages", "offline_vega"),
     ("cli",),

@@ -134,9 +134,8 @@ def test_a_condition_of_several_tasks_is_led_by_the_task(tmp_path: Path) -> None
 def test_nothing_is_read_before_it_is_asked_for(tmp_path: Path) -> None:
     for model in ("a", "b"):
         path = stored(tmp_path, traced(model, 2, 2))
-        for chunk in (path / "image_weight" / "c").rglob("*"):
-            if chunk.is_file():
-                chunk.write_bytes(b"broken")
+        for chunk in (path / "image_weight").glob("c.*"):
+            chunk.write_bytes(b"broken")
     ds = store.open_results(tmp_path)
     assert ds["region_weight"].mean().compute() > 0
     with pytest.raises(RuntimeError), config.set(scheduler="synchronous"):
@@ -150,7 +149,6 @@ def test_graphs_stay_small(tmp_path: Path) -> None:
         ds = traced_dataset(model, 2, 2, samples, maps=True, grid=GRID)
         plan = store.Plan(ds.drop_vars(list(ds.data_vars)), {"checkpoint": model}, shard=4)
         path = store.create(tmp_path / model / "looktwice.zarr", plan)
-        (path / "done" / "c").mkdir()
         store.write_shard(path, 0, ds.isel(sample=plan.slice(0)))
     ds = store.open_results(tmp_path)
     graph = ds["image_weight"].__dask_graph__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import json
 import os
@@ -20,10 +21,9 @@ import xarray as xr
 import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from zarr.storage import LocalStore
 
-from synthetic import map_sums, samples_of, traced_dataset
-from visualheads import reading, schema, store
+from synthetic import groups_in, map_sums, samples_of, traced_dataset
+from visualheads import reading, schema, store, zarr_files
 from visualheads.errors import DiskFullError, IdentityMismatch, ParameterError, StoreError
 
 IDENTITY = {"checkpoint": "m", "weights": "abc", "seed": 0, "dtype": "float32"}
@@ -41,7 +41,7 @@ def plan_for(ds: xr.Dataset, shard: int = 5, **changes: object) -> store.Plan:
 def part_of(ds: xr.Dataset, plan: store.Plan, index: int) -> xr.Dataset:
     """What a tracer hands over for a shard."""
     part = ds.drop_vars(["mean_map", "mean_map_count", "provenance"]).isel(sample=plan.slice(index))
-    return map_sums(part, ds["map_condition"].values.tolist(), GRID)
+    return map_sums(part, groups_in(ds), GRID)
 
 
 def fill(path: Path, ds: xr.Dataset, plan: store.Plan, shards: list[int] | None = None) -> None:
@@ -90,11 +90,108 @@ def test_mean_maps_are_means_over_samples(ds: xr.Dataset, path: Path) -> None:
         assert np.allclose(mean, chosen.mean("sample") / 6, atol=1e-6)
 
 
+def test_a_mean_map_pools_no_formats_and_no_controls(path: Path) -> None:
+    """Three conditions: free answers, the same under a control, and letters; by hand: weights 0.1, 0.2, 0.4, 0.8."""
+    kinds = [("plain", None, ""), ("plain", None, "white"), ("plain", ("two", "one"), ""), ("visual", None, "none")]
+    samples = [
+        dataclasses.replace(sample, condition=condition, choices=choices, control=control, answer="A")
+        for sample, (condition, choices, control) in zip(samples_of(4, boxes=False), kinds, strict=True)
+    ]
+    ds = traced_dataset(samples=samples, maps=True, grid=GRID)
+    ds["image_weight"][:] = np.array([0.1, 0.2, 0.4, 0.8])[:, None]
+    plan = plan_for(ds, shard=3)
+    store.create(path, plan)
+    fill(path, ds, plan)
+    opened = store.open_store(path)
+    assert opened["mean_map_count"].values.tolist() == [[1, 1, 1, 1]]
+    found = {
+        ("plain", "free", None): 0.1,
+        ("plain", "free", "white"): 0.2,
+        ("plain", "letters", None): 0.4,
+        ("visual", None, None): 0.8,
+    }
+    for chosen, weight in found.items():
+        assert np.allclose(schema.mean_map_of(opened, *chosen), weight / 6, atol=1e-6)
+    with pytest.raises(ParameterError, match="free, white"):
+        schema.mean_map_of(opened, "plain")
+    schema.assert_valid(opened)
+
+
+def test_mean_maps_of_an_earlier_version_are_refused(ds: xr.Dataset, path: Path) -> None:
+    """They pooled what must not be pooled."""
+    plan = plan_for(ds)
+    store.create(path, dataclasses.replace(plan, coords=plan.coords.drop_vars(["map_format", "map_control"])))
+    with pytest.raises(StoreError, match=r"without their groups .*--fresh"):
+        store.open_store(path)
+    with pytest.raises(IdentityMismatch, match="groups of the mean maps"):
+        store.create(path, plan)
+
+
+def with_maps(ds: xr.Dataset, heads: list[tuple[int, int]]) -> tuple[xr.Dataset, xr.Dataset]:
+    """A dataset's coordinates with selected heads; and with maps, each filled with its head's image weight."""
+    bare = ds.drop_vars([name for name in ds.variables if str(name).startswith(("mean_map", "map_"))])
+    layers, indices = (np.array(part) for part in zip(*heads, strict=True))
+    named = bare.assign_coords(selected_layer=("selected_head", layers), selected_index=("selected_head", indices))
+    weights = bare["image_weight"].values[:, layers, indices]
+    maps = np.broadcast_to(
+        np.moveaxis(weights, 1, 3)[..., None, None] / 6, (*weights.shape[:1], 12, 2, len(heads), *GRID)
+    )
+    dims = schema.VARIABLES["maps"].dims
+    return named.drop_vars(list(named.data_vars)), named.assign(maps=(dims, maps.astype("float32")))
+
+
+def test_maps_of_selected_heads_are_kept_and_resumed(ds: xr.Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "m" / "looktwice.zarr"
+    coords, traced = with_maps(ds, [(3, 1), (0, 2)])
+    plan = store.Plan(coords, IDENTITY, CIRCUMSTANCE, 5, ("maps",), GRID)
+    store.create(path, plan)
+    for index in (1, 0):
+        store.write_shard(path, index, traced.drop_vars("provenance").isel(sample=plan.slice(index)))
+    store.create(path, plan)
+    assert store.pending(path) == [2]
+    store.write_shard(path, 2, traced.drop_vars("provenance").isel(sample=plan.slice(2)))
+    opened = store.open_store(path)
+    assert opened["selected_layer"].values.tolist() == [3, 0]
+    assert opened["selected_index"].values.tolist() == [1, 2]
+    np.testing.assert_array_equal(opened["maps"], traced["maps"])
+    schema.assert_valid(opened)
+    other, _ = with_maps(ds, [(3, 1), (0, 3)])
+    with pytest.raises(IdentityMismatch) as error:
+        store.create(path, store.Plan(other, IDENTITY, CIRCUMSTANCE, 5, ("maps",), GRID))
+    assert error.value.differences == {"selected heads": ("2: 3, 1 … 0, 2", "2: 3, 1 … 0, 3")}
+    with pytest.raises(ParameterError, match="selected="):
+        plan_for(ds, keep=("maps",))
+
+
+def test_maps_of_several_stores_meet_head_by_head(tmp_path: Path) -> None:
+    """Two models with other heads selected, and another task: none is taken for another."""
+    chosen = {("a", "looktwice"): [(3, 1), (0, 2)], ("a", "pope"): [(0, 2)], ("b", "looktwice"): [(2, 2), (0, 2)]}
+    all_maps = {}
+    for (model, task), heads in chosen.items():
+        coords, traced = with_maps(traced_dataset(model, task=task), heads)
+        plan = store.Plan(coords, {"checkpoint": model}, {}, 12, ("maps",), GRID)
+        path = store.create(tmp_path / model / f"{task}.zarr", plan)
+        store.write_shard(path, 0, traced.drop_vars("provenance"))
+        all_maps[model, task] = traced
+    ds = store.open_results(tmp_path)
+    heads = list(zip(ds["selected_layer"].values.tolist(), ds["selected_index"].values.tolist(), strict=True))
+    assert sorted(heads) == [(0, 2), (2, 2), (3, 1)]
+    for (model, task), traced in all_maps.items():
+        seen = ds["maps"].sel(model=model).isel(sample=np.flatnonzero(ds["task"].values == task))
+        for place, head in enumerate(heads):
+            if head in chosen[model, task]:
+                own = traced["maps"].isel(model=0, selected_head=chosen[model, task].index(head))
+                np.testing.assert_array_equal(seen.isel(selected_head=place), own)
+            else:
+                assert seen.isel(selected_head=place).isnull().all()
+    schema.assert_valid(ds)
+
+
 def test_chunks_of_conditions_that_a_shard_lacks_are_not_written(ds: xr.Dataset, path: Path) -> None:
     plan = plan_for(ds, shard=6)
     store.create(path, plan)
     fill(path, ds, plan)
-    assert len([f for f in (path / "mean_map_sum" / "c").rglob("*") if f.is_file()]) == 2
+    assert len([f for f in (path / "mean_map_sum").glob("c.*")]) == 2
 
 
 def test_readers_see_only_what_is_done(ds: xr.Dataset, path: Path) -> None:
@@ -263,9 +360,9 @@ def test_a_bad_plan_is_refused(ds: xr.Dataset, change: dict[str, object], messag
         plan_for(ds, **change).layout()  # type: ignore[arg-type]
 
 
-def test_mean_maps_need_conditions(ds: xr.Dataset) -> None:
-    with pytest.raises(ParameterError, match="conditions="):
-        plan_for(ds.drop_vars(["mean_map", "mean_map_count", "map_condition"]))
+def test_mean_maps_need_groups(ds: xr.Dataset) -> None:
+    with pytest.raises(ParameterError, match="groups="):
+        plan_for(ds.drop_vars(["mean_map", "mean_map_count", "map_condition", "map_format", "map_control"]))
 
 
 def test_a_sweep_is_stored_the_same_way(path: Path) -> None:
@@ -304,11 +401,11 @@ def test_a_full_disk_is_told_and_loses_nothing(ds: xr.Dataset, path: Path, monke
     store.create(path, plan)
     fill(path, ds, plan, [0])
 
-    async def full(*_: object, **__: object) -> None:
+    def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(LocalStore, "set", full)
+        patch.setattr(Path, "write_bytes", full)
         with pytest.raises(DiskFullError, match="make room and run the same command again"):
             fill(path, ds, plan, [1])
         with pytest.raises(DiskFullError):
@@ -329,7 +426,7 @@ def test_an_end_between_any_two_writes_loses_the_shard_in_hand_only(
         pass
 
     plan = plan_for(ds)
-    write = LocalStore.set
+    write = zarr_files.write_file
     writes = len(schema.TRACED) + 2 + 2 + 1  # two conditions have a chunk each in sums and counts; the mark comes last
     for allowed in (0, 9, writes - 1, writes):
         path = tmp_path / f"{allowed}.zarr"
@@ -337,14 +434,14 @@ def test_an_end_between_any_two_writes_loses_the_shard_in_hand_only(
         fill(path, ds, plan, [0])
         left = [allowed]
 
-        async def limited(*args: Any, left: list[int] = left) -> None:
+        def limited(*args: Any, left: list[int] = left) -> None:
             if left[0] == 0:
                 raise Ended
             left[0] -= 1
-            await write(*args)
+            write(*args)
 
         with monkeypatch.context() as patch:
-            patch.setattr(LocalStore, "set", limited)
+            patch.setattr(zarr_files, "write_file", limited)
             with contextlib.suppress(Ended):
                 store.write_shard(path, 1, part_of(ds, plan, 1))
         assert store.pending(path) == ([2] if allowed == writes else [1, 2])
@@ -382,7 +479,7 @@ def worker(path: Path, rest: float) -> subprocess.Popen[str]:
 def await_shards(path: Path, count: int) -> int:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        done = len(list((path / "done" / "c").glob("[0-9]*"))) if path.exists() else 0
+        done = len(list((path / "done").glob("c.*"))) if path.exists() else 0
         if done >= count:
             return done
         time.sleep(0.01)

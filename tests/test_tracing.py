@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from helpers import Tiny, llava, picture, samples, wrapped
 from visualheads import store
@@ -22,7 +23,7 @@ from visualheads.measures import MEASURES
 from visualheads.models import wrap
 from visualheads.schema import assert_valid
 from visualheads.tasks.sample import LazyImage
-from visualheads.tracing import trace, trace_to_store
+from visualheads.tracing import prepare_store, trace, trace_to_store
 
 KINDS = ("llava", "llava_next", "vip_llava")
 BOTH = ("first_generated", "last_prompt")
@@ -239,6 +240,37 @@ def test_a_store_equals_the_trace_in_memory_and_resumes(tmp_path, monkeypatch):
     assert found.prediction.values.tolist() == in_memory.prediction.values.tolist()
     with pytest.raises(IdentityMismatch):
         trace_to_store(model, asked, path, **settings, seed=1)
+
+
+def test_maps_of_chosen_heads_are_stored(tmp_path):
+    model, asked, chosen = wrapped("llava"), samples(), [(2, 1), (0, 3)]
+    settings = {"keep": ("maps", "mean_map"), "heads": chosen, "max_new_tokens": TOKENS, "progress": False}
+    in_memory = trace(model, asked, query=BOTH, **settings)
+    prepare_store(model, asked, tmp_path / "a.zarr", shard=4, **{k: v for k, v in settings.items() if k != "progress"})
+    found = trace_to_store(model, asked, tmp_path / "a.zarr", shard=4, **settings).compute()
+    assert_valid(found)
+    assert list(zip(found.selected_layer.values, found.selected_index.values, strict=True)) == chosen
+    np.testing.assert_allclose(found.maps, in_memory.maps, atol=1e-6)
+    np.testing.assert_allclose(found.mean_map, in_memory.mean_map, atol=1e-6)
+    with pytest.raises(IdentityMismatch, match="selected heads"):
+        trace_to_store(model, asked, tmp_path / "a.zarr", shard=4, **{**settings, "heads": chosen[::-1]})
+
+
+def test_formats_and_controls_have_mean_maps_of_their_own():
+    asked = [
+        *samples(1),
+        *samples(1, id="white", control="white", image=Image.new("RGB", (30, 40), "white")),
+        *samples(1, id="letters", choices=("two", "three"), answer="A"),
+    ]
+    found = traced(asked=asked, keep=("mean_map", "maps"))
+    labels = (found[name].values.tolist() for name in ("map_condition", "map_format", "map_control"))
+    assert list(zip(*labels, strict=True)) == [
+        ("plain", "free", ""),
+        ("plain", "free", "white"),
+        ("plain", "letters", ""),
+    ]
+    maps = found.maps.values.reshape(1, 3, 3, 4, 4, 4)  # every sample is a group of its own
+    np.testing.assert_allclose(found.mean_map.transpose("model", "condition", "layer", "head", ...), maps, atol=1e-6)
 
 
 def test_progress_is_shown_with_rate_and_remaining_time(capsys):

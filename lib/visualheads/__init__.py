@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from visualheads.agreement import agreement
     from visualheads.bootstrap import split_halves
     from visualheads.catalog import catalog
+    from visualheads.conversion import Conversion, convert
     from visualheads.errors import (
         BoxError,
         CheckpointError,
@@ -46,21 +47,25 @@ if TYPE_CHECKING:
     from visualheads.geometry import TokenMap
     from visualheads.head_lists import export_scores, read_scores
     from visualheads.heads import depth_stage, rank, select
+    from visualheads.interventions import Intervention, ablate, mean_reference, steer
     from visualheads.models import VisionLanguageModel, load, wrap
     from visualheads.nulls import above_null
     from visualheads.reading import open_store
     from visualheads.results import open_results
     from visualheads.schema import assert_valid
+    from visualheads.sweeps import open_sweeps, sweep, sweep_to_store
     from visualheads.tasks import LazyImage, MissingDataError, Sample, task, task_names
     from visualheads.tracing import trace, trace_to_store
 
 _MODULE_OF = {
     "BoxError": "errors",
     "CheckpointError": "errors",
+    "Conversion": "conversion",
     "DiskFullError": "errors",
     "HeadError": "errors",
     "IdentityMismatch": "errors",
     "ImageError": "errors",
+    "Intervention": "interventions",
     "KernelError": "errors",
     "LazyImage": "tasks",
     "MissingDataError": "tasks",
@@ -78,19 +83,26 @@ _MODULE_OF = {
     "UnsupportedModelError": "errors",
     "VisionLanguageModel": "models",
     "VisualHeadsError": "errors",
+    "ablate": "interventions",
     "above_null": "nulls",
     "agreement": "agreement",
     "assert_valid": "schema",
     "catalog": "catalog",
+    "convert": "conversion",
     "depth_stage": "heads",
     "export_scores": "head_lists",
     "load": "models",
+    "mean_reference": "interventions",
     "open_results": "results",
     "open_store": "reading",
+    "open_sweeps": "sweeps",
     "rank": "heads",
     "read_scores": "head_lists",
     "select": "heads",
     "split_halves": "bootstrap",
+    "steer": "interventions",
+    "sweep": "sweeps",
+    "sweep_to_store": "sweeps",
     "task": "tasks",
     "task_names": "tasks",
     "trace": "tracing",
@@ -103,10 +115,12 @@ __version__ = "0.1.0"
 __all__ = [
     "BoxError",
     "CheckpointError",
+    "Conversion",
     "DiskFullError",
     "HeadError",
     "IdentityMismatch",
     "ImageError",
+    "Intervention",
     "KernelError",
     "LazyImage",
     "MissingDataError",
@@ -125,19 +139,26 @@ __all__ = [
     "VisionLanguageModel",
     "VisualHeadsError",
     "__version__",
+    "ablate",
     "above_null",
     "agreement",
     "assert_valid",
     "catalog",
+    "convert",
     "depth_stage",
     "export_scores",
     "load",
+    "mean_reference",
     "open_results",
     "open_store",
+    "open_sweeps",
     "rank",
     "read_scores",
     "select",
     "split_halves",
+    "steer",
+    "sweep",
+    "sweep_to_store",
     "task",
     "task_names",
     "trace",

@@ -132,6 +132,12 @@ class AttentionCall:
                 f"the attention mask has {self.mask.ndim} dimensions; 2 (batch, key) and 4 (batch, head, query, key) "
                 "can be read. Load the model with attn_implementation='sdpa'."
             )
+        if self.mask is not None and self.mask.shape[1] < keys:
+            raise UnsupportedModelError(
+                f"the padding mask tells of {self.mask.shape[1]} keys, the cache holds {keys}: a static cache with "
+                "flash attention, in which the keys in use are not known. Use the default cache, or "
+                "attn_implementation='sdpa'."
+            )
         padding = None if self.mask is None else self.mask[:, -keys:].bool()[:, None, None, :]
         if queries == 1 and (self.window is None or keys <= self.window):
             return padding  # the newest token sees every key that is there

@@ -34,7 +34,8 @@ class Card(BaseModel):
     image_tokens    as text: a number, or how it depends on the picture
     vision          tower and which of its features are used
     preparation     how the original prepares a picture ("crop", "pad to square", "resize", "tiles", …)
-    prompt          prompt form around {question}; empty: the processor's chat template
+    prepared        how the processor that comes with the loaded checkpoint prepares it; geometry follows that one
+    prompt          form around <image> and {question}; the processor's chat template goes before it; empty: only that
     stop            end token
     memory_gb       gigabytes for the weights in 16 bit: 2 × parameters
     differs         what is known to differ from the paper's use
@@ -59,6 +60,7 @@ class Card(BaseModel):
     image_tokens: str = ""
     vision: str = ""
     preparation: str = ""
+    prepared: str = ""
     prompt: str = ""
     stop: str = ""
     licence: str = ""
@@ -93,6 +95,11 @@ def miniature_folder(name: str) -> Path:
     return data_folder() / "miniatures" / name
 
 
+def converted_folder(name: str) -> Path:
+    """Where a catalogued model without a hub id is looked for after its conversion, there or not."""
+    return data_folder() / "checkpoints" / name
+
+
 @cache
 def cards() -> dict[str, Card]:
     """All cards by name, in the catalogue's order."""
@@ -101,14 +108,16 @@ def cards() -> dict[str, Card]:
 
 
 def is_available(card: Card) -> bool:
-    """Whether the checkpoint can be named to `load`: a miniature whose folder is there, or a hub id."""
-    return miniature_folder(card.name).is_dir() if card.miniature else bool(card.hub_id)
+    """Whether the card's name can be given to `load`: a folder that is there (miniatures, conversions), or a hub id."""
+    if card.miniature:
+        return miniature_folder(card.name).is_dir()
+    return bool(card.hub_id) or converted_folder(card.name).is_dir()
 
 
 def catalog() -> pd.DataFrame:
     """A table of all cards, one row per model, indexed by name, with the column `available`.
 
-    available: a miniature's folder is there, or a real model's checkpoint can be fetched in transformers' format.
+    available: the folder of a miniature, or of a converted checkpoint, is there; or it can be fetched from the hub.
     """
     import pandas as pd
 

@@ -12,11 +12,13 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from visualheads.adapters import adapter_of
-from visualheads.catalog import DATA_VARIABLE, Card, cards, miniature_folder
+from visualheads.catalog import DATA_VARIABLE, Card, cards, converted_folder, miniature_folder
 from visualheads.errors import CheckpointError, UnknownModelError, UnsupportedModelError, got
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+RECORD = "conversion.json"
+"""What a folder was converted from, and the catalogue name it was given then (see `visualheads.conversion`)."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def resolve(name: str | os.PathLike[str]) -> Source:
         return _catalogued(known[text])
     path = Path(text).expanduser()
     if path.is_dir():
-        return Source(path.resolve().name, str(path), None)
+        return Source(path.resolve().name, str(path), _converted_card(path))
     if path.is_file():
         raise CheckpointError(f"{text!r} is a file; give the folder that holds config.json and *.safetensors.")
     if HUB_ID.fullmatch(text) and not path.exists():
@@ -65,12 +67,20 @@ def _catalogued(card: Card) -> Source:
                 f"{DATA_VARIABLE} to the folder that holds miniatures/."
             )
         return Source(card.name, str(folder), card)
-    if not card.hub_id:
-        raise CheckpointError(
-            f"{card.name!r} has no checkpoint in transformers' format ({card.original_id}): fetch the original and run "
-            f"`visualheads convert SOURCE TARGET`, then load TARGET."
-        )
-    return Source(card.name, card.hub_id, card)
+    if card.hub_id:
+        return Source(card.name, card.hub_id, card)
+    folder = converted_folder(card.name)
+    if folder.is_dir():
+        return Source(card.name, str(folder), card)
+    raise CheckpointError(
+        f"{card.name!r} has no checkpoint in transformers' format: fetch the original ({card.original_id}) and run "
+        f"`visualheads convert SOURCE {folder} --card {card.name}`; the name then loads that folder."
+    )
+
+
+def _converted_card(folder: Path) -> Card | None:
+    """The card of a folder that `visualheads convert` made with one."""
+    return cards().get(str(read_json(folder / RECORD).get("card"))) if (folder / RECORD).is_file() else None
 
 
 def check_folder(folder: Path) -> dict[str, Any]:
@@ -79,7 +89,7 @@ def check_folder(folder: Path) -> dict[str, Any]:
     Raises CheckpointError (missing or broken config, pickled-only or truncated weights, missing shards) or
     UnsupportedModelError.
     """
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     check_class(config, str(folder))
     files = weight_files(folder)
     for file in files:
@@ -106,7 +116,7 @@ def weight_files(folder: Path) -> list[Path]:
     files = sorted(folder.glob("*.safetensors"))
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        shards = sorted(set(_read_json(index).get("weight_map", {}).values()))
+        shards = sorted(set(read_json(index).get("weight_map", {}).values()))
         missing = [shard for shard in shards if not (folder / shard).is_file()]
         if missing:
             raise CheckpointError(f"{folder} lacks {', '.join(missing)}, which its index lists; fetch them.")
@@ -117,17 +127,19 @@ def weight_files(folder: Path) -> list[Path]:
     if pickled:
         raise CheckpointError(
             f"{folder} has pickled weights only ({', '.join(pickled[:3])}), which can run code when opened; "
-            "run `visualheads convert SOURCE TARGET` once, which reads them safely and writes safetensors."
+            "if this is an original LLaVA folder, run `visualheads convert SOURCE TARGET` once, which reads them "
+            "safely and writes safetensors."
         )
     raise CheckpointError(f"{folder} has no *.safetensors; fetch the weights or name another folder.")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a checkpoint folder. Raises CheckpointError."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(
-            f"{path.parent} has no {path.name}; name a checkpoint folder in transformers' format."
+            f"{path.parent} has no {path.name}; name the folder of a checkpoint, with all of its files."
         ) from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); fetch it again.") from error

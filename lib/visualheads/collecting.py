@@ -12,7 +12,7 @@ from torch import Tensor
 from visualheads.errors import HeadError, ParameterError
 from visualheads.generation import Margins, decoded
 from visualheads.measures import MEASURES
-from visualheads.schema import conditions_of
+from visualheads.schema import MapGroup, map_group, map_groups
 from visualheads.tasks import scoring
 
 if TYPE_CHECKING:
@@ -64,20 +64,20 @@ class Collector:
         keep: Sequence[str],
         heads: Sequence[tuple[int, int]],
         grid: tuple[int, int],
-        conditions: Sequence[str] | None = None,
+        groups: Sequence[MapGroup] | None = None,
     ) -> None:
         layers, count, _ = model.shape
         shape = (layers, count, len(samples), len(queries))
         self.tokenizer, self.end_tokens = model.tokenizer, model.end_tokens
         self.samples, self.queries, self.keep, self.heads, self.grid = samples, tuple(queries), keep, heads, grid
-        self.conditions = tuple(conditions or conditions_of(samples))
+        self.groups = tuple(groups or map_groups(samples))
         self.measures = {name: np.full(shape, np.nan, np.float32) for name in MEASURES}
         self.prediction = np.full(len(samples), "", dtype=object)
         self.correct, self.margin = (np.full(len(samples), np.nan, np.float32) for _ in range(2))
         self.n_image_tokens = np.zeros(len(samples), np.int32)
         if "mean_map" in keep:
-            self.map_sum = np.zeros((layers, count, len(queries), len(self.conditions), *grid), np.float32)
-            self.map_count = np.zeros(len(self.conditions), np.int32)
+            self.map_sum = np.zeros((layers, count, len(queries), len(self.groups), *grid), np.float32)
+            self.map_count = np.zeros(len(self.groups), np.int32)
         if "maps" in keep:
             self.maps = np.full((len(samples), len(queries), len(heads), *grid), np.nan, np.float32)
         self.attention: dict[int, list[np.ndarray]] = {}
@@ -105,14 +105,14 @@ class Collector:
             self.margin[index] = margins(sample, logits[row])
             self.n_image_tokens[index] = int(layout.image[row].sum())
             if "mean_map" in self.keep:
-                self.map_count[self.conditions.index(sample.condition)] += 1
+                self.map_count[self.groups.index(map_group(sample))] += 1
             if "attention" in self.keep:
                 self.is_image[index] = layout.image[row, int(mask.shape[1] - mask[row].sum()) :].numpy()
 
     def _add_maps(self, indices: np.ndarray, place: int, maps: np.ndarray) -> None:
         for row, index in enumerate(indices):
             if "mean_map" in self.keep:
-                self.map_sum[:, :, place, self.conditions.index(self.samples[index].condition)] += maps[row]
+                self.map_sum[:, :, place, self.groups.index(map_group(self.samples[index]))] += maps[row]
             if "maps" in self.keep:
                 layers, heads = zip(*self.heads, strict=True)
                 self.maps[index, place] = maps[row, list(layers), list(heads)]
@@ -132,10 +132,6 @@ class Collector:
             variables |= self._mean_maps(sums)
         if "maps" in self.keep:
             variables["maps"] = (("sample", "query", "selected_head", *MAP_DIMS), self.maps)
-            layers, heads = (np.array(part) for part in zip(*self.heads, strict=True))
-            coords = coords.assign_coords(
-                selected_layer=("selected_head", layers), selected_index=("selected_head", heads)
-            )
         if "attention" in self.keep:
             variables |= self._attention()
         return coords.assign(_labelled(variables, single="query" not in coords.dims))

@@ -1,16 +1,38 @@
-"""What a trace would take, from the card or the configuration alone: no weights are read."""
+"""What a trace would take: the real architecture is built from its configuration, and no weights are read."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from visualheads import checkpoints
+from visualheads import blueprints, checkpoints
+from visualheads.blueprints import Blueprint
+from visualheads.catalog import Card, cards
+from visualheads.checkpoints import Source
+from visualheads.errors import CheckpointError, ParameterError, got
 from visualheads.jobs import TraceJob
 from visualheads.plan import SHARD
+from visualheads.settings import BATCH_TOKENS
 from visualheads.variables import QUERIES, TRACED
 
-BYTES = 4
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from visualheads.tasks import Sample
+
+STORED_BYTES = 4
 """Measures are stored in float32; stores are compressed, so this is an upper bound."""
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+HALF = "bfloat16"
+"""Stands for a checkpoint's own precision on a GPU: 16 bits."""
+LOOKED_AT = 256
+"""Pictures whose sizes are read for the range of image tokens: only their headers."""
+TYPICAL = ((336, 336), (672, 672), (640, 480), (300, 1000))
+"""Picture sizes (width, height) whose image tokens are always told."""
+MLP_STATES, RESIDUAL_STATES = 3, 6
+"""States of a token that are alive at once in the widest place of a layer: in its MLP, and of the residual's width.
+Ours; fragmentation and the vision tower come on top."""
 
 
 def estimate(job: TraceJob) -> dict[str, str]:
@@ -18,38 +40,132 @@ def estimate(job: TraceJob) -> dict[str, str]:
 
     Raises what resolving the model and drawing the samples raise.
     """
-    source = checkpoints.resolve(job.model)
-    class_name, shape = _class_and_shape(source)
-    count = len(job.samples)
-    layers, heads, kv_heads = shape
-    disk = count * layers * heads * len(QUERIES) * len(TRACED) * BYTES / 1e6 if layers and heads else None
-    card = source.card
+    source = _source(job.model)
+    plan, card = _blueprint(source, job.revision), source.card
+    known = _of_blueprint(plan, job) if plan else _of_card(card)
     return {
         "model": f"{source.name} ({source.location})",
-        "class": class_name,
-        "layers × heads / kv heads": f"{layers} × {heads} / {kv_heads}" if layers else "unknown without its config",
-        "image tokens": (card.image_tokens if card else "") or "unknown before loading",
-        "memory for weights": f"{card.memory_gb:g} GB in 16 bit" if card and card.memory_gb else _weights(source),
-        "samples": str(count),
-        "shards": f"{-(-count // SHARD)} of up to {SHARD} samples",
+        **known,
+        "samples": str(len(job.samples)),
+        "shards": f"{-(-len(job.samples) // SHARD)} of up to {SHARD} samples",
         "store": job.path,
-        "disk": f"at most {disk:.0f} MB and the mean maps" if disk is not None else "unknown",
+        "disk": _disk(plan.shape if plan else _shape(card), job, _grid(plan, job.samples)),
     }
 
 
-def _class_and_shape(source: checkpoints.Source) -> tuple[str, tuple[int | None, int | None, int | None]]:
+def _source(name: str) -> Source:
+    """What is meant; for a catalogued model that has to be converted first, its original."""
+    card = cards().get(name)
+    if card is not None and not card.miniature and not card.hub_id:
+        return Source(card.name, f"{card.original_id}, to be converted", card)
+    return checkpoints.resolve(name)
+
+
+def _blueprint(source: Source, revision: str | None) -> Blueprint | None:
     if source.folder is not None:
-        config: dict[str, Any] = checkpoints.check_folder(source.folder)
-        text = config.get("text_config", config)
-        heads = text.get("num_attention_heads")
-        found = text.get("num_hidden_layers"), heads, text.get("num_key_value_heads", heads)
-        return str((config.get("architectures") or ["unknown"])[0]), found
-    if source.card is not None:
-        return source.card.class_name, source.card.shape
-    return "unknown before its config is fetched", (None, None, None)
+        checkpoints.check_folder(source.folder)
+        return blueprints.of_folder(source.folder)
+    if source.card is not None and blueprints.has_blueprint(source.card):
+        return blueprints.of_card(source.card)
+    try:
+        plan = blueprints.of_hub(source.location, revision)
+    except CheckpointError:
+        return None  # no connection: the card tells what it knows
+    checkpoints.check_class(plan.config.to_dict() | {"architectures": plan.config.architectures}, source.location)
+    return plan
 
 
-def _weights(source: checkpoints.Source) -> str:
-    if source.folder is None:
+def _of_blueprint(plan: Blueprint, job: TraceJob) -> dict[str, str]:
+    layers, heads, kv_heads = plan.shape
+    device, dtype = _placed(job)
+    counts = [plan.image_tokens(size) for size in _sizes(job.samples)]
+    tokens = max([job.batch_tokens or BATCH_TOKENS.get(device, BATCH_TOKENS["cpu"]), *counts])
+    weights = plan.parameters * DTYPE_BYTES[dtype] / 1e9
+    batch = _batch_gb(plan.config.get_text_config(), plan.shape, tokens, DTYPE_BYTES[dtype])
+    typical = ", ".join(f"{plan.image_tokens(size):,} of {size[0]} × {size[1]}" for size in TYPICAL)
+    return {
+        "class": plan.class_name,
+        "configuration": plan.origin,
+        "layers × heads / kv heads": f"{layers} × {heads} / {kv_heads}",
+        "parameters": f"{plan.parameters / 1e9:.4g} billion",
+        "image tokens": f"{_range(counts)}; in general {typical}" if counts else typical,
+        "memory for weights": f"{weights:.3g} GB in {dtype}",
+        "memory for a batch": f"about {batch:.2g} GB for {tokens:,} tokens together on {device}",
+        "memory": f"about {weights + batch:.3g} GB",
+    }
+
+
+def _of_card(card: Card | None) -> dict[str, str]:
+    layers, heads, kv_heads = _shape(card)
+    return {
+        "class": card.class_name if card else "unknown before its configuration is fetched",
+        "configuration": "not to be had offline; facts of its card" if card else "not to be had offline",
+        "layers × heads / kv heads": f"{layers} × {heads} / {kv_heads}" if layers else "unknown without it",
+        "image tokens": (card.image_tokens if card else "") or "unknown before loading",
+        "memory for weights": f"{card.memory_gb:g} GB in 16 bit" if card and card.memory_gb else "unknown",
+    }
+
+
+def _shape(card: Card | None) -> tuple[int | None, int | None, int | None]:
+    return card.shape if card else (None, None, None)
+
+
+def _placed(job: TraceJob) -> tuple[str, str]:
+    """(kind of device, dtype) that `load` would choose."""
+    import torch
+
+    device = job.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    kind = "cuda" if device == "auto" else torch.device(device).type
+    dtype = job.dtype or ("float32" if kind == "cpu" and device != "auto" else HALF)
+    chosen = HALF if dtype == "auto" else dtype
+    if chosen not in DTYPE_BYTES:
+        raise ParameterError(got("dtype", dtype, [*DTYPE_BYTES, "auto"]))
+    return kind, chosen
+
+
+def _batch_gb(text: Any, shape: tuple[int, int, int], tokens: int, size: int) -> float:
+    """Gigabytes of a batch: keys and values of all layers, the widest states of one, the attention rows kept of all."""
+    layers, heads, kv_heads = shape
+    features = getattr(text, "head_dim", None) or text.hidden_size // heads
+    held = 2 * layers * kv_heads * features * size
+    states = (MLP_STATES * text.intermediate_size + RESIDUAL_STATES * text.hidden_size) * size
+    rows = layers * heads * len(QUERIES) * STORED_BYTES
+    return tokens * (held + states + rows) / 1e9
+
+
+def _sizes(samples: Sequence[Sample]) -> list[tuple[int, int]]:
+    """(width, height) of up to LOOKED_AT pictures, evenly spread over the list."""
+    from visualheads.tasks.sample import as_lazy
+
+    step = max(1, -(-len(samples) // LOOKED_AT))
+    pictures: list[Any] = [sample.image for sample in samples[::step]]
+    return [picture.size if _decoded(picture) else as_lazy(picture).size() for picture in pictures]
+
+
+def _decoded(picture: str | Path | Image.Image | object) -> bool:
+    from PIL import Image
+
+    return isinstance(picture, Image.Image)
+
+
+def _range(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low:,} here" if low == high else f"{low:,} to {high:,} here, {sum(counts) / len(counts):,.0f} on average"
+
+
+def _grid(plan: Blueprint | None, samples: Sequence[Sample]) -> tuple[int, int] | None:
+    sizes = _sizes(samples[:1])
+    return plan.grid_shape(sizes[0]) if plan and sizes else None
+
+
+def _disk(shape: tuple[int | None, int | None, int | None], job: TraceJob, grid: tuple[int, int] | None) -> str:
+    layers, heads, _ = shape
+    if not layers or not heads:
         return "unknown"
-    return f"{sum(path.stat().st_size for path in checkpoints.weight_files(source.folder)) / 1e6:.1f} MB on disk"
+    count, conditions = len(job.samples), len({sample.condition for sample in job.samples})
+    cells = layers * heads * len(QUERIES) * STORED_BYTES
+    measures = count * cells * len(TRACED)
+    if grid is None:
+        return f"at most {measures / 1e6:.0f} MB and the mean maps"
+    maps = -(-count // SHARD) * conditions * grid[0] * grid[1] * cells
+    return f"at most {(measures + maps) / 1e6:.0f} MB, {maps / 1e6:.0f} MB of it mean maps"

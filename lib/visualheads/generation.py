@@ -98,16 +98,19 @@ class Margins:
             self.known[answer] = first_tokens(self.tokenizer, answer)
         return self.known[answer]
 
-    def __call__(self, sample: Sample, logits: Float[Tensor, " vocabulary"]) -> float:
-        """The margin in logits; NaN without an answer."""
+    def sides(self, sample: Sample) -> tuple[list[int], list[int]]:
+        """Token ids that begin the right answer, and those that begin another; empty where there is nothing to tell."""
         if not sample.answer:
-            return float("nan")
+            return [], []
         if sample.choices:
             others = {chr(ord("A") + index) for index in range(len(sample.choices))} - {sample.answer}
         else:
             others = self.answers.get(sample.task, set()) - {sample.answer}
         right = self.tokens(sample.answer)
         wrong = frozenset().union(*(self.tokens(other) for other in others)) - right
-        if not right or not wrong:
-            return float("nan")
-        return float(logits[sorted(right)].max() - logits[sorted(wrong)].max())
+        return (sorted(right), sorted(wrong)) if right and wrong else ([], [])
+
+    def __call__(self, sample: Sample, logits: Float[Tensor, " vocabulary"]) -> float:
+        """The margin in logits; NaN without an answer."""
+        right, wrong = self.sides(sample)
+        return float(logits[right].max() - logits[wrong].max()) if right else float("nan")

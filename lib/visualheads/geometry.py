@@ -121,6 +121,8 @@ def prepared(
             raise ParameterError(
                 got("size", dict(size), "one edge, or equal height and width, after padding to a square")
             )
+        if crop_size and {crop_size["height"], crop_size["width"]} != {side}:
+            raise ParameterError(got("crop_size", dict(crop_size), f"None or the padded square's side, {side}"))
         return padded_square(image_size, side)
     if edge and crop_size:
         return centre_cropped(image_size, edge, (crop_size["width"], crop_size["height"]))

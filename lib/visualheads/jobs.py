@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -51,8 +51,9 @@ class TraceJob:
 
     @property
     def path(self) -> str:
-        """The store's path."""
-        return str(store_path(self.results, self.model, self.task))
+        """The store's path. A job of controls alone has a store of its own, such as `looktwice-white.zarr`."""
+        name = self.task if "" in self.controls else "-".join([self.task, *self.controls])
+        return str(store_path(self.results, self.model, name))
 
     @cached_property
     def _benchmark(self) -> Benchmark:
@@ -88,7 +89,9 @@ class TraceJob:
 
     def arguments(self) -> dict[str, Any]:
         """What decides the store, besides model and samples."""
-        return {"batch_tokens": self.batch_tokens, "seed": self.seed, "task_files": self._benchmark.files_hash()}
+        keep = ("mean_map",) if "" in self.controls else ()  # maps of controls would mix with those of the pictures
+        files = self._benchmark.files_hash()
+        return {"batch_tokens": self.batch_tokens, "seed": self.seed, "task_files": files, "keep": keep}
 
     def setup(self) -> tracing.ShardTracer:
         """Load the model and make the store, or check that the one there is of this very run (`cluster.ShardWork`)."""
@@ -101,6 +104,10 @@ class TraceJob:
     def loaded(self) -> Any:
         """The model."""
         return load(self.model, device=self.device, dtype=self.dtype, revision=self.revision)
+
+    def white(self) -> TraceJob:
+        """The same questions about white pictures, in the job's first format: the control of `above_null`."""
+        return replace(self, formats=self.formats[:1], controls=("white",))
 
     def __getstate__(self) -> dict[str, Any]:
         """Only the description travels: samples are drawn again where the shards are traced."""

@@ -28,13 +28,18 @@ def cells(rows: int, columns: int, area: tuple[float, float, float, float]) -> N
     return np.stack([x[column], y[row], x[column + 1], y[row + 1]], axis=1)
 
 
-def single_grid(placement: Placement, grid_shape: tuple[int, int]) -> TokenMap:
-    """One picture, one grid of patches, row-major (LLaVA-1.5, ViP-LLaVA, PaliGemma, Gemma 3, one InternVL tile).
+def single_grid(
+    placement: Placement, grid_shape: tuple[int, int], covered: tuple[float, float] | None = None
+) -> TokenMap:
+    """One picture, one grid of patches, row-major (LLaVA-1.5, ViP-LLaVA, PaliGemma, Gemma 3).
 
-    `grid_shape` (rows, columns) counts tokens after any pooling or merging; the grid covers the whole canvas.
+    `grid_shape` (rows, columns) counts tokens after any pooling or merging. `covered` (width, height): how far the
+    grid reaches on the canvas, in canvas pixels; None: all of it. A tower whose side is no multiple of its patch never
+    sees the last pixels of each row and column.
     """
     rows, columns = grid_shape
-    boxes = placement.to_original(cells(rows, columns, (0, 0, *placement.canvas_size)))
+    width, height = covered or placement.canvas_size
+    boxes = placement.to_original(cells(rows, columns, (0, 0, width, height)))
     return _map(placement.image_size, (rows, columns), (0, 0), [_patches(0, rows, columns, boxes)])
 
 
@@ -60,20 +65,24 @@ def anyres(
         raise ParameterError(got("pinpoints", list(map(list, pinpoints)), f"multiples of the tile size {tile_size}"))
     whole = stretched(image_size, (tile_size, tile_size))
     tiles = letterboxed(image_size, (canvas_width, canvas_height))
-    top, left, rows, columns = _unpadded(
+    top, left, seen_rows, seen_columns = _unpadded(
         image_size, side * (canvas_height // tile_size), side * (canvas_width // tile_size)
     )
-    area = (left * patch_size, top * patch_size, (left + columns) * patch_size, (top + rows) * patch_size)
+    rows, columns = seen_rows, seen_columns
     if max_tiles is not None:
         ratio = math.sqrt(rows * columns / (max_tiles * side**2))
         if ratio > ONEVISION_SLACK:
             rows, columns = int(rows // ratio), int(columns // ratio)
 
-    canvas_boxes = cells(rows, columns, area)
+    y0, y1 = _edges(top, seen_rows, rows, side, tile_size, patch_size)
+    x0, x1 = _edges(left, seen_columns, columns, side, tile_size, patch_size)
+    row, column = (index.ravel() for index in np.indices((rows, columns)))
+    canvas_boxes = np.stack([x0[column], y0[row], x1[column], y1[row]], axis=1)
     centres = (canvas_boxes[:, :2] + canvas_boxes[:, 2:]) / 2
     column_of_tile, row_of_tile = (centres // tile_size).astype(np.int64).T
     tile = 1 + row_of_tile * (canvas_width // tile_size) + column_of_tile
-    base = _patches(0, side, side, whole.to_original(cells(side, side, (0, 0, tile_size, tile_size))))
+    covered = side * patch_size
+    base = _patches(0, side, side, whole.to_original(cells(side, side, (0, 0, covered, covered))))
     joined = _patches(tile, rows, columns, tiles.to_original(canvas_boxes))
     if newline:
         joined = _with_newlines(joined, rows, columns)
@@ -96,23 +105,26 @@ def tiled(
     side: int,
     *,
     whole: Literal["first", "last"] = "last",
+    covered: float = 1.0,
 ) -> TokenMap:
     """Tiles of one stretched picture and the picture as a whole, each side × side tokens (Idefics3, SmolVLM, InternVL).
 
     `side` counts tokens after pixel shuffle; tokens run tile by tile, row-major within each. With one tile or none
-    only the whole picture is there. Text between tiles is no image token.
+    only the whole picture is there. Text between tiles is no image token. `covered`: the share of a tile's side that
+    its patches reach (below 1 where the side is no multiple of the patch: SmolVLM2's 384 = 27 · 14 + 6).
     """
     canvas = (max(tile_columns, 1) * side, max(tile_rows, 1) * side)
     placement = stretched(image_size, canvas)
+    reach = side * covered
     base = _patches(
-        0, side, side, stretched(image_size, (side, side)).to_original(cells(side, side, (0, 0, side, side)))
+        0, side, side, stretched(image_size, (side, side)).to_original(cells(side, side, (0, 0, reach, reach)))
     )
     if tile_rows * tile_columns <= 1:
         return _map(image_size, (side, side), (0, 0), [base])
     parts = []
     for index in range(tile_rows * tile_columns):
         row, column = divmod(index, tile_columns)
-        area = (column * side, row * side, (column + 1) * side, (row + 1) * side)
+        area = (column * side, row * side, column * side + reach, row * side + reach)
         kind, tile, rows, columns, boxes = _patches(
             index + 1, side, side, placement.to_original(cells(side, side, area))
         )
@@ -236,6 +248,23 @@ def _map(
 ) -> TokenMap:
     kind, tile, row, column, box = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return TokenMap(kind, tile, row, column, box, image_size, grid_shape, tile_shape)
+
+
+def _edges(
+    first: int, seen: int, count: int, side: int, tile_size: int, patch_size: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the lower and upper edges, in canvas pixels, of `count` cells that divide `seen` patches from `first` on.
+
+    Patches do not reach a tile's end where its size is no multiple of theirs, so an edge between two tiles is at one
+    place as the upper edge of a cell and at another as the lower edge of the next.
+    """
+    patches = first + np.linspace(0, seen, count + 1)
+    nearest = np.round(patches)
+    patches = np.where(np.isclose(patches, nearest, rtol=0, atol=1e-9), nearest, patches)
+    below, above = np.floor(patches[:-1] / side), np.ceil(patches[1:] / side) - 1
+    lower = below * tile_size + (patches[:-1] - below * side) * patch_size
+    upper = above * tile_size + (patches[1:] - above * side) * patch_size
+    return lower, upper
 
 
 def _unpadded(image_size: tuple[int, int], rows: int, columns: int) -> tuple[int, int, int, int]:

@@ -45,7 +45,9 @@ class Plan:
         if self.keep and self.grid is None:
             raise ParameterError(got("grid", None, "(rows, columns) of the whole-picture grid", "give it to keep maps"))
         if "mean_map" in self.keep and "condition" not in self.coords.sizes:
-            raise ParameterError("mean maps need conditions; give conditions= to schema.coordinates.")
+            raise ParameterError("mean maps need groups of samples; give groups= to schema.coordinates.")
+        if "maps" in self.keep and "selected_head" not in self.coords.sizes:
+            raise ParameterError("maps need the heads they are of; give selected= to schema.coordinates.")
 
     @property
     def n_samples(self) -> int:

@@ -16,11 +16,16 @@ import xarray as xr
 from visualheads.errors import StoreError
 from visualheads.reading import PACKED, open_store, read_attrs
 from visualheads.schema import describe
-from visualheads.variables import SAMPLE_COORDINATES
+from visualheads.variables import MAP_COORDINATES, SAMPLE_COORDINATES, SELECTED_COORDINATES
 
+SELECTED = "selected_head"
 SAMPLE_LABELS = (*SAMPLE_COORDINATES, "has_box")
-PLACES = ("grid_row", "grid_column", "selected_head")
+PLACES = ("grid_row", "grid_column")
 """Dimensions without labels."""
+GROUP = "\x1f"
+"""Stands between a mean map's condition, format and control while stores are aligned."""
+HEAD_BITS = 16
+"""A selected head is one number while stores are aligned: its layer, then this many bits for its index."""
 MARK_LENGTH = 6
 """Hex digits put after a sample's id where two data sets use the same id for different samples."""
 
@@ -31,7 +36,8 @@ def open_results(folder: str | Path = "data/results", *, kind: str = "trace") ->
     Samples are the union over tasks and models, in order of first appearance; what a model did not see, or a layer
     or head it does not have, is NaN (numbers) or "" (text). Stores that are still being filled give what is done. Where
     two stores use one id for different samples (scenes and real pictures), "@" and a mark of the data are put after it.
-    Mean maps keep their conditions; a condition that several tasks share, or that is empty, is led by the task's name.
+    Mean maps keep their groups (condition, format, control); a condition that several tasks share, or that is empty, is
+    led by the task's name. Maps of selected heads are there for every head that any store selected.
     Raises StoreError when the folder holds no store of this kind.
     """
     paths = _stores(Path(folder), kind)
@@ -104,22 +110,25 @@ def _with_distinct_conditions(datasets: list[xr.Dataset], tasks: list[str]) -> t
     """The datasets with labels along the `condition` dimension, and all labels in order of first appearance."""
     tasks_of: dict[str, set[str]] = defaultdict(set)
     for ds, task in zip(datasets, tasks, strict=True):
-        for condition in _conditions(ds):
+        for condition, *_ in _groups(ds):
             tasks_of[condition].add(task)
     labelled, order = [], []
     for ds, task in zip(datasets, tasks, strict=True):
-        if "map_condition" in ds.coords and "mean_map" not in ds:
-            ds = ds.drop_vars("map_condition")
-        elif "map_condition" in ds.coords:
-            names = [_condition(c, task, len(tasks_of[c]) > 1) for c in _conditions(ds)]
+        groups = _groups(ds)
+        bare = ds.drop_vars(MAP_COORDINATES, errors="ignore")
+        if groups:
+            names = [GROUP.join((_condition(c, task, len(tasks_of[c]) > 1), *more)) for c, *more in groups]
             order += names
-            ds = ds.drop_vars("map_condition").assign_coords(condition=np.array(names, dtype=object))
-        labelled.append(ds)
+            bare = bare.assign_coords(condition=np.array(names, dtype=object))
+        labelled.append(bare)
     return labelled, list(dict.fromkeys(order))
 
 
-def _conditions(ds: xr.Dataset) -> list[str]:
-    return [str(c) for c in ds["map_condition"].values] if "mean_map" in ds else []
+def _groups(ds: xr.Dataset) -> list[tuple[str, ...]]:
+    if "mean_map" not in ds:
+        return []
+    labels = [ds[name].values.astype(str).tolist() for name in MAP_COORDINATES]
+    return list(zip(*labels, strict=True))
 
 
 def _condition(condition: str, task: str, shared: bool) -> str:
@@ -129,7 +138,7 @@ def _condition(condition: str, task: str, shared: bool) -> str:
 
 
 def _over_tasks(by_task: Mapping[str, xr.Dataset]) -> xr.Dataset:
-    """One model: its samples one task after the other, its mean maps one condition after the other."""
+    """One model: its samples one task after the other, its mean maps one group after the other."""
     told = _merged_provenance({task: str(ds["provenance"].values[0]) for task, ds in by_task.items()})
     numbered = [_numbered(ds) for ds in by_task.values()]
     joined = [
@@ -151,13 +160,25 @@ def _over_models(datasets: list[xr.Dataset], samples: pd.Index, conditions: list
     ]
     joined = _concat(aligned, "model")
     if conditions:
-        joined = joined.drop_vars("condition").assign_coords(map_condition=("condition", wanted["condition"]))
+        labels = np.array([name.split(GROUP) for name in conditions], dtype=object).T
+        joined = joined.drop_vars("condition").assign_coords(
+            {name: ("condition", values) for name, values in zip(MAP_COORDINATES, labels, strict=True)}
+        )
+    if SELECTED in joined.coords:
+        places = np.divmod(joined[SELECTED].values, 1 << HEAD_BITS)
+        joined = joined.drop_vars(SELECTED).assign_coords(
+            {name: (SELECTED, values) for name, values in zip(SELECTED_COORDINATES, places, strict=True)}
+        )
     return joined.drop_vars([dim for dim in PLACES if dim in joined.coords])
 
 
 def _numbered(ds: xr.Dataset) -> xr.Dataset:
-    """Places count from 0, so that grids of different size align at their first cell."""
-    return ds.assign_coords({dim: np.arange(ds.sizes[dim]) for dim in PLACES if dim in ds.dims})
+    """Labels to align by: grids of different size at their first cell, selected heads by what they are."""
+    labels = {dim: np.arange(ds.sizes[dim]) for dim in PLACES if dim in ds.dims}
+    if SELECTED in ds.dims:
+        layers, heads = (ds[name].values for name in SELECTED_COORDINATES)
+        labels[SELECTED] = (layers << HEAD_BITS) + heads
+    return ds.drop_vars(SELECTED_COORDINATES, errors="ignore").assign_coords(labels)
 
 
 def _concat(datasets: list[xr.Dataset], dim: str) -> xr.Dataset:

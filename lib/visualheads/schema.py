@@ -12,14 +12,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import xarray as xr
 
 from visualheads.errors import ParameterError, SchemaError, got
 from visualheads.validity import violations
-from visualheads.variables import COORDINATE_NAMES, QUERIES, SAMPLE_COORDINATES, STAGES, TRACED, VARIABLES, Variable
+from visualheads.variables import (
+    AS_THEY_ARE,
+    COORDINATE_NAMES,
+    MAP_COORDINATES,
+    QUERIES,
+    SAMPLE_COORDINATES,
+    SELECTED_COORDINATES,
+    STAGES,
+    TRACED,
+    VARIABLES,
+    Variable,
+)
 
 if TYPE_CHECKING:
     from visualheads.tasks.sample import Sample
@@ -29,12 +40,14 @@ __all__ = [
     "STAGES",
     "TRACED",
     "VARIABLES",
+    "MapGroup",
     "Variable",
     "assert_valid",
-    "conditions_of",
     "coordinates",
     "depth_stages",
     "describe",
+    "map_group",
+    "map_groups",
     "mean_map_of",
     "provenance",
     "violations",
@@ -57,12 +70,11 @@ def assert_valid(ds: xr.Dataset) -> None:
 def describe(ds: xr.Dataset) -> xr.Dataset:
     """The same dataset with long_name, units and range on every variable the schema knows. The input is unchanged."""
     described = ds.copy()
-    for name in described.data_vars:
-        if name in VARIABLES:
-            described[name].attrs.update(VARIABLES[str(name)].attrs)
-    for name, words in COORDINATE_NAMES.items():
-        if name in described.coords:
-            described[name].attrs["long_name"] = words
+    for name, variable in described.variables.items():
+        if name in described.coords and name in COORDINATE_NAMES:
+            variable.attrs["long_name"] = COORDINATE_NAMES[str(name)]
+        elif name in described.data_vars and name in VARIABLES:
+            variable.attrs.update(VARIABLES[str(name)].attrs)
     return described
 
 
@@ -84,9 +96,22 @@ def provenance(identity: Mapping[str, object], circumstance: Mapping[str, object
     return json.dumps({"identity": dict(identity), "circumstance": dict(circumstance)}, sort_keys=True)
 
 
-def conditions_of(samples: Iterable[Sample]) -> tuple[str, ...]:
-    """The conditions in the order in which they first occur: the order along the `condition` dimension of maps."""
-    return tuple(dict.fromkeys(sample.condition for sample in samples))
+class MapGroup(NamedTuple):
+    """Samples whose maps are averaged together: never two conditions, answer formats, or a picture and its control."""
+
+    condition: str = ""
+    format: str = "free"
+    control: str = ""
+
+
+def map_group(sample: Sample) -> MapGroup:
+    """The group of one sample."""
+    return MapGroup(sample.condition, sample.format, sample.control)
+
+
+def map_groups(samples: Iterable[Sample]) -> tuple[MapGroup, ...]:
+    """The groups in the order in which they first occur: the order along the `condition` dimension of mean maps."""
+    return tuple(dict.fromkeys(map_group(sample) for sample in samples))
 
 
 def coordinates(
@@ -102,12 +127,15 @@ def coordinates(
     parameters: float = float("nan"),
     training_step: int = -1,
     provenance: str = '{"circumstance": {}, "identity": {}}',
-    conditions: Sequence[str] | None = None,
+    groups: Sequence[MapGroup] | None = None,
+    selected: Sequence[tuple[int, int]] | None = None,
 ) -> xr.Dataset:
     """A dataset with all coordinates of one traced model and no variables yet.
 
-    queries=None leaves the `query` dimension out (a single query in memory). `conditions` adds the labels
-    `map_condition` of the mean maps' `condition` dimension, whose own name is taken by the samples' coordinate.
+    queries=None leaves the `query` dimension out (a single query in memory). `groups` adds the labels
+    `map_condition`, `map_format` and `map_control` of the mean maps' `condition` dimension, whose own name is taken by
+    the samples' coordinate; `selected` those of the heads, (layer, head), whose maps are kept: `selected_layer` and
+    `selected_index` along `selected_head`.
     Raises ParameterError for sample ids that are not unique.
     """
     ids = [sample.id for sample in samples]
@@ -133,19 +161,37 @@ def coordinates(
     }
     if queries is not None:
         coords["query"] = _text(queries)
-    if conditions is not None:
-        coords["map_condition"] = ("condition", _text(conditions))
+    if groups is not None:
+        for index, name in enumerate(MAP_COORDINATES):
+            coords[name] = ("condition", _text([group[index] for group in groups]))
+    if selected is not None:
+        for index, name in enumerate(SELECTED_COORDINATES):
+            coords[name] = ("selected_head", np.array([pair[index] for pair in selected], dtype=int))
     return describe(xr.Dataset(coords=coords))
 
 
-def mean_map_of(ds: xr.Dataset, condition: str) -> xr.DataArray:
-    """`ds.mean_map` of one condition, without its `condition` dimension. Raises ParameterError for an unknown one."""
-    if "mean_map" not in ds or "map_condition" not in ds.coords:
+def mean_map_of(ds: xr.Dataset, condition: str, format: str | None = None, control: str | None = None) -> xr.DataArray:
+    """`ds.mean_map` of one group of samples, without its `condition` dimension.
+
+    format, control: needed where the condition was asked in several formats, or under controls; by default the
+    pictures as they are. Groups are never averaged. Raises ParameterError for an unknown or ambiguous group.
+    """
+    if "mean_map" not in ds or not {*MAP_COORDINATES} <= set(ds.coords):
         raise ParameterError("the dataset has no mean maps; trace with keep=('mean_map',).")
-    known = [str(c) for c in ds["map_condition"].values]
-    if condition not in known:
-        raise ParameterError(got("condition", condition, known))
-    return ds["mean_map"].isel(condition=known.index(condition))
+    labels = zip(*(ds[name].values.astype(str).tolist() for name in MAP_COORDINATES), strict=True)
+    groups = [MapGroup(*label) for label in labels]
+    if condition not in {group.condition for group in groups}:
+        raise ParameterError(got("condition", condition, dict.fromkeys(group.condition for group in groups)))
+    controls = AS_THEY_ARE if control is None else (control,)
+    chosen = [
+        index
+        for index, group in enumerate(groups)
+        if group.condition == condition and group.control in controls and format in (None, group.format)
+    ]
+    if len(chosen) != 1:
+        there = [f"{g.format}, {g.control or 'none'}" for g in groups if g.condition == condition]
+        raise ParameterError(got(f"format, control of the mean map of {condition!r}", f"{format}, {control}", there))
+    return ds["mean_map"].isel(condition=chosen[0])
 
 
 def _text(values: Sequence[str]) -> np.ndarray:

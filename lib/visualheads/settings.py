@@ -40,7 +40,7 @@ class Settings:
     batch_tokens: int
     max_new_tokens: int
     margins: Margins
-    conditions: tuple[str, ...]
+    groups: tuple[schema.MapGroup, ...]
     sizes: dict[str, tuple[int, int]]
 
 
@@ -79,7 +79,7 @@ def settings_of(
         batch_tokens=tokens,
         max_new_tokens=max_new_tokens,
         margins=Margins(model.tokenizer, samples),
-        conditions=schema.conditions_of(samples),
+        groups=schema.map_groups(samples),
         sizes=sizes,
     )
 
@@ -106,7 +106,8 @@ def coordinates_of(
         recipe=card.recipe if card else "",
         parameters=model.parameters,
         provenance=schema.provenance(identity, circumstance_of(model)),
-        conditions=settings.conditions if "mean_map" in settings.keep else None,
+        groups=settings.groups if "mean_map" in settings.keep else None,
+        selected=settings.heads if "maps" in settings.keep else None,
     )
 
 

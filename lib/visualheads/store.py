@@ -2,14 +2,14 @@
 
 What a tracer does (this is the contract; see the functions for details):
 
-    coords = schema.coordinates(name, samples, layers, heads, llm=…, conditions=schema.conditions_of(samples))
+    coords = schema.coordinates(name, samples, layers, heads, llm=…, groups=schema.map_groups(samples))
     plan = store.Plan(
         coords,                                     # all samples, in the order in which they are traced
         identity=provenance.identity(…),            # another identity in an existing store: IdentityMismatch
         circumstance=provenance.circumstance(…),    # another circumstance: one CircumstanceWarning, and recorded
         shard=32,                                   # samples per shard = chunk length along `sample`
-        keep=("mean_map",),
-        grid=(24, 24),                              # rows, columns of the whole-picture grid, with "mean_map"
+        keep=("mean_map",),                         # "maps" too, with selected=[(layer, head), …] for the coordinates
+        grid=(24, 24),                              # rows, columns of the whole-picture grid, with either
     )
     store.create(path, plan, fresh=False)           # makes the store, or checks the one that is there (resume)
     for index in store.pending(path):               # shards not yet done, in order; read again at every call
@@ -24,7 +24,8 @@ and `shard` dimensions of length 1:
     mean_map_sum     (model, shard, layer, head, query, condition, grid_row, grid_column), float32: sums over samples
     mean_map_count   (model, shard, condition), int32
 
-`condition` follows `map_condition` of `coords`. A traced variable may be missing from `part`: it stays NaN.
+`condition` follows the groups of `coords` (`map_condition`, `map_format`, `map_control`). A traced variable may be
+missing from `part`: it stays NaN.
 Coordinates of `part` are not read, except that its sample ids must be those of the shard.
 `write_shard(…, circumstance=…)` records the machine of a worker that differs from the plan's.
 
@@ -38,7 +39,6 @@ import contextlib
 import errno
 import itertools
 import json
-import os
 import shutil
 import uuid
 import warnings
@@ -48,10 +48,8 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-import zarr
-from zarr.codecs import BloscCodec
 
-from visualheads import reading
+from visualheads import reading, zarr_files
 from visualheads.errors import DiskFullError, IdentityMismatch, StoreError
 from visualheads.packing import pack
 from visualheads.plan import Plan, shard_slice
@@ -62,6 +60,12 @@ from visualheads.variables import Variable
 __all__ = ["CircumstanceWarning", "Plan", "create", "open_results", "open_store", "pack", "pending", "write_shard"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LABELS = {
+    "sample ids": ("sample",),
+    "groups of the mean maps": ("map_condition", "map_format", "map_control"),
+    "selected heads": ("selected_layer", "selected_index"),
+}
+"""Coordinates in which a plan must agree with the store it continues, and what messages call them."""
 
 
 class CircumstanceWarning(UserWarning):
@@ -81,16 +85,15 @@ def create(path: str | Path, plan: Plan, fresh: bool = False) -> Path:
         _set_aside(path)
     if not path.exists():
         with _disk(path):
-            _make(path, plan)
+            if _make(path, plan):
+                return path
     _check(path, plan)
     return path
 
 
 def pending(path: str | Path) -> list[int]:
     """The shards that are not done, in order."""
-    path = Path(path)
-    reading.read_attrs(path)
-    return np.flatnonzero(~_group(path)[reading.DONE][:]).tolist()
+    return np.flatnonzero(~reading.opened(path).values(reading.DONE)).tolist()
 
 
 def write_shard(path: str | Path, index: int, part: xr.Dataset, circumstance: Mapping[str, Any] | None = None) -> None:
@@ -99,62 +102,55 @@ def write_shard(path: str | Path, index: int, part: xr.Dataset, circumstance: Ma
     circumstance: what this process runs on; without it, what the `provenance` coordinate of `part` says.
     Raises StoreError when `part` is not that shard, ParameterError for a shard out of range, DiskFullError.
     """
-    path = Path(path)
-    attrs = reading.read_attrs(path)
-    group = _group(path)
-    shard = int(attrs["shard"])
-    samples = shard_slice(index, shard, group["sample"].shape[0])
-    ids = [str(i) for i in np.atleast_1d(group["sample"][samples])]
+    stored = reading.opened(path)
+    samples = shard_slice(index, stored.shard, stored.sizes["sample"])
+    ids = [str(i) for i in stored.values("sample")[samples]]
     given = [str(i) for i in part["sample"].values]
     if ids != given:
         raise StoreError(
             f"shard {index} of {path} holds {len(ids)} samples from {ids[0]!r} to {ids[-1]!r}, got {len(given)} from "
             f"{given[0] if given else None!r} to {given[-1] if given else None!r}; write each shard's own samples."
         )
-    with _disk(path):
-        for name in group.array_keys():
-            if name in part.data_vars:
-                _write(group[name], part[name], index, samples, path)
-        told = circumstance if circumstance is not None else _told(part)
-        if told and dict(told) != attrs["circumstance"]:
-            group[reading.CIRCUMSTANCE][index] = json.dumps(dict(told), sort_keys=True)
-        group[reading.DONE][index] = True
+    names = [name for name in stored.arrays if name in part.data_vars]
+    ready = [(name, *_region(stored, part.variables[name], name, index, samples)) for name in names]
+    told = circumstance if circumstance is not None else _told(part)
+    if told and dict(told) != stored.attrs["circumstance"]:
+        text = np.array([json.dumps(dict(told), sort_keys=True)], dtype=object)
+        ready.append((reading.CIRCUMSTANCE, text, (index,)))
+    with _disk(stored.path):
+        for name, values, start in (*ready, (reading.DONE, np.array([True]), (index,))):  # the mark comes last
+            zarr_files.write_region(stored.path, name, stored.arrays[name], values, start)
 
 
-def _write(target: Any, values: xr.DataArray, index: int, samples: slice, path: Path) -> None:
-    dims = target.metadata.dimension_names
-    for dim in ("model", "shard"):
-        if dim in dims and dim not in values.dims:
-            values = values.expand_dims(dim)
+def _region(
+    stored: reading.Stored, values: xr.Variable, name: str, index: int, samples: slice
+) -> tuple[np.ndarray, tuple[int, ...]]:
+    """The shard's values in the order of the stored dims, and the first cell they go to."""
+    dims = stored.dims(name)
+    values = values.set_dims(
+        {dim: 1 for dim in ("model", "shard") if dim in dims and dim not in values.dims} | dict(values.sizes)
+    )
     if set(dims) != set(values.dims):
-        raise StoreError(f"{values.name} has dims {values.dims}, but {path} holds {dims}; trace with both queries.")
+        raise StoreError(f"{name} has dims {values.dims}, but {stored.path} holds {dims}; trace with both queries.")
     values = values.transpose(*dims)
-    region = tuple({"sample": samples, "shard": slice(index, index + 1)}.get(dim, slice(None)) for dim in dims)
-    expected = tuple(len(range(*part.indices(size))) for part, size in zip(region, target.shape, strict=True))
-    if values.shape != expected:
-        shapes = dict(zip(dims, values.shape, strict=True)), dict(zip(dims, expected, strict=True))
-        raise StoreError(f"{values.name} has shape {shapes[0]}, but shard {index} of {path} holds {shapes[1]}.")
-    target[region] = values.values
+    start = tuple({"sample": samples.start, "shard": index}.get(dim, 0) for dim in dims)
+    lengths = {**stored.sizes, "sample": samples.stop - samples.start, "shard": 1}
+    expected = {dim: lengths[dim] for dim in dims}
+    if dict(values.sizes) != expected:
+        raise StoreError(f"{name} has shape {dict(values.sizes)}, but shard {index} of {stored.path} holds {expected}.")
+    return values.values, start
 
 
-def _make(path: Path, plan: Plan) -> None:
-    """Made beside its place and moved there whole, so that nobody sees half a store."""
+def _make(path: Path, plan: Plan) -> bool:
+    """Made beside its place and moved there whole, so that nobody sees half a store; False: somebody was faster."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
-        plan.coords.drop_attrs().to_zarr(draft, mode="w", zarr_format=3, consolidated=False)
-        group = _group(draft)
-        sizes = plan.sizes()
-        for variable in plan.layout().values():
-            _make_array(group, variable, sizes, plan.shard)
-        for variable in (
-            Variable(reading.DONE, "shard is complete", "1", dims=("shard",), dtype="bool"),
-            Variable(reading.CIRCUMSTANCE, "where it differs from the store's", "JSON", dims=("shard",), dtype="str"),
-        ):
-            _make_array(group, variable, sizes, plan.shard)
-        group.attrs.update(_attrs(plan))
+        zarr_files.write_new(draft, _attrs(plan), {**_coordinates(plan), **_empty(plan)})
         with contextlib.suppress(FileExistsError, NotADirectoryError):
             _move(draft, path)
+            return True
+        return False
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -168,76 +164,97 @@ def _move(draft: Path, path: Path) -> None:
         raise
 
 
-def _make_array(group: zarr.Group, variable: Variable, sizes: Mapping[str, int], shard: int) -> None:
-    # A mean map's chunk holds one condition: lists are in blocks of a condition, and empty chunks take no space.
+def _coordinates(plan: Plan) -> Mapping[str, tuple[zarr_files.Metadata, np.ndarray]]:
+    made = {}
+    for name in plan.coords.coords:
+        coordinate = plan.coords.variables[name]
+        values = np.asarray(coordinate.values)
+        dims = [str(dim) for dim in coordinate.dims]
+        made[str(name)] = (zarr_files.array_metadata(dims, values.shape, values.dtype), values)
+    return made
+
+
+def _empty(plan: Plan) -> Mapping[str, tuple[zarr_files.Metadata, None]]:
+    inner = (
+        Variable(reading.DONE, "shard is complete", "1", dims=("shard",), dtype="bool"),
+        Variable(reading.CIRCUMSTANCE, "where it differs from the store's", "JSON", dims=("shard",), dtype="str"),
+    )
+    sizes = plan.sizes()
+    return {
+        variable.name: (_metadata(variable, sizes, plan.shard), None) for variable in (*plan.layout().values(), *inner)
+    }
+
+
+def _metadata(variable: Variable, sizes: Mapping[str, int], shard: int) -> dict[str, Any]:
+    # A mean map's chunk holds one group: lists are in blocks of a condition, and empty chunks take no space.
     lengths = {"sample": shard, "shard": 1} | ({"condition": 1} if "shard" in variable.dims else {})
-    shape = tuple(sizes[dim] for dim in variable.dims)
-    group.create_array(
-        variable.name,
-        shape=shape,
-        chunks=tuple(max(1, lengths.get(d, size)) for d, size in zip(variable.dims, shape, strict=True)),
-        dtype=variable.dtype,
-        fill_value=0 if "shard" in variable.dims and variable.dtype != "str" else variable.missing,
-        dimension_names=variable.dims,
+    return zarr_files.array_metadata(
+        variable.dims,
+        [sizes[dim] for dim in variable.dims],
+        variable.dtype,
+        chunks=[lengths.get(dim, sizes[dim]) for dim in variable.dims],
+        fill=0 if "shard" in variable.dims and variable.dtype in ("float32", "int32") else variable.missing,
         attributes=variable.attrs,
-        compressors="auto" if variable.dtype == "str" else [BloscCodec(cname="zstd", clevel=5, shuffle="shuffle")],
     )
 
 
 def _attrs(plan: Plan) -> dict[str, Any]:
+    beside = [str(name) for name in plan.coords.coords if plan.coords.variables[name].dims != (name,)]
     return {
         "visualheads_store": reading.FORMAT,
         "kind": plan.kind,
         "shard": plan.shard,
         "identity": dict(plan.identity),
         "circumstance": dict(plan.circumstance),
+        reading.COORDINATES: " ".join(beside),
     }
 
 
 def _check(path: Path, plan: Plan) -> None:
-    attrs = reading.read_attrs(path)
-    stored = attrs["identity"]
+    stored = reading.opened(path)
+    known = stored.attrs["identity"]
     wanted = json.loads(json.dumps(dict(plan.identity)))
-    keys = sorted(set(stored) | set(wanted))
+    keys = sorted(set(known) | set(wanted))
     differ: dict[str, tuple[object, object]] = {
-        key: (stored.get(key), wanted.get(key)) for key in keys if stored.get(key) != wanted.get(key)
+        key: (known.get(key), wanted.get(key)) for key in keys if known.get(key) != wanted.get(key)
     }
-    group = _group(path)
-    differ |= _layout_differences(group, attrs, plan)
+    differ |= _layout_differences(stored, plan)
     if differ:
         raise IdentityMismatch(
             f"{path} holds another run and is not mixed with this one: {', '.join(differ)} differ. "
             "Start anew beside it with --fresh (fresh=True), or give another folder.",
             differ,
         )
-    _warn_of_circumstance(path, attrs, plan)
+    _warn_of_circumstance(stored, plan)
 
 
-def _layout_differences(group: Any, attrs: Mapping[str, Any], plan: Plan) -> dict[str, tuple[object, object]]:
+def _layout_differences(stored: reading.Stored, plan: Plan) -> dict[str, tuple[object, object]]:
     differ: dict[str, tuple[object, object]] = {}
-    if attrs["shard"] != plan.shard:
-        differ["shard"] = (attrs["shard"], plan.shard)
+    if stored.shard != plan.shard:
+        differ["shard"] = (stored.shard, plan.shard)
     sizes = plan.sizes()
     planned = {name: [sizes[dim] for dim in variable.dims] for name, variable in plan.layout().items()}
-    inner = {*reading.INNER, *map(str, plan.coords.coords)}
-    stored = {name: list(array.shape) for name, array in group.arrays() if name not in inner}
-    for name in sorted(set(planned) | set(stored)):
-        if planned.get(name) != stored.get(name):
-            differ[name] = (stored.get(name), planned.get(name))
-    ids = [str(i) for i in group["sample"][:]], [str(i) for i in plan.coords["sample"].values]
-    if ids[0] != ids[1]:
-        differ["sample ids"] = (_brief(ids[0]), _brief(ids[1]))
+    inner = {*reading.INNER, *stored.coordinates}
+    there = {name: list(array["shape"]) for name, array in stored.arrays.items() if name not in inner}
+    for name in sorted(set(planned) | set(there)):
+        if planned.get(name) != there.get(name):
+            differ[name] = (there.get(name), planned.get(name))
+    for words, names in LABELS.items():
+        labels = [stored.values(name).tolist() if name in stored.arrays else [] for name in names]
+        wanted = [plan.coords[name].values.tolist() if name in plan.coords.coords else [] for name in names]
+        if labels != wanted:
+            differ[words] = (_brief(labels), _brief(wanted))
     return differ
 
 
-def _warn_of_circumstance(path: Path, attrs: Mapping[str, Any], plan: Plan) -> None:
-    known = reading.recorded_circumstances(path, attrs, reading.open_raw(path))
+def _warn_of_circumstance(stored: reading.Stored, plan: Plan) -> None:
+    known = reading.recorded_circumstances(stored)
     now = json.loads(json.dumps(dict(plan.circumstance)))
-    if now in known or not pending(path):
+    if now in known or stored.values(reading.DONE).all():
         return
     keys = sorted(key for key in set(known[0]) | set(now) if known[0].get(key) != now.get(key))
     changes = "; ".join(f"{key}: {known[0].get(key)!r} → {now.get(key)!r}" for key in keys)
-    warnings.warn(f"{path} is continued under another circumstance, recorded: {changes}", CircumstanceWarning, 3)
+    warnings.warn(f"{stored.path} is continued under another circumstance, recorded: {changes}", CircumstanceWarning, 3)
 
 
 def _set_aside(path: Path) -> None:
@@ -266,10 +283,6 @@ def _told(part: xr.Dataset) -> dict[str, Any]:
     return json.loads(str(np.atleast_1d(part["provenance"].values)[0])).get("circumstance", {})
 
 
-def _group(path: Path) -> Any:
-    """Any: zarr types members as arrays or groups, and a store holds arrays only."""
-    return zarr.open_group(os.fspath(path), mode="r+")
-
-
-def _brief(ids: Sequence[str]) -> str:
-    return f"{len(ids)} samples, {ids[0]} … {ids[-1]}" if ids else "no samples"
+def _brief(labels: Sequence[Sequence[object]]) -> str:
+    entries = [", ".join(map(str, entry)) for entry in zip(*labels, strict=False)]
+    return f"{len(entries)}: {entries[0]} … {entries[-1]}" if entries else "none"

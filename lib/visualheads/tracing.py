@@ -83,6 +83,7 @@ class ShardTracer:
         samples: Sequence[Sample],
         *,
         keep: str | Sequence[str] = ("mean_map",),
+        heads: Any = None,
         shard: int = SHARD,
         batch_tokens: int | None = None,
         max_new_tokens: int = MAX_NEW_TOKENS,
@@ -90,7 +91,7 @@ class ShardTracer:
         task_files: str = "",
     ) -> ShardTracer:
         """Check everything and plan the store, without making it. Raises what `trace` raises."""
-        settings = settings_of(model, samples, schema.QUERIES, keep, None, batch_tokens, max_new_tokens)
+        settings = settings_of(model, samples, schema.QUERIES, keep, heads, batch_tokens, max_new_tokens)
         plan = store.Plan(
             coordinates_of(model, samples, settings, seed, task_files),
             identity=identity_of(model, samples, settings, seed, task_files),
@@ -131,6 +132,7 @@ def trace_to_store(
     path: str | os.PathLike[str],
     *,
     keep: str | Sequence[str] = ("mean_map",),
+    heads: Any = None,
     shard: int = SHARD,
     fresh: bool = False,
     batch_tokens: int | None = None,
@@ -141,12 +143,13 @@ def trace_to_store(
 ) -> xr.Dataset:
     """Trace into a Zarr store, shard by shard, and return it opened (lazily). What is done already is skipped.
 
-    Both `first_generated` and `last_prompt` are stored. A killed run loses at most the shard in hand. `task_files` is
+    Both `first_generated` and `last_prompt` are stored. keep: "mean_map", or "maps" of the chosen `heads`, or both, as
+    in `trace`. A killed run loses at most the shard in hand. `task_files` is
     the hash of the benchmark's files (`provenance.hash_files`). Raises IdentityMismatch when the store is of another
     run (`fresh=True` starts anew beside it), and what `trace` raises.
     """
     tracer = prepare_store(
-        model, samples, path, fresh=fresh, keep=keep, shard=shard, batch_tokens=batch_tokens,
+        model, samples, path, fresh=fresh, keep=keep, heads=heads, shard=shard, batch_tokens=batch_tokens,
         max_new_tokens=max_new_tokens, seed=seed, task_files=task_files,
     )  # fmt: skip
     path = Path(path)
@@ -162,7 +165,7 @@ def _collected(
     model: VisionLanguageModel, samples: Sequence[Sample], settings: Settings, advance: Callable[[int], None]
 ) -> Collector:
     collector = Collector(
-        model, samples, settings.queries, settings.keep, settings.heads, settings.grid, settings.conditions
+        model, samples, settings.queries, settings.keep, settings.heads, settings.grid, settings.groups
     )
     batches = batching.plan_batches(_lengths(model, samples, settings), settings.batch_tokens)
 

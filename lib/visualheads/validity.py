@@ -11,8 +11,10 @@ import xarray as xr
 from visualheads.variables import (
     FORMATS,
     LAYER_COORDINATES,
+    MAP_COORDINATES,
     MODEL_COORDINATES,
     SAMPLE_COORDINATES,
+    SELECTED_COORDINATES,
     STAGES,
     UNMEASURED,
     VARIABLES,
@@ -81,8 +83,12 @@ def _coordinates(ds: xr.Dataset) -> Iterator[str]:
             yield f"coordinate {name!r} along {dims} is missing"
         elif ds[name].dims != dims:
             yield f"coordinate {name!r} has dims {ds[name].dims}, expected {dims}"
-    if "mean_map" in ds and "map_condition" not in ds.coords:
-        yield "coordinate 'map_condition' along ('condition',) is missing, so the mean maps have no labels"
+    for name in MAP_COORDINATES:
+        if "mean_map" in ds and name not in ds.coords:
+            yield f"coordinate {name!r} along ('condition',) is missing, so the mean maps have no labels"
+    for name in SELECTED_COORDINATES:
+        if "maps" in ds and name not in ds.coords:
+            yield f"coordinate {name!r} along ('selected_head',) is missing, so nobody knows whose maps these are"
 
 
 def _identifiers(ds: xr.Dataset) -> Iterator[str]:

@@ -95,6 +95,9 @@ KEPT_VARIABLES = (
 )
 SWEEP_VARIABLES = (
     Variable("kl", "divergence of the changed from the clean prediction", "nats", POSITIVE, SAMPLE_DIMS),
+    Variable("clean_prediction", "the unchanged model's answer", "text", dims=SAMPLE_DIMS, dtype="str"),
+    Variable("clean_correct", "the unchanged model's answer is right", "1", SHARE, dims=SAMPLE_DIMS, binary=True),
+    Variable("clean_margin", "the unchanged model's margin", "logits", dims=SAMPLE_DIMS),
 )
 SHARD_VARIABLES = (
     Variable(
@@ -117,6 +120,12 @@ TRACED = tuple(v.name for v in (*HEAD_VARIABLES, *SAMPLE_VARIABLES))
 SAMPLE_COORDINATES = ("task", "condition", "format", "control", "question_id", "image_id", "answer")
 MODEL_COORDINATES = ("llm", "family", "recipe", "parameters", "training_step", "provenance")
 LAYER_COORDINATES = ("depth_stage", "depth")
+MAP_COORDINATES = ("map_condition", "map_format", "map_control")
+"""What samples of one mean map share: labels along its `condition` dimension."""
+SELECTED_COORDINATES = ("selected_layer", "selected_index")
+"""Labels along `selected_head`."""
+AS_THEY_ARE = ("", "none")
+"""Values of `control` for pictures as they are."""
 COORDINATE_NAMES = {
     "model": "model",
     "layer": "decoder layer, 0 nearest the input",
@@ -140,4 +149,8 @@ COORDINATE_NAMES = {
     "depth_stage": "stage of depth",
     "depth": "depth from first to last layer",
     "map_condition": "condition of the mean map",
+    "map_format": "answer format of the mean map",
+    "map_control": "control of the mean map",
+    "selected_layer": "layer of the head whose maps are kept",
+    "selected_index": "head, within its layer, whose maps are kept",
 }

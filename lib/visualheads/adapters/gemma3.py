@@ -19,7 +19,10 @@ def token_map(config: Any, processor: Any, image_size: tuple[int, int]) -> Token
             "Gemma 3's pan and scan adds crops to the picture; set image_processor.do_pan_and_scan to False."
         )
     side = isqrt(config.mm_tokens_per_image)
-    return single_grid(placement(processor, image_size), (side, side))
+    tower = config.vision_config
+    pooled = tower.image_size // tower.patch_size // side
+    reach = side * pooled * tower.patch_size
+    return single_grid(placement(config, processor, image_size), (side, side), (reach, reach))
 
 
 def placeholder(processor: Any) -> str:

@@ -5,21 +5,21 @@ from __future__ import annotations
 from math import isqrt
 from typing import Any
 
-from visualheads.adapters.pictures import plain
+from visualheads.adapters.pictures import plain, resizing
 from visualheads.adapters.registry import Adapter, register
 from visualheads.geometry import TokenMap
 from visualheads.layouts import split_tiles, tiled
 
 
-def token_map(_config: Any, processor: Any, image_size: tuple[int, int]) -> TokenMap:
+def token_map(config: Any, processor: Any, image_size: tuple[int, int]) -> TokenMap:
     """Tile by tile, the whole picture last. The marks between tiles are text, not image tokens."""
-    pictures = processor.image_processor
+    pictures = resizing(processor)
+    side, tile = isqrt(processor.image_seq_len), plain(pictures.max_image_size)["longest_edge"]
     rows, columns = 0, 0
     if pictures.do_image_splitting:
-        rows, columns = split_tiles(
-            image_size, plain(pictures.size)["longest_edge"], plain(pictures.max_image_size)["longest_edge"]
-        )
-    return tiled(image_size, rows, columns, isqrt(processor.image_seq_len), whole="last")
+        rows, columns = split_tiles(image_size, plain(pictures.size)["longest_edge"], tile)
+    covered = side * config.scale_factor * config.vision_config.patch_size / tile
+    return tiled(image_size, rows, columns, side, whole="last", covered=covered)
 
 
 ADAPTERS = tuple(

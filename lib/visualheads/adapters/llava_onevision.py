@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from visualheads.adapters.pictures import check_tiles, check_tower
 from visualheads.adapters.registry import Adapter, register
 from visualheads.geometry import TokenMap
 from visualheads.layouts import anyres
 
 
-def token_map(config: Any, _processor: Any, image_size: tuple[int, int]) -> TokenMap:
+def token_map(config: Any, processor: Any, image_size: tuple[int, int]) -> TokenMap:
     """The base grid and the joined tile grid, as the model packs them."""
+    check_tower(config)
+    check_tiles(config, processor)
     tower = config.vision_config
     most = int(config.vision_aspect_ratio.removeprefix("anyres_max_"))
     return anyres(image_size, config.image_grid_pinpoints, tower.image_size, tower.patch_size, max_tiles=most)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from visualheads.adapters.llava import token_map
+from visualheads.adapters.pictures import patch_grid
 from visualheads.adapters.registry import Adapter, register
 
 
@@ -15,7 +15,7 @@ def softcap(config: Any) -> bool:
 
 ADAPTER = register(
     Adapter(
-        "PaliGemmaForConditionalGeneration", "model.language_model.layers", token_map,
+        "PaliGemmaForConditionalGeneration", "model.language_model.layers", patch_grid,
         bidirectional=True, softcap=softcap,
     )
 )  # fmt: skip

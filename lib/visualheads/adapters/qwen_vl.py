@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from visualheads.adapters.pictures import plain
+from visualheads.adapters.pictures import plain, resizing
 from visualheads.adapters.registry import Adapter, image_token, register
 from visualheads.geometry import TokenMap
 from visualheads.layouts import merged_patches
@@ -12,7 +12,7 @@ from visualheads.layouts import merged_patches
 
 def token_map(_config: Any, processor: Any, image_size: tuple[int, int]) -> TokenMap:
     """The merged patches of the resized picture, row by row."""
-    pictures = processor.image_processor
+    pictures = resizing(processor)
     size = plain(pictures.size)  # here these two are numbers of pixels
     return merged_patches(
         image_size, pictures.patch_size, pictures.merge_size, size["shortest_edge"], size["longest_edge"]

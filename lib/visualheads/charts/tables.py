@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from visualheads.bootstrap import bootstrap
 from visualheads.errors import ParameterError, got
 from visualheads.rankings import rank, real_samples
+from visualheads.variables import AS_THEY_ARE
 
 QUERY = "first_generated"
 LONGEST_SIDE = 12
@@ -80,13 +81,16 @@ def histograms(
 
 
 def mean_maps(ds: xr.Dataset, query: str = QUERY, model: str | None = None) -> NDArray[np.float64] | None:
-    """Mean attention per picture cell over all samples of all conditions, shape (layer, head, row, column).
+    """Mean attention per picture cell over all samples but controls, shape (layer, head, row, column).
 
     None where the dataset has no mean maps. Grids of more than LONGEST_SIDE cells a side are summed in blocks.
     """
     if "mean_map" not in ds:
         return None
     seen = one_model(ds, model).isel(model=0)
+    real = np.isin(seen["map_control"].values.astype(str), AS_THEY_ARE)
+    if real.any():
+        seen = seen.isel(condition=np.flatnonzero(real))
     maps = seen["mean_map"].sel(query=query) if "query" in seen["mean_map"].dims else seen["mean_map"]
     counts = seen["mean_map_count"].astype(float)
     present = maps.notnull()

@@ -190,6 +190,8 @@ def _tell_plan(job: TraceJob) -> None:
     from visualheads.estimate import estimate
 
     table = Table(show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
     for name, value in estimate(job).items():
         table.add_row(name, value)
     out.print(table)

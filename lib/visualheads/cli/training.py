@@ -29,6 +29,7 @@ def train(
 ) -> None:
     """Train a miniature through all its stages, or go on where a killed run stopped."""
     from visualheads.miniatures.architectures import MINIATURES, miniature
+    from visualheads.miniatures.moments import trace_moments
     from visualheads.miniatures.train import train as train_one
 
     if every == bool(name):
@@ -44,6 +45,8 @@ def train(
     unfinished = work or (target / "unfinished" if smoke else data_folder() / "training")
     for each in names:
         made = train_one(each, target=target, work=unfinished, smoke=smoke, device=device, report=_report)
+        if not smoke:
+            trace_moments(each, made, unfinished)
         say(f"{each}: {made}")
 
 

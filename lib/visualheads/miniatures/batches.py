@@ -19,6 +19,7 @@ GRID = PICTURE // PATCH
 BACKGROUND, PART = 0, 1  # tower targets below the classes
 RED = (255, 0, 0)
 OTHER_BOX_COLOURS = ((0, 200, 0), (0, 0, 255), (255, 160, 0))
+BOXED = {False: 0.5, True: 0.65}  # share of pictures with a drawn box, while pointing is taught and before
 Pair = tuple[list[int], list[int]]
 
 
@@ -44,18 +45,20 @@ def pad(pairs: Iterable[Pair]) -> tuple[Int[Tensor, "batch key"], Int[Tensor, "b
     return ids, labels
 
 
-def told(rng: random.Random, listing: turns.Listing, order: Sequence[str], task: str, questions: int) -> Pair:
+def told(
+    rng: random.Random, listing: turns.Listing, order: Sequence[str], task: str, questions: int, kinds: turns.Kinds
+) -> Pair:
     """What is said about a list or picture: its objects in `order` (`caption`), their numbers (`tally`), answers."""
     if task == "caption":
         return turns.caption(order)
-    return turns.tally(rng, listing) if task == "tally" else turns.dialogue(rng, listing, questions)
+    return turns.tally(rng, listing) if task == "tally" else turns.dialogue(rng, listing, questions, kinds)
 
 
 def text_pair(rng: random.Random, fillers: int, task: str, questions: int) -> Pair:
     """One list in words with its questions, its tally or the request to list its objects (`task="caption"`)."""
     listed, listing = turns.text_list(rng, fillers)
     head = [*turns.opening(), *listed]
-    ids, labels = told(rng, listing, listing.items, task, questions)
+    ids, labels = told(rng, listing, listing.items, task, questions, turns.KINDS)
     return head + ids, [turns.IGNORED] * len(head) + labels
 
 
@@ -119,18 +122,23 @@ def tower_batch(rng: random.Random, size: int):
     return torch.from_numpy(np.stack(pixels)), torch.from_numpy(np.stack(kinds)), torch.from_numpy(np.stack(boxed))
 
 
-def picture_pair(rng: random.Random, task: str, questions: int) -> tuple[np.ndarray, Pair]:
-    """Pixels and text of one picture: a `caption` lists its objects, a `tally` counts them, `questions` ask."""
-    image, scene, target = picture(rng, boxed=rng.random() < 0.5)
+def picture_pair(rng: random.Random, task: str, questions: int, pointing: bool = False) -> tuple[np.ndarray, Pair]:
+    """Pixels and text of one picture: a `caption` lists its objects, a `tally` counts them, `questions` ask.
+
+    With `pointing`, captions say which object the drawn box holds, and questions ask about it more often.
+    """
+    image, scene, target = picture(rng, boxed=rng.random() < BOXED[pointing])
     head = [*turns.opening(), *[words.vocabulary()[words.IMAGE]] * GRID**2]
     items = tuple(item.name for item in scene.objects)
     listing = turns.Listing(items, None if target is None else items[target])
-    ids, labels = told(rng, listing, turns.reading_order(scene, PATCH), task, questions)
+    order = turns.reading_order(scene, PATCH, target if pointing else None)
+    kinds = turns.POINTING_KINDS if pointing else turns.KINDS
+    ids, labels = told(rng, listing, order, task, questions, kinds)
     return as_pixels(image), (head + ids, [turns.IGNORED] * len(head) + labels)
 
 
-def picture_batch(rng: random.Random, size: int, task: str, questions: int = 5):
+def picture_batch(rng: random.Random, size: int, task: str, questions: int = 5, pointing: bool = False):
     """Pixels, ids and labels of `size` pictures."""
-    samples = [picture_pair(rng, task, questions) for _ in range(size)]
+    samples = [picture_pair(rng, task, questions, pointing) for _ in range(size)]
     ids, labels = pad(pair for _, pair in samples)
     return torch.from_numpy(np.stack([pixels for pixels, _ in samples])), ids, labels

@@ -23,27 +23,30 @@ CONDITIONS = ("plain-object", "visual-general")
 
 def moments(name: str, work: Path, folder: Path) -> Iterator[tuple[str, int, Any]]:
     """(stage, steps of visual tuning, model) in the order of training: `adapter` before the adapter's alignment,
-    `aligned` after it, `tuning` while tuning, and the final checkpoint.
+    `aligned` after it, `tuning` in the first round of visual tuning, `pointing` in its second, and `final`.
 
-    The steps count visual tuning; −2 stands before alignment, so that the order along `training_step` is that of time.
+    The steps count both rounds; −2 stands before alignment, so that the order along `training_step` is that of time.
     """
     found = moment_files(name, work)
     if not found:
         raise CheckpointError(f"{work} holds no snapshots of {name}; train it first (visualheads train {name}).")
+    before, after = (planned_steps(found, stage) for stage in ("tuning", "pointing"))
     for stage, step, path in found:
         if stage == "alignment" and step == 0:
             yield "adapter", -2, load_moment(name, path)
         elif stage == "tuning":
             yield "aligned" if step == 0 else "tuning", step, load_moment(name, path)
+        elif stage == "pointing":
+            yield "pointing", before + step, load_moment(name, path)
     from transformers import AutoModelForImageTextToText
 
-    yield "final", tuning_steps(found), AutoModelForImageTextToText.from_pretrained(folder, dtype="float32")
+    yield "final", before + after, AutoModelForImageTextToText.from_pretrained(folder, dtype="float32")
 
 
-def tuning_steps(found: list[tuple[str, int, Path]]) -> int:
-    """Steps of the whole visual tuning, from the plan that made the snapshots."""
+def planned_steps(found: list[tuple[str, int, Path]], stage: str) -> int:
+    """Steps of a whole stage, from the plan that made the snapshots."""
     plan = json.loads((found[0][2].parent / "plan.json").read_text())
-    return int(plan["tuning"]["steps"])
+    return int(plan[stage]["steps"])
 
 
 def trace_moments(name: str, folder: Path, work: Path, n: int = SAMPLES) -> Path:

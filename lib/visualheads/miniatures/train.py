@@ -106,7 +106,7 @@ def save_text(name: str, model: Any, folder: Path) -> None:
 def moment_files(name: str, work: Path) -> list[tuple[str, int, Path]]:
     """Snapshots kept while training: (stage, step, file), in the order of training."""
     found = []
-    for stage in ("alignment", "tuning"):
+    for stage in ("alignment", "tuning", "pointing"):
         paths = work.glob(f"{name}-{stage}-*.pt")
         found += sorted((stage, int(path.stem.rsplit("-", 1)[1]), path) for path in paths)
     return found

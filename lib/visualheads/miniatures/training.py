@@ -39,7 +39,8 @@ TOWER_WEIGHTS = (0.2, 0.3)  # loss weight of background and of an object's other
 TOWER = Schedule(steps=4000, batch=32, rate=1e-3, report_every=250)
 TEXT = Schedule(steps=2400, batch=64, rate=2e-3)
 ALIGNMENT = Schedule(steps=400, batch=32, rate=3e-3, warm_up=50, report_every=100, moments=(0,))
-TUNING = Schedule(steps=3200, batch=32, rate=1e-3, warm_up=50, moments=(0, 50, 150, 400, 1000, 2000))
+TUNING = Schedule(steps=2000, batch=32, rate=1e-3, warm_up=50, moments=(0, 50, 150, 400, 800, 1400))
+POINTING = Schedule(steps=2000, batch=32, rate=1e-3, warm_up=50, moments=(0,))
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Plan:
     text: Schedule = TEXT
     alignment: Schedule = ALIGNMENT
     tuning: Schedule = TUNING
+    pointing: Schedule = POINTING
 
     def smoke(self) -> Plan:
         """A one-minute version: every stage runs, nothing is learned."""
@@ -146,7 +148,10 @@ def text_accuracy(model: nn.Module, seed: int, device: str, lists: int, fillers:
 
 
 def tune(name: str, text, tower, plan: Plan, folder: Path, device: str, report: Report | None = None):
-    """The two stages of the LLaVA-1.5 recipe: the adapter alone on captions, then adapter and language model."""
+    """The stages of the LLaVA-1.5 recipe: the adapter alone on captions, then adapter and language model.
+
+    The latter are tuned in two rounds, the second with captions and questions that tell what the drawn box holds.
+    """
     recipe = miniature(name)
     torch.manual_seed(recipe.seed)
     model: Any = build_multimodal(name, text, tower)
@@ -156,7 +161,9 @@ def tune(name: str, text, tower, plan: Plan, folder: Path, device: str, report: 
     def loss_for(stage: str, schedule: Schedule, tasks: tuple[str, ...]):
         def loss_of(step: int):
             rng = batches.generator(recipe.seed, f"{name}/{stage}", step)
-            pixels, ids, labels = batches.picture_batch(rng, schedule.batch, tasks[step % len(tasks)])
+            pixels, ids, labels = batches.picture_batch(
+                rng, schedule.batch, tasks[step % len(tasks)], pointing=stage == "pointing"
+            )
             return model(pixel_values=pixels.to(device), input_ids=ids.to(device), labels=labels.to(device)).loss
 
         return loss_of
@@ -168,6 +175,7 @@ def tune(name: str, text, tower, plan: Plan, folder: Path, device: str, report: 
     for stage, schedule, tasks, trained in (
         ("alignment", plan.alignment, ("caption",), [adapter]),
         ("tuning", plan.tuning, TUNING_TASKS, [adapter, *language]),
+        ("pointing", plan.pointing, TUNING_TASKS, [adapter, *language]),
     ):
         loss_of = loss_for(stage, schedule, tasks)
         stages[stage] = fitting.fit(f"{name}-{stage}", model, trained, loss_of, schedule, folder, measure, report)

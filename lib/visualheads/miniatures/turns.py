@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from visualheads.miniatures import words
@@ -13,8 +13,17 @@ IGNORED = -100  # transformers' label of an unsupervised token
 HIGHEST_CHOICE = 7  # distractors are drawn from 1 … 7, as in the multiple-choice condition of the task
 
 
+Kinds = Mapping[str, tuple[float, float]]
 # How often each kind of question is asked: (about a marked object's list, about one without a mark).
 KINDS = {"general": (0.35, 0.0), "object": (0.3, 0.45), "super": (0.25, 0.4), "exists": (0.1, 0.15)}
+# … and in the last stage of visual tuning, which is about the drawn box.
+POINTING_KINDS = {
+    "general": (0.4, 0.0),
+    "name": (0.15, 0.0),
+    "object": (0.2, 0.45),
+    "super": (0.2, 0.4),
+    "exists": (0.05, 0.15),
+}
 HINTS, LATER_HINTS = 0.75, 0.15  # share of first and of later turns that carry the format's instruction
 LETTERS = 0.25  # … that offer options with letters
 MARKS = 0.5  # share of text lists with a marked object
@@ -32,11 +41,14 @@ class Listing:
         return sum(name in (item, CATEGORY[item]) for item in self.items)
 
 
-def ask(rng: random.Random, listing: Listing) -> tuple[str, str, str]:
+def ask(rng: random.Random, listing: Listing, kinds: Kinds = KINDS) -> tuple[str, str, str]:
     """One question: (kind, text, answer). Absent classes and supercategories are asked for now and then."""
-    weights = [pair[0 if listing.marked else 1] for pair in KINDS.values()]
-    kind = rng.choices(list(KINDS), weights)[0]
+    weights = [pair[0 if listing.marked else 1] for pair in kinds.values()]
+    kind = rng.choices(list(kinds), weights)[0]
     present = sorted(set(listing.items))
+    if kind == "name":
+        assert listing.marked is not None
+        return kind, "What is the object in the rectangle?", listing.marked
     if kind == "general":
         assert listing.marked is not None
         return kind, "How many of these are there?", str(listing.count(listing.marked))
@@ -62,9 +74,9 @@ def with_letters(rng: random.Random, answer: str) -> tuple[str, str] | None:
     return lines, "ABCD"[options.index(int(answer))]
 
 
-def turn(rng: random.Random, listing: Listing, first: bool) -> tuple[list[int], list[int]]:
+def turn(rng: random.Random, listing: Listing, first: bool, kinds: Kinds = KINDS) -> tuple[list[int], list[int]]:
     """Token ids and labels of one exchange; the first of a dialogue usually carries the format instruction."""
-    kind, question, answer = ask(rng, listing)
+    kind, question, answer = ask(rng, listing, kinds)
     often = HINTS if first else LATER_HINTS
     if listing.marked and rng.random() < often:
         question += " " + words.RECTANGLE_HINT
@@ -83,12 +95,12 @@ def exchange(question: str, answer: str, first: bool) -> tuple[list[int], list[i
     return asked + told, [IGNORED] * len(asked) + told
 
 
-def dialogue(rng: random.Random, listing: Listing, turns: int) -> tuple[list[int], list[int]]:
+def dialogue(rng: random.Random, listing: Listing, turns: int, kinds: Kinds = KINDS) -> tuple[list[int], list[int]]:
     """Several turns about one list."""
     ids: list[int] = []
     labels: list[int] = []
     for number in range(turns):
-        more_ids, more_labels = turn(rng, listing, number == 0)
+        more_ids, more_labels = turn(rng, listing, number == 0, kinds)
         ids, labels = ids + more_ids, labels + more_labels
     return ids, labels
 
@@ -140,10 +152,17 @@ def text_list(rng: random.Random, fillers: int, marks: float = MARKS) -> tuple[l
     return [ids[word] for word in slots], Listing(tuple(items), None if marked is None else items[marked])
 
 
-def reading_order(scene: Scene, patch: int) -> list[str]:
-    """Class names by the patch row, then the column, of their centres: the order of image tokens."""
+def reading_order(scene: Scene, patch: int, marked: int | None = None) -> list[str]:
+    """Class names by the patch row, then the column, of their centres: the order of image tokens.
 
-    def centre(box: tuple[int, int, int, int]) -> tuple[int, float]:
-        return int((box[1] + box[3]) / 2 // patch), (box[0] + box[2]) / 2
+    The object with index `marked` is preceded by the word that marks it in text lists.
+    """
 
-    return [item.name for item in sorted(scene.objects, key=lambda item: centre(item.box))]
+    def centre(index: int) -> tuple[int, float]:
+        left, top, right, bottom = scene.objects[index].box
+        return int((top + bottom) / 2 // patch), (left + right) / 2
+
+    named: list[str] = []
+    for index in sorted(range(len(scene.objects)), key=centre):
+        named += [words.MARK] * (index == marked) + [scene.objects[index].name]
+    return named

@@ -6,6 +6,9 @@ run.py         papermill, several kernels side by side
 clean.py       executed notebooks without times, ids and addresses
 inputs.py      hashes that tell whether anything changed
 contents.py    the table of contents of the pages that exist
+plan.py        which pages there are
+comparisons.py pages that compare models, and what each of them needs
+traces.py      every miniature traced on every shipped benchmark, once, before the pages
 landing.py     what the landing page takes from the runs
 book.py        the strict build
 extension.py   Sphinx extension: footer with provenance, faults of the theme

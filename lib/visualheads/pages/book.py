@@ -11,8 +11,9 @@ from pathlib import Path
 
 from visualheads.errors import KernelError, ParameterError, VisualHeadsError, got
 from visualheads.pages import contents, extension, inputs, landing
-from visualheads.pages.plan import MODELS, RESULTS, book_pages
+from visualheads.pages.plan import MODELS, RESULTS, book_pages, model_pages
 from visualheads.pages.run import Report, run_pages, silent
+from visualheads.pages.traces import trace_all
 
 RUN = "from jupyter_book.cli.main import main; main()"
 """Jupyter Book of this environment, whatever PATH says; the package cannot be run with -m."""
@@ -25,19 +26,19 @@ LOG_LINES = 40
 def build_book(
     root: str | Path = ".", full: bool = False, workers: int | None = None, force: bool = False, report: Report = silent
 ) -> Path:
-    """Run the pages whose inputs changed, build the book if anything changed, return the path of its index page.
+    """Trace what is missing, run the pages whose inputs changed, build the book if anything changed; return its index.
 
     Pages that ran are in the book even if others failed; then KernelError tells which, after the build.
     """
     root = checked_root(root)
-    failure: KernelError | None = None
+    failures = trace_all(root, model_pages(root, full, force), full, workers, report)
     try:
         run_pages(book_pages(root, full, force), root, workers, force, report)
     except KernelError as error:
-        failure = error
+        failures.append(str(error))
     index = render_book(root, force, report)
-    if failure is not None:
-        raise failure
+    if failures:
+        raise KernelError("\n\n".join(failures))
     return index
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,16 @@ import nbformat
 
 from visualheads.pages.clean import RECORD
 from visualheads.pages.page import Page
+from visualheads.reading import PACKED, read_attrs
+from visualheads.store import pending
 
 LIBRARY = Path(__file__).resolve().parents[1]
 RENDERING = ("pages", "offline_vega", "cli.py")
 """Parts of the library that turn pages into a book but decide no number and no chart on them."""
 BIG = 8_000_000
 """Bytes from which a file counts by size and time of change instead of content: real benchmarks are gigabytes."""
+TRACE = "trace"
+"""Kind of the stores that pages compare."""
 SKIPPED = {"__pycache__", ".ipynb_checkpoints"}
 
 
@@ -29,7 +34,26 @@ def page_hash(page: Page, parameters: dict[str, Any]) -> str:
     library = (path for path in _files(LIBRARY) if path.relative_to(LIBRARY).parts[0] not in RENDERING)
     for path in (page.template, *library, *(file for place in page.data for file in _files(place))):
         _add(digest, path)
+    if page.stores is not None:
+        digest.update(json.dumps(stores_told(page.stores), sort_keys=True, default=str).encode())
     return digest.hexdigest()
+
+
+def stores_told(results: Path) -> dict[str, Any]:
+    """What the traces of a folder of results are: identity and shards not done, by path; packed ones by size and time.
+
+    Raises StoreError for a damaged store.
+    """
+    told: dict[str, Any] = {}
+    for path in sorted(results.glob("*/*.zarr")):
+        attrs = read_attrs(path)
+        if attrs.get("kind") == TRACE:
+            left = len(pending(path)) if "shard" in attrs else 0
+            told[path.relative_to(results).as_posix()] = [attrs.get("identity"), left]
+    for path in sorted(results.glob(f"*/*{PACKED}")):
+        stat = path.stat()
+        told[path.relative_to(results).as_posix()] = [stat.st_size, stat.st_mtime_ns]
+    return told
 
 
 def files_hash(places: Iterable[Path]) -> str:
@@ -70,4 +94,11 @@ def _add(digest: Any, path: Path) -> None:
     if stat.st_size >= BIG:
         digest.update(f"{stat.st_size} {stat.st_mtime_ns}".encode())
     else:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        digest.update(_content(path, stat.st_size, stat.st_mtime_ns))
+
+
+@cache
+def _content(path: Path, size: int, changed: int) -> bytes:
+    """Hash of a file; every page asks for the same checkpoints and scenes."""
+    del size, changed  # a file that changed is another entry
+    return hashlib.sha256(path.read_bytes()).digest()

@@ -19,6 +19,7 @@ class Page:
     data         files and folders whose content decides the result, besides template, parameters and library
     products     files that running the page writes besides itself
     alone        run it by itself: it measures time
+    stores       folder of results whose traces decide the page, by their identity and what of them is done
     command      fills {{command}}: what a reader types to make the page again
     """
 
@@ -30,6 +31,7 @@ class Page:
     data: tuple[Path, ...] = ()
     products: tuple[Path, ...] = ()
     alone: bool = False
+    stores: Path | None = None
     command: str = ""
 
     @property

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from visualheads.catalog import cards, data_folder, miniature_folder
+from visualheads.catalog import Card, cards, data_folder, miniature_folder
 from visualheads.errors import ParameterError, got
 from visualheads.pages import inputs
+from visualheads.pages.comparisons import comparison_pages
 from visualheads.pages.page import Page
 from visualheads.pages.run import run_page
 from visualheads.pages.template import parameters_of
+from visualheads.places import RESULTS as DATA_RESULTS
 from visualheads.places import slug_of
 
 MODELS = Path("book/models")
@@ -24,7 +26,7 @@ TRAINED = ("training.json", "moments.zarr.zip")
 FULL_RESULTS = "data/results-full"
 ALWAYS_TOLD = ("n", "seed")
 """Parameters that the command under a figure names even where they are the defaults."""
-FULL_COST = {"runs": 7, "runs_long": 7}
+FULL_COST = {"eager_runs": 7, "eager_runs_long": 7}
 FULL_N = 1000
 """More questions than any shipped condition has: all of them."""
 
@@ -78,26 +80,41 @@ def cost_page(root: str | Path, full: bool = False) -> Page:
     )
 
 
-def book_pages(root: str | Path, full: bool = False, force: bool = False) -> list[Page]:
-    """All pages that the book runs: those of the miniatures that are there, and the cost page.
+def model_pages(root: str | Path, full: bool = False, force: bool = False) -> list[Page]:
+    """The pages of the miniatures that are there and stand for a model of the paper; variants have none of their own.
 
     A page that someone ran with other parameters keeps them, until `force` starts from the defaults. full: all
     questions, in a folder of their own.
     """
     root = Path(root).resolve()
     pages: list[Page] = []
-    for card in cards().values():
-        if not (card.miniature and (miniature_folder(card.name) / "config.json").is_file()):
+    for card in shipped():
+        if not card.paper_name:
             continue
         page = model_page(root, card.name)
         kept = {} if force else dict(inputs.recorded(page.output).get("parameters", {}))
         wanted = {**kept, "n": FULL_N, "results": FULL_RESULTS} if full else kept
         pages.append(model_page(root, card.name, {k: v for k, v in wanted.items() if k not in ("model", "slug")}))
-        if all((miniature_folder(card.name) / name).is_file() for name in TRAINED):
-            pages.append(training_page(root, card.name))
+    return pages
+
+
+def book_pages(root: str | Path, full: bool = False, force: bool = False) -> list[Page]:
+    """All pages that the book runs: of miniatures and their training, comparisons with something to show, the cost."""
+    root = Path(root).resolve()
+    pages = model_pages(root, full, force)
+    trained = [
+        c.name for c in shipped() if c.paper_name and all((miniature_folder(c.name) / n).is_file() for n in TRAINED)
+    ]
+    pages += [training_page(root, name) for name in trained]
+    pages += comparison_pages(root, FULL_RESULTS if full else str(DATA_RESULTS))
     if (root / TEMPLATES / "cost.ipynb").is_file():
         pages.append(cost_page(root, full))
     return [page for page in pages if page.template.is_file()]
+
+
+def shipped() -> list[Card]:
+    """The catalogue's miniatures whose checkpoint is there."""
+    return [c for c in cards().values() if c.miniature and (miniature_folder(c.name) / "config.json").is_file()]
 
 
 def run_model_page(

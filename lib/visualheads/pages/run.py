@@ -5,8 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def run_pages(
             done.append(page)
             report(f"ran {page.title}")
 
-    count = min(len(together), workers or _processors())
+    count = min(len(together), workers or processors())
     if together:
         with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
             futures = {pool.submit(run_page, page, root, True): page for page in together}
@@ -104,7 +105,7 @@ def run_pages(
     return done
 
 
-def _processors() -> int:
+def processors() -> int:
     """Those this process may use; containers often have fewer than the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -114,13 +115,12 @@ def _execute(source: Path, page: Page, parameters: dict[str, Any], root: Path) -
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    before = {name: os.environ.get(name) for name in KERNEL_ENVIRONMENT}
-    os.environ.update(KERNEL_ENVIRONMENT)
     try:
-        papermill.execute_notebook(
-            str(source), str(page.partial), parameters=parameters, kernel_name="python3", cwd=str(root),
-            progress_bar=False, log_output=False, extra_arguments=QUIET_KERNEL,
-        )  # fmt: skip
+        with one_thread():
+            papermill.execute_notebook(
+                str(source), str(page.partial), parameters=parameters, kernel_name="python3", cwd=str(root),
+                progress_bar=False, log_output=False, extra_arguments=QUIET_KERNEL,
+            )  # fmt: skip
     except PapermillExecutionError as error:
         last = COLOURS.sub("", str(error.evalue)).strip()
         raise KernelError(
@@ -133,6 +133,15 @@ def _execute(source: Path, page: Page, parameters: dict[str, Any], root: Path) -
             "batches. "
             f"The page as far as it came: {page.partial}"
         ) from error
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """The environment of kernels and tracing processes, for those started within."""
+    before = {name: os.environ.get(name) for name in KERNEL_ENVIRONMENT}
+    os.environ.update(KERNEL_ENVIRONMENT)
+    try:
+        yield
     finally:
         for name, value in before.items():
             if value is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import xarray as xr
 
 from visualheads.charts import tables
@@ -41,7 +43,8 @@ def pattern_correlation(ds: xr.Dataset, one: str, other: str, query: str = table
     if one not in names or other not in names:
         return None
     table = tables.pattern_agreement(ds, query=query).set_index(["condition", "other"])["value"]
-    own = float((table[(one, one)] * table[(other, other)]) ** 0.5)
+    # a pattern that disagrees with its own other half has no reliability: nothing can agree with it
+    own = math.sqrt(max(0.0, float(table[(one, one)])) * max(0.0, float(table[(other, other)])))
     return {"value": float(table[(one, other)]), "ceiling": own}
 
 

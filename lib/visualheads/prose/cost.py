@@ -16,23 +16,26 @@ def cost(measured: Sequence[pd.DataFrame]) -> str:
     for one in measured:
         for method, row in one.iterrows():
             cells = (_number(row["cpu_seconds"], 2), _number(row["cpu_ratio"], 2), _number(row["memory_above_mb"], 0))
-            lines.append((int(row["tokens"]), NAMES.get(str(method), str(method)), *cells))
+            lines.append((int(row["tokens"]), NAMES.get(str(method), str(method)), *cells, int(row["runs"])))
         trace, tokens = one.loc["trace"], int(one["tokens"].iloc[0])
-        runs = int(trace["runs"])
-        of_runs = "one run" if runs == 1 else f"median of {runs} alternating runs"
         text = (
-            f"At {tokens} tokens ({of_runs}), tracing takes {trace['cpu_ratio']:.2f} times the processor time of plain "
-            f"generation and {_number(trace['memory_above_mb'], 0)} MB more memory"
+            f"At {tokens} tokens ({_of_runs(trace)}), tracing takes {trace['cpu_ratio']:.2f} times the processor time "
+            f"of plain generation and {_number(trace['memory_above_mb'], 0)} MB more memory"
         )
         if "eager" in one.index and pd.notna(one.loc["eager", "cpu_ratio"]):
             eager = one.loc["eager"]
             more = _number(eager["memory_above_mb"], 0)
-            text += f"; eager matrices take {eager['cpu_ratio']:.2f} times and {more} MB more"
+            text += f"; eager matrices take {eager['cpu_ratio']:.2f} times and {more} MB more ({_of_runs(eager)})"
         else:
             text += "; eager matrices would not have fitted into this machine's memory"
         sentences.append(f"{text}.")
-    header = ("tokens", "method", "processor seconds", "times plain", "MB above plain")
+    header = ("tokens", "method", "processor seconds", "times plain", "MB above plain", "runs")
     return f"{table(header, lines)}\n\n{' '.join(sentences)}"
+
+
+def _of_runs(row: pd.Series) -> str:
+    runs = int(row["runs"])
+    return "one run" if runs == 1 else f"median of {runs} alternating runs"
 
 
 def _number(value: float, digits: int) -> str:

@@ -14,6 +14,11 @@ def escaped(text: str) -> str:
     return " ".join(shown.split())
 
 
+def code(text: str) -> str:
+    """A name in the type of code, whatever it holds."""
+    return f"<code>{escaped(text)}</code>"
+
+
 def percent(value: float) -> str:
     """`83 %`, with one digit below ten percent."""
     return f"{100 * value:.0f} %" if value >= 0.0995 else f"{100 * value:.1f} %"

@@ -1,0 +1,222 @@
+"""What single heads do, guessed and fitted: a gradient screen, and a linear model of many heads changed together.
+
+The exact effect of every head alone comes from a sweep of `protocol.single_heads` (`effects.head_effects`). The screen
+costs one pass forth and back per sample and guesses the same effect for all heads; the linear attribution fits how much
+each head adds when many are changed at once (after Kim et al., 2025), and says on held-out subsets how well that works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from torch import Tensor
+
+from visualheads.effects import LOSSES, losses
+from visualheads.errors import ParameterError, got
+from visualheads.interventions.editor import Editor
+from visualheads.interventions.edits import Pairs
+from visualheads.interventions.modes import AFTER_IMAGE, ALL, Intervention, check_possible, image_sees_question
+from visualheads.interventions.reference import as_reference
+from visualheads.interventions.standalone import check_alone
+from visualheads.interventions.text_model import EMBEDS, arrive, forward, new_cache
+from visualheads.progress import Wish, progress_bar
+from visualheads.settings import coordinates_of, settings_of
+
+if TYPE_CHECKING:
+    from visualheads.interventions.reference import Reference
+    from visualheads.tasks.sample import Sample
+    from visualheads.vision_language import VisionLanguageModel
+
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+"""Penalties tried, relative to the number of fitted subsets."""
+FOLDS = 5
+HELD_OUT = 0.25
+"""Share of the subsets on which R² is measured; they take no part in the fit."""
+
+
+def gradient_screen(
+    model: VisionLanguageModel,
+    samples: Sequence[Sample],
+    mode: str = "zero",
+    positions: str = ALL,
+    reference: Reference | Sequence[Sample] | None = None,
+    *,
+    bias: float | None = None,
+    progress: Wish = "auto",
+) -> xr.Dataset:
+    """First-order guess of what the margin loses when each head alone is changed: `screen_margin`.
+
+    Dims (model, layer, head, sample), in logits, positive where the head is of use; the counterpart of `effect_margin`
+    from `effects.head_effects`: rank or compare both by name. The guess is −gradient · (changed − clean output), summed
+    over positions (attribution patching); it misses what is not linear. Arguments as in `ablate`. NaN for samples
+    without a margin. Raises what `ablate` raises.
+    """
+    settings = settings_of(model, samples, "first_generated", (), None, None, 1)
+    intervention = Intervention(mode, positions, bias, as_reference(model, reference))
+    check_possible(model, intervention)
+    layers, heads, _ = model.shape
+    values = np.full((1, layers, heads, len(samples)), np.nan, np.float32)
+    with progress_bar(f"screen {model.name}", len(samples), progress) as advance:
+        for index, sample in enumerate(samples):
+            right, wrong = settings.margins.sides(sample)
+            if right:
+                values[0, ..., index] = _screened(model, sample, intervention, right, wrong)
+            advance(1)
+    coords = coordinates_of(model, samples, settings, single=True)
+    coords = coords.assign_coords({name: ("model", [getattr(intervention, name)]) for name in ("mode", "positions")})
+    ds = coords.assign(screen_margin=(("model", "layer", "head", "sample"), values))
+    ds["screen_margin"].attrs.update(long_name="guessed loss of margin without the head", units="logits")
+    return ds
+
+
+def linear_attribution(sweep: xr.Dataset, of: str = "margin", held_out: float = HELD_OUT, seed: int = 0) -> xr.Dataset:
+    """Fit the loss with a set as a sum over its heads, from a sweep of `protocol.random_subsets`.
+
+    attribution   (model, layer, head, sample): each head's share, in the unit of the loss; its mean over samples is the
+                  fit to the mean loss, and it is a ranking for `rank` and `agreement`. NaN for heads in no fitted set
+    r2            (model) share of the variance of the mean loss between held-out sets that the fit explains, ≤ 1; where
+                  it is poor, heads do not simply add up and the ranking says little
+    r2_fit        (model) the same on the fitted sets
+    ridge, sets   (model) the penalty, chosen by five-fold cross-validation, and the number of fitted sets
+
+    `of` is "accuracy", "margin" or "kl". Raises ParameterError for fewer than 20 sets or an unknown measure.
+    Source: Kim et al., 2025 (multi-head attribution); the penalty and the held-out sets are ours.
+    """
+    if of not in LOSSES:
+        raise ParameterError(got("of", of, LOSSES))
+    if not 0 < held_out < 1:
+        raise ParameterError(got("held_out", held_out, "a share between 0 and 1"))
+    lost = losses(sweep)[LOSSES[of]].transpose("model", "set", "sample").values.astype(float)
+    marks = sweep["heads"].transpose("model", "set", "layer", "head").values.astype(bool)
+    found = [_fitted(own, values, held_out, seed) for own, values in zip(marks, lost, strict=True)]
+    bare = sweep.drop_vars([name for name in sweep.variables if "set" in sweep[name].dims])
+    bare = bare.drop_vars(list(bare.data_vars))
+    shares = np.stack([fit.shares for fit in found]).astype(np.float32)
+    told = {name: ("model", [getattr(fit, name) for fit in found]) for name in ("r2", "r2_fit", "ridge", "sets")}
+    ds = bare.assign({"attribution": (("model", "layer", "head", "sample"), shares), **told})
+    ds["attribution"].attrs.update(long_name=f"share in the loss of {of}", units="logits" if of == "margin" else "1")
+    return ds
+
+
+@dataclass(frozen=True)
+class _Fit:
+    shares: NDArray[np.float64]
+    r2: float
+    r2_fit: float
+    ridge: float
+    sets: int
+
+
+def _fitted(marks: NDArray[np.bool_], lost: NDArray[np.float64], held_out: float, seed: int) -> _Fit:
+    """One model: marks (set, layer, head), lost (set, sample)."""
+    here = marks.any(axis=(1, 2)) & np.isfinite(lost).any(axis=1)
+    samples = np.isfinite(lost[here]).all(axis=0)
+    chosen, values = marks[here].reshape(int(here.sum()), -1).astype(float), lost[here][:, samples]
+    if len(chosen) < 20 or not samples.any():
+        raise ParameterError(
+            got("random subsets", len(chosen), "at least 20 with losses", "sweep protocol.random_subsets")
+        )
+    order = np.random.default_rng(seed).permutation(len(chosen))
+    tested, fitted = np.split(order, [max(1, round(held_out * len(chosen)))])
+    mean = values.mean(axis=1)
+    ridge = min(RIDGES, key=lambda penalty: _validation_error(chosen[fitted], mean[fitted], penalty))
+    # linear in the losses: one solution for every sample at once
+    shares, level = _ridge(chosen[fitted], values[fitted], ridge)
+    guessed = (chosen @ shares + level).mean(axis=1)
+    whole = np.full((marks.shape[1] * marks.shape[2], lost.shape[1]), np.nan)
+    whole[:, samples] = shares
+    whole[~chosen[fitted].any(axis=0)] = np.nan
+    return _Fit(
+        whole.reshape(*marks.shape[1:], -1), _r2(mean[tested], guessed[tested]), _r2(mean[fitted], guessed[fitted]),
+        ridge, len(fitted),
+    )  # fmt: skip
+
+
+def _ridge(
+    chosen: NDArray[np.float64], values: NDArray[np.float64], penalty: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Coefficients (head, column) and intercept (column) of columns of values on membership."""
+    middle, level = chosen.mean(axis=0), values.mean(axis=0)
+    centred = chosen - middle
+    gram = centred.T @ centred + penalty * len(chosen) * 0.01 * np.eye(chosen.shape[1])
+    shares = np.linalg.solve(gram, centred.T @ (values - level))
+    return shares, level - middle @ shares
+
+
+def _validation_error(chosen: NDArray[np.float64], mean: NDArray[np.float64], penalty: float) -> float:
+    error = 0.0
+    for fold in range(FOLDS):
+        out = np.arange(len(chosen)) % FOLDS == fold
+        shares, level = _ridge(chosen[~out], mean[~out, None], penalty)
+        error += float(((chosen[out] @ shares + level)[:, 0] - mean[out]).__pow__(2).sum())
+    return error
+
+
+def _r2(values: NDArray[np.float64], guessed: NDArray[np.float64]) -> float:
+    spread = float(((values - values.mean()) ** 2).sum())
+    return 1 - float(((values - guessed) ** 2).sum()) / spread if spread > 0 else float("nan")
+
+
+@dataclass
+class _Screen:
+    """Keeps what the output projections are given, and by how much each head's part would change; changes nothing."""
+
+    editor: Editor
+    inputs: list[Tensor] = field(default_factory=list)
+    changes: list[Tensor] = field(default_factory=list)
+
+    @property
+    def reads_attention(self) -> bool:
+        return self.editor.reads_attention
+
+    def touches(self, layer: int) -> bool:
+        return self.editor.touches(layer)
+
+    def edited(self, layer: int, inputs: Tensor, call: Any, start: int) -> Tensor:
+        with torch.no_grad():
+            _, queries, _ = inputs.shape
+            heads = self.editor.heads.shape[2]
+            row, head = self.editor.heads[:, layer].nonzero(as_tuple=True)
+            pairs = Pairs(row.to(inputs.device), head.to(inputs.device), self.editor.first)
+            change = torch.zeros(1, queries, heads, inputs.shape[2] // heads, device=inputs.device)
+            before = inputs.view(change.shape)[pairs.row, pairs.first :, pairs.head].float()
+            after = self.editor.outputs(layer, pairs, call, start, queries)
+            change[pairs.row, pairs.first :, pairs.head] = after.to(before.dtype) - before
+        self.inputs.append(inputs)
+        self.changes.append(change)
+        return inputs
+
+
+def _screened(
+    model: VisionLanguageModel, sample: Sample, intervention: Intervention, right: list[int], wrong: list[int]
+) -> NDArray[np.float32]:
+    """(layer, head) guessed losses of margin of one sample."""
+    layers, heads, _ = model.shape
+    encoding = model.encode([sample])
+    door = arrive(model, encoding)
+    check_alone(model, encoding, door)
+    after = intervention.positions == AFTER_IMAGE
+    if after and model.adapter.bidirectional and door.image_sees_question():
+        raise image_sees_question(model)
+    sinks = None
+    if intervention.operation.sinks:
+        with torch.no_grad():
+            sinks = forward(model, door.kwargs, new_cache(model), sinks=True).sinks
+    everything = torch.ones(1, layers, heads, dtype=torch.bool)
+    screen = _Screen(Editor(intervention, everything, door.image, sinks=sinks, first=door.after_image if after else 0))
+    kwargs = {**door.kwargs, EMBEDS: door.kwargs[EMBEDS].detach().requires_grad_()}
+    with torch.enable_grad():
+        logits = forward(model, kwargs, new_cache(model), screen).logits[0].float()
+        margin = logits[right].max() - logits[wrong].max()
+        gradients = torch.autograd.grad(margin, screen.inputs)
+    moved = [
+        (gradient.view(change.shape).float() * change).sum((0, 1, 3)).cpu()
+        for gradient, change in zip(gradients, screen.changes, strict=True)
+    ]
+    return -torch.stack(moved).numpy()

@@ -1,0 +1,205 @@
+"""The claims the book tests, one by one (METHOD section 7): declared with their rules, judged by datasets alone.
+
+    verdicts = judge(Evidence(traces=…, sweeps={"zero, all": …}, effects=…))
+    verdict_table(verdicts)
+
+Every claim is `supported`, `contradicted`, `undecided` or `not testable here`, the last with the reason. Judging is a
+pure function of the evidence: the same datasets give the same verdicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from visualheads.claims import across, attention, causal
+from visualheads.claims.evidence import Evidence
+from visualheads.claims.verdicts import (
+    CONTRADICTED,
+    NOT_TESTABLE,
+    SUPPORTED,
+    UNDECIDED,
+    VERDICTS,
+    Claim,
+    Finding,
+    Verdict,
+)
+from visualheads.errors import ParameterError, got
+
+__all__ = [
+    "CLAIMS",
+    "CONTRADICTED",
+    "NOT_TESTABLE",
+    "SUPPORTED",
+    "UNDECIDED",
+    "VERDICTS",
+    "Claim",
+    "Evidence",
+    "Finding",
+    "Verdict",
+    "claim",
+    "judge",
+    "verdict_table",
+]
+
+ABOVE = "supported: the whole 95 % interval lies above {0}; contradicted: all of it lies below; else undecided"
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim(
+        1, "paper", "Some heads put far more attention on the image than a head without preference, in every family.",
+        "log-odds by which heads found on one half of the pictures exceed their null on the other; the family that has "
+        "the least", "log odds",
+        "white pictures with the same prompts, and untrained networks of the same shape",
+        "in every family: " + ABOVE.format(f"{attention.EXCESS:g} (one family below is enough to contradict)"),
+        "a family whose heads do not exceed white pictures or an untrained network",
+        attention.visual_heads_exist,
+    ),
+    Claim(
+        2, "paper", "Heads that look at the picture sit in early and middle layers.",
+        "share of the strongest tenth in early and middle layers minus the share of all heads there", "share",
+        "the share of all heads in these layers",
+        ABOVE.format("0") + " (mean over models)",
+        "models of other depths, or another ranking than image weight",
+        attention.in_early_and_middle_layers,
+    ),
+    Claim(
+        3, "paper", "Higher concentration goes with better performance.",
+        "concentration of the visual heads, right minus wrong answers of one condition", "1",
+        "answers are compared within a condition; models by permutation",
+        "supported: the interval lies above 0 within models, and over models the correlation with scores is positive "
+        "with p < 0.05; contradicted: one of the two is certainly negative; else undecided",
+        "more models: nine or fewer decide little about the second part",
+        across.concentration_goes_with_performance,
+    ),
+    Claim(
+        4, "paper", "Drawing the box does not change the head pattern; naming the object does.",
+        "how far patterns with and without the box fall short of what noise allows", "correlation",
+        "split halves of one condition",
+        "supported: the box's interval lies below 0.05 (equivalent) and the name's above 0; contradicted: the box "
+        "changes the pattern or the name does not; else undecided",
+        "more pictures: equivalence needs narrow intervals",
+        attention.naming_changes_drawing_does_not,
+    ),
+    Claim(
+        5, "paper", "About 100 late heads (the same share in small models) can be removed without loss.",
+        "accuracy lost without the late heads that look at the picture most; the worst model and mode", "share",
+        "random heads of the same layers, as many in each",
+        "non-inferiority with a margin of 2 points: supported: below the margin in every model and mode; contradicted: "
+        "certainly above it in one; else undecided",
+        "a mode or model in which late heads matter; more pictures where the interval holds the margin",
+        causal.late_heads_can_go,
+    ),
+    Claim(
+        6, "paper", "Head statistics predict benchmark scores, so that fewer benchmark runs are needed.",
+        "squared error that the visual heads' image weight saves when the scores of an unseen language model's models "
+        "are predicted", "share",
+        "the mean score of the other models on that benchmark",
+        ABOVE.format("0") + " (over language models left out)",
+        "more language models; another statistic named beforehand",
+        across.heads_predict_scores,
+    ),
+    Claim(
+        7, "ours", "Models tuned from one language model share their visual heads.",
+        "correlation of head patterns of models of one language model minus that of others", "correlation",
+        "models of other language models of the same shape; language models shuffled among models",
+        "supported: p < 0.05 of the shuffling; contradicted: the interval lies below 0; else undecided",
+        "a second training of the same language model whose heads are as alike",
+        across.kin_share_heads,
+    ),
+    Claim(
+        8, "contested", "Attention weight finds the heads that matter.",
+        "rank correlation of image weight with the margin lost without each head, as a share of what noise allows",
+        "share of the ceiling",
+        "the ceiling from the split-half reliability of both; chance overlap of the top heads",
+        ABOVE.format(f"{causal.HALF:g}") + " (mean over models)",
+        "another mode, task or measure of effect; heads that matter only together",
+        causal.attention_finds_the_heads_that_matter,
+    ),
+    Claim(
+        9, "ours", "Sinks explain high concentration.",
+        "share of the surplus concentration of the most concentrated tenth that vanishes without sink tokens", "share",
+        "the mean concentration of all heads; heads are chosen on one half of the pictures",
+        ABOVE.format(f"{attention.EXPLAINED:g}") + " (mean over models)",
+        "sink dimensions found by another rule",
+        attention.sinks_explain_concentration,
+    ),
+    Claim(
+        10, "ours", "The visual heads are the list-reading heads of the text-only language model.",
+        "correlation over heads of reading lists and looking at the asked region, minus the hardest control's",
+        "correlation",
+        "other text-only models, and the same network before its training",
+        ABOVE.format("0") + " (mean over models)",
+        "a control of the same shape that reads lists with the same heads",
+        across.list_heads_become_visual,
+    ),
+    Claim(
+        11, "paper", "Weight and concentration of heads are correlated.",
+        "rank correlation over heads", "correlation",
+        "the same after removing each layer's mean, so that depth alone makes no correlation",
+        "supported: both intervals lie above 0; contradicted: one lies below; else undecided",
+        "measures that do not depend on the number of image tokens",
+        attention.weight_goes_with_concentration,
+    ),
+    Claim(
+        12, "project page", "Below 7B, more than 2 000 image tokens raise performance.",
+        "share right with the recipe of more tokens (1.6) minus the other (1.5), same small language model", "share",
+        "the same language model tuned by the other recipe, on the same questions",
+        ABOVE.format("0") + " (mean over pairs and benchmarks)",
+        "recipes that differ in the number of tokens alone: 1.6 also trains its tower",
+        across.tokens_help_small_models,
+    ),
+    Claim(
+        13, "project page", "At 13B, more tokens need more data.",
+        "what more tokens bring with all the tuning data minus what they bring with less", "share",
+        "the same language model tuned on less data by both recipes",
+        ABOVE.format("0"),
+        "larger steps in data or tokens",
+        across.tokens_need_data_in_large_models,
+    ),
+    Claim(
+        14, "project page", "Head behaviour tells how a model behaves on a dataset: profiles differ between tasks.",
+        "how far patterns on two benchmarks fall short of what noise allows", "correlation",
+        "split halves of one benchmark",
+        "supported: the interval lies above 0; contradicted: it lies below 0.05 (equivalent); else undecided",
+        "benchmarks that differ in their questions alone: pictures differ too",
+        attention.tasks_have_profiles,
+    ),
+)  # fmt: skip
+
+
+def claim(number: int) -> Claim:
+    """One claim by its number in METHOD section 7. Raises ParameterError for another number."""
+    found = {one.number: one for one in CLAIMS}
+    if number not in found:
+        raise ParameterError(got("claim", number, [str(known) for known in found]))
+    return found[number]
+
+
+def judge(evidence: Evidence, numbers: Iterable[int] | None = None) -> list[Verdict]:
+    """Judge all claims, or those with these numbers; claims that the evidence cannot test say what is missing."""
+    chosen = CLAIMS if numbers is None else [claim(number) for number in numbers]
+    return [Verdict(one, one.judge(evidence), evidence.scope) for one in chosen]
+
+
+def verdict_table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
+    """One row per claim: number, source, statement, estimate, lower, upper, unit, control, rule, verdict, reason,
+    change. Estimates are NaN where the claim is not testable here; `reason` says why, else it is empty."""
+    rows = [
+        {
+            "number": one.claim.number,
+            "source": one.claim.source,
+            "statement": one.claim.statement,
+            "estimate": one.finding.estimate,
+            "lower": one.finding.lower,
+            "upper": one.finding.upper,
+            "unit": one.claim.unit,
+            "control": one.claim.control,
+            "rule": one.claim.rule,
+            "verdict": one.text,
+            "reason": one.finding.reason,
+            "change": one.claim.change,
+        }
+        for one in verdicts
+    ]
+    return pd.DataFrame(rows).set_index("number")

@@ -1,0 +1,195 @@
+"""Claims across models, and about their descent: 3, 6, 7, 10, 12 and 13."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from visualheads import comparison, emergence, kinship, prediction
+from visualheads.bootstrap import N_BOOT
+from visualheads.claims.evidence import Evidence
+from visualheads.claims.verdicts import (
+    CONTRADICTED,
+    SUPPORTED,
+    UNDECIDED,
+    Finding,
+    all_of,
+    decided,
+    finding,
+    has,
+    missing,
+    pooled,
+)
+from visualheads.lineage import lineage
+
+ALPHA = 0.05
+PREDICTOR = "top_image_weight"
+"""The statistic whose prediction decides claim 6, named beforehand; the others are told beside it."""
+FEWEST_LLMS = 3
+SMALL = 8.0
+"""Billions of parameters up to which a language model counts as small: the paper's 7B and 8B against 13B."""
+
+
+def concentration_goes_with_performance(evidence: Evidence) -> Finding:
+    """Claim 3: right answers have more concentrated visual heads, and better models too."""
+    if not has(evidence.traces, "concentration", "correct"):
+        return missing("there are no traces with concentration and answers")
+    assert evidence.traces is not None
+    table = comparison.right_wrong(evidence.traces)
+    numbers = pooled(table, "difference")
+    if not np.isfinite(numbers).all():
+        return missing("no model has both right and wrong answers in one condition")
+    across = prediction.correlations(comparison.scored_statistics(evidence.traces), ["top_concentration"]).iloc[0]
+    verdicts = [decided(numbers[1], numbers[2])]
+    if np.isfinite(across["p_value"]):
+        sure = across["p_value"] < ALPHA
+        verdicts.append(UNDECIDED if not sure else SUPPORTED if across["rho"] > 0 else CONTRADICTED)
+    else:
+        verdicts.append(UNDECIDED)
+    rho, p_value = float(across["rho"]), float(across["p_value"])
+    return finding(numbers, all_of(verdicts), table, rho=rho, p_value=p_value, models=float(across["models"]))
+
+
+def heads_predict_scores(evidence: Evidence) -> Finding:
+    """Claim 6: a head statistic predicts scores of models of unseen language models better than the mean does."""
+    if not has(evidence.traces, "image_weight", "correct"):
+        return missing("there are no traces with image_weight and answers")
+    assert evidence.traces is not None
+    llm = {str(name): str(value) for name, value in lineage(evidence.traces)["llm"].items()}
+    if len(set(llm.values())) < FEWEST_LLMS:
+        return missing(f"models of fewer than {FEWEST_LLMS} language models were traced")
+    table = comparison.scored_statistics(evidence.traces)
+    usable = [name for name in comparison.STATISTICS if table[name].notna().any()]
+    told = prediction.leave_one_llm_out(table, usable, llm)
+    own = told[told["statistic"] == PREDICTOR]
+    if own.empty:
+        return missing("too few models with answers remain when a language model is left out")
+    others = prediction.errors(told)
+    return finding((*_gain(own),), decided(*_gain(own)[1:]), others, predictions=float(len(own)))
+
+
+def kin_share_heads(evidence: Evidence) -> Finding:
+    """Claim 7: models tuned from one language model have more alike heads than models of others."""
+    if not has(evidence.traces, "image_weight"):
+        return missing("there are no traces with image_weight")
+    assert evidence.traces is not None
+    table = kinship.relations(evidence.traces)
+    told = kinship.kin_difference(table, evidence.traces) if len(table) else None
+    if told is None:
+        return missing("there are no two models of one shape and language model beside models of another one")
+    llm = lineage(evidence.traces)["llm"].to_dict()
+    same = np.array([llm[a] == llm[b] for a, b in zip(table["group"], table["other"], strict=True)])
+    numbers = _difference_of_means(table["correlation"].to_numpy(dtype=float), same)
+    p_value = told["p_value"]
+    verdict = SUPPORTED if p_value < ALPHA else CONTRADICTED if numbers[2] < 0 else UNDECIDED
+    return finding(numbers, verdict, table, p_value=p_value, same=told["same"], other=told["other"])
+
+
+def list_heads_become_visual(evidence: Evidence) -> Finding:
+    """Claim 10: heads that read lists in the text-only model look at pictures, more than its controls make expect."""
+    if not has(evidence.traces, "region_weight") or not evidence.text:
+        return missing("there are no traced lists of text-only models beside traces with boxes")
+    assert evidence.traces is not None
+    told = emergence.with_text(
+        evidence.traces, evidence.text, evidence.grown_from, untrained=evidence.text_untrained or None
+    )
+    rows = []
+    for name, part in told.groupby("model", sort=False):
+        own, controls = part[part["kind"] == emergence.OWN], part[part["kind"] != emergence.OWN]
+        if len(own) == 1 and len(controls):
+            hardest = controls.loc[controls["rho"].idxmax()]
+            rows.append({"model": name, "own": float(own["rho"].iloc[0]), "control": float(hardest["rho"]),
+                         **_less(own.iloc[0], hardest)})  # fmt: skip
+    if not rows:
+        return missing("no tuned model has its own text-only model and a control of the same shape among the lists")
+    table = pd.DataFrame(rows)
+    numbers = pooled(table)
+    return finding(numbers, decided(numbers[1], numbers[2]), told, own=float(table["own"].mean()))
+
+
+def tokens_help_small_models(evidence: Evidence) -> Finding:
+    """Claim 12: of two recipes on one small language model, the one with more image tokens scores higher."""
+    if not has(evidence.traces, "correct", "n_image_tokens"):
+        return missing("there are no traces with answers")
+    assert evidence.traces is not None
+    sizes = {name: size_of(llm) for name, llm in lineage(evidence.traces)["llm"].items()}
+    recipe = lineage(evidence.traces)["recipe"].to_dict()
+    found = [
+        pair
+        for pair in kinship.matched_pairs(evidence.traces, kinship.RECIPE)
+        if sizes[pair[0]] <= SMALL and {recipe[pair[0]], recipe[pair[1]]} == {"1.5", "1.6"}
+    ]
+    table = kinship.changes(evidence.traces, found) if found else pd.DataFrame()
+    if table.empty:
+        return missing(
+            f"no language model of at most {SMALL:g} billion parameters was tuned by the recipes 1.5 and 1.6"
+        )
+    numbers = pooled(table, "difference")
+    return finding(numbers, decided(numbers[1], numbers[2]), table, pairs=float(table["pair"].nunique()))
+
+
+def tokens_need_data_in_large_models(evidence: Evidence) -> Finding:
+    """Claim 13: at 13B, more tuning data raises what more image tokens bring."""
+    if not has(evidence.traces, "correct", "n_image_tokens"):
+        return missing("there are no traces with answers")
+    assert evidence.traces is not None
+    table = kinship.tokens_and_data(evidence.traces)
+    if table.empty:
+        return missing("no model has a variant that was tuned on less data")
+    large = table[[size_of(llm) > SMALL for llm in table["llm"]]]
+    cells = {}
+    for (recipe, share), part in large.groupby(["recipe", "data_share"]):
+        cells[str(recipe), float(share)] = part.iloc[0]
+    shares = sorted({share for _, share in cells})
+    needed = [(recipe, share) for recipe in ("1.5", "1.6") for share in (shares[:1] + shares[-1:])]
+    if len(shares) < 2 or any(cell not in cells for cell in needed):
+        return missing("no 13B language model was tuned by both recipes with more and with less data")
+    less, more = shares[0], shares[-1]
+    signs = {("1.6", more): 1, ("1.5", more): -1, ("1.6", less): -1, ("1.5", less): 1}
+    estimate = sum(sign * float(cells[cell]["estimate"]) for cell, sign in signs.items())
+    halves = [(float(cells[cell]["upper"]) - float(cells[cell]["lower"])) / 2 for cell in signs]
+    width = float(np.sqrt(np.square(halves).sum()))
+    return finding((estimate, estimate - width, estimate + width), decided(estimate - width, estimate + width), large)
+
+
+def size_of(llm: str) -> float:
+    """Billions of parameters in a language model's name ("Vicuna-13B" → 13); NaN where there is no number with B."""
+    found = re.search(r"([\d.]+)\s*[Bb]\b", llm)
+    if found:
+        return float(found[1])
+    # the paper's table names Mistral, Llama-3 and Phi-3 without their size; all are small
+    return {"mistral": 7.0, "llama-3": 8.0, "phi-3": 3.8}.get(
+        re.sub(r"[-_ ]?(v[\d.]+|mini.*)$", "", llm.lower()), np.nan
+    )
+
+
+def _gain(predictions: pd.DataFrame, seed: int = 0) -> tuple[float, float, float]:
+    """1 − squared error / squared error of the baseline, with an interval over language models left out."""
+    missed = np.square(predictions["score"] - predictions["predicted"]).groupby(predictions["llm"]).sum()
+    guessed = np.square(predictions["score"] - predictions["baseline"]).groupby(predictions["llm"]).sum()
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(0, len(missed), (N_BOOT, len(missed)))
+    gains = 1 - missed.to_numpy()[drawn].sum(axis=1) / np.maximum(guessed.to_numpy()[drawn].sum(axis=1), 1e-12)
+    lower, upper = np.quantile(gains, [0.025, 0.975])
+    return float(1 - missed.sum() / max(float(guessed.sum()), 1e-12)), float(lower), float(upper)
+
+
+def _difference_of_means(values: np.ndarray, same: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
+    """Mean of one kind of pair minus the other, with a bootstrap over pairs of each kind."""
+    finite = np.isfinite(values)
+    one, other = values[same & finite], values[~same & finite]
+    rng = np.random.default_rng(seed)
+    draws = [part[rng.integers(0, len(part), (N_BOOT, len(part)))].mean(axis=1) for part in (one, other)]
+    lower, upper = np.quantile(draws[0] - draws[1], [0.025, 0.975])
+    return float(one.mean() - other.mean()), float(lower), float(upper)
+
+
+def _less(one: Mapping[str, float] | pd.Series, other: Mapping[str, float] | pd.Series) -> dict[str, float]:
+    """Difference of two correlations; half widths of their intervals add in quadrature."""
+    estimate = float(one["rho"] - other["rho"])
+    widths = [(float(row["upper"]) - float(row["lower"])) / 2 for row in (one, other)]
+    width = float(np.hypot(widths[0], widths[1]))
+    return {"estimate": estimate, "lower": estimate - width, "upper": estimate + width}

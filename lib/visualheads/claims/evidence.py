@@ -1,0 +1,45 @@
+"""What the claims are judged by: traces, sweeps, effects, text lists; each may be missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import xarray as xr
+
+from visualheads.catalog import cards
+from visualheads.claims.verdicts import names_of
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Datasets in memory. What is None or empty makes the claims that need it not testable.
+
+    traces          all models' traces, white pictures included (`survey.traced`)
+    sweeps          sweeps of `protocol.protocol_sets` by mode and positions, such as "zero, all"
+    effects         effects of single heads (`effects.head_effects`), on the models of `traces`
+    untrained       traces of untrained networks of the same shapes, under the names of the trained models
+    text            traced lists by text-only model (`miniatures.text_heads`), and of fresh networks
+    grown_from      text-only model of each tuned model
+    """
+
+    traces: xr.Dataset | None = None
+    sweeps: Mapping[str, xr.Dataset] = field(default_factory=dict)
+    effects: xr.Dataset | None = None
+    untrained: xr.Dataset | None = None
+    text: Mapping[str, xr.Dataset] = field(default_factory=dict)
+    text_untrained: Mapping[str, xr.Dataset] = field(default_factory=dict)
+    grown_from: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def models(self) -> list[str]:
+        """Every model that appears."""
+        datasets = [self.traces, self.effects, *self.sweeps.values()]
+        return list(dict.fromkeys(name for ds in datasets if ds is not None for name in names_of(ds)))
+
+    @property
+    def scope(self) -> str:
+        """ "in miniature" where all models are miniatures, else ""."""
+        known = cards()
+        small = [(name in known and known[name].miniature) or name.startswith("mini-") for name in self.models]
+        return "in miniature" if small and all(small) else ""

@@ -1,0 +1,21 @@
+"""Changing heads while the model answers: what a head does, not only where it looks. METHOD section 6."""
+
+from __future__ import annotations
+
+from visualheads.interventions.ablation import ablate, steer
+from visualheads.interventions.modes import MODES, POSITIONS, Intervention, Mode
+from visualheads.interventions.reference import Reference, mean_reference
+from visualheads.interventions.selection import head_mask, head_sets
+
+__all__ = [
+    "MODES",
+    "POSITIONS",
+    "Intervention",
+    "Mode",
+    "Reference",
+    "ablate",
+    "head_mask",
+    "head_sets",
+    "mean_reference",
+    "steer",
+]

@@ -1,0 +1,113 @@
+"""Mode "mean": what the heads put out on average over a reference set, per class of position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from visualheads import provenance
+from visualheads.errors import ParameterError
+from visualheads.interventions.editor import CLASSES, GENERATED, position_classes
+from visualheads.interventions.generating import ended, step_forward
+from visualheads.interventions.text_model import arrive, forward, new_cache
+from visualheads.settings import MAX_NEW_TOKENS, settings_of
+
+if TYPE_CHECKING:
+    from visualheads.tasks.sample import Sample
+    from visualheads.vision_language import VisionLanguageModel
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Mean outputs of every head over a reference set: means (class, layer, head, feature), in the order of CLASSES.
+
+    counts    positions of each class that were averaged
+    identity  checkpoint and weights of the model, and the hash of the samples
+    """
+
+    means: Float[Tensor, "kind layer head feature"]
+    counts: Int[Tensor, " kind"]
+    identity: dict[str, str]
+
+    def check_model(self, model: VisionLanguageModel) -> None:
+        """Raise ParameterError unless this reference was made with the same weights as `model`."""
+        own = _identity(model)
+        made = {key: self.identity[key] for key in own}
+        if made != own or tuple(self.means.shape[1:3]) != tuple(model.shape[:2]):
+            raise ParameterError(
+                f"the reference set was run through another model ({made['checkpoint']!r}, weights {made['weights']!r})"
+                f" than {own['checkpoint']!r}, weights {own['weights']!r}; make it with "
+                "mean_reference(model, samples) of this model, or give the samples themselves."
+            )
+
+
+def mean_reference(
+    model: VisionLanguageModel, samples: Sequence[Sample], *, max_new_tokens: int = MAX_NEW_TOKENS
+) -> Reference:
+    """Run a reference set and average every head's part of the output projection's input, per class of position.
+
+    Classes: image tokens, text tokens, the last prompt token, generated tokens (up to each answer's end token, at
+    least one). The mean is over all positions of a class in all samples. Raises SampleError for no samples.
+    """
+    settings_of(model, samples, "last_prompt", (), None, None, max_new_tokens)
+    layers, heads, _ = model.shape
+    sums = _Sums(layers, heads)
+    with torch.no_grad():
+        for sample in samples:
+            door = arrive(model, model.encode([sample]))
+            cache = new_cache(model)
+            sums.classes = position_classes(door.image.cpu())[0]
+            logits = forward(model, door.kwargs, cache, sums).logits
+            said = logits.argmax(-1)[:, None]
+            for step in range(max(1, max_new_tokens - 1)):
+                sums.classes = torch.tensor([GENERATED])
+                logits = step_forward(model, said[:, -1], cache, door, [0], sums, step)
+                said = torch.cat([said, logits.argmax(-1)[:, None]], dim=1)
+                if int(ended(model, said)[0]) < said.shape[1]:
+                    break
+    return Reference(sums.means(), sums.counts, _identity(model) | {"samples": provenance.hash_samples(samples)})
+
+
+def as_reference(model: VisionLanguageModel, reference: Any) -> Reference | None:
+    """A reference as it is, or made from a list of samples; None stays None."""
+    if reference is None or isinstance(reference, Reference):
+        return reference
+    return mean_reference(model, reference)
+
+
+@dataclass
+class _Sums:
+    """Looks at every head's output in a pass, changes nothing."""
+
+    layers: int
+    heads: int
+    reads_attention: bool = False
+    classes: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    total: Tensor | None = None
+    counts: Tensor = field(default_factory=lambda: torch.zeros(len(CLASSES), dtype=torch.long))
+
+    def touches(self, layer: int) -> bool:
+        return layer < self.layers
+
+    def edited(self, layer: int, inputs: Tensor, call: Any, start: int) -> Tensor:
+        del call, start  # the protocol's
+        parts = inputs[0].detach().double().cpu().view(inputs.shape[1], self.heads, -1)
+        if self.total is None:
+            self.total = torch.zeros(len(CLASSES), self.layers, self.heads, parts.shape[-1], dtype=torch.double)
+        self.total[:, layer].index_add_(0, self.classes, parts)
+        if layer == 0:
+            self.counts += torch.bincount(self.classes, minlength=len(CLASSES))
+        return inputs
+
+    def means(self) -> Tensor:
+        assert self.total is not None
+        return (self.total / self.counts.clamp_min(1)[:, None, None, None]).float()
+
+
+def _identity(model: VisionLanguageModel) -> dict[str, str]:
+    return {key: model.identity[key] for key in ("checkpoint", "weights")}

@@ -1,0 +1,169 @@
+"""What the heads of a text-only language model do on lists told in words, before any picture was seen.
+
+A list of objects is told among filler words, then one class is counted ("How many cars are there?"). The row of the
+last prompt token, which produces the answer, is read through the same capture as for pictures: how much of it goes to
+the asked words is what `region_weight` is for a picture.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from visualheads import capture, reading
+from visualheads.errors import CheckpointError, ParameterError, got
+from visualheads.miniatures import turns, words
+from visualheads.miniatures.world import PLURAL
+from visualheads.provenance import hash_weights
+
+KIND = "text-lists"
+STORE = "text-lists.zarr"
+LISTS, FILLERS = 200, 55
+"""Lists asked by default; fillers of the longest: with its objects, a list has about as many places as a picture."""
+BATCH = 50
+VERSION = 1
+UNTRAINED = "-untrained"
+LONG_NAMES = {
+    "list_weight": "attention on the whole list",
+    "asked_weight": "attention on the asked words",
+    "asked_lift": "attention on the asked words against their share of the list",
+}
+
+
+@dataclass(frozen=True)
+class ListQuestion:
+    """One prompt: its ids, the places of the list and of the asked words in it, and the right number."""
+
+    ids: tuple[int, ...]
+    listed: tuple[int, ...]
+    asked: tuple[int, ...]
+    name: str
+    answer: str
+
+
+def list_questions(n: int = LISTS, fillers: int = FILLERS, seed: int = 0) -> list[ListQuestion]:
+    """`n` lists of objects without a mark, each asked for the number of one class that is in it."""
+    if n < 1:
+        raise ParameterError(got("n", n, "1 or more lists"))
+    rng = random.Random(f"{seed}/text-heads")
+    ids = words.vocabulary()
+    made = []
+    for _ in range(n):
+        listed, listing = turns.text_list(rng, fillers, marks=0.0)
+        name = rng.choice(sorted(set(listing.items)))
+        head = turns.opening()
+        question = words.encode(f"How many {PLURAL[name]} are there? {words.FREE_HINT} {words.ASSISTANT}")
+        places = tuple(range(len(head), len(head) + len(listed)))
+        asked = tuple(place for place, token in zip(places, listed, strict=True) if token == ids[name])
+        made.append(ListQuestion((*head, *listed, *question), places, asked, name, str(listing.count(name))))
+    return made
+
+
+def trace_lists(module: Any, questions: list[ListQuestion], name: str) -> xr.Dataset:
+    """Every head's last-prompt row on the questions: dims (model, layer, head, sample).
+
+    list_weight   attention on all words of the list, [0, 1]
+    asked_weight  attention on the asked words, [0, 1]
+    asked_lift    share of list_weight on the asked words ÷ their share of the list's places, from 0 on
+    correct       (model, sample) whether the likeliest next word is the right number
+
+    `module` is a transformers causal language model, such as a miniature's text-only checkpoint. Source: ours.
+    """
+    import nnsight
+
+    module.eval()
+    wrapped = nnsight.NNsight(module)
+    layers = tuple(wrapped.model.layers[index] for index in range(len(wrapped.model.layers._module)))
+    operations = tuple(capture.attention_operation(layer.self_attn) for layer in layers)
+    pad = words.vocabulary()[words.PAD]
+    found: dict[str, list[np.ndarray]] = {key: [] for key in LONG_NAMES}
+    correct: list[bool] = []
+    for start in range(0, len(questions), BATCH):
+        batch = questions[start : start + BATCH]
+        longest = max(len(question.ids) for question in batch)
+        ids = torch.full((len(batch), longest), pad, dtype=torch.long)
+        listed, asked = torch.zeros(ids.shape), torch.zeros(ids.shape)
+        for row, question in enumerate(batch):
+            left = longest - len(question.ids)
+            ids[row, left:] = torch.tensor(question.ids)
+            listed[row, [left + place for place in question.listed]] = 1.0
+            asked[row, [left + place for place in question.asked]] = 1.0
+        with torch.no_grad(), wrapped.trace(input_ids=ids, attention_mask=(ids != pad).long()):
+            rows = nnsight.save([])
+            for operation in operations:
+                rows.append(capture.read(operation).rows()[:, :, 0])
+            logits = wrapped.output.logits[:, -1].save()
+        attention = torch.stack(list(rows))
+        on_list, on_asked = (torch.einsum("lbhk,bk->lhb", attention, one) for one in (listed, asked))
+        share = (asked.sum(1) / listed.sum(1))[None, None]
+        found["list_weight"].append(on_list.numpy())
+        found["asked_weight"].append(on_asked.numpy())
+        found["asked_lift"].append((on_asked / on_list.clamp_min(1e-9) / share).numpy())
+        best = logits.argmax(-1).tolist()
+        correct += [index == words.vocabulary()[q.answer] for index, q in zip(best, batch, strict=True)]
+    data: dict[str, Any] = {
+        key: (("model", "layer", "head", "sample"), np.concatenate(values, axis=2)[None].astype(np.float32))
+        for key, values in found.items()
+    }
+    data["correct"] = (("model", "sample"), np.array([correct], dtype=np.float32))
+    ds = xr.Dataset(
+        data,
+        {
+            "model": np.array([name], dtype=object),
+            "sample": np.array([f"list-{index}" for index in range(len(questions))], dtype=object),
+            "asked": ("sample", np.array([question.name for question in questions], dtype=object)),
+            "answer": ("sample", np.array([question.answer for question in questions], dtype=object)),
+        },
+    )
+    for key, long_name in LONG_NAMES.items():
+        ds[key].attrs["long_name"] = long_name
+    return ds
+
+
+def text_heads(
+    folder: str | Path, results: str | Path = "data/results", n: int = LISTS, seed: int = 0, untrained: bool = False
+) -> xr.Dataset:
+    """`trace_lists` of a text-only checkpoint, kept as `<results>/<name>/text-lists.zarr` and reused from there.
+
+    untrained   the same network with fresh random weights, as a control; kept beside it, "-untrained" after its name
+
+    The store is made anew where weights, lists or definitions differ. Raises CheckpointError for a folder that
+    holds no causal language model.
+    """
+    folder = Path(folder)
+    name = folder.name + (UNTRAINED if untrained else "")
+    path = Path(results) / name / STORE
+    told = {"weights": hash_weights(folder), "lists": n, "seed": seed, "version": VERSION, "untrained": int(untrained)}
+    if path.exists() and reading.read_attrs(path).get("identity") == told:
+        return reading.open_store(path).load()
+    ds = trace_lists(_module(folder, seed if untrained else None), list_questions(n, seed=seed), name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = ds.assign_attrs(visualheads_store=reading.FORMAT, kind=KIND, identity=told)
+    kept.to_zarr(path, mode="w", zarr_format=3, consolidated=False)
+    return ds
+
+
+def _module(folder: Path, fresh_seed: int | None) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # a bar on a page's stderr would fail the strict build
+    try:
+        if fresh_seed is None:
+            return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder} holds no causal language model ({error}); give a text-only folder.") from error
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(fresh_seed)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)

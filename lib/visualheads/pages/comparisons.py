@@ -1,0 +1,124 @@
+"""Pages that compare what was traced; each joins the book only when it has something to show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from visualheads.catalog import cards, data_folder
+from visualheads.kinship import series_of
+from visualheads.lineage import descent, matched
+from visualheads.pages.page import Page
+from visualheads.places import slug_of
+from visualheads.survey import MOMENTS, checkpoint_config
+
+FOLDER = Path("book/results")
+TEMPLATES = Path("notebooks")
+MAIN_TASK = "looktwice"
+ALONE = "visualheads book"
+
+
+@dataclass(frozen=True)
+class Traced:
+    """Which models were traced on which benchmarks, and what is known of the models' descent."""
+
+    tasks: dict[str, frozenset[str]]
+    descent: pd.DataFrame
+
+    @property
+    def models(self) -> list[str]:
+        return list(self.tasks)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison page: its slug (template and output), its title, and whether there is something to show."""
+
+    slug: str
+    title: str
+    shows: Callable[[Traced], bool]
+
+
+def _any(told: Traced) -> bool:
+    return bool(told.models)
+
+
+def _conditions(told: Traced) -> bool:
+    return any(MAIN_TASK in tasks for tasks in told.tasks.values())
+
+
+def _scale(told: Traced) -> bool:
+    table = told.descent
+    sizes = [
+        (a, b) for a, b in matched(table, "llm") if series_of(table.loc[a, "llm"]) == series_of(table.loc[b, "llm"])
+    ]
+    return bool(sizes or matched(table, "recipe") or matched(table, "data_share"))
+
+
+def _families(told: Traced) -> bool:
+    shapes = [shape for name in told.models if (shape := _shape(name)) is not None]
+    return len(shapes) > len(set(shapes))
+
+
+def _emergence(told: Traced) -> bool:
+    del told
+    return any((data_folder() / "miniatures").glob(f"*/{MOMENTS}"))
+
+
+COMPARISONS = (
+    Comparison("models", "The models", _any),
+    Comparison("conditions", "Six conditions", _conditions),
+    Comparison("benchmarks", "Five benchmarks", _any),
+    Comparison("scale", "Scale: recipe, size, data", _scale),
+    Comparison("families", "Families", _families),
+    Comparison("emergence", "Emergence", _emergence),
+)
+"""In the order of the book. A new comparison is an entry here, a template of that name and a line in _toc.yml."""
+
+
+def traced_in(results: Path) -> Traced:
+    """What a folder of results holds, told by its paths alone: quick, however much there is."""
+    known = {slug_of(name): name for name in cards()}
+    tasks: dict[str, set[str]] = {}
+    for pattern in ("*/*.zarr", "*/*.zarr.zip"):
+        for path in sorted(results.glob(pattern)):
+            task = path.name.split(".zarr")[0]
+            if "-" not in task:  # controls, sweeps and lists lie beside
+                tasks.setdefault(known.get(path.parent.name, path.parent.name), set()).add(task)
+    return Traced({name: frozenset(found) for name, found in tasks.items()}, descent(list(tasks)))
+
+
+def comparison_pages(root: str | Path, results: str = "data/results") -> list[Page]:
+    """The comparison pages that have something to show for the traces in `results`."""
+    root = Path(root).resolve()
+    folder = root / results
+    told = traced_in(folder)
+    pages = []
+    for one in COMPARISONS:
+        template = root / TEMPLATES / f"{one.slug}.ipynb"
+        if template.is_file() and told.models and one.shows(told):
+            pages.append(
+                Page(
+                    template=template,
+                    output=root / FOLDER / f"{one.slug}.ipynb",
+                    slug=one.slug,
+                    title=one.title,
+                    parameters={"results": results},
+                    data=(data_folder() / "miniatures",),
+                    stores=folder,
+                    command=ALONE if results == "data/results" else f"{ALONE} --full",
+                )
+            )
+    return pages
+
+
+def _shape(model: str) -> tuple[int, int] | None:
+    config = checkpoint_config(model)
+    text = config.get("text_config") or config
+    card = cards().get(model)
+    layers = text.get("num_hidden_layers") or (card.layers if card else None)
+    heads = text.get("num_attention_heads") or (card.heads if card else None)
+    return (int(layers), int(heads)) if layers and heads else None

@@ -1,0 +1,170 @@
+"""Every miniature traced on every shipped benchmark, once, before the pages that read it; done work is not repeated."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from visualheads.catalog import data_folder, miniature_folder
+from visualheads.errors import IdentityMismatch, VisualHeadsError
+from visualheads.jobs import TraceJob
+from visualheads.measures import DEFINITIONS_VERSION
+from visualheads.pages import inputs
+from visualheads.pages.comparisons import MAIN_TASK
+from visualheads.pages.page import Page
+from visualheads.pages.run import Report, one_thread, processors, silent
+from visualheads.pages.template import parameters_of
+from visualheads.places import RESULTS, slug_of
+from visualheads.store import pending
+from visualheads.tasks import task, task_names
+
+FULL_RESULTS = "data/results-full"
+BOOK_N = {"pope": 48, "mmbench": 30, "seedbench": 100, "qbench": 100}
+"""Questions per condition that the book asks (looktwice: the model page's own number); --full asks all."""
+TEMPLATE = Path("notebooks/model.ipynb")
+STAMP = "traced.json"
+"""Beside the stores: what each was made from, so that a second build need not load any model to see it is done."""
+
+
+def shipped_tasks() -> list[str]:
+    """The benchmarks whose scenes are shipped, complete."""
+    return [name for name in task_names() if (data_folder() / "scenes" / name).is_dir() and not task(name).missing()]
+
+
+def book_jobs(root: Path, models: Sequence[str], pages: Sequence[Page], full: bool = False) -> list[TraceJob]:
+    """One job per miniature and shipped benchmark, and white pictures for the benchmark of its page.
+
+    Where a model's page has parameters of its own, its benchmark is traced with them.
+    """
+    results = str(root / (FULL_RESULTS if full else RESULTS))
+    own = {str(page.parameters.get("model")): page_job(root, page) for page in pages}
+    usual = int(parameters_of(root / TEMPLATE)["n"].default)
+    jobs: list[TraceJob] = []
+    for model in models:
+        main = own.get(model)
+        jobs += [main, main.white()] if main else []
+        for name in shipped_tasks():
+            if main is not None and name == main.task:
+                continue
+            formats = tuple(task(name).formats if name == MAIN_TASK else task(name).formats[:1])
+            n = None if full else BOOK_N.get(name, usual)
+            jobs.append(TraceJob(model, name, formats=formats, n=n, results=results))
+    return jobs
+
+
+def page_job(root: Path, page: Page) -> TraceJob:
+    """The trace that a model's page reads: what its notebook asks for, so that it finds all done."""
+    told = {name: parameter.default for name, parameter in parameters_of(page.template).items()} | dict(page.parameters)
+    name, data = str(told["task"]), str(told["data"]) or None
+    return TraceJob(
+        str(told["model"]),
+        name,
+        data,
+        formats=tuple(task(name, data=data).formats),
+        n=int(told["n"]),
+        seed=int(told["seed"]),
+        device=str(told["device"]) or None,
+        dtype=str(told["dtype"]) or None,
+        batch_tokens=int(told["batch_tokens"]) or None,
+        results=str(root / str(told["results"])),
+    )
+
+
+def trace_all(
+    root: str | Path, pages: Sequence[Page], full: bool = False, workers: int | None = None, report: Report = silent
+) -> list[str]:
+    """Trace all `book_jobs` that are not done, several side by side; return what failed, in words.
+
+    A store of another run – other weights, other scenes – is set aside and made anew: these are the book's own.
+    """
+    from visualheads.pages.plan import shipped
+
+    root = Path(root).resolve()
+    if not (root / TEMPLATE).is_file():
+        return []
+    names = [card.name for card in shipped()]
+    todo = [(job, made) for job in book_jobs(root, names, pages, full) if not _is_done(job, made := made_from(job))]
+    if not todo:
+        return []
+    todo.sort(key=lambda pair: _size(pair[0]), reverse=True)
+    failed: list[str] = []
+    count = min(len(todo), workers or processors())
+    with one_thread(), ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
+        futures = {pool.submit(trace_one, job): (job, made) for job, made in todo}
+        for future in as_completed(futures):
+            job, made = futures[future]
+            told = f"{job.model} on {Path(job.path).name.removesuffix('.zarr')}"
+            error = future.result()
+            if error:
+                failed.append(f"trace of {told}: {error}")
+                report(f"failed: trace of {told}")
+            else:
+                _stamp(job, made)
+                report(f"traced {told}")
+    return failed
+
+
+def trace_one(job: TraceJob) -> str:
+    """Run one job in this process; return what went wrong, in words (errors with fields do not travel)."""
+    import torch
+
+    from visualheads import tracing
+
+    torch.set_num_threads(1)
+    try:
+        model, samples = _loaded(job.model, job.device, job.dtype), job.samples
+        try:
+            tracing.trace_to_store(model, samples, job.path, progress=False, **job.arguments())
+        except IdentityMismatch:
+            tracing.trace_to_store(model, samples, job.path, progress=False, fresh=True, **job.arguments())
+    except VisualHeadsError as error:
+        return str(error)
+    return ""
+
+
+def made_from(job: TraceJob) -> str:
+    """Hash of everything that decides a job's store."""
+    described = asdict(job) | {"results": "", "definitions": DEFINITIONS_VERSION}
+    data = Path(job.data) if job.data else data_folder() / "scenes" / job.task
+    files = inputs.files_hash([miniature_folder(job.model), data])
+    return hashlib.sha256(f"{json.dumps(described, sort_keys=True)} {files}".encode()).hexdigest()
+
+
+@cache
+def _loaded(model: str, device: str | None, dtype: str | None) -> Any:
+    from visualheads.models import load
+
+    return load(model, device=device, dtype=dtype)
+
+
+def _is_done(job: TraceJob, made: str) -> bool:
+    path = Path(job.path)
+    return path.is_dir() and _stamps(job).get(_key(job)) == made and not pending(path)
+
+
+def _stamp(job: TraceJob, made: str) -> None:
+    path = Path(job.results) / STAMP
+    path.write_text(json.dumps({**_stamps(job), _key(job): made}, indent=1, sort_keys=True), encoding="utf-8")
+
+
+def _stamps(job: TraceJob) -> dict[str, str]:
+    path = Path(job.results) / STAMP
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _key(job: TraceJob) -> str:
+    return f"{slug_of(job.model)}/{Path(job.path).name}"
+
+
+def _size(job: TraceJob) -> int:
+    """About how long a job takes: bytes of weights × samples; longest first keeps all processors busy to the end."""
+    weights = sum(path.stat().st_size for path in miniature_folder(job.model).glob("*.safetensors"))
+    tiles = 5 if "1.6" in job.model else 1
+    return weights * tiles * (job.n or 1000) * (6 if job.task == "looktwice" else 3)

@@ -1,0 +1,128 @@
+"""Do head statistics go with, or predict, benchmark scores? Permutations over models, and leaving one LLM out (numpy).
+
+The models are few (nine in the paper), so nothing here rests on an asymptotic distribution.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+FEWEST_MODELS = 4
+"""Below it a permutation test cannot reach 5 %: three models have six orders, two of which are extreme."""
+MOST_EXACT = 5040
+"""Orders of the models that are all looked at; where there are more, as many are drawn."""
+N_DRAWN = 5000
+
+
+def correlations(table: pd.DataFrame, statistics: Sequence[str], seed: int = 0) -> pd.DataFrame:
+    """One row per statistic: statistic, rho, p_value, models, tasks; NaN rho where too few models have it.
+
+    `table` has one row per model and task with the columns model, task, score and the statistics. rho is Spearman's
+    correlation over models within a task, averaged over tasks weighted by their number of models. The p value is two-
+    sided and exact where the orders of models can be looked at one by one: whole models are permuted, so that scores
+    of one model on several tasks stay together. Statistics with fewer than FEWEST_MODELS models have p NaN.
+    """
+    records = []
+    for statistic in statistics:
+        scores, values = (_matrix(table, column) for column in ("score", statistic))
+        there = np.isfinite(scores) & np.isfinite(values)
+        models = there.any(axis=1)
+        scores, values, there = scores[models], values[models], there[models]
+        n = len(scores)
+        rho = _mean_rho(scores, values, there) if n >= 3 else float("nan")
+        p = float("nan")
+        if n >= FEWEST_MODELS and np.isfinite(rho):
+            orders = _orders(n, seed)
+            found = _permuted_rho(scores, values, there, orders)
+            p = float((np.abs(found) >= abs(rho) - 1e-12).mean())
+        tasks = int((there.sum(axis=0) >= 3).sum())
+        records.append({"statistic": statistic, "rho": rho, "p_value": p, "models": n, "tasks": tasks})
+    return pd.DataFrame(records, columns=["statistic", "rho", "p_value", "models", "tasks"])
+
+
+def leave_one_llm_out(table: pd.DataFrame, statistics: Sequence[str], llm: dict[str, str]) -> pd.DataFrame:
+    """Predict every score from the models of other LLMs: one row per model, task and statistic.
+
+    Columns: statistic, model, task, llm, score, predicted, baseline. `predicted` is a straight line in the statistic
+    with one intercept per task, fitted on models of the other LLMs; `baseline` is the mean score of those models on
+    that task: what one would guess without looking at heads. Rows appear only where at least three other models have
+    the task.
+    """
+    records = []
+    for statistic in statistics:
+        usable = table.dropna(subset=["score", statistic])
+        groups = usable["model"].map(llm)
+        for name in dict.fromkeys(groups):
+            train, test = usable[groups != name], usable[groups == name]
+            counts = train.groupby("task")["model"].nunique()
+            train = train[train["task"].map(counts).fillna(0) >= 3]
+            if train.empty or train["model"].nunique() < 3:
+                continue
+            mean_x, mean_y = (train.groupby("task")[column].mean() for column in (statistic, "score"))
+            x = train[statistic] - train["task"].map(mean_x)
+            y = train["score"] - train["task"].map(mean_y)
+            slope = float((x * y).sum() / (x * x).sum()) if float((x * x).sum()) > 0 else 0.0
+            for _, row in test[test["task"].isin(mean_y.index)].iterrows():
+                base = float(mean_y[row["task"]])
+                predicted = base + slope * float(row[statistic] - mean_x[row["task"]])
+                told = {"statistic": statistic, "model": row["model"], "task": row["task"], "llm": name}
+                records.append({**told, "score": float(row["score"]), "predicted": predicted, "baseline": base})
+    return pd.DataFrame(records, columns=["statistic", "model", "task", "llm", "score", "predicted", "baseline"])
+
+
+def errors(predictions: pd.DataFrame) -> pd.DataFrame:
+    """One row per statistic: mean absolute error of the prediction and of the baseline, `gain` (1 − ratio of squared
+    errors; above 0 the heads help), and the number of predictions."""
+    records = []
+    for statistic, part in predictions.groupby("statistic", sort=False):
+        missed, guessed = part["score"] - part["predicted"], part["score"] - part["baseline"]
+        whole = float((guessed**2).sum())
+        gain = 1 - float((missed**2).sum()) / whole if whole > 0 else float("nan")
+        both = {"error": float(missed.abs().mean()), "baseline": float(guessed.abs().mean())}
+        records.append({"statistic": statistic, **both, "gain": gain, "n": len(part)})
+    return pd.DataFrame(records, columns=["statistic", "error", "baseline", "gain", "n"])
+
+
+def _matrix(table: pd.DataFrame, column: str) -> NDArray[np.float64]:
+    """Values (model, task) of a column; NaN where there is no row."""
+    return table.pivot_table(index="model", columns="task", values=column, dropna=False).to_numpy(dtype=float)
+
+
+def _mean_rho(scores: NDArray[np.float64], values: NDArray[np.float64], there: NDArray[np.bool_]) -> float:
+    total = weight = 0.0
+    for task in range(scores.shape[1]):
+        chosen = there[:, task]
+        n = int(chosen.sum())
+        if n < 3:
+            continue
+        one, other = (stats.rankdata(part[chosen, task]) - (n + 1) / 2 for part in (scores, values))
+        norm = math.sqrt(float((one**2).sum() * (other**2).sum()))
+        if norm > 0:
+            total, weight = total + n * float((one * other).sum()) / norm, weight + n
+    return total / weight if weight else float("nan")
+
+
+def _permuted_rho(
+    scores: NDArray[np.float64], values: NDArray[np.float64], there: NDArray[np.bool_], orders: list[NDArray[np.int64]]
+) -> NDArray[np.float64]:
+    """Mean rho for every order of the models. Without gaps ranks only change places, so that all are one product."""
+    if not there.all():
+        return np.array([_mean_rho(scores[order], values, there & there[order]) for order in orders])
+    one, other = (stats.rankdata(part, axis=0) - (len(part) + 1) / 2 for part in (scores, values))
+    norm = np.sqrt((one**2).sum(axis=0) * (other**2).sum(axis=0))
+    known = norm > 0
+    return np.einsum("ont,nt->ot", one[np.array(orders)][:, :, known], other[:, known] / norm[known]).mean(axis=1)
+
+
+def _orders(n: int, seed: int) -> list[NDArray[np.int64]]:
+    if math.factorial(n) <= MOST_EXACT:
+        return [np.array(order) for order in itertools.permutations(range(n))]
+    rng = np.random.default_rng(seed)
+    return [np.arange(n), *(rng.permutation(n) for _ in range(N_DRAWN - 1))]

@@ -1,0 +1,285 @@
+"""Every claim against planted truths: supported, contradicted, undecided, and not testable for want of data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from planted import HEADS, LAYERS, Planted, always, effects_of, lists_of, pattern, swept, world
+from visualheads import claims, lineage
+from visualheads.claims import CLAIMS, CONTRADICTED, NOT_TESTABLE, SUPPORTED, UNDECIDED, Evidence
+from visualheads.claims.across import size_of
+from visualheads.claims.verdicts import all_of, decided, non_inferior
+from visualheads.errors import ParameterError
+
+MIX = 0.45
+"""Part of image weight in effects of which it explains about half."""
+CASES: dict[tuple[int, str], Callable[[], Evidence]] = {}
+
+
+def case(number: int, verdict: str):
+    """Register evidence in which the truth of a claim is planted."""
+
+    def registered(made: Callable[[], Evidence]) -> Callable[[], Evidence]:
+        CASES[number, verdict] = made
+        return made
+
+    return registered
+
+
+def traces(models, **settings) -> Evidence:
+    return Evidence(traces=world(models, **settings))
+
+
+def two_families(one: float, other: float, noise: float = 0.02) -> Evidence:
+    """White pictures get these log-odds less than real ones, in the first and the second family."""
+    return traces(
+        {
+            "a": Planted(white=-one, family="A", noise=0.02),
+            "b": Planted(white=-other, family="B", noise=noise),
+        }
+    )
+
+
+case(1, SUPPORTED)(lambda: two_families(2.0, 1.0))
+case(1, CONTRADICTED)(lambda: two_families(2.0, -0.2))
+case(1, UNDECIDED)(lambda: two_families(2.0, 0.1, noise=0.2))
+
+
+def strong_layers(*layers: int, noise: float = 0.02) -> Evidence:
+    values = np.full((LAYERS, HEADS), 0.2)
+    for layer in layers:
+        values[layer, 1] = 0.8
+    return traces({"a": Planted(always(values), noise=noise), "b": Planted(always(values), noise=noise)})
+
+
+case(2, SUPPORTED)(lambda: strong_layers(0, 2))
+case(2, CONTRADICTED)(lambda: strong_layers(4, 5))
+case(2, UNDECIDED)(lambda: strong_layers(noise=0.3))
+
+
+def better_when_concentrated(sign: float, steps: float) -> Evidence:
+    """Right answers have `sign` more concentration; better models have `steps` more of it."""
+    return traces(
+        {
+            f"m{i}": Planted(concentration=pattern(1) * 0.5 + steps * i, gain=sign, right=0.25 + 0.125 * i)
+            for i in range(5)
+        }
+    )
+
+
+case(3, SUPPORTED)(lambda: better_when_concentrated(0.05, 0.05))
+case(3, CONTRADICTED)(lambda: better_when_concentrated(-0.05, -0.02))
+case(3, UNDECIDED)(lambda: better_when_concentrated(0.0, 0.0))
+
+
+def conditions_change(box: float, name: float, pictures: int = 40, noise: float = 0.02) -> Evidence:
+    """How far the drawn box and the object's name move the pattern towards another one."""
+
+    def asked(condition: str, _task: str) -> np.ndarray:
+        way, kind = condition.split("-")
+        values = pattern(0)
+        values = values + box * (way == "visual") * (pattern(2) - pattern(0))
+        return values + name * (kind == "object") * (pattern(3) - pattern(0))
+
+    settings = {"conditions": ("plain-general", "visual-general", "plain-object", "visual-object")}
+    return traces({"a": Planted(asked, noise=noise)}, pictures=pictures, **settings)
+
+
+case(4, SUPPORTED)(lambda: conditions_change(0.0, 0.6))
+case(4, CONTRADICTED)(lambda: conditions_change(0.8, 0.6))
+case(4, UNDECIDED)(lambda: conditions_change(0.0, 0.1, pictures=6, noise=0.4))
+
+case(5, SUPPORTED)(lambda: Evidence(sweeps={"zero, all": swept(0.0), "mean, all": swept(0.0)}))
+case(5, CONTRADICTED)(lambda: Evidence(sweeps={"zero, all": swept(0.0), "mean, all": swept(0.3)}))
+case(5, UNDECIDED)(lambda: Evidence(sweeps={"zero, all": swept(0.02, samples=100)}))
+
+
+def predicted(weights: list[float], right: list[float]) -> Evidence:
+    """One model per language model: mean image weight, share of right answers."""
+    return traces(
+        {
+            f"m{i}": Planted(always(np.full((LAYERS, HEADS), weight)), llm=f"L{i}-7B", right=share, noise=0.001)
+            for i, (weight, share) in enumerate(zip(weights, right, strict=True))
+        }
+    )
+
+
+case(6, SUPPORTED)(lambda: predicted([0.1, 0.2, 0.3, 0.5, 0.6, 0.8], [0.125, 0.25, 0.375, 0.625, 0.75, 1.0]))
+case(6, CONTRADICTED)(lambda: predicted([0.1, 0.11, 0.5, 0.89, 0.9], [0.5, 0.625, 1.0, 0.625, 0.5]))
+case(6, UNDECIDED)(lambda: predicted([0.1, 0.2, 0.3, 0.5, 0.6, 0.8], [0.5, 0.25, 0.5, 0.375, 0.75, 0.5]))
+
+
+def kin(shared_by: str) -> Evidence:
+    """Three language models × three recipes; the pattern is the language model's, the recipe's, or its own."""
+    models = {}
+    for a in range(3):
+        for b in range(3):
+            seed = {"llm": a, "recipe": b, "none": 3 * a + b}[shared_by]
+            models[f"m{a}{b}"] = Planted(always(pattern(10 + seed)), llm=f"L{a}-7B", recipe=f"R{b}")
+    return traces(models, pictures=8)
+
+
+case(7, SUPPORTED)(lambda: kin("llm"))
+case(7, CONTRADICTED)(lambda: kin("recipe"))
+case(7, UNDECIDED)(lambda: kin("none"))
+
+
+def causes(effect: np.ndarray, noise: float = 0.02) -> Evidence:
+    return Evidence(traces=world({"m": Planted()}), effects=effects_of(effect, noise))
+
+
+case(8, SUPPORTED)(lambda: causes(pattern(0)))
+case(8, CONTRADICTED)(lambda: causes(-pattern(0)))
+case(8, UNDECIDED)(
+    lambda: Evidence(
+        traces=world({"m": Planted(noise=0.3)}, pictures=5), effects=effects_of(MIX * pattern(0) + pattern(5))
+    )
+)
+
+
+def with_sinks(share: float, noise: float = 0.02) -> Evidence:
+    return traces({"a": Planted(sinks=share, noise=noise), "b": Planted(sinks=None)})
+
+
+case(9, SUPPORTED)(lambda: with_sinks(0.95))
+case(9, CONTRADICTED)(lambda: with_sinks(0.1))
+case(9, UNDECIDED)(lambda: with_sinks(0.5, noise=0.3))
+
+
+def grown(own: np.ndarray, other: np.ndarray, noise: float = 0.02) -> Evidence:
+    return Evidence(
+        traces=world({"m": Planted(noise=noise)}),
+        text={"own": lists_of(own, noise), "other": lists_of(other, noise)},
+        grown_from={"m": "own"},
+    )
+
+
+case(10, SUPPORTED)(lambda: grown(pattern(0), pattern(7)))
+case(10, CONTRADICTED)(lambda: grown(-pattern(0), pattern(0)))
+case(10, UNDECIDED)(lambda: grown(pattern(7), pattern(8), noise=0.5))
+
+
+def focused(concentration: np.ndarray, noise: float = 0.02) -> Evidence:
+    return traces({"a": Planted(concentration=concentration, noise=noise)})
+
+
+case(11, SUPPORTED)(lambda: focused(pattern(0)))
+case(11, CONTRADICTED)(lambda: focused(1 - pattern(0)))
+case(11, UNDECIDED)(lambda: focused(np.full((LAYERS, HEADS), 0.5), noise=0.2))
+
+
+def recipes(few: float, many: float, pictures: int = 64) -> Evidence:
+    return traces(
+        {
+            "m15": Planted(right=few, tokens=576, recipe="1.5"),
+            "m16": Planted(right=many, tokens=2340, recipe="1.6"),
+        },
+        pictures=pictures,
+    )
+
+
+case(12, SUPPORTED)(lambda: recipes(0.25, 0.75))
+case(12, CONTRADICTED)(lambda: recipes(0.75, 0.25))
+case(12, UNDECIDED)(lambda: recipes(0.5, 0.53125))
+
+
+def amounts(gain_less: float, gain_more: float, pictures: int = 128) -> Evidence:
+    """What the recipe with more tokens adds at 13B, with less and with all of the data (`less` in the name)."""
+    models = {}
+    for data, gain in (("less", gain_less), ("more", gain_more)):
+        for recipe, right in (("1.5", 0.5), ("1.6", 0.5 + gain)):
+            tokens = 576 if recipe == "1.5" else 2340
+            models[f"{recipe}-{data}"] = Planted(right=right, tokens=tokens, recipe=recipe, llm="Vicuna-13B")
+    return traces(models, pictures=pictures)
+
+
+case(13, SUPPORTED)(lambda: amounts(-0.25, 0.5))
+case(13, CONTRADICTED)(lambda: amounts(0.5, -0.25))
+case(13, UNDECIDED)(lambda: amounts(0.0, 0.0))
+
+
+def profiles(apart: float, pictures: int = 40, noise: float = 0.02) -> Evidence:
+    def asked(_condition: str, task: str) -> np.ndarray:
+        return pattern(0) + apart * (task == "pope") * (pattern(3) - pattern(0))
+
+    return traces({"a": Planted(asked, noise=noise)}, tasks=("looktwice", "pope"), pictures=pictures)
+
+
+case(14, SUPPORTED)(lambda: profiles(0.7))
+case(14, CONTRADICTED)(lambda: profiles(0.0))
+case(14, UNDECIDED)(lambda: profiles(0.0, pictures=16, noise=0.6))
+
+
+@pytest.fixture(autouse=True)
+def _records(monkeypatch):
+    """Made-up models have no checkpoint: the amount of data is told by their name."""
+    monkeypatch.setattr(lineage, "training_record", lambda name: {"data_share": 0.25} if "less" in name else {})
+
+
+@pytest.mark.parametrize(("number", "verdict"), CASES, ids=lambda value: str(value))
+def test_a_planted_truth_is_found(number, verdict):
+    [found] = claims.judge(CASES[number, verdict](), [number])
+    told = found.finding
+    assert told.verdict == verdict, f"{told.estimate:.3f} [{told.lower:.3f}, {told.upper:.3f}] {told.reason}"
+    assert np.isfinite([told.estimate, told.lower, told.upper]).all()
+    assert told.lower - 1e-9 <= told.estimate <= told.upper + 1e-9
+    assert not told.reason
+    assert len(told.table)
+
+
+def test_every_claim_has_all_three_truths():
+    assert set(CASES) == {(one.number, verdict) for one in CLAIMS for verdict in (SUPPORTED, CONTRADICTED, UNDECIDED)}
+
+
+def test_without_evidence_nothing_is_testable_and_the_reason_is_told():
+    table = claims.verdict_table(claims.judge(Evidence()))
+    assert table.index.tolist() == list(range(1, 15))
+    assert set(table["verdict"]) == {NOT_TESTABLE}
+    assert table["reason"].str.len().min() > 20
+    assert table["estimate"].isna().all()
+
+
+@pytest.mark.parametrize("number", [1, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13, 14])
+def test_a_lone_model_without_controls_tests_little(number):
+    evidence = traces({"m": Planted(right=1.0)}, pictures=3)
+    [found] = claims.judge(evidence, [number])
+    assert found.finding.verdict == NOT_TESTABLE
+    assert found.finding.reason
+
+
+def test_claims_are_declared_whole():
+    for one in CLAIMS:
+        assert all((one.statement, one.estimate, one.unit, one.control, one.rule, one.change)), one.number
+        assert "contradicted" in one.rule and "supported" in one.rule
+    assert claims.claim(5).number == 5
+    with pytest.raises(ParameterError, match="15"):
+        claims.claim(15)
+
+
+def test_miniatures_are_said_to_be_miniatures():
+    [found] = claims.judge(CASES[5, SUPPORTED](), [5])
+    assert found.text == "supported in miniature"
+    [found] = claims.judge(CASES[11, SUPPORTED](), [11])
+    assert found.text == "supported"
+    assert claims.judge(Evidence(), [5])[0].text == NOT_TESTABLE
+
+
+def test_rules():
+    assert [decided(0.1, 0.2), decided(-0.2, -0.1), decided(-0.1, 0.1)] == [SUPPORTED, CONTRADICTED, UNDECIDED]
+    assert decided(float("nan"), float("nan")) == UNDECIDED
+    assert [non_inferior(-0.1, 0.01, 0.02), non_inferior(0.03, 0.1, 0.02), non_inferior(0.0, 0.1, 0.02)] == [
+        SUPPORTED, CONTRADICTED, UNDECIDED,
+    ]  # fmt: skip
+    assert all_of([SUPPORTED, SUPPORTED]) == SUPPORTED
+    assert all_of([SUPPORTED, CONTRADICTED]) == CONTRADICTED
+    assert all_of([SUPPORTED, UNDECIDED]) == UNDECIDED
+    assert all_of([]) == UNDECIDED
+
+
+def test_sizes_are_read_off_names():
+    names = ("Vicuna-7B", "Vicuna-13B", "Llama-3-8B", "Phi-3-mini-3.8B", "Mistral-7B-v0.2")
+    assert [size_of(name) for name in names] == [7, 13, 8, 3.8, 7]
+    assert np.isnan(size_of("gpt"))

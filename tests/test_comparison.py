@@ -1,0 +1,304 @@
+"""Patterns, scores and predictions compared: hand-computed cases, and what must not change a result."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from synthetic_models import LINEAGE, model_dataset, questions, random_pattern, several
+from visualheads import alike, comparison, emergence, kinship, lineage, prediction, survey
+from visualheads.errors import ParameterError
+from visualheads.patterns import Patterns, between, labels_of
+
+
+@pytest.fixture(scope="module")
+def ds() -> xr.Dataset:
+    return several()
+
+
+def patterns(*groups: list[float], pictures: int = 4) -> Patterns:
+    """Groups whose heads have these values in every picture; two layers."""
+    values = np.array(groups)[:, :, None] * np.ones(pictures)
+    return Patterns(tuple("abc"[: len(groups)]), values, np.ones_like(values), np.array([0, 0, 1, 1]))
+
+
+def test_opposite_patterns_correlate_with_minus_one() -> None:
+    found = patterns([1, 2, 3, 4], [4, 3, 2, 1])
+    weights = np.array([[1.0, 1, 0, 0]])
+    np.testing.assert_allclose(between(found, weights, 1 - weights)[0], [[1, -1], [-1, 1]])
+
+
+def test_layer_means_are_taken_out() -> None:
+    # within layers a is (−, +), (−, +) and b is (+, −), (+, −), though both rise with depth
+    found = patterns([1, 2, 11, 12], [2, 1, 12, 11])
+    weights = np.array([[1.0, 1, 0, 0]])
+    assert between(found, weights, 1 - weights)[0, 0, 1] == pytest.approx(0.6)
+    assert between(found, weights, 1 - weights, centred=True)[0, 0, 1] == pytest.approx(-1)
+
+
+def test_a_group_without_values_is_missing_and_harms_no_other() -> None:
+    found = patterns([1, 2, 3, 4], [1, 2, 3, 4])
+    found.counts[1], found.sums[1] = 0, 0
+    told = between(found, np.array([[1.0, 1, 0, 0]]), np.array([[0.0, 0, 1, 1]]))[0]
+    assert told[0, 0] == pytest.approx(1) and np.isnan(told[0, 1]) and np.isnan(told[1]).all()
+
+
+def test_planted_conditions_differ_and_equal_ones_are_alike() -> None:
+    one, other = random_pattern(1), random_pattern(8)
+    samples = questions(("plain-object", "visual-object", "plain-general"))
+    ds = model_dataset(samples=samples, pattern=one)
+    general = ds["condition"].values == "plain-general"
+    changed = model_dataset(samples=samples, pattern=other)["image_weight"]
+    ds["image_weight"] = ds["image_weight"].where(~xr.DataArray(general, dims="sample"), changed)
+    told = alike.group_agreement(ds, "condition")
+    found = alike.pairs(told.isel(model=0)).set_index(["group", "other"])["verdict"]
+    assert found[("plain-object", "visual-object")] == alike.ALIKE
+    assert found[("plain-object", "plain-general")] == alike.DIFFERENT
+    assert told["correlation"].values[0, 0, 0] > 0.95
+    assert (told["samples"].values == 10).all()
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 1000))
+def test_agreement_is_symmetric_bounded_and_blind_to_the_order_of_samples(seed: int) -> None:
+    ds = model_dataset(samples=questions(("a", "b"), 6), pattern=random_pattern(seed, 3, 3), noise=0.2, seed=seed)
+    told = alike.group_agreement(ds, "condition", n_boot=20)
+    values = told["correlation"].values[0]
+    np.testing.assert_allclose(values, values.T)
+    assert (np.abs(values) <= 1).all()
+    mixed = ds.isel(sample=np.random.default_rng(seed).permutation(ds.sizes["sample"]))
+    again = alike.group_agreement(mixed, "condition", n_boot=20).sel(group=["a", "b"], other=["a", "b"])
+    np.testing.assert_allclose(again["correlation"].values[0], values)
+    bounds = told["shortfall_interval"]
+    assert (bounds.sel(bound="lower") <= bounds.sel(bound="upper") + 1e-12).all()
+
+
+def test_verdict_needs_the_whole_interval() -> None:
+    assert alike.verdict(-0.01, 0.04) == alike.ALIKE
+    assert alike.verdict(0.001, 0.04) == alike.ALIKE
+    assert alike.verdict(0.02, 0.3) == alike.DIFFERENT
+    assert alike.verdict(-0.02, 0.3) == alike.UNDECIDED
+    assert alike.verdict(float("nan"), float("nan")) == alike.UNDECIDED
+
+
+def test_unknown_label_names_the_known(ds: xr.Dataset) -> None:
+    with pytest.raises(ParameterError, match="condition"):
+        labels_of(ds, "colour")
+
+
+def test_task_is_told_from_its_own_pattern() -> None:
+    samples = [*questions(("plain",), 8, "pope"), *questions(("plain",), 8, "qbench")]
+    ds = model_dataset(samples=samples, pattern=random_pattern(1))
+    other = model_dataset(samples=samples, pattern=random_pattern(9))["image_weight"]
+    ds["image_weight"] = ds["image_weight"].where(ds["task"] == "pope", other)
+    (row,) = alike.identified(ds, "task").to_dict("records")
+    assert row["right"] == 1.0 and row["chance"] == 0.5
+
+
+def test_models_of_one_llm_are_kin_and_other_shapes_are_left_out(ds: xr.Dataset) -> None:
+    found = kinship.relations(comparison.of_task(ds, "looktwice"))
+    assert "mini-1.5-13B" not in set(found["group"]) | set(found["other"])
+    kin = found[(found["group"] == "mini-1.5-7B") & (found["other"] == "mini-1.6-vicuna-7B")].iloc[0]
+    assert kin["correlation"] > 0.95
+    told = kinship.kin_difference(found, comparison.of_task(ds, "looktwice"))
+    assert told is not None and told["difference"] > 0.3 and told["pairs_same"] == 1 and told["pairs_other"] == 2
+    assert 0 < told["p_value"] <= 1
+
+
+def test_circular_score_needs_every_round() -> None:
+    rounds = ("round-1", "round-2")
+    ds = model_dataset(samples=questions(rounds, 3, "mmbench"))
+    ds["correct"][:] = [[1, 1, 0, 1, 0, 0]]  # picture 0: both, 1: first only, 2: none
+    values = comparison.in_all_rounds(ds["correct"].isel(model=0))
+    assert dict(zip(values["sample"].values, values.values, strict=True)) == {"0": 1.0, "1": 0.0, "2": 0.0}
+    (row,) = comparison.scores(ds).to_dict("records")
+    assert row["estimate"] == pytest.approx(1 / 3) and row["n"] == 3
+
+
+def test_chance_is_the_commonest_answer_or_one_letter() -> None:
+    ds = model_dataset(samples=questions(("plain",), 4))
+    ds = ds.assign_coords(answer=("sample", np.array(["1", "1", "1", "2"], dtype=object)))
+    assert comparison.chance_of(ds) == 0.75
+    letters = ds.assign_coords(
+        answer=("sample", np.array(list("ABCD"), dtype=object)), format=("sample", np.array(["letters"] * 4, object))
+    )
+    assert comparison.chance_of(letters) == 0.25
+
+
+def test_right_and_wrong_are_compared_within_a_condition() -> None:
+    ds = model_dataset(samples=[*questions(("a",), 2), *questions(("b",), 4)])
+    ds["correct"][:] = [[1, 0, 1, 1, 0, 0]]
+    values = np.array([0.8, 0.6, 0.3, 0.3, 0.2, 0.2])
+    ds["concentration"][:] = values[None, None, None, :, None]
+    (row,) = comparison.right_wrong(ds, n_boot=50).to_dict("records")
+    # a: 0.2 with weight 1·1/2, b: 0.1 with weight 2·2/4
+    assert row["difference"] == pytest.approx((0.5 * 0.2 + 1 * 0.1) / 1.5)
+    assert (row["right"], row["wrong"]) == (3, 3)
+
+
+def test_without_wrong_answers_there_is_no_difference() -> None:
+    ds = model_dataset(samples=questions(("a",), 3))
+    ds["correct"][:] = 1.0
+    assert np.isnan(comparison.right_wrong(ds, n_boot=20)["difference"]).all()
+
+
+def test_score_difference_is_paired(ds: xr.Dataset) -> None:
+    told = comparison.score_difference(ds, "mini-1.5-7B", "mini-1.6-vicuna-7B", "looktwice")
+    assert told is not None
+    values = comparison.of_task(ds, "looktwice")["correct"]
+    expected = float((values.sel(model="mini-1.6-vicuna-7B") - values.sel(model="mini-1.5-7B")).mean())
+    assert told["difference"] == pytest.approx(expected, abs=1e-6)
+    assert told["lower"] <= told["difference"] <= told["upper"]
+    assert comparison.score_difference(ds, "mini-1.5-7B", "mini-1.5-13B", "mmbench") is None
+
+
+def test_statistics_of_visual_heads_are_those_of_the_strongest() -> None:
+    pattern = np.zeros((4, 4))
+    pattern[2, 1] = pattern[0, 3] = 1.0  # 9.8 % of 16 heads are two
+    ds = model_dataset(pattern=pattern, noise=0.0)
+    (row,) = comparison.head_statistics(ds).to_dict("records")
+    assert row["top_image_weight"] == pytest.approx(0.85, abs=1e-6)
+    assert row["image_weight"] == pytest.approx((14 * 0.05 + 2 * 0.85) / 16, abs=1e-6)
+    assert row["top_region_weight"] == pytest.approx(0.425, abs=1e-6) and row["tokens"] == 64
+
+
+def scored(scores: list[float], values: list[float]) -> pd.DataFrame:
+    models = [f"m{index}" for index in range(len(scores))]
+    return pd.DataFrame({"model": models, "task": "t", "score": scores, "x": values})
+
+
+def test_permutation_test_is_exact() -> None:
+    (row,) = prediction.correlations(scored([0.1, 0.2, 0.3, 0.4], [1, 2, 3, 4]), ["x"]).to_dict("records")
+    assert row["rho"] == pytest.approx(1) and row["p_value"] == pytest.approx(2 / 24)
+    (few,) = prediction.correlations(scored([0.1, 0.2, 0.3], [1, 2, 3]), ["x"]).to_dict("records")
+    assert few["rho"] == pytest.approx(1) and np.isnan(few["p_value"])
+
+
+def test_a_straight_line_is_predicted_across_llms() -> None:
+    table = scored([0.1, 0.2, 0.3, 0.4, 0.5], [1, 2, 3, 4, 5])
+    llm = {"m0": "a", "m1": "a", "m2": "b", "m3": "b", "m4": "c"}
+    found = prediction.leave_one_llm_out(table, ["x"], llm)
+    np.testing.assert_allclose(found["predicted"], found["score"])
+    (row,) = prediction.errors(found).to_dict("records")
+    assert row["gain"] == pytest.approx(1) and row["baseline"] > 0 and row["n"] == 5
+
+
+def test_gaps_change_nothing_but_the_way_to_permute() -> None:
+    table = pd.concat([scored([0.1, 0.3, 0.2, 0.4], [1, 2, 3, 4]).assign(task=task) for task in ("t", "u")])
+    whole = prediction.correlations(table, ["x"]).iloc[0]
+    assert whole["rho"] == pytest.approx(0.8) and whole["tasks"] == 2
+    gappy = pd.concat([table, scored([0.5], [9]).assign(model="m0", task="v")])
+    again = prediction.correlations(gappy, ["x"]).iloc[0]
+    assert again["rho"] == pytest.approx(0.8) and again["p_value"] == pytest.approx(whole["p_value"])
+
+
+@settings(max_examples=8)
+@given(st.lists(st.floats(0, 1), min_size=4, max_size=5, unique=True), st.floats(0.1, 5), st.floats(-3, 3))
+def test_correlation_is_blind_to_scale(values: list[float], factor: float, shift: float) -> None:
+    scores = [index / 10 for index in range(len(values))]
+    one, other = (
+        prediction.correlations(scored(scores, x), ["x"])["rho"][0]
+        for x in (values, [factor * v + shift for v in values])
+    )
+    if len({round(factor * v + shift, 12) for v in values}) == len(values):
+        assert one == pytest.approx(other, abs=1e-9)
+
+
+def test_lineage_is_read_from_the_training_record(data_folder: Path) -> None:
+    for name, told in {
+        "mini-1.5-7B": {"text_model": "t1", "seed": 0},
+        "again": {"text_model": "t1", "seed": 1, "llm": "Vicuna-7B", "recipe": "1.5"},
+        "retrained": {"text_model": "t2", "llm": "Vicuna-7B", "recipe": "1.5"},
+        "quarter": {"text_model": "t1", "llm": "Vicuna-7B", "recipe": "1.5", "data_share": 0.25},
+        "far": {"text_model": "t3", "llm": "Llama-3-8B", "recipe": "ViP"},
+    }.items():
+        (data_folder / "miniatures" / name).mkdir(parents=True)
+        (data_folder / "miniatures" / name / "training.json").write_text(json.dumps(told))
+    table = lineage.descent(["mini-1.5-7B", "again", "retrained", "quarter", "far", "1.6-vicuna-7B"])
+    related = {name: lineage.relation(table, "mini-1.5-7B", name) for name in table.index[1:]}
+    assert related == {
+        "again": lineage.SEED, "retrained": lineage.RETRAINED, "quarter": lineage.SAME, "far": lineage.OTHER,
+        "1.6-vicuna-7B": lineage.OTHER,
+    }  # fmt: skip
+    assert ("mini-1.5-7B", "quarter") in lineage.matched(table, "data_share")
+    assert lineage.matched(table, "recipe") == [], "a real model is no pair of a miniature"
+
+
+def test_pairs_differ_in_one_thing(ds: xr.Dataset, data_folder: Path) -> None:
+    del data_folder  # without records the coordinates decide
+    assert kinship.matched_pairs(ds, kinship.RECIPE) == [("mini-1.5-7B", "mini-1.6-vicuna-7B")]
+    assert kinship.matched_pairs(ds, kinship.MODEL_SIZE) == [("mini-1.5-7B", "mini-1.5-13B")]
+    assert kinship.series_of("Vicuna-13B") == kinship.series_of("Vicuna-7B") != kinship.series_of("Llama-3-8B")
+    found = kinship.changes(ds, [("mini-1.5-7B", "mini-1.6-vicuna-7B")])
+    assert list(found["task"]) == ["looktwice", "pope"]
+    assert kinship.changes(ds, []).empty and kinship.tokens_and_data(ds).empty
+
+
+def test_every_benchmark_weighs_the_same() -> None:
+    samples = [*questions(("plain",), 8, "pope"), *questions(("plain",), 2, "qbench")]
+    ds = model_dataset(samples=samples)
+    ds["correct"][:] = [[1] * 8 + [0] * 2]
+    told = kinship.overall(ds, "mini-1.5-7B")
+    assert told["estimate"] == pytest.approx(0.5) and told["n"] == 10
+
+
+def test_survey_counts_heads_above_white_pictures(ds: xr.Dataset) -> None:
+    found = survey.visual_heads(ds).set_index("model")
+    assert set(found.index) == set(LINEAGE) and found["above"].isna().all()
+    assert (found[["early", "middle", "late"]].sum(axis=1) == found["strongest"]).all()
+    real = model_dataset(pattern=random_pattern(4))
+    white = real.copy(deep=True).assign_coords(
+        sample=[f"{name}-white" for name in real["sample"].values],
+        control=("sample", np.array(["white"] * real.sizes["sample"], dtype=object)),
+    )
+    lower = np.zeros((4, 4))
+    lower[:2] = 1.0
+    white["image_log_odds"] = white["image_log_odds"] - lower[None, :, :, None, None]
+    both: xr.Dataset = xr.concat([real, white], "sample", data_vars="minimal", coords="minimal", compat="override")
+    assert survey.visual_heads(both)["above"][0] == 8
+
+
+def test_moments_are_compared_with_the_last() -> None:
+    last, first = random_pattern(1), 1 - random_pattern(1)
+    parts = [
+        model_dataset("mini-1.5-7B", pattern=pattern, noise=0.001).assign_coords(
+            model=[f"m@{name}"], training_step=("model", [step])
+        )
+        for name, step, pattern in (("final-9", 9, last), ("adapter-0", -2, first))
+    ]
+    table = emergence.moment_table(
+        {"m": xr.concat(parts, "model", data_vars="minimal", coords="minimal", compat="override")}
+    )
+    assert list(table["moment"]) == ["adapter-0", "final-9"]
+    assert table["rho"].iloc[0] < -0.9 and table["rho"].iloc[1] == pytest.approx(1)
+    assert table["shared"].iloc[1] == 1 and table["top"].iloc[1] > table["top"].iloc[0]
+
+
+def test_heads_that_read_lists_are_found_again() -> None:
+    pattern = random_pattern(1)
+    ds = model_dataset("mini-1.5-7B", pattern=pattern)
+    rng = np.random.default_rng(0)
+
+    def lists(values: np.ndarray) -> xr.Dataset:
+        noisy = np.clip(values[None, :, :, None] + rng.normal(0, 0.02, (1, 4, 4, 30)), 0, 1)
+        return xr.Dataset(
+            {"asked_weight": (("model", "layer", "head", "sample"), noisy)},
+            {"sample": [f"list-{i}" for i in range(30)]},
+        )
+
+    text = {"own": lists(pattern), "else": lists(random_pattern(7)), "large": lists(pattern).isel(layer=[0, 1, 2])}
+    found = emergence.with_text(ds, text, {"mini-1.5-7B": "own"}, untrained={"own": lists(np.full((4, 4), 0.1))})
+    told = found.set_index("kind")
+    assert told.loc[emergence.OWN, "rho"] > 0.9 > told.loc[emergence.FRESH, "rho"]
+    assert told.loc[emergence.OWN, "lower"] <= told.loc[emergence.OWN, "rho"] <= told.loc[emergence.OWN, "upper"]
+    assert told.loc[emergence.OWN, "ceiling"] > 0.9 and "large" not in set(found["text_model"])
+    assert emergence.with_text(ds, {}, {}).empty
+    heads = emergence.all_head_pairs(ds, text, {"mini-1.5-7B": "own"})
+    assert len(heads) == 16 and heads["text"].corr(heads["picture"]) > 0.9

@@ -1,0 +1,166 @@
+"""Comparison pages: which join the book, what is traced for them, and every notebook's cells on made-up stores."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pandas as pd
+import pytest
+import vl_convert as vlc
+import xarray as xr
+
+from synthetic_models import model_dataset, several, stored
+from visualheads import charts, survey
+from visualheads.charts import display
+from visualheads.jobs import TraceJob
+from visualheads.packing import pack
+from visualheads.pages import comparisons, inputs, plan, traces
+from visualheads.prose import comparison as text
+from visualheads.prose import kinship as kin
+
+ROOT = Path(__file__).resolve().parents[1]
+WIDEST = 688
+PAGES = [one.slug for one in comparisons.COMPARISONS]
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stores of four models on two benchmarks."""
+    results = tmp_path_factory.mktemp("many")
+    stored(results, several(pictures=6))
+    return results
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of one model on one benchmark."""
+    results = tmp_path_factory.mktemp("one")
+    stored(results, model_dataset())
+    return results
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, list[Any]]]:
+    """What cells show, kept instead of displayed."""
+    kept: dict[str, list[Any]] = {"charts": [], "texts": []}
+    monkeypatch.setattr(charts, "show", kept["charts"].append)
+    monkeypatch.setattr(charts, "show_text", kept["texts"].append)
+    yield kept
+
+
+def run_cells(slug: str, results: Path) -> None:
+    """A notebook's code cells, one after the other, in one namespace."""
+    space: dict[str, Any] = {}
+    for cell in nbformat.read(ROOT / "notebooks" / f"{slug}.ipynb", as_version=4).cells:
+        if cell.cell_type == "code":
+            exec(cell.source, space)
+        if "parameters" in cell.metadata.get("tags", ()):
+            space["results"] = str(results)
+            space["lists"] = 6
+
+
+@pytest.mark.parametrize("stores", ["many", "one"])
+@pytest.mark.parametrize("slug", PAGES)
+def test_cells_run_and_charts_fit_the_page(
+    slug: str, stores: str, shown: dict[str, list[Any]], request: pytest.FixtureRequest
+) -> None:
+    results = request.getfixturevalue(stores)
+    if slug == "emergence" and not survey.text_models():
+        pytest.skip("no text-only checkpoint is shipped")
+    run_cells(slug, results)
+    assert shown["charts"] and shown["texts"]
+    for chart in shown["charts"]:
+        spec = display.spec_of(chart)
+        svg = vlc.vegalite_to_svg(spec, vl_version=display.VEGA_LITE)
+        width = re.search(r'<svg[^>]* width="([\d.]+)"', svg)
+        assert width is not None and 100 < float(width[1]) <= WIDEST, spec["description"]
+        assert len(spec["description"]) > 20
+    assert all(isinstance(words, str) for words in shown["texts"])
+    assert not [words for words in shown["texts"] if re.search(r"\bnan\b", words)]
+
+
+def test_a_missing_model_is_told_plainly(one: Path, shown: dict[str, list[Any]]) -> None:
+    run_cells("scale", one)
+    told = " ".join(shown["texts"])
+    assert kin.NEEDS_RECIPE in told and kin.NEEDS_SIZE in told and kin.NEEDS_DATA in told
+    assert kin.NEEDS_RECIPE in json.dumps(display.spec_of(shown["charts"][0]))
+
+
+def test_pages_join_when_they_have_something_to_show(many: Path, one: Path, tmp_path: Path) -> None:
+    def slugs(results: Path) -> list[str]:
+        (tmp_path / "notebooks").mkdir(exist_ok=True)
+        for slug in PAGES:
+            shutil.copy(ROOT / "notebooks" / f"{slug}.ipynb", tmp_path / "notebooks")
+        return [page.slug for page in comparisons.comparison_pages(tmp_path, str(results))]
+
+    assert {"models", "conditions", "benchmarks", "scale"} <= set(slugs(many))
+    assert "scale" not in slugs(one) and "families" not in slugs(one)
+    assert slugs(tmp_path / "nothing") == []
+
+
+def test_families_need_two_models_of_one_shape() -> None:
+    told = comparisons.Traced({"1.5-7B": frozenset({"looktwice"})}, comparisons.descent(["1.5-7B"]))
+    families = next(one for one in comparisons.COMPARISONS if one.slug == "families")
+    assert not families.shows(told)
+    names = ["1.5-7B", "1.6-vicuna-7B"]
+    assert families.shows(comparisons.Traced(dict.fromkeys(names, frozenset({"pope"})), comparisons.descent(names)))
+
+
+def test_a_page_is_stale_when_a_store_changes(tmp_path: Path) -> None:
+    stored(tmp_path, model_dataset())
+    before = inputs.stores_told(tmp_path)
+    assert list(before) == ["mini-1.5-7B/looktwice.zarr.zip"]
+    pack(model_dataset(seed=3), tmp_path / "mini-1.5-13B" / "pope.zarr.zip")
+    assert inputs.stores_told(tmp_path) != before
+
+
+def test_white_pictures_have_a_store_of_their_own() -> None:
+    job = TraceJob("m", formats=("free", "letters"), results="r")
+    assert job.path == "r/m/looktwice.zarr" and job.white().path == "r/m/looktwice-white.zarr"
+    assert job.white().formats == ("free",) and job.white().controls == ("white",)
+
+
+def test_every_miniature_is_asked_every_shipped_benchmark() -> None:
+    names = [card.name for card in plan.shipped()]
+    pages = plan.model_pages(ROOT)
+    jobs = traces.book_jobs(ROOT, names, pages)
+    asked = {(job.model, job.task) for job in jobs if job.controls == ("",)}
+    assert asked == {(name, task) for name in names for task in traces.shipped_tasks()}
+    paths = [job.path for job in jobs]
+    assert len(set(paths)) == len(paths)
+    assert sum(job.controls == ("white",) for job in jobs) == len(pages)
+
+
+def test_a_page_with_its_own_parameters_is_traced_with_them() -> None:
+    page = plan.model_page(ROOT, "mini-1.5-7B", {"n": 5, "seed": 3})
+    job = traces.page_job(ROOT, page)
+    assert (job.n, job.seed, job.task) == (5, 3, "looktwice")
+    main, white, *others = traces.book_jobs(ROOT, ["mini-1.5-7B"], [page])
+    assert main == job and white == job.white() and all(other.task != "looktwice" for other in others)
+
+
+def test_a_done_trace_is_known_without_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = TraceJob("mini-1.5-7B", formats=("free",), n=2, results=str(tmp_path))
+    made = traces.made_from(job)
+    assert not traces._is_done(job, made)
+    Path(job.path).mkdir(parents=True)
+    monkeypatch.setattr(traces, "pending", lambda _path: [])
+    traces._stamp(job, made)
+    assert traces._is_done(job, made) and not traces._is_done(job, "other")
+    assert traces.made_from(TraceJob("mini-1.5-7B", formats=("free",), n=3, results=str(tmp_path))) != made
+
+
+def test_the_traced_come_in_the_catalogues_order(many: Path) -> None:
+    ds: xr.Dataset = survey.traced(many)
+    assert str(ds["model"].values[0]) == "mini-1.5-7B"
+    assert "4 models" in text.compared(ds) and "in miniature" in text.compared(ds)
+    table = survey.model_table(ds).set_index("model")
+    assert table.loc["mini-1.5-7B", "image_tokens"] == "64"
+    assert "8 × 8 / 8" in kin.model_table(survey.model_table(ds), pd.DataFrame(columns=["model", "group"]))
+    assert len(survey.paper_cards()) == 9 and "32 × 32 / 8" in kin.paper_table(survey.paper_cards())
