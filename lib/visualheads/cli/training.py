@@ -29,6 +29,7 @@ def train(
 ) -> None:
     """Train a miniature through all its stages, or go on where a killed run stopped."""
     from visualheads.miniatures.architectures import MINIATURES, miniature
+    from visualheads.miniatures.moments import trace_moments
     from visualheads.miniatures.train import train as train_one
 
     if every == bool(name):
@@ -44,6 +45,8 @@ def train(
     unfinished = work or (target / "unfinished" if smoke else data_folder() / "training")
     for each in names:
         made = train_one(each, target=target, work=unfinished, smoke=smoke, device=device, report=_report)
+        if not smoke:
+            trace_moments(each, made, unfinished)
         say(f"{each}: {made}")
 
 
@@ -56,13 +59,12 @@ def _report(stage: str, step: int, steps: int, record: dict[str, Any]) -> None:
 
 
 def scenes(
-    folder: Annotated[
-        Path | None, typer.Option("--out", help="[default: data/scenes/looktwice]", show_default=False)
-    ] = None,
+    folder: Annotated[Path | None, typer.Option("--out", help="[default: data/scenes]", show_default=False)] = None,
 ) -> None:
-    """Draw the shipped scenes again: the same bytes every time."""
-    from visualheads.miniatures.scenes import write_looktwice
+    """Draw the shipped scenes of all five benchmarks again: the same bytes every time."""
+    from visualheads.miniatures.scenes import WRITERS
 
-    target = folder or data_folder() / "scenes" / "looktwice"
-    write_looktwice(target)
-    say(str(target))
+    target = folder or data_folder() / "scenes"
+    for name, write in WRITERS.items():
+        write(target / name)
+        say(str(target / name))
