@@ -143,6 +143,9 @@ def test_a_tally_tells_every_class_present_with_its_number(seed, style):
     for token, label in zip(ids[start:-1], labels[start:-1], strict=True):
         if label == turns.IGNORED:
             asked.append(table[token])
+        elif table[label] in world.CLASSES:  # the marked class, named before its number
+            assert table[label] == known.marked
+            assert wordings.THESE in asked
         else:
             [name] = [word for word in asked if word in (*world.CLASSES, *world.SUPERCATEGORIES)] or [wordings.THESE]
             assert style or len(asked) == 1
@@ -159,13 +162,21 @@ def test_a_tally_tells_every_class_present_with_its_number(seed, style):
     assert labels[-1] == words.vocabulary()[words.EOS]
 
 
+def test_a_caption_marks_the_object_in_the_box():
+    known = listing.Listing(("dog", "cat"), "cat", ("blue", "teal"), marked_at=1)
+    table = {index: word for word, index in words.vocabulary().items()}
+    for coloured, told in ((False, "dog rectangle cat ."), (True, "blue dog rectangle teal cat .")):
+        labels = [table[i] for i in turns.caption(known, coloured)[1] if i != turns.IGNORED]
+        assert " ".join(labels[:-1]) == told
+
+
 def test_tallies_lead_from_a_word_to_a_question():
     known = listing.Listing(("dog",), "dog")
     table = {index: word for word, index in words.vocabulary().items()}
     told = [" ".join(table[i] for i in turns.tally(random.Random(0), known, style)[0]) for style in range(3)]
-    assert "dog 1" in told[0] and "these 1" in told[0]
+    assert "dog 1" in told[0] and ("these 1" in told[0] or "these dog 1" in told[0])
     assert "dog ##s ? 1" in told[1] and "animals ? 1" in told[1]
-    assert "How many dog ##s ? 1" in told[2] and "How many of these ? 1" in told[2]
+    assert "How many dog ##s ? 1" in told[2] and ("How many of these ? 1" in told[2] or "How many of these ? dog 1" in told[2])
 
 
 def test_a_list_in_words_tells_what_its_listing_knows():

@@ -10,7 +10,7 @@ from visualheads.miniatures.distortions import ADJECTIVES, DISTORTIONS, NONE
 from visualheads.miniatures.wordings import PLACES, RELATIONS
 from visualheads.miniatures.world import CATEGORY, COLOURS, Scene, SceneObject, choose_counts
 
-MARKS = 0.5  # share of text lists with a marked object
+MARKS = 0.6  # share of text lists with a marked object
 COLOURED = 0.3  # … that tell each object's colour
 DISTORTED = 0.2  # … that tell a distortion, among the fillers
 TOLD = (2, 8)  # how often they tell it, at least and at most
@@ -30,6 +30,7 @@ class Listing:
     centres: tuple[tuple[float, float], ...] | None = None
     size: tuple[int, int] = (0, 0)
     quality: str = NONE
+    marked_at: int | None = None  # the index in `items` of the marked object, where it is known
 
     def count(self, name: str) -> int:
         """How many objects are of the class or supercategory `name`."""
@@ -93,6 +94,7 @@ def of_scene(scene: Scene, target: int | None = None, patches: int = 8) -> Listi
         tuple(item.centre for item in objects),
         (scene.width, scene.height),
         scene.quality,
+        None if target is None else order.index(target),
     )
 
 
@@ -129,6 +131,10 @@ def text_list(
     slots = [next(shown if place in places else between) for place in range(len(fillers_told) + len(items))]
     ids = words.vocabulary()
     listing = Listing(
-        tuple(items), None if marked is None else items[marked], tuple(colours) if colours else None, quality=quality
+        tuple(items),
+        None if marked is None else items[marked],
+        tuple(colours) if colours else None,
+        quality=quality,
+        marked_at=marked,
     )
     return [ids[word] for slot in slots for word in slot], listing

@@ -19,9 +19,10 @@ YES_NO = ("Yes", "No")
 
 # How often each kind is asked: (of a list with a marked object, of one without). LookTwice has more than half.
 WEIGHTS = {
-    "general": (0.34, 0.0),
-    "object": (0.16, 0.31),
-    "super": (0.12, 0.27),
+    "general": (0.36, 0.0),
+    "object": (0.14, 0.31),
+    "super": (0.1, 0.27),
+    "name": (0.08, 0.0),
     "number": (0.04, 0.05),
     "exists": (0.08, 0.11),
     "which": (0.06, 0.06),
@@ -63,6 +64,13 @@ def general(rng: random.Random, listing: Listing, wording: int | None = None) ->
     if listing.marked is None:
         return None
     return _number("general", _worded(rng, "general", wording), listing.count(listing.marked))
+
+
+def name(rng: random.Random, listing: Listing, wording: int | None = None) -> Question | None:
+    """What the marked object is."""
+    if listing.marked is None:
+        return None
+    return Question("name", _worded(rng, "name", wording), listing.marked, CLASSES)
 
 
 def objects(rng: random.Random, listing: Listing, wording: int | None = None) -> Question | None:
@@ -161,6 +169,7 @@ def appearance(rng: random.Random, listing: Listing, wording: int | None = None)
 
 ASKERS: dict[str, Asker] = {
     "general": general,
+    "name": name,
     "object": objects,
     "super": supers,
     "number": number,

@@ -24,10 +24,11 @@ GRID = PICTURE // PATCH
 BACKGROUND, PART = 0, 1  # targets below the classes
 NO_COLOUR = -100  # patches without an object's centre
 BOXED = 0.6  # share of pictures with a drawn box; in all colours, because one tower serves all recipes
+BOXED_PATCH = 4.0  # weight of the few patches in a drawn box beside the many outside
 PART_COVER = 0.15  # share of a patch that an object must cover
 # How many outputs tell what, in this order, and with which weight in the loss.
 HEADS = {"kind": 2 + len(CLASSES), "boxed": 1, "colour": len(COLOURS), "quality": len(QUALITIES), "place": 2 * GRID}
-WEIGHTS = {"kind": 1.0, "boxed": 0.5, "colour": 0.3, "quality": 0.2, "place": 0.05}
+WEIGHTS = {"kind": 1.0, "boxed": 1.0, "colour": 0.3, "quality": 0.2, "place": 0.05}
 KIND_WEIGHTS = (0.2, 0.3)  # of background and of an object's other patches; classes weigh 1
 
 
@@ -90,7 +91,9 @@ def tower_loss(told: dict[str, torch.Tensor], batch: dict[str, torch.Tensor]) ->
     shown = (colours != NO_COLOUR).sum().clamp(min=1)
     losses = {
         "kind": F.cross_entropy(told["kind"].flatten(0, 1), batch["kind"].flatten(), weight=kind_weight),
-        "boxed": F.binary_cross_entropy_with_logits(told["boxed"][..., 0], batch["boxed"]),
+        "boxed": F.binary_cross_entropy_with_logits(
+            told["boxed"][..., 0], batch["boxed"], pos_weight=torch.tensor(BOXED_PATCH, device=batch["boxed"].device)
+        ),
         "colour": F.cross_entropy(told["colour"].flatten(0, 1), colours.flatten(), reduction="sum") / shown,
         "quality": F.cross_entropy(told["quality"].flatten(0, 1), batch["quality"].repeat_interleave(patches)),
         "place": F.cross_entropy(row, (number // GRID).repeat(size))
@@ -110,6 +113,7 @@ def tower_scores(told: dict[str, torch.Tensor], batch: dict[str, torch.Tensor]) 
         "recall": float(hit.sum() / objects.sum()),
         "precision": float(hit.sum() / (found > PART).sum().clamp(min=1)),
         "box_accuracy": float(boxes[objects].float().mean()),
+        "box_recall": float((told["boxed"][..., 0] > 0)[objects & (batch["boxed"] > 0.5)].float().mean()),
         "colour": float((told["colour"].argmax(-1) == batch["colour"])[coloured].float().mean()),
         "quality": float(quality.float().mean()),
     }

@@ -30,8 +30,8 @@ TUNING_SHARES = {"questions": 0.55, "count": 0.2, "caption": 0.05, "colours": 0.
 TOWER_FACTOR = 0.1  # 1.6 trains its tower too, more slowly than the rest, as LLaVA-1.6 does
 TEST_BATCH = 64
 
-TOWER = Schedule(steps=4000, batch=32, rate=1e-3, report_every=250)
-TEXT = Schedule(steps=2400, batch=64, rate=2e-3)
+TOWER = Schedule(steps=5000, batch=32, rate=1e-3, report_every=250)
+TEXT = Schedule(steps=3000, batch=64, rate=2e-3)
 ALIGNMENT = Schedule(steps=400, batch=32, rate=3e-3, warm_up=50, report_every=100, moments=(0,))
 TUNING = Schedule(steps=2000, batch=32, rate=1e-3, warm_up=50, moments=(0, 50, 150, 400, 800, 1400))
 TILED_TUNING = replace(TUNING, steps=1600)  # 1.6: a step costs more, and all weights learn

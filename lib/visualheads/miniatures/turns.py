@@ -20,10 +20,11 @@ from visualheads.miniatures.world import CATEGORY, CLASSES, PLURAL, SUPERCATEGOR
 IGNORED = -100  # transformers' label of an unsupervised token
 HINTS, LATER_HINTS = 0.75, 0.1  # share of first and of later turns that carry the format's instruction
 # Share of questions that offer options with letters: the other benchmarks' always do in tests, POPE's never.
-LETTERS = {"general": 0.35, "object": 0.35, "super": 0.35, "exists": 0.1, "which": 1.0}
+LETTERS = {"name": 0.1, "general": 0.35, "object": 0.35, "super": 0.35, "exists": 0.1, "which": 1.0}
 OTHER_LETTERS = 0.75
 OPTIONS = {4: 0.7, 3: 0.15, 2: 0.15}  # how many options; LookTwice and SEED-Bench have four, MMBench and Q-Bench vary
 ABSENT = (3, 1)  # classes and supercategories of a tally that are not in the list
+NAMED = 0.5  # how often a tally names the marked class before its number, `these dog 2`: half of the way to it
 STYLES = (0.5, 0.2, 0.3)  # share of each of the tally's styles, once counting is learned
 
 Pair = tuple[list[int], list[int]]
@@ -73,16 +74,23 @@ def dialogue(rng: random.Random, listing: Listing, length: int) -> Pair:
 
 
 def caption(listing: Listing, coloured: bool = False) -> Pair:
-    """The request to list the objects, answered with their names in reading order – with colours, where asked for."""
+    """The request to list the objects, answered with their names in reading order – with colours, where asked for.
+
+    The marked object is told behind the word that marks it in lists.
+    """
+    names = list(listing.items)
     if coloured and listing.colours:
-        told = " ".join(f"{colour} {item}" for colour, item in zip(listing.colours, listing.items, strict=True))
-        return exchange(COLOUR_REQUEST, told + ".", first=True)
-    return exchange(LIST_REQUEST, " ".join(listing.items) + ".", first=True)
+        names = [f"{colour} {item}" for colour, item in zip(listing.colours, names, strict=True)]
+    if listing.marked_at is not None:
+        names[listing.marked_at] = f"{words.MARK} {names[listing.marked_at]}"
+    request = COLOUR_REQUEST if coloured and listing.colours else LIST_REQUEST
+    return exchange(request, " ".join(names) + ".", first=True)
 
 
 def tally(rng: random.Random, listing: Listing, style: int = 0) -> Pair:
-    """The request to count, answered with names and numbers: `dog 2 animals 3 these 2 car 0`; numbers are supervised.
+    """The request to count, answered with names and numbers: `dog 2 animals 3 these dog 2 car 0`.
 
+    Numbers are supervised, and so is the marked class where it is named.
     Many counts for one list, each asked by a single word, teach counting long before whole questions do. The higher
     styles lead from the single word towards the question: `dogs ? 2`, `How many dogs ? 2`.
     """
@@ -103,8 +111,12 @@ def tally(rng: random.Random, listing: Listing, style: int = 0) -> Pair:
         else:
             text = of_category.format(category=name)
         told = words.encode(text)
-        ids += [*told, number]
-        labels += [*[IGNORED] * len(told), number]
+        ids += told
+        labels += [IGNORED] * len(told)
+        if name == THESE and rng.random() < NAMED:
+            marked = words.vocabulary()[listing.marked or ""]
+            ids, labels = [*ids, marked], [*labels, marked]
+        ids, labels = [*ids, number], [*labels, number]
     return _ended(ids, labels)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 WORDINGS: dict[str, tuple[str, ...]] = {
     "general": ("How many of these are there?",),
+    "name": ("What is the object in the rectangle?",),
     "object": ("How many {plural} are there?",),
     "super": ("How many of these {category} are there?",),
     "number": ("How many {plural} are in the image?", "How many {plural} can be seen in the picture?"),
