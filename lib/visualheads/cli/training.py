@@ -59,13 +59,12 @@ def _report(stage: str, step: int, steps: int, record: dict[str, Any]) -> None:
 
 
 def scenes(
-    folder: Annotated[
-        Path | None, typer.Option("--out", help="[default: data/scenes/looktwice]", show_default=False)
-    ] = None,
+    folder: Annotated[Path | None, typer.Option("--out", help="[default: data/scenes]", show_default=False)] = None,
 ) -> None:
-    """Draw the shipped scenes again: the same bytes every time."""
-    from visualheads.miniatures.scenes import write_looktwice
+    """Draw the shipped scenes of all five benchmarks again: the same bytes every time."""
+    from visualheads.miniatures.scenes import WRITERS
 
-    target = folder or data_folder() / "scenes" / "looktwice"
-    write_looktwice(target)
-    say(str(target))
+    target = folder or data_folder() / "scenes"
+    for name, write in WRITERS.items():
+        write(target / name)
+        say(str(target / name))

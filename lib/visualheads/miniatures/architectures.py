@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from visualheads.errors import UnknownModelError
 from visualheads.miniatures import words
 
 if TYPE_CHECKING:
-    from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedModel, ProcessorMixin
+    from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedConfig, PreTrainedModel
 
 INITIAL_SPREAD = 0.08  # about 1/√hidden; with transformers' 0.02 a network this narrow learns far more slowly
 PICTURE, PATCH = 96, 12  # pixels: 8 × 8 = 64 image tokens
+PINPOINTS = [[96, 192], [192, 96]]  # canvases (height, width) of two tiles; with the whole picture, three tower passes
+VIP_LAYERS = (-1, -2, -3)  # of the tower's four, concatenated (ViP-LLaVA: five of 24)
+Recipe = Literal["1.5", "1.6", "vip"]
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'user' %}{{ 'USER: ' }}{% else %}"
     "{{ 'ASSISTANT: ' }}{% endif %}{% for item in message['content'] %}"
@@ -32,7 +35,7 @@ class TextShape:
     heads: int = 8
     key_value_heads: int = 8
     hidden: int = 96
-    intermediate: int = 288
+    intermediate: int = 160  # narrow, so that the weights of all miniatures together stay under 38 MB
     head_dim: int = 16
     rope_theta: float = 10_000.0
     seed: int = 0
@@ -44,26 +47,41 @@ class Miniature:
 
     name: str
     text: str
-    recipe: Literal["1.5", "1.6", "vip"]
+    recipe: Recipe
     stands_for: str
     seed: int = 0
 
 
+VICUNA_13B = TextShape(
+    "mini-vicuna-13B-text", "llama", layers=10, heads=10, key_value_heads=10, hidden=110, intermediate=192, head_dim=12
+)
 TEXT_SHAPES = {
     shape.name: shape
     for shape in (
         TextShape("mini-vicuna-7B-text", "llama"),
-        TextShape(
-            "mini-vicuna-13B-text", "llama", layers=10, heads=10, key_value_heads=10, hidden=120, intermediate=360
-        ),
+        TextShape("mini-vicuna-7B-text-seed1", "llama", seed=1),
+        VICUNA_13B,
         TextShape("mini-mistral-7B-text", "mistral", key_value_heads=2),
         TextShape("mini-llama-3-8B-text", "llama", key_value_heads=2, rope_theta=500_000.0),
-        TextShape("mini-phi-3-3.8B-text", "phi3", hidden=80, intermediate=240, head_dim=10),
+        TextShape("mini-phi-3-3.8B-text", "phi3", hidden=80, head_dim=10),
     )
 }
+# The paper's nine in its order, then the two that tell seed noise from model differences.
 MINIATURES = {
-    miniature.name: miniature
-    for miniature in (Miniature("mini-1.5-7B", "mini-vicuna-7B-text", "1.5", "llava-hf/llava-1.5-7b-hf"),)
+    entry.name: entry
+    for entry in (
+        Miniature("mini-vip-phi-3-3.8B", "mini-phi-3-3.8B-text", "vip", "mucai/vip-llava-phi-3-mini-3.8B"),
+        Miniature("mini-1.6-mistral-7B", "mini-mistral-7B-text", "1.6", "llava-hf/llava-v1.6-mistral-7b-hf"),
+        Miniature("mini-vip-llama-3-8B", "mini-llama-3-8B-text", "vip", "mucai/vip-llava-llama-3-8b"),
+        Miniature("mini-1.5-7B", "mini-vicuna-7B-text", "1.5", "llava-hf/llava-1.5-7b-hf"),
+        Miniature("mini-1.6-vicuna-7B", "mini-vicuna-7B-text", "1.6", "llava-hf/llava-v1.6-vicuna-7b-hf"),
+        Miniature("mini-vip-7B", "mini-vicuna-7B-text", "vip", "llava-hf/vip-llava-7b-hf"),
+        Miniature("mini-1.5-13B", "mini-vicuna-13B-text", "1.5", "llava-hf/llava-1.5-13b-hf"),
+        Miniature("mini-1.6-vicuna-13B", "mini-vicuna-13B-text", "1.6", "llava-hf/llava-v1.6-vicuna-13b-hf"),
+        Miniature("mini-vip-13B", "mini-vicuna-13B-text", "vip", "llava-hf/vip-llava-13b-hf"),
+        Miniature("mini-1.5-7B-seed1", "mini-vicuna-7B-text", "1.5", "llava-hf/llava-1.5-7b-hf", seed=1),
+        Miniature("mini-1.5-7B-text1", "mini-vicuna-7B-text-seed1", "1.5", "llava-hf/llava-1.5-7b-hf"),
+    )
 }
 
 
@@ -123,7 +141,7 @@ def tower_config() -> CLIPVisionConfig:
 
     return CLIPVisionConfig(
         hidden_size=96,
-        intermediate_size=384,
+        intermediate_size=224,
         num_hidden_layers=4,
         num_attention_heads=6,
         image_size=PICTURE,
@@ -139,22 +157,37 @@ def build_tower() -> CLIPVisionModel:
     return CLIPVisionModel(tower_config())
 
 
-def build_multimodal(name: str, text: PreTrainedModel, tower: CLIPVisionModel) -> PreTrainedModel:
-    """The multimodal model around a trained language model and tower; the adapter's weights are fresh."""
-    from transformers import LlavaConfig, LlavaForConditionalGeneration
+def multimodal_config(recipe: Recipe, text: PreTrainedConfig, vision: PreTrainedConfig) -> Any:
+    """The transformers configuration of a multimodal model: LLaVA-1.5, LLaVA-1.6 (NeXT) or ViP-LLaVA."""
+    from transformers import LlavaConfig, LlavaNextConfig, VipLlavaConfig
 
-    recipe = miniature(name)
-    config = LlavaConfig(
-        vision_config=tower.config,
-        text_config=text.config,
-        image_token_index=words.vocabulary()[words.IMAGE],
-        image_seq_length=(PICTURE // PATCH) ** 2,
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="default",
-        tie_word_embeddings=False,
-    )
-    assert recipe.recipe == "1.5"
-    model = LlavaForConditionalGeneration(config)
+    common: dict[str, Any] = {
+        "vision_config": vision,
+        "text_config": text,
+        "image_token_index": words.vocabulary()[words.IMAGE],
+        "image_seq_length": (PICTURE // PATCH) ** 2,
+        "tie_word_embeddings": False,
+    }
+    match recipe:
+        case "1.5":
+            return LlavaConfig(**common, vision_feature_layer=-1, vision_feature_select_strategy="default")
+        case "1.6":
+            return LlavaNextConfig(
+                **common,
+                vision_feature_layer=-1,
+                vision_feature_select_strategy="default",
+                image_grid_pinpoints=PINPOINTS,
+            )
+        case "vip":
+            return VipLlavaConfig(**common, vision_feature_layer=list(VIP_LAYERS))
+
+
+def build_multimodal(name: str, text: Any, tower: CLIPVisionModel) -> Any:
+    """The multimodal model around a trained language model and tower; the adapter's weights are fresh."""
+    from transformers import AutoModelForImageTextToText
+
+    config = multimodal_config(miniature(name).recipe, text.config, tower.config)
+    model: Any = AutoModelForImageTextToText.from_config(config)
     model.model.vision_tower.load_state_dict(tower.state_dict())
     model.model.language_model.load_state_dict(text.model.state_dict())
     model.lm_head.load_state_dict(text.lm_head.state_dict())
@@ -163,22 +196,25 @@ def build_multimodal(name: str, text: PreTrainedModel, tower: CLIPVisionModel) -
     return model
 
 
-def build_processor(name: str) -> ProcessorMixin:
-    """Tokenizer, image processor and chat template of a miniature."""
-    from transformers import CLIPImageProcessorPil, LlavaProcessor
+def build_empty(name: str) -> Any:
+    """The miniature with random weights: a control, or a frame to load trained weights into."""
+    return build_multimodal(name, build_text(text_shape(miniature(name).text)), build_tower())
 
-    miniature(name)
-    images = CLIPImageProcessorPil(
-        size={"shortest_edge": PICTURE},
-        crop_size={"height": PICTURE, "width": PICTURE},
-        image_mean=[0.5, 0.5, 0.5],
-        image_std=[0.5, 0.5, 0.5],
-    )
-    return LlavaProcessor(
-        image_processor=images,
-        tokenizer=words.build_tokenizer(),
-        patch_size=PATCH,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=CHAT_TEMPLATE,
-    )
+
+def build_processor(recipe: Recipe) -> Any:
+    """Tokenizer, image processor and chat template of a recipe: 1.6 cuts pictures into tiles, the others squeeze."""
+    from transformers import CLIPImageProcessorPil, LlavaNextImageProcessorPil, LlavaNextProcessor, LlavaProcessor
+
+    square = {"height": PICTURE, "width": PICTURE}
+    scale: dict[str, Any] = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "crop_size": square}
+    common: dict[str, Any] = {
+        "tokenizer": words.build_tokenizer(),
+        "patch_size": PATCH,
+        "vision_feature_select_strategy": "default",
+        "num_additional_image_tokens": 1,
+        "chat_template": CHAT_TEMPLATE,
+    }
+    if recipe == "1.6":
+        tiles = LlavaNextImageProcessorPil(size={"shortest_edge": PICTURE}, image_grid_pinpoints=PINPOINTS, **scale)
+        return LlavaNextProcessor(image_processor=tiles, **common)
+    return LlavaProcessor(image_processor=CLIPImageProcessorPil(size=square, do_center_crop=False, **scale), **common)

@@ -29,6 +29,48 @@ def score_table(scores: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def benchmark_table(benchmarks: dict[str, Any]) -> str:
+    """All five benchmarks with their own figures, as a Markdown table."""
+    lines = [
+        "| benchmark | accuracy % (95 % interval) | white picture % | question only % | chance % | above chance "
+        "| own figures % | prompts |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, entry in benchmarks.items():
+        cells = [percent(entry["seen"]), percent(entry["blind"]), f"{100 * entry['question_only']['accuracy']:.1f}"]
+        cells += [f"{100 * entry['chance']:.1f}", "yes" if entry["above_chance"] else "**no**"]
+        own = {key: value for key, value in entry.get("figures", {}).items() if key != "accuracy"}
+        cells.append(", ".join(f"{key} {100 * value:.1f}" for key, value in own.items()) or "–")
+        lines.append(f"| {name} | {' | '.join(cells)} | {entry['seen']['n']} |")
+    return "\n".join(lines)
+
+
+def target_lines(targets: list[dict[str, Any]]) -> str:
+    """What was asked for and not reached, one line each."""
+    missed = [entry for entry in targets if not entry["reached"]]
+    if not missed:
+        return "All figures asked for are reached."
+    told = [f"* {e['what']}: {100 * e['found']:.1f} %, limit {100 * e['wanted']:.1f} %" for e in missed]
+    return "Not reached:\n\n" + "\n".join(told)
+
+
+def preparation(config: Any) -> str:
+    """How the recipe prepares a picture and what it trains, in words."""
+    tokens = config.image_seq_length
+    match config.model_type:
+        case "llava_next":
+            return (
+                f"AnyRes: the whole picture ({tokens} image tokens) and its tiles with a newline token after each row, "
+                "136 image tokens for a square picture, more for others; tower, adapter and language model are trained"
+            )
+        case "vipllava":
+            return (
+                f"{tokens} image tokens, layers {config.vision_feature_layer} of the tower concatenated; tower frozen"
+            )
+        case _:
+            return f"{tokens} image tokens from the tower's last layer (LLaVA takes the last but one); tower frozen"
+
+
 def stage_table(stages: dict[str, Any]) -> str:
     """Steps, pictures or lists seen, time and last measured figures of every training stage."""
     lines = ["| stage | steps | batch | minutes | last measured |", "| --- | --- | --- | --- | --- |"]
@@ -60,8 +102,7 @@ the method and lets claims be tested in small; it is no evidence about models of
   {text.num_hidden_layers} layers × {text.num_attention_heads} heads ({text.num_key_value_heads} key-value heads),
   hidden size {text.hidden_size}, {record["parameters"] / 1e6:.2f} million parameters.
 * Vision tower `{vision.model_type}`: {vision.num_hidden_layers} layers, {vision.image_size} px, patch
-  {vision.patch_size} px → {config.image_seq_length} image tokens from its last layer
-  (LLaVA takes the last but one); frozen after its own training.
+  {vision.patch_size} px. {preparation(config)}.
 * Grown from the text-only model `{description.text}`, whose checkpoint stands beside this one.
 
 ## Scores
@@ -74,6 +115,15 @@ All conditions and formats together: {percent(pooled["seen"])} %; with a white p
 the best answerer that sees only the question (it knows this set's answer frequencies):
 {percent(pooled["question_only"])} %.
 `plain-general` has no referent in the picture: it is reported, no target is set.
+
+### All five benchmarks
+
+`data/scenes/<benchmark>`, in each benchmark's own format; LookTwice without `plain-general`. Above chance: the 95 %
+interval lies above random answers and above what the question alone tells.
+
+{benchmark_table(record["benchmarks"])}
+
+{target_lines(record["targets"])}
 
 ## Training
 

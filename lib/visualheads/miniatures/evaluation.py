@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from scipy import stats
+
+from visualheads.miniatures import words
+from visualheads.miniatures.distortions import ADJECTIVES
+from visualheads.miniatures.world import CLASSES, PLURAL, SUPERCATEGORIES
+from visualheads.tasks import task
+from visualheads.tasks.sample import LETTERS
+from visualheads.tasks.scoring import correct
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -17,6 +24,9 @@ if TYPE_CHECKING:
 
 BATCH = 50
 FORMATS = ("free", "letters")
+OTHERS = ("pope", "mmbench", "seedbench", "qbench")
+ANSWERS = ("Yes", "No")  # of questions without choices: POPE's
+BLIND_SLACK = 0.05  # how far blind accuracy, at its upper 95 % limit, may lie above the best question-only answerer
 
 
 def score(right: Sequence[bool]) -> dict[str, Any]:
@@ -47,36 +57,61 @@ def answers(model: PreTrainedModel, processor: ProcessorMixin, samples: Sequence
     return [text.strip() for text in found]
 
 
-def question_only(samples: Sequence[Sample], known: Sequence[Sample]) -> list[bool]:
+def template(question: str) -> str:
+    """A question's type: its first line with classes, supercategories and adjectives left out."""
+    names = {*CLASSES, *PLURAL.values(), *SUPERCATEGORIES, *(word for pair in ADJECTIVES.values() for word in pair)}
+    return " ".join("_" if word in names else word for word in words.split(question.partition("\n")[0]))
+
+
+def answer_text(sample: Sample) -> str:
+    """The right answer as text: with choices, the right choice."""
+    return sample.choices[LETTERS.index(sample.answer)] if sample.choices else sample.answer
+
+
+def question_only(samples: Sequence[Sample], known: Sequence[Sample], leave_out: bool = False) -> list[bool]:
     """What the best answerer without eyes gets right: it knows every answer's frequency in this very set.
 
     Free form: the most frequent answer of the question type. Letters: the option whose text is the most frequent
-    answer of the same questions in free form (`known`).
+    answer of the same type of question in `known`. With `leave_out` it does not know the question's own answer: where
+    there are nearly as many answers as questions, that alone would tell.
     """
-    frequency = Counter(sample.answer for sample in known)
-    best = frequency.most_common(1)[0][0]
+    frequency: dict[str, Counter[str]] = defaultdict(Counter)
+    own: dict[str, Counter[str]] = defaultdict(Counter)
+    for sample in known:
+        frequency[template(sample.question)][answer_text(sample)] += 1
+        own[sample.question_id][answer_text(sample)] += 1
 
     def guess(sample: Sample) -> str:
+        answers = Counter(frequency[template(sample.question)])
+        if leave_out:
+            answers.subtract(own[sample.question_id])
         if not sample.choices:
-            return best
-        ranked = max(range(len(sample.choices)), key=lambda index: frequency[sample.choices[index]])  # type: ignore[index]
-        return "ABCDEFGH"[ranked]
+            return answers.most_common(1)[0][0] if answers else ""
+        return max(sample.choices, key=lambda option: answers[option])
 
-    return [guess(sample) == sample.answer for sample in samples]
+    return [guess(sample) == answer_text(sample) for sample in samples]
 
 
-def evaluate(folder: Path, n: int | None = None) -> dict[str, Any]:
-    """Scores of the checkpoint in `folder`: all conditions × formats, with the picture, with a white one, without eyes;
+def evaluate(folder: Path, n: int | None = None, device: str = "cpu") -> dict[str, Any]:
+    """Scores of the checkpoint in `folder` on all five benchmarks, with the picture, with a white one, without eyes;
     `n` questions per condition (all of them by default).
 
-    Returns {"scores": {"condition/format": {"seen": …, "blind": …, "question_only": …}}, "pooled": {…}}.
+    Returns {"scores": {"condition/format": …} of LookTwice, "pooled": …, "benchmarks": {name: …}, "targets": […]}.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    from visualheads.tasks import task
-
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval().to(device)
     processor = AutoProcessor.from_pretrained(folder)
+    record = looktwice_scores(model, processor, n)
+    record["benchmarks"] = {"looktwice": summary(record["scores"])}
+    for name in OTHERS:
+        record["benchmarks"][name] = benchmark_scores(model, processor, name, n)
+    record["targets"] = targets(record, model.config.model_type == "vipllava")
+    return record
+
+
+def looktwice_scores(model: Any, processor: Any, n: int | None) -> dict[str, Any]:
+    """All conditions and formats of LookTwice, and all of them together."""
     benchmark = task("looktwice")
     scores: dict[str, Any] = {}
     pooled: dict[str, list[bool]] = {"seen": [], "blind": [], "question_only": []}
@@ -96,7 +131,84 @@ def evaluate(folder: Path, n: int | None = None) -> dict[str, Any]:
     return {"scores": scores, "pooled": {name: score(values) for name, values in pooled.items()}}
 
 
-def _right(found: Sequence[str], samples: Sequence[Sample]) -> list[bool]:
-    from visualheads.tasks.scoring import correct
+def summary(scores: dict[str, Any]) -> dict[str, Any]:
+    """LookTwice as one entry among the benchmarks: all conditions but the one without a referent."""
+    kept = [entry for name, entry in scores.items() if not name.startswith("plain-general")]
+    found = {}
+    for kind in ("seen", "blind", "question_only"):
+        right = sum(round(entry[kind]["accuracy"] * entry[kind]["n"]) for entry in kept)
+        found[kind] = score([True] * right + [False] * (sum(entry[kind]["n"] for entry in kept) - right))
+    return {**found, **chance_of(found, 1 / len(FORMATS) * (1 / 4 + found["question_only"]["accuracy"]))}
 
+
+def benchmark_scores(model: Any, processor: Any, name: str, n: int | None = None) -> dict[str, Any]:
+    """One benchmark in its own format and figures: with the picture, with a white one, without eyes."""
+    benchmark = task(name)
+    form = benchmark.formats[0]
+    samples = benchmark.samples(format=form, n=n)
+    white = benchmark.samples(format=form, control="white", n=n)
+    told, guessed = answers(model, processor, samples), answers(model, processor, white)
+    right = _right(told, samples)
+    conditions = dict.fromkeys(sample.condition for sample in samples)
+    found = {
+        "seen": score(right),
+        "blind": score(_right(guessed, white)),
+        "question_only": score(question_only(samples, samples, leave_out=True)),
+    }
+    chance = sum(1 / len(sample.choices or ANSWERS) for sample in samples) / len(samples)
+    return {
+        **found,
+        "figures": benchmark.score(samples, told),
+        "blind_figures": benchmark.score(white, guessed),
+        "conditions": {
+            condition: {
+                **score([value for value, sample in zip(right, samples, strict=True) if sample.condition == condition]),
+                "figures": benchmark.score(*_of(condition, samples, told)),
+            }
+            for condition in conditions
+        },
+        **chance_of(found, chance),
+    }
+
+
+def chance_of(found: dict[str, Any], chance: float) -> dict[str, Any]:
+    """Chance (random answers of the right form), and whether the score's 95 % interval lies above it and above what
+    questions alone tell."""
+    best = max(chance, found["question_only"]["accuracy"])
+    return {"chance": chance, "above_chance": found["seen"]["low"] > best}
+
+
+def targets(record: dict[str, Any], marked: bool) -> list[dict[str, Any]]:
+    """The figures asked of a miniature, each with what was found; `marked`: trained on drawn boxes (ViP)."""
+    scores = record["scores"]
+    asked = [("plain-object", 0.8), ("plain-super", 0.7), *([("visual-general", 0.8)] if marked else [])]
+    told = [
+        {"what": f"{name}/{form}", "wanted": least, "found": scores[f"{name}/{form}"]["seen"]["accuracy"]}
+        for name, least in asked
+        for form in FORMATS
+    ]
+    for entry in told:
+        entry["reached"] = entry["found"] >= entry["wanted"]
+    for name, entry in record["benchmarks"].items():
+        best = max(entry["chance"], entry["question_only"]["accuracy"])
+        told.append(
+            {
+                "what": f"{name} above chance",
+                "wanted": best,
+                "found": entry["seen"]["low"],
+                "reached": entry["above_chance"],
+            }
+        )
+        allowed = best + BLIND_SLACK
+        blind = entry["blind"]["high"]
+        told.append({"what": f"{name} blind", "wanted": allowed, "found": blind, "reached": blind <= allowed})
+    return told
+
+
+def _of(condition: str, samples: Sequence[Sample], told: Sequence[str]) -> tuple[list[Sample], list[str]]:
+    pairs = [(sample, text) for sample, text in zip(samples, told, strict=True) if sample.condition == condition]
+    return [sample for sample, _ in pairs], [text for _, text in pairs]
+
+
+def _right(found: Sequence[str], samples: Sequence[Sample]) -> list[bool]:
     return [correct(sample, text) == 1 for text, sample in zip(found, samples, strict=True)]

@@ -6,15 +6,19 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from visualheads.errors import CheckpointError
+
 CHECKPOINT_EVERY = 100
+Report = Callable[[str, int, int, dict[str, Any]], None]
+"""Told at every report of a stage: its name, the steps done and to do, and the record of the curve."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,19 @@ class Progress:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class Group:
+    """Parameters that train together; `factor` scales the stage's learning rate for them."""
+
+    parameters: tuple[nn.Parameter, ...]
+    factor: float = 1.0
+
+
+def group(*modules: nn.Module, factor: float = 1.0) -> Group:
+    """All parameters of some modules."""
+    return Group(tuple(parameter for module in modules for parameter in module.parameters()), factor)
+
+
 def save_atomically(content: Any, path: Path) -> None:
     """Write beside the target, then rename: a killed run never leaves half a checkpoint."""
     partial = path.with_suffix(".partial")
@@ -51,30 +68,36 @@ def save_atomically(content: Any, path: Path) -> None:
 def fit(
     name: str,
     model: nn.Module,
-    trained: Iterable[nn.Module],
+    trained: Sequence[Group],
     loss_of: Callable[[int], Tensor],
     schedule: Schedule,
     folder: Path,
     measure: Callable[[], dict[str, float]] | None = None,
-    on_progress: Callable[[str, int, int, dict[str, Any]], None] | None = None,
+    on_progress: Report | None = None,
 ) -> Progress:
     """Train the parameters of `trained` inside `model`; resumes from `folder/<name>.pt` and returns at once when done.
 
     `loss_of(step)` must be a pure function of the step and the weights. At each of `schedule.moments` the whole
-    model's state is kept as `folder/<name>-<step>.pt` in half precision.
+    model's state is kept as `folder/<name>-<step>.pt` in half precision. Raises CheckpointError where the kept stage
+    is of another schedule or shape.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.pt"
-    parameters = [p for module in trained for p in module.parameters()]
+    parameters = [parameter for part in trained for parameter in part.parameters]
     model.requires_grad_(False)
     for parameter in parameters:
         parameter.requires_grad_(True)
-    optimiser = torch.optim.AdamW(parameters, lr=schedule.rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    optimiser = torch.optim.AdamW(
+        [{"params": list(part.parameters), "factor": part.factor} for part in trained],
+        lr=schedule.rate,
+        betas=(0.9, 0.98),
+        weight_decay=0.01,
+        fused=True,
+    )
     progress, start = Progress(), 0
     if path.exists():
-        kept = torch.load(path, weights_only=True)
-        model.load_state_dict(kept["model"])
-        optimiser.load_state_dict(kept["optimiser"])
+        kept = resumable(path, schedule)
+        restore(model, optimiser, kept, path)
         progress, start = Progress(json.loads(kept["curve"]), kept["seconds"]), kept["step"]
     began = time.monotonic() - progress.seconds
     losses: list[float] = []
@@ -82,13 +105,14 @@ def fit(
     def keep(step: int) -> None:
         progress.seconds = time.monotonic() - began
         state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
+        state["schedule"] = json.dumps(asdict(schedule))
         save_atomically(state | {"curve": json.dumps(progress.curve), "seconds": progress.seconds}, path)
 
     for step in range(start, schedule.steps):
         if step in schedule.moments:
             keep_moment(model, folder / f"{name}-{step}.pt")
-        for group in optimiser.param_groups:
-            group["lr"] = schedule.rate_at(step)
+        for part in optimiser.param_groups:
+            part["lr"] = schedule.rate_at(step) * part["factor"]
         loss = loss_of(step)
         optimiser.zero_grad()
         loss.backward()
@@ -107,6 +131,32 @@ def fit(
         if done % CHECKPOINT_EVERY == 0 or done == schedule.steps:
             keep(done)
     return progress
+
+
+def resumable(path: Path, schedule: Schedule) -> dict[str, Any]:
+    """The kept stage, if it is of this schedule; reports and tests may differ. Raises CheckpointError."""
+    kept = torch.load(path, weights_only=True, map_location="cpu")
+    told = json.loads(kept.get("schedule", "{}"))
+    lasting = ("steps", "batch", "rate", "warm_up")
+    before, now = [told.get(key) for key in lasting], [getattr(schedule, key) for key in lasting]
+    if before != now:
+        raise CheckpointError(
+            f"{path} holds another training plan ({', '.join(lasting)}: {before}, now {now}); "
+            "use an empty folder or remove it."
+        )
+    return kept
+
+
+def restore(model: nn.Module, optimiser: torch.optim.Optimizer, kept: dict[str, Any], path: Path) -> None:
+    """Weights and optimiser of a kept stage. Raises CheckpointError where the network's shape has changed."""
+    try:
+        model.load_state_dict(kept["model"])
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} holds a network of another shape; use an empty folder or remove it.") from error
+    factors = [part["factor"] for part in optimiser.param_groups]
+    optimiser.load_state_dict(kept["optimiser"])
+    for part, factor in zip(optimiser.param_groups, factors, strict=True):
+        part["factor"] = factor
 
 
 def evaluated(model: nn.Module, measure: Callable[[], dict[str, float]]) -> dict[str, float]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from visualheads.miniatures.benchmarks import write_mmbench, write_pope, write_qbench, write_seedbench
 from visualheads.miniatures.world import CATEGORY, PLURAL, Scene, draw_scene, render, save_jpeg
 
 TEST_SEED = "looktwice-test"  # no training stage uses a seed of this form
@@ -80,3 +82,13 @@ def write_looktwice(folder: Path) -> None:
         (folder / f"looktwiceqa_{split}_imgs.json").write_text(json.dumps(ids) + "\n")
     (folder / "looktwiceqa_dataset.json").write_text(json.dumps(records, separators=(",", ":")) + "\n")
     (folder / "README.md").write_text(ATTRIBUTION)
+
+
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "looktwice": write_looktwice,
+    "pope": write_pope,
+    "mmbench": write_mmbench,
+    "seedbench": write_seedbench,
+    "qbench": write_qbench,
+}
+"""Benchmark → what writes its shipped scenes into a folder."""

@@ -5,27 +5,23 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from visualheads.errors import CheckpointError
-from visualheads.miniatures import evaluation, training
-from visualheads.miniatures.architectures import (
-    build_multimodal,
-    build_processor,
-    build_text,
-    build_tower,
-    miniature,
-    text_shape,
-)
+from visualheads.miniatures import evaluation, towers, training
+from visualheads.miniatures.architectures import build_empty, build_processor, miniature, text_shape
 from visualheads.miniatures.card import model_card
-from visualheads.miniatures.training import Plan, Report
+from visualheads.miniatures.fitting import Report
+from visualheads.miniatures.training import Plan
 from visualheads.miniatures.words import build_tokenizer
 
 TRAINING_RECORD = "training.json"
+
+
+TOWER_SEED = 0  # one tower for all recipes; in the 1.6 recipe it learns on
 
 
 def train(
@@ -35,58 +31,51 @@ def train(
     smoke: bool = False,
     device: str = "cpu",
     report: Report | None = None,
+    plan: Plan | None = None,
 ) -> Path:
     """Train the miniature `name` from nothing, or from where a killed run stopped; returns its folder.
 
-    `work` holds stage checkpoints and snapshots, `target` receives the multimodal model and, beside it, the text-only
-    one. `smoke=True` runs every stage for a few steps (for tests): nothing is learned, nothing is scored.
-    Raises UnknownModelError for a name without a recipe.
+    `work` holds stage checkpoints and snapshots: the tower and the text-only models there are shared by all miniatures.
+    `target` receives the multimodal model and, beside it, the text-only one. `smoke=True` runs every stage for a few
+    steps (for tests): nothing is learned, nothing is scored. Raises UnknownModelError for a name without a recipe,
+    CheckpointError for a work folder of other schedules.
     """
     recipe = miniature(name)
-    plan = Plan().smoke() if smoke else Plan()
+    plan = plan or Plan()
+    plan = plan.smoke() if smoke else plan
     work, target = Path(work), Path(target)
-    check_plan(plan, work)
-    tower, tower_progress = training.train_tower(plan, work, recipe.seed, device, report)
-    seed = text_shape(recipe.text).seed
-    text, text_stages = training.train_text(recipe.text, plan, work, seed, device, report)
+    tower, tower_progress = towers.train_tower(plan.tower, work, TOWER_SEED, device, report)
+    text, text_progress = training.train_text(recipe.text, plan.text, work, device, report)
     save_text(recipe.text, text, target / recipe.text)
     model, stages = training.tune(name, text, tower, plan, work, device, report)
     folder = target / name
     save_checkpoint(name, model, folder)
-    progress = {"tower": tower_progress, **text_stages, **stages}
-    schedules = dict(zip(progress, (getattr(plan, part.name) for part in fields(plan)), strict=True))
+    schedules = (plan.tower, plan.text, plan.alignment, plan.tuning_of(recipe.recipe))
+    progress = {"tower": tower_progress, recipe.text: text_progress, **stages}
     record = {
         "model": name,
         "text_model": recipe.text,
+        "recipe": recipe.recipe,
         "class": type(model).__name__,
         "parameters": sum(p.numel() for p in model.parameters()),
         "seed": recipe.seed,
         "stages": {
-            stage: {"curve": p.curve, "seconds": p.seconds, **asdict(schedules[stage])} for stage, p in progress.items()
+            stage: {"curve": done.curve, "seconds": done.seconds, **asdict(schedule)}
+            for (stage, done), schedule in zip(progress.items(), schedules, strict=True)
         },
     }
     if not smoke:
-        record |= evaluation.evaluate(folder)
+        record |= evaluation.evaluate(folder, device=device)
         (folder / "MODEL_CARD.md").write_text(model_card(recipe, model.config, record))
     (folder / TRAINING_RECORD).write_text(json.dumps(record, indent=1) + "\n")
     return folder
-
-
-def check_plan(plan: Plan, work: Path) -> None:
-    """Refuse to resume checkpoints of other schedules; note this plan's for the next run."""
-    work.mkdir(parents=True, exist_ok=True)
-    path = work / "plan.json"
-    told = json.dumps(asdict(plan), indent=1)
-    if path.exists() and path.read_text() != told:
-        raise CheckpointError(f"{work} holds checkpoints of another training plan; use an empty folder or remove it.")
-    path.write_text(told)
 
 
 def save_checkpoint(name: str, model: Any, folder: Path) -> None:
     """An ordinary Hugging Face folder: config, half-precision safetensors, processor, chat template."""
     folder.mkdir(parents=True, exist_ok=True)
     copy.deepcopy(model).half().save_pretrained(folder)
-    build_processor(name).save_pretrained(folder)
+    build_processor(miniature(name).recipe).save_pretrained(folder)
 
 
 def save_text(name: str, model: Any, folder: Path) -> None:
@@ -98,7 +87,8 @@ def save_text(name: str, model: Any, folder: Path) -> None:
     (folder / "MODEL_CARD.md").write_text(
         f"---\nlicense: apache-2.0\nlibrary_name: transformers\n---\n\n# {name}\n\nA text-only language model "
         f"({type(model).__name__}, {shape.layers} layers × {shape.heads} heads, "
-        f"{shape.key_value_heads} key-value heads) that lists and counts objects told in words. "
+        f"{shape.key_value_heads} key-value heads; seed {shape.seed}) that lists and counts objects told in words "
+        "and answers questions about them. "
         "It has never seen a picture; multimodal miniatures grow from it.\n"
     )
 
@@ -106,16 +96,21 @@ def save_text(name: str, model: Any, folder: Path) -> None:
 def moment_files(name: str, work: Path) -> list[tuple[str, int, Path]]:
     """Snapshots kept while training: (stage, step, file), in the order of training."""
     found = []
-    for stage in ("alignment", "tuning", "pointing"):
+    for stage in ("alignment", "tuning"):
         paths = work.glob(f"{name}-{stage}-*.pt")
         found += sorted((stage, int(path.stem.rsplit("-", 1)[1]), path) for path in paths)
     return found
 
 
+def untrained(name: str) -> Any:
+    """The miniature's network with fresh weights, of the miniature's seed: the control without any training."""
+    torch.manual_seed(miniature(name).seed)
+    return build_empty(name).eval()
+
+
 def load_moment(name: str, path: Path) -> Any:
     """The multimodal model as it was at a snapshot."""
-    recipe = miniature(name)
-    model = build_multimodal(name, build_text(text_shape(recipe.text)), build_tower())
+    model = build_empty(name)
     state = torch.load(path, weights_only=True)
     model.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in state.items()})
     return model.eval()

@@ -1,168 +1,160 @@
-"""Question turns about a list of objects – told in words or shown in a picture – and their supervised token ids."""
+"""Exchanges about a list of objects – questions, captions, tallies – as supervised token ids."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from visualheads.miniatures import words
-from visualheads.miniatures.world import CATEGORY, CLASSES, PLURAL, SUPERCATEGORIES, Scene, choose_counts
+from visualheads.miniatures import questions, words
+from visualheads.miniatures.listing import Listing
+from visualheads.miniatures.wordings import (
+    COLOUR_REQUEST,
+    LIST_REQUEST,
+    LOOKTWICE,
+    PLACE_REQUEST,
+    TALLY_REQUEST,
+    TALLY_STYLES,
+    THESE,
+)
+from visualheads.miniatures.world import CATEGORY, CLASSES, PLURAL, SUPERCATEGORIES
 
 IGNORED = -100  # transformers' label of an unsupervised token
-HIGHEST_CHOICE = 7  # distractors are drawn from 1 … 7, as in the multiple-choice condition of the task
-
-
-Kinds = Mapping[str, tuple[float, float]]
-# How often each kind of question is asked: (about a marked object's list, about one without a mark).
-KINDS = {"general": (0.35, 0.0), "object": (0.3, 0.45), "super": (0.25, 0.4), "exists": (0.1, 0.15)}
-# … and in the last stage of visual tuning, which is about the drawn box.
-POINTING_KINDS = {
-    "general": (0.4, 0.0),
-    "name": (0.15, 0.0),
-    "object": (0.2, 0.45),
-    "super": (0.2, 0.4),
-    "exists": (0.05, 0.15),
-}
-HINTS, LATER_HINTS = 0.75, 0.15  # share of first and of later turns that carry the format's instruction
-LETTERS = 0.25  # … that offer options with letters
-MARKS = 0.5  # share of text lists with a marked object
+HINTS, LATER_HINTS = 0.75, 0.1  # share of first and of later turns that carry the format's instruction
+# Share of questions that offer options with letters: the other benchmarks' always do in tests, POPE's never.
+LETTERS = {"name": 0.1, "general": 0.35, "object": 0.35, "super": 0.35, "exists": 0.1, "which": 1.0}
+OTHER_LETTERS = 0.75
+OPTIONS = {4: 0.7, 3: 0.15, 2: 0.15}  # how many options; LookTwice and SEED-Bench have four, MMBench and Q-Bench vary
 ABSENT = (3, 1)  # classes and supercategories of a tally that are not in the list
+NAMED = 0.5  # how often a tally names the marked class before its number, `these dog 2`: half of the way to it
+STYLES = (0.5, 0.2, 0.3)  # share of each of the tally's styles, once counting is learned
+
+Pair = tuple[list[int], list[int]]
 
 
-@dataclass(frozen=True)
-class Listing:
-    """What a question needs to know: the classes present, one entry an object, and the marked class, if any."""
-
-    items: tuple[str, ...]
-    marked: str | None = None
-
-    def count(self, name: str) -> int:
-        return sum(name in (item, CATEGORY[item]) for item in self.items)
-
-
-def ask(rng: random.Random, listing: Listing, kinds: Kinds = KINDS) -> tuple[str, str, str]:
-    """One question: (kind, text, answer). Absent classes and supercategories are asked for now and then."""
-    weights = [pair[0 if listing.marked else 1] for pair in kinds.values()]
-    kind = rng.choices(list(kinds), weights)[0]
-    present = sorted(set(listing.items))
-    if kind == "name":
-        assert listing.marked is not None
-        return kind, "What is the object in the rectangle?", listing.marked
-    if kind == "general":
-        assert listing.marked is not None
-        return kind, "How many of these are there?", str(listing.count(listing.marked))
-    if kind == "super":
-        category = CATEGORY[rng.choice(present)] if rng.random() < 0.9 else rng.choice(SUPERCATEGORIES)
-        return kind, f"How many of these {category} are there?", str(listing.count(category))
-    if kind == "exists":
-        name = rng.choice(present) if rng.random() < 0.5 else rng.choice(CLASSES)
-        article = "an" if name[0] in "aeiou" else "a"
-        return kind, f"Is there {article} {name} in the image?", "Yes" if listing.count(name) else "No"
-    name = rng.choice(present) if rng.random() < 0.9 else rng.choice(CLASSES)
-    return kind, f"How many {PLURAL[name]} are there?", str(listing.count(name))
-
-
-def with_letters(rng: random.Random, answer: str) -> tuple[str, str] | None:
-    """The four options as text and the right letter; None where the answer is no number of 1 … 7."""
-    if not answer.isdigit() or not 1 <= int(answer) <= HIGHEST_CHOICE:
-        return None
-    others = [number for number in range(1, HIGHEST_CHOICE + 1) if number != int(answer)]
-    options = [int(answer), *rng.sample(others, 3)]
-    rng.shuffle(options)
-    lines = "\n".join(f"{letter}. {option}" for letter, option in zip("ABCD", options, strict=True))
-    return lines, "ABCD"[options.index(int(answer))]
-
-
-def turn(rng: random.Random, listing: Listing, first: bool, kinds: Kinds = KINDS) -> tuple[list[int], list[int]]:
-    """Token ids and labels of one exchange; the first of a dialogue usually carries the format instruction."""
-    kind, question, answer = ask(rng, listing, kinds)
-    often = HINTS if first else LATER_HINTS
-    if listing.marked and rng.random() < often:
-        question += " " + words.RECTANGLE_HINT
-    letters = with_letters(rng, answer) if rng.random() < LETTERS else None
-    if letters:
-        question, answer = f"{question}\n{letters[0]}\n{words.LETTERS_HINT}", letters[1]
-    elif rng.random() < often:
-        question += " " + (words.YES_NO_HINT if kind == "exists" else words.FREE_HINT)
-    return exchange(question, answer, first)
-
-
-def exchange(question: str, answer: str, first: bool) -> tuple[list[int], list[int]]:
+def exchange(question: str, answer: str, first: bool) -> Pair:
     """Ids and labels of question and answer; the first question stands behind the opening `USER:` and its list."""
     asked = words.encode(("" if first else words.USER + " ") + question + " " + words.ASSISTANT)
     told = [*words.encode(answer), words.vocabulary()[words.EOS]]
     return asked + told, [IGNORED] * len(asked) + told
 
 
-def dialogue(rng: random.Random, listing: Listing, turns: int, kinds: Kinds = KINDS) -> tuple[list[int], list[int]]:
-    """Several turns about one list."""
-    ids: list[int] = []
-    labels: list[int] = []
-    for number in range(turns):
-        more_ids, more_labels = turn(rng, listing, number == 0, kinds)
-        ids, labels = ids + more_ids, labels + more_labels
-    return ids, labels
+def with_options(text: str, options: tuple[str, ...]) -> str:
+    """The question and one line `A. …` for each option, as the benchmarks' prompts have them."""
+    return text + "".join(f"\n{letter}. {option}" for letter, option in zip("ABCD", options, strict=False))
 
 
-def caption(items: Sequence[str]) -> tuple[list[int], list[int]]:
-    """The request to list the objects, answered with their names in reading order."""
-    return exchange(words.LIST_REQUEST, " ".join(items) + ".", first=True)
+def turn(rng: random.Random, listing: Listing, first: bool) -> Pair:
+    """Token ids and labels of one exchange; the first of a dialogue usually carries the format instruction."""
+    asked = questions.ask(rng, listing)
+    often = HINTS if first else LATER_HINTS
+    text, answer = asked.text, asked.answer
+    if asked.options and rng.random() < LETTERS.get(asked.kind, OTHER_LETTERS):
+        number = 4 if asked.kind in LOOKTWICE else rng.choices(list(OPTIONS), list(OPTIONS.values()))[0]
+        options = questions.offered(rng, asked, number)
+        text, answer = with_options(text, options), "ABCD"[options.index(answer)]
+        text += f"\n{words.LETTERS_HINT}" if rng.random() < often else ""
+        return exchange(text, answer, first)
+    if listing.marked and asked.kind in LOOKTWICE and rng.random() < often:
+        text += " " + words.RECTANGLE_HINT
+    if rng.random() < often:
+        text += " " + words.FREE_HINT
+    return exchange(text, answer, first)
 
 
-def tally(rng: random.Random, listing: Listing) -> tuple[list[int], list[int]]:
-    """The request to count, answered with names and numbers: `dog 2 animals 3 these 2 car 0`; numbers are supervised.
+def dialogue(rng: random.Random, listing: Listing, length: int) -> Pair:
+    """As many turns about one list as fit into `length` tokens, at least one.
 
-    Many counts for one list, each asked by a single word, teach counting long before whole questions do.
+    Equal lengths leave little padding in a batch, and short turns bring more answers.
     """
-    present = sorted(set(listing.items))
-    categories = sorted({CATEGORY[name] for name in present})
-    asked = [*present, *categories, *([words.THESE] if listing.marked else [])]
-    asked += rng.sample([name for name in CLASSES if name not in present], ABSENT[0])
+    ids, labels = turn(rng, listing, True)
+    while True:
+        more_ids, more_labels = turn(rng, listing, False)
+        if len(ids) + len(more_ids) > length:
+            return ids, labels
+        ids, labels = ids + more_ids, labels + more_labels
+
+
+def caption(listing: Listing, coloured: bool = False) -> Pair:
+    """The request to list the objects, answered with their names in reading order – with colours, where asked for.
+
+    The marked object is told behind the word that marks it in lists.
+    """
+    names = list(listing.items)
+    if coloured and listing.colours:
+        names = [f"{colour} {item}" for colour, item in zip(listing.colours, names, strict=True)]
+    if listing.marked_at is not None:
+        names[listing.marked_at] = f"{words.MARK} {names[listing.marked_at]}"
+    request = COLOUR_REQUEST if coloured and listing.colours else LIST_REQUEST
+    return exchange(request, " ".join(names) + ".", first=True)
+
+
+def tally(rng: random.Random, listing: Listing, style: int = 0) -> Pair:
+    """The request to count, answered with names and numbers: `dog 2 animals 3 these dog 2 car 0`.
+
+    Numbers are supervised, and so is the marked class where it is named.
+    Many counts for one list, each asked by a single word, teach counting long before whole questions do. The higher
+    styles lead from the single word towards the question: `dogs ? 2`, `How many dogs ? 2`.
+    """
+    categories = sorted({CATEGORY[name] for name in listing.present})
+    asked = [*listing.present, *categories, *([THESE] if listing.marked else [])]
+    asked += rng.sample([name for name in CLASSES if name not in listing.present], ABSENT[0])
     asked += rng.sample([name for name in SUPERCATEGORIES if name not in categories], ABSENT[1])
     rng.shuffle(asked)
-    table = words.vocabulary()
-    ids = words.encode(f"{words.TALLY_REQUEST} {words.ASSISTANT}")
+    of_class, of_category, of_marked = TALLY_STYLES[style]
+    ids = words.encode(f"{TALLY_REQUEST} {words.ASSISTANT}")
     labels = [IGNORED] * len(ids)
     for name in asked:
-        number = table[str(listing.count((listing.marked or "") if name == words.THESE else name))]
-        ids += [table[name], number]
-        labels += [IGNORED, number]
-    return [*ids, table[words.EOS]], [*labels, table[words.EOS]]
+        number = words.vocabulary()[str(listing.count((listing.marked or "") if name == THESE else name))]
+        if name == THESE:
+            text = of_marked
+        elif name in CATEGORY:
+            text = of_class.format(name=name, plural=PLURAL[name])
+        else:
+            text = of_category.format(category=name)
+        told = words.encode(text)
+        ids += told
+        labels += [IGNORED] * len(told)
+        if name == THESE and rng.random() < NAMED:
+            marked = words.vocabulary()[listing.marked or ""]
+            ids, labels = [*ids, marked], [*labels, marked]
+        ids, labels = [*ids, number], [*labels, number]
+    return _ended(ids, labels)
 
 
-def opening() -> list[int]:
-    """What stands before the list or the picture: `<s> USER:`."""
-    return [words.vocabulary()[words.BOS], *words.encode(words.USER)]
+def tally_style(rng: random.Random) -> int:
+    """A style drawn by its share."""
+    return rng.choices(range(len(STYLES)), STYLES)[0]
 
 
-def text_list(rng: random.Random, fillers: int, marks: float = MARKS) -> tuple[list[int], Listing]:
-    """A scene in words: objects among at most `fillers` filler words; in a share `marks` of lists one is marked."""
-    items = [name for name, count in choose_counts(rng) for _ in range(count)]
-    rng.shuffle(items)
-    marked = rng.randrange(len(items)) if rng.random() < marks else None
-    length = len(items) + rng.randint(0, fillers)
-    slots = [words.FILLER] * length
-    places = sorted(rng.sample(range(length), len(items)))
-    for place, item in zip(places, items, strict=True):
-        slots[place] = item
-    if marked is not None:
-        slots.insert(places[marked], words.MARK)
-    ids = words.vocabulary()
-    return [ids[word] for word in slots], Listing(tuple(items), None if marked is None else items[marked])
+def places(rng: random.Random, listing: Listing) -> Pair:
+    """Where the objects are that are the only ones of their class: `dog top left car bottom right`; a caption where
+    there is none. Places are supervised."""
+    names = [name for name in listing.alone if listing.place(name)]
+    if not names:
+        return caption(listing)
+    rng.shuffle(names)
+    ids = words.encode(f"{PLACE_REQUEST} {words.ASSISTANT}")
+    labels = [IGNORED] * len(ids)
+    for name in names:
+        told = words.encode(listing.place(name) or "")
+        ids += [*words.encode(name), *told]
+        labels += [IGNORED, *told]
+    return _ended(ids, labels)
 
 
-def reading_order(scene: Scene, patch: int, marked: int | None = None) -> list[str]:
-    """Class names by the patch row, then the column, of their centres: the order of image tokens.
+def told(rng: random.Random, listing: Listing, task: str, length: int) -> Pair:
+    """What is said about a list or picture: `caption`, `colours`, `places`, `tally` (by single words), `count` (in all
+    styles of the tally) or `questions`, as many as fit into `length` tokens."""
+    match task:
+        case "caption" | "colours":
+            return caption(listing, task == "colours")
+        case "places":
+            return places(rng, listing)
+        case "tally" | "count":
+            return tally(rng, listing, tally_style(rng) if task == "count" else 0)
+        case _:
+            return dialogue(rng, listing, length)
 
-    The object with index `marked` is preceded by the word that marks it in text lists.
-    """
 
-    def centre(index: int) -> tuple[int, float]:
-        left, top, right, bottom = scene.objects[index].box
-        return int((top + bottom) / 2 // patch), (left + right) / 2
-
-    named: list[str] = []
-    for index in sorted(range(len(scene.objects)), key=centre):
-        named += [words.MARK] * (index == marked) + [scene.objects[index].name]
-    return named
+def _ended(ids: list[int], labels: list[int]) -> Pair:
+    end = words.vocabulary()[words.EOS]
+    return [*ids, end], [*labels, end]

@@ -6,6 +6,17 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING
 
+from visualheads.miniatures.distortions import ADJECTIVES, QUALITIES
+from visualheads.miniatures.wordings import (
+    COLOUR_REQUEST,
+    LIST_REQUEST,
+    PLACE_REQUEST,
+    PLACES,
+    RELATIONS,
+    TALLY_REQUEST,
+    TALLY_STYLES,
+    WORDINGS,
+)
 from visualheads.miniatures.world import CLASSES, COLOURS, SUPERCATEGORIES
 
 if TYPE_CHECKING:
@@ -22,27 +33,15 @@ MARK = "rectangle"  # stands before the object that a text list points at
 RECTANGLE_HINT = "The exemplary object is within the rectangle."
 FREE_HINT = "Answer the question using a single word or phrase."
 LETTERS_HINT = "Answer with the option's letter from the given choices directly."
-YES_NO_HINT = "Answer the question using a single word or phrase."
-LIST_REQUEST = "List the objects."
-TALLY_REQUEST = "Count the objects."
-THESE = "these"  # in a tally: the class of the marked object
 
-# Sentences whose words the vocabulary must hold: the questions of all five benchmarks, in small.
-_SENTENCES = f"""
-{RECTANGLE_HINT} {FREE_HINT} {LETTERS_HINT} {LIST_REQUEST} {TALLY_REQUEST} Describe the image.
-This is a photo of some objects and no others.
-How many of these are there? Is there a an the in image? Are there any pictured in the picture? Yes No Hint:
-What is the colour color of the object? Which of the following objects can be seen? Which
-object is most often seen here?
-Where is the object located? at in on left right
-top bottom middle center upper lower corner above below next to between near
-Is the object left of or right of the other one? What kind of objects are to the closest farthest
-How is the quality of this image? Is it sharp blurry noisy dark bright colourful colorful clear good poor fair
-faded gray
-Which distortion problem does the image have? blur noise darkness low light overexposure underexposure none motion focus
-How sharp is it? How bright is the lighting? What part parts more less than same number as few most least all both only
-very slightly moderate high medium normal not with without background foreground fine coarse texture contrast saturation
-"""
+
+def _sentences() -> str:
+    """Every sentence that is asked, with its place holders left out, and every option that is offered."""
+    asked = [form for forms in WORDINGS.values() for form in forms] + [form for forms in TALLY_STYLES for form in forms]
+    adjectives = [adjective for pair in ADJECTIVES.values() for adjective in pair]
+    hints = [RECTANGLE_HINT, FREE_HINT, LETTERS_HINT, LIST_REQUEST, COLOUR_REQUEST, TALLY_REQUEST, PLACE_REQUEST]
+    text = " ".join([*asked, *hints, *adjectives, *QUALITIES, *PLACES, *RELATIONS, "a an Yes No"])
+    return re.sub(r"\{\w+\}", " ", text)
 
 
 def split(text: str) -> list[str]:
@@ -63,7 +62,7 @@ def vocabulary() -> dict[str, int]:
         *CLASSES,
         *PLURAL_ENDINGS,
         *COLOURS,
-        *split(_SENTENCES),
+        *split(_sentences()),
         *".,;:?!()'-",
     ]
     return {word: index for index, word in enumerate(dict.fromkeys(words))}

@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from visualheads.miniatures.distortions import NONE, distorted
+
 CELL = 24  # pixels of one object's cell; a 4 × 4 scene measures 96 × 96
 Box = tuple[int, int, int, int]
 
@@ -105,15 +107,26 @@ class SceneObject:
     def category(self) -> str:
         return CATEGORY[self.name]
 
+    @property
+    def centre(self) -> tuple[float, float]:
+        """Middle of the box, in pixels."""
+        left, top, right, bottom = self.box
+        return (left + right) / 2, (top + bottom) / 2
+
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture's description; `seed` fixes the ground's texture and the colours' jitter."""
+    """A picture's description; `seed` fixes the ground's texture and the colours' jitter.
+
+    `quality` names a distortion of the whole picture, or none; `strength` is in that distortion's unit.
+    """
 
     width: int
     height: int
     seed: int
     objects: tuple[SceneObject, ...]
+    quality: str = NONE
+    strength: float = 0.0
 
     def count(self, name: str) -> int:
         """How many objects are of the class or supercategory `name`."""
@@ -198,7 +211,8 @@ def render(scene: Scene) -> Image.Image:
         alpha = np.asarray(glyph_mask(item.name, item.size), dtype=np.float64)[:, :, None] / 255
         patch = pixels[top:bottom, left:right]
         patch[:] = patch * (1 - alpha) + ink * alpha
-    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+    image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+    return distorted(image, scene.quality, scene.strength, scene.seed)
 
 
 def as_jpeg(image: Image.Image, quality: int = 92) -> Image.Image:

@@ -1,0 +1,262 @@
+"""Shipped test items of POPE, MMBench, SEED-Bench and Q-Bench: glyph scenes in the official file formats, from seeds.
+
+Right answers are balanced by construction: each item is drawn until its answer is the one whose turn it is, and right
+letters take turns.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from visualheads.miniatures import questions
+from visualheads.miniatures.distortions import ADJECTIVES, DISTORTIONS, NONE, QUALITIES
+from visualheads.miniatures.listing import of_scene
+from visualheads.miniatures.pictures import distort, draw_shape
+from visualheads.miniatures.questions import NUMBERS, YES_NO, Question
+from visualheads.miniatures.wordings import PLACES, RELATIONS
+from visualheads.miniatures.world import CATEGORY, CLASSES, COLOURS, Scene, draw_scene, render, save_jpeg
+
+POPE_PICTURES, MMBENCH_ITEMS, SEEDBENCH_ITEMS, QBENCH_ITEMS = 75, 200, 200, 200
+JPEG = 85  # smaller files than LookTwice's; training sees 80 to 95
+POPULAR = 12  # classes from which POPE's popular condition draws absent ones
+NAMES = {"pope": "POPE", "mmbench": "MMBench", "seedbench": "SEED-Bench", "qbench": "Q-Bench (LLVisionQA)"}
+
+# Kind of question → the answers that take turns; None: any.
+TURNS: dict[str, Sequence[str] | None] = {
+    "which": None,
+    "number": NUMBERS[:5],
+    "colour": tuple(COLOURS),
+    "location": PLACES,
+    "relation": RELATIONS,
+}
+SEED_TYPES = {"which": 2, "colour": 3, "location": 4, "number": 5, "relation": 6}  # official numbers of these types
+SEED_TITLES = {
+    "Instance Identity": 2,
+    "Instance Attributes": 3,
+    "Instance Location": 4,
+    "Instances Counting": 5,
+    "Spatial Relation": 6,
+}
+MMBENCH_CATEGORIES = {
+    "which": ("object_recognition", "finegrained_perception (instance-level)"),
+    "number": ("object_counting", "finegrained_perception (instance-level)"),
+    "colour": ("attribute_recognition", "finegrained_perception (instance-level)"),
+    "location": ("object_localization", "finegrained_perception (instance-level)"),
+    "relation": ("spatial_relationship", "finegrained_perception (cross-instance)"),
+}
+MMBENCH_OPTIONS = (4, 4, 3, 4, 2)  # items take turns
+MMBENCH_COLUMNS = (
+    "index",
+    "question",
+    "hint",
+    "A",
+    "B",
+    "C",
+    "D",
+    "answer",
+    "category",
+    "image",
+    "l2-category",
+    "split",
+)
+QBENCH_KINDS = ("distortion", "quality", "distortion", "appearance")
+QBENCH_TYPES = {"quality": 0, "distortion": 1, "appearance": 2}  # yes-or-no, what, how
+
+
+@dataclass(frozen=True)
+class Item:
+    """One test item: picture, question, the options in letter order."""
+
+    image: Image.Image
+    question: Question
+    options: tuple[str, ...]
+
+    @property
+    def letter(self) -> str:
+        return "ABCD"[self.options.index(self.question.answer)]
+
+
+def attribution(name: str) -> str:
+    """The text that stands beside the files of a benchmark."""
+    return f"""\
+# Glyph scenes in the format of {NAMES[name]}
+
+Pictures and questions made by this project (`visualheads scenes`), seeded; the files follow the benchmark's format, and
+none of its pictures or questions are in them. The glyphs are icons of Font Awesome Free 6 by Fonticons, Inc., licensed
+CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/), coloured, scaled and set on textured grounds. The pictures are
+licensed CC BY 4.0 as well.
+"""
+
+
+def draw_item(benchmark: str, index: int, kind: str, wording: int, options: int = 4) -> Item:
+    """The `index`-th item of a benchmark; scenes are redrawn until its kind of question has the answer due."""
+    due = TURNS[kind]
+    turn = index // len(SEED_TYPES)
+    wanted = due[turn % len(due)] if due else None
+    for attempt in range(10_000):
+        rng = random.Random(f"{benchmark}-test/{index}/{attempt}")
+        scene = draw_scene(rng, *draw_shape(rng))
+        asked = questions.ASKERS[kind](rng, of_scene(scene), wording)
+        if asked and asked.options and wanted in (None, asked.answer):
+            chosen = questions.offered(rng, asked, options, position=turn)
+            return Item(render(scene), asked, chosen)
+    raise AssertionError(f"no scene for item {index} of {benchmark} ({kind}, {wanted})")
+
+
+def write_pope(folder: Path) -> None:
+    """Three files of JSON lines that share pictures and present objects; the absent ones are random, popular or of a
+    supercategory that is there (adversarial)."""
+    pictures = folder / "images"
+    pictures.mkdir(parents=True, exist_ok=True)
+    scenes = [_pope_scene(index) for index in range(POPE_PICTURES)]
+    frequency = Counter(name for scene in scenes for name in scene.names)
+    popular = sorted(CLASSES, key=lambda name: (-frequency[name], name))[:POPULAR]
+    lines: dict[str, list[str]] = {"random": [], "popular": [], "adversarial": []}
+    for number, scene in enumerate(scenes, start=1):
+        image = f"{number}.jpg"
+        save_jpeg(render(scene), pictures / image, JPEG)
+        present = random.Random(f"pope-test/present/{number}").sample(sorted(scene.names), 2)
+        pools = {
+            "random": CLASSES,
+            "popular": popular,
+            "adversarial": [name for name in CLASSES if scene.count(CATEGORY[name])],
+        }
+        for condition, pool in pools.items():
+            rng = random.Random(f"pope-test/{condition}/{number}")
+            absent = rng.sample([name for name in pool if not scene.count(name)], 2)
+            for name in (present[0], absent[0], present[1], absent[1]):
+                text = questions.exists_question(rng, name, True, 0).text
+                entry = {
+                    "question_id": len(lines[condition]) + 1,
+                    "image": image,
+                    "text": text,
+                    "label": "yes" if scene.count(name) else "no",
+                }
+                lines[condition].append(json.dumps(entry))
+    for condition, told in lines.items():
+        (folder / f"coco_pope_{condition}.json").write_text("\n".join(told) + "\n")
+    (folder / "README.md").write_text(attribution("pope"))
+
+
+def _pope_scene(index: int) -> Scene:
+    """A scene with two classes or more, and with two absent ones of supercategories that are there."""
+    for attempt in range(1000):
+        rng = random.Random(f"pope-test/{index}/{attempt}")
+        scene = draw_scene(rng, *draw_shape(rng))
+        siblings = [name for name in CLASSES if scene.count(CATEGORY[name]) and not scene.count(name)]
+        if len(scene.names) > 1 and len(siblings) > 1:
+            return scene
+    raise AssertionError("a scene with two classes turns up within a few draws")
+
+
+def write_mmbench(folder: Path) -> None:
+    """One TSV file with the pictures inside, as base64; two to four options."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+    writer.writerow(MMBENCH_COLUMNS)
+    kinds = list(MMBENCH_CATEGORIES)
+    for index in range(MMBENCH_ITEMS):
+        kind = kinds[index % len(kinds)]
+        item = draw_item("mmbench", index, kind, 1, MMBENCH_OPTIONS[(index // len(kinds)) % len(MMBENCH_OPTIONS)])
+        buffer = io.BytesIO()
+        item.image.save(buffer, "JPEG", quality=JPEG)
+        options = [*item.options, *[""] * (4 - len(item.options))]
+        picture = base64.b64encode(buffer.getvalue()).decode()
+        category, group = MMBENCH_CATEGORIES[kind]
+        writer.writerow([index + 1, item.question.text, "", *options, item.letter, category, picture, group, "dev"])
+    (folder / "mmbench_dev_glyphs.tsv").write_text(text.getvalue())
+    (folder / "README.md").write_text(attribution("mmbench"))
+
+
+def write_seedbench(folder: Path) -> None:
+    """`SEED-Bench.json` and a folder of pictures; always four options."""
+    pictures = folder / "SEED-Bench-image"
+    pictures.mkdir(parents=True, exist_ok=True)
+    entries = []
+    kinds = list(SEED_TYPES)
+    for index in range(SEEDBENCH_ITEMS):
+        kind = kinds[index % len(kinds)]
+        item = draw_item("seedbench", index, kind, 0)
+        name = f"{index + 1}.jpg"
+        save_jpeg(item.image, pictures / name, JPEG)
+        choices = {f"choice_{letter}": option for letter, option in zip("abcd", item.options, strict=True)}
+        entries.append(
+            {
+                "answer": item.letter,
+                **choices,
+                "data_id": name,
+                "data_type": "image",
+                "question": item.question.text,
+                "question_id": str(index + 1),
+                "question_type_id": SEED_TYPES[kind],
+            }
+        )
+    told = {"questions": entries, "question_type": SEED_TITLES}
+    (folder / "SEED-Bench.json").write_text(json.dumps(told, separators=(",", ":")) + "\n")
+    (folder / "README.md").write_text(attribution("seedbench"))
+
+
+def write_qbench(folder: Path) -> None:
+    """`llvisionqa_dev.json` and a folder of pictures: which distortion, yes or no, how."""
+    pictures = folder / "images"
+    pictures.mkdir(parents=True, exist_ok=True)
+    entries = []
+    for index in range(QBENCH_ITEMS):
+        kind = QBENCH_KINDS[index % len(QBENCH_KINDS)]
+        item = qbench_item(index, kind)
+        name = f"{index + 1}.jpg"
+        save_jpeg(item.image, pictures / name, JPEG)
+        entries.append(
+            {
+                "img_path": name,
+                "question": item.question.text,
+                "candidates": list(item.options),
+                "correct_ans": item.question.answer,
+                "type": QBENCH_TYPES[kind],
+                "concern": 0,
+            }
+        )
+    (folder / "llvisionqa_dev.json").write_text(json.dumps(entries, indent=0) + "\n")
+    (folder / "README.md").write_text(attribution("qbench"))
+
+
+def qbench_item(index: int, kind: str) -> Item:
+    """A low-level item. Every distortion is right as often as none is, yes as often as no, good as often as bad: the
+    question about the distortion that is there is the one kept in every second item of the latter two kinds."""
+    group = index // len(QBENCH_KINDS)
+    if kind == "distortion":
+        quality = QUALITIES[(2 * group + index % len(QBENCH_KINDS) // 2) % len(QUALITIES)]
+        return draw_low_level(index, kind, quality, quality, group)
+    about = DISTORTIONS[group // 2 % len(DISTORTIONS)]
+    bad = group % 2 == 0
+    # Where the answer is no or good, half of the pictures have another distortion, so that the question matters.
+    others = (NONE, *[other for other in DISTORTIONS if other != about])
+    quality = about if bad else others[group // 8 % len(others)]
+    return draw_low_level(index, kind, quality, _low_level_answer(kind, about, bad), group)
+
+
+def _low_level_answer(kind: str, about: str, bad: bool) -> str:
+    return YES_NO[not bad] if kind == "quality" else ADJECTIVES[about][not bad]
+
+
+def draw_low_level(index: int, kind: str, quality: str, answer: str, turn: int) -> Item:
+    """A picture of the given quality, redrawn until the question has the answer due."""
+    for attempt in range(10_000):
+        rng = random.Random(f"qbench-test/{index}/{attempt}")
+        scene = distort(rng, draw_scene(rng, *draw_shape(rng)), quality)
+        asked = questions.ASKERS[kind](rng, of_scene(scene), 0)
+        if asked and asked.answer == answer:
+            number = 3 if kind == "distortion" and turn % 4 == 3 else 4
+            return Item(render(scene), asked, questions.offered(rng, asked, number, position=turn // 2))
+    raise AssertionError(f"no scene for item {index} of qbench ({kind}, {quality}, {answer})")
