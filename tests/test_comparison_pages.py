@@ -126,15 +126,22 @@ def test_white_pictures_have_a_store_of_their_own() -> None:
     assert job.white().formats == ("free",) and job.white().controls == ("white",)
 
 
-def test_every_miniature_is_asked_every_shipped_benchmark() -> None:
+def test_every_miniature_is_asked_the_benchmarks_it_was_trained_for() -> None:
     names = [card.name for card in plan.shipped()]
     pages = plan.model_pages(ROOT)
     jobs = traces.book_jobs(ROOT, names, pages)
     asked = {(job.model, job.task) for job in jobs if job.controls == ("",)}
-    assert asked == {(name, task) for name in names for task in traces.shipped_tasks()}
+    assert asked == {(name, task) for name in names for task in traces.taught(name)}
     paths = [job.path for job in jobs]
     assert len(set(paths)) == len(paths)
     assert sum(job.controls == ("white",) for job in jobs) == len(pages)
+
+
+def test_what_a_miniature_was_trained_for_is_read_off_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traces, "miniature_folder", lambda name: tmp_path)
+    assert traces.taught("mini-x") == ("looktwice",)
+    (tmp_path / "training.json").write_text('{"benchmarks": {"pope": {}, "mmbench": {}}}')
+    assert set(traces.taught("mini-x")) == {"looktwice", "pope", "mmbench"}
 
 
 def test_a_page_with_its_own_parameters_is_traced_with_them() -> None:

@@ -237,8 +237,8 @@ def _provenance(stored: Stored) -> np.ndarray:
 def _mean_maps(stored: Stored, done: np.ndarray) -> dict[str, Triple]:
     if not {*MAP_COORDINATES} <= set(stored.arrays):
         raise StoreError(
-            f"{stored.path} holds mean maps without their groups (it has no {MAP_COORDINATES[1]}): an earlier version made "
-            "it and averaged answer formats and controls; move it away, or trace again with --fresh (fresh=True)."
+            f"{stored.path} holds mean maps without their groups (no {MAP_COORDINATES[1]}): an earlier version "
+            "averaged answer formats and controls; move it away, or trace again with --fresh (fresh=True)."
         )
     dims, counts, _ = stored.in_memory(MAP_COUNT)
     shard = dims.index("shard")

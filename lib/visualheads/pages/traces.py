@@ -38,6 +38,14 @@ def shipped_tasks() -> list[str]:
     return [name for name in task_names() if (data_folder() / "scenes" / name).is_dir() and not task(name).missing()]
 
 
+def taught(model: str) -> tuple[str, ...]:
+    """The shipped benchmarks that a miniature was trained for, by its training record: others are not asked of it."""
+    path = miniature_folder(model) / "training.json"
+    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known = {MAIN_TASK, *record.get("benchmarks", {})}
+    return tuple(name for name in shipped_tasks() if name in known)
+
+
 def book_jobs(root: Path, models: Sequence[str], pages: Sequence[Page], full: bool = False) -> list[TraceJob]:
     """One job per miniature and shipped benchmark, and white pictures for the benchmark of its page.
 
@@ -50,7 +58,7 @@ def book_jobs(root: Path, models: Sequence[str], pages: Sequence[Page], full: bo
     for model in models:
         main = own.get(model)
         jobs += [main, main.white()] if main else []
-        for name in shipped_tasks():
+        for name in taught(model):
             if main is not None and name == main.task:
                 continue
             formats = tuple(task(name).formats if name == MAIN_TASK else task(name).formats[:1])
