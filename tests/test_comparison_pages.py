@@ -137,8 +137,8 @@ def test_every_miniature_is_asked_the_benchmarks_it_was_trained_for() -> None:
     assert sum(job.controls == ("white",) for job in jobs) == len(pages)
 
 
-def test_what_a_miniature_was_trained_for_is_read_off_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(traces, "miniature_folder", lambda name: tmp_path)
+def test_a_record_tells_what_a_miniature_was_trained_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traces, "miniature_folder", lambda _name: tmp_path)
     assert traces.taught("mini-x") == ("looktwice",)
     (tmp_path / "training.json").write_text('{"benchmarks": {"pope": {}, "mmbench": {}}}')
     assert set(traces.taught("mini-x")) == {"looktwice", "pope", "mmbench"}

@@ -176,7 +176,8 @@ def test_tallies_lead_from_a_word_to_a_question():
     told = [" ".join(table[i] for i in turns.tally(random.Random(0), known, style)[0]) for style in range(3)]
     assert "dog 1" in told[0] and ("these 1" in told[0] or "these dog 1" in told[0])
     assert "dog ##s ? 1" in told[1] and "animals ? 1" in told[1]
-    assert "How many dog ##s ? 1" in told[2] and ("How many of these ? 1" in told[2] or "How many of these ? dog 1" in told[2])
+    assert "How many dog ##s ? 1" in told[2]
+    assert "How many of these ? 1" in told[2] or "How many of these ? dog 1" in told[2]
 
 
 def test_a_list_in_words_tells_what_its_listing_knows():

@@ -32,7 +32,7 @@ def test_questions_are_answered_from_the_listing(seed, kind):
     rng, shown = random.Random(seed), known(seed)
     asked = questions.ASKERS[kind](rng, shown, None)
     if asked is None:
-        assert kind in ("general", "colour", "location", "relation")
+        assert kind in ("general", "name", "colour", "location", "relation")
         return
     words.encode(asked.text)
     assert not asked.options or asked.answer in asked.options
@@ -42,6 +42,8 @@ def test_questions_are_answered_from_the_listing(seed, kind):
     match kind:
         case "general":
             assert int(asked.answer) == shown.items.count(shown.marked or "")
+        case "name":
+            assert asked.answer == shown.marked
         case "object" | "number" | "super":
             assert int(asked.answer) == shown.count(named[0])
         case "exists":

@@ -38,6 +38,13 @@ def test_asked_places_hold_the_asked_word_and_only_they(seed: int) -> None:
     assert question.ids[-1] == words.vocabulary()[words.ASSISTANT]
 
 
+def test_a_checkpoint_with_other_ids_reads_the_same_words() -> None:
+    other = {word: index + 3 for word, index in words.vocabulary().items()}
+    (here,), (there,) = list_questions(1, seed=1), list_questions(1, seed=1, vocabulary=other)
+    assert there.ids == tuple(index + 3 for index in here.ids)
+    assert (there.asked, there.answer) == (here.asked, here.answer)
+
+
 def test_rows_are_those_of_eager_attention() -> None:
     questions = list_questions(3, fillers=8)
     ds = trace_lists(tiny(), questions, "tiny")
@@ -55,6 +62,7 @@ def test_rows_are_those_of_eager_attention() -> None:
 def test_results_are_kept_and_made_anew_for_other_lists(tmp_path: Path) -> None:
     folder = tmp_path / "tiny-text"
     tiny().save_pretrained(folder)
+    words.build_tokenizer().save_pretrained(folder)
     first = text_heads(folder, tmp_path / "results", n=4)
     store = tmp_path / "results" / "tiny-text" / "text-lists.zarr"
     before = (store / "zarr.json").stat().st_mtime_ns

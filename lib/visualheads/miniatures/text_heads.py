@@ -8,6 +8,7 @@ the asked words is what `region_weight` is for a picture.
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import xarray as xr
 
 from visualheads import capture, reading
 from visualheads.errors import CheckpointError, ParameterError, got
-from visualheads.miniatures import turns, words
+from visualheads.miniatures import listing, words
 from visualheads.miniatures.world import PLURAL
 from visualheads.provenance import hash_weights
 
@@ -27,7 +28,7 @@ STORE = "text-lists.zarr"
 LISTS, FILLERS = 200, 55
 """Lists asked by default; fillers of the longest: with its objects, a list has about as many places as a picture."""
 BATCH = 50
-VERSION = 1
+VERSION = 2
 UNTRAINED = "-untrained"
 LONG_NAMES = {
     "list_weight": "attention on the whole list",
@@ -47,25 +48,35 @@ class ListQuestion:
     answer: str
 
 
-def list_questions(n: int = LISTS, fillers: int = FILLERS, seed: int = 0) -> list[ListQuestion]:
-    """`n` lists of objects without a mark, each asked for the number of one class that is in it."""
+def list_questions(
+    n: int = LISTS, fillers: int = FILLERS, seed: int = 0, vocabulary: Mapping[str, int] | None = None
+) -> list[ListQuestion]:
+    """`n` lists of objects without a mark, each asked for the number of one class that is in it.
+
+    `vocabulary`: the checkpoint's own ids of words; those of newly trained miniatures by default.
+    """
     if n < 1:
         raise ParameterError(got("n", n, "1 or more lists"))
     rng = random.Random(f"{seed}/text-heads")
     ids = words.vocabulary()
+    own = ids if vocabulary is None else vocabulary
+    translated = {index: own[word] for word, index in ids.items() if word in own}
     made = []
     for _ in range(n):
-        listed, listing = turns.text_list(rng, fillers, marks=0.0)
-        name = rng.choice(sorted(set(listing.items)))
-        head = turns.opening()
+        listed, known = listing.text_list(rng, fillers, plain=True, marks=0.0)
+        name = rng.choice(known.present)
+        head = listing.opening()
         question = words.encode(f"How many {PLURAL[name]} are there? {words.FREE_HINT} {words.ASSISTANT}")
         places = tuple(range(len(head), len(head) + len(listed)))
         asked = tuple(place for place, token in zip(places, listed, strict=True) if token == ids[name])
-        made.append(ListQuestion((*head, *listed, *question), places, asked, name, str(listing.count(name))))
+        told = tuple(translated[index] for index in (*head, *listed, *question))
+        made.append(ListQuestion(told, places, asked, name, str(known.count(name))))
     return made
 
 
-def trace_lists(module: Any, questions: list[ListQuestion], name: str) -> xr.Dataset:
+def trace_lists(
+    module: Any, questions: list[ListQuestion], name: str, vocabulary: Mapping[str, int] | None = None
+) -> xr.Dataset:
     """Every head's last-prompt row on the questions: dims (model, layer, head, sample).
 
     list_weight   attention on all words of the list, [0, 1]
@@ -73,7 +84,8 @@ def trace_lists(module: Any, questions: list[ListQuestion], name: str) -> xr.Dat
     asked_lift    share of list_weight on the asked words ÷ their share of the list's places, from 0 on
     correct       (model, sample) whether the likeliest next word is the right number
 
-    `module` is a transformers causal language model, such as a miniature's text-only checkpoint. Source: ours.
+    `module` is a transformers causal language model, such as a miniature's text-only checkpoint; `vocabulary` its
+    ids of words, as in `list_questions`. Source: ours.
     """
     import nnsight
 
@@ -81,7 +93,8 @@ def trace_lists(module: Any, questions: list[ListQuestion], name: str) -> xr.Dat
     wrapped = nnsight.NNsight(module)
     layers = tuple(wrapped.model.layers[index] for index in range(len(wrapped.model.layers._module)))
     operations = tuple(capture.attention_operation(layer.self_attn) for layer in layers)
-    pad = words.vocabulary()[words.PAD]
+    table = words.vocabulary() if vocabulary is None else vocabulary
+    pad = table[words.PAD]
     found: dict[str, list[np.ndarray]] = {key: [] for key in LONG_NAMES}
     correct: list[bool] = []
     for start in range(0, len(questions), BATCH):
@@ -106,7 +119,7 @@ def trace_lists(module: Any, questions: list[ListQuestion], name: str) -> xr.Dat
         found["asked_weight"].append(on_asked.numpy())
         found["asked_lift"].append((on_asked / on_list.clamp_min(1e-9) / share).numpy())
         best = logits.argmax(-1).tolist()
-        correct += [index == words.vocabulary()[q.answer] for index, q in zip(best, batch, strict=True)]
+        correct += [index == table[q.answer] for index, q in zip(best, batch, strict=True)]
     data: dict[str, Any] = {
         key: (("model", "layer", "head", "sample"), np.concatenate(values, axis=2)[None].astype(np.float32))
         for key, values in found.items()
@@ -142,11 +155,22 @@ def text_heads(
     told = {"weights": hash_weights(folder), "lists": n, "seed": seed, "version": VERSION, "untrained": int(untrained)}
     if path.exists() and reading.read_attrs(path).get("identity") == told:
         return reading.open_store(path).load()
-    ds = trace_lists(_module(folder, seed if untrained else None), list_questions(n, seed=seed), name)
+    module, table = _module(folder, seed if untrained else None), _vocabulary(folder)
+    ds = trace_lists(module, list_questions(n, seed=seed, vocabulary=table), name, table)
     path.parent.mkdir(parents=True, exist_ok=True)
     kept = ds.assign_attrs(visualheads_store=reading.FORMAT, kind=KIND, identity=told)
     kept.to_zarr(path, mode="w", zarr_format=3, consolidated=False)
     return ds
+
+
+def _vocabulary(folder: Path) -> dict[str, int]:
+    """The checkpoint's own ids of words: a miniature may have been trained with an earlier vocabulary."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True).get_vocab()
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder} holds no tokenizer ({error}); give a text-only folder.") from error
 
 
 def _module(folder: Path, fresh_seed: int | None) -> Any:
