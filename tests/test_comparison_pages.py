@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,24 @@ def test_white_pictures_have_a_store_of_their_own() -> None:
     job = TraceJob("m", formats=("free", "letters"), results="r")
     assert job.path == "r/m/looktwice.zarr" and job.white().path == "r/m/looktwice-white.zarr"
     assert job.white().formats == ("free",) and job.white().controls == ("white",)
+
+
+def test_pages_with_nothing_to_show_any_more_leave_the_book(tmp_path: Path) -> None:
+    kept, gone = (tmp_path / comparisons.FOLDER / f"{slug}.ipynb" for slug in ("models", "families"))
+    other = tmp_path / comparisons.FOLDER / "cost.ipynb"
+    for path in (kept, gone, other):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    page = plan.cost_page(tmp_path)
+    comparisons.remove_outdated(tmp_path, [replace(page, output=kept.resolve())])
+    assert kept.is_file() and other.is_file() and not gone.exists()
+
+
+def test_one_benchmark_and_one_model_are_no_comparison() -> None:
+    benchmarks = next(one for one in comparisons.COMPARISONS if one.slug == "benchmarks")
+    told = comparisons.Traced({"m": frozenset({"looktwice"})}, comparisons.descent([]))
+    assert not benchmarks.shows(told)
+    assert benchmarks.shows(replace(told, tasks={"m": frozenset({"looktwice", "pope"})}))
 
 
 def test_every_miniature_is_asked_the_benchmarks_it_was_trained_for() -> None:

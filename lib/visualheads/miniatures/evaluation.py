@@ -100,7 +100,8 @@ def evaluate(folder: Path, n: int | None = None, device: str = "cpu") -> dict[st
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval().to(device)
+    model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    model.to(device)
     processor = AutoProcessor.from_pretrained(folder)
     record = looktwice_scores(model, processor, n)
     record["benchmarks"] = {"looktwice": summary(record["scores"])}

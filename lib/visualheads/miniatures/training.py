@@ -16,6 +16,7 @@ from visualheads.miniatures.fitting import Group, Progress, Report, Schedule
 from visualheads.miniatures.listing import Listing, text_list
 from visualheads.miniatures.pictures import picture, prepared
 from visualheads.miniatures.turns import Pair
+from visualheads.miniatures.wordings import LOOKTWICE
 
 MOST_FILLERS = 55  # with nine objects, as many list places as a picture has image tokens
 FEWEST_FILLERS = 2
@@ -107,7 +108,7 @@ def probes(rng: Any, known: Listing) -> list[tuple[str, Pair]]:
         letter = "ABCD"[options.index(asked.answer)]
         text = turns.with_options(text, options) + f"\n{words.LETTERS_HINT}"
         return [("letters", turns.exchange(text, letter, first=True))]
-    if known.marked:
+    if known.marked and asked.kind in LOOKTWICE:
         text += " " + words.RECTANGLE_HINT
     return [(asked.kind, turns.exchange(f"{text} {words.FREE_HINT}", asked.answer, first=True))]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from visualheads.errors import KernelError, ParameterError, VisualHeadsError, got
 from visualheads.pages import contents, extension, inputs, landing
+from visualheads.pages.comparisons import remove_outdated
 from visualheads.pages.plan import MODELS, RESULTS, book_pages, model_pages
 from visualheads.pages.run import Report, run_pages, silent
 from visualheads.pages.traces import trace_all
@@ -32,8 +33,10 @@ def build_book(
     """
     root = checked_root(root)
     failures = trace_all(root, model_pages(root, full, force), full, workers, report)
+    pages = book_pages(root, full, force)
+    remove_outdated(root, pages)
     try:
-        run_pages(book_pages(root, full, force), root, workers, force, report)
+        run_pages(pages, root, workers, force, report)
     except KernelError as error:
         failures.append(str(error))
     index = render_book(root, force, report)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +46,11 @@ def _any(told: Traced) -> bool:
     return bool(told.models)
 
 
+def _several(told: Traced) -> bool:
+    """A comparison of benchmarks needs two of them, or two models on one."""
+    return len(told.models) > 1 or any(len(tasks) > 1 for tasks in told.tasks.values())
+
+
 def _conditions(told: Traced) -> bool:
     return any(MAIN_TASK in tasks for tasks in told.tasks.values())
 
@@ -71,7 +76,7 @@ def _emergence(told: Traced) -> bool:
 COMPARISONS = (
     Comparison("models", "The models", _any),
     Comparison("conditions", "Six conditions", _conditions),
-    Comparison("benchmarks", "Five benchmarks", _any),
+    Comparison("benchmarks", "Five benchmarks", _several),
     Comparison("scale", "Scale: recipe, size, data", _scale),
     Comparison("families", "Families", _families),
     Comparison("emergence", "Emergence", _emergence),
@@ -113,6 +118,15 @@ def comparison_pages(root: str | Path, results: str = "data/results") -> list[Pa
                 )
             )
     return pages
+
+
+def remove_outdated(root: str | Path, pages: Sequence[Page]) -> None:
+    """Delete comparison pages of an earlier run that have nothing to show any more: they are not among `pages`."""
+    wanted = {page.output for page in pages}
+    for one in COMPARISONS:
+        output = Path(root).resolve() / FOLDER / f"{one.slug}.ipynb"
+        if output not in wanted:
+            output.unlink(missing_ok=True)
 
 
 def _shape(model: str) -> tuple[int, int] | None:

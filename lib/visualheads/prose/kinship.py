@@ -138,7 +138,7 @@ def text_heads(found: pd.DataFrame, right: Mapping[str, float]) -> str:
         )
     means = found.groupby("kind", sort=False)["rho"].mean()
     parts = [f"{means[kind]:.2f} with {kind}" for kind in (OWN, FRESH, OTHER) if kind in means]
-    scores = [f"{code(name)} {percent(value)}" for name, value in right.items()]
+    scores = [f"{percent(value)} ({code(name)})" for name, value in right.items()]
     return (
         table(("model", "lists read by", "which is", "ρ (95 % interval)", "within layers", "ceiling"), lines)
         + f"\n\nOn average, heads' attention on the asked region of pictures correlates {listed(parts)}. The "
