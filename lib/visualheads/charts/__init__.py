@@ -6,6 +6,7 @@ them, with numbers from the same data, are in `visualheads.prose`.
 
 from __future__ import annotations
 
+from visualheads.charts.claims import verdicts
 from visualheads.charts.compare import (
     intervals,
     pattern_matrices,
@@ -53,5 +54,6 @@ __all__ = [
     "text_relations",
     "top_heads",
     "training_curves",
+    "verdicts",
     "weight_concentration",
 ]

@@ -35,11 +35,15 @@ class Traced:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison page: its slug (template and output), its title, and whether there is something to show."""
+    """A comparison page: its slug (template and output), its title, and whether there is something to show.
+
+    last: it also reads what other pages keep among the results.
+    """
 
     slug: str
     title: str
     shows: Callable[[Traced], bool]
+    last: bool = False
 
 
 def _any(told: Traced) -> bool:
@@ -75,6 +79,7 @@ COMPARISONS = (
     Comparison("scale", "Scale: recipe, size, data", _scale),
     Comparison("families", "Families", _families),
     Comparison("emergence", "Emergence", _emergence),
+    Comparison("claims", "Fourteen claims", _conditions, last=True),
 )
 """In the order of the book. A new comparison is an entry here, a template of that name and a line in _toc.yml."""
 
@@ -109,6 +114,7 @@ def comparison_pages(root: str | Path, results: str = "data/results") -> list[Pa
                     parameters={"results": results},
                     data=(data_folder() / "miniatures",),
                     stores=folder,
+                    last=one.last,
                     command=ALONE if results == "data/results" else f"{ALONE} --full",
                 )
             )
