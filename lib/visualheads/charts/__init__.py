@@ -6,6 +6,7 @@ them, with numbers from the same data, are in `visualheads.prose`.
 
 from __future__ import annotations
 
+from visualheads.charts.causes import effect_map, loss_curves, scores_and_effects
 from visualheads.charts.claims import verdicts
 from visualheads.charts.compare import (
     intervals,
@@ -31,9 +32,11 @@ __all__ = [
     "condition_maps",
     "condition_scores",
     "cost_bars",
+    "effect_map",
     "figure_one",
     "head_map",
     "intervals",
+    "loss_curves",
     "moment_lines",
     "moments_compared",
     "overlays",
@@ -44,6 +47,7 @@ __all__ = [
     "relation_points",
     "sample_overlays",
     "save_spec",
+    "scores_and_effects",
     "show",
     "show_text",
     "spec_of",

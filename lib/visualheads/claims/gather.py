@@ -94,6 +94,13 @@ def gather(results: str | Path = "data/results", fewest: int = FEWEST_SAMPLES) -
     return Gathered(evidence, pd.DataFrame(rows, columns=list(COLUMNS)))
 
 
+def single_effects(results: str | Path = "data/results") -> xr.Dataset | None:
+    """Effects of single heads from all sweeps of EFFECTS_FROM, reduced ones too: for pages, not for verdicts."""
+    kind = kind_of(*EFFECTS_FROM)
+    found = [path for path in _stores(Path(results)) if read_attrs(path).get("kind") == kind]
+    return _effects({kind: joined([with_heads(open_store(path)) for path in found]).load()}) if found else None
+
+
 def _effects(sweeps: Mapping[str, xr.Dataset]) -> xr.Dataset | None:
     found = sweeps.get(kind_of(*EFFECTS_FROM))
     if found is None:

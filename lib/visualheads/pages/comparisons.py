@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from visualheads.catalog import cards, data_folder
+from visualheads.catalog import cards, data_folder, miniature_folder
 from visualheads.kinship import series_of
 from visualheads.lineage import descent, matched
 from visualheads.pages.page import Page
@@ -72,6 +72,12 @@ def _emergence(told: Traced) -> bool:
     return any((data_folder() / "miniatures").glob(f"*/{MOMENTS}"))
 
 
+def _removed(told: Traced) -> bool:
+    """Heads of shipped miniatures are removed on pages of their own, before these pages are run."""
+    shipped = [name for name in told.models if (miniature_folder(name) / "config.json").is_file()]
+    return any(MAIN_TASK in told.tasks[name] for name in shipped)
+
+
 COMPARISONS = (
     Comparison("models", "The models", _any),
     Comparison("conditions", "Six conditions", _conditions),
@@ -79,6 +85,7 @@ COMPARISONS = (
     Comparison("scale", "Scale: recipe, size, data", _scale),
     Comparison("families", "Families", _families),
     Comparison("emergence", "Emergence", _emergence),
+    Comparison("rankings", "Which ranking finds the heads that matter", _removed, last=True),
     Comparison("claims", "Fourteen claims", _conditions, last=True),
 )
 """In the order of the book. A new comparison is an entry here, a template of that name and a line in _toc.yml."""
