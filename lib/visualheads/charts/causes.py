@@ -37,7 +37,7 @@ def loss_curves(table: pd.DataFrame, needs: str = "No heads were removed yet.") 
         options = list(dict.fromkeys(table[column]))
         words = [labels[name] if labels else _plain(name) for name in options]
         bind = alt.binding_select(options=options, labels=words, name=f"{column.capitalize()}: ")
-        fixed = {} if len(options) == 1 else {"bind": bind}
+        fixed: dict[str, Any] = {} if len(options) == 1 else {"bind": bind}
         choices.append(alt.param(name=f"{column}_shown", value=options[0], **fixed))
         data = data.transform_filter(f"datum.{column} === {column}_shown")
     orders = [name for name in ORDERS if name in set(table["order"])]
