@@ -50,6 +50,7 @@ PURE = (
     "effects",
     "protocol",
     "grounding",
+    "causes",
 )
 """Mathematics: torch, numpy and xarray, but no models."""
 
@@ -86,7 +87,7 @@ LAYERS = (
         "validation",
     ),
     ("tracing", "cluster", "jobs", "estimate", "collecting", "reduction", "settings"),
-    ("interventions", "sweeps", "steering", "attribution"),
+    ("interventions", "sweeps", "steering", "attribution", "reduced"),
     ("claims",),
     ("charts", "prose", "cost"),
     ("pages", "offline_vega"),

@@ -6,6 +6,8 @@ them, with numbers from the same data, are in `visualheads.prose`.
 
 from __future__ import annotations
 
+from visualheads.charts.causes import effect_map, loss_curves, scores_and_effects
+from visualheads.charts.claims import verdicts
 from visualheads.charts.compare import (
     intervals,
     pattern_matrices,
@@ -30,9 +32,11 @@ __all__ = [
     "condition_maps",
     "condition_scores",
     "cost_bars",
+    "effect_map",
     "figure_one",
     "head_map",
     "intervals",
+    "loss_curves",
     "moment_lines",
     "moments_compared",
     "overlays",
@@ -43,6 +47,7 @@ __all__ = [
     "relation_points",
     "sample_overlays",
     "save_spec",
+    "scores_and_effects",
     "show",
     "show_text",
     "spec_of",
@@ -53,5 +58,6 @@ __all__ = [
     "text_relations",
     "top_heads",
     "training_curves",
+    "verdicts",
     "weight_concentration",
 ]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from visualheads.catalog import cards, data_folder
+from visualheads.catalog import cards, data_folder, miniature_folder
 from visualheads.kinship import series_of
 from visualheads.lineage import descent, matched
 from visualheads.pages.page import Page
@@ -35,11 +35,15 @@ class Traced:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison page: its slug (template and output), its title, and whether there is something to show."""
+    """A comparison page: its slug (template and output), its title, and whether there is something to show.
+
+    last: it also reads what other pages keep among the results.
+    """
 
     slug: str
     title: str
     shows: Callable[[Traced], bool]
+    last: bool = False
 
 
 def _any(told: Traced) -> bool:
@@ -73,6 +77,12 @@ def _emergence(told: Traced) -> bool:
     return any((data_folder() / "miniatures").glob(f"*/{MOMENTS}"))
 
 
+def _removed(told: Traced) -> bool:
+    """Heads of shipped miniatures are removed on pages of their own, before these pages are run."""
+    shipped = [name for name in told.models if (miniature_folder(name) / "config.json").is_file()]
+    return any(MAIN_TASK in told.tasks[name] for name in shipped)
+
+
 COMPARISONS = (
     Comparison("models", "The models", _any),
     Comparison("conditions", "Six conditions", _conditions),
@@ -80,6 +90,8 @@ COMPARISONS = (
     Comparison("scale", "Scale: recipe, size, data", _scale),
     Comparison("families", "Families", _families),
     Comparison("emergence", "Emergence", _emergence),
+    Comparison("rankings", "Which ranking finds the heads that matter", _removed, last=True),
+    Comparison("claims", "Fourteen claims", _conditions, last=True),
 )
 """In the order of the book. A new comparison is an entry here, a template of that name and a line in _toc.yml."""
 
@@ -114,6 +126,7 @@ def comparison_pages(root: str | Path, results: str = "data/results") -> list[Pa
                     parameters={"results": results},
                     data=(data_folder() / "miniatures",),
                     stores=folder,
+                    last=one.last,
                     command=ALONE if results == "data/results" else f"{ALONE} --full",
                 )
             )

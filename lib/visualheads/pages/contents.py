@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from visualheads.catalog import cards
-from visualheads.pages.plan import TRAINING
+from visualheads.pages.plan import ABLATION, TRAINING
 from visualheads.places import slug_of
 
 SUFFIXES = (".md", ".ipynb")
@@ -45,7 +45,7 @@ def _by_model(documents: list[str]) -> list[dict[str, Any]]:
     """Catalogue's order first, other models after it; a model's further pages below it."""
     order = {slug_of(name): index for index, name in enumerate(cards())}
     models = [document for document in documents if not document.endswith(TRAINING)]
-    models.sort(key=lambda document: (order.get(Path(document).name, len(order)), document))
+    models.sort(key=lambda document: (order.get(Path(document).name.removesuffix(ABLATION), len(order)), document))
     entries: list[dict[str, Any]] = []
     for document in models:
         below = [{"file": other} for other in documents if other == f"{document}{TRAINING}"]

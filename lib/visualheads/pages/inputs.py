@@ -35,19 +35,20 @@ def page_hash(page: Page, parameters: dict[str, Any]) -> str:
     for path in (page.template, *library, *(file for place in page.data for file in _files(place))):
         _add(digest, path)
     if page.stores is not None:
-        digest.update(json.dumps(stores_told(page.stores), sort_keys=True, default=str).encode())
+        digest.update(json.dumps(stores_told(page.stores, page.last), sort_keys=True, default=str).encode())
     return digest.hexdigest()
 
 
-def stores_told(results: Path) -> dict[str, Any]:
+def stores_told(results: Path, every: bool = False) -> dict[str, Any]:
     """What the traces of a folder of results are: identity and shards not done, by path; packed ones by size and time.
 
+    every: all other stores too, such as sweeps, which pages make themselves.
     Raises StoreError for a damaged store.
     """
     told: dict[str, Any] = {}
     for path in sorted(results.glob("*/*.zarr")):
         attrs = read_attrs(path)
-        if attrs.get("kind") == TRACE:
+        if every or attrs.get("kind") == TRACE:
             left = len(pending(path)) if "shard" in attrs else 0
             told[path.relative_to(results).as_posix()] = [attrs.get("identity"), left]
     for path in sorted(results.glob(f"*/*{PACKED}")):

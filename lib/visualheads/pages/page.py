@@ -19,6 +19,7 @@ class Page:
     data         files and folders whose content decides the result, besides template, parameters and library
     products     files that running the page writes besides itself
     alone        run it by itself: it measures time
+    last         run it after all others: it reads what they keep among the results, sweeps and text lists too
     stores       folder of results whose traces decide the page, by their identity and what of them is done
     command      fills {{command}}: what a reader types to make the page again
     """
@@ -31,6 +32,7 @@ class Page:
     data: tuple[Path, ...] = ()
     products: tuple[Path, ...] = ()
     alone: bool = False
+    last: bool = False
     stores: Path | None = None
     command: str = ""
 

@@ -9,7 +9,7 @@ from typing import Any
 from visualheads.catalog import Card, cards, data_folder, miniature_folder
 from visualheads.errors import ParameterError, got
 from visualheads.pages import inputs
-from visualheads.pages.comparisons import comparison_pages
+from visualheads.pages.comparisons import MAIN_TASK, comparison_pages
 from visualheads.pages.page import Page
 from visualheads.pages.run import run_page
 from visualheads.pages.template import parameters_of
@@ -21,6 +21,17 @@ RESULTS = Path("book/results")
 TEMPLATES = Path("notebooks")
 TRAINING = "-training"
 """Ending of the slug of a model's training page."""
+ABLATION = "-ablation"
+"""Ending of the slug of a model's page of removed heads."""
+FULL_ABLATION = {
+    "n": 100,
+    "modes": "zero,uniform,uniform_released,image_knockout",
+    "rankings": "image_weight,region_weight,concentration,weight_concentration,detection",
+    "stages": "early,middle,late,all",
+    "controls": 5,
+    "bottom": True,
+    "results": "data/results-full",
+}
 TRAINED = ("training.json", "moments.zarr.zip")
 """What training leaves for its page."""
 FULL_RESULTS = "data/results-full"
@@ -66,6 +77,22 @@ def training_page(root: str | Path, model: str) -> Page:
     )
 
 
+def ablation_page(root: str | Path, model: str, full: bool = False) -> Page:
+    """The page that removes a model's heads; full: more questions, rankings, controls and modes."""
+    root = Path(root).resolve()
+    slug = f"{slug_of(model)}{ABLATION}"
+    return Page(
+        template=root / TEMPLATES / "ablation.ipynb",
+        output=root / RESULTS / f"{slug}.ipynb",
+        slug=slug,
+        title=f"Heads removed: {model}",
+        parameters={"model": model, **(FULL_ABLATION if full else {})},
+        data=(data_folder() / "scenes" / MAIN_TASK, miniature_folder(model)),
+        stores=root / (FULL_RESULTS if full else str(DATA_RESULTS)),
+        command="visualheads book --full" if full else "visualheads book",
+    )
+
+
 def cost_page(root: str | Path, full: bool = False) -> Page:
     """The page that tells what tracing costs; it measures, so it runs by itself. full: medians of more runs."""
     root = Path(root).resolve()
@@ -106,10 +133,16 @@ def book_pages(root: str | Path, full: bool = False, force: bool = False) -> lis
         c.name for c in shipped() if c.paper_name and all((miniature_folder(c.name) / n).is_file() for n in TRAINED)
     ]
     pages += [training_page(root, name) for name in trained]
+    pages += [ablation_page(root, page.title, full) for page in model_pages(root, full, force) if _answers(page)]
     pages += comparison_pages(root, FULL_RESULTS if full else str(DATA_RESULTS))
     if (root / TEMPLATES / "cost.ipynb").is_file():
         pages.append(cost_page(root, full))
     return [page for page in pages if page.template.is_file()]
+
+
+def _answers(page: Page) -> bool:
+    """Whether a model's page traces the benchmark on which heads are removed."""
+    return page.parameters.get("task", MAIN_TASK) == MAIN_TASK
 
 
 def shipped() -> list[Card]:

@@ -74,9 +74,12 @@ def run_pages(
 
     workers: pages side by side, by default one per processor. Raises KernelError with all that failed.
     """
-    todo = [
-        page for page in pages if force or not inputs.is_current(page, template.checked(page.template, page.parameters))
-    ]
+    pages = list(pages)
+
+    def stale(page: Page) -> bool:
+        return force or not inputs.is_current(page, template.checked(page.template, page.parameters))
+
+    todo = [page for page in pages if not page.last and stale(page)]
     together = [page for page in todo if not page.alone]
     failed: list[str] = []
     done: list[Page] = []
@@ -91,12 +94,17 @@ def run_pages(
             done.append(page)
             report(f"ran {page.title}")
 
-    count = min(len(together), workers or processors())
-    if together:
+    def side_by_side(chosen: list[Page]) -> None:
+        if not chosen:
+            return
+        count = min(len(chosen), workers or processors())
         with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
-            futures = {pool.submit(run_page, page, root, True): page for page in together}
+            futures = {pool.submit(run_page, page, root, True): page for page in chosen}
             for future in as_completed(futures):
                 finish(futures[future], future.result)
+
+    side_by_side(together)
+    side_by_side([page for page in pages if page.last and stale(page)])  # stale only by what the others left
     for page in todo:
         if page.alone:
             finish(page, lambda page=page: run_page(page, root, True))

@@ -1,0 +1,181 @@
+"""Pages about causes: what is gathered for the claims, the tables and charts of ablation, and the pages' cells."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import pytest
+import vl_convert as vlc
+
+from helpers import samples, wrapped
+from planted import Planted, always, effects_of, pattern, swept, world
+from synthetic_models import model_dataset, questions, stored
+from visualheads import causes, charts, claims, reduced
+from visualheads.catalog import miniature_folder
+from visualheads.charts import display
+from visualheads.claims import gather as gathering
+from visualheads.errors import SampleError
+from visualheads.pages import comparisons, inputs, plan
+from visualheads.prose import causes as words
+from visualheads.prose import claims as text
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of one model on one benchmark."""
+    results = tmp_path_factory.mktemp("traced")
+    stored(results, model_dataset())
+    return results
+
+
+def test_an_empty_folder_makes_every_claim_untestable(tmp_path: Path) -> None:
+    found = gathering.gather(tmp_path)
+    assert found.sources.empty and found.evidence.traces is None
+    verdicts = claims.verdict_table(claims.judge(found.evidence))
+    assert len(verdicts) == 14 and set(verdicts["verdict"]) == {claims.NOT_TESTABLE}
+    assert verdicts["reason"].str.len().min() > 10
+    assert "no claim can be judged" in text.sources(found.sources)
+
+
+def test_what_is_gathered_names_its_stores(traced: Path) -> None:
+    found = gathering.gather(traced)
+    assert found.sources["store"].tolist() == ["mini-1.5-7B/looktwice.zarr.zip"]
+    assert found.sources["used"].all() and found.sources["task"].tolist() == ["looktwice"]
+    assert found.evidence.traces is not None and not found.evidence.sweeps and found.evidence.effects is None
+    assert "no heads were removed" in text.sources(found.sources)
+
+
+def test_every_claim_is_told_with_its_rule_and_reason(traced: Path) -> None:
+    judged = claims.judge(gathering.gather(traced).evidence)
+    told = text.each(judged)
+    for one in judged:
+        assert f"### {one.claim.number}. " in told
+    assert told.count("* Rule, fixed beforehand") == told.count("* Control") == 14
+    assert "nan" not in told.split()
+    table = claims.verdict_table(judged)
+    chart = display.spec_of(charts.verdicts(table))
+    assert "14 claims" in chart["description"] and "claim 5 not testable here" in chart["description"]
+    assert "in miniature" in text.counts(table)
+
+
+def test_a_sweep_decides_claim_five() -> None:
+    evidence = claims.Evidence(sweeps={"zero, all": swept(0.0)})
+    [verdict] = claims.judge(evidence, [5])
+    assert verdict.finding.verdict == claims.SUPPORTED
+    assert "in miniature" in text.counts(claims.verdict_table([verdict]))
+
+
+def test_the_claims_page_is_made_last_and_depends_on_every_store(traced: Path) -> None:
+    [page] = [one for one in comparisons.comparison_pages(ROOT, str(traced)) if one.slug == "claims"]
+    assert page.last and page.stores == traced
+    assert inputs.stores_told(traced, every=True) == inputs.stores_told(traced)
+    assert not [one for one in comparisons.COMPARISONS if one.last and one.slug == "conditions"]
+
+
+def test_losses_are_told_beside_their_random_controls() -> None:
+    table = causes.loss_table({"zero": swept(0.25, samples=40)})
+    top = table[(table["measure"] == "accuracy") & (table["order"] == "top")].iloc[0]
+    random = table[(table["measure"] == "accuracy") & (table["order"] == "random")].iloc[0]
+    assert top["estimate"] == pytest.approx(0.25) and top["lower"] < 0.25 < top["upper"]
+    assert random["estimate"] == 0 and random["sets"] == 2 and top["count"] == 2
+    assert "25 (" in words.losses(table) and "0 (0 to 0)" in words.losses(table)
+    assert "top 2 of late: 0.250" in display.spec_of(charts.loss_curves(table))["description"]
+    assert "No heads were removed yet" in display.spec_of(charts.loss_curves(table.iloc[:0]))["description"]
+
+
+def test_the_ranking_that_is_the_effect_is_found() -> None:
+    values = pattern(3)
+    traces = world({"m": Planted(weight=always(values), noise=0.001)})
+    found = causes.ranking_agreement(traces, effects_of(values, noise=0.001)).set_index("ranking")
+    assert found.loc["image_weight", "spearman"] > 0.99 and found.loc["image_weight", "overlap"] == 1
+    assert found.loc["image_weight", "ceiling"] > 0.99 and abs(found.loc["concentration", "spearman"]) < 0.6
+    assert "sink_free" not in found.index and found.loc["image_weight", "chance"] == pytest.approx(2 / 24)
+    told = words.rankings(found.reset_index(), 16)
+    assert "Reduced protocol" in told and "The best ranking is" in told
+    heads = causes.head_tables(traces, effects_of(values))
+    assert len(heads) == 24 and heads["effect"].notna().all()
+    assert "matters most" in display.spec_of(charts.effect_map(heads))["description"]
+    assert "24 heads" in display.spec_of(charts.scores_and_effects(heads))["description"]
+
+
+def test_without_effects_the_pages_say_so() -> None:
+    traces = world({"m": Planted()})
+    found = causes.ranking_agreement(traces, None)
+    assert found.empty and words.NEEDS_EFFECTS in words.rankings(found)
+    for chart in (charts.effect_map, charts.scores_and_effects):
+        assert "single heads" in display.spec_of(chart(causes.head_tables(traces, None)))["description"]
+
+
+def test_heads_are_judged_on_other_pictures_than_they_are_chosen_on() -> None:
+    traces = model_dataset()
+    judged = [one for one in questions() if one.image_id in ("0", "1")]
+    left = reduced.other_pictures(traces, judged)
+    assert set(left["image_id"].values) == set(traces["image_id"].values) - {"0", "1"}
+    with pytest.raises(SampleError, match="every traced picture is also judged"):
+        reduced.other_pictures(traces, questions())
+
+
+def test_a_reduced_sweep_is_kept_resumed_and_decides_nothing(tmp_path: Path) -> None:
+    model, asked = wrapped("llava"), samples(3)
+    traces = model_dataset(model.name, pattern=np.random.default_rng(0).random(model.shape[:2]))
+    sets = reduced.sets_of(traces, seeds=2)
+    first = reduced.run(model, asked, sets, tmp_path, "looktwice")
+    path = next(tmp_path.glob("*/looktwice.zero-all.zarr"))
+    before = path.stat().st_mtime_ns
+    again = reduced.run(model, asked, sets, tmp_path, "looktwice")
+    assert path.stat().st_mtime_ns == before
+    np.testing.assert_array_equal(first["margin"], again["margin"])
+    other = reduced.run(model, asked[:2], sets, tmp_path, "looktwice")
+    assert other.sizes["sample"] == 2
+    found = gathering.gather(tmp_path)
+    swept_rows = found.sources[found.sources["what"] == "sweep zero, all"]
+    assert not swept_rows["used"].any() and "reduced" in swept_rows["why"].iloc[0]
+    assert not found.evidence.sweeps and found.evidence.effects is None
+    assert "only the reduced protocol" in text.sources(found.sources)
+    whole = gathering.gather(tmp_path, fewest=1)
+    assert list(whole.evidence.sweeps) == ["zero, all"] and whole.evidence.effects is not None
+    effects = gathering.single_effects(tmp_path)
+    assert effects is not None and bool(effects["effect_margin"].notnull().all())
+    assert "This is the reduced protocol" in words.protocol({"zero": other}, traces)
+
+
+def test_the_ablation_page_runs_on_a_shipped_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "mini-1.5-7B"
+    if not (miniature_folder(name) / "config.json").is_file():
+        pytest.skip("the miniature is not there")
+    config = json.loads((miniature_folder(name) / "config.json").read_text(encoding="utf-8"))["text_config"]
+    shape = (config["num_hidden_layers"], config["num_attention_heads"])
+    stored(tmp_path, model_dataset(name, pattern=np.random.default_rng(0).random(shape)))
+    kept: list[Any] = []
+    monkeypatch.setattr(charts, "show", kept.append)
+    monkeypatch.setattr(charts, "show_text", kept.append)
+    for slug, given in (("ablation", {"n": 2, "controls": 1, "stages": "late"}), ("rankings", {})):
+        space: dict[str, Any] = {}
+        for cell in nbformat.read(ROOT / "notebooks" / f"{slug}.ipynb", as_version=4).cells:
+            if cell.cell_type == "code":
+                exec(cell.source, space)
+            if "parameters" in cell.metadata.get("tags", ()):
+                space.update(given, results=str(tmp_path))
+    shown = [display.spec_of(one) for one in kept if not isinstance(one, str)]
+    assert len(shown) == 5 and all(len(spec["description"]) > 40 for spec in shown)
+    for spec in shown:
+        svg = vlc.vegalite_to_svg(spec, vl_version=display.VEGA_LITE)
+        width = re.search(r'<svg[^>]* width="([\d.]+)"', svg)
+        assert width is not None and float(width[1]) <= 688
+    assert not [one for one in kept if isinstance(one, str) and re.search(r"\bnan\b", one)]
+
+
+def test_every_model_page_has_a_page_of_removed_heads() -> None:
+    pages = {page.slug: page for page in plan.book_pages(ROOT)}
+    for page in plan.model_pages(ROOT):
+        own = pages[f"{page.slug}{plan.ABLATION}"]
+        assert own.parameters == {"model": page.title} and own.output.parent.name == "results"
+    [full] = [page for page in plan.book_pages(ROOT, full=True) if page.slug == f"mini-1.5-7B{plan.ABLATION}"]
+    assert full.parameters["n"] >= gathering.FEWEST_SAMPLES and full.parameters["controls"] >= 5
