@@ -104,7 +104,9 @@ def fit(
 
     def keep(step: int) -> None:
         progress.seconds = time.monotonic() - began
-        state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
+        state: dict[str, Any] = {"model": model.state_dict(), "step": step}
+        if step < schedule.steps:  # a finished stage is only read: it needs no moments of its weights
+            state["optimiser"] = optimiser.state_dict()
         state["schedule"] = json.dumps(asdict(schedule))
         save_atomically(state | {"curve": json.dumps(progress.curve), "seconds": progress.seconds}, path)
 
@@ -148,11 +150,13 @@ def resumable(path: Path, schedule: Schedule) -> dict[str, Any]:
 
 
 def restore(model: nn.Module, optimiser: torch.optim.Optimizer, kept: dict[str, Any], path: Path) -> None:
-    """Weights and optimiser of a kept stage. Raises CheckpointError where the network's shape has changed."""
+    """Weights and, of an unfinished stage, optimiser. Raises CheckpointError where the network's shape has changed."""
     try:
         model.load_state_dict(kept["model"])
     except RuntimeError as error:
         raise CheckpointError(f"{path} holds a network of another shape; use an empty folder or remove it.") from error
+    if "optimiser" not in kept:
+        return
     factors = [part["factor"] for part in optimiser.param_groups]
     optimiser.load_state_dict(kept["optimiser"])
     for part, factor in zip(optimiser.param_groups, factors, strict=True):
