@@ -200,6 +200,34 @@ def test_a_list_in_words_tells_what_its_listing_knows():
     assert known.colours is None and known.quality == "none"
 
 
+def apart(token: int) -> list[str]:
+    """The words that one id tells together."""
+    table = {index: word for word, index in words.vocabulary().items()}
+    return [table[token % len(table)], *(apart(token // len(table)) if token >= len(table) else [])]
+
+
+def test_a_list_that_tells_a_place_at_once_tells_the_same():
+    for seed in range(100):
+        ids, known = listing.text_list(random.Random(seed), 12, together=1.0)
+        slots = [apart(token) for token in ids]
+        objects = [slot for slot in slots if slot[0] in world.CLASSES]
+        assert [slot[0] for slot in objects] == list(known.items)
+        assert [slot[0] for slot in objects if words.MARK in slot] == [known.marked] * (known.marked is not None)
+        if known.colours:
+            assert [slot[1] for slot in objects] == list(known.colours)
+        ground = {word for slot in slots if slot not in objects for word in slot}
+        bad = {kind: pair[0] for kind, pair in listing.ADJECTIVES.items()}
+        assert ground <= {words.FILLER, *(bad[k] for k in [known.quality] if k in bad)}
+
+
+@given(st.lists(st.lists(st.integers(1, 90), min_size=1, max_size=3), min_size=1, max_size=5))
+def test_words_told_together_embed_as_their_sum(places):
+    table = torch.nn.Embedding(len(words.vocabulary()), 3)
+    ids = torch.tensor([[words.together(place) for place in places]])
+    expected = torch.stack([table.weight[place].sum(0) for place in places])
+    assert torch.allclose(words.embedded(table, ids)[0], expected, atol=1e-5)
+
+
 def test_reading_order_is_that_of_the_image_tokens():
     item = world.SceneObject("dog", "blue", 15, (50, 2, 60, 12))
     left_below = replace(item, name="cat", box=(2, 26, 12, 36))
@@ -280,7 +308,9 @@ def test_batches_are_pure_functions_of_their_step_and_what_the_processor_makes(r
             assert int((first["input_ids"][row] == image).sum()) == tokens[shot.size]
 
 
-def line_fit(folder: Path, steps: int, stop_at: int | None = None) -> dict[str, torch.Tensor]:
+def line_fit(
+    folder: Path, steps: int, stop_at: int | None = None, restarts: tuple[int, ...] = ()
+) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     model = torch.nn.Linear(2, 1)
 
@@ -290,7 +320,8 @@ def line_fit(folder: Path, steps: int, stop_at: int | None = None) -> dict[str, 
         x = torch.tensor([[1.0, step % 3]])
         return (model(x) - x.sum()).square().mean()
 
-    fitting.fit("line", model, [group(model)], loss_of, Schedule(steps, 1, 0.05, 2, 5, moments=(3,)), folder)
+    schedule = Schedule(steps, 1, 0.05, 2, 5, moments=(3,), restarts=restarts)
+    fitting.fit("line", model, [group(model)], loss_of, schedule, folder)
     return model.state_dict()
 
 
@@ -310,6 +341,27 @@ def test_schedule_warms_up_and_ends_near_zero():
     assert schedule.rate_at(0) == pytest.approx(0.1)
     assert schedule.rate_at(9) > schedule.rate_at(50) > schedule.rate_at(99)
     assert schedule.rate_at(99) < 0.001
+
+
+def test_a_finished_stage_is_lengthened_by_a_cycle(tmp_path, monkeypatch):
+    monkeypatch.setattr(fitting, "CHECKPOINT_EVERY", 4)
+    whole = line_fit(tmp_path / "whole", 20, restarts=(8,))
+    first = line_fit(tmp_path / "parts", 8)
+    with pytest.raises(KeyboardInterrupt):
+        line_fit(tmp_path / "parts", 20, stop_at=14, restarts=(8,))
+    lengthened = line_fit(tmp_path / "parts", 20, restarts=(8,))
+    assert all(torch.equal(whole[key], lengthened[key]) for key in whole)
+    assert any(not torch.equal(whole[key], first[key]) for key in whole)
+    for steps, restarts in ((30, (8,)), (20, (10,)), (20, ())):
+        with pytest.raises(CheckpointError, match="another training plan"):
+            line_fit(tmp_path / "parts", steps, restarts=restarts)
+
+
+def test_a_restart_begins_the_rates_anew():
+    schedule = Schedule(steps=130, batch=1, rate=1.0, warm_up=10, restarts=(30,))
+    alone = Schedule(steps=100, batch=1, rate=1.0, warm_up=10)
+    assert schedule.rate_at(29) < 0.01
+    assert [schedule.rate_at(30 + step) for step in (0, 9, 99)] == [alone.rate_at(step) for step in (0, 9, 99)]
 
 
 def test_a_kept_stage_of_another_schedule_or_shape_is_refused(tmp_path):

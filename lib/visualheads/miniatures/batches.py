@@ -38,9 +38,12 @@ def behind(listed: list[int], told: Pair) -> Pair:
     return head + told[0], [turns.IGNORED] * len(head) + told[1]
 
 
-def text_pair(rng: random.Random, fillers: int, task: str, length: int, plain: bool = False) -> Pair:
+def text_pair(
+    rng: random.Random, fillers: int, task: str, length: int, plain: bool = False, together: float = 0.0
+) -> Pair:
     """One list in words with what `turns.told` says about it; `plain` lists tell neither colours nor distortions."""
-    listed, known = listing.text_list(rng, fillers, plain=plain, coloured=True if task == "colours" else None)
+    coloured = True if task == "colours" else None
+    listed, known = listing.text_list(rng, fillers, plain=plain, coloured=coloured, together=together)
     return behind(listed, turns.told(rng, known, task, length))
 
 

@@ -23,7 +23,11 @@ Report = Callable[[str, int, int, dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class Schedule:
-    """Length and learning rate of a stage: linear warm-up, then a cosine to zero."""
+    """Length and learning rate of a stage: linear warm-up, then a cosine to zero, again after each of `restarts`.
+
+    A restart also forgets the optimiser's moments, so that a finished stage can be lengthened by one more cycle
+    (warm restarts: Loshchilov and Hutter 2017).
+    """
 
     steps: int
     batch: int
@@ -32,9 +36,14 @@ class Schedule:
     report_every: int = 200
     tested: int = 256
     moments: tuple[int, ...] = ()
+    restarts: tuple[int, ...] = ()
 
     def rate_at(self, step: int) -> float:
-        return self.rate * min(1.0, (step + 1) / self.warm_up) * (0.5 + 0.5 * math.cos(math.pi * step / self.steps))
+        """The learning rate of a step, from 0 on."""
+        bounds = (0, *self.restarts, self.steps)
+        start = max(bound for bound in bounds[:-1] if bound <= step)
+        done, length = step - start, bounds[bounds.index(start) + 1] - start
+        return self.rate * min(1.0, (done + 1) / self.warm_up) * (0.5 + 0.5 * math.cos(math.pi * done / length))
 
 
 @dataclass
@@ -87,13 +96,7 @@ def fit(
     model.requires_grad_(False)
     for parameter in parameters:
         parameter.requires_grad_(True)
-    optimiser = torch.optim.AdamW(
-        [{"params": list(part.parameters), "factor": part.factor} for part in trained],
-        lr=schedule.rate,
-        betas=(0.9, 0.98),
-        weight_decay=0.01,
-        fused=True,
-    )
+    optimiser = fresh_optimiser(trained, schedule)
     progress, start = Progress(), 0
     if path.exists():
         kept = resumable(path, schedule)
@@ -113,6 +116,8 @@ def fit(
     for step in range(start, schedule.steps):
         if step in schedule.moments:
             keep_moment(model, folder / f"{name}-{step}.pt")
+        if step in schedule.restarts:
+            optimiser = fresh_optimiser(trained, schedule)
         for part in optimiser.param_groups:
             part["lr"] = schedule.rate_at(step) * part["factor"]
         loss = loss_of(step)
@@ -135,13 +140,30 @@ def fit(
     return progress
 
 
+def fresh_optimiser(trained: Sequence[Group], schedule: Schedule) -> torch.optim.Optimizer:
+    """AdamW over the groups, without moments."""
+    return torch.optim.AdamW(
+        [{"params": list(part.parameters), "factor": part.factor} for part in trained],
+        lr=schedule.rate,
+        betas=(0.9, 0.98),
+        weight_decay=0.01,
+        fused=True,
+    )
+
+
 def resumable(path: Path, schedule: Schedule) -> dict[str, Any]:
-    """The kept stage, if it is of this schedule; reports and tests may differ. Raises CheckpointError."""
+    """The kept stage, if it is of this schedule or was finished at one of its restarts; reports and tests may differ.
+
+    Raises CheckpointError otherwise.
+    """
     kept = torch.load(path, weights_only=True, map_location="cpu")
-    told = json.loads(kept.get("schedule", "{}"))
-    lasting = ("steps", "batch", "rate", "warm_up")
-    before, now = [told.get(key) for key in lasting], [getattr(schedule, key) for key in lasting]
-    if before != now:
+    told = {"restarts": []} | json.loads(kept.get("schedule", "{}"))
+    lasting = ("steps", "restarts", "batch", "rate", "warm_up")
+    before = [told.get(key) for key in lasting]
+    cycles = [(restart, schedule.restarts[:number]) for number, restart in enumerate(schedule.restarts)]
+    allowed = [[steps, list(restarts)] for steps, restarts in (*cycles, (schedule.steps, schedule.restarts))]
+    now = [*allowed[-1], *(getattr(schedule, key) for key in lasting[2:])]
+    if before[:2] not in allowed or before[2:] != now[2:]:
         raise CheckpointError(
             f"{path} holds another training plan ({', '.join(lasting)}: {before}, now {now}); "
             "use an empty folder or remove it."

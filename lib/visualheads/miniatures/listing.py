@@ -14,6 +14,7 @@ MARKS = 0.6  # share of text lists with a marked object
 COLOURED = 0.3  # … that tell each object's colour
 DISTORTED = 0.2  # … that tell a distortion, among the fillers
 TOLD = (2, 8)  # how often they tell it, at least and at most
+TOLD_AT_ONCE = 0.5  # share of fillers that tell it, where places tell all at once
 NEAR, ASKEW = 20.0, 0.5  # two objects stand in a relation from this distance (pixels) on, up to this slope
 
 
@@ -104,13 +105,21 @@ def opening() -> list[int]:
 
 
 def text_list(
-    rng: random.Random, fillers: int, *, plain: bool = False, coloured: bool | None = None, marks: float = MARKS
+    rng: random.Random,
+    fillers: int,
+    *,
+    plain: bool = False,
+    coloured: bool | None = None,
+    marks: float = MARKS,
+    together: float = 0.0,
 ) -> tuple[list[int], Listing]:
     """A scene in words: objects among at most `fillers` filler words; in a share `marks` of lists one is marked.
 
     A share of the lists tells colours (`blue car`; all of them with `coloured`) or, among the fillers, a distortion;
-    a `plain` list tells neither.
+    a `plain` list tells neither. A share `together` of them tells all of a place at once (`words.together`), as the
+    patches of a picture do.
     """
+    at_once = together > 0 and rng.random() < together
     items = [name for name, count in choose_counts(rng) for _ in range(count)]
     rng.shuffle(items)
     marked = rng.randrange(len(items)) if rng.random() < marks else None
@@ -120,7 +129,11 @@ def text_list(
     quality = rng.choice(DISTORTIONS) if not plain and rng.random() < DISTORTED else NONE
     length = rng.randint(0, fillers)
     fillers_told = [[words.FILLER] for _ in range(length)]
-    if quality != NONE:
+    if quality != NONE and at_once:
+        for filler in fillers_told:
+            if rng.random() < TOLD_AT_ONCE:
+                filler.append(ADJECTIVES[quality][0])
+    elif quality != NONE:
         for _ in range(rng.randint(*TOLD)):
             fillers_told.insert(rng.randint(0, len(fillers_told)), [ADJECTIVES[quality][0]])
     objects = [[item] for item in items] if colours is None else [[c, i] for c, i in zip(colours, items, strict=True)]
@@ -137,4 +150,6 @@ def text_list(
         quality=quality,
         marked_at=marked,
     )
+    if at_once:  # the object's class last in words, first of those told together
+        return [words.together([ids[word] for word in reversed(slot)]) for slot in slots], listing
     return [ids[word] for slot in slots for word in slot], listing

@@ -70,7 +70,7 @@ def draw_box(rng: random.Random, image: Image.Image, box: Box, colour: Colour = 
     ImageDraw.Draw(image).rectangle(frame, outline=colour, width=width)
 
 
-def picture(rng: random.Random, boxed: float = 0.5, colourful: bool = False) -> Picture:
+def picture(rng: random.Random, boxed: float = 0.6, colourful: bool = False) -> Picture:
     """A random picture, with a drawn box in a share `boxed`; boxes in every colour where `colourful`, else red."""
     scene = draw_scene(rng, *draw_shape(rng))
     if rng.random() < DISTORTED:

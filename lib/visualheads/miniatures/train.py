@@ -14,11 +14,13 @@ import torch
 from visualheads.miniatures import evaluation, towers, training
 from visualheads.miniatures.architectures import build_empty, build_processor, miniature, text_shape
 from visualheads.miniatures.card import model_card
-from visualheads.miniatures.fitting import Report
+from visualheads.miniatures.fitting import Report, Schedule
 from visualheads.miniatures.training import Plan
 from visualheads.miniatures.words import build_tokenizer
 
 TRAINING_RECORD = "training.json"
+TRACES = "traces"
+"""Folder beside the record of a short extra tuning, with its packed traces: `<benchmark>.zarr.zip`."""
 
 
 TOWER_SEED = 0  # one tower for all recipes; in the 1.6 recipe it learns on
@@ -36,26 +38,31 @@ def train(
     """Train the miniature `name` from nothing, or from where a killed run stopped; returns its folder.
 
     `work` holds stage checkpoints and snapshots: the tower and the text-only models there are shared by all miniatures.
-    `target` receives the multimodal model and, beside it, the text-only one. `smoke=True` runs every stage for a few
-    steps (for tests): nothing is learned, nothing is scored. Raises UnknownModelError for a name without a recipe,
+    `target` receives the multimodal model and, beside it, the text-only one; of a short extra tuning only record and
+    card, while its weights stay in `work` (`weights_folder`). `smoke=True` runs every stage for a few steps (for
+    tests): nothing is learned, nothing is scored. Raises UnknownModelError for a name without a recipe,
     CheckpointError for a work folder of other schedules.
     """
     recipe = miniature(name)
     plan = plan or Plan()
     plan = plan.smoke() if smoke else plan
     work, target = Path(work), Path(target)
+    weights = weights_folder(name, target, work)
     tower, tower_progress = towers.train_tower(plan.tower, work, TOWER_SEED, device, report)
     text, text_progress = training.train_text(recipe.text, plan.text, work, device, report)
     save_text(recipe.text, text, target / recipe.text)
     model, stages = training.tune(name, text, tower, plan, work, device, report)
     folder = target / name
-    save_checkpoint(name, model, folder)
-    schedules = (plan.tower, plan.text, plan.alignment, plan.tuning_of(recipe.recipe))
+    folder.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(name, model, weights)
+    schedules = schedules_of(name, plan)
     progress = {"tower": tower_progress, recipe.text: text_progress, **stages}
     record = {
         "model": name,
         "text_model": recipe.text,
         "recipe": recipe.recipe,
+        "data_share": recipe.share,
+        **({"parent": recipe.parent} if recipe.parent else {}),
         "class": type(model).__name__,
         "parameters": sum(p.numel() for p in model.parameters()),
         "seed": recipe.seed,
@@ -65,10 +72,37 @@ def train(
         },
     }
     if not smoke:
-        record |= evaluation.evaluate(folder, device=device)
+        record |= evaluation.evaluate(weights, device=device)
         (folder / "MODEL_CARD.md").write_text(model_card(recipe, model.config, record))
     (folder / TRAINING_RECORD).write_text(json.dumps(record, indent=1) + "\n")
     return folder
+
+
+def weights_folder(name: str, target: Path, work: Path) -> Path:
+    """Where the checkpoint of a miniature goes. Those of short extra tunings are not shipped: what all miniatures weigh
+    together is limited, and pages need their answers only."""
+    return (work if miniature(name).share < 1 else target) / name
+
+
+def schedules_of(name: str, plan: Plan) -> tuple[Schedule, ...]:
+    """The schedules of a miniature's stages: tower, text-only model, alignment, tuning."""
+    chosen = miniature(name)
+    return plan.tower, plan.text, plan.alignment, plan.tuning_of(chosen.recipe, chosen.share)
+
+
+def is_trained(name: str, target: Path, plan: Plan | None = None) -> bool:
+    """Whether `target` holds this miniature, trained by these schedules and scored on all benchmarks."""
+    path = target / name / TRAINING_RECORD
+    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    told = list(record.get("stages", {}).values())
+    wanted = schedules_of(name, plan or Plan())
+    same = len(told) == len(wanted) and all(
+        stage.get(key) == getattr(schedule, key)
+        for stage, schedule in zip(told, wanted, strict=True)
+        for key in ("steps", "batch", "rate", "warm_up")
+    )
+    left = TRACES if miniature(name).share < 1 else "model.safetensors"
+    return same and "benchmarks" in record and (target / name / left).exists()
 
 
 def save_checkpoint(name: str, model: Any, folder: Path) -> None:

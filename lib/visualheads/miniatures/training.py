@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from visualheads.miniatures import batches, fitting, questions, turns, words
 from visualheads.miniatures.architectures import build_multimodal, build_processor, build_text, miniature, text_shape
@@ -21,21 +20,22 @@ from visualheads.miniatures.wordings import LOOKTWICE
 MOST_FILLERS = 55  # with nine objects, as many list places as a picture has image tokens
 FEWEST_FILLERS = 2
 FULL_LENGTH_FROM = 0.6  # the share of text training after which lists have their full length
+TOGETHER = 0.7  # share of lists, after the restart, that tell all of a place at once
 # A batch holds one kind of text, because lengths differ: its share while counting is learned, and after.
 FIRST_SHARES = {"tally": 0.8, "caption": 0.2}
 SHARES = {"count": 0.3, "caption": 0.08, "colours": 0.12, "questions": 0.5}
 QUESTIONS_FROM = 0.15  # the share of text training after which whole questions are asked
 DIALOGUE = 84  # tokens of several questions on one list or picture: six or so without options, three with
 ALIGNMENT_SHARES = {"caption": 0.6, "colours": 0.4}
-TUNING_SHARES = {"questions": 0.55, "count": 0.2, "caption": 0.05, "colours": 0.1, "places": 0.1}
+TUNING_SHARES = {"questions": 0.6, "count": 0.2, "caption": 0.05, "colours": 0.08, "places": 0.07}
 TOWER_FACTOR = 0.1  # 1.6 trains its tower too, more slowly than the rest, as LLaVA-1.6 does
 TEST_BATCH = 64
 
-TOWER = Schedule(steps=5000, batch=32, rate=1e-3, report_every=250)
-TEXT = Schedule(steps=3000, batch=64, rate=2e-3)
+TOWER = Schedule(steps=13000, batch=32, rate=1e-3, report_every=250, restarts=(5000,))
+TEXT = Schedule(steps=4000, batch=64, rate=2e-3, restarts=(3000,))
 ALIGNMENT = Schedule(steps=400, batch=32, rate=3e-3, warm_up=50, report_every=100, moments=(0,))
-TUNING = Schedule(steps=2000, batch=32, rate=1e-3, warm_up=50, moments=(0, 50, 150, 400, 800, 1400))
-TILED_TUNING = replace(TUNING, steps=1600)  # 1.6: a step costs more, and all weights learn
+TUNING = Schedule(steps=4000, batch=32, rate=1e-3, warm_up=50, moments=(0, 50, 150, 400, 800, 1600, 2800))
+TILED_TUNING = replace(TUNING, steps=2400)  # 1.6: a step costs more, and all weights learn
 
 
 @dataclass(frozen=True)
@@ -48,16 +48,28 @@ class Plan:
     tuning: Schedule = TUNING
     tiled_tuning: Schedule = TILED_TUNING
 
-    def tuning_of(self, recipe: str) -> Schedule:
-        """The schedule of a recipe's visual tuning."""
-        return self.tiled_tuning if recipe == "1.6" else self.tuning
+    def tuning_of(self, recipe: str, share: float = 1.0) -> Schedule:
+        """The schedule of a recipe's visual tuning; with a share of its data as many fewer steps, and no moments.
+
+        No picture is seen twice, as in LLaVA's single epoch: less data is fewer steps, with a warm-up and a cosine of
+        their own.
+        """
+        whole = self.tiled_tuning if recipe == "1.6" else self.tuning
+        return whole if share == 1 else replace(whole, steps=max(1, round(share * whole.steps)), moments=())
 
     def smoke(self) -> Plan:
         """A one-minute version: every stage runs, nothing is learned."""
 
         def short(schedule: Schedule) -> Schedule:
             return replace(
-                schedule, steps=4, batch=4, warm_up=2, report_every=4, tested=8, moments=schedule.moments and (0,)
+                schedule,
+                steps=4,
+                batch=4,
+                warm_up=2,
+                report_every=4,
+                tested=8,
+                moments=schedule.moments and (0,),
+                restarts=schedule.restarts and (2,),
             )
 
         return Plan(*(short(getattr(self, stage.name)) for stage in fields(self)))
@@ -73,27 +85,29 @@ def train_text(
 ) -> tuple[Any, Progress]:
     """A text-only language model that lists and counts objects told in words, among more and more filler words.
 
-    First it only lists and tallies, later it is asked whole questions.
+    First it only lists and tallies, later it is asked whole questions; after the restart most lists tell all of a
+    place at once, as the patches of a picture will.
     """
     shape = text_shape(name)
     torch.manual_seed(shape.seed)
     model: Any = build_text(shape)
     model.to(device)
-    fillers = FEWEST_FILLERS
+    fillers, together = FEWEST_FILLERS, 0.0
 
     def loss_of(step: int) -> torch.Tensor:
-        nonlocal fillers
-        done = step / schedule.steps
+        nonlocal fillers, together
+        done = min(1.0, step / (schedule.restarts or (schedule.steps,))[0])
         fillers = int(min(MOST_FILLERS, FEWEST_FILLERS + MOST_FILLERS * done / FULL_LENGTH_FROM))
         rng = batches.generator(shape.seed, "text", step)
         plain = done < QUESTIONS_FROM
         task = drawn(rng, FIRST_SHARES if plain else SHARES)
-        pairs = (batches.text_pair(rng, fillers, task, DIALOGUE, plain) for _ in range(schedule.batch))
-        ids, labels = batches.pad(pairs)
-        return model(input_ids=ids.to(device), labels=labels.to(device)).loss
+        together = TOGETHER if schedule.restarts and step >= schedule.restarts[0] else 0.0
+        pairs = (batches.text_pair(rng, fillers, task, DIALOGUE, plain, together) for _ in range(schedule.batch))
+        ids, labels = (each.to(device) for each in batches.pad(pairs))
+        return model(inputs_embeds=words.embedded(model.get_input_embeddings(), ids), labels=labels).loss
 
     def measure() -> dict[str, float]:
-        return text_accuracy(model, shape.seed, device, schedule.tested, fillers)
+        return text_accuracy(model, shape.seed, device, schedule.tested, fillers, together)
 
     progress = fitting.fit(name, model, [fitting.group(model)], loss_of, schedule, folder, measure, report)
     return model, progress
@@ -113,17 +127,20 @@ def probes(rng: Any, known: Listing) -> list[tuple[str, Pair]]:
     return [(asked.kind, turns.exchange(f"{text} {words.FREE_HINT}", asked.answer, first=True))]
 
 
-def text_accuracy(model: nn.Module, seed: int, device: str, lists: int, fillers: int) -> dict[str, float]:
+def text_accuracy(
+    model: Any, seed: int, device: str, lists: int, fillers: int, together: float = 0.0
+) -> dict[str, float]:
     """Share of right answers on fresh lists with at most `fillers` filler words: questions by kind, and tallies."""
     rng = batches.generator(seed, "text-test", 0)
     pairs, kinds = [], []
     for _ in range(lists):
-        listed, known = text_list(rng, fillers)
+        listed, known = text_list(rng, fillers, together=together)
         for kind, told in (*probes(rng, known), ("tally", turns.tally(rng, known))):
             pairs.append(batches.behind(listed, told))
             kinds.append(kind)
     ids, labels = batches.pad(pairs)
-    return told_right(kinds, ids, labels, model(input_ids=ids.to(device)).logits.argmax(-1).cpu())
+    told = words.embedded(model.get_input_embeddings(), ids.to(device))
+    return told_right(kinds, ids, labels, model(inputs_embeds=told).logits.argmax(-1).cpu())
 
 
 def told_right(kinds: list[str], ids: torch.Tensor, labels: torch.Tensor, found: torch.Tensor) -> dict[str, float]:
@@ -149,7 +166,10 @@ def trained_parts(model: Any, recipe: str) -> tuple[list[Group], list[Group]]:
 def tune(
     name: str, text: Any, tower: Any, plan: Plan, folder: Path, device: str, report: Report | None = None
 ) -> tuple[Any, dict[str, Progress]]:
-    """The two stages of a recipe: the adapter alone on captions, then also the language model and, for 1.6, tower."""
+    """The two stages of a recipe: the adapter alone on captions, then also the language model and, for 1.6, tower.
+
+    A short tuning starts from its parent's alignment and goes through the first part of its parent's pictures.
+    """
     chosen = miniature(name)
     torch.manual_seed(chosen.seed)
     model: Any = build_multimodal(name, text, tower)
@@ -167,18 +187,18 @@ def tune(
 
         return loss_of
 
-    tuning = plan.tuning_of(chosen.recipe)
+    tuning = plan.tuning_of(chosen.recipe, chosen.share)
 
     def measure() -> dict[str, float]:
         return picture_accuracy(model, processor, chosen.seed, device, tuning.tested)
 
     stages: dict[str, Progress] = {}
-    for stage, schedule, shares, parts in (
-        ("alignment", plan.alignment, ALIGNMENT_SHARES, adapter),
-        ("tuning", tuning, TUNING_SHARES, everything),
+    for stage, owner, schedule, shares, parts in (
+        ("alignment", chosen.parent or name, plan.alignment, ALIGNMENT_SHARES, adapter),
+        ("tuning", name, tuning, TUNING_SHARES, everything),
     ):
         loss_of = loss_for(stage, schedule, shares)
-        stages[stage] = fitting.fit(f"{name}-{stage}", model, parts, loss_of, schedule, folder, measure, report)
+        stages[stage] = fitting.fit(f"{owner}-{stage}", model, parts, loss_of, schedule, folder, measure, report)
     return model, stages
 
 

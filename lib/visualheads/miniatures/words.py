@@ -20,6 +20,10 @@ from visualheads.miniatures.wordings import (
 from visualheads.miniatures.world import CLASSES, COLOURS, SUPERCATEGORIES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jaxtyping import Float, Int
+    from torch import Tensor, nn
     from transformers import PreTrainedTokenizerFast
 
 PAD, BOS, EOS, UNK, IMAGE = "<pad>", "<s>", "</s>", "<unk>", "<image>"
@@ -108,3 +112,20 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         padding_side="left",
         model_max_length=1024,
     )
+
+
+def together(ids: Sequence[int]) -> int:
+    """One id for several words told in a single place, the first of which is not `<pad>`: digits to the vocabulary's
+    base."""
+    return sum(word * len(vocabulary()) ** digit for digit, word in enumerate(ids))
+
+
+def embedded(table: nn.Embedding, ids: Int[Tensor, "batch key"]) -> Float[Tensor, "batch key hidden"]:
+    """Embeddings of ids; of words told together, the sum of theirs."""
+    size = len(vocabulary())
+    told, rest = table(ids % size), ids // size
+    while bool(rest.any()):
+        more = rest % size
+        told = told + table(more) * (more > 0)[..., None]
+        rest = rest // size
+    return told
