@@ -89,14 +89,14 @@ format: $(VENV)/.dev ## sort imports and format lib and tests
 	@$(BIN)/ruff check --fix --select I lib tests
 	@$(BIN)/ruff format lib tests
 
-miniatures: $(VENV)/.base ## train all miniatures anew (hours; resumable)
-	@$(BIN)/visualheads train --all
+miniatures: $(VENV)/.base ## train the miniatures that are missing (hours; resumable; AGAIN=1: all anew)
+	@$(BIN)/visualheads train --all $(if $(AGAIN),--again)
 
 constraints: $(VENV)/.dev ## write constraints.txt from the versions in .venv
 	@$(BIN)/python .ci/constraints.py
 
 clean: ## remove what was generated: traces, pages, the book, caches
-	rm -rf book/_build book/models book/results data/results .pytest_cache .hypothesis .ruff_cache build
+	rm -rf book/_build book/models book/results data/results data/results-full .pytest_cache .hypothesis .ruff_cache build
 	find . -path ./$(VENV) -prune -o -type d \( -name __pycache__ -o -name '*.egg-info' -o -name .ipynb_checkpoints \) -print0 | xargs -0 rm -rf
 	find . -path ./$(VENV) -prune -o -type f -name '*.partial.ipynb' -print0 | xargs -0 rm -f
 

@@ -15,7 +15,7 @@ import vl_convert as vlc
 from helpers import samples, wrapped
 from planted import Planted, always, effects_of, pattern, swept, world
 from synthetic_models import model_dataset, questions, stored
-from visualheads import causes, charts, claims, reduced
+from visualheads import causes, charts, claims, reduced, shipped
 from visualheads.catalog import miniature_folder
 from visualheads.charts import display
 from visualheads.claims import gather as gathering
@@ -97,7 +97,7 @@ def test_the_ranking_that_is_the_effect_is_found() -> None:
     assert found.loc["image_weight", "spearman"] > 0.99 and found.loc["image_weight", "overlap"] == 1
     assert found.loc["image_weight", "ceiling"] > 0.99 and abs(found.loc["concentration", "spearman"]) < 0.6
     assert "sink_free" not in found.index and found.loc["image_weight", "chance"] == pytest.approx(2 / 24)
-    told = words.rankings(found.reset_index(), 16)
+    told = words.rankings(found.reset_index(), ["m"])
     assert "Reduced protocol" in told and "The best ranking is" in told
     heads = causes.head_tables(traces, effects_of(values))
     assert len(heads) == 24 and heads["effect"].notna().all()
@@ -123,7 +123,7 @@ def test_heads_are_judged_on_other_pictures_than_they_are_chosen_on() -> None:
 
 
 def test_a_reduced_sweep_is_kept_resumed_and_decides_nothing(tmp_path: Path) -> None:
-    model, asked = wrapped("llava"), samples(3)
+    model, asked = wrapped("llava"), samples(3, task="looktwice")
     traces = model_dataset(model.name, pattern=np.random.default_rng(0).random(model.shape[:2]))
     sets = reduced.sets_of(traces, seeds=2)
     first = reduced.run(model, asked, sets, tmp_path, "looktwice")
@@ -143,7 +143,8 @@ def test_a_reduced_sweep_is_kept_resumed_and_decides_nothing(tmp_path: Path) -> 
     assert list(whole.evidence.sweeps) == ["zero, all"] and whole.evidence.effects is not None
     effects = gathering.single_effects(tmp_path)
     assert effects is not None and bool(effects["effect_margin"].notnull().all())
-    assert "This is the reduced protocol" in words.protocol({"zero": other}, traces)
+    told = words.protocol(reduced.Removed({"zero, all": other}, traces, 4, why="it was asked for"))
+    assert "This is the reduced protocol** (it was asked for)" in told and "on 2 questions" in told
 
 
 def test_the_ablation_page_runs_on_a_shipped_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +157,10 @@ def test_the_ablation_page_runs_on_a_shipped_miniature(tmp_path: Path, monkeypat
     kept: list[Any] = []
     monkeypatch.setattr(charts, "show", kept.append)
     monkeypatch.setattr(charts, "show_text", kept.append)
-    for slug, given in (("ablation", {"n": 2, "controls": 1, "stages": "late"}), ("rankings", {})):
+    monkeypatch.setattr(shipped, "full_folder", lambda: tmp_path / "full")
+    for slug, given in (
+        ("ablation", {"n": 2, "controls": 1, "stages": "late", "full": False}), ("rankings", {}), ("removals", {}),
+    ):  # fmt: skip
         space: dict[str, Any] = {}
         for cell in nbformat.read(ROOT / "notebooks" / f"{slug}.ipynb", as_version=4).cells:
             if cell.cell_type == "code":
@@ -164,7 +168,7 @@ def test_the_ablation_page_runs_on_a_shipped_miniature(tmp_path: Path, monkeypat
             if "parameters" in cell.metadata.get("tags", ()):
                 space.update(given, results=str(tmp_path))
     shown = [display.spec_of(one) for one in kept if not isinstance(one, str)]
-    assert len(shown) == 5 and all(len(spec["description"]) > 40 for spec in shown)
+    assert len(shown) == 8 and all(len(spec["description"]) > 40 for spec in shown)
     for spec in shown:
         svg = vlc.vegalite_to_svg(spec, vl_version=display.VEGA_LITE)
         width = re.search(r'<svg[^>]* width="([\d.]+)"', svg)
@@ -177,5 +181,4 @@ def test_every_model_page_has_a_page_of_removed_heads() -> None:
     for page in plan.model_pages(ROOT):
         own = pages[f"{page.slug}{plan.ABLATION}"]
         assert own.parameters == {"model": page.title} and own.output.parent.name == "results"
-    [full] = [page for page in plan.book_pages(ROOT, full=True) if page.slug == f"mini-1.5-7B{plan.ABLATION}"]
-    assert full.parameters["n"] >= gathering.FEWEST_SAMPLES and full.parameters["controls"] >= 5
+        assert own.data[-1] == shipped.full_folder() / page.slug

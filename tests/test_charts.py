@@ -21,7 +21,7 @@ from visualheads.charts import display, tables
 from visualheads.charts.training import curve_table
 from visualheads.errors import ParameterError
 from visualheads.layouts import single_grid
-from visualheads.prose import words
+from visualheads.prose import training, words
 
 CONDITIONS = ("plain-general", "plain-object", "visual-general", "visual-object")
 WIDEST = 688
@@ -188,21 +188,29 @@ def test_training_curves_have_a_line_per_figure() -> None:
         {"step": 1, "seconds": 3.0, "loss": 2.0, "object": 0.2},
         {"step": 9, "seconds": 9.0, "loss": 1.0, "object": 0.8},
     ]
-    stages = {"text": {"curve": curve, "steps": 9, "batch": 4, "seconds": 60.0}}
-    table = curve_table(stages)
+    stage = {"curve": curve, "steps": 9, "batch": 4, "seconds": 60.0}
+    table = curve_table({"tower": stage})
     assert set(table["figure"]) == {"loss", "object"}
-    assert "share right" in json.dumps(display.spec_of(charts.training_curves(stages)))
-    assert "| text | 9 | 4 | 1 | loss 1.00, object 0.80 |" in prose.stages({"stages": stages})
+    records = {name: {"text_model": "t", "stages": {"tower": stage, "t": stage}} for name in ("a", "b")}
+    drawn = json.dumps(display.spec_of(charts.training_curves(records)))
+    assert "share right" in drawn and '"options": ["a", "b"]' in drawn and "language model" in drawn
+    assert "No miniature" in display.spec_of(charts.training_curves({}))["description"]
+    assert "| <code>a</code> | 0 | 9 × 4, 1 min | 9 × 4, 1 min | – | – |" in training.costs(records)
+    assert "9 × 4, 1 min (shared) | 9 × 4, 1 min (shared)" in training.costs(records) and "0.0 hours" in training.costs(
+        records
+    )
+    assert "| <code>a</code> | object 80 | object 80 | – | – | – |" in training.accuracies(records)
 
 
 def test_moments_stand_in_the_order_of_training() -> None:
     first, last = (
         traced_dataset(f"m@{name}", samples=6, training_step=step) for name, step in (("tuning-0", 0), ("final-9", 9))
     )
-    spec = display.spec_of(charts.moment_lines(xr.concat([last, first], "model")))
+    spec = display.spec_of(charts.moment_lines({"m": xr.concat([last, first], "model")}))
     text = json.dumps(spec)
     assert text.index('"sort": ["tuning-0", "final-9"]') > 0
-    assert "Spearman" not in prose.moments(xr.concat([first, last], "model"))
+    assert '"strongest"' in text
+    assert "Kept for" in training.moments(["m"]) and "Not shown yet" in training.moments([])
 
 
 def test_cost_table_says_when_eager_did_not_fit() -> None:

@@ -224,10 +224,13 @@ def test_lineage_is_read_from_the_training_record(data_folder: Path) -> None:
     table = lineage.descent(["mini-1.5-7B", "again", "retrained", "quarter", "far", "1.6-vicuna-7B"])
     related = {name: lineage.relation(table, "mini-1.5-7B", name) for name in table.index[1:]}
     assert related == {
-        "again": lineage.SEED, "retrained": lineage.RETRAINED, "quarter": lineage.SAME, "far": lineage.OTHER,
+        "again": lineage.SEED, "retrained": lineage.RETRAINED, "quarter": lineage.LESS, "far": lineage.OTHER,
         "1.6-vicuna-7B": lineage.OTHER,
     }  # fmt: skip
     assert ("mini-1.5-7B", "quarter") in lineage.matched(table, "data_share")
+    assert table["variant"].to_dict() == {
+        "mini-1.5-7B": False, "again": True, "retrained": False, "quarter": True, "far": False, "1.6-vicuna-7B": False,
+    }, "without a card a second language model is told by nothing"  # fmt: skip
     assert lineage.matched(table, "recipe") == [], "a real model is no pair of a miniature"
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from visualheads import cost
+from visualheads import charts, cost, cost_sweeps, prose
+from visualheads.charts import display
 from visualheads.errors import ParameterError
 
 
@@ -53,7 +54,7 @@ def test_ratios_are_those_of_runs_side_by_side(monkeypatch):
     seconds = {"plain": [2.0, 4.0, 3.0], "trace": [3.0, 4.0, 9.0], "eager": [8.0]}
     memory = {"plain": [10.0, 11.0, 12.0], "trace": [20.0, 21.0, 15.0], "eager": [300.0]}
     monkeypatch.setattr(
-        cost, "_in_fresh_process", lambda _arguments: {"tokens": 608, "seconds": seconds, "memory": memory}
+        cost, "in_fresh_process", lambda _arguments: {"tokens": 608, "seconds": seconds, "memory": memory}
     )
     table = cost.measure_cost(runs=3, eager_runs=1)
     assert table.cpu_ratio.tolist() == [1.0, 1.5, 4.0]
@@ -68,3 +69,28 @@ def test_ratios_are_those_of_runs_side_by_side(monkeypatch):
 def test_bad_settings_are_refused(wrong):
     with pytest.raises(ParameterError):
         cost.measure_cost(**wrong)
+
+
+@pytest.mark.slow
+def test_a_sweep_is_measured_beside_a_naive_loop():
+    table = cost_sweeps.measure_sweeps(cost.Shape(layers=3, heads=2, hidden=32), sets=4, naive_sets=2, runs=1)
+    assert table.index.tolist() == list(cost_sweeps.CASES) and (table.tokens == 608).all()
+    assert (table[["sweep_seconds", "naive_seconds", "ratio"]] > 0).all(axis=None)
+
+
+def test_a_sweep_is_told_against_the_faster_naive_loop(tmp_path, monkeypatch):
+    """By hand: batches of 1 take 4 and 6 seconds a set, of 2 take 9 and 11; the sweep 1 and 2: ratios 4 and 3."""
+    seconds = {case: {"sweep": [1.0, 2.0], "naive": {"1": [4.0, 6.0], "2": [9.0, 11.0]}} for case in cost_sweeps.CASES}
+    monkeypatch.setattr(cost_sweeps, "in_fresh_process", lambda *_: {"tokens": 608, "seconds": seconds})
+    table = cost.kept_cost(tmp_path / "sweeps.json", cost_sweeps.measure_sweeps, shape=(16, 8, 512), runs=2)
+    assert table.ratio.tolist() == [3.5, 3.5] and table.batch.tolist() == [1, 1]
+    assert table.naive_seconds.tolist() == [5.0, 5.0]
+    told = prose.sweep_cost(table)
+    assert "3.5 times faster (after the image)" in told and "(1 and 1)" in told
+    assert "naive loop: 5.000 s" in display.spec_of(charts.sweep_bars(table))["description"]
+    monkeypatch.setattr(cost_sweeps, "in_fresh_process", None)
+    pd.testing.assert_frame_equal(
+        table, cost.kept_cost(tmp_path / "sweeps.json", cost_sweeps.measure_sweeps, shape=(16, 8, 512), runs=1)
+    )
+    with pytest.raises(ParameterError, match="naive_sets"):
+        cost_sweeps.measure_sweeps(sets=1, naive_sets=2)

@@ -283,7 +283,7 @@ def test_a_perfect_tower_has_no_loss_and_full_scores():
 def test_batches_are_pure_functions_of_their_step_and_what_the_processor_makes(recipe):
     processor = architectures.build_processor(recipe)
     first, again, other = (
-        batches.picture_batch(batches.generator(0, "x", step), 6, "questions", processor, 60) for step in (3, 3, 4)
+        batches.picture_batch(batches.generator(0, "x", step), 6, "questions", processor, 60, 0.6) for step in (3, 3, 4)
     )
     assert set(first) == set(again)
     assert all(torch.equal(first[key], again[key]) for key in first)

@@ -187,10 +187,10 @@ def test_model_page_refuses_the_name_as_parameter(tmp_path: Path) -> None:
         plan.run_model_page(tmp_path, "m", {"slug": "x"})
 
 
-def test_contents_follow_the_catalogue_and_hang_training_below(tmp_path: Path) -> None:
+def test_contents_follow_the_catalogue(tmp_path: Path) -> None:
     models = tmp_path / "book" / "models"
     models.mkdir(parents=True)
-    for name in ("zeta", "mini-1.5-7B-training", "mini-1.5-7B", "alpha", "alpha.partial"):
+    for name in ("zeta", "mini-1.5-7B", "alpha", "alpha.partial"):
         (models / f"{name}.ipynb").write_text("{}")
     (tmp_path / "_toc.yml").write_text((ROOT / "_toc.yml").read_text())
     (tmp_path / "book" / "introduction.md").write_text("# x")
@@ -200,7 +200,7 @@ def test_contents_follow_the_catalogue_and_hang_training_below(tmp_path: Path) -
     chapters = {part["caption"]: part["chapters"] for part in told["parts"]}
     assert chapters["The question"] == [{"file": "book/introduction"}]
     assert chapters["Models"] == [
-        {"file": "book/models/mini-1.5-7B", "sections": [{"file": "book/models/mini-1.5-7B-training"}]},
+        {"file": "book/models/mini-1.5-7B"},
         {"file": "book/models/alpha"},
         {"file": "book/models/zeta"},
     ]

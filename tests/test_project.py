@@ -51,6 +51,7 @@ PURE = (
     "protocol",
     "grounding",
     "causes",
+    "cells",
 )
 """Mathematics: torch, numpy and xarray, but no models."""
 
@@ -73,6 +74,7 @@ LAYERS = (
         "lineage",
         "kinship",
         "survey",
+        "figures",
     ),
     (
         "adapters",
@@ -87,9 +89,21 @@ LAYERS = (
         "validation",
     ),
     ("tracing", "cluster", "jobs", "estimate", "collecting", "reduction", "settings"),
-    ("interventions", "sweeps", "steering", "attribution", "reduced"),
+    (
+        "interventions",
+        "sweeps",
+        "steering",
+        "keeping",
+        "steered",
+        "sink_finding",
+        "sink_study",
+        "attribution",
+        "shipped",
+        "reduced",
+        "whole",
+    ),
     ("claims",),
-    ("charts", "prose", "cost"),
+    ("charts", "prose", "cost", "cost_sweeps"),
     ("pages", "offline_vega"),
     ("cli",),
 )

@@ -106,7 +106,7 @@ def top_k_overlap(scores: NDArray[np.floating], k: int) -> NDArray[np.float64]:
     return top @ np.swapaxes(top, -1, -2) / k
 
 
-def _reversed(
+def reversed_interval(
     estimate: NDArray[np.float64], replicates: NDArray[np.float64], level: float, lowest: float
 ) -> NDArray[np.float64]:
     """Return the reverse percentile interval (…, bound) within [lowest, 1], widened to hold the estimate.
@@ -179,7 +179,7 @@ def _one_model(
             ("spearman", spearman(replicates), -1.0),
             ("top_k_overlap", top_k_overlap(replicates, n_top), 0.0),
         ):
-            result[f"{name}_interval"][kept] = _reversed(result[name][kept], values, level, lowest)
+            result[f"{name}_interval"][kept] = reversed_interval(result[name][kept], values, level, lowest)
         first = half_weights(n_pictures, n_splits, seed)
         halves = np.stack([scored(first), scored(1 - first)], axis=2)[..., heads]
         for index in np.flatnonzero(~empty[: len(sums)]):

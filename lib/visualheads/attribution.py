@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Penalties tried, relative to the number of fitted subsets."""
 FOLDS = 5
+FEWEST_SUBSETS = 20
 HELD_OUT = 0.25
 """Share of the subsets on which R² is measured; they take no part in the fit."""
 
@@ -104,6 +105,27 @@ def linear_attribution(sweep: xr.Dataset, of: str = "margin", held_out: float = 
     return ds
 
 
+def attributed(sweep: xr.Dataset | None, of: str = "margin") -> xr.Dataset | None:
+    """`linear_attribution` from the random subsets in a sweep of many kinds of sets, of the models that have enough.
+
+    None where none has. Samples are those on which all its subsets were tried.
+    """
+    if sweep is None or "order" not in sweep.coords:
+        return None
+    subsets = sweep.isel(set=np.flatnonzero(sweep["order"].values.astype(str) == "subset"))
+    parts = []
+    for name in subsets["model"].values:
+        one = subsets.sel(model=[name])
+        asked = one.isel(sample=np.flatnonzero(one["kl"].isel(model=0).notnull().any("set").values))
+        if (asked["heads"].any(["layer", "head"]) & asked["kl"].notnull().any("sample")).sum() >= FEWEST_SUBSETS:
+            parts.append(linear_attribution(asked, of))
+    if not parts:
+        return None
+    return xr.concat(
+        list[xr.Dataset](parts), "model", data_vars="all", coords="minimal", compat="override", join="outer"
+    )
+
+
 @dataclass(frozen=True)
 class _Fit:
     shares: NDArray[np.float64]
@@ -118,9 +140,11 @@ def _fitted(marks: NDArray[np.bool_], lost: NDArray[np.float64], held_out: float
     here = marks.any(axis=(1, 2)) & np.isfinite(lost).any(axis=1)
     samples = np.isfinite(lost[here]).all(axis=0)
     chosen, values = marks[here].reshape(int(here.sum()), -1).astype(float), lost[here][:, samples]
-    if len(chosen) < 20 or not samples.any():
+    if len(chosen) < FEWEST_SUBSETS or not samples.any():
         raise ParameterError(
-            got("random subsets", len(chosen), "at least 20 with losses", "sweep protocol.random_subsets")
+            got(
+                "random subsets", len(chosen), f"at least {FEWEST_SUBSETS} with losses", "sweep protocol.random_subsets"
+            )
         )
     order = np.random.default_rng(seed).permutation(len(chosen))
     tested, fitted = np.split(order, [max(1, round(held_out * len(chosen)))])

@@ -8,13 +8,17 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from visualheads.agreement import agreement
-from visualheads.bootstrap import bootstrap
-from visualheads.effects import LOSSES, losses
-from visualheads.rankings import SCORES, rank
+from visualheads.agreement import agreement, reversed_interval, spearman, top_k_overlap
+from visualheads.bootstrap import LEVEL, bootstrap, picture_sums, picture_weights
+from visualheads.effects import LOSSES, head_effects, losses
+from visualheads.errors import HeadError
+from visualheads.rankings import SCORES, rank, real_samples, sample_scores
 
+MAIN_TASK = "looktwice"
+"""The benchmark on which heads are removed; of the others the full protocol asks about single heads only."""
 EFFECT = "effect_margin"
 """The effect that rankings are compared with: what the margin of the right answer loses without the head."""
+ATTRIBUTION = "attribution"
 NEEDS: dict[str, tuple[str, ...]] = {
     "region_weight": ("region_weight",),
     "concentration": ("concentration",),
@@ -25,38 +29,54 @@ NEEDS: dict[str, tuple[str, ...]] = {
 }
 """Variables that rankings read besides image_weight."""
 ORDERS = ("top", "random", "bottom")
-LOSS_COLUMNS = ("mode", "measure", "ranking", "stage", "order", "count", "estimate", "lower", "upper", "sets")
+LOSS_COLUMNS = (
+    "model", "mode", "measure", "ranking", "stage", "order", "count", "estimate", "lower", "upper", "sets",
+)  # fmt: skip
 AGREEMENT_COLUMNS = (
     "model", "ranking", "spearman", "lower", "upper", "within", "ceiling", "overlap", "overlap_lower", "overlap_upper",
     "chance", "top",
 )  # fmt: skip
+N_BOOT = 500
+
+Lists = Mapping[str, Mapping[str, xr.DataArray]]
+"""Published head lists: model → name → scores (layer, head), NaN where a head is not listed."""
 
 
 def loss_table(sweeps: Mapping[str, xr.Dataset], of: Sequence[str] = tuple(LOSSES)) -> pd.DataFrame:
-    """What is lost by mode, measure, ranking, stage, order and number of heads: one row each, of a single model.
+    """What is lost by model, mode, measure, ranking, stage, order and number of heads: one row each.
 
     estimate, lower, upper   mean loss with its 95 % interval, paired bootstrap over pictures: a share for accuracy,
                              logits for margin, nats for KL; positive where the removed heads were of use
     sets                     head sets behind the row: random controls of several seeds are averaged per sample
-    `sweeps` maps modes to sweeps of `protocol.protocol_sets`; sets of another kind (single heads) are left out.
+    `sweeps` maps modes to sweeps of `protocol.protocol_sets`; sets of another kind (single heads) are left out, and so
+    are those that a model did not run.
     """
-    rows = []
+    parts = []
     for mode, sweep in sweeps.items():
-        values = losses(sweep).isel(model=0)
-        labels = pd.DataFrame(
-            {name: sweep[name].values for name in ("ranking", "stage", "order", "count")},
-            index=range(sweep.sizes["set"]),
-        )
-        chosen = labels[labels["order"].isin(ORDERS)]
-        for (ranking, stage, order, count), part in chosen.groupby(["ranking", "stage", "order", "count"], sort=False):
-            for measure in of:
-                told = bootstrap(values[LOSSES[measure]].isel(set=part.index.to_numpy()).mean("set"))
-                bounds = {name: float(told.sel(bound=name)) for name in ("estimate", "lower", "upper")}
-                rows.append({
-                    "mode": mode, "measure": measure, "ranking": ranking, "stage": stage, "order": order,
-                    "count": int(count), **bounds, "sets": len(part),  # pyright: ignore[reportArgumentType]
-                })  # fmt: skip
-    return pd.DataFrame(rows, columns=list(LOSS_COLUMNS))
+        own = sweep.isel(set=np.flatnonzero(np.isin(sweep["order"].values.astype(str), ORDERS)))
+        for name in own["model"].values.astype(str):
+            parts.append(_losses_of(own.sel(model=name), name, mode, of))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(LOSS_COLUMNS))
+
+
+def released_share(table: pd.DataFrame, ranking: str = "image_weight") -> pd.DataFrame:
+    """Of a `loss_table`, the largest number of heads of every model, mode, measure and stage, by one ranking: the
+    protocol's counts end at the released share of the heads (9.8 %)."""
+    own = table[(table["ranking"] == ranking) & table["stage"].isin(["late", "all"])]
+    if own.empty:
+        return own
+    largest = own.groupby(["model", "mode", "measure", "stage"])["count"].transform("max")
+    return own[own["count"] == largest].reset_index(drop=True)
+
+
+def over_models(table: pd.DataFrame) -> pd.DataFrame:
+    """Means of a `loss_table` over its models, by mode, stage and order: estimates and bounds are averaged, since
+    models answer the same questions; `models` tells how many."""
+    if table.empty:
+        return table
+    means = table.groupby(["mode", "stage", "order"], sort=False)[["estimate", "lower", "upper"]].mean()
+    counts = table.groupby(["mode", "stage", "order"], sort=False)["model"].nunique().rename("models")
+    return pd.concat([means, counts], axis=1).reset_index()
 
 
 def usable(ds: xr.Dataset) -> list[str]:
@@ -67,20 +87,40 @@ def usable(ds: xr.Dataset) -> list[str]:
     return found
 
 
-def head_table(traces: xr.Dataset, effects: xr.Dataset, model: str) -> pd.DataFrame:
+def effects_of(sweep: xr.Dataset | None, task: str = MAIN_TASK, form: str = "free") -> xr.Dataset | None:
+    """Effects of single heads on one benchmark asked in one format; None where none was removed alone there."""
+    if sweep is None:
+        return None
+    own = real_samples(sweep)
+    asked = (own["task"].values.astype(str) == task) & (own["format"].values.astype(str) == form)
+    if not asked.any():
+        return None
+    try:
+        found = head_effects(own.isel(sample=np.flatnonzero(asked)))
+    except HeadError:  # a sweep of larger sets alone
+        return None
+    seen = np.asarray(found["effect_kl"].notnull().any(["layer", "head", "sample"]))
+    return found.isel(model=np.flatnonzero(seen)) if seen.any() else None
+
+
+def head_table(
+    traces: xr.Dataset, effects: xr.Dataset, model: str, more: Mapping[str, xr.DataArray] | None = None
+) -> pd.DataFrame:
     """One row per head of a model: model, layer, head, name, stage, effect (`EFFECT`, mean), and every ranking's score.
 
+    more   further scores (layer, head) of this model by name: other effects, published lists
     Heads without an effect are left out; rankings that a model has no value for are NaN.
     """
     own = traces.sel(model=[model])
     effect = effects.sel(model=model)[EFFECT].mean("sample").transpose("layer", "head")
     scores = {name: rank(own, name).isel(model=0).transpose("layer", "head").values for name in usable(own)}
+    scores |= {name: values.transpose("layer", "head").values for name, values in (more or {}).items()}
     stages = own["depth_stage"].isel(model=0).values.astype(str)
     rows = [
         {
             "model": model, "layer": layer, "head": head, "name": f"L{layer}H{head}", "stage": stages[layer],
             "effect": float(effect.values[layer, head]),
-            **{name: float(values[layer, head]) for name, values in scores.items()},
+            **{name: _at(values, layer, head) for name, values in scores.items()},
         }
         for layer, head in np.argwhere(np.isfinite(effect.values)).tolist()
     ]  # fmt: skip
@@ -88,54 +128,139 @@ def head_table(traces: xr.Dataset, effects: xr.Dataset, model: str) -> pd.DataFr
     return pd.DataFrame(rows, columns=columns)
 
 
-def head_tables(traces: xr.Dataset, effects: xr.Dataset | None) -> pd.DataFrame:
+def head_tables(traces: xr.Dataset, effects: xr.Dataset | None, more: Lists | None = None) -> pd.DataFrame:
     """`head_table` of every model that has both, one below the other; empty where there is none."""
-    parts = [head_table(traces, effects, name) for name in _both(traces, effects)] if effects is not None else []
+    told = more or {}
+    parts = [] if effects is None else [head_table(traces, effects, n, told.get(n)) for n in _both(traces, effects)]
     columns = ["model", "layer", "head", "name", "stage", "effect", *usable(traces)]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
-def ranking_agreement(traces: xr.Dataset, effects: xr.Dataset | None) -> pd.DataFrame:
+def more_scores(sweeps: Mapping[str, xr.Dataset], attributed: xr.Dataset | None, lists: Lists | None = None) -> Lists:
+    """What `head_tables` shows besides the rankings: each mode's effect, the attribution, published lists."""
+    told: dict[str, dict[str, xr.DataArray]] = {name: dict(own) for name, own in (lists or {}).items()}
+    for mode, sweep in sweeps.items():
+        effects = effects_of(sweep)
+        for name in [] if effects is None else effects["model"].values.astype(str):
+            assert effects is not None
+            found = effects.sel(model=name).mean("sample")
+            told.setdefault(name, {})[f"margin lost ({mode})"] = found[EFFECT]
+            told[name][f"KL ({mode})"] = found["effect_kl"]
+    for name in [] if attributed is None else attributed["model"].values.astype(str):
+        assert attributed is not None
+        told.setdefault(name, {})["share when many go"] = attributed.sel(model=name)[ATTRIBUTION].mean("sample")
+    return told
+
+
+def ranking_agreement(
+    traces: xr.Dataset, effects: xr.Dataset | None, effect: str = EFFECT, lists: Lists | None = None,
+    by: Sequence[str] | None = None, n_boot: int = N_BOOT,
+) -> pd.DataFrame:  # fmt: skip
     """How well each observational ranking finds the heads that matter: one row per model and ranking.
 
-    spearman, lower, upper   rank correlation over heads with the effects; interval over the pictures of the traces
+    spearman, lower, upper   rank correlation over heads with the effects; interval over the pictures of both
     within                   the same after removing layer means, so that depth alone makes no agreement
     ceiling                  √(reliability of the ranking · reliability of the effects): the most that noise allows
     overlap, overlap_*       share of the `top` best heads that both name; chance: that of two unrelated rankings
+    effect   variable of `effects` (model, layer, head, sample); lists: published head lists, without noise of their own
+    by       only these rankings; default all that the traces have what they need for
     Empty where no model has effects. Rankings without a finite correlation are left out.
     """
     rows = []
-    for name in _both(traces, effects):
+    for name in _both(traces, effects, effect):
         assert effects is not None
-        own = effects.sel(model=[name])
-        reliability = float(agreement(own, by=[EFFECT])["reliability"].isel(model=0, ranking=0))
         part = traces.sel(model=[name])
-        extra = {EFFECT: own[EFFECT].mean("sample")}
-        told = agreement(part, by=usable(part), extra=extra).isel(model=0)
-        for ranking in usable(part):
-            pair = {"ranking": ranking, "other": EFFECT}
-            observed = float(told["spearman"].sel(pair))
+        shape = {dim: part[dim] for dim in ("layer", "head")}
+        own = effects.sel(model=[name]).reindex(shape)
+        published = {key: scores.reindex(shape) for key, scores in (lists or {}).get(name, {}).items()}
+        asked = [ranking for ranking in usable(part) if by is None or ranking in by]
+        reliability = float(agreement(own, by=[effect], n_boot=1)["reliability"].isel(model=0, ranking=0))
+        extra = {effect: own[effect].mean("sample")}
+        told = agreement(part, by=asked, extra=extra, n_boot=1).isel(model=0)
+        for ranking in [*asked, *published]:
+            if ranking in published:
+                values = published[ranking].expand_dims(model=[name])
+                found = agreement(part, by=[], extra={ranking: values, **extra}, n_boot=1).isel(model=0)
+                fixed = values
+            else:
+                found, fixed = told, None
+            pair = {"ranking": ranking, "other": effect}
+            observed, shared = float(found["spearman"].sel(pair)), float(found["top_k_overlap"].sel(pair))
             if not np.isfinite(observed):
                 continue
-            room = float(told["reliability"].sel(ranking=ranking)) * reliability
-            bounds, shared = told["spearman_interval"].sel(pair), told["top_k_overlap_interval"].sel(pair)
+            room = reliability * (1.0 if fixed is not None else float(found["reliability"].sel(ranking=ranking)))
+            scores = fixed if fixed is not None else sample_scores(part, ranking)
+            bounds, overlaps = _intervals(scores, own[effect], observed, shared, int(found["k"]), n_boot)
             rows.append(
                 {
-                    "model": name, "ranking": ranking, "spearman": observed,
-                    "lower": float(bounds.sel(bound="lower")), "upper": float(bounds.sel(bound="upper")),
-                    "within": float(told["spearman_within_layer"].sel(pair)),
+                    "model": name, "ranking": ranking, "spearman": observed, "lower": bounds[0], "upper": bounds[1],
+                    "within": float(found["spearman_within_layer"].sel(pair)),
                     "ceiling": float(np.sqrt(np.clip(room, 0, 1))) if np.isfinite(room) else float("nan"),
-                    "overlap": float(told["top_k_overlap"].sel(pair)),
-                    "overlap_lower": float(shared.sel(bound="lower")),
-                    "overlap_upper": float(shared.sel(bound="upper")),
-                    "chance": float(told["chance"]), "top": int(told["k"]),
+                    "overlap": shared, "overlap_lower": overlaps[0], "overlap_upper": overlaps[1],
+                    "chance": float(found["chance"]), "top": int(found["k"]),
                 }
             )  # fmt: skip
     return pd.DataFrame(rows, columns=list(AGREEMENT_COLUMNS))
 
 
-def _both(traces: xr.Dataset, effects: xr.Dataset | None) -> list[str]:
-    if effects is None or EFFECT not in effects:
+def _losses_of(sweep: xr.Dataset, model: str, mode: str, of: Sequence[str]) -> pd.DataFrame:
+    values = losses(sweep)
+    labels = pd.DataFrame({name: sweep[name].values for name in ("ranking", "stage", "order", "count")})
+    tried = np.asarray(sweep["kl"].notnull().any("sample"))
+    groups = list(labels[tried].groupby(["ranking", "stage", "order", "count"], sort=False))
+    rows = []
+    for measure in of if groups else ():
+        lost = values[LOSSES[measure]].transpose("set", "sample")
+        means = np.stack([_mean_of(lost.values[part.index.to_numpy()]) for _, part in groups])
+        told = bootstrap(lost.isel(set=0, drop=True).expand_dims(group=len(groups)).copy(data=means))
+        bounds = {name: told.sel(bound=name).values for name in ("estimate", "lower", "upper")}
+        for place, ((ranking, stage, order, count), part) in enumerate(groups):
+            rows.append({
+                "model": model, "mode": mode, "measure": measure, "ranking": ranking, "stage": stage, "order": order,
+                "count": int(count), **{name: float(found[place]) for name, found in bounds.items()},
+                "sets": len(part),
+            })  # fmt: skip
+    return pd.DataFrame(rows, columns=list(LOSS_COLUMNS))
+
+
+def _mean_of(values: np.ndarray) -> np.ndarray:
+    """Mean over sets of what was tried; NaN on samples where none was."""
+    tried = np.isfinite(values)
+    counts = tried.sum(axis=0)
+    sums = np.where(tried, values, 0.0).sum(axis=0)
+    return np.divide(sums, counts, out=np.full(values.shape[1], np.nan), where=counts > 0)
+
+
+def _intervals(
+    scores: xr.DataArray, effects: xr.DataArray, observed: float, shared: float, k: int, n_boot: int
+) -> tuple[list[float], list[float]]:
+    """Intervals of Spearman and of the shared top: pictures of ranking and of effects are drawn, each by itself."""
+    drawn = []
+    for seed, values in enumerate((scores, effects)):
+        flat = values.isel(model=0).transpose("layer", "head", ...)
+        if "sample" not in flat.dims:
+            drawn.append(np.repeat(flat.values.reshape(1, -1), n_boot, axis=0))
+            continue
+        sums = picture_sums(flat)
+        if len(sums.pictures) < 2:
+            return [float("nan")] * 2, [float("nan")] * 2
+        drawn.append(sums.means(picture_weights(len(sums.pictures), n_boot, seed)).T)
+    both = np.stack(drawn, axis=1)
+    both = both[:, :, np.isfinite(both).all(axis=(0, 1))]
+    spread, overlap = spearman(both)[:, 0, 1], top_k_overlap(both, k)[:, 0, 1]
+    return (
+        reversed_interval(np.array(observed), spread, LEVEL, -1.0).tolist(),
+        reversed_interval(np.array(shared), overlap, LEVEL, 0.0).tolist(),
+    )
+
+
+def _both(traces: xr.Dataset, effects: xr.Dataset | None, effect: str = EFFECT) -> list[str]:
+    if effects is None or effect not in effects:
         return []
     there = {str(name) for name in np.atleast_1d(effects["model"].values)}
     return [str(name) for name in np.atleast_1d(traces["model"].values) if str(name) in there]
+
+
+def _at(values: np.ndarray, layer: int, head: int) -> float:
+    """A published list may name fewer layers and heads than the model has."""
+    return float(values[layer, head]) if layer < values.shape[0] and head < values.shape[1] else float("nan")

@@ -73,7 +73,7 @@ def measure_cost(
     if min(runs, pictures, eager) < 1:
         raise ParameterError(got("runs, pictures, eager_runs", (runs, pictures, eager), "1 or more"))
     chosen = tuple(dict.fromkeys(("plain", *methods)))
-    told = _in_fresh_process(
+    told = in_fresh_process(
         [kind, list(shape), {m: min(runs, eager) if m == "eager" else runs for m in chosen}, pictures]
     )
     rows = []
@@ -95,8 +95,8 @@ def measure_cost(
     return pd.DataFrame(rows).set_index("method")
 
 
-def kept_cost(path: str | Path, **settings: Any) -> pd.DataFrame:
-    """`measure_cost(**settings)`, measured once on this machine and kept as JSON at `path`.
+def kept_cost(path: str | Path, measure: Callable[..., pd.DataFrame] | None = None, **settings: Any) -> pd.DataFrame:
+    """`measure_cost(**settings)` (or another measurement), made once on this machine and kept as JSON at `path`.
 
     What is kept serves as long as the other settings are the same and it has at least as many runs as are asked for.
     """
@@ -106,7 +106,7 @@ def kept_cost(path: str | Path, **settings: Any) -> pd.DataFrame:
     kept = _kept(path)
     if kept is not None and _serves(kept["settings"], json.loads(json.dumps(settings))):
         return pd.DataFrame(kept["rows"]).set_index("method")
-    table = measure_cost(**settings)
+    table = (measure or measure_cost)(**settings)
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = json.loads(table.reset_index().to_json(orient="records"))
     path.write_text(json.dumps({"settings": settings, "rows": rows}, indent=1) + "\n", encoding="utf-8")
@@ -168,11 +168,12 @@ def _tokenizer() -> Any:
     )  # fmt: skip
 
 
-def _in_fresh_process(arguments: list[Any]) -> dict[str, Any]:
-    """`_measured` where nothing else has been loaded: a notebook's own memory would blur the peaks."""
+def in_fresh_process(
+    arguments: list[Any], module: str = "visualheads.cost", function: str = "_measured"
+) -> dict[str, Any]:
+    """A measuring function where nothing else has been loaded: a notebook's own memory would blur the peaks."""
     code = (
-        "import json, sys; from visualheads.cost import _measured; "
-        "json.dump(_measured(*json.load(sys.stdin)), sys.stdout)"
+        f"import json, sys; from {module} import {function}; json.dump({function}(*json.load(sys.stdin)), sys.stdout)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], input=json.dumps(arguments), capture_output=True, text=True, check=False

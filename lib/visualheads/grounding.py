@@ -32,8 +32,13 @@ def cells_of(token_map: TokenMap, grid: tuple[int, int]) -> Float[NDArray[np.flo
     """
     if token_map.grid_shape == grid:
         return np.moveaxis(token_map.to_map(token_map.box.T), 0, -1)
+    return even_cells(token_map.image_size, grid)
+
+
+def even_cells(image_size: tuple[int, int], grid: tuple[int, ...]) -> Float[NDArray[np.floating], "row column 4"]:
+    """The boxes of a grid (rows, columns) that cuts a picture of `image_size` (width, height) evenly."""
     rows, columns = grid
-    width, height = token_map.image_size
+    width, height = image_size
     x, y = np.linspace(0, width, columns + 1), np.linspace(0, height, rows + 1)
     left, top = np.meshgrid(x[:-1], y[:-1])
     right, bottom = np.meshgrid(x[1:], y[1:])

@@ -14,7 +14,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import numpy as np
 import xarray as xr
 
 from visualheads.errors import HeadError, RecordError, got
+from visualheads.places import slug_of
 
 FORMAT, VERSION = "visualheads-head-scores", 1
 COLUMNS = ("model", "layer", "head", "score", "lower", "upper")
@@ -101,6 +102,31 @@ def read_scores(
     if len(names) > 1:
         raise RecordError(got("models in one head list", sorted(names), "one model a file"), path)
     return _as_ranking(entries, shape or own_shape, model or next(iter(names), path.stem), by or path.stem, path)
+
+
+def published(
+    folder: str | os.PathLike[str], shapes: Mapping[str, tuple[int, int]]
+) -> dict[str, dict[str, xr.DataArray]]:
+    """The head lists in a folder that belong to these models: model → name of the list → scores (layer, head).
+
+    shapes   (layers, heads) by model. A list in `<folder>/<model>/` is that model's; one in `<folder>` itself is the
+             model's whose name it tells or has as its file name
+    Unlisted heads are NaN. An absent folder holds none. Raises what `read_scores` raises, for lists of these models.
+    """
+    folder = Path(folder)
+    slugs = {slug_of(name): name for name in shapes}
+    found: dict[str, dict[str, xr.DataArray]] = {}
+    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".json", ".csv")):
+        owner = slugs.get(path.parent.name) if path.parent != folder else None
+        if owner is None:
+            told = str(read_scores(path)["model"].values[0])
+            owner = slugs.get(slug_of(told))
+        if owner is None:
+            continue
+        scores = read_scores(path, shapes[owner], owner).isel(model=0, drop=True)
+        scores = scores.sel(bound="estimate", drop=True) if "bound" in scores.dims else scores
+        found.setdefault(owner, {})[path.stem] = scores
+    return found
 
 
 def _entries(ranking: xr.DataArray) -> tuple[list[HeadScore], str]:

@@ -8,15 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 from visualheads import cluster, store, tracing
 from visualheads.errors import ParameterError
-from visualheads.models import load
+from visualheads.models import load, untrained
 from visualheads.places import RESULTS, store_path
 from visualheads.progress import Wish, progress_bar
 from visualheads.reading import open_store
 from visualheads.tasks import Benchmark, Sample, Samples, task
 from visualheads.tasks.drawing import Skipped
+from visualheads.variables import UNTRAINED
 
 if TYPE_CHECKING:
     import xarray as xr
+
+UNTRAINED_N = 16
+"""Questions per condition that an untrained network is asked: its heads are alike, and so are their answers."""
+UNTRAINED_TOKENS = 2
+"""… and the tokens it may say: only the first one's row is read."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,7 @@ class TraceJob:
     controls                as `task.samples` takes them; "" = the pictures as they are
     n                       questions per condition, None = all
     device, dtype, revision as `load` takes them
+    untrained               a network of the model's shape with random weights of `seed`, instead of the model
     """
 
     model: str
@@ -44,6 +51,7 @@ class TraceJob:
     batch_tokens: int | None = None
     skip_bad: bool = False
     results: str = str(RESULTS)
+    untrained: bool = False
 
     def __post_init__(self) -> None:
         if not self.controls:
@@ -53,6 +61,7 @@ class TraceJob:
     def path(self) -> str:
         """The store's path. A job of controls alone has a store of its own, such as `looktwice-white.zarr`."""
         name = self.task if "" in self.controls else "-".join([self.task, *self.controls])
+        name = f"{name}-{UNTRAINED}" if self.untrained else name
         return str(store_path(self.results, self.model, name))
 
     @cached_property
@@ -89,9 +98,12 @@ class TraceJob:
 
     def arguments(self) -> dict[str, Any]:
         """What decides the store, besides model and samples."""
-        keep = ("mean_map",) if "" in self.controls else ()  # maps of controls would mix with those of the pictures
         files = self._benchmark.files_hash()
-        return {"batch_tokens": self.batch_tokens, "seed": self.seed, "task_files": files, "keep": keep}
+        told = {"batch_tokens": self.batch_tokens, "seed": self.seed, "task_files": files}
+        if self.untrained:
+            return {**told, "keep": (), "kind": UNTRAINED, "max_new_tokens": UNTRAINED_TOKENS}
+        # maps of controls would mix with those of the pictures
+        return {**told, "keep": ("mean_map",) if "" in self.controls else ()}
 
     def setup(self) -> tracing.ShardTracer:
         """Load the model and make the store, or check that the one there is of this very run (`cluster.ShardWork`)."""
@@ -102,12 +114,19 @@ class TraceJob:
         return state.shard(index)
 
     def loaded(self) -> Any:
-        """The model."""
-        return load(self.model, device=self.device, dtype=self.dtype, revision=self.revision)
+        """The model, or the untrained network of its shape."""
+        model = load(self.model, device=self.device, dtype=self.dtype, revision=self.revision)
+        return untrained(model, self.seed) if self.untrained else model
 
     def white(self) -> TraceJob:
         """The same questions about white pictures, in the job's first format: the control of `above_null`."""
         return replace(self, formats=self.formats[:1], controls=("white",))
+
+    def fresh_network(self) -> TraceJob:
+        """The same questions, or as many as it needs, asked of an untrained network of the model's shape: the other
+        control of `above_null`."""
+        n = UNTRAINED_N if self.n is None else min(self.n, UNTRAINED_N)
+        return replace(self, formats=self.formats[:1], controls=("",), n=n, untrained=True)
 
     def __getstate__(self) -> dict[str, Any]:
         """Only the description travels: samples are drawn again where the shards are traced."""

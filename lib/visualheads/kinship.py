@@ -37,12 +37,13 @@ def kin_difference(table: pd.DataFrame, ds: xr.Dataset, seed: int = 0) -> dict[s
     """Mean correlation of pairs of one language model (other recipe) minus that of pairs of other ones, with p.
 
     Keys same, other, difference, p_value (share of shufflings of the language models among the models of a shape with
-    at least that difference, one-sided), pairs_same, pairs_other. None where one kind of pair is missing.
+    at least that difference, one-sided), pairs_same, pairs_other. Further trainings of a model (other seeds, less data,
+    a second language model) are compared beside it, and do not count here. None where one kind of pair is missing.
     """
-    if table.empty:
+    kept = without_variant_pairs(table, ds)
+    if kept.empty:
         return None
     told = lineage(ds)["llm"].to_dict()
-    kept = table[np.isfinite(table["correlation"])]
     same = np.array([told[a] == told[b] for a, b in zip(kept["group"], kept["other"], strict=True)])
     values = kept["correlation"].to_numpy()
     if not same.any() or same.all():
@@ -71,6 +72,15 @@ def kin_difference(table: pd.DataFrame, ds: xr.Dataset, seed: int = 0) -> dict[s
     }
 
 
+def without_variant_pairs(table: pd.DataFrame, ds: xr.Dataset) -> pd.DataFrame:
+    """The rows of `relations` with a correlation whose models are no further trainings of another one."""
+    if table.empty:
+        return table
+    variant = lineage(ds)["variant"].to_dict()
+    own = [not (variant[a] or variant[b]) for a, b in zip(table["group"], table["other"], strict=True)]
+    return table[np.array(own) & np.isfinite(table["correlation"])]
+
+
 def series_of(llm: str) -> str:
     """A language model's series: its name without its size, such as `Vicuna` of `Vicuna-13B`."""
     return SIZE.sub("", llm)
@@ -78,9 +88,10 @@ def series_of(llm: str) -> str:
 
 def matched_pairs(ds: xr.Dataset, differs: str) -> list[tuple[str, str]]:
     """Pairs of models that differ in their recipe (`RECIPE`: the one with fewer image tokens first) or in the size of
-    their language model (`MODEL_SIZE`: same series and recipe, the smaller first). Variants with another share of the
-    tuning data are paired among themselves; of several seeds the first counts."""
+    their language model (`MODEL_SIZE`: same series and recipe, the smaller first). Further trainings of a model are
+    no pairs, but those with another share of the tuning data, which are paired among themselves."""
     table = lineage(ds)
+    table = table[~table["variant"] | (table["data_share"] < 1)]
     table = table[~table.duplicated(["llm", "recipe", "data_share"])]
     if differs == RECIPE:
         tokens = {str(name): _tokens(ds, str(name)) for name in table.index}
@@ -123,6 +134,7 @@ def tokens_and_data(ds: xr.Dataset) -> pd.DataFrame:
     table = lineage(ds)
     less = table[table["data_share"] < 1]
     keys = set(zip(less["llm"], less["recipe"], strict=True))
+    table = table[~table["variant"] | (table["data_share"] < 1)]
     chosen = [str(n) for n in table.index if (table.loc[n, "llm"], table.loc[n, "recipe"]) in keys]
     records = []
     for name in chosen:

@@ -12,25 +12,26 @@ import xarray as xr
 
 from visualheads.catalog import cards, miniature_folder
 
-SAME, SEED, RETRAINED, OTHER, SHAPE = (
+SAME, SEED, LESS, RETRAINED, OTHER = (
     "same language model",
     "another tuning seed",
+    "less tuning data",
     "second training of the language model",
     "other language model",
-    "other shape",
 )
-RELATIONS = (SEED, SAME, RETRAINED, OTHER)
+RELATIONS = (SEED, LESS, SAME, RETRAINED, OTHER)
 """From the nearest to the farthest relation of two models of one shape."""
 RECORD = "training.json"
-COLUMNS = ("llm", "text_model", "family", "recipe", "parameters", "seed", "data_share", "miniature")
+COLUMNS = ("llm", "text_model", "family", "recipe", "parameters", "seed", "data_share", "miniature", "variant")
 
 
 def lineage(ds: xr.Dataset) -> pd.DataFrame:
-    """One row per model: llm, text_model, family, recipe, parameters (billions), seed, data_share, miniature.
+    """One row per model: llm, text_model, family, recipe, parameters (billions), seed, data_share, miniature, variant.
 
     llm, family and recipe are the dataset's coordinates, or else the catalogue's; text_model (the very checkpoint it
     was tuned from), seed and data_share (share of the tuning data) come from a miniature's training record. Where
-    there is none, text_model is the llm, the seed 0 and the share 1.
+    there is none, text_model is the llm, the seed 0 and the share 1. A variant is a further training of a miniature
+    (another seed, a second language model, less data): a control, never one more model among those compared.
     """
     names = [str(name) for name in np.atleast_1d(ds["model"].values)]
     table = descent(names)
@@ -46,7 +47,9 @@ def descent(names: Sequence[str]) -> pd.DataFrame:
     """The table of `lineage` from catalogue and training records alone; parameters are NaN where unknown."""
     records = []
     for name in names:
-        told, card = training_record(name), cards().get(name)
+        told = training_record(name)
+        card = cards().get(name) or cards().get(str(told.get("parent", "")))
+        seed, share = int(told.get("seed", 0)), float(told.get("data_share", 1.0))
         llm = card.llm if card else ""
         records.append(
             {
@@ -56,9 +59,10 @@ def descent(names: Sequence[str]) -> pd.DataFrame:
                 "family": card.family if card else str(told.get("family", "")),
                 "recipe": card.recipe if card else str(told.get("recipe", "")),
                 "parameters": (card.parameters if card else None) or float("nan"),
-                "seed": int(told.get("seed", 0)),
-                "data_share": float(told.get("data_share", 1.0)),
+                "seed": seed,
+                "data_share": share,
                 "miniature": bool(told or (card and card.miniature)),
+                "variant": share < 1 or seed > 0 or bool(card and card.miniature and not card.paper_name),
             }
         )
     return pd.DataFrame(records, columns=["model", *COLUMNS]).set_index("model")
@@ -72,6 +76,13 @@ def training_record(model: str) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def without_variants(ds: xr.Dataset) -> xr.Dataset:
+    """The models that are no further trainings of another one; all of them where nothing else is there."""
+    table = descent([str(name) for name in np.atleast_1d(ds["model"].values)])
+    kept = np.flatnonzero(~table["variant"].to_numpy(dtype=bool))
+    return ds.isel(model=kept) if len(kept) else ds
+
+
 def relation(table: pd.DataFrame, one: str, other: str) -> str:
     """What two models of a lineage table are to each other: one of RELATIONS."""
     a, b = table.loc[one], table.loc[other]
@@ -79,7 +90,9 @@ def relation(table: pd.DataFrame, one: str, other: str) -> str:
         return OTHER
     if a["text_model"] != b["text_model"]:
         return RETRAINED
-    return SEED if a["recipe"] == b["recipe"] and a["data_share"] == b["data_share"] else SAME
+    if a["recipe"] != b["recipe"]:
+        return SAME
+    return SEED if a["data_share"] == b["data_share"] else LESS
 
 
 def matched(table: pd.DataFrame, differs: str, models: Sequence[str] | None = None) -> list[tuple[str, str]]:

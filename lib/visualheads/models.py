@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from visualheads.provenance import hash_weights
 from visualheads.validation import validate_capture
 from visualheads.vision_language import PLAIN_PROMPT, Shape, VisionLanguageModel
 
-__all__ = ["PLAIN_PROMPT", "Shape", "VisionLanguageModel", "load", "weights_hash", "wrap"]
+__all__ = ["PLAIN_PROMPT", "Shape", "VisionLanguageModel", "load", "untrained", "weights_hash", "wrap"]
 
 
 def load(
@@ -85,6 +86,26 @@ def wrap(
     """
     identity = {"checkpoint": name or type(module).__name__, "revision": "", "weights": weights_hash(module)}
     return _wrapped(module, processor, name or type(module).__name__, card, identity, validate)
+
+
+def untrained(model: VisionLanguageModel, seed: int = 0) -> VisionLanguageModel:
+    """The same network with fresh random weights, under the same name: the control without any training.
+
+    Weights are drawn as transformers draws them for the model's config, from `seed`, on the model's device.
+    """
+    from transformers import AutoModelForImageTextToText
+
+    config = copy.deepcopy(model.config)
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.device(model.device):
+        torch.manual_seed(seed)
+        module: Any = AutoModelForImageTextToText.from_config(
+            config, dtype=model.dtype, attn_implementation=getattr(model.config, "_attn_implementation", None)
+        )
+    module.generation_config = copy.deepcopy(model.module.generation_config)
+    told = f"{model.identity.get('checkpoint', model.name)}, untrained"
+    identity = {**model.identity, "checkpoint": told, "weights": weights_hash(module)}
+    return _wrapped(module, model.processor, model.name, model.card, identity, validate=False)
 
 
 def weights_hash(module: Any) -> str:

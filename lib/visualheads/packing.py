@@ -13,6 +13,7 @@ from zarr.codecs import BloscCodec
 
 from visualheads import reading
 from visualheads.errors import ParameterError, StoreError, got
+from visualheads.zarr_files import METADATA
 
 KEPT_BITS = 10
 """Mantissa bits kept of a float32: a relative error below 0.05 %, as a half float has, over the whole range."""
@@ -22,8 +23,10 @@ NO_CLOCK = (1980, 1, 1, 0, 0, 0)
 PACKED_CHUNK_BYTES = 4 * 2**20
 
 
-def pack(source: str | Path | xr.Dataset, target: str | Path, bits: int = KEPT_BITS) -> Path:
+def pack(source: str | Path | xr.Dataset, target: str | Path, bits: int = KEPT_BITS, kind: str = "trace") -> Path:
     """Write a store, or a dataset in memory, to `target` (a *.zarr.zip), which `open_store` and `open_results` open.
+
+    `kind` tells what a dataset in memory holds; a store knows its own.
 
     Only samples that are done are packed. Rounding keeps `bits` of the 23 mantissa bits and never moves a value past
     another, so every invariant survives; 23 keeps float32 exactly. Written beside its place and moved there whole.
@@ -34,7 +37,7 @@ def pack(source: str | Path | xr.Dataset, target: str | Path, bits: int = KEPT_B
         raise ParameterError(got("packed store", str(target), f"a name that ends in {reading.PACKED}"))
     if not 1 <= bits <= MANTISSA_BITS:
         raise ParameterError(got("bits", bits, f"1 to {MANTISSA_BITS}"))
-    ds, kind = _opened(source)
+    ds, kind = (source, kind) if isinstance(source, xr.Dataset) else _opened(source)
     ds = ds.assign({name: _rounded(array, bits) for name, array in ds.data_vars.items() if array.dtype == np.float32})
     ds = _writable(ds)
     ds.attrs = {"visualheads_store": reading.FORMAT, "kind": kind}
@@ -49,9 +52,7 @@ def pack(source: str | Path | xr.Dataset, target: str | Path, bits: int = KEPT_B
     return target
 
 
-def _opened(source: str | Path | xr.Dataset) -> tuple[xr.Dataset, str]:
-    if isinstance(source, xr.Dataset):
-        return source, "trace"
+def _opened(source: str | Path) -> tuple[xr.Dataset, str]:
     return reading.open_store(source), str(reading.read_attrs(Path(source)).get("kind", "trace"))
 
 
@@ -74,6 +75,9 @@ def _round_mantissa(values: np.ndarray, bits: int) -> np.ndarray:
 def _writable(ds: xr.Dataset) -> xr.Dataset:
     """Text in memory (xarray will not guess the type of lazy objects), encodings of the source gone."""
     ds = ds.drop_encoding()
+    wide = {name: ds[name].astype(object) for name in ds.variables if ds[name].dtype.kind == "U"}  # zarr warns of it
+    ds = ds.assign_coords({name: values for name, values in wide.items() if name in ds.coords})
+    ds = ds.assign({name: values for name, values in wide.items() if name not in ds.coords})
     texts = {name: array.load() for name, array in ds.data_vars.items() if array.dtype == object}
     lazy = {name: array.chunk(_chunks(array)) for name, array in ds.data_vars.items() if array.chunks is not None}
     return ds.assign(lazy).assign(texts)
@@ -106,5 +110,7 @@ def _zip(tree: Path, packed: Path) -> Path:
         for file in sorted(path for path in tree.rglob("*") if path.is_file()):
             info = zipfile.ZipInfo(file.relative_to(tree).as_posix(), NO_CLOCK)
             info.external_attr = 0o644 << 16
+            # chunks are compressed already; the metadata of forty arrays is not, and would weigh as much as they do
+            info.compress_type = zipfile.ZIP_DEFLATED if file.name == METADATA else zipfile.ZIP_STORED
             archive.writestr(info, file.read_bytes())
     return packed

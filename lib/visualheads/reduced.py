@@ -1,23 +1,31 @@
-"""The protocol of the ablation pages: which heads are removed on which questions, kept as a sweep beside the traces.
+"""What the ablation pages show: the full protocol's shipped stores where they hold, else a reduced protocol.
 
-A build of the book runs it reduced: few questions, few rankings, few random controls. Its arguments make it whole.
+Reduced means few questions, few rankings, few random controls; it is kept as a sweep beside the traces. Where a full
+store is shown, a part of it is computed again and compared, so that a page never tells another machine's story unseen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
-from visualheads import protocol
-from visualheads.errors import IdentityMismatch, SampleError
+from visualheads import comparison, protocol, shipped, survey
+from visualheads.attribution import gradient_screen
+from visualheads.causes import MAIN_TASK
+from visualheads.errors import IdentityMismatch, SampleError, StoreError
 from visualheads.heads import rank
 from visualheads.places import slug_of
 from visualheads.rankings import real_samples
-from visualheads.sweeps import sweep_path, sweep_to_store
+from visualheads.sweeps import sweep, sweep_path, sweep_to_store
+from visualheads.tasks import task as benchmark
+
+MEASURES = (*survey.MEASURES, "concentration_no_sink", "sink_share", "spatial_entropy")
+"""Of the traces: all that rankings read."""
 
 if TYPE_CHECKING:
     from visualheads.tasks.sample import Sample
@@ -26,6 +34,104 @@ if TYPE_CHECKING:
 RANKINGS = ("image_weight", "region_weight")
 STAGES = ("late", "all")
 MODE, POSITIONS = "zero", "all"
+COMPARED_SAMPLES, COMPARED_SETS = 64, 10
+"""Of a full store, computed again whenever it is shown."""
+SWEEP = "sweep-"
+TOLERANCE = {"margin": 0.05, "kl": 0.02, "correct": 0.02}
+"""How far the repeated computation may lie off, in logits, nats, and the share of answers that change: other processors
+round otherwise, which turns the odd tie. Relative rounding of what is shipped is allowed for besides."""
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A part of a full store computed again: largest differences of margin and KL, share of changed answers."""
+
+    samples: int
+    sets: int
+    margin: float
+    kl: float
+    correct: float
+
+
+@dataclass(frozen=True, eq=False)
+class Removed:
+    """What an ablation page shows.
+
+    sweeps     by mode and positions ("zero, all")
+    traces     of the main benchmark, for the scores of the heads
+    pictures   on how many (other) pictures the heads were chosen
+    repeated   the comparison with a full store; None where the protocol was reduced
+    why        why no full store is shown
+    """
+
+    sweeps: dict[str, xr.Dataset]
+    traces: xr.Dataset
+    pictures: int
+    repeated: Repeated | None = None
+    why: str = ""
+
+
+def removed(
+    model: VisionLanguageModel, results: str | Path, task: str = MAIN_TASK, condition: str = "plain-object",
+    n: int = 16, seed: int = 0, modes: Sequence[str] = (MODE,), rankings: Sequence[str] = RANKINGS,
+    stages: Sequence[str] = STAGES, controls: int = 3, bottom: bool = False, full: bool = True,
+) -> Removed:  # fmt: skip
+    """The full protocol's stores of this model, partly computed again; where there are none that hold, the reduced one.
+
+    full=False, or another benchmark than the main one: the reduced protocol, whatever is there. The other arguments
+    are the reduced protocol's. Raises StoreError where a full store is not what this machine computes.
+    """
+    traces = comparison.of_task(survey.traced(results, MEASURES, [model.name]), task)
+    stores = shipped.full_stores(model.name) if full and task == MAIN_TASK else {}
+    found = {name: ds for name in stores if (ds := shipped.opened(model.name, name)) is not None}
+    sweeps = {_words(ds): ds for ds in found.values() if {"set", "sample", "heads"} <= {*ds.dims, *ds.data_vars}}
+    main = f"{MODE}, {POSITIONS}"
+    if main in sweeps:
+        sweeps = {main: sweeps.pop(main), **sweeps}
+        pictures = int(sweeps[main]["chosen_pictures"].values[0])
+        return Removed(sweeps, traces, pictures, repeat(model, sweeps[main]))
+    asked = list(benchmark(task).samples(condition=condition or None, format="free", n=n, seed=seed))
+    chosen = other_pictures(traces, asked)
+    sets = sets_of(chosen, rankings, stages, controls, bottom)
+    files = benchmark(task).files_hash()
+    swept = {f"{mode}, {POSITIONS}": run(model, asked, sets, results, task, mode, task_files=files) for mode in modes}
+    if swept:
+        first = next(iter(swept.values()))
+        screen = gradient_screen(model, asked, modes[0], POSITIONS, progress=False)["screen_margin"]
+        first["screen_margin"] = (screen.dims, screen.values)
+    return Removed(swept, traces, len(set(chosen["image_id"].values.tolist())), why=_why_reduced(model.name, full))
+
+
+def repeat(
+    model: VisionLanguageModel, store: xr.Dataset, n: int = COMPARED_SAMPLES, n_sets: int = COMPARED_SETS
+) -> Repeated:
+    """Compute sets spread over a full store again, on its first questions, and compare.
+
+    Raises StoreError where they differ by more than TOLERANCE: then the store is not of this code and these weights.
+    """
+    whole = np.flatnonzero(store["kl"].isel(model=0).notnull().all("set").values)[:n]
+    sets = np.unique(np.linspace(0, store.sizes["set"] - 1, n_sets).round().astype(int))
+    told = store.isel(model=0, sample=whole, set=sets)
+    known = {sample.id: sample for sample in benchmark(MAIN_TASK).samples(format="free")}
+    samples = [known[name] for name in told["sample"].values.tolist()]
+    marks = told["heads"].transpose("set", "layer", "head").astype(bool)
+    mode, positions = (str(store[name].values[0]) for name in ("mode", "positions"))
+    again = sweep(model, samples, marks, mode, positions, progress=False).isel(model=0)
+    apart: dict[str, float] = {}
+    for name, allowed in TOLERANCE.items():
+        difference = np.abs(again[name].values - told[name].transpose("set", "sample").values)
+        if name == "correct":
+            apart[name] = float(np.nanmean(difference))
+        else:
+            rounded = np.abs(told[name].transpose("set", "sample").values) * 2.0 ** -(shipped.BITS + 1)
+            apart[name] = float(np.nanmax(difference))
+            difference = difference - rounded
+        if not float(np.nanmean(difference) if name == "correct" else np.nanmax(difference)) <= allowed:
+            raise StoreError(
+                f"the full store of {model.name} is not what this machine computes: {name} differs by "
+                f"{apart[name]:.3g} (allowed: {allowed}); make it again with `visualheads full {model.name} --force`."
+            )
+    return Repeated(len(samples), len(sets), apart["margin"], apart["kl"], apart["correct"])
 
 
 def other_pictures(traces: xr.Dataset, samples: Sequence[Sample]) -> xr.Dataset:
@@ -60,7 +166,8 @@ def sets_of(
 
 def run(
     model: VisionLanguageModel, samples: Sequence[Sample], sets: xr.DataArray, results: str | Path, task: str,
-    mode: str = MODE, positions: str = POSITIONS, task_files: str = "", progress: bool = False,
+    mode: str = MODE, positions: str = POSITIONS, task_files: str = "", progress: Any = False,
+    reference: Sequence[Sample] | None = None,
 ) -> xr.Dataset:  # fmt: skip
     """Remove these sets on these samples and keep the sweep beside the traces; what is done already is not repeated.
 
@@ -71,10 +178,23 @@ def run(
 
     def swept(fresh: bool) -> xr.Dataset:
         return sweep_to_store(
-            model, samples, sets, path, mode, positions, task_files=task_files, progress=progress, fresh=fresh
-        ).load()
+            model, samples, sets, path, mode, positions, reference, task_files=task_files, progress=progress,
+            fresh=fresh,
+        ).load()  # fmt: skip
 
     try:
         return swept(False)
     except IdentityMismatch:
         return swept(True)
+
+
+def _words(ds: xr.Dataset) -> str:
+    return f"{ds['mode'].values[0]}, {ds['positions'].values[0]}"
+
+
+def _why_reduced(model: str, full: bool) -> str:
+    if not full:
+        return "it was asked for"
+    paths = shipped.all_stores(shipped.path_of(model, "").parent)
+    outdated = [why for path in paths if (why := shipped.why_outdated(path))]
+    return f"the shipped full stores were {outdated[0]}" if outdated else "no full stores of this model are shipped"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pandas as pd
 import xarray as xr
 
 from visualheads.errors import StoreError
+from visualheads.places import slug_of
 from visualheads.reading import PACKED, open_store, read_attrs
 from visualheads.schema import describe
 from visualheads.variables import MAP_COORDINATES, SAMPLE_COORDINATES, SELECTED_COORDINATES
@@ -30,7 +31,9 @@ MARK_LENGTH = 6
 """Hex digits put after a sample's id where two data sets use the same id for different samples."""
 
 
-def open_results(folder: str | Path = "data/results", *, kind: str = "trace") -> xr.Dataset:
+def open_results(
+    folder: str | Path = "data/results", *, kind: str = "trace", models: Sequence[str] | None = None
+) -> xr.Dataset:
     """One lazy Dataset over all models and tasks: `<folder>/<model>/<task>.zarr`, or packed as `….zarr.zip`.
 
     Samples are the union over tasks and models, in order of first appearance; what a model did not see, or a layer
@@ -38,9 +41,12 @@ def open_results(folder: str | Path = "data/results", *, kind: str = "trace") ->
     two stores use one id for different samples (scenes and real pictures), "@" and a mark of the data are put after it.
     Mean maps keep their groups (condition, format, control); a condition that several tasks share, or that is empty, is
     led by the task's name. Maps of selected heads are there for every head that any store selected.
+    models: only stores in these models' folders are opened, where there are any.
     Raises StoreError when the folder holds no store of this kind.
     """
     paths = _stores(Path(folder), kind)
+    own = {slug_of(name) for name in models or ()}
+    paths = [path for path in paths if path.parent.name in own] or paths
     if not paths:
         raise StoreError(
             f"no results in {folder}: there is no <model>/<task>.zarr of kind {kind!r}; "

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,34 +18,54 @@ from visualheads.errors import HeadError, ParameterError, SampleError, got
 from visualheads.interventions.modes import ALL
 from visualheads.rankings import top_heads
 from visualheads.sweeps import sweep
+from visualheads.tasks.prompts import free_form
 from visualheads.tracing import trace
 
 if TYPE_CHECKING:
     from visualheads.geometry import TokenMap
-    from visualheads.tasks.sample import Sample
+    from visualheads.tasks.sample import Box, Sample
     from visualheads.vision_language import VisionLanguageModel
 
 MOST_HEADS = 10
 """Grounding is measured with the best 1 to 10 heads."""
+Ask = Literal["count", "name"]
+ASKED = ("count", "name")
+NAME_QUESTION = "What is the object in the rectangle?"
+"""What a steered model is asked for a name; miniatures are trained on this question, of drawn rectangles."""
+EDGES = ("left", "top", "right", "bottom")
 
 
-def candidates(samples: Sequence[Sample]) -> list[Sample]:
+def candidates(samples: Sequence[Sample], ask: Ask = "count", others: bool = False) -> list[Sample]:
     """Every object that a question could mean, as a sample of its own: steered to its box, does the answer follow?
 
-    For samples with at least two labelled kinds of objects in different numbers (`boxes`): one sample per kind, whose
-    `box` is the first object of it, and whose `answer` is that kind's number, so that `correct` of a steered run says
-    whether the answer followed, `clean_correct` how often it is given anyway. Ids end in “→kind”; samples without two
-    such kinds, or with choices (whose letters name other numbers), are left out. Raises SampleError where none is left.
+    One sample per labelled kind of object (`boxes`), whose `box` is the first object of it, and whose `answer` is what
+    would be right of it, so that `correct` of a steered run says whether the answer followed, `clean_correct` how often
+    it is given anyway. Ids end in “→kind”.
+
+    ask     "count": the question stays, the answer is the kind's number; needs two kinds in different numbers.
+            "name": asks what the object in the rectangle is, the answer is the kind; needs two kinds
+    others  leave out the kind that the sample's own box marks: steering against a mark
+    Samples without two such kinds, or with choices (whose letters name other things), are left out. Raises SampleError
+    where none is left, ParameterError for another `ask`.
     """
+    if ask not in ASKED:
+        raise ParameterError(got("ask", ask, ASKED))
     made = []
     for sample in samples:
-        counts = {name: len(boxes) for name, boxes in (sample.boxes or {}).items()}
-        if sample.choices or len(set(counts.values())) < 2:
+        boxes = sample.boxes or {}
+        told = {name: str(len(found)) if ask == "count" else name for name, found in boxes.items()}
+        if sample.choices or len(set(told.values())) < 2:
             continue
+        own = kind_of_box(sample) if others else None
+        question = sample.question if ask == "count" else free_form(NAME_QUESTION)
         made += [
-            replace(sample, id=f"{sample.id}→{name}", box=tuple((sample.boxes or {})[name][0]), answer=str(count))
-            for name, count in counts.items()
-        ]
+            replace(
+                sample, id=f"{sample.id}→{name}", box=tuple(boxes[name][0]), answer=answer, question=question,
+                task=sample.task if ask == "count" else f"{sample.task}-names",
+            )
+            for name, answer in told.items()
+            if name != own
+        ]  # fmt: skip
     if not made:
         raise SampleError(
             "no sample has two kinds of labelled objects in different numbers; give free-form samples with `boxes`, "
@@ -54,16 +74,31 @@ def candidates(samples: Sequence[Sample]) -> list[Sample]:
     return made
 
 
+def kind_of_box(sample: Sample) -> str | None:
+    """The kind of labelled object whose box is the sample's own; None where there is none."""
+    if sample.box is None:
+        return None
+    return next((name for name, found in (sample.boxes or {}).items() if sample.box in list(found)), None)
+
+
+def targets(sample: Sample) -> list[Box]:
+    """What a sample asks about: all labelled objects of the kind that its box marks, else that box."""
+    kind = kind_of_box(sample)
+    if kind is not None and sample.boxes is not None:
+        return list(sample.boxes[kind])
+    return [] if sample.box is None else [sample.box]
+
+
 def steer_to_candidates(
     model: VisionLanguageModel, samples: Sequence[Sample], sets: Any, bias: float = 4.0, positions: str = ALL,
-    **settings: Any,
+    ask: Ask = "count", others: bool = False, **settings: Any,
 ) -> xr.Dataset:  # fmt: skip
-    """Steer sets of heads to each candidate object: a sweep's Dataset over `candidates(samples)`, mode "steer".
+    """Steer sets of heads to each candidate object: a sweep's Dataset over `candidates(samples, ask, others)`.
 
-    `correct` is 1 where the answer is the number of the object steered to. `sets` and `settings` as in `sweep`: compare
-    top heads, matched random ones and all heads.
+    `correct` is 1 where the answer is that of the object steered to: its number, or its name. `sets` and `settings` as
+    in `sweep`: compare top heads, matched random ones and all heads.
     """
-    asked = candidates(samples)
+    asked = candidates(samples, ask, others)
     return sweep(model, asked, sets, "steer", positions, bias=bias, box=[one.box for one in asked], **settings)
 
 
@@ -99,53 +134,102 @@ def ground(
     query: str = "last_prompt",
     **settings: Any,
 ) -> xr.Dataset:
-    """Boxes from the maps of the best 1 … `most` heads by a ranking, against each sample's asked box.
+    """Boxes from the maps of the best 1 … `most` heads by a ranking, against the objects that each sample asks about.
 
-    hit   (model, heads_used, sample) 1 where the strongest patch's centre lies in the box (the pointing game)
-    iou   (model, heads_used, sample) of the box made from the map (`grounding.box_of_map`), 0…1
+    hit   (model, heads_used, sample) 1 where the strongest patch's centre lies in one of their boxes (pointing game)
+    iou   (model, heads_used, sample) of the box made from the map (`grounding.box_of_map`) with the nearest, 0…1
     box   (model, heads_used, sample, edge) that box: left, top, right, bottom in original pixels; NaN for an empty map
-    and `chance` (model, sample): the share of the picture's patches whose centre lies in the box, which is how often a
-    random patch hits. The coordinates selected_layer and selected_head (heads_used) name the heads in order.
+    and (model, sample) baselines: chance, the share of the picture's patches whose centre lies in one of the boxes,
+    which is how often a random patch hits; whole_iou, of the whole picture; centre_hit, of the picture's middle. The
+    coordinates selected_layer and selected_head (heads_used) name the heads in order.
 
     scores  (layer, head), or (model, layer, head) of this model; find them on other pictures than those judged
-    Samples without a box are refused (SampleError). `settings` as in `trace`.
+    The objects are all labelled ones of the kind that the sample's box marks (`targets`), else that box. Samples
+    without a box are refused (SampleError). `settings` as in `trace`.
+    """
+    found = ground_rankings(model, samples, {"scores": scores}, most, (rule,), level, query, **settings)
+    one = found.isel(ranking=0, rule=0, drop=True)
+    return one.drop_vars([name for name in one.variables if "grid_row" in one[name].dims])
+
+
+def ground_rankings(
+    model: VisionLanguageModel,
+    samples: Sequence[Sample],
+    rankings: Mapping[str, xr.DataArray],
+    most: int = MOST_HEADS,
+    rules: Sequence[Literal["threshold", "gaussian"]] = grounding.RULES,
+    level: float = grounding.LEVEL,
+    query: str = "last_prompt",
+    **settings: Any,
+) -> xr.Dataset:
+    """`ground` by several rankings and rules in one pass: hit, iou and box with the dimensions ranking and rule too.
+
+    map   (model, ranking, sample, grid_row, grid_column): the maps of the `most` best heads added up (`combined`)
+    Where a ranking has fewer heads with a finite score than `most`, all rankings use that many.
     """
     if isinstance(most, bool) or not most >= 1:
         raise ParameterError(got("most", most, "1 or more heads"))
     for sample in samples:
         if sample.box is None:
             raise SampleError(f"sample {sample.id!r} has no box to ground; give samples that ask about a box.")
-    chosen = _best(scores, most)
-    ds = trace(model, samples, query=query, keep=("maps",), heads=chosen, **settings)
+    best = {name: _best(scores, most) for name, scores in rankings.items()}
+    used = min(len(chosen) for chosen in best.values())
+    best = {name: chosen[:used] for name, chosen in best.items()}
+    union = sorted({pair for chosen in best.values() for pair in chosen})
+    ds = trace(model, samples, query=query, keep=("maps",), heads=union, **settings)
     maps = ds["maps"].values[0]
-    shape = (1, len(chosen), len(samples))
+    shape = (1, len(best), len(rules), used, len(samples))
     hit, overlap = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    boxes, chance = np.full((*shape, 4), np.nan, np.float32), np.zeros((1, len(samples)), np.float32)
+    boxes = np.full((*shape, 4), np.nan, np.float32)
+    added = np.zeros((1, len(best), len(samples), *maps.shape[-2:]), np.float32)
+    baselines = {name: np.zeros((1, len(samples)), np.float32) for name in ("chance", "whole_iou", "centre_hit")}
     for index, sample in enumerate(samples):
-        token_map = model.token_map(sample.open().size)
-        asked: Any = sample.box
+        size = sample.open().size
+        asked, token_map = targets(sample), model.token_map(size)
         cells = grounding.cells_of(token_map, maps.shape[-2:])
-        chance[0, index] = _chance(token_map, asked)
-        for used in range(len(chosen)):
-            values = grounding.combined(maps[index, : used + 1])
-            point = grounding.point_of_map(values, cells)
-            hit[0, used, index] = point is not None and grounding.inside(point, asked)
-            found = grounding.box_of_map(values, cells, rule, level)
-            if found is not None:
-                boxes[0, used, index] = found
-                overlap[0, used, index] = grounding.iou(found, asked)
-    bare = ds.drop_vars([name for name in ds.variables if "layer" in ds[name].dims or "head" in ds[name].dims])
-    bare = bare.drop_vars([*bare.data_vars, *(n for n in bare.coords if "selected_head" in bare[n].dims)])
-    dims = ("model", "heads_used", "sample")
-    layers, heads = (list(part) for part in zip(*chosen, strict=True))
-    return bare.assign(
-        hit=(dims, hit), iou=(dims, overlap), box=((*dims, "edge"), boxes), chance=(("model", "sample"), chance)
-    ).assign_coords(
-        heads_used=np.arange(1, len(chosen) + 1),
-        edge=["left", "top", "right", "bottom"],
-        selected_layer=("heads_used", layers),
-        selected_head=("heads_used", heads),
-    )
+        for name, value in _baselines(token_map, asked, size).items():
+            baselines[name][0, index] = value
+        for place, chosen in enumerate(best.values()):
+            own = maps[index, [union.index(pair) for pair in chosen]]
+            for count in range(used):
+                values = grounding.combined(own[: count + 1])
+                point = grounding.point_of_map(values, cells)
+                hit[0, place, :, count, index] = point is not None and any(
+                    grounding.inside(point, box) for box in asked
+                )
+                for way, rule in enumerate(rules):
+                    found = grounding.box_of_map(values, cells, rule, level)
+                    if found is not None:
+                        boxes[0, place, way, count, index] = found
+                        overlap[0, place, way, count, index] = max(grounding.iou(found, box) for box in asked)
+            added[0, place, index] = grounding.combined(own)
+    dims = ("model", "ranking", "rule", "heads_used", "sample")
+    pairs = np.array(list(best.values()))
+    along = ("ranking", "heads_used")
+    return samples_only(ds).assign(
+        hit=(dims, hit), iou=(dims, overlap), box=((*dims, "edge"), boxes),
+        map=(("model", "ranking", "sample", "grid_row", "grid_column"), added),
+    ).assign({name: (("model", "sample"), values) for name, values in baselines.items()}).assign_coords(
+        ranking=objects(list(best)),
+        rule=objects(list(rules)),
+        heads_used=np.arange(1, used + 1),
+        edge=objects(EDGES),
+        selected_layer=(along, pairs[..., 0]),
+        selected_head=(along, pairs[..., 1]),
+    )  # fmt: skip
+
+
+def samples_only(ds: xr.Dataset) -> xr.Dataset:
+    """A traced dataset's coordinates of models and samples, without its variables."""
+    bare = ds.drop_vars(list(ds.data_vars))
+    return bare.drop_vars([name for name in bare.variables if not set(bare[name].dims) <= {"model", "sample"}])
+
+
+def objects(names: Sequence[str]) -> NDArray[np.object_]:
+    """Names as labels of a dimension."""
+    array = np.empty(len(names), dtype=object)
+    array[:] = list(names)
+    return array
 
 
 def _best(scores: xr.DataArray, most: int) -> list[tuple[int, int]]:
@@ -164,6 +248,13 @@ def _best(scores: xr.DataArray, most: int) -> list[tuple[int, int]]:
     return [(int(place) // values.shape[1], int(place) % values.shape[1]) for place in order]
 
 
-def _chance(token_map: TokenMap, box: Any) -> float:
+def _baselines(token_map: TokenMap, asked: Sequence[Box], size: tuple[int, int]) -> dict[str, float]:
     patches = token_map.is_patch & (token_map.tile == 0)
-    return float(token_map.in_box(box, rule="centre")[patches].mean()) if patches.any() else float("nan")
+    inside = np.any([token_map.in_box(box, rule="centre") for box in asked], axis=0)
+    whole = (0.0, 0.0, float(size[0]), float(size[1]))
+    middle = (size[0] / 2, size[1] / 2)
+    return {
+        "chance": float(inside[patches].mean()) if patches.any() else float("nan"),
+        "whole_iou": max(grounding.iou(whole, box) for box in asked),
+        "centre_hit": float(any(grounding.inside(middle, box) for box in asked)),
+    }

@@ -16,12 +16,13 @@ from visualheads.alike import QUERY
 from visualheads.catalog import Card, cards, data_folder
 from visualheads.comparison import head_means, of_model
 from visualheads.errors import ParameterError
-from visualheads.lineage import descent, training_record
+from visualheads.lineage import descent, training_record, without_variants
 from visualheads.nulls import above_null
+from visualheads.places import slug_of
 from visualheads.rankings import head_count, samples_with_control, top_heads
-from visualheads.reading import open_store
+from visualheads.reading import PACKED, open_store, read_attrs
 from visualheads.results import open_results
-from visualheads.variables import STAGES
+from visualheads.variables import STAGES, UNTRAINED
 
 MEASURES = ("image_weight", "region_weight", "concentration", "focus_nats", "image_log_odds", "region_lift")
 ANSWERS = ("prediction", "correct", "margin", "n_image_tokens")
@@ -32,14 +33,18 @@ MOMENTS = "moments.zarr.zip"
 
 
 def traced(
-    results: str | Path = "data/results", measures: Sequence[str] = MEASURES, models: Sequence[str] | None = None
+    results: str | Path = "data/results",
+    measures: Sequence[str] = MEASURES,
+    models: Sequence[str] | None = None,
+    variants: bool = False,
 ) -> xr.Dataset:
     """All results of a folder in memory, with these measures only: what the comparisons read.
 
-    models: only these, in this order; None: all, in the catalogue's order, then by name. Samples with white pictures
+    models: only these, in this order; None: all, in the catalogue's order, then by name, and further trainings of a
+    miniature (`lineage.without_variants`) only with `variants`. Samples with white pictures
     are there too (`control`). Raises StoreError where nothing was traced, ParameterError where none of `models` was.
     """
-    ds = open_results(results)
+    ds = open_results(results, models=models)
     names = [str(name) for name in ds["model"].values]
     place = {name: index for index, name in enumerate(cards())}
     wanted = sorted(names, key=lambda name: (place.get(name, len(place)), name)) if models is None else list(models)
@@ -47,14 +52,34 @@ def traced(
     if not chosen:
         raise ParameterError(f"none of {', '.join(wanted)} is in {results}; there are: {', '.join(names)}.")
     kept = [name for name in (*measures, *ANSWERS) if name in ds]
-    return ds[kept].isel(model=chosen).load()
+    ds = ds[kept].isel(model=chosen)
+    return (ds if variants or models is not None else without_variants(ds)).load()
 
 
-def visual_heads(ds: xr.Dataset, task: str = "looktwice", query: str = QUERY) -> pd.DataFrame:
+def untrained(
+    results: str | Path = "data/results", measures: Sequence[str] = MEASURES, models: Sequence[str] | None = None
+) -> xr.Dataset | None:
+    """Traces of networks with random weights, in memory, under the names of the trained models of their shapes (all,
+    or only `models`); None where there are none."""
+    folders = "*" if models is None else "{}"
+    kinds = [f"{folders}/*.zarr", f"{folders}/*{PACKED}"]
+    found = [pattern.format(slug_of(name)) for pattern in kinds for name in models or [""]]
+    there = [path for pattern in found for path in Path(results).glob(pattern)]
+    if not any(read_attrs(path).get("kind") == UNTRAINED for path in there):
+        return None
+    ds = open_results(results, kind=UNTRAINED, models=models)
+    ds = ds if models is not None else without_variants(ds)
+    return ds[[name for name in (*measures, "n_image_tokens") if name in ds]].load()
+
+
+def visual_heads(
+    ds: xr.Dataset, task: str = "looktwice", query: str = QUERY, fresh: xr.Dataset | None = None
+) -> pd.DataFrame:
     """One row per model: how many heads look at pictures, where the strongest lie, and whether weight goes with focus.
 
-    Columns: model, heads, above (heads whose image log-odds exceed those of the same prompts with white pictures at
-    5 % false discovery rate; NaN without such samples), strongest (number of heads in the strongest tenth), early,
+    Columns: model, heads, above (heads whose image log-odds exceed, at 5 % false discovery rate, those of the same
+    prompts with white pictures and those of the untrained network in `fresh`, as far as they are there; NaN without
+    either), nulls (which of the two were), strongest (number of heads in the strongest tenth), early,
     middle, late (how many of these), layers_early … (share of all heads in that stage), rho, rho_lower, rho_upper,
     rho_within (Spearman of image weight and concentration over heads; after removing layer means).
     """
@@ -71,11 +96,8 @@ def visual_heads(ds: xr.Dataset, task: str = "looktwice", query: str = QUERY) ->
         told = agreement(part, by=["image_weight", "concentration"], query=query).isel(model=0)
         pair = {"ranking": "image_weight", "other": "concentration"}
         low, high = (float(told["spearman_interval"].sel(pair).sel(bound=bound)) for bound in ("lower", "upper"))
-        row: dict[str, Any] = {
-            "model": str(name),
-            "heads": int(known.sum()),
-            "above": _above(ds, str(name), task, query),
-        }
+        above, nulls = _above(ds, str(name), task, query, fresh)
+        row: dict[str, Any] = {"model": str(name), "heads": int(known.sum()), "above": above, "nulls": nulls}
         row["strongest"] = n_top
         row |= {s: int(top[stage == s].sum()) for s in STAGES}
         row |= {f"layers_{s}": float(known[stage == s].sum() / known.sum()) for s in STAGES}
@@ -85,16 +107,22 @@ def visual_heads(ds: xr.Dataset, task: str = "looktwice", query: str = QUERY) ->
     return pd.DataFrame(records)
 
 
-def _above(ds: xr.Dataset, model: str, task: str, query: str) -> float:
+def _above(ds: xr.Dataset, model: str, task: str, query: str, fresh: xr.Dataset | None) -> tuple[float, str]:
     one = ds.isel(model=[ds["model"].values.astype(str).tolist().index(model)])
     one = one.isel(sample=np.flatnonzero(one["task"].values.astype(str) == task))
     white = samples_with_control(one, (WHITE,))
     tokens = white["n_image_tokens"].isel(model=0).astype(float).values
-    if not (white["control"].values.astype(str) == WHITE).any() or not (tokens > 0).any():
-        return float("nan")
+    nulls: dict[str, Any] = {}
+    if (white["control"].values.astype(str) == WHITE).any() and (tokens > 0).any():
+        nulls[WHITE] = white.isel(sample=np.flatnonzero(tokens > 0))
+    if fresh is not None and model in fresh["model"].values.astype(str):
+        part = of_model(fresh, model, task)
+        if part.sizes["sample"]:
+            nulls[UNTRAINED] = part
+    if not nulls:
+        return float("nan"), ""
     own = of_model(ds, model, task)
-    white = white.isel(sample=np.flatnonzero(tokens > 0))
-    return float(above_null(own, white=white, query=query)["above_null"].sum())
+    return float(above_null(own, query=query, **nulls)["above_null"].sum()), " and ".join(nulls)
 
 
 def model_table(ds: xr.Dataset | None = None, names: Sequence[str] | None = None) -> pd.DataFrame:
@@ -110,7 +138,10 @@ def model_table(ds: xr.Dataset | None = None, names: Sequence[str] | None = None
     table = descent(names)
     rows = []
     for name in names:
-        card, config, record = cards().get(name), checkpoint_config(name), training_record(name)
+        record = training_record(name)
+        parent = str(record.get("parent", ""))
+        card = cards().get(name) or cards().get(parent)
+        config = checkpoint_config(name) or checkpoint_config(parent)
         text = config.get("text_config") or config
         heads = text.get("num_attention_heads") or (card.heads if card else None)
         parts = record.get("trainable")
@@ -120,7 +151,7 @@ def model_table(ds: xr.Dataset | None = None, names: Sequence[str] | None = None
         rows.append(
             {
                 "model": name,
-                "paper_name": card.paper_name if card else "",
+                "paper_name": card.paper_name if card and not table.loc[name, "variant"] else "",
                 "class_name": (config.get("architectures") or [card.class_name if card else ""])[0],
                 "llm": table.loc[name, "llm"],
                 "recipe": recipe,
@@ -169,7 +200,13 @@ def paper_cards() -> list[Card]:
 def checkpoint_config(model: str) -> dict[str, Any]:
     """The config of a miniature's checkpoint; empty for models without a folder."""
     path = data_folder() / "miniatures" / model / "config.json"
-    return json.loads(path.read_text(encoding="utf-8")) if "/" not in model and path.is_file() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if model and "/" not in model and path.is_file() else {}
+
+
+def shapes(ds: xr.Dataset) -> dict[str, tuple[int, int]]:
+    """(layers, heads) of every traced model, without what pads it to the shape of larger ones."""
+    found = {str(name): _measured_shape(ds, str(name)) for name in ds["model"].values}
+    return {name: (layers, heads) for name, (layers, heads) in found.items() if layers and heads}
 
 
 def _measured_shape(ds: xr.Dataset | None, name: str) -> tuple[int, int] | tuple[None, None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,7 @@ def sweep(
     *,
     bias: float | None = None,
     box: Box | Sequence[Box | None] | None = None,
+    tokens: Mapping[str, Sequence[int]] | None = None,
     batch_tokens: int | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
     progress: Wish = "auto",
@@ -51,6 +52,7 @@ def sweep(
     sets    {name: heads}, a list of heads, or a bool DataArray (set, layer, head) as `visualheads.protocol` makes
             them, whose coordinates along `set` are kept; heads as in `ablate`
     box     mode "steer" only: as in `steer`
+    tokens  modes on sinks only: as in `ablate`
 
     The rest, and the variables, as in `ablate`; clean_* have no `set`, and `heads` (model, set, layer, head) tells
     what was changed. The numbers are those of `ablate` on each set: pictures are seen once, prompts before the image's
@@ -58,7 +60,7 @@ def sweep(
     together, and sets of the same heads run once. Raises what `ablate` raises, naming the set.
     """
     run = Sweep.of(
-        model, samples, sets, mode, positions, reference, bias=bias, box=box, batch_tokens=batch_tokens,
+        model, samples, sets, mode, positions, reference, bias=bias, box=box, tokens=tokens, batch_tokens=batch_tokens,
         max_new_tokens=max_new_tokens,
     )  # fmt: skip
     with progress_bar(f"{mode} {model.name}", len(samples), progress) as advance:
@@ -77,6 +79,7 @@ def sweep_to_store(
     *,
     bias: float | None = None,
     box: Box | Sequence[Box | None] | None = None,
+    tokens: Mapping[str, Sequence[int]] | None = None,
     shard: int = SHARD,
     fresh: bool = False,
     batch_tokens: int | None = None,
@@ -92,7 +95,7 @@ def sweep_to_store(
     `sweep` raises.
     """
     run = Sweep.of(
-        model, samples, sets, mode, positions, reference, bias=bias, box=box, batch_tokens=batch_tokens,
+        model, samples, sets, mode, positions, reference, bias=bias, box=box, tokens=tokens, batch_tokens=batch_tokens,
         max_new_tokens=max_new_tokens, seed=seed, task_files=task_files,
     )  # fmt: skip
     path, plan = Path(path), run.plan(shard)
@@ -167,7 +170,7 @@ class Sweep:
     def of(
         cls, model: VisionLanguageModel, samples: Sequence[Sample], sets: Any, mode: str, positions: str,
         reference: Reference | Sequence[Sample] | None, *, bias: float | None, box: Any, batch_tokens: int | None,
-        max_new_tokens: int, seed: int = 0, task_files: str = "",
+        max_new_tokens: int, tokens: Mapping[str, Sequence[int]] | None = None, seed: int = 0, task_files: str = "",
     ) -> Sweep:  # fmt: skip
         """Check everything, run nothing but a reference set. Raises what `sweep` raises."""
         if box is not None and mode != "steer":
@@ -175,7 +178,7 @@ class Sweep:
         marks = head_sets(model, sets)
         settings = settings_of(model, samples, "first_generated", (), None, batch_tokens, max_new_tokens)
         boxes = results.boxes_of(samples, box)
-        intervention = Intervention(mode, positions, bias, as_reference(model, reference), boxes)
+        intervention = Intervention(mode, positions, bias, as_reference(model, reference), boxes, tokens)
         check_possible(model, intervention)
         described = (model, samples, settings, marks, intervention, seed, task_files)
         coords = results.sweep_coordinates(*described)

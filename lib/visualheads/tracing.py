@@ -89,6 +89,7 @@ class ShardTracer:
         max_new_tokens: int = MAX_NEW_TOKENS,
         seed: int = 0,
         task_files: str = "",
+        kind: str = "trace",
     ) -> ShardTracer:
         """Check everything and plan the store, without making it. Raises what `trace` raises."""
         settings = settings_of(model, samples, schema.QUERIES, keep, heads, batch_tokens, max_new_tokens)
@@ -99,6 +100,7 @@ class ShardTracer:
             shard=shard,
             keep=settings.keep,
             grid=settings.grid,
+            kind=kind,
         )
         return cls(model, samples, settings, plan)
 
@@ -140,17 +142,18 @@ def trace_to_store(
     progress: Wish = "auto",
     seed: int = 0,
     task_files: str = "",
+    kind: str = "trace",
 ) -> xr.Dataset:
     """Trace into a Zarr store, shard by shard, and return it opened (lazily). What is done already is skipped.
 
     Both `first_generated` and `last_prompt` are stored. keep: "mean_map", or "maps" of the chosen `heads`, or both, as
-    in `trace`. A killed run loses at most the shard in hand. `task_files` is
-    the hash of the benchmark's files (`provenance.hash_files`). Raises IdentityMismatch when the store is of another
-    run (`fresh=True` starts anew beside it), and what `trace` raises.
+    in `trace`. A killed run loses at most the shard in hand. `task_files` is the hash of the benchmark's files
+    (`provenance.hash_files`), `kind` what `open_results` finds the store by. Raises IdentityMismatch when the store is
+    of another run (`fresh=True` starts anew beside it), and what `trace` raises.
     """
     tracer = prepare_store(
         model, samples, path, fresh=fresh, keep=keep, heads=heads, shard=shard, batch_tokens=batch_tokens,
-        max_new_tokens=max_new_tokens, seed=seed, task_files=task_files,
+        max_new_tokens=max_new_tokens, seed=seed, task_files=task_files, kind=kind,
     )  # fmt: skip
     path = Path(path)
     todo = store.pending(path)

@@ -13,6 +13,8 @@ STAGES = ("early", "middle", "late")
 FORMATS = ("free", "letters")
 UNMEASURED = -1
 """Stands in whole-number variables for a sample that was not measured; floats have NaN and text has ""."""
+UNTRAINED = "untrained"
+"""Kind of the stores of networks with random weights, and the ending of their names."""
 
 Kind = Literal["float32", "int32", "str", "bool"]
 

@@ -6,7 +6,7 @@ them, with numbers from the same data, are in `visualheads.prose`.
 
 from __future__ import annotations
 
-from visualheads.charts.causes import effect_map, loss_curves, scores_and_effects
+from visualheads.charts.causes import effect_map, loss_curves, ranking_cells, scores_and_effects
 from visualheads.charts.claims import verdicts
 from visualheads.charts.compare import (
     intervals,
@@ -17,7 +17,7 @@ from visualheads.charts.compare import (
     statistic_scores,
 )
 from visualheads.charts.conditions import condition_agreement, condition_maps, condition_scores
-from visualheads.charts.cost import cost_bars
+from visualheads.charts.cost import cost_bars, sweep_bars
 from visualheads.charts.depth import query_agreement, stage_profile
 from visualheads.charts.display import save_spec, show, show_text, spec_of
 from visualheads.charts.emergence import moments_compared, text_and_pictures, text_relations
@@ -25,35 +25,50 @@ from visualheads.charts.figure_one import figure_one
 from visualheads.charts.heads import head_map, top_heads, weight_concentration
 from visualheads.charts.overlays import overlays
 from visualheads.charts.samples import sample_overlays, strongest_heads
+from visualheads.charts.sinks import marked_examples, outliers, removed_sinks, sink_frequency, sink_heads
+from visualheads.charts.steering import boosted, examples, grounded, steered_answers
 from visualheads.charts.training import moment_lines, training_curves
+from visualheads.charts.untrained import against_untrained
 
 __all__ = [
+    "against_untrained",
+    "boosted",
     "condition_agreement",
     "condition_maps",
     "condition_scores",
     "cost_bars",
     "effect_map",
+    "examples",
     "figure_one",
+    "grounded",
     "head_map",
     "intervals",
     "loss_curves",
+    "marked_examples",
     "moment_lines",
     "moments_compared",
+    "outliers",
     "overlays",
     "pattern_matrices",
     "placeholder",
     "predictions",
     "query_agreement",
+    "ranking_cells",
     "relation_points",
+    "removed_sinks",
     "sample_overlays",
     "save_spec",
     "scores_and_effects",
     "show",
     "show_text",
+    "sink_frequency",
+    "sink_heads",
     "spec_of",
     "stage_profile",
     "statistic_scores",
+    "steered_answers",
     "strongest_heads",
+    "sweep_bars",
     "text_and_pictures",
     "text_relations",
     "top_heads",

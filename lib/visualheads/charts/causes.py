@@ -144,6 +144,45 @@ def scores_and_effects(table: pd.DataFrame, needs: str = NEEDS_EFFECTS) -> Any:
     return finished(alt.hconcat(points, detail, spacing=16).add_params(choice, ranking), words)
 
 
+def ranking_cells(cells: pd.DataFrame, needs: str = NEEDS_EFFECTS) -> Any:
+    """Matrix of rankings by mode, benchmark and effect, coloured by ρ with the effects; the model is chosen below.
+
+    `cells` is a result of `cells.agreement_by_cell`.
+    """
+    if cells.empty:
+        return placeholder(needs)
+    told = cells.assign(
+        cell=cells["mode"].str.replace("_", " ") + " · " + cells["task"] + " · " + cells["effect"],
+        ranking=cells["ranking"].map(_plain),
+    )
+    models, columns = list(dict.fromkeys(told["model"])), list(dict.fromkeys(told["cell"]))
+    choice = chosen_model(models)
+    kept = ["model", "cell", "ranking", "spearman", "lower", "upper", "ceiling", "overlap", "chance"]
+    tips = [alt.Tooltip(f"{name}:Q", format=".2f") for name in kept[3:]]
+    base = alt.Chart(rows(told[kept].to_dict("records")), width=min(440, 34 * len(columns)), height=alt.Step(24))
+    base = base.transform_filter("datum.model === chosen_model").encode(
+        x=alt.X("cell:N", sort=columns, title=None, axis=alt.Axis(labelAngle=-50, labelLimit=210)),
+        y=alt.Y("ranking:N", sort=list(dict.fromkeys(told["ranking"])), title=None, axis=alt.Axis(labelLimit=150)),
+    )
+    blocks = base.mark_rect().encode(
+        color=alt.Color(
+            "spearman:Q", scale=alt.Scale(scheme="blueorange", domain=[-1, 1]),
+            legend=alt.Legend(orient="top", title="ρ with the effect", gradientLength=200),
+        ),
+        tooltip=["ranking:N", "cell:N", *tips],
+    )  # fmt: skip
+    numbers = base.mark_text(fontSize=10).encode(
+        text=alt.Text("spearman:Q", format=".1f"),
+        color=alt.condition("abs(datum.spearman) > 0.6", alt.value("white"), alt.value("black")),
+    )
+    means = told.groupby("ranking", sort=False)["spearman"].mean().sort_values(ascending=False)
+    words = (
+        f"Matrix of rank correlations: {told['ranking'].nunique()} rankings against {len(columns)} kinds of effect, "
+        f"for {', '.join(models)}. On average {'; '.join(f'{n}: {v:.2f}' for n, v in means.items())}."
+    )
+    return finished(alt.layer(blocks, numbers).add_params(choice), words)
+
+
 def _plain(name: str) -> str:
     """A ranking's own name: several rankings share a measure."""
     return name.replace("_", " ")

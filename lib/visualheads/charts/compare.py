@@ -34,12 +34,13 @@ def intervals(
     colour: str | None = None,
     rule: str | float | None = None,
     share: bool = False,
+    shared: bool = True,
     needs: str = "Nothing to compare yet.",
 ) -> Any:
     """Points with intervals (`value`, lower, upper): one line per `label`, panels side by side by `panel`.
 
-    rule: a number drawn as a dashed line in all panels, or a column with a number per row (such as chance). `words`
-    begin the alternative text. Without rows: a placeholder with `needs`.
+    rule: a number drawn as a dashed line in all panels, or a column with a number per row (such as chance). shared:
+    panels have one scale. `words` begin the alternative text. Without rows: a placeholder with `needs`.
     """
     table = table.dropna(subset=[value]) if len(table) else table
     if table.empty:
@@ -71,8 +72,8 @@ def intervals(
                 )
             }
             base = base.encode(yOffset=alt.YOffset(f"{colour}:N", sort=domain)) if _crowded(part, label) else base
-        x = alt.X("lower:Q", title=title if index == 0 or len(panels) < 3 else None, axis=axis,
-                  scale=alt.Scale(domain=[low, high], nice=not share))  # fmt: skip
+        scale = alt.Scale(domain=[low, high], nice=not share) if shared else alt.Scale(zero=False)
+        x = alt.X("lower:Q", title=title if index == 0 or len(panels) < 3 else None, axis=axis, scale=scale)
         layers = [base.mark_rule(strokeWidth=2).encode(x=x, x2="upper:Q", **tint)]
         layers.append(base.mark_circle(size=60, opacity=1).encode(x=f"{value}:Q", **tint))
         if line is not None:

@@ -48,3 +48,30 @@ def cost_bars(measured: Sequence[pd.DataFrame]) -> AnyChart:
         f"{r['method']} at {r['tokens']} tokens: {r['seconds']:.2f} s, {r['memory']:.0f} MB" for r in records
     )
     return finished(alt.hconcat(*charts), f"Cost of ways to read attention. {told}.")
+
+
+SWEEPS = {"after_image": "after the image", "late, all": "all positions, late layers"}
+
+
+def sweep_bars(measured: pd.DataFrame) -> AnyChart:
+    """Seconds per head set of `vh.sweep` and of a naive loop, from `visualheads.cost_sweeps.measure_sweeps`."""
+    records = [
+        {"case": SWEEPS.get(str(case), str(case)), "way": way, "seconds": float(row[column]), "times": row["ratio"]}
+        for case, row in measured.iterrows()
+        for way, column in (("vh.sweep", "sweep_seconds"), ("naive loop", "naive_seconds"))
+    ]
+    chart = (
+        alt.Chart(rows(records), width=360, height=alt.Step(16))
+        .mark_bar()
+        .encode(
+            y=alt.Y("case:N", title=None, sort=None, axis=alt.Axis(labelLimit=200)),
+            yOffset=alt.YOffset("way:N", sort=["vh.sweep", "naive loop"]),
+            x=alt.X("seconds:Q", title="processor seconds per set of heads"),
+            color=alt.Color(
+                "way:N", sort=["vh.sweep", "naive loop"], title=None, legend=alt.Legend(orient="top", columns=2)
+            ),
+            tooltip=["case:N", "way:N", alt.Tooltip("seconds:Q", format=".3f")],
+        )
+    )
+    told = "; ".join(f"{r['case']}, {r['way']}: {r['seconds']:.3f} s" for r in records)
+    return finished(chart, f"Cost of one set of heads on one question. {told}.")

@@ -17,11 +17,18 @@ from visualheads.comparison import head_means, of_model
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"]
 
 
-def figure_one(ds: xr.Dataset, statistics: pd.DataFrame, scores: pd.DataFrame, recipes: dict[str, str]) -> Any:
+def figure_one(
+    ds: xr.Dataset,
+    statistics: pd.DataFrame,
+    scores: pd.DataFrame,
+    recipes: dict[str, str],
+    untrained: pd.DataFrame | None = None,
+) -> Any:
     """Image weight against concentration, one point per model and benchmark; a click shows that point's head maps.
 
-    statistics: `comparison.head_statistics`; scores: `comparison.scores` by task; recipes: recipe of each model. Means
-    of all heads, or of the visual heads (chosen below). Tooltips tell the score.
+    statistics: `comparison.head_statistics`; scores: `comparison.scores` by task; recipes: recipe of each model;
+    untrained: the statistics of networks with random weights, drawn as grey crosses. Means of all heads, or of the
+    visual heads (chosen below). Tooltips tell the score.
     """
     if statistics.empty:
         return placeholder("No model has been traced yet.")
@@ -69,6 +76,7 @@ def figure_one(ds: xr.Dataset, statistics: pd.DataFrame, scores: pd.DataFrame, r
             ],
         )
     )  # fmt: skip
+    crosses = _crosses(untrained)
     title = (
         alt.Chart(data, width=SINGLE, height=16)
         .transform_filter(chosen)
@@ -76,13 +84,32 @@ def figure_one(ds: xr.Dataset, statistics: pd.DataFrame, scores: pd.DataFrame, r
     )
     maps = [_map(data, name, chosen) for name in ("image_weight", "concentration")]
     below = alt.vconcat(title.encode(text="label:N"), alt.hconcat(*maps).resolve_scale(color="independent"), spacing=6)
-    chart = alt.vconcat(points.add_params(which), below).resolve_scale(color="independent")
+    top = points if crosses is None else alt.layer(crosses, points)
+    chart = alt.vconcat(top.add_params(which), below).resolve_scale(color="independent")
     chart.params = [*_params(chart), _of_points(chosen)]
     words = (
         f"Scatter plot of {len(records)} points, one per model and benchmark: mean image weight and concentration. "
         f"Below, the head maps of the chosen point, at first {first['label']}."
     )
+    if crosses is not None:
+        words += " Grey crosses: untrained networks of the same shapes."
     return finished(chart, words)
+
+
+def _crosses(untrained: pd.DataFrame | None) -> Any:
+    if untrained is None or untrained.empty:
+        return None
+    names = ["image_weight", "concentration", "top_image_weight", "top_concentration"]
+    return (
+        alt.Chart(rows(untrained[["model", "task", *names]].to_dict("records")))
+        .transform_calculate(x="datum[which + 'image_weight']", y="datum[which + 'concentration']", what="'untrained'")
+        .mark_point(shape="cross", angle=45, size=50, color="#8a8a8a", opacity=0.8)
+        .encode(
+            x="x:Q", y="y:Q",
+            tooltip=["model:N", "task:N", alt.Tooltip("what:N", title="weights"), alt.Tooltip("x:Q", format=".3f"),
+                     alt.Tooltip("y:Q", format=".3f")],
+        )
+    )  # fmt: skip
 
 
 def _params(chart: Any) -> list[Any]:

@@ -39,13 +39,13 @@ def overlays(
     """
     width, height = picture.size
     scale = PANEL / width
-    ground = _ground(picture, scale)
-    outline = _outline(box) if box is not None else []
-    panels = [_panel(alt.layer(ground, *outline), "picture", height * scale)]
+    shown = ground(picture, scale)
+    edges = outline(box) if box is not None else []
+    panels = [panel(alt.layer(shown, *edges), "picture", height * scale)]
     for title, values in maps.items():
         if values.shape != token_map.grid_shape:
             raise ParameterError(got(f"shape of the map {title!r}", values.shape, f"{token_map.grid_shape}"))
-        panels.append(_panel(alt.layer(ground, _heat(values, token_map), *outline), title, height * scale))
+        panels.append(panel(alt.layer(shown, _heat(values, token_map), *edges), title, height * scale))
     grid = alt.vconcat(*[alt.hconcat(*panels[i : i + PER_ROW], spacing=14) for i in range(0, len(panels), PER_ROW)])
     words = f"The picture, {len(maps)} times overlaid with where a head looks: {'; '.join(maps)}." + (
         " A dashed outline marks the asked object." if box is not None else ""
@@ -65,7 +65,8 @@ def picture_uri(picture: Image.Image) -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _panel(chart: Any, title: str, height: float) -> Any:
+def panel(chart: Any, title: str, height: float) -> Any:
+    """One picture of a row of them."""
     return chart.properties(width=PANEL, height=height, title=title)
 
 
@@ -73,7 +74,8 @@ def _axis(size: float) -> alt.Scale:
     return alt.Scale(domain=[0, size], nice=False, zero=False)
 
 
-def _ground(picture: Image.Image, scale: float) -> Any:
+def ground(picture: Image.Image, scale: float) -> Any:
+    """The picture as a layer, `scale` pixels per pixel of it."""
     width, height = picture.size
     return (
         alt.Chart(rows([{"url": picture_uri(picture), "x": width / 2, "y": height / 2}]))
@@ -87,17 +89,21 @@ def _ground(picture: Image.Image, scale: float) -> Any:
 
 
 def _heat(values: NDArray[np.floating], token_map: TokenMap) -> Any:
-    top = float(np.nanmax(values)) or 1.0
     chosen = token_map.is_patch & (token_map.tile == 0) & np.isfinite(token_map.box).all(axis=1)
+    rows_, columns = token_map.grid_row[chosen], token_map.grid_column[chosen]
+    return heat(values[rows_, columns], token_map.box[chosen])
+
+
+def heat(values: NDArray[np.floating], boxes: NDArray[np.floating]) -> Any:
+    """Cells (cell) in their boxes (cell, 4; pixels of the picture), coloured up to the largest; NaN cells left out."""
+    top = float(np.nanmax(values)) or 1.0
     cells = [
         {
             "x": float(b[0]), "y": float(b[1]), "x2": float(b[2]), "y2": float(b[3]),
-            "attention": float(values[row, column]), "share": float(values[row, column]) / top,
+            "attention": float(value), "share": float(value) / top,
         }
-        for b, row, column in zip(
-            token_map.box[chosen], token_map.grid_row[chosen], token_map.grid_column[chosen], strict=True
-        )
-        if np.isfinite(values[row, column])
+        for b, value in zip(boxes, values, strict=True)
+        if np.isfinite(value)
     ]  # fmt: skip
     return (
         alt.Chart(rows(cells))
@@ -114,11 +120,12 @@ def _heat(values: NDArray[np.floating], token_map: TokenMap) -> Any:
     )
 
 
-def _outline(box: Sequence[float]) -> list[Any]:
+def outline(box: Sequence[float], colour: str = BOX_COLOUR, dash: Sequence[int] = (5, 3)) -> list[Any]:
+    """The outline of a box (left, top, right, bottom; pixels of the picture) as a layer."""
     left, top, right, bottom = (float(side) for side in box)
     data = rows([{"x": left, "y": top, "x2": right, "y2": bottom}])
     return [
         alt.Chart(data)
-        .mark_rect(filled=False, stroke=BOX_COLOUR, strokeWidth=2, strokeDash=[5, 3], strokeOpacity=1, opacity=1)
+        .mark_rect(filled=False, stroke=colour, strokeWidth=2, strokeDash=list(dash), strokeOpacity=1, opacity=1)
         .encode(x="x:Q", x2="x2:Q", y="y:Q", y2="y2:Q")
     ]

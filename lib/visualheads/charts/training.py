@@ -10,10 +10,13 @@ import pandas as pd
 import xarray as xr
 
 from visualheads.charts import tables
+from visualheads.charts.compare import chosen_model, placeholder
 from visualheads.charts.display import finished, rows
 from visualheads.charts.heads import SINGLE, title_of
 
 CLOCK = ("step", "seconds")
+STAGES = ("tower", "language model", "alignment", "tuning")
+STRONGEST = ("strongest", "second", "third", "fourth", "fifth", "sixth")
 
 
 def curve_table(stages: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
@@ -28,9 +31,21 @@ def curve_table(stages: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(records, columns=["stage", "step", "figure", "value"])
 
 
-def training_curves(stages: Mapping[str, Mapping[str, Any]]) -> Any:
-    """Per training stage: the loss, and beside it every share that was measured on fresh scenes."""
-    table = curve_table(stages)
+def named_stages(record: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The stages of a training record by STAGES; the language model's stage goes by its own name in the record."""
+    text = record.get("text_model", "")
+    return {STAGES[1] if name == text else name: told for name, told in record.get("stages", {}).items()}
+
+
+def training_curves(records: Mapping[str, Mapping[str, Any]]) -> Any:
+    """Per training stage of the chosen miniature: the loss, and beside it every share measured on fresh scenes.
+
+    records: training records by miniature. The miniature is chosen below the figure.
+    """
+    tables = [curve_table(named_stages(record)).assign(model=name) for name, record in records.items()]
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    if table.empty:
+        return placeholder("No miniature was trained yet.")
     is_loss = table["figure"].str.contains("loss")
     lines = []
     for stage in dict.fromkeys(table["stage"]):
@@ -45,8 +60,9 @@ def training_curves(stages: Mapping[str, Mapping[str, Any]]) -> Any:
         ]
         lines.append(alt.hconcat(*parts).resolve_scale(color="independent"))
     names = ", ".join(dict.fromkeys(table["stage"]))
-    words = f"Training curves of {len(lines)} stages ({names}): loss and measured shares over steps."
-    return finished(alt.vconcat(*lines).resolve_scale(color="independent"), words)
+    words = f"Training curves of {', '.join(records)}, one chosen: loss and shares over the steps of {names}."
+    chart = alt.vconcat(*lines).resolve_scale(color="independent")
+    return finished(chart.add_params(chosen_model(list(records))), words)
 
 
 def _curves(table: pd.DataFrame, title: str, words: str, domain: Sequence[float] | None) -> Any:
@@ -54,7 +70,8 @@ def _curves(table: pd.DataFrame, title: str, words: str, domain: Sequence[float]
     several = table["figure"].nunique() > 1
     legend = alt.Legend(orient="bottom", title=None, columns=3) if several else None
     return (
-        alt.Chart(rows(table.to_dict("records")), title=title, width=240, height=150)
+        alt.Chart(rows(table.drop(columns="stage").to_dict("records")), title=title, width=240, height=150)
+        .transform_filter("datum.model === chosen_model")
         .mark_line(point=alt.OverlayMarkDef(size=18))
         .encode(
             x=alt.X("step:Q", title="step", axis=alt.Axis(tickCount=5)),
@@ -65,33 +82,52 @@ def _curves(table: pd.DataFrame, title: str, words: str, domain: Sequence[float]
     )
 
 
-def moment_lines(ds: xr.Dataset, measure: str = "image_weight", query: str = tables.QUERY, n: int = 6) -> Any:
-    """Moments of training on one axis, one line per head; the n heads strongest at the end are named and coloured."""
+def moment_lines(
+    moments: Mapping[str, xr.Dataset], measure: str = "image_weight", query: str = tables.QUERY, n: int = len(STRONGEST)
+) -> Any:
+    """Moments of training on one axis, one line per head of the chosen miniature; the n strongest at the end are
+    coloured by their place among them.
+
+    moments: by miniature, one entry along `model` per moment, with `training_step`.
+    """
+    if not moments:
+        return placeholder("No moments of training were kept with these models.")
+    parts, order, told = [], [], []
+    for model, ds in moments.items():
+        table = _by_moment(ds, measure, query)
+        own = list(dict.fromkeys(table.sort_values("step", kind="stable")["moment"]))
+        order += [moment for moment in own if moment not in order]
+        last = table[table["moment"] == own[-1]].nlargest(min(n, len(STRONGEST)), "value")["name"].tolist()
+        told.append(f"{model}: {', '.join(last)}")
+        place = dict(zip(last, STRONGEST, strict=False))
+        parts.append(table[["name", "moment", "value"]].assign(model=model, place=table["name"].map(place).fillna("")))
+    whole = pd.concat(parts, ignore_index=True)
+    ends = [moment for moment in order if moment.startswith("final")]
+    order = [moment for moment in order if moment not in ends] + ends
+    base = (
+        alt.Chart()
+        .transform_filter("datum.model === chosen_model")
+        .encode(
+            x=alt.X("moment:N", sort=order, title="moment of training", axis=alt.Axis(labelAngle=-30)),
+            y=alt.Y("value:Q", title=title_of(measure), scale=alt.Scale(domainMin=0)),
+            detail="name:N",
+            tooltip=[alt.Tooltip("name:N", title="head"), "moment:N", alt.Tooltip("value:Q", format=".3f")],
+        )
+    )
+    weak = whole[whole["place"] == ""].drop(columns="place")
+    others = base.properties(data=rows(weak.to_dict("records"))).mark_line(color="#999", opacity=0.35)
+    colour = alt.Color("place:N", sort=list(STRONGEST), title="at the end", legend=alt.Legend(orient="right"))
+    strong = base.properties(data=rows(whole[whole["place"] != ""].to_dict("records")))
+    named = strong.mark_line(point=True, strokeWidth=2.2).encode(color=colour)
+    words = f"{title_of(measure)} of every head through moments of training; strongest at the end – {'; '.join(told)}."
+    chart = alt.layer(others, named).properties(width=SINGLE - 90, height=300)
+    return finished(chart.add_params(chosen_model(list(moments))), words)
+
+
+def _by_moment(ds: xr.Dataset, measure: str, query: str) -> pd.DataFrame:
     parts = []
     for name in ds["model"].values:
         table = tables.head_table(ds, [measure], query, str(name))
         step = int(ds["training_step"].sel(model=name))
         parts.append(table.assign(value=table[measure], step=step, moment=str(name).split("@")[-1]))
-    table = pd.concat(parts, ignore_index=True)
-    order = list(dict.fromkeys(table.sort_values("step", kind="stable")["moment"]))
-    last = table[table["moment"] == order[-1]].nlargest(n, "value")["name"].tolist()
-    base = alt.Chart().encode(
-        x=alt.X("moment:N", sort=order, title="moment of training", axis=alt.Axis(labelAngle=-30)),
-        y=alt.Y("value:Q", title=title_of(measure), scale=alt.Scale(domainMin=0)),
-        detail="name:N",
-        tooltip=[alt.Tooltip("name:N", title="head"), "moment:N", alt.Tooltip("value:Q", format=".3f")],
-    )
-    slim = table[["name", "moment", "value"]]
-    others = base.properties(data=rows(slim[~slim["name"].isin(last)].to_dict("records"))).mark_line(
-        color="#999", opacity=0.35
-    )
-    named = (
-        base.properties(data=rows(slim[slim["name"].isin(last)].to_dict("records")))
-        .mark_line(point=True, strokeWidth=2.2)
-        .encode(color=alt.Color("name:N", sort=last, title="head", legend=alt.Legend(orient="right")))
-    )
-    words = (
-        f"{title_of(measure)} of every head through {len(order)} moments of training; "
-        f"at the end the strongest are {', '.join(last)}."
-    )
-    return finished(alt.layer(others, named).properties(width=SINGLE - 70, height=300), words)
+    return pd.concat(parts, ignore_index=True)

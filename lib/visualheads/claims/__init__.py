@@ -118,7 +118,8 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         9, "ours", "Sinks explain high concentration.",
-        "share of the surplus concentration of the most concentrated tenth that vanishes without sink tokens", "share",
+        "share of the surplus concentration of the most concentrated tenth that vanishes without sink tokens; in "
+        "models without sink dimensions, without the background patches that draw most attention", "share",
         "the mean concentration of all heads; heads are chosen on one half of the pictures",
         ABOVE.format(f"{attention.EXPLAINED:g}") + " (mean over models)",
         "sink dimensions found by another rule",

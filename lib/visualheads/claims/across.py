@@ -23,7 +23,7 @@ from visualheads.claims.verdicts import (
     missing,
     pooled,
 )
-from visualheads.lineage import lineage
+from visualheads.lineage import RETRAINED, SEED, lineage
 
 ALPHA = 0.05
 PREDICTOR = "top_image_weight"
@@ -73,19 +73,26 @@ def heads_predict_scores(evidence: Evidence) -> Finding:
 
 def kin_share_heads(evidence: Evidence) -> Finding:
     """Claim 7: models tuned from one language model have more alike heads than models of others."""
-    if not has(evidence.traces, "image_weight"):
+    every = evidence.every_training
+    if not has(every, "image_weight"):
         return missing("there are no traces with image_weight")
-    assert evidence.traces is not None
-    table = kinship.relations(evidence.traces)
-    told = kinship.kin_difference(table, evidence.traces) if len(table) else None
+    assert every is not None
+    table = kinship.relations(every)
+    told = kinship.kin_difference(table, every) if len(table) else None
     if told is None:
         return missing("there are no two models of one shape and language model beside models of another one")
-    llm = lineage(evidence.traces)["llm"].to_dict()
-    same = np.array([llm[a] == llm[b] for a, b in zip(table["group"], table["other"], strict=True)])
-    numbers = _difference_of_means(table["correlation"].to_numpy(dtype=float), same)
+    llm = lineage(every)["llm"].to_dict()
+    own = kinship.without_variant_pairs(table, every)
+    same = np.array([llm[a] == llm[b] for a, b in zip(own["group"], own["other"], strict=True)])
+    numbers = _difference_of_means(own["correlation"].to_numpy(dtype=float), same)
     p_value = told["p_value"]
     verdict = SUPPORTED if p_value < ALPHA else CONTRADICTED if numbers[2] < 0 else UNDECIDED
-    return finding(numbers, verdict, table, p_value=p_value, same=told["same"], other=told["other"])
+    beside = {
+        name: float(table.loc[table["relation"] == relation, "correlation"].mean())
+        for name, relation in (("other_seed", SEED), ("second_training", RETRAINED))
+        if (table["relation"] == relation).any()
+    }
+    return finding(numbers, verdict, table, p_value=p_value, same=told["same"], other=told["other"], **beside)
 
 
 def list_heads_become_visual(evidence: Evidence) -> Finding:
@@ -133,10 +140,11 @@ def tokens_help_small_models(evidence: Evidence) -> Finding:
 
 def tokens_need_data_in_large_models(evidence: Evidence) -> Finding:
     """Claim 13: at 13B, more tuning data raises what more image tokens bring."""
-    if not has(evidence.traces, "correct", "n_image_tokens"):
+    every = evidence.every_training
+    if not has(every, "correct", "n_image_tokens"):
         return missing("there are no traces with answers")
-    assert evidence.traces is not None
-    table = kinship.tokens_and_data(evidence.traces)
+    assert every is not None
+    table = kinship.tokens_and_data(every)
     if table.empty:
         return missing("no model has a variant that was tuned on less data")
     large = table[[size_of(llm) > SMALL for llm in table["llm"]]]

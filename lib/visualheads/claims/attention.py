@@ -110,13 +110,18 @@ def naming_changes_drawing_does_not(evidence: Evidence) -> Finding:
 
 
 def sinks_explain_concentration(evidence: Evidence) -> Finding:
-    """Claim 9: of the most concentrated heads' surplus concentration, more than half vanishes without sink tokens."""
+    """Claim 9: of the most concentrated heads' surplus concentration, more than half vanishes without sink tokens.
+
+    Models without sink dimensions are judged by the background patches that draw most attention, where that is known.
+    """
     if not has(evidence.traces, "concentration", "concentration_no_sink"):
         return missing("there are no traces with concentration and concentration_no_sink")
     assert evidence.traces is not None
     rows = []
     for name in names_of(evidence.traces):
-        part = of_model(evidence.traces, name)
+        part, kind = of_model(evidence.traces, name), "massive activations"
+        if not np.isfinite(part["concentration_no_sink"]).any() and name in evidence.sinks:
+            part, kind = evidence.sinks[name].sel(model=[name]), str(evidence.sinks[name]["definition"].values[0])
         if not np.isfinite(part["concentration_no_sink"]).any() or len(np.unique(part["image_id"].values)) < 4:
             continue
         first, second = split_halves(part)
@@ -134,7 +139,7 @@ def sinks_explain_concentration(evidence: Evidence) -> Finding:
             left = np.nanmean(bare[top], axis=0) - np.nanmean(concentration[there], axis=0)
             return 1 - left / surplus
 
-        rows.append({"model": name, **_bootstrapped(explained, len(with_sinks.pictures))})
+        rows.append({"model": name, "sinks": kind, **_bootstrapped(explained, len(with_sinks.pictures))})
     if not rows:
         return missing("no model has sink dimensions: none of its dimensions is massive on any token")
     table = pd.DataFrame(rows)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from visualheads.agreement import agreement
+from visualheads.causes import EFFECT, MAIN_TASK, ranking_agreement
 from visualheads.claims.evidence import Evidence
 from visualheads.claims.verdicts import (
     Finding,
@@ -19,6 +19,7 @@ from visualheads.claims.verdicts import (
     names_of,
     non_inferior,
 )
+from visualheads.comparison import of_task
 from visualheads.effects import loss
 from visualheads.rankings import head_count
 
@@ -28,13 +29,16 @@ RANKING = "image_weight"
 """The ranking whose top late heads are removed in claim 5, and which claim 8 is about."""
 HALF = 0.5
 """Share of the ceiling above which attention weight “finds” the heads that matter (ours)."""
-EFFECT = "effect_margin"
+REMOVING = ("zero", "mean", "uniform", "uniform_released", "image_knockout")
+"""Modes that take something from a head; the others give it more to look at."""
 
 
 def late_heads_can_go(evidence: Evidence) -> Finding:
     """Claim 5: removing about 100 late heads (the same share) loses less than two points, in every model and mode."""
     rows = []
     for mode, sweep in evidence.sweeps.items():
+        if mode.split(",")[0] not in REMOVING:
+            continue
         for name in names_of(sweep):
             own = sweep.sel(model=[name])
             chosen = _late_sets(own)
@@ -62,41 +66,18 @@ def attention_finds_the_heads_that_matter(evidence: Evidence) -> Finding:
     """Claim 8: image weight ranks heads as their single effects do, to more than half of what noise allows."""
     if not has(evidence.traces, RANKING) or not has(evidence.effects, EFFECT):
         return missing("there are no single-head effects beside the traces")
-    traces, effects = evidence.traces, evidence.effects
-    assert traces is not None and effects is not None
-    rows = []
-    for name in names_of(effects):
-        if name not in names_of(traces):
-            continue
-        own = effects.sel(model=[name])
-        causal = agreement(own, by=[EFFECT]).isel(model=0)
-        mean = own[EFFECT].mean("sample")
-        told = agreement(traces.sel(model=[name]), by=[RANKING], extra={EFFECT: mean}).isel(model=0)
-        pair = {"ranking": RANKING, "other": EFFECT}
-        observed = float(told["spearman"].sel(pair))
-        bounds = told["spearman_interval"].sel(pair)
-        room = float(told["reliability"].sel(ranking=RANKING)) * float(causal["reliability"].sel(ranking=EFFECT))
-        if not np.isfinite(observed) or not room > 0:
-            continue
-        ceiling = float(np.sqrt(min(room, 1.0)))
-        rows.append(
-            {
-                "model": name,
-                "estimate": observed / ceiling,
-                "lower": float(bounds.sel(bound="lower")) / ceiling,
-                "upper": float(bounds.sel(bound="upper")) / ceiling,
-                "spearman": observed,
-                "within_layers": float(told["spearman_within_layer"].sel(pair)),
-                "ceiling": ceiling,
-                "shared_top": float(told["top_k_overlap"].sel(pair)),
-                "chance": float(told["chance"]),
-            }
-        )
-    if not rows:
+    assert evidence.traces is not None
+    if MAIN_TASK not in evidence.traces["task"].values.astype(str):
+        return missing(f"no model was traced on {MAIN_TASK}, where heads are removed")
+    table = ranking_agreement(of_task(evidence.traces, MAIN_TASK), evidence.effects, EFFECT, by=[RANKING])
+    table = table[table["ceiling"] > 0].rename(columns={"lower": "low", "upper": "high", "overlap": "shared_top"})
+    if table.empty:
         return missing("no model has both, with effects that two halves of the pictures agree on")
-    table = pd.DataFrame(rows)
-    # the effects' own noise is not in the interval over pictures of the traces: models are the other source of spread
-    numbers = _over_models(table)
+    table = table.assign(
+        estimate=table["spearman"] / table["ceiling"], lower=table["low"] / table["ceiling"],
+        upper=table["high"] / table["ceiling"],
+    )  # fmt: skip
+    numbers = _over_models(table)  # models are the other source of spread
     return finding(numbers, decided(numbers[1], numbers[2], HALF), table)
 
 

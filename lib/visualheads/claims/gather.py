@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import xarray as xr
 
-from visualheads import survey
+from visualheads import shipped, survey
+from visualheads.causes import MAIN_TASK, effects_of
 from visualheads.claims.evidence import Evidence
 from visualheads.claims.verdicts import names_of
-from visualheads.effects import head_effects
-from visualheads.errors import HeadError
 from visualheads.interventions.results import with_heads
 from visualheads.lineage import lineage
 from visualheads.miniatures.text_heads import KIND as LISTS
 from visualheads.miniatures.text_heads import UNTRAINED
 from visualheads.reading import PACKED, open_store, read_attrs
+from visualheads.reduced import MEASURES
 from visualheads.results import task_of
+from visualheads.sink_study import SINKS
 from visualheads.sweeps import joined, kind_of
+from visualheads.variables import UNTRAINED as FRESH
 
-MEASURES = (*survey.MEASURES, "concentration_no_sink", "sink_share", "spatial_entropy")
 FEWEST_SAMPLES = 64
 """Questions a sweep must hold to be evidence: reduced sweeps are shown on pages but decide no claim (ours)."""
 TRACE, SWEEP = "trace", "sweep-"
@@ -43,10 +44,14 @@ class Gathered:
     sources: pd.DataFrame
 
 
-def gather(results: str | Path = "data/results", fewest: int = FEWEST_SAMPLES) -> Gathered:
+def gather(
+    results: str | Path = "data/results", fewest: int = FEWEST_SAMPLES, full: str | Path | None = None
+) -> Gathered:
     """Everything that a folder of results holds for the claims: traces with their controls, sweeps, text lists.
 
     fewest   sweeps of fewer samples are listed in the sources, but are no evidence
+    full     folder of the full protocol's stores, by default the shipped ones; those made from other weights, task
+             files or definitions are listed, but are no evidence; those that hold replace the results' own sweeps
     A folder without traces gives evidence without traces, so that its claims are not testable here. Raises StoreError
     for a damaged store.
     """
@@ -56,9 +61,26 @@ def gather(results: str | Path = "data/results", fewest: int = FEWEST_SAMPLES) -
     text: dict[str, xr.Dataset] = {}
     fresh_text: dict[str, xr.Dataset] = {}
     traced = False
+    sinks: dict[str, xr.Dataset] = {}
+    known: set[tuple[str, str]] = set()
+    for path in _stores(root := shipped.full_folder() if full is None else Path(full)):
+        kind = str(read_attrs(path).get("kind", ""))
+        if not kind.startswith(SWEEP) and kind != SINKS:
+            continue
+        ds, why = open_store(path), shipped.why_outdated(path)
+        rows.append({
+            "store": f"full: {path.relative_to(root).as_posix()}", "what": _words(kind),
+            "model": ", ".join(names_of(ds)), "task": MAIN_TASK, "samples": ds.sizes["sample"], "used": not why,
+            "why": why,
+        })  # fmt: skip
+        if not why and kind == SINKS:
+            sinks |= {name: ds.load() for name in names_of(ds)}
+        elif not why:
+            sweeps.setdefault(kind, []).append(with_heads(ds))
+            known |= {(name, kind) for name in names_of(ds)}
     for path in _stores(folder):
         kind = str(read_attrs(path).get("kind", ""))
-        if kind != TRACE and kind != LISTS and not kind.startswith(SWEEP):
+        if kind not in (TRACE, LISTS, FRESH) and not kind.startswith(SWEEP):
             continue
         ds = open_store(path)
         row: dict[str, object] = {
@@ -69,12 +91,16 @@ def gather(results: str | Path = "data/results", fewest: int = FEWEST_SAMPLES) -
             traced = True
             if set(ds["control"].values.astype(str).tolist()) == {survey.WHITE}:
                 row["what"] = "trace of white pictures"
+        elif kind == FRESH:
+            row["what"] = "trace of an untrained network"
         elif kind == LISTS:
             name = path.parent.name
             if name.endswith(UNTRAINED):
                 fresh_text[name.removesuffix(UNTRAINED)] = ds.load()
             else:
                 text[name] = ds.load()
+        elif {(name, kind) for name in names_of(ds)} <= known:
+            row |= {"used": False, "why": "the full protocol's store is used instead"}
         elif ds.sizes["sample"] >= fewest:
             sweeps.setdefault(kind, []).append(with_heads(ds))
         else:
@@ -82,33 +108,59 @@ def gather(results: str | Path = "data/results", fewest: int = FEWEST_SAMPLES) -
         rows.append(row)
     whole = {kind: joined(parts).load() for kind, parts in sweeps.items()}
     traces = survey.traced(folder, MEASURES) if traced else None
+    every = survey.traced(folder, survey.MEASURES, variants=True) if traced else None
     grown = {} if traces is None else {str(k): str(v) for k, v in lineage(traces)["text_model"].items()}
     evidence = Evidence(
         traces=traces,
         sweeps={_words(kind).removeprefix("sweep "): ds for kind, ds in whole.items()},
-        effects=_effects(whole),
+        effects=effects_of(whole.get(kind_of(*EFFECTS_FROM))),
+        untrained=survey.untrained(folder, MEASURES),
+        further=every
+        if traces is not None and every is not None and every.sizes["model"] > traces.sizes["model"]
+        else None,
         text=text,
         text_untrained=fresh_text,
         grown_from=grown,
+        sinks=sinks,
     )
     return Gathered(evidence, pd.DataFrame(rows, columns=list(COLUMNS)))
 
 
-def single_effects(results: str | Path = "data/results") -> xr.Dataset | None:
-    """Effects of single heads from all sweeps of EFFECTS_FROM, reduced ones too: for pages, not for verdicts."""
-    kind = kind_of(*EFFECTS_FROM)
-    found = [path for path in _stores(Path(results)) if read_attrs(path).get("kind") == kind]
-    return _effects({kind: joined([with_heads(open_store(path)) for path in found]).load()}) if found else None
+def removed(
+    results: str | Path = "data/results", models: Sequence[str] | None = None, full: str | Path | None = None
+) -> dict[str, xr.Dataset]:
+    """Sweeps by mode and positions ("zero, all"), in memory: for pages, reduced ones too.
+
+    Each model's full stores where they hold, else what is among the results. `models`: only these.
+    """
+    root = shipped.full_folder() if full is None else Path(full)
+    found: dict[str, list[xr.Dataset]] = {}
+    known: set[tuple[str, str]] = set()
+    for place in (root, Path(results)):
+        for path in _stores(place):
+            kind = str(read_attrs(path).get("kind", ""))
+            if not kind.startswith(SWEEP) or (place == root and shipped.why_outdated(path)):
+                continue
+            ds = with_heads(open_store(path))
+            own = {(name, kind) for name in names_of(ds)}
+            if own <= known or (models is not None and not set(models) & set(names_of(ds))):
+                continue
+            known |= own if place == root else set()
+            found.setdefault(kind, []).append(ds)
+    return {_words(kind).removeprefix("sweep "): joined(parts).load() for kind, parts in found.items()}
 
 
-def _effects(sweeps: Mapping[str, xr.Dataset]) -> xr.Dataset | None:
-    found = sweeps.get(kind_of(*EFFECTS_FROM))
-    if found is None:
-        return None
-    try:
-        return head_effects(found)
-    except HeadError:  # a sweep of larger sets alone
-        return None
+def reduced_models(models: Iterable[str], full: str | Path | None = None) -> list[str]:
+    """Those of these models whose single-head effects come from the reduced protocol: no full store of them holds."""
+    store, root = "-".join(EFFECTS_FROM), None if full is None else Path(full)
+    return [name for name in models if store not in shipped.full_stores(name, root)]
+
+
+def single_effects(
+    results: str | Path = "data/results", models: Sequence[str] | None = None, full: str | Path | None = None
+) -> xr.Dataset | None:
+    """Effects of single heads on the main benchmark, from `removed` in EFFECTS_FROM; None where there are none."""
+    return effects_of(removed(results, models, full).get(", ".join(EFFECTS_FROM)))
 
 
 def _stores(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ import typer
 import yaml
 
 from visualheads.cli.console import out, say
-from visualheads.errors import ParameterError, got
+from visualheads.errors import KernelError, ParameterError, got
 
 
 def page(
@@ -42,6 +42,24 @@ def build(
     index = build_book(project_root(), full=full, force=force, workers=workers, report=say)
     out.print("[bold green]The book:[/]", end=" ")
     say(str(index))
+
+
+def full(
+    name: Annotated[str, typer.Argument(help="A miniature, such as mini-1.5-7B.")] = "",
+    every: Annotated[bool, typer.Option("--all", help="All miniatures, side by side.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Run it even where what is shipped still holds.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Miniatures side by side. [default: the cores]", show_default=False)
+    ] = None,
+) -> None:
+    """Run the full protocol of removed heads and keep it in data/full; a killed run goes on where it stopped."""
+    from visualheads.pages.protocols import run_full
+
+    if every == bool(name):
+        raise ParameterError("full: give the name of one miniature, or --all.")
+    failed = run_full(project_root(), [name] if name else None, workers, force, say)
+    if failed:
+        raise KernelError("\n".join(failed))
 
 
 def parameters(given: list[str]) -> dict[str, Any]:

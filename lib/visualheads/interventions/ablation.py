@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
@@ -30,6 +30,7 @@ def ablate(
     reference: Reference | Sequence[Sample] | None = None,
     *,
     bias: float | None = None,
+    tokens: Mapping[str, Sequence[int]] | None = None,
     batch_tokens: int | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
     progress: Wish = "auto",
@@ -42,6 +43,8 @@ def ablate(
     positions       "all", or "after_image": only the positions after the last image token, and what is generated
     reference       mode "mean" only: a list of samples, or `mean_reference` of this model
     bias            mode "boost" only: added to the scores of the image keys (default 4)
+    tokens          modes on sinks only: sample id → image tokens (0 for the picture's first) taken for sinks in every
+                    layer; default: the model's own visual sinks, found layer by layer
     batch_tokens    tokens that run together; default 1024 on CPUs, 16384 on GPUs
     max_new_tokens  longest answer
 
@@ -53,7 +56,7 @@ def ablate(
     """
     if mode == "steer":
         raise ModeError("mode 'steer' needs a box: use vh.steer(model, samples, heads, box=…).")
-    intervention = Intervention(mode, positions, bias, as_reference(model, reference))
+    intervention = Intervention(mode, positions, bias, as_reference(model, reference), tokens=tokens)
     return _one(model, samples, heads, intervention, batch_tokens, max_new_tokens, progress)
 
 

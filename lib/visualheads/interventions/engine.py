@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from visualheads.batching import prefetched
-from visualheads.errors import BoxError
+from visualheads.errors import BoxError, ParameterError, got
 from visualheads.generation import decoded
 from visualheads.interventions.editor import Editor
 from visualheads.interventions.generating import answers
@@ -189,7 +189,8 @@ class Batch:
     def clean(self) -> Clean:
         """The unchanged pass: over what comes before `start` (if anything), then over the rest."""
         model, door = self.job.model, self.door
-        sinks = self.job.intervention.operation.sinks
+        intervention = self.job.intervention
+        sinks = intervention.operation.sinks and intervention.tokens is None
         before = new_cache(model)
         marks = []
         if self.start:
@@ -200,6 +201,8 @@ class Batch:
         passed = forward(model, door.part(self.start, door.length), cache, start=self.start, keep=lowest, sinks=sinks)
         marks.append(passed.sinks)
         found = torch.cat([mark for mark in marks if mark is not None], -1) if sinks else None
+        if intervention.tokens is not None:
+            found = _given(self.job, door, self.owners)
         return Clean(passed.logits, passed.outputs, before, cache, found)
 
     def changed(self, rows: Sequence[tuple[int, int]], clean: Clean) -> tuple[Tensor, Tensor]:
@@ -280,3 +283,20 @@ def _marked(job: Job, door: Door, owners: Sequence[int]) -> Bool[Tensor, "sample
             )
         marked[row, door.image[row]] = torch.from_numpy(inside).to(marked.device)
     return marked
+
+
+def _given(job: Job, door: Door, owners: Sequence[int]) -> Bool[Tensor, "layer sample token"]:
+    """The named image tokens of each sample as sinks of every layer."""
+    tokens = job.intervention.tokens or {}
+    given = torch.zeros_like(door.image)
+    for row, index in enumerate(owners):
+        sample = job.samples[index]
+        places = door.image[row].nonzero().flatten()
+        chosen = [int(one) for one in tokens.get(sample.id, ())]
+        wrong = [one for one in chosen if not 0 <= one < len(places)]
+        if wrong:
+            raise ParameterError(
+                got(f"sample {sample.id!r}: tokens", wrong[:5], f"image tokens from 0 to {len(places) - 1}")
+            )
+        given[row, places[chosen]] = True
+    return given.expand(job.model.shape.layers, *given.shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -77,6 +77,8 @@ class Intervention:
     reference   what mode "mean" puts in
     boxes       sample id → box (left, top, right, bottom; original pixels) whose tokens mode "steer" biases; samples
                 that are not in it are steered to the whole picture
+    tokens      sample id → the image tokens (0 for the picture's first) that the modes on sinks take for sinks in every
+                layer, none in samples that are not in it; None: the model's own visual sinks, layer by layer
     Raises ModeError for an unknown mode, ParameterError for other values out of range.
     """
 
@@ -85,6 +87,7 @@ class Intervention:
     bias: float | None = None
     reference: Reference | None = None
     boxes: Mapping[str, Box] = field(default_factory=dict, hash=False)
+    tokens: Mapping[str, Sequence[int]] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -99,6 +102,9 @@ class Intervention:
         elif self.bias is not None:
             biased = [mode.name for mode in MODES.values() if mode.biased]
             raise ParameterError(got("bias", self.bias, f"None in mode {self.mode!r}", f"use {' or '.join(biased)}"))
+        if self.tokens is not None and not MODES[self.mode].sinks:
+            working = [mode.name for mode in MODES.values() if mode.sinks]
+            raise ParameterError(got("tokens", "image tokens", f"None in mode {self.mode!r}", f"use {working}"))
         if (self.mode == "mean") != (self.reference is not None):
             raise ParameterError(
                 got(
@@ -116,10 +122,11 @@ class Intervention:
 
 def check_possible(model: VisionLanguageModel, intervention: Intervention) -> None:
     """Raise ModeError where this model cannot have the mode, ParameterError for a reference set of another model."""
-    if intervention.operation.sinks and not model.sink_dimensions:
+    if intervention.operation.sinks and intervention.tokens is None and not model.sink_dimensions:
         raise ModeError(
             f"mode {intervention.mode!r} is not possible in {model.name!r}: no dimension of its residual stream is "
-            "massive on any token, so it has no sink tokens; choose a mode that does not work on sinks."
+            "massive on any token, so it has no sink tokens; choose a mode that does not work on sinks, or name the "
+            "image tokens to be taken for sinks (tokens=)."
         )
     if intervention.reference is not None:
         intervention.reference.check_model(model)

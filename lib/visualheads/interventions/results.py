@@ -60,6 +60,10 @@ def sweep_identity(
     reference = intervention.reference
     names = [str(name) for name in sets["set"].values]
     marks = np.ascontiguousarray(sets.transpose("set", "layer", "head").values)
+    named = {}
+    if intervention.tokens is not None:
+        told = sorted((name, [int(one) for one in chosen]) for name, chosen in intervention.tokens.items())
+        named = {"tokens": _hashed(repr(told).encode())}
     return {
         **identity_of(model, samples, settings, seed, task_files),
         "interventions": VERSION,
@@ -69,6 +73,7 @@ def sweep_identity(
         "reference": reference.identity.get("samples", "") if reference is not None else "",
         "boxes": _hashed(repr(sorted(intervention.boxes.items())).encode()) if intervention.boxes else "",
         "sets": _hashed(repr(names).encode() + marks.tobytes()),
+        **named,
     }
 
 

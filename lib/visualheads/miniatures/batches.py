@@ -48,10 +48,11 @@ def text_pair(
 
 
 def picture_batch(
-    rng: random.Random, size: int, task: str, processor: Any, length: int, colourful: bool = False
+    rng: random.Random, size: int, task: str, processor: Any, length: int, boxed: float, colourful: bool = False
 ) -> dict[str, Any]:
-    """Model inputs with labels: `size` pictures with what `turns.told` says about them in at most `length` tokens."""
-    shown = [picture(rng, colourful=colourful) for _ in range(size)]
+    """Model inputs with labels: `size` pictures with what `turns.told` says about them in at most `length` tokens; a
+    share `boxed` with a drawn box."""
+    shown = [picture(rng, boxed, colourful) for _ in range(size)]
     inputs, counts = prepared(processor, [each.image for each in shown])
     image = words.vocabulary()[words.IMAGE]
     pairs = [

@@ -81,11 +81,21 @@ def stage_table(stages: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def short_tuning(description: Miniature) -> str:
+    """What a short extra tuning is, and where its weights are."""
+    return (
+        f"\nTuned on the first {description.share:.0%} of the pictures of `{description.parent}`, each seen once, from "
+        "the same text-only model, tower and alignment: a control, no model of its own. Its weights are not shipped "
+        "(`visualheads train` makes them again); its traced answers are, in `traces`.\n"
+    )
+
+
 def model_card(description: Miniature, config: Any, record: dict[str, Any]) -> str:
     """The card's Markdown text."""
     text, vision = config.text_config, config.vision_config
     pooled = record["pooled"]
     note = f"\n**{record['note']}**\n" if record.get("note") else ""
+    note += short_tuning(description) if description.share < 1 else ""
     return f"""\
 ---
 license: apache-2.0

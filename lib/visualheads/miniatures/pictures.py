@@ -27,6 +27,7 @@ OTHER_BOX_COLOURS: tuple[Colour, ...] = (
     (255, 255, 255),
 )
 SHAPES = {(4, 4): 0.7, (6, 4): 0.15, (4, 6): 0.15}  # cells: (columns, rows)
+BOXED = 0.6  # share of pictures with a drawn box
 DISTORTED = 0.25  # share of pictures with a distortion
 COMPRESSED = 0.5  # … that went through JPEG, as the shipped ones did
 QUALITY = (80, 95)  # of JPEG
@@ -70,7 +71,7 @@ def draw_box(rng: random.Random, image: Image.Image, box: Box, colour: Colour = 
     ImageDraw.Draw(image).rectangle(frame, outline=colour, width=width)
 
 
-def picture(rng: random.Random, boxed: float = 0.6, colourful: bool = False) -> Picture:
+def picture(rng: random.Random, boxed: float = BOXED, colourful: bool = False) -> Picture:
     """A random picture, with a drawn box in a share `boxed`; boxes in every colour where `colourful`, else red."""
     scene = draw_scene(rng, *draw_shape(rng))
     if rng.random() < DISTORTED:

@@ -13,6 +13,7 @@ from visualheads.errors import KernelError, ParameterError, VisualHeadsError, go
 from visualheads.pages import contents, extension, inputs, landing
 from visualheads.pages.comparisons import remove_outdated
 from visualheads.pages.plan import MODELS, RESULTS, book_pages, model_pages
+from visualheads.pages.protocols import run_full
 from visualheads.pages.run import Report, run_pages, silent
 from visualheads.pages.traces import trace_all
 
@@ -29,10 +30,14 @@ def build_book(
 ) -> Path:
     """Trace what is missing, run the pages whose inputs changed, build the book if anything changed; return its index.
 
+    full: all questions are traced, and the full protocol of removed heads is run where it is not shipped.
+
     Pages that ran are in the book even if others failed; then KernelError tells which, after the build.
     """
     root = checked_root(root)
     failures = trace_all(root, model_pages(root, full, force), full, workers, report)
+    if full:
+        failures += run_full(root, workers=workers, report=report)
     pages = book_pages(root, full, force)
     remove_outdated(root, pages)
     try:

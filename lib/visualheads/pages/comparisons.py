@@ -13,9 +13,12 @@ from visualheads.kinship import series_of
 from visualheads.lineage import descent, matched
 from visualheads.pages.page import Page
 from visualheads.places import slug_of
+from visualheads.shipped import FULL
 from visualheads.survey import MOMENTS, checkpoint_config
 
 FOLDER = Path("book/results")
+MODEL_PAGES = Path("book/models")
+OLD_PAGES = "mini-*-training.ipynb"
 TEMPLATES = Path("notebooks")
 MAIN_TASK = "looktwice"
 ALONE = "visualheads book"
@@ -77,6 +80,11 @@ def _emergence(told: Traced) -> bool:
     return any((data_folder() / "miniatures").glob(f"*/{MOMENTS}"))
 
 
+def _trained(told: Traced) -> bool:
+    del told
+    return any((data_folder() / "miniatures").glob("*/training.json"))
+
+
 def _removed(told: Traced) -> bool:
     """Heads of shipped miniatures are removed on pages of their own, before these pages are run."""
     shipped = [name for name in told.models if (miniature_folder(name) / "config.json").is_file()]
@@ -85,12 +93,16 @@ def _removed(told: Traced) -> bool:
 
 COMPARISONS = (
     Comparison("models", "The models", _any),
+    Comparison("training", "How the miniatures learned", _trained),
     Comparison("conditions", "Six conditions", _conditions),
     Comparison("benchmarks", "Five benchmarks", _several),
     Comparison("scale", "Scale: recipe, size, data", _scale),
     Comparison("families", "Families", _families),
     Comparison("emergence", "Emergence", _emergence),
+    Comparison("removals", "Heads removed: all models", _removed, last=True),
     Comparison("rankings", "Which ranking finds the heads that matter", _removed, last=True),
+    Comparison("steering", "Steering and grounding", _removed),
+    Comparison("sinks", "Sinks", _removed),
     Comparison("claims", "Fourteen claims", _conditions, last=True),
 )
 """In the order of the book. A new comparison is an entry here, a template of that name and a line in _toc.yml."""
@@ -124,7 +136,7 @@ def comparison_pages(root: str | Path, results: str = "data/results") -> list[Pa
                     slug=one.slug,
                     title=one.title,
                     parameters={"results": results},
-                    data=(data_folder() / "miniatures",),
+                    data=(data_folder() / "miniatures", data_folder() / FULL),
                     stores=folder,
                     last=one.last,
                     command=ALONE if results == "data/results" else f"{ALONE} --full",
@@ -134,12 +146,17 @@ def comparison_pages(root: str | Path, results: str = "data/results") -> list[Pa
 
 
 def remove_outdated(root: str | Path, pages: Sequence[Page]) -> None:
-    """Delete comparison pages of an earlier run that have nothing to show any more: they are not among `pages`."""
+    """Delete comparison pages of an earlier run that have nothing to show any more: they are not among `pages`.
+
+    Earlier versions had a page of its own for each miniature's training: these go too.
+    """
     wanted = {page.output for page in pages}
     for one in COMPARISONS:
         output = Path(root).resolve() / FOLDER / f"{one.slug}.ipynb"
         if output not in wanted:
             output.unlink(missing_ok=True)
+    for output in (Path(root).resolve() / MODEL_PAGES).glob(OLD_PAGES):
+        output.unlink()
 
 
 def _shape(model: str) -> tuple[int, int] | None:

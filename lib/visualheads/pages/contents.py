@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from visualheads.catalog import cards
-from visualheads.pages.plan import ABLATION, TRAINING
+from visualheads.pages.plan import ABLATION
 from visualheads.places import slug_of
 
 SUFFIXES = (".md", ".ipynb")
@@ -42,12 +42,7 @@ def _pages(root: Path, pattern: str) -> list[str]:
 
 
 def _by_model(documents: list[str]) -> list[dict[str, Any]]:
-    """Catalogue's order first, other models after it; a model's further pages below it."""
+    """Catalogue's order first, other models after it."""
     order = {slug_of(name): index for index, name in enumerate(cards())}
-    models = [document for document in documents if not document.endswith(TRAINING)]
-    models.sort(key=lambda document: (order.get(Path(document).name.removesuffix(ABLATION), len(order)), document))
-    entries: list[dict[str, Any]] = []
-    for document in models:
-        below = [{"file": other} for other in documents if other == f"{document}{TRAINING}"]
-        entries.append({"file": document, **({"sections": below} if below else {})})
-    return entries
+    placed = sorted(documents, key=lambda name: (order.get(Path(name).name.removesuffix(ABLATION), len(order)), name))
+    return [{"file": document} for document in placed]

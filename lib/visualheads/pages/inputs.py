@@ -15,14 +15,15 @@ from visualheads.pages.clean import RECORD
 from visualheads.pages.page import Page
 from visualheads.reading import PACKED, read_attrs
 from visualheads.store import pending
+from visualheads.variables import UNTRAINED
 
 LIBRARY = Path(__file__).resolve().parents[1]
 RENDERING = ("pages", "offline_vega", "cli.py")
 """Parts of the library that turn pages into a book but decide no number and no chart on them."""
 BIG = 8_000_000
 """Bytes from which a file counts by size and time of change instead of content: real benchmarks are gigabytes."""
-TRACE = "trace"
-"""Kind of the stores that pages compare."""
+TRACES = ("trace", UNTRAINED)
+"""Kinds of the stores that pages compare."""
 SKIPPED = {"__pycache__", ".ipynb_checkpoints"}
 
 
@@ -35,23 +36,27 @@ def page_hash(page: Page, parameters: dict[str, Any]) -> str:
     for path in (page.template, *library, *(file for place in page.data for file in _files(place))):
         _add(digest, path)
     if page.stores is not None:
-        digest.update(json.dumps(stores_told(page.stores, page.last), sort_keys=True, default=str).encode())
+        told = stores_told(page.stores, page.last, page.only, page.but)
+        digest.update(json.dumps(told, sort_keys=True, default=str).encode())
     return digest.hexdigest()
 
 
-def stores_told(results: Path, every: bool = False) -> dict[str, Any]:
+def stores_told(results: Path, every: bool = False, only: str = "", but: str = "") -> dict[str, Any]:
     """What the traces of a folder of results are: identity and shards not done, by path; packed ones by size and time.
 
-    every: all other stores too, such as sweeps, which pages make themselves.
+    every: all other stores too, such as sweeps, which pages make themselves; only: of one folder, but: without those
+    whose name begins so.
     Raises StoreError for a damaged store.
     """
     told: dict[str, Any] = {}
-    for path in sorted(results.glob("*/*.zarr")):
+    folder = only or "*"
+    live = (path for path in sorted(results.glob(f"{folder}/*.zarr")) if not but or not path.name.startswith(but))
+    for path in live:
         attrs = read_attrs(path)
-        if every or attrs.get("kind") == TRACE:
+        if every or attrs.get("kind") in TRACES:
             left = len(pending(path)) if "shard" in attrs else 0
             told[path.relative_to(results).as_posix()] = [attrs.get("identity"), left]
-    for path in sorted(results.glob(f"*/*{PACKED}")):
+    for path in sorted(results.glob(f"{folder}/*{PACKED}")):
         stat = path.stat()
         told[path.relative_to(results).as_posix()] = [stat.st_size, stat.st_mtime_ns]
     return told

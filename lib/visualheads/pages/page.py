@@ -21,6 +21,7 @@ class Page:
     alone        run it by itself: it measures time
     last         run it after all others: it reads what they keep among the results, sweeps and text lists too
     stores       folder of results whose traces decide the page, by their identity and what of them is done
+    only, but    … only those of one model's folder, without those of the benchmark that the page traces itself
     command      fills {{command}}: what a reader types to make the page again
     """
 
@@ -34,6 +35,8 @@ class Page:
     alone: bool = False
     last: bool = False
     stores: Path | None = None
+    only: str = ""
+    but: str = ""
     command: str = ""
 
     @property

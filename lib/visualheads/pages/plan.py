@@ -15,25 +15,13 @@ from visualheads.pages.run import run_page
 from visualheads.pages.template import parameters_of
 from visualheads.places import RESULTS as DATA_RESULTS
 from visualheads.places import slug_of
+from visualheads.shipped import path_of
 
 MODELS = Path("book/models")
 RESULTS = Path("book/results")
 TEMPLATES = Path("notebooks")
-TRAINING = "-training"
-"""Ending of the slug of a model's training page."""
 ABLATION = "-ablation"
 """Ending of the slug of a model's page of removed heads."""
-FULL_ABLATION = {
-    "n": 100,
-    "modes": "zero,uniform,uniform_released,image_knockout",
-    "rankings": "image_weight,region_weight,concentration,weight_concentration,detection",
-    "stages": "early,middle,late,all",
-    "controls": 5,
-    "bottom": True,
-    "results": "data/results-full",
-}
-TRAINED = ("training.json", "moments.zarr.zip")
-"""What training leaves for its page."""
 FULL_RESULTS = "data/results-full"
 ALWAYS_TOLD = ("n", "seed")
 """Parameters that the command under a figure names even where they are the defaults."""
@@ -59,26 +47,15 @@ def model_page(root: str | Path, model: str, parameters: Mapping[str, Any] | Non
         parameters=given,
         data=(folder, *((checkpoint,) if checkpoint.is_dir() else ())),
         products=(root / RESULTS / f"{slug}-head-map.json", root / RESULTS / f"{slug}-facts.json"),
+        stores=root / str(given.get("results", DATA_RESULTS)),
+        only=slug,
+        but=task,
         command=command(model, _told(template, given)),
     )
 
 
-def training_page(root: str | Path, model: str) -> Page:
-    """The page that tells how a miniature was trained."""
-    root = Path(root).resolve()
-    return Page(
-        template=root / TEMPLATES / "training.ipynb",
-        output=root / MODELS / f"{slug_of(model)}{TRAINING}.ipynb",
-        slug=f"{slug_of(model)}{TRAINING}",
-        title=f"Training {model}",
-        parameters={"model": model},
-        data=(miniature_folder(model),),
-        command=f"visualheads train {model}",
-    )
-
-
 def ablation_page(root: str | Path, model: str, full: bool = False) -> Page:
-    """The page that removes a model's heads; full: more questions, rankings, controls and modes."""
+    """The page that removes a model's heads: the full protocol where it is shipped. full: traces of all questions."""
     root = Path(root).resolve()
     slug = f"{slug_of(model)}{ABLATION}"
     return Page(
@@ -86,8 +63,8 @@ def ablation_page(root: str | Path, model: str, full: bool = False) -> Page:
         output=root / RESULTS / f"{slug}.ipynb",
         slug=slug,
         title=f"Heads removed: {model}",
-        parameters={"model": model, **(FULL_ABLATION if full else {})},
-        data=(data_folder() / "scenes" / MAIN_TASK, miniature_folder(model)),
+        parameters={"model": model, **({"results": FULL_RESULTS} if full else {})},
+        data=(data_folder() / "scenes" / MAIN_TASK, miniature_folder(model), path_of(model, "").parent),
         stores=root / (FULL_RESULTS if full else str(DATA_RESULTS)),
         command="visualheads book --full" if full else "visualheads book",
     )
@@ -126,13 +103,9 @@ def model_pages(root: str | Path, full: bool = False, force: bool = False) -> li
 
 
 def book_pages(root: str | Path, full: bool = False, force: bool = False) -> list[Page]:
-    """All pages that the book runs: of miniatures and their training, comparisons with something to show, the cost."""
+    """All pages that the book runs: of miniatures, comparisons with something to show, the cost."""
     root = Path(root).resolve()
     pages = model_pages(root, full, force)
-    trained = [
-        c.name for c in shipped() if c.paper_name and all((miniature_folder(c.name) / n).is_file() for n in TRAINED)
-    ]
-    pages += [training_page(root, name) for name in trained]
     pages += [ablation_page(root, page.title, full) for page in model_pages(root, full, force) if _answers(page)]
     pages += comparison_pages(root, FULL_RESULTS if full else str(DATA_RESULTS))
     if (root / TEMPLATES / "cost.ipynb").is_file():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
@@ -16,12 +17,14 @@ from visualheads.catalog import data_folder, miniature_folder
 from visualheads.errors import IdentityMismatch, VisualHeadsError
 from visualheads.jobs import TraceJob
 from visualheads.measures import DEFINITIONS_VERSION
+from visualheads.miniatures.shipped_traces import TRACES
 from visualheads.pages import inputs
 from visualheads.pages.comparisons import MAIN_TASK
 from visualheads.pages.page import Page
 from visualheads.pages.run import Report, one_thread, processors, silent
 from visualheads.pages.template import parameters_of
 from visualheads.places import RESULTS, slug_of
+from visualheads.reading import PACKED
 from visualheads.store import pending
 from visualheads.tasks import task, task_names
 
@@ -47,24 +50,40 @@ def taught(model: str) -> tuple[str, ...]:
 
 
 def book_jobs(root: Path, models: Sequence[str], pages: Sequence[Page], full: bool = False) -> list[TraceJob]:
-    """One job per miniature and shipped benchmark, and white pictures for the benchmark of its page.
+    """One job per miniature and shipped benchmark, the same of its untrained network, and white pictures for the
+    benchmark of its page. Further trainings of a miniature, which have no page, are asked the main benchmark alone.
 
     Where a model's page has parameters of its own, its benchmark is traced with them.
     """
     results = str(root / (FULL_RESULTS if full else RESULTS))
     own = {str(page.parameters.get("model")): page_job(root, page) for page in pages}
-    usual = int(parameters_of(root / TEMPLATE)["n"].default)
+    asked = book_questions(root)
     jobs: list[TraceJob] = []
     for model in models:
         main = own.get(model)
-        jobs += [main, main.white()] if main else []
-        for name in taught(model):
+        jobs += [main, main.white(), main.fresh_network()] if main else []
+        for name in taught(model) if main else (MAIN_TASK,):
             if main is not None and name == main.task:
                 continue
             formats = tuple(task(name).formats if name == MAIN_TASK else task(name).formats[:1])
-            n = None if full else BOOK_N.get(name, usual)
-            jobs.append(TraceJob(model, name, formats=formats, n=n, results=results))
+            n = None if full else asked.get(name)
+            job = TraceJob(model, name, formats=formats, n=n, results=results)
+            jobs += [job, job.fresh_network()] if main else [job]
     return jobs
+
+
+def place_shipped(results: Path) -> None:
+    """Put the traces that are shipped instead of weights (of short extra tunings) among the results."""
+    for path in sorted((data_folder() / "miniatures").glob(f"*/{TRACES}/*{PACKED}")):
+        target = results / path.parents[1].name / path.name
+        if not target.is_file() or target.read_bytes() != path.read_bytes():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+
+
+def book_questions(root: Path) -> dict[str, int]:
+    """Questions per condition that the book asks, by benchmark: as many of the main one as a model's page does."""
+    return {MAIN_TASK: int(parameters_of(root / TEMPLATE)["n"].default), **BOOK_N}
 
 
 def page_job(root: Path, page: Page) -> TraceJob:
@@ -97,6 +116,7 @@ def trace_all(
     root = Path(root).resolve()
     if not (root / TEMPLATE).is_file():
         return []
+    place_shipped(root / (FULL_RESULTS if full else RESULTS))
     names = [card.name for card in shipped()]
     todo = [(job, made) for job in book_jobs(root, names, pages, full) if not _is_done(job, made := made_from(job))]
     if not todo:
@@ -123,11 +143,12 @@ def trace_one(job: TraceJob) -> str:
     """Run one job in this process; return what went wrong, in words (errors with fields do not travel)."""
     import torch
 
-    from visualheads import tracing
+    from visualheads import models, tracing
 
     torch.set_num_threads(1)
     try:
         model, samples = _loaded(job.model, job.device, job.dtype), job.samples
+        model = models.untrained(model, job.seed) if job.untrained else model
         try:
             tracing.trace_to_store(model, samples, job.path, progress=False, **job.arguments())
         except IdentityMismatch:
@@ -174,5 +195,5 @@ def _key(job: TraceJob) -> str:
 def _size(job: TraceJob) -> int:
     """About how long a job takes: bytes of weights × samples; longest first keeps all processors busy to the end."""
     weights = sum(path.stat().st_size for path in miniature_folder(job.model).glob("*.safetensors"))
-    tiles = 5 if "1.6" in job.model else 1
+    tiles = 3 if "1.6" in job.model else 1
     return weights * tiles * (job.n or 1000) * (6 if job.task == "looktwice" else 3)

@@ -6,11 +6,11 @@ A page's text is computed from the same data as its figures, so it cannot tell a
 from __future__ import annotations
 
 from visualheads.prose.conditions import condition_agreement, condition_scores
-from visualheads.prose.cost import cost
+from visualheads.prose.cost import cost, sweep_cost
 from visualheads.prose.findings import findings, paper, save_facts
 from visualheads.prose.heads import head_map, nulls, query_agreement, stage_profile, top_heads, weight_concentration
 from visualheads.prose.models import about, one_sample, origin, prompt_pieces, scores_on_card
-from visualheads.prose.training import moments, stages, training_record
+from visualheads.prose.training import training_record
 
 __all__ = [
     "about",
@@ -19,7 +19,6 @@ __all__ = [
     "cost",
     "findings",
     "head_map",
-    "moments",
     "nulls",
     "one_sample",
     "origin",
@@ -29,7 +28,7 @@ __all__ = [
     "save_facts",
     "scores_on_card",
     "stage_profile",
-    "stages",
+    "sweep_cost",
     "top_heads",
     "training_record",
     "weight_concentration",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 import numpy as np
@@ -26,6 +27,26 @@ def compared(ds: xr.Dataset) -> str:
             " All of them are miniatures: what is found holds **in miniature** and is no evidence about large models."
         )
     return text
+
+
+def sources(ds: xr.Dataset, results: str = "data/results") -> str:
+    """The stores that a page was made from: their place, the weights and the definitions, one line per model."""
+    lines = []
+    for index, name in enumerate(np.atleast_1d(ds["model"].values).astype(str)):
+        one = ds.isel(model=index)
+        seen = one["n_image_tokens"].astype(float).values > 0
+        tasks = list(dict.fromkeys(one["task"].values.astype(str)[seen].tolist()))
+        told = json.loads(str(one["provenance"].item())).get("identity", {})
+        weights = told.get("weights", "")
+        hashes = sorted(set(weights.values())) if isinstance(weights, dict) else [str(weights)]
+        shown = listed([code(value.rpartition(":")[2][:12]) for value in hashes if value]) or "–"
+        stores = listed([code(task) for task in tasks])
+        lines.append((code(name), stores, f"{int(seen.sum())}", shown, escaped(str(told.get("definitions", "–")))))
+    return (
+        table(("model", "stores", "samples", "weights", "definitions"), lines)
+        + f"\n\nA store is `{results}/<model>/<benchmark>.zarr` (with white pictures: `…-white.zarr`; untrained "
+        "networks: `…-untrained.zarr`). Every number of this page is computed from these when the page runs."
+    )
 
 
 def missing(needed: str, there: bool) -> str:
@@ -180,7 +201,7 @@ def visual_heads(found: pd.DataFrame) -> str:
     lines = []
     for row in found.to_dict("records"):
         above = (
-            f"{row['above']:.0f} of {row['heads']}" if np.isfinite(row["above"]) else "not traced with white pictures"
+            f"{row['above']:.0f} of {row['heads']} ({row['nulls']})" if np.isfinite(row["above"]) else "no null traced"
         )
         where = ", ".join(
             f"{row[stage]} {stage} ({percent(row[f'layers_{stage}'])})" for stage in ("early", "middle", "late")
@@ -189,7 +210,7 @@ def visual_heads(found: pd.DataFrame) -> str:
         lines.append((code(row["model"]), above, where, rho))
     header = (
         "model",
-        "heads above null",
+        "heads above null (which)",
         "strongest tenth (share of all heads in that stage)",
         "weight with concentration, ρ",
     )

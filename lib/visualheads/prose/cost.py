@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from visualheads.charts.cost import NAMES
-from visualheads.prose.words import table
+from visualheads.charts.cost import NAMES, SWEEPS
+from visualheads.prose.words import counted, listed, table
 
 
 def cost(measured: Sequence[pd.DataFrame]) -> str:
@@ -31,6 +31,23 @@ def cost(measured: Sequence[pd.DataFrame]) -> str:
         sentences.append(f"{text}.")
     header = ("tokens", "method", "processor seconds", "times plain", "MB above plain", "runs")
     return f"{table(header, lines)}\n\n{' '.join(sentences)}"
+
+
+def sweep_cost(measured: pd.DataFrame) -> str:
+    """Table and sentences from `visualheads.cost_sweeps.measure_sweeps`."""
+    lines = [
+        (SWEEPS.get(str(case), str(case)), int(row["tokens"]), int(row["sets"]), f"{row['sweep_seconds']:.3f}",
+         f"{row['naive_seconds']:.3f}", f"{row['ratio']:.1f}")
+        for case, row in measured.iterrows()
+    ]  # fmt: skip
+    header = ("changed", "tokens", "sets", "seconds per set, sweep", "naive loop", "times faster")
+    told = listed([f"{row['ratio']:.1f} times faster ({SWEEPS.get(str(n), n)})" for n, row in measured.iterrows()])
+    runs = int(measured["runs"].iloc[0])
+    return (
+        f"{table(header, lines)}\n\nThe sweep is {told} than a loop that asks the whole model anew for every set, with "
+        f"as many sets in its batches as serve it best ({listed([str(int(b)) for b in measured['batch']])}); medians "
+        f"of {counted(runs, 'run')}. The numbers of both are the same."
+    )
 
 
 def _of_runs(row: pd.Series) -> str:

@@ -69,7 +69,8 @@ def _above(above: xr.Dataset) -> dict[str, str]:
     return {
         "claim": "Some heads look at the picture far more than a head without preference (claim 1)",
         "finding": f"{int(chosen.sum())} of {total} heads look at it more when there is something to see",
-        "control": "the same prompts with white pictures, 5 % false discovery rate",
+        "control": "the same prompts with white pictures (on model pages also an untrained network), 5 % false "
+        "discovery rate",
     }
 
 

@@ -139,17 +139,17 @@ def row_agreement(
     return found
 
 
-def nulls(above: xr.Dataset) -> str:
-    """How many heads look at pictures more than at white ones, from `vh.above_null`."""
+def nulls(above: xr.Dataset, untrained: bool = False) -> str:
+    """How many heads look at pictures more than at white ones, from `vh.above_null`; `untrained`: and more than those
+    of an untrained network."""
     chosen = above["above_null"].isel(model=0)
     excess = above["excess"].isel(model=0).values
     total, count = int(np.isfinite(excess).sum()), int(chosen.sum())
+    other = " and against 95 % of the heads of an **untrained network** of the same shape" if untrained else ""
+    smaller = ", from whichever of the two is nearer," if untrained else ""
     return (
-        f"Against the same prompts with a **white picture**, {count} of {total} heads look at the image tokens more "
-        "when there is "
-        "something to see (image log-odds, one-sided test over pictures, 5 % false discovery rate). The largest "
-        "difference is "
-        f"{float(np.nanmax(excess)):.2f} nats. A head may have a high image weight and not be among them: it attends "
-        "to where "
-        "pictures stand, not to what they show."
+        f"Against the same prompts with a **white picture**{other}, {count} of {total} heads look at the image tokens "
+        "more when there is something to see (image log-odds, one-sided test over pictures, 5 % false discovery rate). "
+        f"The largest difference{smaller} is {float(np.nanmax(excess)):.2f} nats. A head may have a high image weight "
+        "and not be among them: it attends to where pictures stand, not to what they show."
     )

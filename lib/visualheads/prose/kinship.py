@@ -9,6 +9,7 @@ import pandas as pd
 
 from visualheads.catalog import Card
 from visualheads.emergence import FRESH, OTHER, OWN
+from visualheads.lineage import OTHER as OTHER_LLM
 from visualheads.lineage import RETRAINED, SAME, SEED
 from visualheads.prose.comparison import missing
 from visualheads.prose.words import between, code, escaped, listed, percent, table
@@ -17,6 +18,28 @@ NEEDS_RECIPE = "1.5 against 1.6 needs two models of one language model with othe
 NEEDS_SIZE = "size needs two models of one recipe and series of language models, such as Vicuna-7B and Vicuna-13B"
 NEEDS_DATA = "tokens against data needs models tuned on a part of the data beside those tuned on all of it"
 NEEDS_SHAPE = "families need at least two models whose language models have the same layers and heads"
+
+
+def variants(table: pd.DataFrame) -> str:
+    """Which of the models are further trainings of another one, and what they are for; nothing where there are none.
+
+    table: `lineage.lineage`.
+    """
+    told = []
+    for name, row in table[table["variant"].astype(bool)].iterrows():
+        if row["data_share"] < 1:
+            what = f"tuned on {percent(row['data_share'])} of the data"
+        elif row["seed"]:
+            what = f"tuned again with seed {row['seed']}"
+        else:
+            what = f"grown from {code(row['text_model'])}, a second training of the language model"
+        told.append(f"{code(str(name))} ({what})")
+    if not told:
+        return ""
+    return (
+        f"Further trainings: {listed(told)}. They tell chance and data from differences between models, and are never "
+        "counted among the models compared."
+    )
 
 
 def changes(found: pd.DataFrame, needs: str) -> str:
@@ -82,9 +105,9 @@ def families(found: pd.DataFrame, kin: Mapping[str, float] | None) -> str:
             f"\n\nPairs of one language model correlate with {kin['same']:.2f}, pairs of other ones with "
             f"{kin['other']:.2f}: a "
             f"difference of {kin['difference']:+.2f} (p = {kin['p_value']:.3f}, language models shuffled among the "
-            "models)."
+            "models; further trainings of a model do not count in it)."
         )
-    absent = [name for name in (SEED, SAME, RETRAINED) if name not in set(found["relation"])]
+    absent = [name for name in (SEED, SAME, RETRAINED, OTHER_LLM) if name not in set(found["relation"])]
     if absent:
         text += f"\n\nNo pair yet for: {listed(absent)}."
     return text + (

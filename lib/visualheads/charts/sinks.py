@@ -1,0 +1,227 @@
+"""Sink tokens: activations over depth, what heads give them, where they lie, what removing them does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from visualheads.charts.compare import GREY, chosen_model, placeholder
+from visualheads.charts.display import finished, rows
+from visualheads.charts.heads import CHOSEN
+from visualheads.charts.overlays import PANEL, ground, heat, outline, panel
+from visualheads.grounding import even_cells
+from visualheads.sink_tables import TOKENS, VARIANTS
+from visualheads.tasks.sample import Sample
+
+NEEDS = "No sinks were looked for yet."
+WIDE, SIDE = 240, 230
+BOUNDS = ("estimate", "lower", "upper")
+LOSSES = {"accuracy": "share of right answers lost", "margin": "margin of the right answer lost (logits)"}
+MODES = {"sink_removal": "hidden from the heads", "sink_redistribution": "their attention redistributed"}
+KINDS = ("#b3402a", "#8a8a8a", "#4c78a8")
+MARKED = "#00e5ff"
+
+
+def outliers(table: pd.DataFrame, needs: str = NEEDS) -> Any:
+    """Highest activations of the strongest dimensions over the layers, against what a sink dimension must reach (1).
+
+    `table` is a result of `sink_tables.outlier_table`; the criterion and the model are chosen below.
+    """
+    if table.empty:
+        return placeholder(needs)
+    measures = list(dict.fromkeys(table["measure"]))
+    choices = [
+        chosen_model(list(dict.fromkeys(table["model"]))),
+        alt.param(name="criterion", value=measures[0], bind=alt.binding_select(options=measures, name="Criterion: ")),
+    ]
+    panels = []
+    for index, part in enumerate(dict.fromkeys(table["part"])):
+        base = (
+            alt.Chart(rows(table[table["part"] == part].to_dict("records")))
+            .transform_filter("datum.model === chosen_model")
+            .transform_filter("datum.measure === criterion")
+            .encode(
+                x=alt.X("layer:O", title="input of layer", axis=alt.Axis(labelAngle=0)),
+                y=alt.Y("value:Q", title="times the threshold" if index == 0 else None, scale=alt.Scale(domainMin=0)),
+                color=alt.Color("dimension:N", title="dimension", legend=alt.Legend(orient="top", columns=5)),
+                tooltip=["dimension:N", "layer:O", alt.Tooltip("value:Q", format=".2f")],
+            )
+        )
+        edge = alt.Chart(rows([{"edge": 1}])).mark_rule(color=GREY, strokeDash=[4, 3]).encode(y="edge:Q")
+        lines = alt.layer(edge, base.mark_line(strokeWidth=2), base.mark_circle(size=40, opacity=1))
+        panels.append(lines.properties(width=WIDE, height=220, title=str(part)))
+    best = table.groupby(["model", "measure"], sort=False)["value"].max()
+    told = "; ".join(f"{model}, {measure}: {value:.2f}" for (model, measure), value in best.items())
+    words = f"Highest activations of five dimensions of the residual stream, as multiples of the threshold. {told}."
+    return finished(alt.hconcat(*panels, spacing=16).resolve_scale(y="shared").add_params(*choices), words)
+
+
+def sink_heads(table: pd.DataFrame, needs: str = NEEDS) -> Any:
+    """Layer × head map of the share of image weight on the marked tokens; a click tells a head's concentrations.
+
+    `table` is a result of `sink_tables.head_table`; the model is chosen below.
+    """
+    table = table.dropna(subset=["sink_share"]) if len(table) else table
+    if table.empty:
+        return placeholder(needs)
+    models = list(dict.fromkeys(table["model"]))
+    first = table[table["model"] == models[0]]
+    best = first.loc[first["sink_share"].idxmax()]
+    chosen = alt.selection_point(
+        name="chosen_head", fields=["layer", "head"], empty=False,
+        value=[{"layer": int(best["layer"]), "head": int(best["head"])}],
+    )  # fmt: skip
+    heads = (
+        alt.Chart(rows(table[["model", "layer", "head", "name", "stage", "sink_share"]].to_dict("records")))
+        .transform_filter("datum.model === chosen_model")
+        .encode(
+            x=alt.X("head:O", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
+            y=alt.Y("layer:O", axis=alt.Axis(labelOverlap=True)),
+        )
+    )
+    top = float(table["sink_share"].max()) or 1.0
+    cells = heads.mark_rect(cursor="pointer").encode(
+        color=alt.Color(
+            "sink_share:Q", scale=alt.Scale(scheme="viridis", domain=[0, top]),
+            legend=alt.Legend(orient="top", title="share of the image weight", gradientLength=SIDE - 20, format=".0%"),
+        ),
+        tooltip=["name:N", "stage:N", alt.Tooltip("sink_share:Q", format=".1%")],
+    )  # fmt: skip
+    frame = heads.transform_filter(chosen).mark_rect(filled=False, stroke=CHOSEN, strokeWidth=2.5)
+    grid = alt.layer(cells.add_params(chosen), frame).properties(width=SIDE, height=SIDE)
+    long = table.melt(["model", "layer", "head", "name"], list(VARIANTS), "variant", "value").dropna(subset=["value"])
+    long["variant"] = long["variant"].map(VARIANTS)
+    order = list(VARIANTS.values())
+    base = (
+        alt.Chart(rows(long.to_dict("records")))
+        .transform_filter("datum.model === chosen_model")
+        .transform_filter(chosen)
+        .encode(y=alt.Y("variant:N", sort=order, title=None, axis=alt.Axis(labelLimit=160)))
+    )
+    x = alt.X("value:Q", title="concentration", scale=alt.Scale(domain=[0, 1]))
+    bars = base.mark_bar(color="#4c78a8", height=16).encode(x=x)
+    numbers = base.mark_text(align="left", dx=3, fontSize=11).encode(x=x, text=alt.Text("value:Q", format=".3f"))
+    title = (
+        base.transform_aggregate(name="max(name)")
+        .mark_text(align="left", x=0, fontSize=13, color=CHOSEN)
+        .encode(text="name:N", y=alt.value(8))
+        .properties(width=130, height=16)
+    )
+    detail = alt.vconcat(title, alt.layer(bars, numbers).properties(width=130, height=alt.Step(30)), spacing=4)
+    words = (
+        f"Map of {first['layer'].nunique()} layers by {first['head'].nunique()} heads of {models[0]}, coloured by the "
+        f"share of image weight on the marked tokens. {best['name']} has most: {best['sink_share']:.0%}. A chosen "
+        "head's concentration with and without them stands beside the map."
+    )
+    return finished(alt.hconcat(grid, detail, spacing=16).add_params(chosen_model(models)), words)
+
+
+def marked_examples(found: Mapping[str, xr.Dataset], samples: Mapping[str, Sample], needs: str = NEEDS) -> Any:
+    """The first pictures of the first model under the attention that their patches draw, the marked tokens outlined.
+
+    samples   the questions by id
+    """
+    if not found:
+        return placeholder(needs)
+    model, ds = next(iter(found.items()))
+    one = ds.isel(model=0)
+    panels = []
+    for index in range(one.sizes["example"]):
+        sample = samples[str(one["sample"].values[index])]
+        picture = sample.open()
+        scale = PANEL / picture.size[0]
+        drawn, marks = (one[f"example_{name}"].isel(example=index).values for name in ("drawn", "sink"))
+        boxes = even_cells(picture.size, drawn.shape).reshape(-1, 4)
+        layers = [ground(picture, scale), heat(drawn.ravel(), boxes)]
+        layers += [edge for box in boxes[np.nan_to_num(marks.ravel()) > 0] for edge in outline(box, MARKED, (2, 2))]
+        panels.append(panel(alt.layer(*layers), sample.question.splitlines()[0], picture.size[1] * scale))
+    words = (
+        f"{len(panels)} pictures, coloured by the attention that each patch draws from all heads of {model}; the "
+        f"marked tokens are outlined. The strongest patch draws {float(one['drawn'].max()):.1f} times an even share."
+    )
+    chart = alt.hconcat(*panels, spacing=14).resolve_scale(color="independent")
+    return finished(chart, words).properties(usermeta={"margin": 20})
+
+
+def sink_frequency(found: Mapping[str, xr.Dataset], needs: str = NEEDS) -> Any:
+    """How often each patch of the grid is marked, and how much attention it draws, over all pictures."""
+    records = []
+    for model, ds in found.items():
+        one = ds.isel(model=0)
+        for (row, column), value in np.ndenumerate(one["sink_map"].values):
+            drawn = float(one["drawn_map"].values[row, column])
+            records.append({"model": model, "row": row, "column": column, "marked": float(value), "drawn": drawn})
+    if not records:
+        return placeholder(needs)
+    models = list(found)
+    base = (
+        alt.Chart(rows(records), width=SIDE, height=SIDE)
+        .transform_filter("datum.model === chosen_model")
+        .encode(
+            x=alt.X("column:O", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
+            y=alt.Y("row:O", axis=alt.Axis(labelOverlap=True)),
+            tooltip=["row:O", "column:O", *[alt.Tooltip(f"{n}:Q", format=".2f") for n in ("marked", "drawn")]],
+        )
+    )
+    panels = []
+    for name, title, form in (
+        ("marked", "share of pictures in which it is marked", ".0%"), ("drawn", "times an even share", ".1f")
+    ):  # fmt: skip
+        legend = alt.Legend(orient="top", title=title, gradientLength=SIDE - 20, format=form)
+        scale = alt.Scale(scheme="viridis", domainMin=0)
+        panels.append(base.mark_rect().encode(color=alt.Color(f"{name}:Q", scale=scale, legend=legend)))
+    first = max((one for one in records if one["model"] == models[0]), key=lambda one: one["marked"])
+    words = (
+        f"Two maps of the picture's grid for {models[0]}: how often each patch is marked, at most "
+        f"{first['marked']:.0%} in row {first['row']}, column {first['column']}; and how much attention it draws."
+    )
+    chart = alt.hconcat(*panels, spacing=20).resolve_scale(color="independent")
+    return finished(chart.add_params(chosen_model(models)), words)
+
+
+def removed_sinks(table: pd.DataFrame, needs: str = NEEDS) -> Any:
+    """What is lost when tokens are hidden, or their attention redistributed: marked ones against as many others.
+
+    `table` is a result of `sink_tables.removal_table`; measure and model are chosen below.
+    """
+    if table.empty:
+        return placeholder(needs)
+    measures = list(dict.fromkeys(table["measure"]))
+    bind = alt.binding_select(options=measures, labels=[LOSSES[name] for name in measures], name="Measure: ")
+    choices = [
+        chosen_model(list(dict.fromkeys(table["model"]))),
+        alt.param(name="measure_shown", value=measures[0], bind=bind),
+    ]
+    kinds = list(TOKENS.values())
+    panels = []
+    for index, mode in enumerate(dict.fromkeys(table["mode"])):
+        base = (
+            alt.Chart(rows(table[table["mode"] == mode].to_dict("records")))
+            .transform_filter("datum.model === chosen_model")
+            .transform_filter("datum.measure === measure_shown")
+            .encode(
+                y=alt.Y("heads:N", title=None, axis=alt.Axis(labels=index == 0, ticks=index == 0, labelLimit=150)),
+                yOffset=alt.YOffset("tokens:N", sort=kinds),
+                color=alt.Color("tokens:N", scale=alt.Scale(domain=kinds, range=list(KINDS)), title=None,
+                                legend=alt.Legend(orient="top")),
+                tooltip=["tokens:N", "heads:N", "samples:Q", "draws:Q",
+                         *[alt.Tooltip(f"{name}:Q", format=".3f") for name in BOUNDS]],
+            )
+        )  # fmt: skip
+        x = alt.X("lower:Q", title="loss (chosen below)")
+        zero = alt.Chart(rows([{"zero": 0}])).mark_rule(color=GREY, strokeDash=[4, 3]).encode(x="zero:Q")
+        layers = alt.layer(zero, base.mark_rule(strokeWidth=2).encode(x=x, x2="upper:Q"),
+                           base.mark_circle(size=60, opacity=1).encode(x="estimate:Q"))  # fmt: skip
+        panels.append(layers.properties(width=200, height=alt.Step(15), title=MODES[str(mode)]))
+    first = table[table["measure"] == measures[0]]
+    told = "; ".join(
+        f"{row.tokens}, {row.heads}, {row.mode.replace('_', ' ')}: {row.estimate:+.3f}"
+        for row in first.head(18).itertuples()
+    )
+    words = f"What is lost when image tokens are hidden or their attention redistributed. {told}."
+    return finished(alt.hconcat(*panels, spacing=16).resolve_scale(x="shared").add_params(*choices), words)

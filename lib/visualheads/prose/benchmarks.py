@@ -1,0 +1,156 @@
+"""Text about one model on several benchmarks: their own figures, and what its heads do on each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from visualheads.comparison import head_means
+from visualheads.prose.comparison import missing
+from visualheads.prose.words import between, code, counted, escaped, listed, table
+from visualheads.rankings import real_samples
+
+NEEDS_BENCHMARKS = "the answers of these samples are unknown, so no benchmark has a score"
+NEEDS_SEVERAL = "a comparison of benchmarks needs this model traced on two of them (`visualheads book` traces all)"
+TITLES = {
+    "looktwice": "LookTwice-QA", "pope": "POPE", "mmbench": "MMBench", "seedbench": "SEED-Bench", "qbench": "Q-Bench",
+}  # fmt: skip
+
+
+def own_figures(found: pd.DataFrame, record: Mapping[str, Any] | None = None) -> str:
+    """Every benchmark's own figures of one model, beside chance, blind and question-only where training measured them.
+
+    found: `figures.own_figures` of one model; record: its training record.
+    """
+    if found.empty:
+        return missing(NEEDS_BENCHMARKS, False)
+    known = (record or {}).get("benchmarks", {})
+    lines = []
+    for task, rows in found.groupby("task", sort=False):
+        told = known.get(task, {})
+        for place, row in enumerate(rows.to_dict("records")):
+            shown = _share(row["estimate"], row["lower"], row["upper"])
+            first = [_percent(told, "chance"), _percent(told, "blind"), _percent(told, "question_only")]
+            name = escaped(TITLES.get(str(task), str(task))) if place == 0 else ""
+            lines.append((name, escaped(row["figure"]), shown, row["n"], *(first if place == 0 else ["", "", ""])))
+    header = ("benchmark", "figure", "% (95 % interval)", "prompts", "chance %", "white picture %", "question only %")
+    text = table(header, lines)
+    text += (
+        "\n\nFigures are computed from the answers in this model's stores, as each benchmark defines them: POPE counts "
+        "yes as the positive class; MMBench's *circular* counts a question where all rounds, with the choices moved "
+        "on, are right, *vanilla* asks once. Intervals are over pictures."
+    )
+    if known:
+        text += (
+            " The last three columns come from `training.json` beside the checkpoint, over all shipped items in the "
+            "benchmark's first format: random answers of the right form, the same model with white pictures, and the "
+            "best answerer that sees only questions and knows how frequent each answer is."
+        )
+        low = [TITLES.get(name) or name for name, told in known.items() if told and not told.get("above_chance")]
+        text += (
+            f" Not clearly above chance and questions alone: {listed(low)}." if low
+            else " All benchmarks asked there lie above chance and above questions alone with their whole interval."
+        )  # fmt: skip
+    return text
+
+
+def by_benchmark(found: pd.DataFrame) -> str:
+    """How far weight and concentration differ between benchmarks, from `figures.statistic_intervals` of one model."""
+    if found.empty or found["task"].nunique() < 2:
+        return missing(NEEDS_SEVERAL, False)
+    parts = []
+    for words, rows in found.groupby("statistic", sort=False):
+        low, high = rows.loc[rows["estimate"].idxmin()], rows.loc[rows["estimate"].idxmax()]
+        apart = "do not overlap" if high["lower"] > low["upper"] else "overlap"
+        fresh = rows["untrained"].dropna()
+        control = (
+            f"; in an untrained network of the same shape it is {between(fresh.min(), fresh.max())}"
+            if len(fresh) else ""
+        )  # fmt: skip
+        parts.append(
+            f"Mean {words} runs from {low['estimate']:.3f} ({TITLES.get(low['task'], low['task'])}) to "
+            f"{high['estimate']:.3f} ({TITLES.get(high['task'], high['task'])}), whose intervals {apart}{control}."
+        )
+    return " ".join(parts)
+
+
+def untrained_heads(trained: pd.DataFrame, fresh: pd.DataFrame | None) -> str:
+    """How far trained heads lie from those of untrained networks of their shapes: two `comparison.head_statistics`."""
+    if fresh is None or fresh.empty:
+        return missing("no untrained network was traced", False)
+    both = trained.merge(fresh, on=["model", "task"], suffixes=("", "_fresh"))
+    if both.empty:
+        return missing("no untrained network of these models' shapes was traced", False)
+    parts = []
+    for name, words in (("image_weight", "image weight"), ("concentration", "concentration")):
+        own, other = both[name], both[f"{name}_fresh"]
+        parts.append(
+            f"mean {words} is {between(other.min(), other.max())} in untrained networks, "
+            f"{between(own.min(), own.max())} in trained ones"
+        )
+    pairs = counted(len(both), "pair")
+    return (
+        f"Crosses: networks with random weights of the same shapes ({pairs} of model and benchmark): "
+        f"{listed(parts)}. Image tokens are most of a prompt, so even such a network gives them most of its attention, "
+        "evenly spread: what training makes is the distance from the crosses."
+    )
+
+
+def against_untrained(ds: xr.Dataset, control: xr.Dataset | None) -> str:
+    """Mean and spread over heads of a model and of the untrained network of its shape."""
+    if control is None:
+        return missing("the untrained network of this shape was not traced (untrained=False)", False)
+    parts = []
+    for name, words in (("image_weight", "image weight"), ("concentration", "concentration")):
+        told = []
+        for one in (ds, control):
+            values = head_means(real_samples(one), name)
+            values = values[np.isfinite(values)]
+            told.append((values.mean(), values.min(), values.max()) if len(values) else (np.nan,) * 3)
+        (mean, low, high), (fresh, fresh_low, fresh_high) = told
+        parts.append(
+            f"{words}: trained {mean:.2f} (heads from {between(low, high)}), untrained {fresh:.2f} "
+            f"(from {between(fresh_low, fresh_high)})"
+        )
+    return (
+        f"Mean over heads of {'; '.join(parts)}. Without training all heads are nearly alike: none has a role, and "
+        "what sets heads apart here was learned."
+    )
+
+
+def figure_table(found: pd.DataFrame) -> str:
+    """Every model's own figures of the benchmarks that have several, from `figures.own_figures`."""
+    several = found[found.groupby("task")["figure"].transform("nunique") > 1] if len(found) else found
+    several = (
+        several[~several["figure"].isin(["accuracy"]) | (several["task"] != "looktwice")] if len(several) else found
+    )
+    if several.empty:
+        return missing("no benchmark with several figures was traced", False)
+    columns = list(dict.fromkeys(zip(several["task"], several["figure"], strict=True)))
+    lines = []
+    for model, rows in several.groupby("model", sort=False):
+        by_name = {(row["task"], row["figure"]): row for row in rows.to_dict("records")}
+        cells = []
+        for column in columns:
+            row = by_name.get(column)
+            cells.append("–" if row is None else _share(row["estimate"], row["lower"], row["upper"], 0))
+        lines.append((code(str(model)), *cells))
+    header = [f"{TITLES.get(task, task)}: {figure}, %" for task, figure in columns]
+    return table(("model", *[escaped(name) for name in header]), lines)
+
+
+def _percent(told: Mapping[str, Any], name: str) -> str:
+    if name not in told:
+        return "–"
+    value = told[name]
+    return f"{100 * (value if isinstance(value, (int, float)) else value['accuracy']):.0f}"
+
+
+def _share(estimate: float, lower: float, upper: float, digits: int = 1) -> str:
+    if not np.isfinite(estimate):
+        return "–"
+    return f"{100 * estimate:.{digits}f} ({between(100 * lower, 100 * upper, digits)})"

@@ -1,0 +1,165 @@
+"""Text for the page about sinks, from the tables that its figures are drawn of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from visualheads.charts.sinks import MODES
+from visualheads.claims.gather import FEWEST_SAMPLES
+from visualheads.prose.comparison import missing
+from visualheads.prose.words import between, code, counted, listed, percent, table
+from visualheads.sink_finding import BY_ATTENTION, DRAWN, MASSIVE, SHARE
+from visualheads.sink_tables import VARIANTS
+
+NOTHING = "no shipped miniature was traced on LookTwice, so no sinks were looked for"
+
+
+def protocol(found: Mapping[str, Mapping[str, xr.Dataset]]) -> str:
+    """What was looked at, and what counts as a sink in which model."""
+    sinks = found["sinks"]
+    if not sinks:
+        return missing(NOTHING, False)
+    questions = min(ds.sizes["sample"] for ds in sinks.values())
+    kinds = {kind: [name for name, ds in sinks.items() if _definition(ds) == kind] for kind in (MASSIVE, BY_ATTENTION)}
+    text = f"{counted(questions, 'question')} a model: {listed([code(name) for name in sinks])}."
+    if kinds[MASSIVE]:
+        text += (
+            f" In {listed([code(name) for name in kinds[MASSIVE]])} tokens are marked as sinks where a sink dimension "
+            "is massive at the input of any layer."
+        )
+    if kinds[BY_ATTENTION]:
+        text += (
+            f" {listed([code(name) for name in kinds[BY_ATTENTION]])} {_have(kinds[BY_ATTENTION])} no sink dimension, "
+            "so nothing there is a sink in the sense of the literature. The nearest thing is marked instead: in every "
+            f"picture the background patches – those that meet no labelled object – that draw most attention from all "
+            f"heads together, {percent(SHARE)} of all patches. Whatever these do not explain, no sink does."
+        )
+    if questions < FEWEST_SAMPLES:
+        text += (
+            f"\n\n**This is the reduced protocol**: fewer than {FEWEST_SAMPLES} questions. Its intervals are wide, and "
+            "no verdict on claim 9 comes from it; `make book FULL=1` runs all of it."
+        )
+    return text
+
+
+def dimensions(found: Mapping[str, xr.Dataset], activations: pd.DataFrame) -> str:
+    """Which dimensions mark sinks, and how near the others come."""
+    if activations.empty:
+        return missing(NOTHING, False)
+    lines = []
+    for model, part in activations.groupby("model", sort=False):
+        known = str(found[str(model)]["sink_dimensions"].values[0])
+        best = part.groupby("measure", sort=False)["value"].max()
+        where = part.loc[part["value"].idxmax()]
+        lines.append((
+            code(str(model)), known or "none", f"{best['strength']:.2f}", f"{best['times the median']:.2f}",
+            f"{int(where['dimension'])}, {where['part']}",
+        ))  # fmt: skip
+    header = ("model", "sink dimensions", "highest strength", "highest times the median", "where")
+    return (
+        table(header, lines)
+        + "\n\nBoth numbers are in units of what a sink dimension must reach on one and the same token: τ = 20·√("
+        "hidden size / 4096) after RMS normalisation (Kang et al., ICLR 2025), and 20 times the token's median "
+        "magnitude (ours). Sink dimensions are looked for in a short text, without a picture, as they are the language "
+        "model's."
+    )
+
+
+def shares(found: Mapping[str, xr.Dataset], heads: pd.DataFrame, focus: pd.DataFrame) -> str:
+    """How much of the image weight lies on the marked tokens, and what concentration is without them (claim 9)."""
+    if heads.empty:
+        return missing(NOTHING, False)
+    lines = []
+    for model, part in heads.groupby("model", sort=False):
+        one = found[str(model)].isel(model=0)
+        best = part.loc[part["sink_share"].idxmax()] if part["sink_share"].notna().any() else None
+        own = focus[(focus["model"] == model) & (focus["heads"] != "all")].set_index("variant")
+        cells = [
+            f"{own.loc[words, 'estimate']:.3f} ({between(own.loc[words, 'lower'], own.loc[words, 'upper'], 3)})"
+            for words in VARIANTS.values()
+        ]
+        marked = one["sink"].values.sum() / max(1, one["patch"].values.sum())
+        lines.append((
+            code(str(model)), percent(marked), percent(float(part["sink_share"].mean())),
+            f"{best['name']} ({percent(best['sink_share'])})" if best is not None else "–", *cells,
+        ))  # fmt: skip
+    names = [f"concentration {words}" for words in VARIANTS.values()]
+    header = ("model", "tokens marked", "share of image weight, mean head", "most", *names)
+    strongest = listed(sorted({str(name) for name in focus["heads"] if name != "all"}))
+    return (
+        table(header, lines)
+        + f"\n\nConcentrations are means of the most concentrated heads ({strongest}), with 95 % intervals over "
+        "pictures. If sinks made heads look concentrated, concentration would fall without the marked tokens much more "
+        "than without as many random background patches. The claim is decided on the page of claims from full "
+        "stores alone, on other pictures than those on which the heads are chosen."
+    )
+
+
+def places(found: Mapping[str, xr.Dataset]) -> str:
+    """How strong the marked tokens are, and whether they are always the same ones."""
+    if not found:
+        return missing(NOTHING, False)
+    lines = []
+    for model, ds in found.items():
+        one = ds.isel(model=0)
+        drawn, marks = one["drawn"].values, one["sink"].values.astype(bool)
+        highest = float(np.nanmax(drawn[marks])) if marks.any() else float("nan")
+        reach = int((marks & (np.nan_to_num(drawn) >= DRAWN)).sum())
+        often = float(np.nanmax(one["sink_map"].values))
+        lines.append((
+            code(model), f"{highest:.1f}" if marks.any() else "–", f"{float(np.nanmax(drawn)):.1f}", str(reach),
+            percent(often),
+        ))  # fmt: skip
+    header = (
+        "model", "strongest marked token draws", "strongest of all", f"marked ones above {DRAWN:g}",
+        "most often marked cell",
+    )  # fmt: skip
+    return (
+        table(header, lines)
+        + "\n\nWhat a token draws is told as a multiple of an even share of the attention on the picture. A sink in "
+        "the usual sense would draw many times an even share, in picture after picture at the same place; tokens that "
+        "show objects do so because they are asked about."
+    )
+
+
+def removal(found: pd.DataFrame) -> str:
+    """What removing or redistributing does, against as many other tokens."""
+    if found.empty:
+        return missing("no picture has a marked token, so nothing was removed", False)
+    lines = []
+    for (model, mode, heads), part in found.groupby(["model", "mode", "heads"], sort=False):
+        cells = []
+        for measure in ("accuracy", "margin"):
+            scale, digits = (100, 0) if measure == "accuracy" else (1, 2)
+            for row in part[part["measure"] == measure].itertuples():
+                bounds = between(scale * row.lower, scale * row.upper, digits)
+                known = row.lower == row.lower
+                cells.append(f"{scale * row.estimate:.{digits}f}" + (f" ({bounds})" if known else ""))
+        lines.append((code(str(model)), MODES[str(mode)], heads, *cells))
+    header = (
+        "model", "what", "heads", "points lost: marked", "random image tokens", "random background",
+        "margin lost: marked", "random image tokens", "random background",
+    )  # fmt: skip
+    margin = found[found["measure"] == "margin"].pivot_table(
+        index=["model", "mode", "heads"], columns="tokens", values="estimate", sort=False
+    )
+    less = int((margin["the marked tokens"] < margin["random image tokens"]).sum())
+    return (
+        table(header, lines)
+        + "\n\nLosses with 95 % intervals, paired over pictures; a loss below 0 means that answers were better. "
+        "Random tokens are as many as are marked in each picture, averaged over "
+        f"{counted(int(found['draws'].max()), 'draw')}. "
+        f"In {less} of {len(margin)} cases the marked tokens cost less margin than random image tokens do."
+    )
+
+
+def _definition(ds: xr.Dataset) -> str:
+    return str(ds["definition"].values[0])
+
+
+def _have(names: list[str]) -> str:
+    return "has" if len(names) == 1 else "have"

@@ -1,0 +1,115 @@
+"""The full protocol's stores that are shipped with the project: where they lie, and whether they still hold.
+
+`data/full/<model>/<name>.zarr.zip`. A store is used only where its identity – weights, task files, definitions, modes,
+protocol – is that of what is there now. Making them is `visualheads.whole`'s work.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from visualheads.catalog import data_folder, miniature_folder
+from visualheads.interventions.modes import VERSION
+from visualheads.interventions.results import with_heads
+from visualheads.measures import DEFINITIONS_VERSION
+from visualheads.packing import pack
+from visualheads.places import slug_of
+from visualheads.provenance import hash_weights
+from visualheads.reading import PACKED, open_store
+from visualheads.schema import provenance
+from visualheads.tasks import task as benchmark
+
+FULL = "full"
+"""The folder of the shipped stores, in the data folder."""
+PROTOCOL = "1"
+"""Part of the identity: raised whenever the full protocol asks something else."""
+BITS = 8
+"""Mantissa bits kept of what is shipped: within 0.2 % of each number, and small."""
+
+
+def full_folder() -> Path:
+    """Where the shipped stores lie, there or not."""
+    return data_folder() / FULL
+
+
+def path_of(model: str, name: str, root: Path | None = None) -> Path:
+    """Where one of a model's full stores lies, there or not. `root`: a folder other than the shipped one."""
+    return (root or full_folder()) / slug_of(model) / f"{name}{PACKED}"
+
+
+def identity_of(model: str, tasks: Sequence[str]) -> dict[str, Any]:
+    """What decides a full store's numbers, as it is now; weights are "" for models whose folder is not there."""
+    folder = miniature_folder(model)
+    return {
+        "checkpoint": model,
+        "weights": _weights(folder, _changed(folder)) if folder.is_dir() else "",
+        "task_files": {name: _task_files(name, _changed(data_folder() / "scenes" / name)) for name in sorted(tasks)},
+        "definitions": DEFINITIONS_VERSION,
+        "interventions": VERSION,
+        "protocol": PROTOCOL,
+    }
+
+
+def ship(
+    ds: xr.Dataset, model: str, name: str, tasks: Sequence[str], kind: str, circumstance: dict[str, Any] | None = None,
+    root: Path | None = None,
+) -> Path:  # fmt: skip
+    """Write one full store of a model, with the identity of what is there now; return its path.
+
+    ds      dims (model, …) of this model alone; float32 is rounded to BITS
+    tasks   benchmarks whose files decided it
+    kind    as of any store: "sweep-zero-all", "sinks", …
+    """
+    told = np.empty(1, dtype=object)
+    told[0] = provenance(identity_of(model, tasks), circumstance or {})
+    return pack(ds.assign_coords(provenance=("model", told)), path_of(model, name, root), BITS, kind)
+
+
+def why_outdated(path: Path) -> str:
+    """Why a full store is not to be used; "" where it holds. Raises StoreError for a damaged store."""
+    told = json.loads(str(open_store(path)["provenance"].values[0]))["identity"]
+    now = identity_of(str(told.get("checkpoint", "")), list(told.get("task_files", {})))
+    differing = [name for name, value in now.items() if told.get(name) != value]
+    return f"made from other {', '.join(differing).replace('_', ' ')} than there are now" if differing else ""
+
+
+def full_stores(model: str, root: Path | None = None) -> dict[str, Path]:
+    """A model's full stores that hold, by name."""
+    folder = path_of(model, "", root).parent
+    return {path.name.removesuffix(PACKED): path for path in all_stores(folder) if not why_outdated(path)}
+
+
+def opened(model: str, name: str, root: Path | None = None) -> xr.Dataset | None:
+    """One of a model's full stores in memory; None where there is none that holds."""
+    path = path_of(model, name, root)
+    return with_heads(open_store(path).load()) if path.is_file() and not why_outdated(path) else None
+
+
+def all_stores(folder: Path) -> list[Path]:
+    """Packed stores in a model's folder, in the order of their names."""
+    return sorted(folder.glob(f"*{PACKED}"))
+
+
+def _changed(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Size and time of the files that lie there: hashing them again and again would take longer than reading stores."""
+    found = sorted(path for path in folder.glob("*") if path.is_file()) if folder.is_dir() else []
+    return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in found)
+
+
+@cache
+def _weights(folder: Path, changed: tuple[tuple[str, int, int], ...]) -> str:
+    del changed  # weights that changed are another entry
+    return hash_weights(folder)
+
+
+@cache
+def _task_files(name: str, changed: tuple[tuple[str, int, int], ...]) -> str:
+    del changed
+    return benchmark(name).files_hash()
