@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import vl_convert as vlc
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -168,6 +169,7 @@ def test_untrained_networks_are_controls_and_no_models(tmp_path: Path):
     assert "1 pair" in text.untrained_heads(comparison.head_statistics(ds), statistics)
     drawn = charts.figure_one(ds, comparison.head_statistics(ds), comparison.scores(ds), {}, statistics)
     assert "untrained" in display.spec_of(drawn)["description"]
+    assert vlc.vegalite_to_svg(display.spec_of(drawn)).startswith("<svg")
     one = ds.sel(model=["mini-1.5-7B"])
     assert "untrained" in display.spec_of(charts.against_untrained(one, control))["description"]
     assert "No untrained" in display.spec_of(charts.against_untrained(one, None))["description"]

@@ -84,9 +84,9 @@ def figure_one(
     )
     maps = [_map(data, name, chosen) for name in ("image_weight", "concentration")]
     below = alt.vconcat(title.encode(text="label:N"), alt.hconcat(*maps).resolve_scale(color="independent"), spacing=6)
+    points = points.add_params(chosen)
     top = points if crosses is None else alt.layer(crosses, points)
     chart = alt.vconcat(top.add_params(which), below).resolve_scale(color="independent")
-    chart.params = [*_params(chart), _of_points(chosen)]
     words = (
         f"Scatter plot of {len(records)} points, one per model and benchmark: mean image weight and concentration. "
         f"Below, the head maps of the chosen point, at first {first['label']}."
@@ -110,15 +110,6 @@ def _crosses(untrained: pd.DataFrame | None) -> Any:
                      alt.Tooltip("y:Q", format=".3f")],
         )
     )  # fmt: skip
-
-
-def _params(chart: Any) -> list[Any]:
-    return list(chart.params) if isinstance(chart.params, list) else []
-
-
-def _of_points(chosen: alt.Parameter) -> Any:
-    told: Any = chosen.param.to_dict()  # pyright: ignore[reportAttributeAccessIssue]
-    return alt.TopLevelSelectionParameter.from_dict({**told, "views": ["points"]})
 
 
 def _map(data: alt.Data, measure: str, chosen: alt.Parameter) -> Any:
