@@ -55,6 +55,14 @@ def _no_network():
     socket.socket.connect, socket.socket.connect_ex = connect, connect_ex
 
 
+@pytest.fixture(autouse=True)
+def _nothing_shipped(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No full stores: tests know all that the library finds. Notebooks that run as processes of their own find them."""
+    monkeypatch.setattr(
+        "visualheads.shipped.full_folder", lambda: Path(tmp_path_factory.getbasetemp(), "no-full-stores")
+    )
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The project's folder."""

@@ -516,6 +516,10 @@ def test_the_question_only_answerer_may_not_know_the_question_itself():
     ]
     assert evaluation.question_only(samples, samples) == [True, True]
     assert evaluation.question_only(samples, samples, leave_out=True) == [True, False]
+    told = {"c": "Yes", "d": "No", "e": "Yes", "f": "No"}
+    asked = [Sample(name, picture, "Is it so?", said, question_id=name) for name, said in told.items()]
+    assert not any(evaluation.question_only(asked, asked, leave_out=True)), "what is left speaks for the other answer"
+    assert sum(evaluation.without_looking(asked)) == 2 and sum(evaluation.without_looking(samples)) == 1
 
 
 def test_question_types_leave_the_names_out():

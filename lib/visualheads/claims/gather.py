@@ -29,6 +29,7 @@ FEWEST_SAMPLES = 64
 TRACE, SWEEP = "trace", "sweep-"
 EFFECTS_FROM = ("zero", "all")
 """Mode and positions of the single-head effects of claim 8."""
+UNTRAINED_TRACE = "trace of an untrained network"
 COLUMNS = ("store", "what", "model", "task", "samples", "used", "why")
 
 
@@ -92,7 +93,7 @@ def gather(
             if set(ds["control"].values.astype(str).tolist()) == {survey.WHITE}:
                 row["what"] = "trace of white pictures"
         elif kind == FRESH:
-            row["what"] = "trace of an untrained network"
+            row["what"] = UNTRAINED_TRACE
         elif kind == LISTS:
             name = path.parent.name
             if name.endswith(UNTRAINED):

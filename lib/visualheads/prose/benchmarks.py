@@ -48,7 +48,7 @@ def own_figures(found: pd.DataFrame, record: Mapping[str, Any] | None = None) ->
         text += (
             " The last three columns come from `training.json` beside the checkpoint, over all shipped items in the "
             "benchmark's first format: random answers of the right form, the same model with white pictures, and the "
-            "best answerer that sees only questions and knows how frequent each answer is."
+            "best answerer that sees only questions and knows how frequent each answer is (of the other questions)."
         )
         low = [TITLES.get(name) or name for name, told in known.items() if told and not told.get("above_chance")]
         text += (

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from visualheads.claims import NOT_TESTABLE, VERDICTS, Verdict, verdict_table
+from visualheads.claims.gather import UNTRAINED_TRACE
 from visualheads.prose.comparison import missing
 from visualheads.prose.words import between, code, counted, escaped, listed, table
 
@@ -64,7 +65,8 @@ def sources(found: pd.DataFrame) -> str:
         for row in found.to_dict("records")
     ]
     text = table(("store", "what it holds", "samples", "used for verdicts"), lines)
-    text += "\n\nNo untrained network was traced: claim 1 is judged against white pictures alone."
+    if not found["what"].eq(UNTRAINED_TRACE).any():
+        text += "\n\nNo untrained network was traced: claim 1 is judged against white pictures alone."
     swept = found[found["what"].str.startswith("sweep")]
     if swept.empty:
         text += "\n\n" + missing(
