@@ -153,4 +153,4 @@ def _percent(told: Mapping[str, Any], name: str) -> str:
 def _share(estimate: float, lower: float, upper: float, digits: int = 1) -> str:
     if not np.isfinite(estimate):
         return "–"
-    return f"{100 * estimate:.{digits}f} ({between(100 * lower, 100 * upper, digits)})"
+    return f"{100 * estimate:z.{digits}f} ({between(100 * lower, 100 * upper, digits)})"

@@ -100,10 +100,10 @@ def effects(heads: pd.DataFrame) -> str:
     if heads.empty:
         return missing(NEEDS_EFFECTS, False)
     best = heads.sort_values("effect", ascending=False).head(3)
-    named = listed([f"{row['name']} ({row['effect']:+.2f})" for _, row in best.iterrows()])
+    named = listed([f"{row['name']} ({row['effect']:+z.2f})" for _, row in best.iterrows()])
     small = float((heads["effect"].abs() < 0.1).mean())
     stage = heads.groupby("stage", sort=False)["effect"].mean()
-    means = listed([f"{value:+.3f} in {name} layers" for name, value in stage.items()])
+    means = listed([f"{value:+z.3f} in {name} layers" for name, value in stage.items()])
     return (
         f"The heads whose removal costs most are {named} logits of the right answer's margin; {percent(small)} of all "
         f"heads change it by less than 0.1. The mean effect is {means}. One head at a time tells nothing about heads "
@@ -122,7 +122,7 @@ def rankings(found: pd.DataFrame, reduced: Sequence[str] = ()) -> str:
     means = found.groupby("ranking", sort=False).mean(numeric_only=True).sort_values("spearman", ascending=False)
     for name, row in means.iterrows():
         lines.append((
-            code(str(name)), f"{row['spearman']:+.2f} ({between(row['lower'], row['upper'])})", f"{row['within']:+.2f}",
+            code(str(name)), f"{row['spearman']:+z.2f} ({between(row['lower'], row['upper'])})", f"{row['within']:+z.2f}",
             _number(row["ceiling"]), f"{percent(row['overlap'])}", f"{percent(row['chance'])}",
         ))  # fmt: skip
     best = found.loc[found.groupby("model", sort=False)["spearman"].idxmax()]
@@ -151,7 +151,7 @@ def guesses(found: pd.DataFrame) -> str:
     if found.empty:
         return missing("no cheaper guess of the effects was made", False)
     lines = [
-        (code(row["model"]), row["guess"], f"{row['spearman']:+.2f}", percent(row["overlap"]), percent(row["chance"]),
+        (code(row["model"]), row["guess"], f"{row['spearman']:+z.2f}", percent(row["overlap"]), percent(row["chance"]),
          _number(row["r2"]))
         for row in found.to_dict("records")
     ]  # fmt: skip
@@ -183,12 +183,12 @@ def held(cells: pd.DataFrame, best: pd.DataFrame) -> str:
             told = part["ranking"].value_counts()
             own = cells[(cells[what] == name) & (cells["ranking"] == winner)]["spearman"]
             lines.append((what, code(str(name)), len(part), f"{code(str(told.index[0]))} ({int(told.iloc[0])})",
-                          int(told.get(winner, 0)), f"{own.mean():+.2f}" if len(own) else "–"))  # fmt: skip
+                          int(told.get(winner, 0)), f"{own.mean():+z.2f}" if len(own) else "–"))  # fmt: skip
     header = ("by", "which", "cells", "most often best", f"{code(winner)} best", "its mean ρ")
     share = float((best["ranking"] == winner).mean())
     verdict = "holds everywhere" if share == 1 else "holds mostly" if share > 0.5 else "does not hold"
     return (
-        f"{code(winner)} has the highest mean ρ ({means.iloc[0]:+.2f}) over {counted(len(best), 'cell')} of model, "
+        f"{code(winner)} has the highest mean ρ ({means.iloc[0]:+z.2f}) over {counted(len(best), 'cell')} of model, "
         f"mode, benchmark and effect, and is the best in {percent(share)} of them: a single best ranking "
         f"**{verdict}**. In {int(best['sure'].sum())} of the cells the best is better than the second by "
         "more than its interval.\n\n" + table(header, lines)
@@ -232,7 +232,7 @@ def _loss(told: Any, measure: str) -> str:
     scale, digits = (100, 0) if measure == "accuracy" else (1, 2)
     if told["estimate"] != told["estimate"]:
         return "–"
-    number = f"{scale * told['estimate']:.{digits}f}"
+    number = f"{scale * told['estimate']:z.{digits}f}"
     known = told["lower"] == told["lower"]  # one picture has no interval
     return f"{number} ({between(scale * told['lower'], scale * told['upper'], digits)})" if known else number
 

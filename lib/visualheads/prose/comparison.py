@@ -137,7 +137,7 @@ def right_wrong(differences: pd.DataFrame, measure: str = "concentration") -> st
         f"In {len(up)} of {len(rows)} combinations of model and benchmark the visual heads' {measure} is clearly "
         "higher "
         f"when the answer is right (whole interval above 0), in {len(down)} clearly lower; the mean difference is "
-        f"{rows['difference'].mean():+.3f}. Right and wrong answers are compared within the same condition and "
+        f"{rows['difference'].mean():+z.3f}. Right and wrong answers are compared within the same condition and "
         "format, so "
         "that an easy condition makes no difference by itself; with many intervals about one in twenty lies off 0 "
         "by chance."
@@ -173,9 +173,9 @@ def statistics(found: pd.DataFrame, errors: pd.DataFrame) -> str:
     by_name = errors.set_index("statistic") if len(errors) else errors
     lines = []
     for row in found.itertuples():
-        gain = f"{by_name.loc[row.statistic, 'gain']:+.2f}" if len(errors) and row.statistic in by_name.index else "–"
+        gain = f"{by_name.loc[row.statistic, 'gain']:+z.2f}" if len(errors) and row.statistic in by_name.index else "–"
         p = f"{row.p_value:.3f}" if np.isfinite(row.p_value) else "–"
-        rho = f"{row.rho:+.2f}" if np.isfinite(row.rho) else "–"
+        rho = f"{row.rho:+z.2f}" if np.isfinite(row.rho) else "–"
         lines.append((STATISTICS.get(str(row.statistic), row.statistic), rho, p, row.models, row.tasks, gain))
     told = table(("head statistic", "ρ with the score", "p", "models", "benchmarks", "gain"), lines)
     text = (

@@ -56,4 +56,4 @@ def _of_runs(row: pd.Series) -> str:
 
 
 def _number(value: float, digits: int) -> str:
-    return f"{value:.{digits}f}" if pd.notna(value) else "–"
+    return f"{value:z.{digits}f}" if pd.notna(value) else "–"

@@ -50,9 +50,9 @@ def changes(found: pd.DataFrame, needs: str) -> str:
     for pair, rows in found.groupby("pair", sort=False):
         tokens = f"{rows['tokens_one'].mean():.0f} → {rows['tokens_other'].mean():.0f}"
         up, down = int((rows["lower"] > 0).sum()), int((rows["upper"] < 0).sum())
-        change = f"{100 * rows['difference'].mean():+.1f}"
+        change = f"{100 * rows['difference'].mean():+z.1f}"
         means = rows[["image_weight", "image_log_odds", "focus_nats"]].mean()
-        heads = f"{means['image_weight']:+.3f}, {means['image_log_odds']:+.2f}, {means['focus_nats']:+.2f}"
+        heads = f"{means['image_weight']:+z.3f}, {means['image_log_odds']:+z.2f}, {means['focus_nats']:+z.2f}"
         lines.append((escaped(str(pair)), tokens, change, f"{up} up, {down} down of {len(rows)}", heads))
     header = ("pair", "image tokens", "mean change of score, points", "benchmarks with a clear change")
     told = table((*header, "change of image weight, log-odds, focus (nats)"), lines)
@@ -104,7 +104,7 @@ def families(found: pd.DataFrame, kin: Mapping[str, float] | None) -> str:
         text += (
             f"\n\nPairs of one language model correlate with {kin['same']:.2f}, pairs of other ones with "
             f"{kin['other']:.2f}: a "
-            f"difference of {kin['difference']:+.2f} (p = {kin['p_value']:.3f}, language models shuffled among the "
+            f"difference of {kin['difference']:+z.2f} (p = {kin['p_value']:.3f}, language models shuffled among the "
             "models; further trainings of a model do not count in it)."
         )
     absent = [name for name in (SEED, SAME, RETRAINED, OTHER_LLM) if name not in set(found["relation"])]

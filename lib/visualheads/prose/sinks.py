@@ -138,7 +138,7 @@ def removal(found: pd.DataFrame) -> str:
             for row in part[part["measure"] == measure].itertuples():
                 bounds = between(scale * row.lower, scale * row.upper, digits)
                 known = row.lower == row.lower
-                cells.append(f"{scale * row.estimate:.{digits}f}" + (f" ({bounds})" if known else ""))
+                cells.append(f"{scale * row.estimate:z.{digits}f}" + (f" ({bounds})" if known else ""))
         lines.append((code(str(model)), MODES[str(mode)], heads, *cells))
     header = (
         "model", "what", "heads", "points lost: marked", "random image tokens", "random background",

@@ -168,7 +168,7 @@ def _points(row: pd.Series, name: str = "estimate") -> str:
     if row[name] != row[name]:
         return "–"
     bounds = f" ({between(100 * row[lower], 100 * row[upper], 0)})" if row[lower] == row[lower] else ""
-    return f"{100 * row[name]:+.0f}{bounds}"
+    return f"{100 * row[name]:+z.0f}{bounds}"
 
 
 def _logits(row: pd.Series, name: str = "estimate") -> str:
@@ -176,7 +176,7 @@ def _logits(row: pd.Series, name: str = "estimate") -> str:
     if row[name] != row[name]:
         return "–"
     bounds = f" ({between(row[lower], row[upper])})" if row[lower] == row[lower] else ""
-    return f"{row[name]:+.2f}{bounds}"
+    return f"{row[name]:+z.2f}{bounds}"
 
 
 def _share(row: pd.Series, measure: str) -> str:

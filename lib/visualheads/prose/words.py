@@ -26,7 +26,7 @@ def percent(value: float) -> str:
 
 def between(lower: float, upper: float, digits: int = 2) -> str:
     """An interval: `0.61 to 0.74`."""
-    return f"{lower:.{digits}f} to {upper:.{digits}f}"
+    return f"{lower:z.{digits}f} to {upper:z.{digits}f}"
 
 
 def counted(number: int, thing: str) -> str:
