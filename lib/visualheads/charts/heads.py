@@ -164,7 +164,7 @@ def _mean_map(data: alt.Data, shape: tuple[int, ...], chosen: alt.Parameter) -> 
             color=alt.Color(
                 "map:Q",
                 scale=alt.Scale(scheme="magma", domainMin=0),
-                legend=alt.Legend(orient="right", title=None, gradientLength=120, format=".1~e"),
+                legend=alt.Legend(orient="right", title=None, gradientLength=120, format=".2~r"),
             ),
             tooltip=[
                 alt.Tooltip("row:O"),
