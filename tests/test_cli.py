@@ -74,6 +74,7 @@ def test_version_and_help(capsys):
         (("trace", "mini-1.5-7B", "--scheduler", "tcp://a:1", "--cluster", "b.yml"), "--scheduler and --cluster"),
         (("rank", "no/such/store.zarr"), "trace a model first"),
         (("page", "mini-1.5-7B", "-p", "64"), "NAME=VALUE"),
+        (("page", "no-such-model"), "got 'no-such-model'"),
         (("train",), "--all"),
         (("train", "mini-1.5-7B", "--smoke"), "--out"),
         (("train", "no-such-miniature"), "no-such-miniature"),

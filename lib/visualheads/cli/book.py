@@ -21,8 +21,10 @@ def page(
     force: Annotated[bool, typer.Option("--force", help="Run the notebook even where nothing changed.")] = False,
 ) -> None:
     """Run the model notebook for one model; `visualheads book` then puts its page into the book."""
+    from visualheads.checkpoints import resolve
     from visualheads.pages import run_model_page
 
+    resolve(model)
     written = run_model_page(project_root(), model, parameters(parameter or []), force=force)
     say(str(written))
 

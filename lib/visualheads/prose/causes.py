@@ -122,8 +122,8 @@ def rankings(found: pd.DataFrame, reduced: Sequence[str] = ()) -> str:
     means = found.groupby("ranking", sort=False).mean(numeric_only=True).sort_values("spearman", ascending=False)
     for name, row in means.iterrows():
         lines.append((
-            code(str(name)), f"{row['spearman']:+z.2f} ({between(row['lower'], row['upper'])})", f"{row['within']:+z.2f}",
-            _number(row["ceiling"]), f"{percent(row['overlap'])}", f"{percent(row['chance'])}",
+            code(str(name)), f"{row['spearman']:+z.2f} ({between(row['lower'], row['upper'])})",
+            f"{row['within']:+z.2f}", _number(row["ceiling"]), percent(row["overlap"]), percent(row["chance"]),
         ))  # fmt: skip
     best = found.loc[found.groupby("model", sort=False)["spearman"].idxmax()]
     who = listed([f"{code(row.ranking)} in {code(row.model)}" for row in best.itertuples()])
