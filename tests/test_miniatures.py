@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from visualheads.errors import CheckpointError, UnknownModelError
 from visualheads.miniatures import (
     architectures,
     batches,
+    card,
     evaluation,
     fitting,
     listing,
@@ -532,3 +534,26 @@ def test_scores_carry_wilson_intervals():
     assert found["accuracy"] == 0.8
     assert found["low"] == pytest.approx(0.4902, abs=1e-3)
     assert found["high"] == pytest.approx(0.9433, abs=1e-3)
+
+
+def test_what_was_asked_for_is_held_against_what_was_found():
+    good = {"seen": {"accuracy": 0.9}}
+    scores = {f"{name}/{form}": good for name in ("plain-object", "plain-super") for form in evaluation.FORMATS}
+
+    def entry(low: float, high: float) -> dict[str, Any]:
+        blind = {"accuracy": (low + high) / 2, "low": low, "high": high, "n": 100}
+        return {
+            "seen": {"low": 0.7},
+            "blind": blind,
+            "question_only": {"accuracy": 0.3},
+            "chance": 0.25,
+            "above_chance": True,
+        }
+
+    record = {"scores": scores, "benchmarks": {"a": entry(0.1, 0.34), "b": entry(0.28, 0.36), "c": entry(0.5, 0.6)}}
+    told = {one["what"]: one for one in evaluation.targets(record, marked=False)}
+    assert told["plain-object/free"]["reached"] and "visual-general/free" not in told
+    assert told["a blind"]["reached"] and told["a blind"]["wanted"] == pytest.approx(0.35)
+    assert not told["b blind"]["reached"] and "28.0 to 36.0" in told["b blind"]["why"]
+    assert not told["c blind"]["reached"] and "why" not in told["c blind"], "this one does see without eyes"
+    assert told["b blind"]["why"] in card.target_lines(list(told.values()))

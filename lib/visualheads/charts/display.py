@@ -51,10 +51,11 @@ def show(chart: Any, alt_text: str = "") -> None:
 
 
 def show_text(markdown: str) -> None:
-    """Display computed Markdown."""
+    """Display computed Markdown; nothing where there is none."""
     from IPython.display import Markdown, display
 
-    display(Markdown(markdown))
+    if markdown:
+        display(Markdown(markdown))
 
 
 def spec_of(chart: Any, alt_text: str = "") -> dict[str, Any]:

@@ -50,7 +50,11 @@ def target_lines(targets: list[dict[str, Any]]) -> str:
     missed = [entry for entry in targets if not entry["reached"]]
     if not missed:
         return "All figures asked for are reached."
-    told = [f"* {e['what']}: {100 * e['found']:.1f} %, limit {100 * e['wanted']:.1f} %" for e in missed]
+    told = [
+        f"* {e['what']}: {100 * e['found']:.1f} %, limit {100 * e['wanted']:.1f} %"
+        + (f" ({e['why']})" if "why" in e else "")
+        for e in missed
+    ]
     return "Not reached:\n\n" + "\n".join(told)
 
 

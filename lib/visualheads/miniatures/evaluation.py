@@ -212,7 +212,19 @@ def targets(record: dict[str, Any], marked: bool) -> list[dict[str, Any]]:
         allowed = best + BLIND_SLACK
         blind = entry["blind"]["high"]
         told.append({"what": f"{name} blind", "wanted": allowed, "found": blind, "reached": blind <= allowed})
+        if blind > allowed and entry["blind"]["low"] <= best:
+            told[-1]["why"] = _noise(name, entry["blind"], best)
     return told
+
+
+def _noise(name: str, blind: dict[str, Any], best: float) -> str:
+    """Why a limit is exceeded by a blind model whose interval holds the best answerer without eyes."""
+    told = " to ".join(f"{100 * blind[bound]:.1f}" for bound in ("low", "high"))
+    return (
+        f"with white pictures {name} is right in {100 * blind['accuracy']:.1f} % ({told}) of {blind['n']} prompts, no "
+        f"more than the best answerer without eyes ({100 * best:.1f} %) as far as so many prompts can tell: it is the "
+        "width of the interval that passes the limit"
+    )
 
 
 def _of(condition: str, samples: Sequence[Sample], told: Sequence[str]) -> tuple[list[Sample], list[str]]:

@@ -110,9 +110,10 @@ def targets(records: Records) -> str:
             found = f"{100 * entry['found']:.0f}"
             cells.append(found if entry["reached"] else f"**{found}** (not {sign} {100 * entry['wanted']:.0f})")
         lines.append((code(name), *cells))
-        note = records[name].get("note")
         if any(not entry["reached"] for entry in told):
-            reasons.append(f"* {code(name)}: {note or 'its card gives no reason yet'}")
+            known_why = [str(entry["why"]) for entry in told if entry.get("why")]
+            why = [*([records[name]["note"]] if records[name].get("note") else []), *known_why]
+            reasons.append(f"* {code(name)}: {'; '.join(why) or 'its card gives no reason yet'}.")
     text = table(("miniature", *[escaped(what) for what in whats]), lines)
     text += f"\n\n{reached} of {counted(asked, 'figure')} asked for are reached. In bold: what is not, with the limit."
     return text + ("\n\nWhy not, as the model cards tell:\n\n" + "\n".join(reasons) if reasons else "")
