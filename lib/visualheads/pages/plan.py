@@ -25,7 +25,7 @@ ABLATION = "-ablation"
 FULL_RESULTS = "data/results-full"
 ALWAYS_TOLD = ("n", "seed")
 """Parameters that the command under a figure names even where they are the defaults."""
-FULL_COST = {"eager_runs": 7, "eager_runs_long": 7}
+FULL_COST = {"sweep_runs": 3, "eager_runs": 7, "eager_runs_long": 7}
 FULL_N = 1000
 """More questions than any shipped condition has: all of them."""
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from visualheads.charts.cost import NAMES, SWEEPS
-from visualheads.prose.words import counted, listed, table
+from visualheads.prose.words import listed, table
 
 
 def cost(measured: Sequence[pd.DataFrame]) -> str:
@@ -42,11 +42,10 @@ def sweep_cost(measured: pd.DataFrame) -> str:
     ]  # fmt: skip
     header = ("changed", "tokens", "sets", "seconds per set, sweep", "naive loop", "times faster")
     told = listed([f"{row['ratio']:.1f} times faster ({SWEEPS.get(str(n), n)})" for n, row in measured.iterrows()])
-    runs = int(measured["runs"].iloc[0])
     return (
         f"{table(header, lines)}\n\nThe sweep is {told} than a loop that asks the whole model anew for every set, with "
-        f"as many sets in its batches as serve it best ({listed([str(int(b)) for b in measured['batch']])}); medians "
-        f"of {counted(runs, 'run')}. The numbers of both are the same."
+        f"as many sets in its batches as serve it best ({listed([str(int(b)) for b in measured['batch']])}); "
+        f"{_of_runs(measured.iloc[0])}. The numbers of both are the same."
     )
 
 
