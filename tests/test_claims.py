@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from planted import HEADS, LAYERS, Planted, always, effects_of, lists_of, pattern, swept, world
 from visualheads import claims, lineage
@@ -283,3 +285,16 @@ def test_sizes_are_read_off_names():
     names = ("Vicuna-7B", "Vicuna-13B", "Llama-3-8B", "Phi-3-mini-3.8B", "Mistral-7B-v0.2")
     assert [size_of(name) for name in names] == [7, 13, 8, 3.8, 7]
     assert np.isnan(size_of("gpt"))
+
+
+def test_models_that_were_asked_different_questions_are_judged_on_their_own() -> None:
+    def both(**planted: Any) -> xr.Dataset:
+        ds = world({"m": Planted(**planted), "n": Planted(**planted)}, tasks=("looktwice", "pope"))
+        asked = (ds["model"] == "m") == (ds["task"] == "looktwice")
+        return ds.assign(
+            {name: values.where(asked) for name, values in ds.data_vars.items() if values.dtype.kind in "fi"}
+        )
+
+    evidence = claims.Evidence(traces=both(white=-1.0), untrained=both(weight=always(np.full((LAYERS, 4), 0.1))))
+    [verdict] = claims.judge(evidence, [1])
+    assert verdict.finding.table["model"].tolist() == ["m", "n"]

@@ -115,6 +115,7 @@ def test_a_miniature_is_found_by_name(folder, tmp_path, monkeypatch):
     model = models.load("mini-1.5-7B", validate=False)
     assert model.name == model.identity["checkpoint"] == "mini-1.5-7B"
     assert model.card is cards()["mini-1.5-7B"]
+    assert models.load(tmp_path / "miniatures" / "mini-1.5-7B", validate=False).card is model.card
     assert model.parameters == pytest.approx(sum(w.numel() for w in model.module.parameters()) / 1e9)
 
 

@@ -75,6 +75,17 @@ def test_models_of_different_shapes_are_padded(tmp_path: Path) -> None:
     schema.assert_valid(ds)
 
 
+def test_models_of_one_name_in_two_folders_stay_apart(tmp_path: Path) -> None:
+    path = stored(tmp_path, traced("m", 2, 3))
+    other = path.parent.with_name("elsewhere-m")
+    path.parent.rename(other)
+    stored(tmp_path, traced("m", 2, 3, 5))
+    ds = store.open_results(tmp_path)
+    assert sorted(ds["model"].values.tolist()) == ["elsewhere-m", "m"]
+    seen = ds["image_weight"].isel(layer=0, head=0, query=0).notnull().sum("sample")
+    assert seen.sel(model="elsewhere-m") == 12 and seen.sel(model="m") == 5
+
+
 def test_tasks_follow_one_another_along_sample(tmp_path: Path) -> None:
     counting, yes_no = traced("a", 2, 2), traced("a", 2, 2, 7, task="pope", conditions=("adversarial",), boxes=False)
     stored(tmp_path, counting, task_files="t1")

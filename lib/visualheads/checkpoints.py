@@ -47,6 +47,12 @@ def resolve(name: str | os.PathLike[str]) -> Source:
         return _catalogued(known[text])
     path = Path(text).expanduser()
     if path.is_dir():
+        if (
+            path.name in known
+            and known[path.name].miniature
+            and path.resolve() == miniature_folder(path.name).resolve()
+        ):
+            return _catalogued(known[path.name])
         return Source(path.resolve().name, str(path), _converted_card(path))
     if path.is_file():
         raise CheckpointError(f"{text!r} is a file; give the folder that holds config.json and *.safetensors.")

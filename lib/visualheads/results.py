@@ -40,7 +40,8 @@ def open_results(
     or head it does not have, is NaN (numbers) or "" (text). Stores that are still being filled give what is done. Where
     two stores use one id for different samples (scenes and real pictures), "@" and a mark of the data are put after it.
     Mean maps keep their groups (condition, format, control); a condition that several tasks share, or that is empty, is
-    led by the task's name. Maps of selected heads are there for every head that any store selected.
+    led by the task's name. Where stores in two folders are of models of one name, the one whose folder has another name
+    is called as its folder is. Maps of selected heads are there for every head that any store selected.
     models: only stores in these models' folders are opened, where there are any.
     Raises StoreError when the folder holds no store of this kind.
     """
@@ -52,7 +53,7 @@ def open_results(
             f"no results in {folder}: there is no <model>/<task>.zarr of kind {kind!r}; "
             "trace a model first (visualheads trace), or give another folder."
         )
-    opened = [(task_of(path), open_store(path)) for path in paths]
+    opened = [(task_of(path), ds) for path, ds in _with_distinct_names([(path, open_store(path)) for path in paths])]
     filled = [(task, ds) for task, ds in opened if ds.sizes["sample"]] or opened[:1]
     tasks = [task for task, _ in filled]
     parts, labels = _with_distinct_ids([ds for _, ds in filled])
@@ -76,6 +77,27 @@ def _stores(folder: Path, kind: str) -> list[Path]:
     live = sorted(folder.glob("*/*.zarr"))
     packed = [path for path in sorted(folder.glob(f"*/*{PACKED}")) if path.with_suffix("") not in live]
     return [path for path in sorted([*live, *packed]) if read_attrs(path)["kind"] == kind]
+
+
+def _with_distinct_names(opened: list[tuple[Path, xr.Dataset]]) -> list[tuple[Path, xr.Dataset]]:
+    """The same, with the folder's name for a model whose name is also that of a model in a folder of that name."""
+    homes: dict[str, set[str]] = defaultdict(set)
+    for path, ds in opened:
+        for model in ds["model"].values.tolist():
+            homes[model].add(path.parent.name)
+    told = []
+    for path, ds in opened:
+        home = path.parent.name
+        names = [
+            home if len(homes[model]) > 1 and slug_of(model) != home else model for model in ds["model"].values.tolist()
+        ]
+        told.append(
+            (
+                path,
+                ds.assign_coords(model=np.array(names, dtype=object)) if names != ds["model"].values.tolist() else ds,
+            )
+        )
+    return told
 
 
 def _with_distinct_ids(datasets: list[xr.Dataset]) -> tuple[list[xr.Dataset], pd.DataFrame]:

@@ -53,7 +53,7 @@ def visual_heads_exist(evidence: Evidence) -> Finding:
         has_white = "control" in whole.coords and bool((np.atleast_1d(white["control"].values) == "white").any())
         fresh = None
         if evidence.untrained is not None and name in names_of(evidence.untrained):
-            fresh = evidence.untrained.sel(model=[name])
+            fresh = of_model(evidence.untrained, name)
         if not has_white and fresh is None:
             continue
         found = _excess(of_model(evidence.traces, name), white if has_white else None, fresh)

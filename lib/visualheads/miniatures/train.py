@@ -108,14 +108,20 @@ def is_trained(name: str, target: Path, plan: Plan | None = None) -> bool:
 def save_checkpoint(name: str, model: Any, folder: Path) -> None:
     """An ordinary Hugging Face folder: config, half-precision safetensors, processor, chat template."""
     folder.mkdir(parents=True, exist_ok=True)
-    copy.deepcopy(model).half().save_pretrained(folder)
+    _save_half(model, folder)
     build_processor(miniature(name).recipe).save_pretrained(folder)
+
+
+def _save_half(model: Any, folder: Path) -> None:
+    copy.deepcopy(model).half().save_pretrained(folder)
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod(0o644)  # safetensors writes them for their owner alone
 
 
 def save_text(name: str, model: Any, folder: Path) -> None:
     """The text-only model as a folder of its own, with its tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
-    copy.deepcopy(model).half().save_pretrained(folder)
+    _save_half(model, folder)
     build_tokenizer().save_pretrained(folder)
     shape = text_shape(name)
     (folder / "MODEL_CARD.md").write_text(
