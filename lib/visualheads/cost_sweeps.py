@@ -23,7 +23,7 @@ HEADS = 10
 def measure_sweeps(
     shape: Shape | tuple[int, int, int] = Shape(),  # noqa: B008  (immutable)
     sets: int = 40,
-    naive_sets: int = 4,
+    naive_sets: int = 2,
     runs: int = 3,
 ) -> pd.DataFrame:
     """Measure `vh.sweep` and a naive loop in a fresh process: alternating runs, one thread, one picture, mode "zero".
