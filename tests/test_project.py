@@ -94,6 +94,7 @@ LAYERS = (
         "sweeps",
         "steering",
         "keeping",
+        "studies",
         "steered",
         "sink_finding",
         "sink_study",

@@ -6,23 +6,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
-from visualheads import protocol, shipped
+from visualheads import protocol, studies
 from visualheads.causes import MAIN_TASK
 from visualheads.heads import rank
 from visualheads.interventions.modes import AFTER_IMAGE
-from visualheads.keeping import kept
-from visualheads.models import load
-from visualheads.places import slug_of
-from visualheads.reduced import other_pictures
 from visualheads.sink_finding import find, others
-from visualheads.steered import own_heads
 from visualheads.steering import objects, samples_only
 from visualheads.sweeps import sweep
 from visualheads.tasks import task as benchmark
@@ -119,37 +114,13 @@ def removal(
 def studied(
     names: Sequence[str], results: str | Path, traces: xr.Dataset, size: Size = REDUCED, small: bool = False
 ) -> dict[str, dict[str, xr.Dataset]]:
-    """The experiments of several models: store name → model → dataset; see `steered.studied`."""
-    told: dict[str, dict[str, xr.Dataset]] = {name: {} for name in STORES}
+    """`studies.studied` of these experiments: store name → model → dataset."""
+    makers: dict[str, studies.Maker] = {
+        SINKS: lambda model, asked, _traces, _size, _made: find(model, asked),
+        REMOVAL: lambda model, asked, traces, size, made: removal(model, asked, made[SINKS], traces, size),
+    }
     asked = list(benchmark(MAIN_TASK).samples(condition=CONDITION, format="free", n=size.questions))
-    for name in names:
-        for store, ds in _of_model(name, results, traces, asked, size, small).items():
-            told[store][name] = ds
-    return told
-
-
-def _of_model(
-    name: str, results: str | Path, traces: xr.Dataset, asked: Sequence[Sample], size: Size, small: bool
-) -> dict[str, xr.Dataset]:
-    whole = {store: None if small else shipped.opened(name, store) for store in STORES}
-    if all(ds is not None for ds in whole.values()):
-        return {store: ds for store, ds in whole.items() if ds is not None}
-    folder = Path(results) / slug_of(name)
-    identity = {**shipped.identity_of(name, [MAIN_TASK]), "size": asdict(size)}
-    loaded: list[VisionLanguageModel] = []
-
-    def model() -> VisionLanguageModel:
-        if not loaded:
-            loaded.append(load(name))
-        return loaded[0]
-
-    def path(store: str) -> Path:
-        return folder / f"{MAIN_TASK}-{store}.zarr"
-
-    chosen_on = other_pictures(own_heads(traces, name), asked)
-    found = kept(path(SINKS), SINKS, identity, lambda: find(model(), asked))
-    removed = kept(path(REMOVAL), REMOVAL, identity, lambda: removal(model(), asked, found, chosen_on, size))
-    return {SINKS: found, REMOVAL: removed}
+    return studies.studied(makers, names, results, traces, asked, size, small)
 
 
 def _of_sets(swept: xr.Dataset) -> dict[str, Any]:

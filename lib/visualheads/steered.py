@@ -5,24 +5,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
-from visualheads import protocol, shipped
+from visualheads import protocol, studies
 from visualheads.causes import MAIN_TASK
-from visualheads.comparison import of_model
 from visualheads.errors import HeadError
 from visualheads.heads import rank
 from visualheads.interventions.modes import AFTER_IMAGE
-from visualheads.keeping import kept
-from visualheads.models import load
-from visualheads.places import slug_of
-from visualheads.reduced import other_pictures
 from visualheads.steering import MOST_HEADS, Ask, bias_curve, candidates, ground_rankings, objects
 from visualheads.tasks import task as benchmark
 
@@ -167,53 +162,14 @@ def grounding(
 def studied(
     names: Sequence[str], results: str | Path, traces: xr.Dataset, size: Size = REDUCED, small: bool = False
 ) -> dict[str, dict[str, xr.Dataset]]:
-    """The experiments of several models: store name → model → dataset; the shipped large run where it holds.
-
-    names    miniatures whose checkpoints are there
-    traces   of all of them (`survey.traced`): heads are chosen there, on other pictures than those asked about
-    small    run the reduced protocol even where a large run is shipped
-    A small run is kept beside the traces and used again while weights, files and size are the same.
-    """
-    told: dict[str, dict[str, xr.Dataset]] = {name: {} for name in STORES}
+    """`studies.studied` of these experiments: store name → model → dataset."""
+    makers: dict[str, studies.Maker] = {
+        STEERING: lambda model, asked, traces, size, _: steering(model, asked, traces, size),
+        BOOST: lambda model, asked, traces, size, _: boost(model, asked, traces, size),
+        GROUNDING: lambda model, asked, traces, size, _: grounding(model, asked, traces, size),
+    }
     asked = list(benchmark(MAIN_TASK).samples(condition=CONDITION, format="free", n=max(size.questions, size.scenes)))
-    for name in names:
-        for store, ds in _of_model(name, results, traces, asked, size, small).items():
-            told[store][name] = ds
-    return told
-
-
-def own_heads(traces: xr.Dataset, name: str) -> xr.Dataset:
-    """One model's samples of the main benchmark, with the layers and heads that it has."""
-    own = of_model(traces, name, MAIN_TASK)
-    weight = own["image_weight"].isel(model=0)
-    there = np.asarray(weight.notnull().any([dim for dim in weight.dims if dim not in ("layer", "head")]))
-    return own.isel(layer=np.flatnonzero(there.any(axis=1)), head=np.flatnonzero(there.any(axis=0)))
-
-
-def _of_model(
-    name: str, results: str | Path, traces: xr.Dataset, asked: Sequence[Sample], size: Size, small: bool
-) -> Mapping[str, xr.Dataset]:
-    whole = {store: None if small else shipped.opened(name, store) for store in STORES}
-    if all(ds is not None for ds in whole.values()):
-        return {store: ds for store, ds in whole.items() if ds is not None}
-    folder = Path(results) / slug_of(name)
-    identity = {**shipped.identity_of(name, [MAIN_TASK]), "size": asdict(size)}
-    loaded: list[VisionLanguageModel] = []
-
-    def model() -> VisionLanguageModel:
-        if not loaded:
-            loaded.append(load(name))
-        return loaded[0]
-
-    chosen_on = other_pictures(own_heads(traces, name), asked)
-    makers = {STEERING: steering, BOOST: boost, GROUNDING: grounding}
-    return {
-        store: kept(
-            folder / f"{MAIN_TASK}-{store}.zarr", store, identity,
-            lambda make=make: make(model(), asked, chosen_on, size),
-        )
-        for store, make in makers.items()
-    }  # fmt: skip
+    return studies.studied(makers, names, results, traces, asked, size, small)
 
 
 def _scenes(samples: Sequence[Sample], n: int) -> list[Sample]:

@@ -164,19 +164,19 @@ def _usual(biases: pd.Series) -> float:
 
 
 def _points(row: pd.Series, name: str = "estimate") -> str:
-    lower, upper = ("lower", "upper") if name == "estimate" else (f"{name}_lower", f"{name}_upper")
-    if row[name] != row[name]:
-        return "–"
-    bounds = f" ({between(100 * row[lower], 100 * row[upper], 0)})" if row[lower] == row[lower] else ""
-    return f"{100 * row[name]:+z.0f}{bounds}"
+    return _signed(row, name, 100, 0)
 
 
 def _logits(row: pd.Series, name: str = "estimate") -> str:
+    return _signed(row, name, 1, 2)
+
+
+def _signed(row: pd.Series, name: str, scale: float, digits: int) -> str:
     lower, upper = ("lower", "upper") if name == "estimate" else (f"{name}_lower", f"{name}_upper")
     if row[name] != row[name]:
         return "–"
-    bounds = f" ({between(row[lower], row[upper])})" if row[lower] == row[lower] else ""
-    return f"{row[name]:+z.2f}{bounds}"
+    bounds = f" ({between(scale * row[lower], scale * row[upper], digits)})" if row[lower] == row[lower] else ""
+    return f"{scale * row[name]:+z.{digits}f}{bounds}"
 
 
 def _share(row: pd.Series, measure: str) -> str:
