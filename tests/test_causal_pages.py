@@ -15,7 +15,7 @@ import vl_convert as vlc
 from helpers import samples, wrapped
 from planted import Planted, always, effects_of, pattern, swept, world
 from synthetic_models import model_dataset, questions, stored
-from visualheads import causes, charts, claims, reduced, shipped
+from visualheads import causes, charts, claims, confronted, reduced, shipped
 from visualheads.catalog import miniature_folder
 from visualheads.charts import display
 from visualheads.claims import gather as gathering
@@ -93,7 +93,7 @@ def test_losses_are_told_beside_their_random_controls() -> None:
 def test_the_ranking_that_is_the_effect_is_found() -> None:
     values = pattern(3)
     traces = world({"m": Planted(weight=always(values), noise=0.001)})
-    found = causes.ranking_agreement(traces, effects_of(values, noise=0.001)).set_index("ranking")
+    found = confronted.ranking_agreement(traces, effects_of(values, noise=0.001)).set_index("ranking")
     assert found.loc["image_weight", "spearman"] > 0.99 and found.loc["image_weight", "overlap"] == 1
     assert found.loc["image_weight", "ceiling"] > 0.99 and abs(found.loc["concentration", "spearman"]) < 0.6
     assert "sink_free" not in found.index and found.loc["image_weight", "chance"] == pytest.approx(2 / 24)
@@ -107,7 +107,7 @@ def test_the_ranking_that_is_the_effect_is_found() -> None:
 
 def test_without_effects_the_pages_say_so() -> None:
     traces = world({"m": Planted()})
-    found = causes.ranking_agreement(traces, None)
+    found = confronted.ranking_agreement(traces, None)
     assert found.empty and words.NEEDS_EFFECTS in words.rankings(found)
     for chart in (charts.effect_map, charts.scores_and_effects):
         assert "single heads" in display.spec_of(chart(causes.head_tables(traces, None)))["description"]

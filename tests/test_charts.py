@@ -71,7 +71,7 @@ def test_chart_is_the_same_text_twice(ds: xr.Dataset, name: str) -> None:
 
 def test_head_map_holds_one_record_per_head(ds: xr.Dataset) -> None:
     spec = display.spec_of(charts.head_map(planted(ds, 2, 3, image_weight=0.97)))
-    records = spec["data"]["values"]
+    records = spec["datasets"][spec["data"]["name"]]
     assert len(records) == 20
     strongest = max(records, key=lambda record: record["image_weight"])
     assert (strongest["name"], strongest["image_weight"]) == ("L2H3", 0.97)

@@ -51,6 +51,7 @@ PURE = (
     "protocol",
     "grounding",
     "causes",
+    "confronted",
     "cells",
 )
 """Mathematics: torch, numpy and xarray, but no models."""

@@ -293,3 +293,14 @@ def test_identity_and_circumstance_have_their_keys() -> None:
     assert tuple(provenance.identity(checkpoint="m")) == provenance.IDENTITY_KEYS
     told = provenance.circumstance(device="cuda", attention="sdpa")
     assert told["device"] == "cuda" and told["attention"] == "sdpa" and told["xarray"] == xr.__version__
+
+
+def test_some_variables_are_joined_in_memory_as_lazily(tmp_path: Path) -> None:
+    stored(tmp_path, traced("small", 2, 3))
+    stored(tmp_path, traced("large", 4, 4, samples=7, task="pope"))
+    whole = store.open_results(tmp_path)
+    names = ("image_weight", "correct", "no such measure")
+    some = store.open_results(tmp_path, variables=names, lazy=False)
+    assert list(some.data_vars) == ["image_weight", "correct"]
+    assert all(isinstance(some[name].data, np.ndarray) for name in some.data_vars)
+    xr.testing.assert_identical(some, whole[list(some.data_vars)].load())

@@ -8,6 +8,7 @@ Seeds are explicit; equal seeds are paired.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import xarray as xr
@@ -64,12 +65,18 @@ def picture_sums(values: xr.DataArray) -> PictureSums:
     return PictureSums(sums, counts, pictures.astype(object))
 
 
+@lru_cache(maxsize=16)
 def picture_weights(n_pictures: int, n_boot: int = N_BOOT, seed: int = 0) -> NDArray[np.float64]:
-    """Return bootstrap weights (replicate, picture): how often each picture was drawn; each row sums to n_pictures."""
+    """Return bootstrap weights (replicate, picture): how often each picture was drawn; each row sums to n_pictures.
+
+    The array is shared between calls and cannot be written to.
+    """
     if n_pictures < 1 or n_boot < 1:
         raise ParameterError(got("n_pictures, n_boot", (n_pictures, n_boot), "at least 1 each"))
     rng = np.random.default_rng(seed)
-    return rng.multinomial(n_pictures, np.full(n_pictures, 1 / n_pictures), size=n_boot).astype(np.float64)
+    weights = rng.multinomial(n_pictures, np.full(n_pictures, 1 / n_pictures), size=n_boot).astype(np.float64)
+    weights.setflags(write=False)
+    return weights
 
 
 def half_weights(n_pictures: int, n_splits: int, seed: int = 0) -> NDArray[np.float64]:

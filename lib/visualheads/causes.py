@@ -1,4 +1,4 @@
-"""Tables of what is lost without heads, and of how observational rankings agree with that. Numpy and xarray."""
+"""Tables of what is lost without heads, and of heads' scores beside their effects. Numpy and xarray."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from visualheads.agreement import agreement, reversed_interval, spearman, top_k_overlap
-from visualheads.bootstrap import LEVEL, bootstrap, picture_sums, picture_weights
+from visualheads.bootstrap import bootstrap
 from visualheads.effects import LOSSES, head_effects, losses
 from visualheads.errors import HeadError
-from visualheads.rankings import SCORES, rank, real_samples, sample_scores
+from visualheads.rankings import SCORES, rank, real_samples
 
 MAIN_TASK = "looktwice"
 """The benchmark on which heads are removed; of the others the full protocol asks about single heads only."""
@@ -32,11 +31,6 @@ ORDERS = ("top", "random", "bottom")
 LOSS_COLUMNS = (
     "model", "mode", "measure", "ranking", "stage", "order", "count", "estimate", "lower", "upper", "sets",
 )  # fmt: skip
-AGREEMENT_COLUMNS = (
-    "model", "ranking", "spearman", "lower", "upper", "within", "ceiling", "overlap", "overlap_lower", "overlap_upper",
-    "chance", "top",
-)  # fmt: skip
-N_BOOT = 500
 
 Lists = Mapping[str, Mapping[str, xr.DataArray]]
 """Published head lists: model → name → scores (layer, head), NaN where a head is not listed."""
@@ -152,57 +146,6 @@ def more_scores(sweeps: Mapping[str, xr.Dataset], attributed: xr.Dataset | None,
     return told
 
 
-def ranking_agreement(
-    traces: xr.Dataset, effects: xr.Dataset | None, effect: str = EFFECT, lists: Lists | None = None,
-    by: Sequence[str] | None = None, n_boot: int = N_BOOT,
-) -> pd.DataFrame:  # fmt: skip
-    """How well each observational ranking finds the heads that matter: one row per model and ranking.
-
-    spearman, lower, upper   rank correlation over heads with the effects; interval over the pictures of both
-    within                   the same after removing layer means, so that depth alone makes no agreement
-    ceiling                  √(reliability of the ranking · reliability of the effects): the most that noise allows
-    overlap, overlap_*       share of the `top` best heads that both name; chance: that of two unrelated rankings
-    effect   variable of `effects` (model, layer, head, sample); lists: published head lists, without noise of their own
-    by       only these rankings; default all that the traces have what they need for
-    Empty where no model has effects. Rankings without a finite correlation are left out.
-    """
-    rows = []
-    for name in _both(traces, effects, effect):
-        assert effects is not None
-        part = traces.sel(model=[name])
-        shape = {dim: part[dim] for dim in ("layer", "head")}
-        own = effects.sel(model=[name]).reindex(shape)
-        published = {key: scores.reindex(shape) for key, scores in (lists or {}).get(name, {}).items()}
-        asked = [ranking for ranking in usable(part) if by is None or ranking in by]
-        reliability = float(agreement(own, by=[effect], n_boot=1)["reliability"].isel(model=0, ranking=0))
-        extra = {effect: own[effect].mean("sample")}
-        told = agreement(part, by=asked, extra=extra, n_boot=1).isel(model=0)
-        for ranking in [*asked, *published]:
-            if ranking in published:
-                values = published[ranking].expand_dims(model=[name])
-                found = agreement(part, by=[], extra={ranking: values, **extra}, n_boot=1).isel(model=0)
-                fixed = values
-            else:
-                found, fixed = told, None
-            pair = {"ranking": ranking, "other": effect}
-            observed, shared = float(found["spearman"].sel(pair)), float(found["top_k_overlap"].sel(pair))
-            if not np.isfinite(observed):
-                continue
-            room = reliability * (1.0 if fixed is not None else float(found["reliability"].sel(ranking=ranking)))
-            scores = fixed if fixed is not None else sample_scores(part, ranking)
-            bounds, overlaps = _intervals(scores, own[effect], observed, shared, int(found["k"]), n_boot)
-            rows.append(
-                {
-                    "model": name, "ranking": ranking, "spearman": observed, "lower": bounds[0], "upper": bounds[1],
-                    "within": float(found["spearman_within_layer"].sel(pair)),
-                    "ceiling": float(np.sqrt(np.clip(room, 0, 1))) if np.isfinite(room) else float("nan"),
-                    "overlap": shared, "overlap_lower": overlaps[0], "overlap_upper": overlaps[1],
-                    "chance": float(found["chance"]), "top": int(found["k"]),
-                }
-            )  # fmt: skip
-    return pd.DataFrame(rows, columns=list(AGREEMENT_COLUMNS))
-
-
 def _losses_of(sweep: xr.Dataset, model: str, mode: str, of: Sequence[str]) -> pd.DataFrame:
     values = losses(sweep)
     labels = pd.DataFrame({name: sweep[name].values for name in ("ranking", "stage", "order", "count")})
@@ -231,32 +174,7 @@ def _mean_of(values: np.ndarray) -> np.ndarray:
     return np.divide(sums, counts, out=np.full(values.shape[1], np.nan), where=counts > 0)
 
 
-def _intervals(
-    scores: xr.DataArray, effects: xr.DataArray, observed: float, shared: float, k: int, n_boot: int
-) -> tuple[list[float], list[float]]:
-    """Intervals of Spearman and of the shared top: pictures of ranking and of effects are drawn, each by itself."""
-    drawn = []
-    for seed, values in enumerate((scores, effects)):
-        flat = values.isel(model=0).transpose("layer", "head", ...)
-        if "sample" not in flat.dims:
-            drawn.append(np.repeat(flat.values.reshape(1, -1), n_boot, axis=0))
-            continue
-        sums = picture_sums(flat)
-        if len(sums.pictures) < 2:
-            return [float("nan")] * 2, [float("nan")] * 2
-        drawn.append(sums.means(picture_weights(len(sums.pictures), n_boot, seed)).T)
-    both = np.stack(drawn, axis=1)
-    both = both[:, :, np.isfinite(both).all(axis=(0, 1))]
-    spread, overlap = spearman(both)[:, 0, 1], top_k_overlap(both, k)[:, 0, 1]
-    return (
-        reversed_interval(np.array(observed), spread, LEVEL, -1.0).tolist(),
-        reversed_interval(np.array(shared), overlap, LEVEL, 0.0).tolist(),
-    )
-
-
-def _both(traces: xr.Dataset, effects: xr.Dataset | None, effect: str = EFFECT) -> list[str]:
-    if effects is None or effect not in effects:
-        return []
+def _both(traces: xr.Dataset, effects: xr.Dataset) -> list[str]:
     there = {str(name) for name in np.atleast_1d(effects["model"].values)}
     return [str(name) for name in np.atleast_1d(traces["model"].values) if str(name) in there]
 

@@ -9,17 +9,9 @@ import pandas as pd
 import xarray as xr
 
 from visualheads.agreement import spearman, top_k_overlap
-from visualheads.causes import (
-    AGREEMENT_COLUMNS,
-    ATTRIBUTION,
-    EFFECT,
-    MAIN_TASK,
-    N_BOOT,
-    Lists,
-    effects_of,
-    ranking_agreement,
-)
+from visualheads.causes import ATTRIBUTION, EFFECT, MAIN_TASK, Lists, effects_of
 from visualheads.comparison import of_task
+from visualheads.confronted import AGREEMENT_COLUMNS, N_BOOT, Case, ranking_agreements
 from visualheads.rankings import head_count
 
 CELL = ("mode", "task", "effect")
@@ -35,24 +27,32 @@ def agreement_by_cell(
     mode     as in `sweeps`; task: the benchmark, with its format where it was asked in several
     effect   "margin", "KL" (what changes without the head alone) or "many" (its share when many go at once)
     """
-    parts = []
+    places: dict[tuple[str, str], dict[tuple[str, str, str], Case]] = {}
     for mode, sweep in sweeps.items():
         for task, form in _asked(sweep):
-            own = _in_format(traces, task, form)
-            if own is None:
-                continue
-            cases = {"margin": (effects_of(sweep, task, form), EFFECT)}
-            if task == MAIN_TASK and form == "free":
-                cases["KL"] = (cases["margin"][0], "effect_kl")
-                if attributed is not None and not any(part["effect"].eq("many").any() for part in parts):
-                    cases["many"] = (attributed, ATTRIBUTION)
-            for words, (effects, variable) in cases.items():
-                found = ranking_agreement(own, effects, variable, lists, n_boot=n_boot)
-                label = task if form == "free" or task != MAIN_TASK else f"{task}, {form}"
-                if len(found):
-                    parts.append(found.assign(mode=mode, task=label, effect=words))
+            main = task == MAIN_TASK and form == "free"
+            effects, cases = effects_of(sweep, task, form), places.setdefault((task, form), {})
+            label = task if form == "free" or task != MAIN_TASK else f"{task}, {form}"
+            cases[mode, label, "margin"] = (effects, EFFECT)
+            if main:
+                cases[mode, label, "KL"] = (effects, "effect_kl")
+            if main and attributed is not None and not any(effect == "many" for _, _, effect in cases):
+                cases[mode, label, "many"] = (attributed, ATTRIBUTION)
+    parts = []
+    for (task, form), cases in places.items():
+        own = _in_format(traces, task, form)
+        if own is None:
+            continue
+        named = {str(number): case for number, case in enumerate(cases.values())}
+        found = ranking_agreements(own, named, lists, n_boot=n_boot)
+        cells = pd.DataFrame(list(cases), columns=list(CELL), index=list(named))
+        parts.append(found.join(cells, on="case"))
     columns = [*CELL, *AGREEMENT_COLUMNS]
-    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+    if not parts:
+        return pd.DataFrame(columns=columns)
+    whole = pd.concat(parts, ignore_index=True)
+    order = {mode: place for place, mode in enumerate(sweeps)}
+    return whole.sort_values("mode", key=lambda mode: mode.map(order), kind="stable", ignore_index=True)[columns]
 
 
 def best_rankings(cells: pd.DataFrame) -> pd.DataFrame:

@@ -32,8 +32,9 @@ MARK_LENGTH = 6
 
 
 def open_results(
-    folder: str | Path = "data/results", *, kind: str = "trace", models: Sequence[str] | None = None
-) -> xr.Dataset:
+    folder: str | Path = "data/results", *, kind: str = "trace", models: Sequence[str] | None = None,
+    variables: Sequence[str] | None = None, lazy: bool = True,
+) -> xr.Dataset:  # fmt: skip
     """One lazy Dataset over all models and tasks: `<folder>/<model>/<task>.zarr`, or packed as `….zarr.zip`.
 
     Samples are the union over tasks and models, in order of first appearance; what a model did not see, or a layer
@@ -43,6 +44,8 @@ def open_results(
     led by the task's name. Where stores in two folders are of models of one name, the one whose folder has another name
     is called as its folder is. Maps of selected heads are there for every head that any store selected.
     models: only stores in these models' folders are opened, where there are any.
+    variables: only these, as far as any store has them. lazy=False: read them first and join them in memory, which is
+    far quicker for what fits.
     Raises StoreError when the folder holds no store of this kind.
     """
     paths = _stores(Path(folder), kind)
@@ -53,7 +56,8 @@ def open_results(
             f"no results in {folder}: there is no <model>/<task>.zarr of kind {kind!r}; "
             "trace a model first (visualheads trace), or give another folder."
         )
-    opened = [(task_of(path), ds) for path, ds in _with_distinct_names([(path, open_store(path)) for path in paths])]
+    stores = [(path, _read(path, variables, lazy)) for path in paths]
+    opened = [(task_of(path), ds) for path, ds in _with_distinct_names(stores)]
     filled = [(task, ds) for task, ds in opened if ds.sizes["sample"]] or opened[:1]
     tasks = [task for task, _ in filled]
     parts, labels = _with_distinct_ids([ds for _, ds in filled])
@@ -77,6 +81,13 @@ def _stores(folder: Path, kind: str) -> list[Path]:
     live = sorted(folder.glob("*/*.zarr"))
     packed = [path for path in sorted(folder.glob(f"*/*{PACKED}")) if path.with_suffix("") not in live]
     return [path for path in sorted([*live, *packed]) if read_attrs(path)["kind"] == kind]
+
+
+def _read(path: Path, variables: Sequence[str] | None, lazy: bool) -> xr.Dataset:
+    ds = open_store(path)
+    if variables is not None:
+        ds = ds[[name for name in variables if name in ds.data_vars]]
+    return ds if lazy else ds.load(scheduler="synchronous")  # small stores: threads cost more than they bring
 
 
 def _with_distinct_names(opened: list[tuple[Path, xr.Dataset]]) -> list[tuple[Path, xr.Dataset]]:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from visualheads.bootstrap import bootstrap, bootstrap_difference
+from visualheads.bootstrap import bootstrap
 
 BOUNDS = ("estimate", "lower", "upper")
 STEER_COLUMNS = (
@@ -37,9 +37,7 @@ def steer_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
     for model, ds in found.items():
         for condition in dict.fromkeys(ds["condition"].values.astype(str)):
             part = ds.isel(model=0, sample=np.flatnonzero(ds["condition"].values.astype(str) == condition))
-            for bias in part["bias"].values.tolist():
-                for row in _by_kind(part.sel(bias=bias)):
-                    rows.append({"model": model, "condition": condition, "bias": float(bias), **row})
+            rows += [{"model": model, "condition": condition, **row} for row in _by_kind(part)]
     return pd.DataFrame(rows, columns=list(STEER_COLUMNS))
 
 
@@ -99,25 +97,39 @@ _MEASURED = {"accuracy": ("correct", "clean_correct"), "margin": ("margin", "cle
 
 
 def _by_kind(part: xr.Dataset) -> list[dict[str, object]]:
-    rows = []
+    """Rows of one model in one situation, by bias, measure and kind of heads."""
     kinds = _kinds(part)
+    paired = [kind for kind in kinds if kind[0] == "top" and (RANDOM, kind[1]) in kinds]
+    moved, more = {}, {}
     for measure, (name, clean) in _MEASURED.items():
-        change = part[name] - part[clean]
-        change = change.assign_coords(image_id=part["image_id"])
-        for (order, count), index in kinds.items():
-            own = change.isel(set=index).mean("set")
-            row = {
-                "order": order, "count": count, "what": _what(order, count), "measure": measure,
-                **_bounds(bootstrap(own)), "clean": float(part[clean].mean()), "sets": len(index),
-                "samples": part.sizes["sample"],
-            }  # fmt: skip
-            row |= dict.fromkeys(("excess", "excess_lower", "excess_upper"), float("nan"))
-            if order == "top" and (RANDOM, count) in kinds:
-                told = bootstrap_difference(own, change.isel(set=kinds[RANDOM, count]).mean("set"))
-                bounds = _bounds(told)
-                row |= {"excess": bounds["estimate"], "excess_lower": bounds["lower"], "excess_upper": bounds["upper"]}
-            rows.append(row)
+        change = (part[name].astype(float) - part[clean]).assign_coords(image_id=part["image_id"])
+        own = {kind: change.isel(set=index).mean("set") for kind, index in kinds.items()}
+        moved[measure] = _bootstrapped(own)
+        more[measure] = _bootstrapped({kind: own[kind] - own[RANDOM, kind[1]] for kind in paired})
+    nothing = dict.fromkeys(BOUNDS, float("nan"))
+    rows: list[dict[str, object]] = []
+    for place, bias in enumerate(part["bias"].values.tolist()):
+        for measure, (_, clean) in _MEASURED.items():
+            for kind, index in kinds.items():
+                excess = more[measure][kind][place] if kind in paired else nothing
+                rows.append({
+                    "bias": float(bias), "order": kind[0], "count": kind[1], "what": _what(*kind), "measure": measure,
+                    **moved[measure][kind][place], "clean": float(part[clean].mean()), "sets": len(index),
+                    "samples": part.sizes["sample"], "excess": excess["estimate"], "excess_lower": excess["lower"],
+                    "excess_upper": excess["upper"],
+                })  # fmt: skip
     return rows
+
+
+def _bootstrapped(changes: Mapping[tuple[str, int], xr.DataArray]) -> dict[tuple[str, int], list[dict[str, float]]]:
+    """Mean and bounds of every kind's change (bias, sample) at every bias: all from one draw of pictures."""
+    if not changes:
+        return {}
+    told = bootstrap(xr.concat(list(changes.values()), "kind", coords="minimal", compat="override"))
+    values = told.sel(bound=list(BOUNDS)).transpose("kind", "bias", "bound").values.tolist()
+    return {
+        kind: [dict(zip(BOUNDS, row, strict=True)) for row in own] for kind, own in zip(changes, values, strict=True)
+    }
 
 
 def _kinds(ds: xr.Dataset) -> dict[tuple[str, int], list[int]]:

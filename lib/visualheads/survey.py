@@ -44,16 +44,15 @@ def traced(
     miniature (`lineage.without_variants`) only with `variants`. Samples with white pictures
     are there too (`control`). Raises StoreError where nothing was traced, ParameterError where none of `models` was.
     """
-    ds = open_results(results, models=models)
+    ds = open_results(results, models=models, variables=(*measures, *ANSWERS), lazy=False)
     names = [str(name) for name in ds["model"].values]
     place = {name: index for index, name in enumerate(cards())}
     wanted = sorted(names, key=lambda name: (place.get(name, len(place)), name)) if models is None else list(models)
     chosen = [names.index(name) for name in wanted if name in names]
     if not chosen:
         raise ParameterError(f"none of {', '.join(wanted)} is in {results}; there are: {', '.join(names)}.")
-    kept = [name for name in (*measures, *ANSWERS) if name in ds]
-    ds = ds[kept].isel(model=chosen)
-    return (ds if variants or models is not None else without_variants(ds)).load()
+    ds = ds.isel(model=chosen)
+    return ds if variants or models is not None else without_variants(ds)
 
 
 def untrained(
@@ -67,9 +66,8 @@ def untrained(
     there = [path for pattern in found for path in Path(results).glob(pattern)]
     if not any(read_attrs(path).get("kind") == UNTRAINED for path in there):
         return None
-    ds = open_results(results, kind=UNTRAINED, models=models)
-    ds = ds if models is not None else without_variants(ds)
-    return ds[[name for name in (*measures, "n_image_tokens") if name in ds]].load()
+    ds = open_results(results, kind=UNTRAINED, models=models, variables=(*measures, "n_image_tokens"), lazy=False)
+    return ds if models is not None else without_variants(ds)
 
 
 def visual_heads(

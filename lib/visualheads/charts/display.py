@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
+import pandas as pd
 import vl_convert as vlc
 
 from visualheads.errors import ParameterError
@@ -59,8 +60,8 @@ def show_text(markdown: str) -> None:
 
 
 def spec_of(chart: Any, alt_text: str = "") -> dict[str, Any]:
-    """The chart's specification as plain JSON values, the same text in every run."""
-    with alt.data_transformers.enable("default", consolidate_datasets=False, max_rows=None):
+    """The chart's specification as plain JSON values, the same text in every run; equal data stand there once."""
+    with alt.data_transformers.enable("default", consolidate_datasets=True, max_rows=None):
         spec = json.loads(chart.to_json(indent=None))
     if alt_text:
         spec["description"] = alt_text
@@ -75,9 +76,13 @@ def save_spec(chart: Any, path: str | Path) -> Path:
     return path
 
 
-def rows(records: Iterable[Mapping[str, Any]]) -> alt.Data:
-    """Inline data of a chart; numbers are rounded to DIGITS significant digits, NaN becomes null."""
-    return alt.Data(values=[{name: plain(value) for name, value in record.items()} for record in records])
+def rows(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Inline data of a chart; numbers are rounded to DIGITS significant digits, NaN becomes null.
+
+    A table of Python objects: Altair hands tables on as they are, while it copies inline values at every composition.
+    """
+    told = [{name: plain(value) for name, value in record.items()} for record in records]
+    return pd.DataFrame(told, dtype=object)
 
 
 def plain(value: Any) -> Any:

@@ -42,7 +42,7 @@ def concentration_goes_with_performance(evidence: Evidence) -> Finding:
     numbers = pooled(table, "difference")
     if not np.isfinite(numbers).all():
         return missing("no model has both right and wrong answers in one condition")
-    across = prediction.correlations(comparison.scored_statistics(evidence.traces), ["top_concentration"]).iloc[0]
+    across = prediction.correlations(evidence.statistics, ["top_concentration"]).iloc[0]
     verdicts = [decided(numbers[1], numbers[2])]
     if np.isfinite(across["p_value"]):
         sure = across["p_value"] < ALPHA
@@ -61,7 +61,7 @@ def heads_predict_scores(evidence: Evidence) -> Finding:
     llm = {str(name): str(value) for name, value in lineage(evidence.traces)["llm"].items()}
     if len(set(llm.values())) < FEWEST_LLMS:
         return missing(f"models of fewer than {FEWEST_LLMS} language models were traced")
-    table = comparison.scored_statistics(evidence.traces)
+    table = evidence.statistics
     usable = [name for name in comparison.STATISTICS if table[name].notna().any()]
     told = prediction.leave_one_llm_out(table, usable, llm)
     own = told[told["statistic"] == PREDICTOR]

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from visualheads.causes import EFFECT, MAIN_TASK, ranking_agreement
+from visualheads.causes import EFFECT, MAIN_TASK
 from visualheads.claims.evidence import Evidence
 from visualheads.claims.verdicts import (
     Finding,
@@ -20,6 +20,7 @@ from visualheads.claims.verdicts import (
     non_inferior,
 )
 from visualheads.comparison import of_task
+from visualheads.confronted import ranking_agreement
 from visualheads.effects import loss
 from visualheads.rankings import head_count
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
+import pandas as pd
 import xarray as xr
 
 from visualheads.catalog import cards
 from visualheads.claims.verdicts import names_of
+from visualheads.comparison import scored_statistics
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +43,12 @@ class Evidence:
         """Every model that appears."""
         datasets = [self.traces, self.effects, *self.sweeps.values()]
         return list(dict.fromkeys(name for ds in datasets if ds is not None for name in names_of(ds)))
+
+    @cached_property
+    def statistics(self) -> pd.DataFrame:
+        """`comparison.scored_statistics` of the traces, for the claims that compare models."""
+        assert self.traces is not None
+        return scored_statistics(self.traces)
 
     @property
     def every_training(self) -> xr.Dataset | None:

@@ -14,7 +14,7 @@ from visualheads.causes import MAIN_TASK, effects_of
 from visualheads.claims.evidence import Evidence
 from visualheads.claims.verdicts import names_of
 from visualheads.interventions.results import with_heads
-from visualheads.lineage import lineage
+from visualheads.lineage import lineage, without_variants
 from visualheads.miniatures.text_heads import KIND as LISTS
 from visualheads.miniatures.text_heads import UNTRAINED
 from visualheads.reading import PACKED, open_store, read_attrs
@@ -108,8 +108,8 @@ def gather(
             row |= {"used": False, "why": f"reduced: fewer than {fewest} questions decide no claim"}
         rows.append(row)
     whole = {kind: joined(parts).load() for kind, parts in sweeps.items()}
-    traces = survey.traced(folder, MEASURES) if traced else None
-    every = survey.traced(folder, survey.MEASURES, variants=True) if traced else None
+    every = survey.traced(folder, MEASURES, variants=True) if traced else None
+    traces = None if every is None else without_variants(every)
     grown = {} if traces is None else {str(k): str(v) for k, v in lineage(traces)["text_model"].items()}
     evidence = Evidence(
         traces=traces,

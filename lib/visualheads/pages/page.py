@@ -18,7 +18,7 @@ class Page:
     parameters   replace the defaults of the template's parameters cell
     data         files and folders whose content decides the result, besides template, parameters and library
     products     files that running the page writes besides itself
-    alone        run it by itself: it measures time
+    longest      start it before the others: nothing takes longer
     last         run it after all others: it reads what they keep among the results, sweeps and text lists too
     stores       folder of results whose traces decide the page, by their identity and what of them is done
     only, but    … only those of one model's folder, without those of the benchmark that the page traces itself
@@ -32,7 +32,7 @@ class Page:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     data: tuple[Path, ...] = ()
     products: tuple[Path, ...] = ()
-    alone: bool = False
+    longest: bool = False
     last: bool = False
     stores: Path | None = None
     only: str = ""

@@ -71,7 +71,10 @@ def ablation_page(root: str | Path, model: str, full: bool = False) -> Page:
 
 
 def cost_page(root: str | Path, full: bool = False) -> Page:
-    """The page that tells what tracing costs; it measures, so it runs by itself. full: medians of more runs."""
+    """The page that tells what tracing costs, in processor time of one thread, so that other pages may run beside it.
+
+    full: medians of more runs.
+    """
     root = Path(root).resolve()
     return Page(
         template=root / TEMPLATES / "cost.ipynb",
@@ -79,7 +82,7 @@ def cost_page(root: str | Path, full: bool = False) -> Page:
         slug="cost",
         title="What it costs",
         parameters=FULL_COST if full else {},
-        alone=True,
+        longest=True,
         command="visualheads book --full" if full else "visualheads book",
     )
 

@@ -79,8 +79,7 @@ def run_pages(
     def stale(page: Page) -> bool:
         return force or not inputs.is_current(page, template.checked(page.template, page.parameters))
 
-    todo = [page for page in pages if not page.last and stale(page)]
-    together = [page for page in todo if not page.alone]
+    todo = sorted((page for page in pages if not page.last and stale(page)), key=lambda page: not page.longest)
     failed: list[str] = []
     done: list[Page] = []
 
@@ -103,11 +102,8 @@ def run_pages(
             for future in as_completed(futures):
                 finish(futures[future], future.result)
 
-    side_by_side(together)
+    side_by_side(todo)
     side_by_side([page for page in pages if page.last and stale(page)])  # stale only by what the others left
-    for page in todo:
-        if page.alone:
-            finish(page, lambda page=page: run_page(page, root, True))
     if failed:
         raise KernelError("\n\n".join(failed))
     return done

@@ -1,0 +1,134 @@
+"""Observational rankings confronted with causal effects: which finds the heads that matter. Numpy and xarray."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from visualheads.agreement import agreement, reversed_interval, spearman, top_k_overlap, without_layer_means
+from visualheads.bootstrap import LEVEL, picture_sums, picture_weights
+from visualheads.causes import EFFECT, Lists, usable
+from visualheads.rankings import head_count, sample_scores
+
+AGREEMENT_COLUMNS = (
+    "model", "ranking", "spearman", "lower", "upper", "within", "ceiling", "overlap", "overlap_lower", "overlap_upper",
+    "chance", "top",
+)  # fmt: skip
+N_BOOT = 500
+SCORED, REMOVED = 0, 1
+"""Seeds: the pictures of rankings and those of effects are drawn each by themselves."""
+
+Case = tuple[xr.Dataset | None, str]
+"""Effects of single heads, dims (model, layer, head, sample), and the variable that counts."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A score of every head of one model, with what noise does to it.
+
+    mean          (head) over pictures, layer after layer
+    draws         (draw, head) means over drawn pictures; of what has no noise of its own, the mean again
+    reliability   split-half Spearman; 1 of what has no noise, NaN of a single picture
+    """
+
+    mean: NDArray[np.float64]
+    draws: NDArray[np.float64]
+    reliability: float
+
+
+def ranking_agreement(
+    traces: xr.Dataset, effects: xr.Dataset | None, effect: str = EFFECT, lists: Lists | None = None,
+    by: Sequence[str] | None = None, n_boot: int = N_BOOT,
+) -> pd.DataFrame:  # fmt: skip
+    """How well each observational ranking finds the heads that matter: one row per model and ranking.
+
+    spearman, lower, upper   rank correlation over heads with the effects; interval over the pictures of both
+    within                   the same after removing layer means, so that depth alone makes no agreement
+    ceiling                  √(reliability of the ranking · reliability of the effects): the most that noise allows
+    overlap, overlap_*       share of the `top` best heads that both name; chance: that of two unrelated rankings
+    effect   variable of `effects` (model, layer, head, sample); lists: published head lists, without noise of their own
+    by       only these rankings; default all that the traces have what they need for
+    Empty where no model has effects. Rankings without a finite correlation are left out.
+    """
+    return ranking_agreements(traces, {"": (effects, effect)}, lists, by, n_boot).drop(columns="case")
+
+
+def ranking_agreements(
+    traces: xr.Dataset, cases: Mapping[str, Case], lists: Lists | None = None, by: Sequence[str] | None = None,
+    n_boot: int = N_BOOT,
+) -> pd.DataFrame:  # fmt: skip
+    """`ranking_agreement` with several effects at once, in the column `case`: the rankings are measured only once."""
+    rows = []
+    for name in np.atleast_1d(traces["model"].values).astype(str).tolist():
+        part = traces.sel(model=[name])
+        shape = {dim: part[dim] for dim in ("layer", "head")}
+        found = {
+            case: _effects(effects.sel(model=[name]).reindex(shape), variable, n_boot)
+            for case, (effects, variable) in cases.items()
+            if effects is not None and variable in effects and name in effects["model"].values.astype(str)
+        }
+        if not found:
+            continue
+        rankings = _rankings(part, [one for one in usable(part) if by is None or one in by], n_boot)
+        for key, scores in (lists or {}).get(name, {}).items():
+            values = scores.reindex(shape).transpose("layer", "head").values.astype(np.float64).ravel()
+            rankings[key] = Measured(values, np.repeat(values[None], n_boot, axis=0), 1.0)
+        layer = np.repeat(np.arange(part.sizes["layer"]), part.sizes["head"])
+        for case, effect in found.items():
+            for ranking, scores in rankings.items():
+                row = _confronted(scores, effect, layer)
+                if row:
+                    rows.append({"case": case, "model": name, "ranking": ranking, **row})
+    return pd.DataFrame(rows, columns=["case", *AGREEMENT_COLUMNS])
+
+
+def _rankings(part: xr.Dataset, names: Sequence[str], n_boot: int) -> dict[str, Measured]:
+    """Rankings of one model by name."""
+    if not names:
+        return {}
+    told = agreement(part, by=names, n_boot=1)["reliability"].isel(model=0)
+    return {name: _measured(sample_scores(part, name), float(told.sel(ranking=name)), n_boot, SCORED) for name in names}
+
+
+def _effects(effects: xr.Dataset, variable: str, n_boot: int) -> Measured:
+    """Effects of one model's heads."""
+    told = agreement(effects, by=[variable], n_boot=1)["reliability"]
+    return _measured(effects[variable], float(told.isel(model=0, ranking=0)), n_boot, REMOVED)
+
+
+def _measured(values: xr.DataArray, reliability: float, n_boot: int, seed: int) -> Measured:
+    sums = picture_sums(values.isel(model=0).transpose("layer", "head", "sample"))
+    mean = sums.means(np.ones((1, len(sums.pictures))))[:, 0]
+    if len(sums.pictures) < 2:
+        return Measured(mean, np.full((n_boot, len(mean)), np.nan), reliability)
+    return Measured(mean, sums.means(picture_weights(len(sums.pictures), n_boot, seed)).T, reliability)
+
+
+def _confronted(scores: Measured, effect: Measured, layer: NDArray[np.integer]) -> dict[str, float]:
+    """A row of the table; empty where there is no finite correlation."""
+    heads = np.isfinite(scores.mean) & np.isfinite(effect.mean)
+    if heads.sum() < 3:
+        return {}
+    pair = np.stack([scores.mean[heads], effect.mean[heads]])
+    observed, k = spearman(pair)[0, 1], head_count(int(heads.sum()))
+    if not np.isfinite(observed):
+        return {}
+    shared = top_k_overlap(pair, k)[0, 1]
+    room = float(np.clip(scores.reliability * effect.reliability, 0, 1))
+    drawn = np.stack([scores.draws[:, heads], effect.draws[:, heads]], axis=1)
+    drawn = drawn[:, :, np.isfinite(drawn).all(axis=(0, 1))]
+    bounds, overlaps = [np.nan, np.nan], [np.nan, np.nan]
+    if drawn.shape[-1]:
+        bounds = reversed_interval(observed, spearman(drawn)[:, 0, 1], LEVEL, -1.0).tolist()
+        overlaps = reversed_interval(shared, top_k_overlap(drawn, k)[:, 0, 1], LEVEL, 0.0).tolist()
+    return {
+        "spearman": float(observed), "lower": bounds[0], "upper": bounds[1],
+        "within": float(spearman(without_layer_means(pair, layer[heads]))[0, 1]), "ceiling": float(np.sqrt(room)),
+        "overlap": float(shared), "overlap_lower": overlaps[0], "overlap_upper": overlaps[1],
+        "chance": k / int(heads.sum()), "top": k,
+    }  # fmt: skip
