@@ -69,6 +69,15 @@ def test_chart_is_the_same_text_twice(ds: xr.Dataset, name: str) -> None:
     assert re.sub(r"view_\d+", "", one) == re.sub(r"view_\d+", "", two)
 
 
+def test_data_become_plain_json() -> None:
+    records = [{"a": float("nan"), "b": 1, "c": [1.23456, None]}, {"a": np.float32(0.1234567), "b": None, "d": "x"}]
+    spec = display.spec_of(alt.Chart(display.rows(records)).mark_point().encode(x="a:Q"))
+    assert spec["datasets"][spec["data"]["name"]] == [
+        {"a": None, "b": 1, "c": [1.235, None], "d": None},
+        {"a": 0.1235, "b": None, "c": None, "d": "x"},
+    ]
+
+
 def test_head_map_holds_one_record_per_head(ds: xr.Dataset) -> None:
     spec = display.spec_of(charts.head_map(planted(ds, 2, 3, image_weight=0.97)))
     records = spec["datasets"][spec["data"]["name"]]

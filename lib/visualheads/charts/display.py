@@ -62,7 +62,7 @@ def show_text(markdown: str) -> None:
 def spec_of(chart: Any, alt_text: str = "") -> dict[str, Any]:
     """The chart's specification as plain JSON values, the same text in every run; equal data stand there once."""
     with alt.data_transformers.enable("default", consolidate_datasets=True, max_rows=None):
-        spec = json.loads(chart.to_json(indent=None))
+        spec = json.loads(chart.to_json(indent=None, allow_nan=False))
     if alt_text:
         spec["description"] = alt_text
     return spec
@@ -79,10 +79,10 @@ def save_spec(chart: Any, path: str | Path) -> Path:
 def rows(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Inline data of a chart; numbers are rounded to DIGITS significant digits, NaN becomes null.
 
-    A table of Python objects: Altair hands tables on as they are, while it copies inline values at every composition.
+    A table, because Altair copies inline values at every composition; of types in which missing values become null.
     """
     told = [{name: plain(value) for name, value in record.items()} for record in records]
-    return pd.DataFrame(told, dtype=object)
+    return pd.DataFrame(told, dtype=object).convert_dtypes()
 
 
 def plain(value: Any) -> Any:
