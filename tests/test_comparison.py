@@ -16,6 +16,7 @@ from synthetic_models import LINEAGE, model_dataset, questions, random_pattern, 
 from visualheads import alike, comparison, emergence, kinship, lineage, prediction, survey
 from visualheads.errors import ParameterError
 from visualheads.patterns import Patterns, between, labels_of
+from visualheads.prose import kinship as words
 
 
 @pytest.fixture(scope="module")
@@ -235,13 +236,20 @@ def test_lineage_is_read_from_the_training_record(data_folder: Path) -> None:
 
 
 def test_pairs_differ_in_one_thing(ds: xr.Dataset, data_folder: Path) -> None:
-    del data_folder  # without records the coordinates decide
+    # without records the coordinates decide
     assert kinship.matched_pairs(ds, kinship.RECIPE) == [("mini-1.5-7B", "mini-1.6-vicuna-7B")]
     assert kinship.matched_pairs(ds, kinship.MODEL_SIZE) == [("mini-1.5-7B", "mini-1.5-13B")]
     assert kinship.series_of("Vicuna-13B") == kinship.series_of("Vicuna-7B") != kinship.series_of("Llama-3-8B")
     found = kinship.changes(ds, [("mini-1.5-7B", "mini-1.6-vicuna-7B")])
     assert list(found["task"]) == ["looktwice", "pope"]
+    assert found["pictures_one"].isna().all() and "Something else differs" not in words.changes(found, "")
     assert kinship.changes(ds, []).empty and kinship.tokens_and_data(ds).empty
+    for name, steps in (("mini-1.5-7B", 7000), ("mini-1.6-vicuna-7B", 3200)):
+        folder = data_folder / "miniatures" / name
+        folder.mkdir(parents=True)
+        (folder / "training.json").write_text(json.dumps({"stages": {"tuning": {"steps": steps, "batch": 32}}}))
+    told = words.changes(kinship.changes(ds, [("mini-1.5-7B", "mini-1.6-vicuna-7B")]), "")
+    assert "Something else differs" in told and ": 224,000 and 102,400)" in told
 
 
 def test_every_benchmark_weighs_the_same() -> None:

@@ -12,7 +12,7 @@ import xarray as xr
 from visualheads.alike import QUERY, model_agreement, pairs
 from visualheads.bootstrap import bootstrap
 from visualheads.comparison import head_statistics, in_all_rounds, of_model, score_difference, tasks_of
-from visualheads.lineage import RELATIONS, lineage, matched, relation
+from visualheads.lineage import RELATIONS, lineage, matched, relation, tuned_pictures
 from visualheads.prediction import N_DRAWN
 
 SIZE = re.compile(r"-?v?[\d.]+B?$|-mini$")
@@ -106,12 +106,13 @@ def changes(ds: xr.Dataset, found: Sequence[tuple[str, str]]) -> pd.DataFrame:
     """What changes from the first to the second model of each pair, per benchmark.
 
     Columns: pair, one, other, task, difference (share right), lower, upper (paired, over pictures), score_one,
-    score_other, n, tokens_one, tokens_other, and the change of head statistics: image_weight, image_log_odds,
-    focus_nats (means over all heads).
+    score_other, n, tokens_one, tokens_other, pictures_one, pictures_other (in visual tuning; NaN unknown), and the
+    change of head statistics: image_weight, image_log_odds, focus_nats (means over all heads).
     """
     heads = head_statistics(ds).set_index(["model", "task"])
     records = []
     for one, other in found:
+        pictures = {"pictures_one": tuned_pictures(one), "pictures_other": tuned_pictures(other)}
         for task in tasks_of(ds):
             told = score_difference(ds, one, other, task)
             if told is None:
@@ -121,7 +122,7 @@ def changes(ds: xr.Dataset, found: Sequence[tuple[str, str]]) -> pd.DataFrame:
             told["score_one"], told["score_other"] = told.pop("one"), told.pop("other")
             tokens = {"tokens_one": float(a["tokens"]), "tokens_other": float(b["tokens"])}
             pair = {"pair": f"{one} → {other}", "one": one, "other": other, "task": task}
-            records.append({**pair, **told, **tokens, **change})
+            records.append({**pair, **told, **tokens, **pictures, **change})
     return pd.DataFrame(records)
 
 

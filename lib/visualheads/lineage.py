@@ -76,6 +76,12 @@ def training_record(model: str) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def tuned_pictures(model: str) -> float:
+    """Pictures that a miniature saw in its visual tuning, each once; NaN for any other model."""
+    tuning = training_record(model).get("stages", {}).get("tuning", {})
+    return float(tuning["steps"] * tuning["batch"]) if {"steps", "batch"} <= set(tuning) else float("nan")
+
+
 def without_variants(ds: xr.Dataset) -> xr.Dataset:
     """The models that are no further trainings of another one; all of them where nothing else is there."""
     table = descent([str(name) for name in np.atleast_1d(ds["model"].values)])

@@ -56,12 +56,23 @@ def changes(found: pd.DataFrame, needs: str) -> str:
         lines.append((escaped(str(pair)), tokens, change, f"{up} up, {down} down of {len(rows)}", heads))
     header = ("pair", "image tokens", "mean change of score, points", "benchmarks with a clear change")
     told = table((*header, "change of image weight, log-odds, focus (nats)"), lines)
-    return told + (
-        "\n\nA change is clear where its 95 % interval, paired over pictures, does not hold 0. Raw image weight "
-        "rises with "
-        "the number of image tokens by itself; the log-odds compare with a head that looks everywhere alike, and "
-        "focus in "
-        "nats does not depend on the number of tokens."
+    return (
+        f"{told}\n\nA change is clear where its 95 % interval, paired over pictures, does not hold 0. Raw image weight "
+        "rises with the number of image tokens by itself; the log-odds compare with a head that looks everywhere "
+        f"alike, and focus in nats does not depend on the number of tokens.{_unlike_tuning(found)}"
+    )
+
+
+def _unlike_tuning(found: pd.DataFrame) -> str:
+    """What else differs in pairs whose models were tuned on different numbers of pictures."""
+    unlike = found[found["pictures_one"].notna() & (found["pictures_one"] != found["pictures_other"])]
+    unlike = unlike.drop_duplicates("pair").dropna(subset=["pictures_other"])
+    if unlike.empty:
+        return ""
+    told = [f"{row.pair}: {row.pictures_one:,.0f} and {row.pictures_other:,.0f}" for row in unlike.itertuples()]
+    return (
+        " **Something else differs too:** the number of pictures seen in visual tuning, each once, by the recipes' own "
+        f"schedules ({escaped('; '.join(told))})."
     )
 
 
