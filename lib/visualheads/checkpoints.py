@@ -47,12 +47,9 @@ def resolve(name: str | os.PathLike[str]) -> Source:
         return _catalogued(known[text])
     path = Path(text).expanduser()
     if path.is_dir():
-        if (
-            path.name in known
-            and known[path.name].miniature
-            and path.resolve() == miniature_folder(path.name).resolve()
-        ):
-            return _catalogued(known[path.name])
+        card = known.get(path.name)
+        if card and card.miniature and path.resolve() == miniature_folder(card.name).resolve():
+            return _catalogued(card)
         return Source(path.resolve().name, str(path), _converted_card(path))
     if path.is_file():
         raise CheckpointError(f"{text!r} is a file; give the folder that holds config.json and *.safetensors.")

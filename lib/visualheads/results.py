@@ -35,7 +35,7 @@ def open_results(
     folder: str | Path = "data/results", *, kind: str = "trace", models: Sequence[str] | None = None,
     variables: Sequence[str] | None = None, lazy: bool = True,
 ) -> xr.Dataset:  # fmt: skip
-    """One lazy Dataset over all models and tasks: `<folder>/<model>/<task>.zarr`, or packed as `….zarr.zip`.
+    """One Dataset over all models and tasks: `<folder>/<model>/<task>.zarr`, or packed as `….zarr.zip`.
 
     Samples are the union over tasks and models, in order of first appearance; what a model did not see, or a layer
     or head it does not have, is NaN (numbers) or "" (text). Stores that are still being filled give what is done. Where
@@ -98,16 +98,11 @@ def _with_distinct_names(opened: list[tuple[Path, xr.Dataset]]) -> list[tuple[Pa
             homes[model].add(path.parent.name)
     told = []
     for path, ds in opened:
-        home = path.parent.name
-        names = [
-            home if len(homes[model]) > 1 and slug_of(model) != home else model for model in ds["model"].values.tolist()
-        ]
-        told.append(
-            (
-                path,
-                ds.assign_coords(model=np.array(names, dtype=object)) if names != ds["model"].values.tolist() else ds,
-            )
-        )
+        home, names = path.parent.name, ds["model"].values.tolist()
+        distinct = [home if len(homes[name]) > 1 and slug_of(name) != home else name for name in names]
+        if distinct != names:
+            ds = ds.assign_coords(model=np.array(distinct, dtype=object))
+        told.append((path, ds))
     return told
 
 
