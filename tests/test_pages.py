@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 
 import nbformat
+import papermill.engines
 import pytest
 
 from visualheads.errors import KernelError, ParameterError
-from visualheads.pages import Page, clean, contents, inputs, landing, parameters_of, plan, run_page, template
+from visualheads.pages import Page, clean, contents, engine, inputs, landing, parameters_of, plan, run_page, template
 from visualheads.pages import run as running
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -131,6 +132,19 @@ def test_killed_kernel_is_told(tmp_path: Path) -> None:
     page = a_page(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     with pytest.raises(KernelError, match="kernel died"):
         run_page(page, tmp_path)
+    assert nbformat.read(page.partial, as_version=4).cells
+
+
+@pytest.mark.parametrize(("seconds", "written"), [(engine.SAVE_EVERY, 2), (0.0, 2 + 2 * 4)])
+def test_page_is_written_seldom_while_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, written: int
+) -> None:
+    times: list[int] = []
+    original = papermill.engines.write_ipynb
+    monkeypatch.setattr(engine, "SAVE_EVERY", seconds)
+    monkeypatch.setattr(papermill.engines, "write_ipynb", lambda nb, path: (times.append(1), original(nb, path)))
+    run_page(a_page(tmp_path, "print('fine')"), tmp_path)
+    assert len(times) == written
 
 
 def test_pages_run_side_by_side_and_one_failure_stops_no_other(tmp_path: Path) -> None:

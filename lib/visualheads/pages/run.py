@@ -119,11 +119,13 @@ def _execute(source: Path, page: Page, parameters: dict[str, Any], root: Path) -
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    from visualheads.pages import engine
+
     try:
         with one_thread():
             papermill.execute_notebook(
                 str(source), str(page.partial), parameters=parameters, kernel_name="python3", cwd=str(root),
-                progress_bar=False, log_output=False, extra_arguments=QUIET_KERNEL,
+                progress_bar=False, log_output=False, extra_arguments=QUIET_KERNEL, engine_name=engine.registered(),
             )  # fmt: skip
     except PapermillExecutionError as error:
         last = COLOURS.sub("", str(error.evalue)).strip()
