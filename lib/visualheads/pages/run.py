@@ -28,8 +28,9 @@ KERNEL_ENVIRONMENT = {
 }
 """One thread per kernel: pages run side by side, and sums in one thread are the same in every run. No warning about
 progress bars in notebooks: any words on stderr fail the strict build."""
-QUIET_KERNEL = ["--IPKernelApp.log_level=ERROR"]
-"""Kernels warn at every start that they listen on a local port without encryption."""
+QUIET_KERNEL = ["--IPKernelApp.log_level=CRITICAL"]
+"""Kernels warn at every start that they listen on a local port without encryption, and call it an error that they are
+interrupted before they are shut down. What cells raise comes through papermill."""
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 Report = Callable[[str], None]
