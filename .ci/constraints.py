@@ -10,10 +10,13 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+OLDEST_PYTHON = PROJECT["requires-python"].removeprefix(">=") + ".0"
 HEADER = """\
 # The exact versions everything was tested with (Linux, Python 3.11). Written by `make constraints`; do not edit.
 """
@@ -33,6 +36,11 @@ def closure(requirements: list[Requirement]) -> dict[str, str]:
             found = distribution(name)
         except PackageNotFoundError:
             raise SystemExit(f"{requirement} is not installed here; run `make check` once, then this again.") from None
+        if not SpecifierSet(found.metadata["Requires-Python"] or "").contains(OLDEST_PYTHON):
+            raise SystemExit(
+                f"{name} {found.version} needs Python {found.metadata['Requires-Python']}, and the project promises "
+                f"{OLDEST_PYTHON}; install an older {name} here, then run this again."
+            )
         versions[name] = Version(found.version).public  # torch's +cpu is not for everybody
         for asked in ("", *requirement.extras):
             if (name, asked) not in seen:
@@ -42,9 +50,8 @@ def closure(requirements: list[Requirement]) -> dict[str, str]:
 
 
 def main() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    versions = closure([Requirement(f"{project['name']}[{','.join(project['optional-dependencies'])}]")])
-    versions.pop(canonicalize_name(project["name"]))
+    versions = closure([Requirement(f"{PROJECT['name']}[{','.join(PROJECT['optional-dependencies'])}]")])
+    versions.pop(canonicalize_name(PROJECT["name"]))
     lines = [f"{name}=={version}" for name, version in sorted(versions.items())]
     (ROOT / "constraints.txt").write_text(HEADER + "\n".join(lines) + "\n", encoding="utf-8")
 

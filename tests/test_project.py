@@ -7,13 +7,14 @@ import json
 import re
 import subprocess
 import tomllib
-from importlib.metadata import packages_distributions
+from importlib.metadata import distributions, packages_distributions
 from pathlib import Path
 from sys import stdlib_module_names
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from conftest import ROOT
@@ -175,6 +176,17 @@ def test_constraints_lie_within_the_bounds(requirement):
     version = pins()[canonicalize_name(requirement.name)]
     assert requirement.specifier.contains(version)
     assert "+" not in version, "a local version is of one platform"
+
+
+def test_constraints_take_the_oldest_python_promised():
+    oldest = next(clause.version for clause in SpecifierSet(PROJECT["requires-python"]) if clause.operator == ">=")
+    same = [d for d in distributions() if pins().get(canonicalize_name(d.metadata["Name"])) == d.version]
+    too_new = {
+        f"{d.metadata['Name']} {d.version}"
+        for d in same
+        if not SpecifierSet(d.metadata["Requires-Python"] or "").contains(f"{oldest}.0")
+    }
+    assert same and not too_new
 
 
 def test_the_dev_extra_is_all_extras():
