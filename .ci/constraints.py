@@ -36,9 +36,10 @@ def closure(requirements: list[Requirement]) -> dict[str, str]:
             found = distribution(name)
         except PackageNotFoundError:
             raise SystemExit(f"{requirement} is not installed here; run `make check` once, then this again.") from None
-        if not SpecifierSet(found.metadata["Requires-Python"] or "").contains(OLDEST_PYTHON):
+        needed = found.metadata.get("Requires-Python") or ""
+        if not SpecifierSet(needed).contains(OLDEST_PYTHON):
             raise SystemExit(
-                f"{name} {found.version} needs Python {found.metadata['Requires-Python']}, and the project promises "
+                f"{name} {found.version} needs Python {needed}, and the project promises "
                 f"{OLDEST_PYTHON}; install an older {name} here, then run this again."
             )
         versions[name] = Version(found.version).public  # torch's +cpu is not for everybody

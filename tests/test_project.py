@@ -184,7 +184,7 @@ def test_constraints_take_the_oldest_python_promised():
     too_new = {
         f"{d.metadata['Name']} {d.version}"
         for d in same
-        if not SpecifierSet(d.metadata["Requires-Python"] or "").contains(f"{oldest}.0")
+        if not SpecifierSet(d.metadata.get("Requires-Python") or "").contains(f"{oldest}.0")
     }
     assert same and not too_new
 
