@@ -58,7 +58,7 @@ PURE = (
 """Mathematics: torch, numpy and xarray, but no models."""
 
 LAYERS = (
-    ("errors", "places"),
+    ("errors", "places", "tokenizing"),
     (*PURE, "head_lists", "sinks"),
     (
         "tasks",

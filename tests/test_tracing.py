@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -159,6 +160,26 @@ def test_margins_by_hand():
     letters = replace(asked[0], choices=("x", "y", "z"), answer="B")
     assert math.isnan(margins(letters, logits)), "this tokenizer has no capital letters"
     assert first_tokens(tokenizer, "two") == {ids["two"]}
+
+
+def test_no_other_thread_uses_the_tokenizer_while_a_batch_is_padded() -> None:
+    model = wrapped("llava")
+    other_done = threading.Event()
+    during: list[bool] = []
+
+    class Watched:
+        def __getattr__(self, name: str):
+            return getattr(model.processor, name)
+
+        def __call__(self, **inputs):
+            others.start()
+            during.append(other_done.wait(0.2))
+            return model.processor(**inputs)
+
+    others = threading.Thread(target=lambda: (first_tokens(model.tokenizer, "two"), other_done.set()))
+    replace(model, processor=Watched()).encode(samples(2))
+    others.join()
+    assert during == [False] and other_done.is_set()
 
 
 def test_correct_is_nan_without_an_answer_and_region_measures_without_a_box():

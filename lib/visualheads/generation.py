@@ -11,6 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria
 
+from visualheads.tokenizing import ONE_AT_A_TIME
+
 if TYPE_CHECKING:
     from visualheads.tasks.sample import Sample
 
@@ -67,7 +69,8 @@ def first_tokens(tokenizer: Any, answer: str) -> frozenset[int]:
     """
     found: set[int] = set()
     for form in (answer, f" {answer}"):
-        ids = tokenizer.encode(form, add_special_tokens=False)
+        with ONE_AT_A_TIME:
+            ids = tokenizer.encode(form, add_special_tokens=False)
         found.update(next(([index] for index in ids if tokenizer.decode([index]).strip()), []))
     unknown = tokenizer.unk_token_id
     return frozenset(found - {unknown})

@@ -26,6 +26,7 @@ from visualheads.settings import (
     identity_of,
     settings_of,
 )
+from visualheads.tokenizing import ONE_AT_A_TIME
 
 if TYPE_CHECKING:
     from visualheads.tasks.sample import Sample
@@ -208,6 +209,7 @@ def _run(
 
 def _lengths(model: VisionLanguageModel, samples: Sequence[Sample], settings: Settings) -> list[int]:
     """Tokens of each prompt: its text's and its picture's, without decoding the picture."""
-    texts = model.tokenizer([model.prompt(sample.question) for sample in samples])["input_ids"]
+    with ONE_AT_A_TIME:
+        texts = model.tokenizer([model.prompt(sample.question) for sample in samples])["input_ids"]
     maps = [model.token_map(settings.sizes[sample.id]) for sample in samples]
     return [len(text) + len(token_map) for text, token_map in zip(texts, maps, strict=True)]

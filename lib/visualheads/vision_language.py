@@ -17,6 +17,7 @@ from visualheads.catalog import Card
 from visualheads.errors import SampleError, UnsupportedModelError
 from visualheads.geometry import TokenMap
 from visualheads.sinks import find_sink_dimensions
+from visualheads.tokenizing import ONE_AT_A_TIME
 
 if TYPE_CHECKING:
     from visualheads.tasks.sample import Sample
@@ -146,7 +147,8 @@ class VisionLanguageModel:
 
         The states between the layers of the second half of a text prompt's pass are searched (see `sinks`).
         """
-        ids = self.tokenizer(SINK_TEXT, return_tensors="pt")["input_ids"].to(self.device)
+        with ONE_AT_A_TIME:
+            ids = self.tokenizer(SINK_TEXT, return_tensors="pt")["input_ids"].to(self.device)
         with torch.no_grad():
             states = self.module(input_ids=ids, output_hidden_states=True, logits_to_keep=1).hidden_states
         between = states[len(states) // 2 : -1]  # the first states have no sinks yet, the last is normed
@@ -191,15 +193,16 @@ class VisionLanguageModel:
         if self.adapter.nested:
             pictures = [[picture] for picture in pictures]
         start = self.tokenizer.bos_token
-        encoding = self.processor(
-            text=prompts,
-            images=pictures,
-            padding=True,
-            padding_side="left",
-            # templates that write the begin token themselves must not get a second one
-            add_special_tokens=not (start and prompts[0].startswith(start)),
-            return_tensors="pt",
-        )
+        with ONE_AT_A_TIME:
+            encoding = self.processor(
+                text=prompts,
+                images=pictures,
+                padding=True,
+                padding_side="left",
+                # templates that write the begin token themselves must not get a second one
+                add_special_tokens=not (start and prompts[0].startswith(start)),
+                return_tensors="pt",
+            )
         encoding.pop("labels", None)  # PaliGemma's processor adds them for training
         return encoding
 
