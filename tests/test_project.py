@@ -180,7 +180,8 @@ def test_constraints_lie_within_the_bounds(requirement):
 
 def test_constraints_take_the_oldest_python_promised():
     oldest = next(clause.version for clause in SpecifierSet(PROJECT["requires-python"]) if clause.operator == ">=")
-    same = [d for d in distributions() if pins().get(canonicalize_name(d.metadata["Name"])) == d.version]
+    pinned = pins()
+    same = [d for d in distributions() if pinned.get(canonicalize_name(d.metadata["Name"])) == d.version]
     too_new = {
         f"{d.metadata['Name']} {d.version}"
         for d in same

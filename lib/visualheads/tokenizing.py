@@ -9,4 +9,4 @@ from __future__ import annotations
 import threading
 
 ONE_AT_A_TIME = threading.RLock()
-"""Held around every call that turns text into ids."""
+"""Held around every call that turns text into ids for a loaded model."""
