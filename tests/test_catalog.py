@@ -7,10 +7,12 @@ import json
 import pytest
 from pydantic import ValidationError
 
+from tasks_data import looktwice
 from visualheads.adapters import supported
-from visualheads.catalog import CATALOGUE, DATA_VARIABLE, Card, cards, catalog
+from visualheads.catalog import CATALOGUE, DATA_VARIABLE, Card, cards, catalog, data_folder
 from visualheads.cli import main
 from visualheads.conversion.prompts import PROMPTS
+from visualheads.tasks import task
 
 PAPER = {
     "1.5-7B": ("LlavaForConditionalGeneration", (32, 32, 32)),
@@ -78,6 +80,16 @@ def test_the_table_tells_what_is_available(tmp_path, monkeypatch):
     assert table.loc["1.5-7B", "available"]
     assert not table.loc["vip-phi-3-3.8B", "available"], "has to be converted first"
     assert table.loc["1.5-7B", "memory_gb"] == 14
+
+
+def test_checkpoints_and_scenes_lie_in_the_same_data_folder(tmp_path, monkeypatch):
+    """Whether the variable names the data folder, the project around it, or either from the home folder."""
+    looktwice(tmp_path / "data" / "scenes" / "looktwice", [1])
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    for named in (tmp_path, tmp_path / "data", f"~/{tmp_path.name}", f"~/{tmp_path.name}/data"):
+        monkeypatch.setenv(DATA_VARIABLE, str(named))
+        assert data_folder() == tmp_path / "data"
+        assert task("looktwice").data == data_folder() / "scenes" / "looktwice"
 
 
 def test_a_card_with_an_unknown_field_is_refused():

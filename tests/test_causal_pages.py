@@ -23,6 +23,7 @@ from visualheads.errors import SampleError
 from visualheads.pages import comparisons, inputs, plan
 from visualheads.prose import causes as words
 from visualheads.prose import claims as text
+from visualheads.prose import rankings as ranked
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -85,7 +86,7 @@ def test_losses_are_told_beside_their_random_controls() -> None:
     random = table[(table["measure"] == "accuracy") & (table["order"] == "random")].iloc[0]
     assert top["estimate"] == pytest.approx(0.25) and top["lower"] < 0.25 < top["upper"]
     assert random["estimate"] == 0 and random["sets"] == 2 and top["count"] == 2
-    assert "25 (" in words.losses(table) and "0 (0 to 0)" in words.losses(table)
+    assert "| 40 | 25.0 (" in words.losses(table) and "0.0 (0.0 to 0.0)" in words.losses(table)
     assert "top 2 of late: 0.250" in display.spec_of(charts.loss_curves(table))["description"]
     assert "No heads were removed yet" in display.spec_of(charts.loss_curves(table.iloc[:0]))["description"]
 
@@ -97,8 +98,9 @@ def test_the_ranking_that_is_the_effect_is_found() -> None:
     assert found.loc["image_weight", "spearman"] > 0.99 and found.loc["image_weight", "overlap"] == 1
     assert found.loc["image_weight", "ceiling"] > 0.99 and abs(found.loc["concentration", "spearman"]) < 0.6
     assert "sink_free" not in found.index and found.loc["image_weight", "chance"] == pytest.approx(2 / 24)
-    told = words.rankings(found.reset_index(), ["m"])
-    assert "Reduced protocol" in told and "The best ranking is" in told
+    told = ranked.rankings(found.reset_index(), ["m"], traces)
+    assert "Reduced protocol" in told and "The best ranking is image weight in" in told
+    assert "*image weight without sinks* is absent: no sink dimension" in told
     heads = causes.head_tables(traces, effects_of(values))
     assert len(heads) == 24 and heads["effect"].notna().all()
     assert "matters most" in display.spec_of(charts.effect_map(heads))["description"]
@@ -108,7 +110,7 @@ def test_the_ranking_that_is_the_effect_is_found() -> None:
 def test_without_effects_the_pages_say_so() -> None:
     traces = world({"m": Planted()})
     found = confronted.ranking_agreement(traces, None)
-    assert found.empty and words.NEEDS_EFFECTS in words.rankings(found)
+    assert found.empty and words.NEEDS_EFFECTS in ranked.rankings(found)
     for chart in (charts.effect_map, charts.scores_and_effects):
         assert "single heads" in display.spec_of(chart(causes.head_tables(traces, None)))["description"]
 

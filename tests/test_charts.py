@@ -208,7 +208,7 @@ def test_training_curves_have_a_line_per_figure() -> None:
     assert "9 × 4, 1 min (shared) | 9 × 4, 1 min (shared)" in training.costs(records) and "0.0 hours" in training.costs(
         records
     )
-    assert "| <code>a</code> | object 80 | object 80 | – | – | – |" in training.accuracies(records)
+    assert "| <code>a</code> | count, named kind 80 | count, named kind 80 | – | – |" in training.accuracies(records)
 
 
 def test_moments_stand_in_the_order_of_training() -> None:
@@ -217,7 +217,7 @@ def test_moments_stand_in_the_order_of_training() -> None:
     )
     spec = display.spec_of(charts.moment_lines({"m": xr.concat([last, first], "model")}))
     text = json.dumps(spec)
-    assert text.index('"sort": ["tuning-0", "final-9"]') > 0
+    assert text.index('"sort": ["step 0 of tuning", "the end (step 9)"]') > 0
     assert '"strongest"' in text
     assert "Kept for" in training.moments(["m"]) and "Not shown yet" in training.moments([])
 
@@ -252,8 +252,10 @@ def test_cost_table_says_when_eager_did_not_fit() -> None:
             },
         ]
     ).set_index("method")
-    text = prose.cost([table])
+    text = prose.cost([table], (16, 8, 512))
     assert "1.10 times the processor time" in text and "would not have fitted" in text
+    assert "random weights, 16 layers × 8 heads and a hidden size of 512" in text and "median of the ratios" in text
+    assert "spares" not in text, "no share of what was not measured"
     assert display.spec_of(charts.cost_bars([table]))
 
 

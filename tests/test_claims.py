@@ -39,27 +39,41 @@ def two_families(one: float, other: float, noise: float = 0.02) -> Evidence:
     """White pictures get these log-odds less than real ones, in the first and the second family."""
     return traces(
         {
-            "a": Planted(white=-one, family="A", noise=0.02),
-            "b": Planted(white=-other, family="B", noise=noise),
+            "a": Planted(white=-one, llm="A-7B", noise=0.02),
+            "b": Planted(white=-other, llm="B-7B", noise=noise),
         }
     )
 
 
 case(1, SUPPORTED)(lambda: two_families(2.0, 1.0))
-case(1, CONTRADICTED)(lambda: two_families(2.0, -0.2))
+case(1, CONTRADICTED)(lambda: two_families(2.0, -1.0))
 case(1, UNDECIDED)(lambda: two_families(2.0, 0.1, noise=0.2))
 
 
-def strong_layers(*layers: int, noise: float = 0.02) -> Evidence:
+def strong_layers(*layers: int, noise: float = 0.02, models: int = 8) -> Evidence:
     values = np.full((LAYERS, HEADS), 0.2)
     for layer in layers:
         values[layer, 1] = 0.8
-    return traces({"a": Planted(always(values), noise=noise), "b": Planted(always(values), noise=noise)})
+    return traces({f"m{i}": Planted(always(values), noise=noise, llm=f"L{i}-7B") for i in range(models)})
 
 
 case(2, SUPPORTED)(lambda: strong_layers(0, 2))
 case(2, CONTRADICTED)(lambda: strong_layers(4, 5))
 case(2, UNDECIDED)(lambda: strong_layers(noise=0.3))
+
+
+def test_two_heads_of_one_model_may_lie_anywhere_by_chance():
+    [found] = claims.judge(strong_layers(0, 2, models=1), [2])
+    assert found.finding.lower > 0 and found.finding.also["p_value"] > 0.05
+    assert found.finding.verdict == UNDECIDED
+
+
+def test_models_of_one_language_model_are_one_case_of_chance():
+    values = np.full((LAYERS, HEADS), 0.2)
+    values[0, 1] = values[2, 1] = 0.8
+    kin = traces({f"m{i}": Planted(always(values), llm="L-7B") for i in range(8)})
+    [one], [many] = claims.judge(strong_layers(0, 2, models=1), [2]), claims.judge(kin, [2])
+    assert many.finding.also["p_value"] == pytest.approx(one.finding.also["p_value"])
 
 
 def better_when_concentrated(sign: float, steps: float) -> Evidence:
@@ -68,7 +82,8 @@ def better_when_concentrated(sign: float, steps: float) -> Evidence:
         {
             f"m{i}": Planted(concentration=pattern(1) * 0.5 + steps * i, gain=sign, right=0.25 + 0.125 * i)
             for i in range(5)
-        }
+        },
+        pictures=48,  # so that even the best and the worst model give enough right and wrong answers to compare
     )
 
 
@@ -144,6 +159,25 @@ case(8, UNDECIDED)(
 
 def with_sinks(share: float, noise: float = 0.02) -> Evidence:
     return traces({"a": Planted(sinks=share, noise=noise), "b": Planted(sinks=None)})
+
+
+def test_harm_in_one_of_many_cells_has_to_be_surer():
+    """One mode in twenty loses enough to look harmful by itself, and not among twenty."""
+    harmless = {f"{mode}, {place}": swept(0.0) for mode in ("mean", "uniform") for place in ("all", "after_image")}
+    alone = Evidence(sweeps={"zero, all": swept(0.1, samples=60)})
+    among = Evidence(sweeps={"zero, all": swept(0.1, samples=60), **harmless})
+    [[one], [many]] = [claims.judge(evidence, [5]) for evidence in (alone, among)]
+    rows = [found.finding.table.set_index("mode").loc["zero, all"] for found in (one, many)]
+    assert rows[0]["harm_from"] == rows[0]["lower"] == rows[1]["lower"] > rows[1]["harm_from"]
+    assert many.finding.also["cells"] == 5
+
+
+def test_a_list_reading_model_needs_another_trained_one_beside_it():
+    own = {"own": lists_of(pattern(0), 0.02)}
+    fresh = {"own": lists_of(pattern(7), 0.02)}
+    evidence = Evidence(traces=world({"m": Planted()}), text=own, text_untrained=fresh, grown_from={"m": "own"})
+    [found] = claims.judge(evidence, [10])
+    assert found.finding.lower > 0 and found.finding.verdict == UNDECIDED
 
 
 case(9, SUPPORTED)(lambda: with_sinks(0.95))

@@ -12,6 +12,7 @@ import pytest
 from helpers import llava
 from tasks_data import looktwice
 from visualheads import cluster, jobs
+from visualheads.batching import BATCH_TOKENS
 from visualheads.cli import main
 from visualheads.cli.book import parameters
 from visualheads.errors import DiskFullError, KernelError, ParameterError
@@ -64,6 +65,9 @@ def test_version_and_help(capsys):
     code, out, _ = run(capsys, "trace", "--help")
     assert code == 0
     assert all(option in out for option in ("--dry-run", "--scheduler", "--skip-bad", "--fresh"))
+    words = " ".join(out.replace("│", " ").split())
+    for default in ("the task's first", "{cpu} on CPUs, {cuda} on GPUs".format(**BATCH_TOKENS)):
+        assert f"[default: ({default})]" in words, "what is in brackets must not be read as a style"
 
 
 @pytest.mark.parametrize(
@@ -75,7 +79,10 @@ def test_version_and_help(capsys):
         (("rank", "no/such/store.zarr"), "trace a model first"),
         (("page", "mini-1.5-7B", "-p", "64"), "NAME=VALUE"),
         (("page", "no-such-model"), "got 'no-such-model'"),
+        (("trace", "mini-1.5-7B", "--n", "1", "--dry-run", "--device", "gpu"), "device: got 'gpu'"),
+        (("trace", "mini-1.5-7B", "--n", "1", "--device", "gpu", "--out", "no-such-folder"), "device: got 'gpu'"),
         (("train",), "--all"),
+        (("train", "mini-1.5-7B", "--device", "gpu"), "device: got 'gpu'"),
         (("train", "mini-1.5-7B", "--smoke"), "--out"),
         (("train", "no-such-miniature"), "no-such-miniature"),
         (("no-such-command",), "no-such-command"),

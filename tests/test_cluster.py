@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,10 +18,13 @@ import xarray as xr
 from dask import config
 from distributed import Client, LocalCluster
 
+from helpers import Tiny, llava
 from synthetic import traced_dataset
+from tasks_data import looktwice
 from test_store import GRID, part_of, plan_for
-from visualheads import cluster, store
-from visualheads.errors import DiskFullError, MissingDependencyError, ParameterError, StoreError
+from visualheads import cluster, jobs, models, settings, store
+from visualheads.errors import DiskFullError, IdentityMismatch, MissingDependencyError, ParameterError, StoreError
+from visualheads.reading import read_attrs
 
 
 def dataset() -> xr.Dataset:
@@ -34,7 +40,7 @@ class Work:
     broken: tuple[int, ...] = ()
     disk_full: bool = False
 
-    def setup(self) -> xr.Dataset:
+    def setup(self, fresh: bool = False) -> xr.Dataset:
         count = len(os.listdir(self.notes))
         Path(self.notes, f"{os.getpid()}-{count}").touch()
         return dataset()
@@ -113,6 +119,56 @@ def test_on_processes(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     pids = [name.split("-")[0] for name in os.listdir(work.notes)]
     assert len(set(pids)) == len(pids) <= 2
     assert str(os.getpid()) not in pids
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> jobs.TraceJob:
+    """Submitted from a machine that cannot load the model; a worker has another precision by default than a CPU."""
+    module, processor = llava(Tiny(layers=1))
+    for part in (module, processor):
+        part.save_pretrained(tmp_path / "small-llava")
+
+    def load(name: str, device: str | None = None, dtype: str | None = None, revision: str | None = None) -> Any:
+        assert threading.current_thread() is not threading.main_thread(), "the submitting process loads no model"
+        assert device == "cuda:7"
+        return models.load(name, dtype=dtype or "bfloat16", revision=revision, validate=False)
+
+    monkeypatch.setattr(jobs, "load", load)
+    data = looktwice(tmp_path / "looktwice")
+    results = str(tmp_path / "results")
+    return jobs.TraceJob(
+        str(tmp_path / "small-llava"), data=str(data), conditions=("plain-object",), n=3, device="cuda:7",
+        results=results,
+    )  # fmt: skip
+
+
+def test_the_store_is_made_where_the_model_runs(job: jobs.TraceJob, local: Any) -> None:
+    ds = jobs.run(job, scheduler=local, progress=False)
+    assert store.pending(job.path) == [] and ds.sizes["sample"] == 3
+    assert read_attrs(job.path)["identity"]["dtype"] == "bfloat16"
+    with pytest.raises(IdentityMismatch, match="dtype"):
+        jobs.run(replace(job, dtype="float32"), scheduler=local, progress=False)
+    jobs.run(replace(job, dtype="float32"), scheduler=local, fresh=True, progress=False)
+    assert read_attrs(job.path)["identity"]["dtype"] == "float32"
+    assert read_attrs(f"{job.path}.old-1")["identity"]["dtype"] == "bfloat16"
+    shutil.rmtree(job.path)
+    jobs.run(replace(job, dtype="float32"), scheduler=local, progress=False)
+    assert store.pending(job.path) == [], "a worker that has the model makes the store again"
+
+
+def test_what_the_worker_says_of_the_store_comes_back(job: jobs.TraceJob, local: Any, monkeypatch: Any) -> None:
+    cluster.make_store(job, local)
+    monkeypatch.setattr(settings, "_circumstance", lambda *_: {"device": "another"})
+    with pytest.warns(store.CircumstanceWarning, match="another"):
+        cluster.make_store(job, local)
+
+
+def test_a_worker_that_cannot_load_the_model_is_told(job: jobs.TraceJob, local: Any, monkeypatch: Any) -> None:
+    for error, message in ((ParameterError("device: got 'cuda'"), "^device: got"), (RuntimeError("no"), "no worker")):
+        monkeypatch.setattr(jobs, "load", Mock(side_effect=error))
+        with pytest.raises(type(error) if isinstance(error, ParameterError) else StoreError, match=message):
+            jobs.run(job, scheduler=local, progress=False)
+    assert not Path(job.path).exists()
 
 
 def test_a_failing_shard_stops_no_other(work: Work, local: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from synthetic_models import LINEAGE, model_dataset, questions, random_pattern, 
 from visualheads import alike, comparison, emergence, kinship, lineage, prediction, survey
 from visualheads.errors import ParameterError
 from visualheads.patterns import Patterns, between, labels_of
-from visualheads.prose import kinship as words
+from visualheads.prose import scale as words
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,54 @@ def test_models_of_one_llm_are_kin_and_other_shapes_are_left_out(ds: xr.Dataset)
     assert 0 < told["p_value"] <= 1
 
 
+def kin_table(level_of_large: float, kin: float) -> pd.DataFrame:
+    """Six models of one shape, three of them of one LLM (`kin` more alike), and three more of that LLM's large form."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {"group": a, "other": b, "correlation": 0.5 + kin * (a[0] == b[0] == "v") + rng.normal(scale=0.01)}
+        for a, b in itertools.combinations(("v1", "v2", "v3", "phi", "mistral", "llama"), 2)
+    ]
+    rows += [
+        {"group": a, "other": b, "correlation": level_of_large}
+        for a, b in itertools.combinations(("V1", "V2", "V3"), 2)
+    ]
+    return pd.DataFrame(rows)
+
+
+def kin_told(table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    names = sorted({*table["group"], *table["other"]})
+    llm = {name: name[0] if name[0] in "vV" else name for name in names}
+    monkeypatch.setattr(
+        kinship, "lineage", lambda _: pd.DataFrame({"llm": llm, "variant": dict.fromkeys(names, False)})
+    )
+    monkeypatch.setattr(kinship, "shapes_of", lambda _: {n: (10, 10) if n[0] == "V" else (8, 8) for n in names})
+    found = kinship.kin_difference(table, xr.Dataset({"image_weight": 0}))
+    assert found is not None
+    return found
+
+
+def test_another_level_of_another_shape_is_no_kinship(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = kin_told(kin_table(level_of_large=0.9, kin=0.0), monkeypatch)
+    assert abs(found["difference"]) < 0.02 and found["p_value"] > 0.05 and found["pairs_same"] == 3
+    assert found["lower"] < 0 < found["upper"]
+
+
+def test_kin_is_found_as_surely_as_six_models_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = kin_told(kin_table(level_of_large=0.9, kin=0.2), monkeypatch)
+    assert found["difference"] == pytest.approx(0.2, abs=0.02)
+    assert found["p_value"] == found["least_p"] == pytest.approx(1 / 20)  # places of three labels among six models
+
+
+def test_a_shape_of_one_language_model_alone_tells_nothing_of_kinship(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = kin_table(level_of_large=0.9, kin=0.2)
+    names = {name: (8, 8) for name in {*table["group"], *table["other"]}}
+    monkeypatch.setattr(
+        kinship, "lineage", lambda _: pd.DataFrame({"llm": dict.fromkeys(names, "v"), "variant": False})
+    )
+    monkeypatch.setattr(kinship, "shapes_of", lambda _: names)
+    assert kinship.kin_difference(table, xr.Dataset({"image_weight": 0})) is None
+
+
 def test_circular_score_needs_every_round() -> None:
     rounds = ("round-1", "round-2")
     ds = model_dataset(samples=questions(rounds, 3, "mmbench"))
@@ -138,7 +187,7 @@ def test_right_and_wrong_are_compared_within_a_condition() -> None:
     ds["correct"][:] = [[1, 0, 1, 1, 0, 0]]
     values = np.array([0.8, 0.6, 0.3, 0.3, 0.2, 0.2])
     ds["concentration"][:] = values[None, None, None, :, None]
-    (row,) = comparison.right_wrong(ds, n_boot=50).to_dict("records")
+    (row,) = comparison.right_wrong(ds, n_boot=50, fewest=1).to_dict("records")
     # a: 0.2 with weight 1·1/2, b: 0.1 with weight 2·2/4
     assert row["difference"] == pytest.approx((0.5 * 0.2 + 1 * 0.1) / 1.5)
     assert (row["right"], row["wrong"]) == (3, 3)

@@ -24,6 +24,7 @@ from visualheads.packing import pack
 from visualheads.pages import comparisons, inputs, plan, traces
 from visualheads.prose import comparison as text
 from visualheads.prose import kinship as kin
+from visualheads.prose import scale
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDEST = 688
@@ -92,8 +93,8 @@ def test_cells_run_and_charts_fit_the_page(
 def test_a_missing_model_is_told_plainly(one: Path, shown: dict[str, list[Any]]) -> None:
     run_cells("scale", one)
     told = " ".join(shown["texts"])
-    assert kin.NEEDS_RECIPE in told and kin.NEEDS_SIZE in told and kin.NEEDS_DATA in told
-    assert kin.NEEDS_RECIPE in json.dumps(display.spec_of(shown["charts"][0]))
+    assert scale.NEEDS_RECIPE in told and scale.NEEDS_SIZE in told and scale.NEEDS_DATA in told
+    assert scale.NEEDS_RECIPE in json.dumps(display.spec_of(shown["charts"][0]))
 
 
 def test_pages_join_when_they_have_something_to_show(many: Path, one: Path, tmp_path: Path) -> None:

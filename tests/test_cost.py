@@ -87,6 +87,7 @@ def test_a_sweep_is_told_against_the_faster_naive_loop(tmp_path, monkeypatch):
     assert table.naive_seconds.tolist() == [5.0, 5.0]
     told = prose.sweep_cost(table)
     assert "3.5 times faster (after the image)" in told and "(1 and 1)" in told
+    assert "to within 0.0001" in told
     assert "naive loop: 5.000 s" in display.spec_of(charts.sweep_bars(table))["description"]
     monkeypatch.setattr(cost_sweeps, "in_fresh_process", None)
     pd.testing.assert_frame_equal(

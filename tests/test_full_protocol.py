@@ -20,6 +20,7 @@ from visualheads.errors import HeadError, ParameterError, StoreError
 from visualheads.models import load
 from visualheads.pages import protocols
 from visualheads.prose import causes as words
+from visualheads.prose import rankings as ranked
 from visualheads.schema import assert_valid
 
 NAME = "mini-1.5-7B"
@@ -194,21 +195,21 @@ def test_the_best_ranking_is_held_against_every_cell() -> None:
     best = cells.best_rankings(found[found["ranking"] != "someone"])
     assert set(best[best["mode"] == "zero, all"]["ranking"]) <= {"image_weight", "region_weight"}
     assert set(best[best["mode"] == "mean, all"]["ranking"]) == {"concentration"}
-    text = words.held(found, cells.best_rankings(found))
+    text = ranked.held(found, cells.best_rankings(found))
     assert "a single best ranking **holds" in text or "**does not hold**" in text
     spec = display.spec_of(charts.ranking_cells(found))
     assert "kinds of effect, for m" in spec["description"]
     heads = causes.head_tables(traces, causes.effects_of(sweeps["zero, all"]), causes.more_scores(sweeps, None, lists))
     assert {"someone", "margin lost (mean, all)", "KL (zero, all)"} <= set(heads.columns)
     assert "someone" in json.dumps(display.spec_of(charts.scores_and_effects(heads)))
-    assert "no single heads" in words.held(found.iloc[:0], best.iloc[:0])
+    assert "no single heads" in ranked.held(found.iloc[:0], best.iloc[:0])
 
 
 def test_published_lists_join_the_models_they_are_of(tmp_path: Path) -> None:
     shapes = survey.shapes(model_dataset(NAME, pattern=np.random.default_rng(0).random((3, 2))))
     assert shapes == {NAME: (3, 2)}
     assert head_lists.published(tmp_path, shapes) == {}
-    assert "No published head lists" in words.published_lists({}, "lists")
+    assert "No published head lists" in ranked.published_lists({}, "lists")
     (tmp_path / NAME).mkdir()
     (tmp_path / "another-model").mkdir()
     (tmp_path / NAME / "gaze.json").write_text('[{"layer": 1, "head": 0, "score": 0.5}]', encoding="utf-8")
@@ -218,7 +219,7 @@ def test_published_lists_join_the_models_they_are_of(tmp_path: Path) -> None:
     assert list(found) == [NAME] and list(found[NAME]) == ["gaze", "own"]
     assert found[NAME]["gaze"].shape == (3, 2) and float(found[NAME]["gaze"][1, 0]) == 0.5
     assert np.isnan(found[NAME]["own"].values).sum() == 5
-    assert "gaze" in words.published_lists(found, "lists")
+    assert "gaze" in ranked.published_lists(found, "lists")
     (tmp_path / NAME / "wrong.json").write_text('{"7-1": [1.0]}', encoding="utf-8")
     with pytest.raises(HeadError, match=r"wrong\.json"):
         head_lists.published(tmp_path, shapes)

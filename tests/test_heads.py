@@ -411,6 +411,31 @@ def test_above_null_needs_a_control_that_fits():
         above_null(ds, white=other)
     with pytest.raises(ParameterError, match="control 'white'"):
         above_null(ds, white=white.isel(layer=[0]))
+    with pytest.raises(ParameterError, match="more than once"):
+        above_null(ds, white=xr.concat([white, white], dim="sample"))
+    with pytest.raises(ParameterError, match="control 'untrained'"):
+        above_null(ds, untrained=white.isel(head=[0, 1]))
+
+
+def test_own_questions_without_ids_are_paired_by_sample():
+    ds, white, untrained = planted()
+    nameless = {"question_id": ("sample", np.array([""] * 60, dtype=object))}
+    expected = above_null(ds, white=white, untrained=untrained)
+    turned = white.isel(sample=slice(None, None, -1)).assign_coords(nameless)
+    found = above_null(ds.assign_coords(nameless), white=turned, untrained=untrained.assign_coords(nameless))
+    xr.testing.assert_allclose(found, expected)
+
+
+def test_every_model_is_held_against_its_own_untrained_network():
+    ds, _, untrained = planted()
+    loud = untrained.assign(image_log_odds=untrained["image_log_odds"] + 10)
+    both = xr.concat([ds, ds.assign_coords(model=["loud"])], dim="model")
+    controls = xr.concat([loud.assign_coords(model=["loud"]), untrained], dim="model")
+    found = above_null(both, untrained=controls)["above_null"]
+    assert (found.isel(model=0) == above_null(ds, untrained=untrained)["above_null"].isel(model=0)).all()
+    assert not found.sel(model="loud").any()
+    with pytest.raises(ParameterError, match="models of control 'untrained'"):
+        above_null(both, untrained=untrained)
 
 
 def test_mixture_recovers_two_groups():

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from ablating import decoder_layers, reference_answers
 from families import FAMILIES, family
 from helpers import Tiny, llava, samples, wrapped
-from visualheads import interventions
+from visualheads import interventions, selection
 from visualheads.capture import AttentionCall
+from visualheads.collecting import chosen_heads
 from visualheads.errors import BoxError, HeadError, ModeError, ParameterError, SampleError, UnsupportedModelError
 from visualheads.generation import decoded
 from visualheads.interventions import Intervention, ablate, edits, engine, mean_reference, steer
@@ -250,6 +251,37 @@ def test_heads_may_be_marks_as_select_gives_them():
     np.testing.assert_allclose(found.margin, ablate(model, asked, [(2, 1)], **QUIET).margin)
     with pytest.raises(HeadError, match="another"):
         ablate(model, asked, marks.assign_coords(model=["another"]), **QUIET)
+
+
+def marked(layers: int = 3, heads: int = 4, **more) -> xr.DataArray:
+    """Marks of head (0, 1), labelled."""
+    coords = {"layer": np.arange(layers), "head": np.arange(heads), **more}
+    marks = xr.DataArray(np.zeros((layers, heads), bool), coords, ("layer", "head"))
+    marks[0, 1] = True
+    return marks
+
+
+def test_marks_may_be_padded_for_a_larger_model():
+    model, expected = a_model("llava"), np.argwhere(marked().values)
+    padded = marked().reindex(layer=range(5), head=range(8))
+    for heads in (marked(), marked().drop_vars(["layer", "head"]), padded, marked(model=model.name)):
+        np.testing.assert_array_equal(np.argwhere(selection.head_mask(model, heads)), expected)
+        assert chosen_heads(model, heads, ("maps",)) == ((0, 1),)
+    both = xr.concat([padded, ~marked(5, 8)], "model").assign_coords(model=[model.name, "another"])
+    assert chosen_heads(model, both, ("maps",)) == ((0, 1),)
+
+
+@pytest.mark.parametrize(
+    "heads",
+    [marked(2, 2), marked(2, 2).drop_vars(["layer", "head"]), marked(3, 5).drop_vars("head"), marked(model="another"),
+     marked().isel(layer=[1, 0, 2]), ~marked(5, 8), marked().expand_dims(model=["another"]),
+     marked().expand_dims(model=2), marked().expand_dims(model=["a", "b"]), marked().expand_dims("set")],
+)  # fmt: skip
+def test_marks_of_another_model_are_refused(heads):
+    """Smaller or unlabelled of another size, in another order, of another name, or marking heads that there are not."""
+    for choose in (selection.head_mask, lambda model, heads: chosen_heads(model, heads, ("maps",))):
+        with pytest.raises(HeadError, match="heads"):
+            choose(a_model("llava"), heads)
 
 
 def test_the_mean_reference_counts_every_class():

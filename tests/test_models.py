@@ -63,6 +63,23 @@ def test_dtype_can_be_chosen_and_is_checked(folder):
         models.load(folder, dtype="float7")
 
 
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "gpu", "", 7, torch.device("cuda")])
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(folder, monkeypatch, device):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: None)
+    with pytest.raises(ParameterError, match=r"device: got '.*allowed: cpu, auto;"):
+        models.load(folder, device=device)
+    assert models.load(folder, device="cpu", validate=False).device.type == "cpu"
+
+
+def test_devices_are_those_that_torch_finds(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    assert models.checked_device("cuda:1") == torch.device("cuda:1")
+    assert models.checked_device(torch.device("cuda")).type == "cuda"
+    with pytest.raises(ParameterError, match="allowed: cpu, cuda, cuda:0, cuda:1;"):
+        models.checked_device("cuda:2")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_wrap_validates_and_leaves_evaluation_mode(kind):
     module, processor = BUILDERS[kind](Tiny(layers=2))

@@ -185,7 +185,8 @@ def test_a_changed_input_makes_a_page_stale(tmp_path: Path, change: str) -> None
 def test_rendering_code_is_no_input_of_a_page() -> None:
     page = Page(ROOT / "notebooks" / "cost.ipynb", ROOT / "x.ipynb", "x", "x")
     assert inputs.page_hash(page, {}) == inputs.page_hash(page, {})
-    assert {"pages", "offline_vega"} <= set(inputs.RENDERING)
+    assert {"pages", "offline_vega", "cli"} == set(inputs.RENDERING)
+    assert all((inputs.LIBRARY / name).exists() for name in inputs.RENDERING), "parts that were renamed are inputs"
 
 
 def test_model_page_of_a_hub_id_or_folder_has_its_own_name_and_command(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ PURE = (
 """Mathematics: torch, numpy and xarray, but no models."""
 
 LAYERS = (
-    ("errors", "places", "tokenizing"),
+    ("errors", "places", "tokenizing", "titles"),
     (*PURE, "head_lists", "sinks"),
     (
         "tasks",
@@ -90,10 +90,22 @@ LAYERS = (
         "generation",
         "validation",
     ),
-    ("tracing", "cluster", "jobs", "estimate", "collecting", "reduction", "settings"),
+    (
+        "tracing",
+        "cluster",
+        "jobs",
+        "estimate",
+        "collecting",
+        "reduction",
+        "selection",
+        "settings",
+        "batching",
+        "memory",
+    ),
     (
         "interventions",
         "sweeps",
+        "joining",
         "steering",
         "keeping",
         "studies",

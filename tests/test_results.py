@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -283,10 +285,22 @@ def test_samples_are_hashed_by_what_is_asked() -> None:
     first = provenance.hash_samples(samples)
     assert provenance.hash_samples(samples_of(3)) == first
     assert provenance.hash_samples(samples[::-1]) != first
-    moved = [Sample(s.id, f"/elsewhere/{s.image}", s.question, s.answer, s.box, condition=s.condition) for s in samples]
+    moved = [dataclasses.replace(sample, image=f"/elsewhere/{sample.image}") for sample in samples]
     assert provenance.hash_samples(moved) == first
     pictures = [[Sample("a", Image.new("RGB", (4, 4), colour), "?", "1")] for colour in ("red", "blue")]
     assert provenance.hash_samples(pictures[0]) != provenance.hash_samples(pictures[1])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"image": Image.new("RGB", (8, 2), "red")}, {"question": "!"}, {"answer": "2"}, {"box": (0, 0, 1, 1)},
+     {"boxes": {"dog": [(0, 0, 1, 1)]}}, {"condition": "plain"}, {"question_id": "q"}, {"image_id": "p"},
+     {"task": "pope"}, {"control": "white"}],
+    ids=lambda change: next(iter(change)),
+)  # fmt: skip
+def test_every_field_of_a_sample_is_part_of_its_hash(change: dict[str, Any]) -> None:
+    sample = Sample("a", Image.new("RGB", (4, 4), "red"), "?", "1")
+    assert provenance.hash_samples([dataclasses.replace(sample, **change)]) != provenance.hash_samples([sample])
 
 
 def test_identity_and_circumstance_have_their_keys() -> None:

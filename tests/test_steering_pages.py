@@ -98,6 +98,20 @@ def sink_model_traces(model: Any) -> xr.Dataset:
     return model_dataset(model.name, pattern=np.random.default_rng(0).random(model.shape[:2]))
 
 
+def test_the_criterion_that_fails_is_named() -> None:
+    def told(strength: float, ratio: float, known: str = "") -> str:
+        rows = [
+            {"model": "m", "part": part, "layer": 0, "dimension": 7, "measure": measure, "value": value * share}
+            for measure, value in (("strength", strength), ("times the median", ratio))
+            for part, share in (("image tokens", 1.0), ("text tokens", 0.5))
+        ]
+        return sink_words.dimensions({"m": xr.Dataset({"sink_dimensions": ("model", [known])})}, pd.DataFrame(rows))
+
+    assert "| 1.70 (dimension 7, image tokens) | 0.60 (dimension 7, image tokens) |" in told(1.7, 0.6)
+    assert "exceeds τ" in told(1.7, 0.6) and "60 % of that at most" in told(1.7, 0.6)
+    assert "exceeds τ" not in told(0.7, 0.6) and "exceeds τ" not in told(1.7, 1.2, known="7")
+
+
 def test_the_background_that_draws_most_stands_for_sinks() -> None:
     model, asked = wrapped("llava"), scenes(2)
     found = sink_finding.find(model, asked)
@@ -257,7 +271,7 @@ def test_the_pages_run_on_a_shipped_miniature(tmp_path: Path, monkeypatch: pytes
         width = re.search(r'<svg[^>]* width="([\d.]+)"', svg)
         assert width is not None and float(width[1]) <= 688, spec["description"]
     told = [one for one in kept if isinstance(one, str)]
-    assert len(told) == 9 and not [one for one in told if re.search(r"\bnan\b", one)]
+    assert len(told) == 10 and not [one for one in told if re.search(r"\bnan\b", one)]
     assert sum("reduced protocol" in one for one in told) == 2
     stores = sorted(path.name for path in (tmp_path / name).glob("*-*.zarr"))
     assert stores == [f"looktwice-{kind}.zarr" for kind in ("boost", "grounding", "sink-removal", "sinks", "steering")]

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from families import family
 from helpers import Tiny, llava, samples, wrapped
-from visualheads import protocol, store, sweeps
+from visualheads import joining, memory, protocol, store, sweeps
 from visualheads.effects import excess_loss, head_effects, loss, losses
-from visualheads.errors import HeadError, IdentityMismatch, ParameterError, StoreError
+from visualheads.errors import DeviceMemoryError, HeadError, IdentityMismatch, ParameterError, StoreError
 from visualheads.interventions import ablate, engine, mean_reference, standalone, steer
 from visualheads.models import wrap
 from visualheads.rankings import rank
@@ -108,6 +111,97 @@ def test_pictures_are_seen_once_and_low_layers_are_not_run_again(monkeypatch):
     assert counts == {"tower": 2, "first": 1, "last": 2}
 
 
+@contextmanager
+def memory_for(model, rows: int, layer: int = -1) -> Iterator[list[int]]:
+    """A layer that runs out of memory where more than so many rows meet; gives the sizes of all that were tried."""
+    tried: list[int] = []
+
+    def checked(_module, args):
+        tried.append(len(args[0]))
+        if len(args[0]) > rows:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    hook = model.module.model.language_model.layers[layer].mlp.register_forward_pre_hook(checked)
+    try:
+        yield tried
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("positions", ["all", "after_image"])
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_out_of_memory_halves_samples_and_sets(rows, positions):
+    model, asked = wrapped("llava"), samples(4, question="how many cars ?")
+    told: list[int] = []
+    expected = sweeps.sweep(model, asked, SETS, "zero", positions, batch_tokens=10_000, **QUIET)
+    with memory_for(model, rows) as tried:
+        found = sweeps.sweep(model, asked, SETS, "zero", positions, batch_tokens=10_000, **QUIET)
+        run = sweeps.Sweep.of(model, asked, SETS, "zero", positions, None, bias=None, box=None, batch_tokens=10_000,
+                              max_new_tokens=3)  # fmt: skip
+        run.runner.run(advance=told.append)
+    assert max(tried) > rows
+    assert sum(told) == 4 and max(told) <= rows
+    equal(found, expected)
+
+
+def test_a_clean_pass_that_fits_alone_is_halved_where_its_sets_do_not(monkeypatch):
+    """What a batch of samples holds may be what a single changed row lacks."""
+    model, asked, held = wrapped("llava"), samples(4, question="how many cars ?"), []
+    original = engine.Batch.changed
+
+    def crowded(self, rows, clean):
+        held.append((len(self.owners), len(rows)))
+        if len(self.owners) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(self, rows, clean)
+
+    expected = sweeps.sweep(model, asked, SETS, batch_tokens=10_000, **QUIET)
+    monkeypatch.setattr(engine.Batch, "changed", crowded)
+    equal(sweeps.sweep(model, asked, SETS, batch_tokens=10_000, **QUIET), expected)
+    assert (4, 1) in held and {owners for owners, _ in held} == {4, 2}
+
+
+@pytest.mark.parametrize("mode", ["zero", "mean", "steer"])
+def test_a_sample_that_is_too_large_alone_is_named(mode):
+    model, asked = wrapped("llava"), samples(2, question="how many cars ?")
+    with memory_for(model, 0), pytest.raises(DeviceMemoryError, match=r"sample 's0' alone does not fit .*bfloat16"):
+        if mode == "steer":
+            steer(model, asked, SETS["low"], **QUIET)
+        else:
+            ablate(model, asked, SETS["low"], mode, reference=asked if mode == "mean" else None, **QUIET)
+
+
+@pytest.mark.parametrize("positions", ["all", "after_image"])
+def test_caches_stay_within_their_bytes(positions, monkeypatch):
+    """The clean pass as well; what is held at a time is counted together."""
+    model, asked = wrapped("llava"), samples(5, question="how many cars ?")
+    expected = sweeps.sweep(model, asked, SETS, "zero", positions, batch_tokens=10_000, **QUIET)
+    passes: list[engine.Clean] = []
+    sizes: list[int] = []
+    clean, answers = engine.Batch.clean, engine.answers
+
+    def spied(self):
+        passes.append(clean(self))
+        return passes[-1]
+
+    def measured(model, logits, cache, *rest):
+        said = answers(model, logits, cache, *rest)
+        layers = [layer for one in (passes[-1].before, passes[-1].cache, cache) for layer in one.layers]
+        tensors = [tensor for layer in layers if layer.is_initialized for tensor in (layer.keys, layer.values)]
+        sizes.append(sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values()))
+        return said
+
+    monkeypatch.setattr(engine.Batch, "clean", spied)
+    monkeypatch.setattr(engine, "answers", measured)
+    most = {}
+    for held in (10**9, 100_000):
+        monkeypatch.setattr(memory, "CACHE_BYTES", {"cpu": held})
+        equal(sweeps.sweep(model, asked, SETS, "zero", positions, batch_tokens=10_000, **QUIET), expected)
+        most[held] = max(sizes)
+        sizes.clear()
+    assert 50_000 < most[100_000] <= 100_000 < most[10**9]
+
+
 def test_a_store_is_resumed_and_of_one_run(tmp_path, monkeypatch):
     model, asked = wrapped("llava"), samples(5)
     path = sweeps.sweep_path(tmp_path, model.name, "toy", "zero")
@@ -169,6 +263,56 @@ def test_stored_sweeps_open_together(tmp_path):
         sweeps.open_sweeps(tmp_path, "mean")
     with pytest.raises(ParameterError, match="mode"):
         sweeps.open_sweeps(tmp_path, "zeros")
+
+
+def test_sweeps_in_which_other_things_were_done_are_not_joined(tmp_path):
+    """Neither on the same samples, nor on others, where the numbers would be pooled unseen."""
+    first, second = wrapped("llava"), wrapped("vip_llava")
+    others = [type(sample)(**{**sample.__dict__, "id": f"o{index}"}) for index, sample in enumerate(samples(2))]
+    sets = {"late": [(2, 0)]}
+    paths = {}
+
+    def stored(model, asked, task, **more):
+        more = {"mode": "boost", **more}
+        paths[task] = sweeps.sweep_path(tmp_path, model.name, task, more["mode"])
+        return sweeps.sweep_to_store(model, asked, sets, paths[task], **{**QUIET, **more})
+
+    def opened(mode="boost"):
+        return sweeps.open_sweeps(tmp_path, mode)
+
+    stored(first, samples(2), "toy", bias=2.0)
+    stored(second, samples(2), "toy", bias=2.0)
+    stored(first, others, "other", bias=2.0)
+    assert dict(opened().sizes)["model"] == 2 and opened().margin.sel(model=first.name).notnull().all()
+    for model, asked, more, told in (
+        (first, samples(2), {"bias": 4.0}, r"differs: bias [24]\.0 against [24]\.0;"),
+        (first, others[:1], {"bias": 4.0}, r"differs: bias [24]\.0 against [24]\.0;"),
+        (second, others, {"bias": 4.0}, r"differs: bias [24]\.0 against [24]\.0;"),
+        (second, others, {"bias": 2.0, "max_new_tokens": 2}, "max_new_tokens [23] against [23];"),
+        (first, samples(2), {"bias": 2.0}, "both hold sample 's0'"),
+    ):
+        stored(model, asked, "again", **more)
+        with pytest.raises(StoreError, match=told) as caught:
+            opened()
+        assert "vh.open_store" in str(caught.value) and str(paths["again"]) in str(caught.value)
+        shutil.rmtree(paths["again"])
+    box = (14.0, 24.0, 26.0, 40.0)
+    stored(first, samples(2, box=box), "toy", mode="steer", box=box)
+    stored(first, others, "other", mode="steer")
+    with pytest.raises(StoreError, match="boxes"):
+        opened("steer")
+    reference = {"mode": "mean", "reference": mean_reference(first, samples(1), max_new_tokens=2)}
+    stored(first, samples(2), "toy", **reference)
+    stored(first, others, "other", **{**reference, "reference": mean_reference(first, others, max_new_tokens=2)})
+    with pytest.raises(StoreError, match="reference"):
+        opened("mean")
+
+
+def test_what_is_joined_may_tell_nothing_of_its_making():
+    first, second = (planted().assign_coords(model=[name]) for name in ("m", "n"))
+    assert joining.joined([first, second]).sizes["model"] == 2
+    with pytest.raises(StoreError, match="the sweep of 8 samples by m and"):
+        joining.joined([first, first])
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 
 from visualheads.errors import CheckpointError, ParameterError
 from visualheads.miniatures import words
-from visualheads.miniatures.text_heads import list_questions, text_heads, trace_lists
+from visualheads.miniatures.text_heads import STORE, list_questions, text_heads, trace_lists
+from visualheads.reading import open_store
 
 
 def tiny(attention: str = "sdpa", kv_heads: int = 2):
@@ -59,10 +61,38 @@ def test_rows_are_those_of_eager_attention() -> None:
         np.testing.assert_allclose(ds["asked_lift"].values[0, :, :, index], lift, rtol=1e-4)
 
 
-def test_results_are_kept_and_made_anew_for_other_lists(tmp_path: Path) -> None:
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A checkpoint."""
     folder = tmp_path / "tiny-text"
     tiny().save_pretrained(folder)
     words.build_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("before", [0, 5])
+def test_a_store_that_was_not_finished_is_not_there(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int
+) -> None:
+    """A kill before the first numbers are written, whoever writes them."""
+    results, store = tmp_path / "results", tmp_path / "results" / "tiny-text" / STORE
+    if before:
+        text_heads(folder, results, n=before)
+
+    killed = Mock(side_effect=KeyboardInterrupt)
+    with monkeypatch.context() as patch:
+        patch.setattr("visualheads.zarr_files.encode", killed)
+        patch.setattr("xarray.backends.common.ArrayWriter.add", killed)
+        with pytest.raises(KeyboardInterrupt):
+            text_heads(folder, results, n=4)
+    assert store.exists() == bool(before)
+    if before:
+        assert open_store(store).sizes["sample"] == before
+    assert text_heads(folder, results, n=4)["asked_weight"].notnull().all()
+    assert [path.name for path in store.parent.iterdir()] == [STORE]
+
+
+def test_results_are_kept_and_made_anew_for_other_lists(folder: Path, tmp_path: Path) -> None:
     first = text_heads(folder, tmp_path / "results", n=4)
     store = tmp_path / "results" / "tiny-text" / "text-lists.zarr"
     before = (store / "zarr.json").stat().st_mtime_ns

@@ -344,6 +344,7 @@ def test_out_of_memory_halves_the_batch(monkeypatch):
     np.testing.assert_allclose(found.image_weight, expected.image_weight, atol=1e-4)
 
 
+ANOTHER = xr.DataArray(np.ones((1, 3, 4), bool), {"model": ["another"]}, ("model", "layer", "head"))
 BAD = {
     "no samples": (lambda: ([], {}), SampleError, "empty list"),
     "one sample": (lambda: (samples(1)[0], {}), SampleError, "list of vh.Sample"),
@@ -355,6 +356,8 @@ BAD = {
     "heads alone": (lambda: (samples(1), {"heads": [(0, 0)]}), ParameterError, "keep="),
     "heads": (lambda: (samples(1), {"keep": "maps", "heads": [(0, 9)]}), HeadError, r"\(0, 9\)"),
     "no heads": (lambda: (samples(1), {"keep": "maps", "heads": []}), HeadError, "none"),
+    "odd heads": (lambda: (samples(1), {"keep": "maps", "heads": [5]}), HeadError, "pairs"),
+    "heads of another": (lambda: (samples(1), {"keep": "maps", "heads": ANOTHER}), HeadError, "another"),
     "batch": (lambda: (samples(1), {"batch_tokens": 0}), ParameterError, "batch_tokens"),
     "length": (lambda: (samples(1), {"max_new_tokens": 0}), ParameterError, "max_new_tokens"),
     "image token": (lambda: (samples(1, question="a <image> ?"), {}), SampleError, "image token"),

@@ -24,6 +24,7 @@ from visualheads.packing import pack
 from visualheads.pages import comparisons, traces
 from visualheads.prose import benchmarks as text
 from visualheads.prose import kinship as kin
+from visualheads.prose import scale
 from visualheads.prose import training as chapter
 
 QUARTER = "mini-1.5-7B-quarter"
@@ -86,7 +87,7 @@ def test_a_short_tuning_is_read_from_its_shipped_traces(short: Path, tmp_path: P
     assert found["data_share"].to_dict() == {"mini-1.5-7B": 1.0, QUARTER: 0.25}
     assert found.loc[QUARTER, "llm"] == "Vicuna-7B" and found.loc[QUARTER, "tokens"] == 64
     assert "tuned on 25 % of the data" in kin.variants(lineage.lineage(both))
-    assert "25 %" in kin.tokens_and_data(kinship.tokens_and_data(both))
+    assert "25 %" in scale.tokens_and_data(kinship.tokens_and_data(both))
 
 
 def test_what_is_trained_is_told_by_its_record(tmp_path: Path):
@@ -251,7 +252,8 @@ def test_words_of_a_models_benchmarks():
     found = figures.own_figures(ds, n_boot=20)
     entry = {"chance": 0.5, "blind": {"accuracy": 0.4}, "question_only": {"accuracy": 0.55}, "above_chance": False}
     told = text.own_figures(found, {"benchmarks": {"pope": entry}})
-    assert "| POPE | accuracy | 100.0 (100.0 to 100.0) | 2 | 50 | 40 | 55 |" in told and "Not clearly above" in told
+    assert "| POPE | accuracy | 100.0 (100.0 to 100.0) | 2 | 50 | 40 | 55 |" in told
+    assert "accuracy is not clearly above chance and questions alone on POPE." in told
     assert "training.json" not in text.own_figures(found)
     assert "Not shown yet" in text.own_figures(found.head(0))
     assert "POPE: precision, %" in text.figure_table(found) and "Not shown yet" in text.figure_table(found.head(0))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from visualheads.errors import (
         BoxError,
         CheckpointError,
+        DeviceMemoryError,
         DiskFullError,
         HeadError,
         IdentityMismatch,
@@ -61,6 +62,7 @@ _MODULE_OF = {
     "BoxError": "errors",
     "CheckpointError": "errors",
     "Conversion": "conversion",
+    "DeviceMemoryError": "errors",
     "DiskFullError": "errors",
     "HeadError": "errors",
     "IdentityMismatch": "errors",
@@ -116,6 +118,7 @@ __all__ = [
     "BoxError",
     "CheckpointError",
     "Conversion",
+    "DeviceMemoryError",
     "DiskFullError",
     "HeadError",
     "IdentityMismatch",

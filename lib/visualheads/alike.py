@@ -77,8 +77,9 @@ def model_agreement(
     """Return how alike the head patterns of every two models are: variables as in `group_agreement`, dims (group,
     other), both with the models' names.
 
-    Heads are compared place by place (layer, head), so models of another shape are NaN. Only samples that both models
-    saw count. Pictures are halved alike for all models.
+    Heads are compared place by place (layer, head), so models of another shape are NaN. Only samples that all models
+    of a shape saw count, so that every pair rests on the same pictures (`samples` says how many; with fewer than three
+    pictures all is NaN). Pictures are halved alike for all models.
     """
     values = sample_scores(_with_model(ds), measure, query=_query(ds, query))
     names = [str(name) for name in values["model"].values]

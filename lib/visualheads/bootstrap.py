@@ -39,7 +39,11 @@ class PictureSums:
 
 
 def picture_ids(samples: xr.DataArray | xr.Dataset) -> NDArray[np.object_]:
-    """Return the picture of each sample: coordinate `image_id`, or the sample itself where that is missing or empty."""
+    """Return the picture of each sample: coordinate `image_id`, or the sample itself where that is missing or empty.
+
+    One id in several benchmarks counts as one picture: benchmarks do share pictures (COCO), and where they only share
+    numbers, two unrelated pictures are drawn together.
+    """
     if "sample" not in samples.dims:
         raise ParameterError(got("dimensions", tuple(map(str, samples.dims)), "dimensions with 'sample' among them"))
     own = [f"sample {index}" for index in range(samples.sizes["sample"])]

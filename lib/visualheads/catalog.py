@@ -81,10 +81,12 @@ class Card(BaseModel):
 def data_folder() -> Path:
     """The project's data folder: $VISUALHEADS_DATA, else `data` of the checkout this package is installed from.
 
-    Without a checkout around the package: `data` below the current folder.
+    The variable may name the data folder, or the project's folder that holds it. Without a checkout around the package:
+    `data` below the current folder.
     """
     if os.environ.get(DATA_VARIABLE):
-        return Path(os.environ[DATA_VARIABLE]).expanduser()
+        named = Path(os.environ[DATA_VARIABLE]).expanduser()
+        return named / "data" if (named / "data").is_dir() else named
     checkout = Path(__file__).resolve().parents[2]
     root = checkout if (checkout / "pyproject.toml").is_file() or (checkout / "data").is_dir() else Path.cwd()
     return root / "data"

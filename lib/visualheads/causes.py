@@ -29,7 +29,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
 """Variables that rankings read besides image_weight."""
 ORDERS = ("top", "random", "bottom")
 LOSS_COLUMNS = (
-    "model", "mode", "measure", "ranking", "stage", "order", "count", "estimate", "lower", "upper", "sets",
+    "model", "mode", "measure", "ranking", "stage", "order", "count", "estimate", "lower", "upper", "sets", "samples",
+    "set_lowest", "set_highest",
 )  # fmt: skip
 
 Lists = Mapping[str, Mapping[str, xr.DataArray]]
@@ -42,6 +43,8 @@ def loss_table(sweeps: Mapping[str, xr.Dataset], of: Sequence[str] = tuple(LOSSE
     estimate, lower, upper   mean loss with its 95 % interval, paired bootstrap over pictures: a share for accuracy,
                              logits for margin, nats for KL; positive where the removed heads were of use
     sets                     head sets behind the row: random controls of several seeds are averaged per sample
+    samples                  samples on which any of them was tried
+    set_lowest, set_highest  smallest and largest mean loss of one set: how far the draw of random heads matters
     `sweeps` maps modes to sweeps of `protocol.protocol_sets`; sets of another kind (single heads) are left out, and so
     are those that a model did not run.
     """
@@ -158,10 +161,12 @@ def _losses_of(sweep: xr.Dataset, model: str, mode: str, of: Sequence[str]) -> p
         told = bootstrap(lost.isel(set=0, drop=True).expand_dims(group=len(groups)).copy(data=means))
         bounds = {name: told.sel(bound=name).values for name in ("estimate", "lower", "upper")}
         for place, ((ranking, stage, order, count), part) in enumerate(groups):
+            each = [_mean_of(row[:, None])[0] for row in lost.values[part.index.to_numpy()]]
             rows.append({
                 "model": model, "mode": mode, "measure": measure, "ranking": ranking, "stage": stage, "order": order,
                 "count": int(count), **{name: float(found[place]) for name, found in bounds.items()},
-                "sets": len(part),
+                "sets": len(part), "samples": int(np.isfinite(means[place]).sum()),
+                "set_lowest": float(np.min(each)), "set_highest": float(np.max(each)),
             })  # fmt: skip
     return pd.DataFrame(rows, columns=list(LOSS_COLUMNS))
 

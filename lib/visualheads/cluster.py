@@ -2,9 +2,10 @@
 
 class TraceWork:                              # frozen dataclass: it travels to the workers, so it must pickle
     path: str                                 # the store, on a disk that all workers see
-    def setup(self): …                        # once per worker process: load the model; whatever it returns
-    def shard(self, state, index): …          # … comes back here; the Dataset of one shard
+    def setup(self, fresh=False): …           # once per worker process: load the model, make the store or check it;
+    def shard(self, state, index): …          # … what it returns comes back here; the Dataset of one shard
 
+cluster.make_store(work, "tcp://head:8786")   # where the model runs: not every machine that submits can hold it
 cluster.run_shards(work)                      # in this process, one shard after the other
 cluster.run_shards(work, "tcp://head:8786")   # on the workers of a running scheduler
 with cluster.from_yaml("slurm.yml") as slurm:
@@ -16,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,11 +37,11 @@ class ShardWork(Protocol):
 
     @property
     def path(self) -> str:
-        """The store, made by `store.create` before the run."""
+        """The store, made before the run by `store.create` or `make_store`."""
         ...
 
-    def setup(self) -> Any:
-        """What every shard needs (a loaded model); once per worker process."""
+    def setup(self, fresh: bool = False) -> Any:
+        """What every shard needs (a loaded model); once per worker process. Makes the store, or checks it."""
         ...
 
     def shard(self, state: Any, index: int) -> xr.Dataset:
@@ -57,16 +59,41 @@ class _Loaded:
 
     def state_of(self, work: ShardWork) -> Any:
         if self.work != work:
-            self.work, self.state = None, None  # the old model's memory is needed for the new one
-            self.state = work.setup()
-            self.work = work
+            self.forget()  # the old model's memory is needed for the new one
+            self.state, self.work = work.setup(), work
         return self.state
+
+    def renew(self, work: ShardWork, fresh: bool) -> None:
+        """Set the work up even where it is: its store may be gone, or its weights others."""
+        self.forget()
+        self.state, self.work = work.setup(fresh), work
 
     def forget(self) -> None:
         self.work, self.state = None, None
 
 
 _LOADED = _Loaded()
+
+
+def make_store(work: ShardWork, scheduler: Any, fresh: bool = False) -> None:
+    """Let one worker set the work up, which makes the store or checks the one there is; `scheduler` as in `run_shards`.
+
+    Device and precision are those of the worker, and this process loads no model. fresh: as in `store.create`.
+    Warns CircumstanceWarning here. Raises what `work.setup` raises, StoreError where that is no VisualHeadsError.
+    """
+    with _client(work, scheduler) as client:
+        future = client.submit(_make, work, fresh, pure=False)
+        error = future.exception()
+        if error is None:
+            for text in future.result():
+                warnings.warn(text, store.CircumstanceWarning, stacklevel=2)
+    if isinstance(error, VisualHeadsError):
+        raise error
+    if error is not None:
+        raise StoreError(
+            f"no worker could load the model and make {work.path} ({type(error).__name__}: {error}); see the worker's "
+            "log, and give workers that hold the model."
+        ) from error
 
 
 def run_shards(work: ShardWork, scheduler: Any = None, progress: Progress | None = None) -> int:
@@ -156,19 +183,28 @@ def _here(work: ShardWork, todo: list[int]) -> Any:
 
 
 def _on_workers(work: ShardWork, todo: list[int], scheduler: Any) -> Any:
+    with _client(work, scheduler) as client:
+        from distributed import as_completed
+
+        # pure=False: a shard is done for its effect, not for a value that could be remembered from an earlier run.
+        futures = client.map(_do, [work] * len(todo), todo, pure=False, retries=1)
+        index_of = dict(zip(futures, todo, strict=True))
+        for future in as_completed(futures, loop=client.loop, raise_errors=False):
+            yield index_of[future], future.exception()
+
+
+@contextlib.contextmanager
+def _client(work: ShardWork, scheduler: Any) -> Iterator[Any]:
+    """A client of the scheduler, closed at the end unless it was given."""
     try:
-        from distributed import Client, as_completed
+        from distributed import Client
     except ImportError:
         raise MissingDependencyError("running on a scheduler needs distributed; pip install distributed.") from None
     _check_pickles(work)
     own = not isinstance(scheduler, Client)
     client = _connect(Client, scheduler) if own else scheduler
     try:
-        # pure=False: a shard is done for its effect, not for a value that could be remembered from an earlier run.
-        futures = client.map(_do, [work] * len(todo), todo, pure=False, retries=1)
-        index_of = dict(zip(futures, todo, strict=True))
-        for future in as_completed(futures, loop=client.loop, raise_errors=False):
-            yield index_of[future], future.exception()
+        yield client
     finally:
         if own:
             client.close()
@@ -191,6 +227,17 @@ def _check_pickles(work: ShardWork) -> None:
         raise ParameterError(
             f"the work cannot travel to workers ({error}); describe it by names and paths, and load models in setup()."
         ) from error
+
+
+def _make(work: ShardWork, fresh: bool) -> list[str]:
+    """The work set up in whatever process this is; what is to be said of the circumstances."""
+    with _LOADED.lock, warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", store.CircumstanceWarning)
+        _LOADED.renew(work, fresh)
+    others = [one for one in told if not issubclass(one.category, store.CircumstanceWarning)]
+    for one in others:
+        warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    return [str(one.message) for one in told if one not in others]
 
 
 def _do(work: ShardWork, index: int) -> None:

@@ -9,10 +9,11 @@ import numpy as np
 import xarray as xr
 from torch import Tensor
 
-from visualheads.errors import HeadError, ParameterError
+from visualheads.errors import ParameterError
 from visualheads.generation import Margins, decoded
 from visualheads.measures import MEASURES
 from visualheads.schema import MapGroup, map_group, map_groups
+from visualheads.selection import head_pairs
 from visualheads.tasks import scoring
 
 if TYPE_CHECKING:
@@ -26,9 +27,9 @@ MAP_DIMS = ("grid_row", "grid_column")
 
 
 def chosen_heads(model: VisionLanguageModel, heads: Any, keep: Sequence[str]) -> tuple[tuple[int, int], ...]:
-    """Heads as (layer, head) pairs, from pairs or a bool DataArray over layer and head; None: all of them.
+    """Heads as (layer, head) pairs, from what `head_pairs` takes; None: all of them.
 
-    Raises HeadError for pairs out of range or an empty choice, ParameterError where no maps are kept.
+    Raises HeadError as it does, ParameterError where no maps are kept.
     """
     layers, count, _ = model.shape
     if "maps" not in keep:
@@ -37,20 +38,7 @@ def chosen_heads(model: VisionLanguageModel, heads: Any, keep: Sequence[str]) ->
         return ()
     if heads is None:
         return tuple((layer, head) for layer in range(layers) for head in range(count))
-    if isinstance(heads, xr.DataArray):
-        marked = heads.squeeze("model", drop=True) if "model" in heads.dims else heads
-        if set(marked.dims) != {"layer", "head"} or marked.sizes["layer"] > layers or marked.sizes["head"] > count:
-            raise HeadError(f"heads has dims {dict(heads.sizes)}; this model has layer: {layers}, head: {count}.")
-        pairs = tuple((int(i), int(j)) for i, j in np.argwhere(marked.transpose("layer", "head").values.astype(bool)))
-    else:
-        pairs = tuple((int(layer), int(head)) for layer, head in heads)
-    wrong = [pair for pair in pairs if not (0 <= pair[0] < layers and 0 <= pair[1] < count)]
-    if wrong or not pairs:
-        raise HeadError(
-            f"heads: got {wrong[:5] if wrong else 'none'}; give (layer, head) pairs with layer 0 to {layers - 1} and "
-            f"head 0 to {count - 1}."
-        )
-    return pairs
+    return tuple(head_pairs(model, heads))
 
 
 class Collector:

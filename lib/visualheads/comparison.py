@@ -37,6 +37,8 @@ BOX_PAIRS = tuple((f"plain-{name}", f"visual-{name}") for name in ("general", "o
 NAME_PAIRS = tuple((f"{way}-general", f"{way}-{name}") for way in ("plain", "visual") for name in ("object", "super"))
 CONDITION_PAIRS = {"drawing the box": BOX_PAIRS, "naming the object": NAME_PAIRS}
 """Pairs of LookTwice-QA's conditions that differ in the drawn box alone, and in what the question names alone."""
+FEWEST_ANSWERS = 10
+"""Right answers, and wrong ones, below which they are not compared: intervals of a few pictures tell little (ours)."""
 CIRCULAR = "mmbench"
 LETTERS = "letters"
 
@@ -180,13 +182,15 @@ def right_wrong(
     n_boot: int = N_BOOT,
     level: float = LEVEL,
     seed: int = 0,
+    fewest: int = FEWEST_ANSWERS,
 ) -> pd.DataFrame:
     """How a measure of the visual heads differs between right and wrong answers: one row per model and task.
 
     Columns: model, task, difference (right − wrong), lower, upper, right, wrong (numbers of samples). Answers are
     compared within the same condition and format, weighted by n_right · n_wrong / n, so that an easier condition makes
-    no difference by itself; NaN where no condition has both. Visual heads are the `k` heads (detection's rule) with the
-    largest image weight over right and wrong answers together. Interval: bootstrap over pictures.
+    no difference by itself; NaN where fewer than `fewest` right or wrong answers stand in conditions that have both.
+    Visual heads are the `k` heads (detection's rule) with the largest image weight over right and wrong answers
+    together. Interval: bootstrap over pictures.
     """
     records = []
     for name in np.atleast_1d(ds["model"].values).astype(str):
@@ -203,7 +207,9 @@ def right_wrong(
             mean = _mean_over(np.asarray(values.values, dtype=float)[top])
             series = xr.DataArray(mean, {"sample": part["sample"], "image_id": part["image_id"]}, ("sample",))
             strata = labels_of(part, ["condition", "format"])
-            difference, low, high = _stratified(series, correct, strata, n_boot, level, seed)
+            difference, low, high = float("nan"), float("nan"), float("nan")
+            if min(_comparable(correct, strata)) >= fewest:
+                difference, low, high = _stratified(series, correct, strata, n_boot, level, seed)
             counts = {"right": int((correct == 1).sum()), "wrong": int((correct == 0).sum())}
             bounds = {"difference": difference, "lower": low, "upper": high}
             records.append({"model": str(name), "task": task, **bounds, **counts})
@@ -246,6 +252,16 @@ def _mean_over(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.divide(
         np.where(there, values, 0).sum(axis=0), counts, out=np.full(counts.shape, np.nan), where=counts > 0
     )
+
+
+def _comparable(correct: NDArray[np.float64], strata: NDArray[np.object_]) -> tuple[int, int]:
+    """Right and wrong answers in those strata that have both."""
+    right, wrong = 0, 0
+    for name in dict.fromkeys(strata):
+        own = correct[strata == name]
+        both = int((own == 1).sum()), int((own == 0).sum())
+        right, wrong = (right + both[0], wrong + both[1]) if all(both) else (right, wrong)
+    return right, wrong
 
 
 def _stratified(

@@ -91,6 +91,10 @@ class DiskFullError(StoreError):
     """No space left on the disk for what was to be written."""
 
 
+class DeviceMemoryError(VisualHeadsError):
+    """One sample that is alone too large for the memory of the device."""
+
+
 class KernelError(VisualHeadsError):
     """A notebook whose kernel died or could not be started."""
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visualheads import blueprints, checkpoints
+from visualheads.batching import BATCH_TOKENS
 from visualheads.blueprints import Blueprint
 from visualheads.catalog import Card, cards
 from visualheads.checkpoints import Source
 from visualheads.errors import CheckpointError, ParameterError, got
 from visualheads.jobs import TraceJob
 from visualheads.plan import SHARD
-from visualheads.settings import BATCH_TOKENS
 from visualheads.variables import QUERIES, TRACED
 
 if TYPE_CHECKING:
@@ -115,7 +115,11 @@ def _placed(job: TraceJob) -> tuple[str, str]:
     import torch
 
     device = job.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    kind = "cuda" if device == "auto" else torch.device(device).type
+    try:
+        # whether there is one matters where the trace runs
+        kind = "cuda" if device == "auto" else torch.device(device).type
+    except RuntimeError:
+        raise ParameterError(got("device", device, ["cpu", "cuda", "cuda:1", "mps", "auto"])) from None
     dtype = job.dtype or ("float32" if kind == "cpu" and device != "auto" else HALF)
     chosen = HALF if dtype == "auto" else dtype
     if chosen not in DTYPE_BYTES:

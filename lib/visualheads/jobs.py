@@ -105,9 +105,9 @@ class TraceJob:
         # maps of controls would mix with those of the pictures
         return {**told, "keep": ("mean_map",) if "" in self.controls else ()}
 
-    def setup(self) -> tracing.ShardTracer:
+    def setup(self, fresh: bool = False) -> tracing.ShardTracer:
         """Load the model and make the store, or check that the one there is of this very run (`cluster.ShardWork`)."""
-        return tracing.prepare_store(self.loaded(), self.samples, self.path, **self.arguments())
+        return tracing.prepare_store(self.loaded(), self.samples, self.path, fresh=fresh, **self.arguments())
 
     def shard(self, state: tracing.ShardTracer, index: int) -> xr.Dataset:
         """On a worker: one shard's measures."""
@@ -136,14 +136,15 @@ class TraceJob:
 def run(job: TraceJob, *, scheduler: Any = None, fresh: bool = False, progress: Wish = "auto") -> xr.Dataset:
     """Trace what the job's store still lacks and return it opened; here, or on the workers of a Dask scheduler.
 
-    scheduler   None, an address, a distributed Cluster or a Client (see `cluster.run_shards`)
+    scheduler   None, an address, a distributed Cluster or a Client (see `cluster.run_shards`); the store is then made
+                by a worker, for its device and in its precision: this machine need not hold the model
     """
-    samples = job.samples
+    samples = job.samples  # bad input is told before any worker starts
     if scheduler is None:
         return tracing.trace_to_store(
             job.loaded(), samples, job.path, fresh=fresh, progress=progress, **job.arguments()
         )
-    tracing.prepare_store(job.loaded(), samples, job.path, fresh=fresh, **job.arguments())
+    cluster.make_store(job, scheduler, fresh)
     with progress_bar(f"shards {job.model}", len(store.pending(job.path)), progress) as advance:
         cluster.run_shards(job, scheduler, lambda _done, _total: advance(1))
     return open_store(job.path)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import NDArray
 
-from visualheads.alike import QUERY, model_agreement, pairs
-from visualheads.bootstrap import bootstrap
+from visualheads.alike import QUERY, model_agreement, pairs, shapes_of
+from visualheads.bootstrap import N_BOOT, bootstrap
 from visualheads.comparison import head_statistics, in_all_rounds, of_model, score_difference, tasks_of
 from visualheads.lineage import RELATIONS, lineage, matched, relation, tuned_pictures
-from visualheads.prediction import N_DRAWN
+from visualheads.prediction import MOST_EXACT, N_DRAWN, orders
 
 SIZE = re.compile(r"-?v?[\d.]+B?$|-mini$")
 RECIPE, MODEL_SIZE = "recipe", "size"
@@ -36,40 +39,98 @@ def relations(ds: xr.Dataset, measure: str = "image_weight", query: str = QUERY,
 def kin_difference(table: pd.DataFrame, ds: xr.Dataset, seed: int = 0) -> dict[str, float] | None:
     """Mean correlation of pairs of one language model (other recipe) minus that of pairs of other ones, with p.
 
-    Keys same, other, difference, p_value (share of shufflings of the language models among the models of a shape with
-    at least that difference, one-sided), pairs_same, pairs_other. Further trainings of a model (other seeds, less data,
-    a second language model) are compared beside it, and do not count here. None where one kind of pair is missing.
+    Keys same, other, difference, lower, upper (bootstrap over pairs of each kind), p_value (share of the shufflings of
+    language models among the models of a shape with at least that difference, one-sided; exact for few models),
+    pairs_same, pairs_other, least_p (the smallest p that these models can give). Pairs are `kin_pairs`; several shapes
+    count by their pairs of one language model. None where no shape has both kinds of pair.
     """
-    kept = without_variant_pairs(table, ds)
+    kept = kin_pairs(table, ds)
     if kept.empty:
         return None
     told = lineage(ds)["llm"].to_dict()
-    same = np.array([told[a] == told[b] for a, b in zip(kept["group"], kept["other"], strict=True)])
-    values = kept["correlation"].to_numpy()
-    if not same.any() or same.all():
-        return None
-    observed = float(values[same].mean() - values[~same].mean())
-    names = list(dict.fromkeys([*kept["group"], *kept["other"]]))
+    shapes = [_Shape.of(part, told) for _, part in kept.groupby("shape", sort=False)]
+    share = np.array([shape.same.sum() for shape in shapes], dtype=float)
+    share /= share.sum()
+    observed = float(share @ [shape.difference(shape.labels) for shape in shapes])
+    every = _shuffled(shapes, share, seed)
     rng = np.random.default_rng(seed)
-    labels = np.array([told[name] for name in names])
-    one, other = (
-        kept[column].map({name: i for i, name in enumerate(names)}).to_numpy() for column in ("group", "other")
-    )
-    found = []
-    for _ in range(N_DRAWN):
-        drawn = rng.permutation(labels)
-        alike = drawn[one] == drawn[other]
-        if alike.any() and not alike.all():
-            found.append(float(values[alike].mean() - values[~alike].mean()))
-    p = (1 + sum(value >= observed - 1e-12 for value in found)) / (1 + len(found))
-    means = {"same": float(values[same].mean()), "other": float(values[~same].mean())}
+    lower, upper = np.quantile(share @ [shape.resampled(rng) for shape in shapes], [0.025, 0.975])
+    same = kept["same"].to_numpy(dtype=bool)
     return {
-        **means,
+        "same": float(kept.loc[same, "correlation"].mean()),
+        "other": float(kept.loc[~same, "correlation"].mean()),
         "difference": observed,
-        "p_value": p,
+        "lower": float(lower),
+        "upper": float(upper),
+        "p_value": float((every >= observed - 1e-12).mean()),
+        "least_p": float((every >= every.max() - 1e-12).mean()),
         "pairs_same": int(same.sum()),
         "pairs_other": int((~same).sum()),
     }
+
+
+def kin_pairs(table: pd.DataFrame, ds: xr.Dataset) -> pd.DataFrame:
+    """The rows of `relations` that speak of kinship, with the columns shape (layers × heads) and same (language model).
+
+    Further trainings of a model (other seeds, less data, a second language model) are left out, and so are shapes that
+    lack one kind of pair: there, what sets shapes apart would count as kinship.
+    """
+    kept = without_variant_pairs(table, ds)
+    told, shapes = lineage(ds)["llm"].to_dict(), shapes_of(ds["image_weight"])
+    kept = kept.assign(
+        shape=["{} × {}".format(*shapes[str(name)]) for name in kept["group"]],
+        same=[told[a] == told[b] for a, b in zip(kept["group"], kept["other"], strict=True)],
+    )
+    return kept[kept.groupby("shape")["same"].transform("nunique") == 2] if len(kept) else kept
+
+
+@dataclass(frozen=True, eq=False)
+class _Shape:
+    """The pairs of models of one shape: places of both models among the labels, and how alike they are."""
+
+    labels: NDArray[np.str_]
+    one: NDArray[np.int64]
+    other: NDArray[np.int64]
+    values: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, pairs: pd.DataFrame, llm: Mapping[str, str]) -> _Shape:
+        names = list(dict.fromkeys([*pairs["group"], *pairs["other"]]))
+        places = {name: place for place, name in enumerate(names)}
+        one, other = (pairs[column].map(places).to_numpy() for column in ("group", "other"))
+        return cls(np.array([llm[name] for name in names]), one, other, pairs["correlation"].to_numpy(dtype=float))
+
+    @property
+    def same(self) -> NDArray[np.bool_]:
+        return self.labels[self.one] == self.labels[self.other]
+
+    def difference(self, labels: NDArray[np.str_]) -> float:
+        """Mean over pairs with one label minus that over pairs with two; NaN where the pairs lack one of them."""
+        same = labels[self.one] == labels[self.other]
+        return float(self.values[same].mean() - self.values[~same].mean()) if same.any() and not same.all() else np.nan
+
+    def resampled(self, rng: np.random.Generator) -> NDArray[np.float64]:
+        """The difference with pairs of each kind drawn anew, (N_BOOT,)."""
+        kinds = (self.values[self.same], self.values[~self.same])
+        means = [part[rng.integers(0, len(part), (N_BOOT, len(part)))].mean(axis=1) for part in kinds]
+        return means[0] - means[1]
+
+
+def _shuffled(shapes: Sequence[_Shape], share: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+    """The difference for every order of the language models within each shape, or for drawn orders of many models."""
+    found = [
+        np.array([shape.difference(shape.labels[order]) for order in orders(len(shape.labels), seed + place)])
+        for place, shape in enumerate(shapes)
+    ]
+    if len(found) == 1:
+        every = found[0]
+    elif np.prod([len(one) for one in found]) <= MOST_EXACT:
+        every = np.array([share @ values for values in itertools.product(*found)])
+    else:
+        rng = np.random.default_rng(seed)
+        drawn = [np.concatenate([one[:1], one[rng.integers(0, len(one), N_DRAWN - 1)]]) for one in found]
+        every = share @ np.array(drawn)
+    return every[np.isfinite(every)]
 
 
 def without_variant_pairs(table: pd.DataFrame, ds: xr.Dataset) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,8 @@ def load(
     validate    check that attention can be read and written before returning the model
 
     Any folder that AutoModelForImageTextToText and AutoProcessor accept will do, if its class has an adapter. Weights
-    are read from safetensors only, and no code of the checkpoint is run. Raises UnknownModelError, CheckpointError or
-    UnsupportedModelError.
+    are read from safetensors only, and no code of the checkpoint is run. Raises UnknownModelError, CheckpointError,
+    UnsupportedModelError, or ParameterError for a device or precision that there is not.
     """
     source = checkpoints.resolve(name)
     folder = source.folder
@@ -118,6 +118,21 @@ def weights_hash(module: Any) -> str:
     return f"sampled-sha256:{digest.hexdigest()}"
 
 
+def checked_device(device: str | torch.device, also: Sequence[str] = ()) -> torch.device:
+    """The device of this name. Raises ParameterError where torch does not find it, naming those it finds and `also`."""
+    there = ["cpu"]
+    found = torch.accelerator.current_accelerator(check_available=True)
+    if found is not None:
+        there += [found.type, *(f"{found.type}:{index}" for index in range(torch.accelerator.device_count()))]
+    try:
+        asked = torch.device(device)
+    except (RuntimeError, TypeError):
+        asked = None
+    if asked is None or str(asked) not in there:
+        raise ParameterError(got("device", str(device), [*there, *also], "give one that torch finds on this machine"))
+    return asked
+
+
 def _wrapped(
     module: Any, processor: Any, name: str, card: Card | None, identity: dict[str, str], validate: bool
 ) -> VisionLanguageModel:
@@ -142,7 +157,7 @@ def _device(device: str | torch.device | None) -> str | torch.device:
         return "auto"
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
+    return checked_device(device, also=("auto",))
 
 
 def _dtype(dtype: str | torch.dtype | None, device: str | torch.device) -> str | torch.dtype:

@@ -18,7 +18,7 @@ UNTRAINED_QUANTILE = 0.95
 """Heads of an untrained network are exchangeable; a head has to exceed this quantile of them, picture by picture."""
 
 PROMPT_KEYS = ("task", "question_id", "condition", "format")
-"""Coordinates by which a sample finds its counterpart among the white pictures."""
+"""Coordinates by which a sample finds its counterpart among the white pictures; without a question_id, its own id."""
 
 EM_STEPS = 500
 EM_TOLERANCE = 1e-9
@@ -41,12 +41,14 @@ def above_null(
 
     white      the same prompts with white pictures: the same head, paired by prompt; if not given, the samples of
                `ds` whose control is "white", where there are any
-    untrained  an untrained network of the same shape on the same samples; heads of such a network are exchangeable, so
-               the reference is the 95 % quantile of all its heads, prompt by prompt
+    untrained  an untrained network of the same shape on the same samples, under the model's name where `ds` holds
+               several; heads of such a network are exchangeable, so the reference is the 95 % quantile of all its
+               heads, prompt by prompt
 
     The test is a one-sided t test over pictures; with two controls the larger p counts (both have to be exceeded).
     Heads without a value are NaN and not above. Raises
-    ParameterError where no control is given or one shares no prompt with `ds`.
+    ParameterError where no control is given, or one shares no prompt with `ds`, asks a prompt twice, has another shape,
+    or lacks a model.
     """
     values = sample_scores(ds, "image_log_odds", query=query)
     if white is None and "control" in ds.coords and (np.atleast_1d(ds.coords["control"].values) == "white").any():
@@ -55,7 +57,8 @@ def above_null(
     if white is not None:
         references.append(_same_prompts(values, _log_odds(white, query), "white"))
     if untrained is not None:
-        pooled = _log_odds(real_samples(untrained), query).quantile(UNTRAINED_QUANTILE, dim=HEAD_DIMS, skipna=True)
+        fresh = _same_models(values, _log_odds(real_samples(untrained), query))
+        pooled = fresh.quantile(UNTRAINED_QUANTILE, dim=("layer", "head"), skipna=True)
         references.append(_same_prompts(values, pooled.drop_vars("quantile"), "untrained"))
     if not references:
         raise ParameterError(
@@ -154,26 +157,65 @@ def _log_odds(ds: xr.Dataset, query: str | None) -> xr.DataArray:
     return sample_scores(ds, "image_log_odds", query=query)
 
 
-def _prompt_keys(values: xr.DataArray) -> list[tuple[str, ...]]:
-    names = [name for name in PROMPT_KEYS if name in values.coords]
-    if "question_id" not in names:
-        names = ["sample"]
-    columns = [np.broadcast_to(values.coords[name].values, values.sizes["sample"]).astype(str) for name in names]
-    return list(zip(*columns, strict=True))
+def prompt_keys(samples: xr.DataArray | xr.Dataset) -> list[tuple[str, ...]]:
+    """What tells each sample's prompt from the others': PROMPT_KEYS, the sample's id where it has no question_id."""
+    ids = samples["sample"].values.astype(str)
+    columns = {
+        name: np.broadcast_to(samples.coords[name].values, len(ids)).astype(str)
+        for name in PROMPT_KEYS
+        if name in samples.coords
+    }
+    columns["question_id"] = np.where(columns.get("question_id", ids) == "", ids, columns.get("question_id", ids))
+    return list(zip(*columns.values(), strict=True))
+
+
+def _same_models(values: xr.DataArray, control: xr.DataArray) -> xr.DataArray:
+    """Return the control of each model of `values`: the one that goes by its name, or the only one for a single model.
+
+    Raises ParameterError for a model without a control and for another shape.
+    """
+    names = values["model"].values.astype(str)
+    known = control["model"].values.astype(str).tolist()
+    if len(names) == 1 and len(known) == 1:
+        chosen = control.assign_coords(model=names)
+    elif set(names) <= set(known):
+        chosen = control.isel(model=[known.index(name) for name in names])
+    else:
+        raise ParameterError(got("models of control 'untrained'", known, f"the models of the dataset: {list(names)}"))
+    for model, name in enumerate(names):
+        own, fresh = (_heads_of(one.isel(model=model)) for one in (values, chosen))
+        if own != fresh:
+            raise ParameterError(
+                got(f"control 'untrained' of {name!r}", fresh, f"layers and heads of the model: {own}")
+            )
+    return chosen
+
+
+def _heads_of(values: xr.DataArray) -> tuple[int, int]:
+    """(layers, heads) that have any value: datasets of several models are padded to the largest."""
+    there = values.notnull().any("sample").transpose("layer", "head").values
+    return int(there.any(axis=1).sum()), int(there.any(axis=0).sum())
 
 
 def _same_prompts(values: xr.DataArray, control: xr.DataArray, name: str) -> xr.DataArray:
     """Return the control's values in the order of `values`' samples, NaN where it lacks the prompt."""
-    index = {key: position for position, key in enumerate(_prompt_keys(control))}
-    found = np.array([index.get(key, -1) for key in _prompt_keys(values)])
+    keys = prompt_keys(control)
+    index = {key: position for position, key in enumerate(keys)}
+    if len(index) < len(keys):
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise ParameterError(
+            got(f"prompts of control {name!r}", f"{repeated} more than once", "each prompt once, to pair samples by")
+        )
+    found = np.array([index.get(key, -1) for key in prompt_keys(values)])
     if (found < 0).all():
         raise ParameterError(got(f"control {name!r}", "no prompt of the dataset", "the same prompts as in the dataset"))
     if "head" in control.dims and control.shape[:3] != values.shape[:3]:
         raise ParameterError(got(f"control {name!r}", control.shape[:3], f"(model, layer, head) = {values.shape[:3]}"))
     matched = control.transpose(..., "sample").values[..., found].astype(np.float64)
     matched[..., found < 0] = np.nan
-    dims = (*HEAD_DIMS, "sample") if "head" in control.dims else ("sample",)
-    return xr.DataArray(matched, dims=dims)
+    if "head" not in control.dims:  # one limit for all heads of a model
+        matched = matched[:, None, None, :]
+    return xr.DataArray(matched, dims=(*HEAD_DIMS, "sample"))
 
 
 def _t_test(values: xr.DataArray, reference: xr.DataArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -39,8 +39,7 @@ def correlations(table: pd.DataFrame, statistics: Sequence[str], seed: int = 0) 
         rho = _mean_rho(scores, values, there) if n >= 3 else float("nan")
         p = float("nan")
         if n >= FEWEST_MODELS and np.isfinite(rho):
-            orders = _orders(n, seed)
-            found = _permuted_rho(scores, values, there, orders)
+            found = _permuted_rho(scores, values, there, orders(n, seed))
             p = float((np.abs(found) >= abs(rho) - 1e-12).mean())
         tasks = int((there.sum(axis=0) >= 3).sum())
         records.append({"statistic": statistic, "rho": rho, "p_value": p, "models": n, "tasks": tasks})
@@ -121,7 +120,8 @@ def _permuted_rho(
     return np.einsum("ont,nt->ot", one[np.array(orders)][:, :, known], other[:, known] / norm[known]).mean(axis=1)
 
 
-def _orders(n: int, seed: int) -> list[NDArray[np.int64]]:
+def orders(n: int, seed: int = 0) -> list[NDArray[np.int64]]:
+    """All orders of n things, the given one first; where there are more than MOST_EXACT, it and drawn ones."""
     if math.factorial(n) <= MOST_EXACT:
         return [np.array(order) for order in itertools.permutations(range(n))]
     rng = np.random.default_rng(seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import platform
 import re
@@ -10,7 +11,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from PIL import Image
 
 from visualheads.errors import CheckpointError, RecordError
@@ -24,6 +24,8 @@ PACKAGES = ("visualheads", "torch", "transformers", "nnsight", "numpy", "xarray"
 HASH_LENGTH = 16
 """Hex digits kept of a SHA-256: 64 bits tell any two files apart, and fit on a line."""
 BLOCK = 1 << 20
+NOT_PLAIN = ("image", "boxes")
+"""Fields of a sample whose text depends on more than their value."""
 HUB_BLOB = re.compile(r"[0-9a-f]{64}")
 
 
@@ -91,24 +93,18 @@ def hash_samples(samples: Sequence[Sample]) -> str:
     """Hash of a list of samples: every field, in order. Pictures count by pixels in memory, else by file name."""
     digest = hashlib.sha256()
     for sample in samples:
-        fields = (
-            sample.id,
-            sample.question,
-            sample.answer,
-            sample.box,
-            sample.choices,
-            sample.condition,
-            sample.control,
-            _picture_name(sample),
-        )
-        digest.update(repr(fields).encode())
+        plain = [getattr(sample, field.name) for field in dataclasses.fields(sample) if field.name not in NOT_PLAIN]
+        boxes = sorted((name, tuple(found)) for name, found in (sample.boxes or {}).items())
+        told = (plain, boxes, _picture_name(sample))
+        digest.update(repr(told).encode())
     return digest.hexdigest()[:HASH_LENGTH]
 
 
 def _picture_name(sample: Sample) -> str:
     """The folder is left out: the same data in another place is the same list."""
     if isinstance(sample.image, Image.Image):
-        return hashlib.sha256(np.asarray(sample.image).tobytes()).hexdigest()
+        pixels = hashlib.sha256(sample.image.convert("RGBA").tobytes()).hexdigest()
+        return repr((sample.image.size, sample.image.mode, pixels))
     lazy = as_lazy(sample.image)
     inline = hashlib.sha256(lazy.base64.encode()).hexdigest() if lazy.base64 else ""
     return repr((Path(lazy.path).name, inline, lazy.operations))

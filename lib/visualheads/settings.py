@@ -11,6 +11,7 @@ import xarray as xr
 from PIL import Image
 
 from visualheads import provenance, schema
+from visualheads.batching import BATCH_TOKENS
 from visualheads.collecting import KEEPABLE, chosen_heads
 from visualheads.errors import ParameterError, SampleError, got
 from visualheads.forward import QUERIES
@@ -21,9 +22,6 @@ from visualheads.tasks.sample import Sample, as_lazy
 
 if TYPE_CHECKING:
     from visualheads.vision_language import VisionLanguageModel
-
-BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
-"""Tokens per batch by default: enough to keep the device busy, little enough for its memory (and a CPU's caches)."""
 
 MAX_NEW_TOKENS = 16
 """Longest answer by default; generation ends with the last answer of its batch, short ones cost less."""

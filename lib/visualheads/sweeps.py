@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
 import xarray as xr
 
 from visualheads import store
@@ -17,16 +15,18 @@ from visualheads.errors import ParameterError, StoreError, got
 from visualheads.interventions import results
 from visualheads.interventions.modes import ALL, MODES, POSITIONS, Intervention, check_possible
 from visualheads.interventions.reference import as_reference
-from visualheads.interventions.selection import head_sets
+from visualheads.joining import SOURCE, joined
 from visualheads.progress import Wish, progress_bar
 from visualheads.reading import PACKED, open_store, read_attrs
-from visualheads.schema import describe
+from visualheads.selection import head_sets
 from visualheads.settings import MAX_NEW_TOKENS, Settings, circumstance_of, settings_of
 
 if TYPE_CHECKING:
     from visualheads.interventions.reference import Reference
     from visualheads.tasks.sample import Box, Sample
     from visualheads.vision_language import VisionLanguageModel
+
+__all__ = ["SHARD", "Sweep", "joined", "kind_of", "open_sweeps", "sweep", "sweep_path", "sweep_to_store"]
 
 SHARD = 8
 """Samples per shard: every set runs on each of them, so that a shard is work for many passes."""
@@ -120,7 +120,8 @@ def open_sweeps(folder: str | os.PathLike[str], mode: str, positions: str = ALL)
     """All stored sweeps of one mode and positions, lazily: dims model, set, layer, head, sample.
 
     Samples and sets are the union over models and tasks; what a model was not asked, or a set it did not run, is NaN
-    (numbers), "" (text) or False (`heads`). Raises StoreError where there is none, ParameterError for unknown names.
+    (numbers), "" (text) or False (`heads`). Raises StoreError where there is none, or where they cannot be joined
+    (`visualheads.joining`): another bias, the same sample twice; ParameterError for unknown names.
     """
     for what, value, allowed in (("mode", mode, MODES), ("positions", positions, POSITIONS)):
         if value not in allowed:
@@ -133,22 +134,10 @@ def open_sweeps(folder: str | os.PathLike[str], mode: str, positions: str = ALL)
             f"no sweep of mode {mode!r} at positions {positions!r} in {folder}; run sweep_to_store first, or give "
             "another folder."
         )
-    return joined([results.with_heads(open_store(path)) for path in chosen])
-
-
-def joined(sweeps: Sequence[xr.Dataset]) -> xr.Dataset:
-    """Sweeps of one mode as one Dataset: tasks of a model along `sample`, models along `model`, sets by their names."""
-    along = {dim: _labels(sweeps, dim) for dim in ("set", "sample")}
-    by_model: dict[str, list[xr.Dataset]] = {}
-    for ds in sweeps:
-        bare = ds.drop_vars([name for dim in along for name in _along(ds, dim)])
-        for model in ds["model"].values.tolist():
-            by_model.setdefault(model, []).append(bare.sel(model=[model]))
-    models = [_concat(parts, "sample") if len(parts) > 1 else parts[0] for parts in by_model.values()]
-    union = {dim: frame.index.to_numpy(dtype=object) for dim, frame in along.items()}
-    whole = _concat([ds.reindex(union, fill_value=_fills(ds)) for ds in models], "model")
-    named = {str(name): (dim, frame[name].to_numpy()) for dim, frame in along.items() for name in frame}
-    return describe(whole.assign_coords(named))
+    sweeps = [results.with_heads(open_store(path)) for path in chosen]
+    for path, ds in zip(chosen, sweeps, strict=True):
+        ds.encoding[SOURCE] = str(path)
+    return joined(sweeps)
 
 
 def kind_of(mode: str, positions: str) -> str:
@@ -195,30 +184,3 @@ class Sweep:
             variables=results.DIMS,
             kind=kind_of(self.intervention.mode, self.intervention.positions),
         )
-
-
-def _along(ds: xr.Dataset, dim: str) -> list[str]:
-    return [str(name) for name, values in ds.coords.items() if values.dims == (dim,) and name != dim]
-
-
-def _labels(sweeps: Sequence[xr.Dataset], dim: str) -> pd.DataFrame:
-    """What is known of each label along `dim`, in order of first appearance."""
-    frames = [
-        pd.DataFrame({name: ds[name].values for name in _along(ds, dim)}, index=pd.Index(ds[dim].values, dtype=object))
-        for ds in sweeps
-    ]
-    union = pd.concat(frames)
-    return union.loc[~union.index.duplicated()]
-
-
-def _concat(parts: Sequence[xr.Dataset], dim: str) -> xr.Dataset:
-    fills = {name: fill for ds in parts for name, fill in _fills(ds).items()}
-    return xr.concat(
-        parts, dim, data_vars="all" if dim == "model" else "minimal", coords="minimal", compat="override",
-        join="outer", combine_attrs="drop", fill_value=fills,
-    )  # fmt: skip
-
-
-def _fills(ds: xr.Dataset) -> dict[Any, Any]:
-    kinds = {"O": "", "b": False}
-    return {name: kinds.get(array.dtype.kind, np.nan) for name, array in ds.variables.items()}

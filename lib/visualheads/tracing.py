@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 import xarray as xr
 
 from visualheads import batching, schema, store
 from visualheads.collecting import Collector
-from visualheads.errors import VisualHeadsError
 from visualheads.forward import FIRST_GENERATED, Outcome, run
+from visualheads.memory import fitting, in_halves
 from visualheads.plan import SHARD
 from visualheads.progress import Wish, progress_bar
 from visualheads.reduction import Layout
@@ -177,7 +176,7 @@ def _collected(
         return model.encode([samples[index] for index in batch])
 
     for batch, encoding in batching.prefetched(batches, prepare):
-        for part, ready, outcome in _run(model, samples, batch, encoding, settings):
+        for part, (ready, outcome) in _run(model, samples, batch, encoding, settings):
             asked = [samples[index] for index in part]
             maps = [model.token_map(settings.sizes[sample.id]) for sample in asked]
             layout = Layout(asked, maps, model.image_positions(ready), ready["input_ids"].shape[1])
@@ -188,23 +187,16 @@ def _collected(
 
 def _run(
     model: VisionLanguageModel, samples: Sequence[Sample], batch: list[int], encoding: Any, settings: Settings
-) -> list[tuple[list[int], Any, Outcome]]:
+) -> Iterator[tuple[Sequence[int], tuple[Any, Outcome]]]:
     """The batch in one piece; where memory does not suffice, in halves."""
-    try:
-        return [(batch, encoding, run(model, encoding, settings.queries, settings.max_new_tokens))]
-    except torch.OutOfMemoryError:
-        if len(batch) == 1:
-            raise VisualHeadsError(
-                f"sample {samples[batch[0]].id!r} alone does not fit into the memory of {model.device}; use a smaller "
-                "model, dtype='bfloat16', or device='auto' to spread the layers."
-            ) from None
-    torch.cuda.empty_cache()
-    halves = batch[: len(batch) // 2], batch[len(batch) // 2 :]
-    return [
-        done
-        for half in halves
-        for done in _run(model, samples, half, model.encode([samples[index] for index in half]), settings)
-    ]
+
+    def traced(part: Sequence[int]) -> tuple[Any, Outcome]:
+        asked = [samples[index] for index in part]
+        with fitting(model, asked):
+            ready = encoding if len(part) == len(batch) else model.encode(asked)
+            return ready, run(model, ready, settings.queries, settings.max_new_tokens)
+
+    return in_halves(batch, traced)
 
 
 def _lengths(model: VisionLanguageModel, samples: Sequence[Sample], settings: Settings) -> list[int]:

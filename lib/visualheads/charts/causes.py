@@ -8,6 +8,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from visualheads import titles
 from visualheads.charts.compare import GREY, chosen_model, placeholder
 from visualheads.charts.display import finished, rows
 from visualheads.charts.heads import CHOSEN
@@ -33,9 +34,9 @@ def loss_curves(table: pd.DataFrame, needs: str = "No heads were removed yet.") 
         return placeholder(needs)
     choices = []
     data = alt.Chart(rows(table.to_dict("records")))
-    for column, labels in (("measure", MEASURES), ("ranking", None), ("mode", None)):
+    for column, labels in (("measure", MEASURES.__getitem__), ("ranking", titles.ranking), ("mode", titles.mode)):
         options = list(dict.fromkeys(table[column]))
-        words = [labels[name] if labels else _plain(name) for name in options]
+        words = [labels(name) for name in options]
         bind = alt.binding_select(options=options, labels=words, name=f"{column.capitalize()}: ")
         fixed: dict[str, Any] = {} if len(options) == 1 else {"bind": bind}
         choices.append(alt.param(name=f"{column}_shown", value=options[0], **fixed))
@@ -118,7 +119,7 @@ def scores_and_effects(table: pd.DataFrame, needs: str = NEEDS_EFFECTS) -> Any:
     choice = chosen_model(models)
     ranking = alt.param(
         name="ranking_shown", value=names[0],
-        bind=alt.binding_select(options=names, labels=[_plain(name) for name in names], name="Ranking: "),
+        bind=alt.binding_select(options=names, labels=[titles.ranking(name) for name in names], name="Ranking: "),
     )  # fmt: skip
     chosen = _chosen(table.loc[table[table["model"] == models[0]]["effect"].idxmax()])
     points = (
@@ -138,8 +139,8 @@ def scores_and_effects(table: pd.DataFrame, needs: str = NEEDS_EFFECTS) -> Any:
     data = rows(_long(table).to_dict("records"))
     detail = _detail(data, table, chosen, "datum.model === chosen_model")
     words = (
-        f"Scatter plot of {len(table)} heads of {', '.join(models)}: {_plain(names[0])} against what the margin "
-        "loses without the head. A chosen head's place in every ranking stands beside it."
+        f"Scatter plot of {len(table)} heads of {', '.join(models)}: {titles.ranking(names[0])} against what the "
+        "margin loses without the head. A chosen head's place in every ranking stands beside it."
     )
     return finished(alt.hconcat(points, detail, spacing=16).add_params(choice, ranking), words)
 
@@ -152,8 +153,8 @@ def ranking_cells(cells: pd.DataFrame, needs: str = NEEDS_EFFECTS) -> Any:
     if cells.empty:
         return placeholder(needs)
     told = cells.assign(
-        cell=cells["mode"].str.replace("_", " ") + " · " + cells["task"] + " · " + cells["effect"],
-        ranking=cells["ranking"].map(_plain),
+        cell=cells["mode"].map(titles.mode) + " · " + cells["task"].map(titles.benchmark) + " · " + cells["effect"],
+        ranking=cells["ranking"].map(titles.ranking),
     )
     models, columns = list(dict.fromkeys(told["model"])), list(dict.fromkeys(told["cell"]))
     choice = chosen_model(models)
@@ -161,7 +162,7 @@ def ranking_cells(cells: pd.DataFrame, needs: str = NEEDS_EFFECTS) -> Any:
     tips = [alt.Tooltip(f"{name}:Q", format=".2f") for name in kept[3:]]
     base = alt.Chart(rows(told[kept].to_dict("records")), width=min(440, 34 * len(columns)), height=alt.Step(24))
     base = base.transform_filter("datum.model === chosen_model").encode(
-        x=alt.X("cell:N", sort=columns, title=None, axis=alt.Axis(labelAngle=-50, labelLimit=210)),
+        x=alt.X("cell:N", sort=columns, title=None, axis=alt.Axis(labelAngle=-50, labelLimit=260)),
         y=alt.Y("ranking:N", sort=list(dict.fromkeys(told["ranking"])), title=None, axis=alt.Axis(labelLimit=150)),
     )
     blocks = base.mark_rect().encode(
@@ -183,11 +184,6 @@ def ranking_cells(cells: pd.DataFrame, needs: str = NEEDS_EFFECTS) -> Any:
     return finished(alt.layer(blocks, numbers).add_params(choice), words)
 
 
-def _plain(name: str) -> str:
-    """A ranking's own name: several rankings share a measure."""
-    return name.replace("_", " ")
-
-
 def _chosen(best: pd.Series) -> alt.Parameter:
     return alt.selection_point(
         name="chosen_head", fields=["layer", "head"], empty=False,
@@ -205,7 +201,7 @@ def _long(table: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for name in ("effect", *_rankings(table)):
         part = table[["model", "layer", "head", "name"]].copy()
-        part["ranking"] = "effect on the margin" if name == "effect" else _plain(name)
+        part["ranking"] = "effect on the margin" if name == "effect" else titles.ranking(name)
         part["value"] = table[name].astype(float)
         part["above"] = table.groupby("model")[name].rank(pct=True).astype(float)
         parts.append(part.dropna(subset=["value"]))
@@ -213,7 +209,7 @@ def _long(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _detail(data: alt.Data, table: pd.DataFrame, chosen: alt.Parameter, *filters: str) -> Any:
-    order: Sequence[str] = ["effect on the margin", *[_plain(name) for name in _rankings(table)]]
+    order: Sequence[str] = ["effect on the margin", *[titles.ranking(name) for name in _rankings(table)]]
     base = alt.Chart(data)
     for one in filters:
         base = base.transform_filter(one)

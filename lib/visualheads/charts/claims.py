@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import altair as alt
@@ -14,6 +15,25 @@ from visualheads.claims import CONTRADICTED, NOT_TESTABLE, SUPPORTED, UNDECIDED
 COLOURS = {SUPPORTED: "#2f7d4f", CONTRADICTED: "#b3402a", UNDECIDED: "#b8860b", NOT_TESTABLE: GREY}
 
 
+UNITS = {
+    "1": (1, 3, ""),
+    "correlation": (1, 3, " (correlation)"),
+    "share": (100, 1, " %"),
+    "difference of shares": (100, 1, " points"),
+    "share of the ceiling": (100, 0, " % of the ceiling"),
+}
+"""Unit of a claim → factor, digits and words of its numbers; other units are told as they are, with two digits."""
+
+
+def numbers(row: pd.Series | Mapping[str, Any]) -> str:
+    """`8.8 (4.2 to 13.0) points`: estimate and 95 % interval in the claim's unit; "" where there is none."""
+    if pd.isna(row["estimate"]):
+        return ""
+    scale, digits, words = UNITS.get(str(row["unit"]), (1, 2, f" {row['unit']}"))
+    estimate, lower, upper = (f"{scale * row[name]:z.{digits}f}" for name in ("estimate", "lower", "upper"))
+    return f"{estimate} ({lower} to {upper}){words}"
+
+
 def verdicts(table: pd.DataFrame) -> Any:
     """One line per claim: its verdict as a colour, beside it the estimate with its interval.
 
@@ -22,12 +42,8 @@ def verdicts(table: pd.DataFrame) -> Any:
     records = []
     for number, row in table.iterrows():
         verdict = next(name for name in COLOURS if str(row["verdict"]).startswith(name))
-        numbers = ""
-        if pd.notna(row["estimate"]):
-            unit = row["unit"] if row["unit"] != "1" else ""
-            numbers = f"{row['estimate']:.2f} ({row['lower']:.2f} to {row['upper']:.2f}) {unit}".rstrip()
         records.append(
-            {"claim": f"{number}", "verdict": verdict, "numbers": numbers, "statement": row["statement"],
+            {"claim": f"{number}", "verdict": verdict, "numbers": numbers(row), "statement": row["statement"],
              "reason": row["reason"]}
         )  # fmt: skip
     order = [record["claim"] for record in records]

@@ -11,6 +11,7 @@ import xarray as xr
 
 from visualheads.charts.display import finished, rows
 from visualheads.charts.heads import SINGLE, title_of
+from visualheads.titles import benchmark, in_words
 
 COLUMN = 440
 """Pixels that panels side by side share; axis labels stand beside them."""
@@ -42,7 +43,7 @@ def intervals(
     rule: a number drawn as a dashed line in all panels, or a column with a number per row (such as chance). shared:
     panels have one scale. `words` begin the alternative text. Without rows: a placeholder with `needs`.
     """
-    table = table.dropna(subset=[value]) if len(table) else table
+    table = in_words(table.dropna(subset=[value])) if len(table) else table
     if table.empty:
         return placeholder(needs)
     names = list(dict.fromkeys(table[label]))
@@ -103,12 +104,13 @@ def pattern_matrices(told: xr.Dataset, needs: str = "Nothing to compare yet.") -
         for i, group in enumerate(one["group"].values):
             for j, other in enumerate(one["other"].values):
                 at = {k: float(one[k].values[i, j]) for k in ("correlation", "within_layers", "ceiling")}
-                records.append({"model": name, "group": str(group), "other": str(other), **at})
+                pair = {"group": benchmark(str(group)), "other": benchmark(str(other))}
+                records.append({"model": name, **pair, **at})
     table = pd.DataFrame(records).dropna(subset=["correlation"])
     if table.empty:
         return placeholder(needs)
     models = list(dict.fromkeys(table["model"]))
-    groups = [str(group) for group in told["group"].values if str(group) in set(table["group"])]
+    groups = [name for group in told["group"].values if (name := benchmark(str(group))) in set(table["group"])]
     low = min(0.0, float(table["correlation"].min()))
     choice = chosen_model(models)
     base = alt.Chart(rows(table.to_dict("records")), width=min(400, 60 * len(groups)), height=36 * len(groups))
@@ -148,7 +150,7 @@ def statistic_scores(table: pd.DataFrame, statistics: dict[str, str], needs: str
     names = [name for name in statistics if name in table and table[[name, "score"]].dropna().shape[0] > 1]
     if not names:
         return placeholder(needs)
-    options = [statistics[name] for name in names]
+    table, options = in_words(table), [statistics[name] for name in names]
     choice = alt.param(
         name="statistic", value=names[0], bind=alt.binding_select(options=names, labels=list(options), name="Heads: ")
     )
@@ -173,7 +175,7 @@ def predictions(table: pd.DataFrame, statistics: dict[str, str], needs: str) -> 
     """Score as predicted from heads of models of other LLMs, against the score; on the dashed line both are equal."""
     if table.empty:
         return placeholder(needs)
-    names = list(dict.fromkeys(table["statistic"]))
+    table, names = in_words(table), list(dict.fromkeys(table["statistic"]))
     options = [str(statistics.get(name, name)) for name in names]
     choice = alt.param(
         name="statistic", value=names[0], bind=alt.binding_select(options=names, labels=list(options), name="Heads: ")

@@ -10,6 +10,7 @@ import pandas as pd
 from visualheads.charts.compare import GREY, chosen_model, placeholder
 from visualheads.charts.display import finished, rows
 from visualheads.charts.heads import SINGLE, title_of
+from visualheads.titles import in_words, moment
 
 PANELS = (("rho", "correlation with the end"), ("top", "mean of the heads strongest at the end"))
 
@@ -22,9 +23,9 @@ def moments_compared(table: pd.DataFrame, measure: str = "image_weight") -> Any:
     if table.empty:
         return placeholder("No moments of training were kept with these models.")
     order = list(dict.fromkeys(table.sort_values("step", kind="stable")["moment"]))
-    ends = [moment for moment in order if moment.startswith("final")]
-    order = [moment for moment in order if moment not in ends] + ends
-    data = rows(table.to_dict("records"))
+    ends = [name for name in order if name.startswith("final")]
+    order = [moment(name) for name in order if name not in ends] + [moment(name) for name in ends]
+    data = rows(in_words(table).to_dict("records"))
     panels = []
     for column, words in PANELS:
         tips = [
@@ -36,7 +37,8 @@ def moments_compared(table: pd.DataFrame, measure: str = "image_weight") -> Any:
             alt.Chart(data, width=240, height=240, title=words)
             .mark_line(point=alt.OverlayMarkDef(size=40))
             .encode(
-                x=alt.X("moment:N", sort=order, title="moment of training", axis=alt.Axis(labelAngle=-40)),
+                x=alt.X("moment:N", sort=order, title="moment of training",
+                        axis=alt.Axis(labelAngle=-40, labelLimit=200)),
                 y=alt.Y(f"{column}:Q", title="Spearman over heads" if column == "rho" else title_of(measure)),
                 color=alt.Color("model:N", title=None, sort=list(dict.fromkeys(table["model"])),
                                 legend=alt.Legend(orient="top", columns=3)),

@@ -13,6 +13,7 @@ from visualheads.charts.compare import placeholder
 from visualheads.charts.display import finished, rows
 from visualheads.charts.heads import CHOSEN, SIDE, SINGLE, title_of
 from visualheads.comparison import head_means, of_model
+from visualheads.titles import benchmark, in_words
 
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"]
 
@@ -45,8 +46,9 @@ def figure_one(
         }
         cells = {f"{name}_map": values[:layers, :heads].ravel().tolist() for name, values in maps.items()}
         score = found.get((model, task), float("nan"))
-        record = {"model": model, "task": task, "recipe": recipes.get(model, ""), "heads": heads, "score": score}
-        records.append({**record, "label": f"{model} on {task}", **point, **cells})
+        shown = {"model": model, "task": benchmark(task), "recipe": recipes.get(model, "")}
+        record = {**shown, "heads": heads, "score": score, "label": f"{model} on {shown['task']}"}
+        records.append({**record, **point, **cells})
     data = rows(records)
     first = records[0]
     chosen = alt.selection_point(
@@ -101,7 +103,7 @@ def _crosses(untrained: pd.DataFrame | None) -> Any:
         return None
     names = ["image_weight", "concentration", "top_image_weight", "top_concentration"]
     return (
-        alt.Chart(rows(untrained[["model", "task", *names]].to_dict("records")))
+        alt.Chart(rows(in_words(untrained[["model", "task", *names]]).to_dict("records")))
         .transform_calculate(x="datum[which + 'image_weight']", y="datum[which + 'concentration']", what="'untrained'")
         .mark_point(shape="cross", angle=45, size=50, color="#8a8a8a", opacity=0.8)
         .encode(

@@ -18,6 +18,7 @@ from visualheads.charts.overlays import PANEL, ground, heat, outline, panel
 from visualheads.grounding import even_cells
 from visualheads.steering import targets
 from visualheads.tasks.sample import Sample
+from visualheads.titles import in_words
 
 ORDERS = {"top": "#b3402a", "random": "#8a8a8a", "all": "#4c78a8"}
 MEASURES = {"accuracy": "share of answers", "margin": "margin (logits)"}
@@ -109,6 +110,7 @@ def grounded(table: pd.DataFrame, baselines: pd.DataFrame, needs: str = "Nothing
     """
     if table.empty:
         return placeholder(needs)
+    table = in_words(table)
     choices, data = _chosen(table, OVERLAPS)
     rules = list(dict.fromkeys(table["rule"]))
     bind = alt.binding_select(options=rules, labels=[RULES[name] for name in rules], name="Box: ")

@@ -13,6 +13,7 @@ from visualheads.charts import tables
 from visualheads.charts.compare import chosen_model, placeholder
 from visualheads.charts.display import finished, rows
 from visualheads.charts.heads import SINGLE, title_of
+from visualheads.titles import figure, in_words, moment
 
 CLOCK = ("step", "seconds")
 STAGES = ("tower", "language model", "alignment", "tuning")
@@ -68,7 +69,8 @@ def training_curves(records: Mapping[str, Mapping[str, Any]]) -> Any:
 def _curves(table: pd.DataFrame, title: str, words: str, domain: Sequence[float] | None) -> Any:
     scale = alt.Scale(domain=domain) if domain else alt.Scale()
     several = table["figure"].nunique() > 1
-    legend = alt.Legend(orient="bottom", title=None, columns=3) if several else None
+    legend = alt.Legend(orient="bottom", title=None, columns=2) if several else None
+    table = table.assign(figure=table["figure"].map(figure))
     return (
         alt.Chart(rows(table.drop(columns="stage").to_dict("records")), title=title, width=240, height=150)
         .transform_filter("datum.model === chosen_model")
@@ -96,19 +98,20 @@ def moment_lines(
     for model, ds in moments.items():
         table = _by_moment(ds, measure, query)
         own = list(dict.fromkeys(table.sort_values("step", kind="stable")["moment"]))
-        order += [moment for moment in own if moment not in order]
+        order += [name for name in own if name not in order]
         last = table[table["moment"] == own[-1]].nlargest(min(n, len(STRONGEST)), "value")["name"].tolist()
         told.append(f"{model}: {', '.join(last)}")
         place = dict(zip(last, STRONGEST, strict=False))
         parts.append(table[["name", "moment", "value"]].assign(model=model, place=table["name"].map(place).fillna("")))
     whole = pd.concat(parts, ignore_index=True)
-    ends = [moment for moment in order if moment.startswith("final")]
-    order = [moment for moment in order if moment not in ends] + ends
+    ends = [name for name in order if name.startswith("final")]
+    order = [moment(name) for name in order if name not in ends] + [moment(name) for name in ends]
+    whole = in_words(whole)
     base = (
         alt.Chart()
         .transform_filter("datum.model === chosen_model")
         .encode(
-            x=alt.X("moment:N", sort=order, title="moment of training", axis=alt.Axis(labelAngle=-30)),
+            x=alt.X("moment:N", sort=order, title="moment of training", axis=alt.Axis(labelAngle=-30, labelLimit=200)),
             y=alt.Y("value:Q", title=title_of(measure), scale=alt.Scale(domainMin=0)),
             detail="name:N",
             tooltip=[alt.Tooltip("name:N", title="head"), "moment:N", alt.Tooltip("value:Q", format=".3f")],

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from visualheads.claims import across, attention, causal
+from visualheads.claims import across, attention, causal, looking
 from visualheads.claims.evidence import Evidence
 from visualheads.claims.verdicts import (
     CONTRADICTED,
@@ -48,20 +48,22 @@ ABOVE = "supported: the whole 95 % interval lies above {0}; contradicted: all of
 CLAIMS: tuple[Claim, ...] = (
     Claim(
         1, "paper", "Some heads put far more attention on the image than a head without preference, in every family.",
-        "log-odds by which heads found on one half of the pictures exceed their null on the other; the family that has "
-        "the least", "log odds",
+        "log-odds by which heads found on one half of the pictures (where none is, the head that comes closest) exceed "
+        "their null on the other; the best model of the language-model family that has the least", "log odds",
         "white pictures with the same prompts, and untrained networks of the same shape",
-        "in every family: " + ABOVE.format(f"{attention.EXCESS:g} (one family below is enough to contradict)"),
+        "in every family: " + ABOVE.format(f"{looking.EXCESS:g} (one family below is enough to contradict)"),
         "a family whose heads do not exceed white pictures or an untrained network",
-        attention.visual_heads_exist,
+        looking.visual_heads_exist,
     ),
     Claim(
         2, "paper", "Heads that look at the picture sit in early and middle layers.",
-        "share of the strongest tenth in early and middle layers minus the share of all heads there", "share",
-        "the share of all heads in these layers",
-        ABOVE.format("0") + " (mean over models)",
+        "share of the strongest tenth in early and middle layers minus the share of all heads there",
+        "difference of shares",
+        "the share of all heads in these layers; as many heads drawn at random",
+        ABOVE.format("0") + " (mean over models); supported only where random heads lie there so often with p of 0.05 "
+        "or less",
         "models of other depths, or another ranking than image weight",
-        attention.in_early_and_middle_layers,
+        looking.in_early_and_middle_layers,
     ),
     Claim(
         3, "paper", "Higher concentration goes with better performance.",
@@ -74,7 +76,8 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         4, "paper", "Drawing the box does not change the head pattern; naming the object does.",
-        "how far patterns with and without the box fall short of what noise allows", "correlation",
+        "how far patterns of image weight with and without the box fall short of what noise allows, mean over pairs of "
+        "conditions and models", "correlation",
         "split halves of one condition",
         "supported: the box's interval lies below 0.05 (equivalent) and the name's above 0; contradicted: the box "
         "changes the pattern or the name does not; else undecided",
@@ -83,10 +86,11 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         5, "paper", "About 100 late heads (the same share in small models) can be removed without loss.",
-        "accuracy lost without the late heads that look at the picture most; the worst model and mode", "share",
+        "accuracy lost without the late heads that look at the picture most; the worst model and mode",
+        "difference of shares",
         "random heads of the same layers, as many in each",
         "non-inferiority with a margin of 2 points: supported: below the margin in every model and mode; contradicted: "
-        "certainly above it in one; else undecided",
+        "certainly above it in one, at a level corrected for the number of models and modes; else undecided",
         "a mode or model in which late heads matter; more pictures where the interval holds the margin",
         causal.late_heads_can_go,
     ),
@@ -102,8 +106,9 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         7, "ours", "Models tuned from one language model share their visual heads.",
         "correlation of head patterns of models of one language model minus that of others", "correlation",
-        "models of other language models of the same shape; language models shuffled among models",
-        "supported: p < 0.05 of the shuffling; contradicted: the interval lies below 0; else undecided",
+        "models of other language models of the same shape; language models shuffled among the models of a shape",
+        "supported: p of the shuffling is 0.05 or less, which is all that six models with three of one language model "
+        "can give; contradicted: the interval lies below 0; else undecided",
         "a second training of the same language model whose heads are as alike",
         across.kin_share_heads,
     ),
@@ -119,7 +124,8 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         9, "ours", "Sinks explain high concentration.",
         "share of the surplus concentration of the most concentrated tenth that vanishes without sink tokens; in "
-        "models without sink dimensions, without the background patches that draw most attention", "share",
+        "models without sink dimensions, without the background patches that draw most attention: more than any sink "
+        "there could explain", "share",
         "the mean concentration of all heads; heads are chosen on one half of the pictures",
         ABOVE.format(f"{attention.EXPLAINED:g}") + " (mean over models)",
         "sink dimensions found by another rule",
@@ -130,7 +136,7 @@ CLAIMS: tuple[Claim, ...] = (
         "correlation over heads of reading lists and looking at the asked region, minus the hardest control's",
         "correlation",
         "other text-only models, and the same network before its training",
-        ABOVE.format("0") + " (mean over models)",
+        ABOVE.format("0") + " (mean over models); supported only beside another trained language model of the shape",
         "a control of the same shape that reads lists with the same heads",
         across.list_heads_become_visual,
     ),
@@ -144,7 +150,8 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         12, "project page", "Below 7B, more than 2 000 image tokens raise performance.",
-        "share right with the recipe of more tokens (1.6) minus the other (1.5), same small language model", "share",
+        "share right with the recipe of more tokens (1.6) minus the other (1.5), same small language model",
+        "difference of shares",
         "the same language model tuned by the other recipe, on the same questions",
         ABOVE.format("0") + " (mean over pairs and benchmarks)",
         "recipes that differ in the number of tokens alone: 1.6 also trains its tower",
@@ -152,7 +159,8 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         13, "project page", "At 13B, more tokens need more data.",
-        "what more tokens bring with all the tuning data minus what they bring with less", "share",
+        "what more tokens bring with all the tuning data minus what they bring with less",
+        "difference of shares",
         "the same language model tuned on less data by both recipes",
         ABOVE.format("0"),
         "larger steps in data or tokens",

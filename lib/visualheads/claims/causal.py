@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from visualheads.bootstrap import LEVEL
 from visualheads.causes import EFFECT, MAIN_TASK
 from visualheads.claims.evidence import Evidence
 from visualheads.claims.verdicts import (
+    CONTRADICTED,
     Finding,
     all_of,
     bounds_of,
@@ -35,7 +37,10 @@ REMOVING = ("zero", "mean", "uniform", "uniform_released", "image_knockout")
 
 
 def late_heads_can_go(evidence: Evidence) -> Finding:
-    """Claim 5: removing about 100 late heads (the same share) loses less than two points, in every model and mode."""
+    """Claim 5: removing about 100 late heads (the same share) loses less than two points, in every model and mode.
+
+    That harm is certain in one of them is told at a level corrected for their number (Bonferroni).
+    """
     rows = []
     for mode, sweep in evidence.sweeps.items():
         if mode.split(",")[0] not in REMOVING:
@@ -46,20 +51,26 @@ def late_heads_can_go(evidence: Evidence) -> Finding:
             if chosen is None:
                 continue
             top, random = chosen
-            bounds = bounds_of(loss(own.isel(set=[top])).isel(model=0, set=0))
-            row = {"mode": mode, "model": name, "heads": float(own["count"].values[top]), **bounds}
+            removed = own.isel(set=[top])
+            bounds = bounds_of(loss(removed).isel(model=0, set=0))
+            row = {"mode": mode, "model": name, "heads": float(own["count"].values[top]), **bounds, "sweep": removed}
             row["random"] = float("nan")
             if len(random):
                 row["random"] = float(loss(own.isel(set=random)).sel(bound="estimate").mean())
-            row["verdict"] = non_inferior(row["lower"], row["upper"], MARGIN)
             rows.append(row)
     if not rows:
         return missing("no sweep removes the late heads of the released share (9.8 %) that look at the picture most")
+    for row in rows:  # harm has many chances to show: its bound is of a level corrected for their number
+        bound = loss(row.pop("sweep"), level=1 - (1 - LEVEL) / len(rows)).isel(model=0, set=0).sel(bound="lower")
+        row["harm_from"] = float(bound)
+        row["verdict"] = non_inferior(row["harm_from"], row["upper"], MARGIN)
     table = pd.DataFrame(rows)
     worst = table.loc[table["estimate"].idxmax()]
     return finding(
         worst[["estimate", "lower", "upper"]].tolist(), all_of(table["verdict"].tolist()), table,
-        mean=float(table["estimate"].mean()), random=float(table["random"].mean()),
+        cells=float(len(table)), harmful=float((table["verdict"] == CONTRADICTED).sum()),
+        random_there=float(worst["random"]), mean=float(table["estimate"].mean()),
+        random=float(table["random"].mean()),
     )  # fmt: skip
 
 

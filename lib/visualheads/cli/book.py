@@ -35,7 +35,7 @@ def build(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Run every notebook even where nothing changed.")] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Notebooks run side by side. [default: the cores]", show_default=False)
+        int | None, typer.Option(min=1, help="Notebooks run side by side.", show_default="the cores")
     ] = None,
 ) -> None:
     """Trace the miniatures, run the notebooks, render the book, and print the path of its first page."""
@@ -51,7 +51,7 @@ def full(
     every: Annotated[bool, typer.Option("--all", help="All miniatures, side by side.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Run it even where what is shipped still holds.")] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Miniatures side by side. [default: the cores]", show_default=False)
+        int | None, typer.Option(min=1, help="Miniatures side by side.", show_default="the cores")
     ] = None,
 ) -> None:
     """Run the full protocol of removed heads and keep it in data/full; a killed run goes on where it stopped."""

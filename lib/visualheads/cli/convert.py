@@ -18,8 +18,8 @@ def convert(
     tower: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the CLIP vision tower. [default: in the checkpoint, or the folder its config names]",
-            show_default=False,
+            help="Folder of the CLIP vision tower.",
+            show_default="in the checkpoint, or the folder its config names",
         ),
     ] = None,
     card: Annotated[
@@ -29,13 +29,13 @@ def convert(
     prompt: Annotated[
         str | None,
         typer.Option(
-            help="vicuna_v1, llava_v1, mistral_instruct, llava_phi_3, llava_llama_3 or plain. [default: the recipe's]",
-            show_default=False,
+            help="vicuna_v1, llava_v1, mistral_instruct, llava_phi_3, llava_llama_3 or plain.",
+            show_default="the recipe's",
         ),
     ] = None,
     dtype: Annotated[
         str | None,
-        typer.Option(help="float32, bfloat16, float16. [default: the language model's]", show_default=False),
+        typer.Option(help="float32, bfloat16, float16.", show_default="the language model's"),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint folder at TARGET.")] = False,
 ) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from visualheads.batching import BATCH_TOKENS
 from visualheads.cli.console import SHOWN_SKIPPED, err, out, say, warnings_as_notes
 from visualheads.errors import ParameterError, StoreError, got
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from visualheads.jobs import TraceJob
 
+BATCH_DEFAULT = f"{BATCH_TOKENS['cpu']} on CPUs, {BATCH_TOKENS['cuda']} on GPUs"
 Store = Annotated[Path, typer.Argument(help="A store (….zarr), or a folder of results.")]
 Model = Annotated[str | None, typer.Option(help="Which model, where the results hold several.", show_default=False)]
 By = Annotated[str, typer.Option(help="detection, image_weight, region_weight, concentration, gaze, … (see vh.rank).")]
@@ -29,42 +31,30 @@ def trace(
     task: Annotated[str, typer.Option(help="Benchmark.")] = "looktwice",
     data: Annotated[
         str | None,
-        typer.Option(help="Folder with the official files. [default: the shipped scenes]", show_default=False),
+        typer.Option(help="Folder with the official files.", show_default="the shipped scenes"),
     ] = None,
-    condition: Annotated[
-        list[str] | None, typer.Option(help="May be repeated. [default: all]", show_default=False)
-    ] = None,
+    condition: Annotated[list[str] | None, typer.Option(help="May be repeated.", show_default="all")] = None,
     form: Annotated[
         list[str] | None,
-        typer.Option(
-            "--format", help="free or letters; may be repeated. [default: the task's first]", show_default=False
-        ),
+        typer.Option("--format", help="free or letters; may be repeated.", show_default="the task's first"),
     ] = None,
     control: Annotated[
         list[str] | None,
-        typer.Option(help="none, white, shuffled or swapped; may be repeated. [default: none]", show_default=False),
+        typer.Option(help="none, white, shuffled or swapped; may be repeated.", show_default="none"),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="[default: the task's first]", show_default=False)] = None,
-    n: Annotated[
-        int | None, typer.Option("--n", "-n", help="Questions per condition. [default: all]", show_default=False)
-    ] = None,
+    split: Annotated[str | None, typer.Option(show_default="the task's first")] = None,
+    n: Annotated[int | None, typer.Option("--n", "-n", help="Questions per condition.", show_default="all")] = None,
     seed: Annotated[int, typer.Option(help="Decides the draw of questions and distractors.")] = 0,
     device: Annotated[
         str | None,
-        typer.Option(
-            help="cpu, cuda, cuda:1, auto (spread the layers). [default: a GPU if there is one]", show_default=False
-        ),
+        typer.Option(help="cpu, cuda, cuda:1, auto (spread the layers).", show_default="a GPU if there is one"),
     ] = None,
     dtype: Annotated[
         str | None,
-        typer.Option(
-            help="float32, bfloat16, float16. [default: the checkpoint's, float32 on CPUs]", show_default=False
-        ),
+        typer.Option(help="float32, bfloat16, float16.", show_default="the checkpoint's, float32 on CPUs"),
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Of a hub id.", show_default=False)] = None,
-    batch_tokens: Annotated[
-        int | None, typer.Option(help="Tokens run together. [default: 4096 on CPUs, 16384 on GPUs]", show_default=False)
-    ] = None,
+    batch_tokens: Annotated[int | None, typer.Option(help="Tokens run together.", show_default=BATCH_DEFAULT)] = None,
     folder: Annotated[Path, typer.Option("--out", help="The store is <out>/<model>/<task>.zarr.")] = Path(
         "data/results"
     ),

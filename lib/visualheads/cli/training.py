@@ -25,10 +25,10 @@ def train(
     device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
     folder: Annotated[
         Path | None,
-        typer.Option("--out", help="Where the checkpoints go. [default: data/miniatures]", show_default=False),
+        typer.Option("--out", help="Where the checkpoints go.", show_default="data/miniatures"),
     ] = None,
     work: Annotated[
-        Path | None, typer.Option(help="Where unfinished stages are kept. [default: data/training]", show_default=False)
+        Path | None, typer.Option(help="Where unfinished stages are kept.", show_default="data/training")
     ] = None,
 ) -> None:
     """Train a miniature through all its stages, or go on where a killed run stopped. NAME-quarter: a short extra
@@ -38,6 +38,7 @@ def train(
     from visualheads.miniatures.shipped_traces import trace_short
     from visualheads.miniatures.train import is_trained
     from visualheads.miniatures.train import train as train_one
+    from visualheads.models import checked_device
     from visualheads.pages.traces import book_questions
 
     if every == bool(name):
@@ -48,6 +49,7 @@ def train(
         raise ParameterError(
             "train --smoke learns nothing; give --out FOLDER, so that no trained miniature is replaced."
         )
+    placed = str(checked_device(device))
     names = training_order() if every else [name]
     for each in names:
         miniature(each)
@@ -57,7 +59,7 @@ def train(
         if every and not again and not smoke and is_trained(each, target):
             say(f"{each}: trained already")
             continue
-        made = train_one(each, target=target, work=unfinished, smoke=smoke, device=device, report=_report)
+        made = train_one(each, target=target, work=unfinished, smoke=smoke, device=placed, report=_report)
         if not smoke:
             if miniature(each).share < 1:
                 trace_short(each, made, unfinished, book_questions(project_root()))
@@ -75,7 +77,7 @@ def _report(stage: str, step: int, steps: int, record: dict[str, Any]) -> None:
 
 
 def scenes(
-    folder: Annotated[Path | None, typer.Option("--out", help="[default: data/scenes]", show_default=False)] = None,
+    folder: Annotated[Path | None, typer.Option("--out", show_default="data/scenes")] = None,
 ) -> None:
     """Draw the shipped scenes of all five benchmarks again: the same bytes every time."""
     from visualheads.miniatures.scenes import WRITERS

@@ -11,8 +11,8 @@ from visualheads.errors import ModeError
 from visualheads.interventions import results
 from visualheads.interventions.modes import ALL, BIAS, Intervention, check_possible
 from visualheads.interventions.reference import as_reference
-from visualheads.interventions.selection import head_mask
 from visualheads.progress import Wish, progress_bar
+from visualheads.selection import head_mask
 from visualheads.settings import MAX_NEW_TOKENS, settings_of
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ def ablate(
     over the whole vocabulary at the answer's first token, nats, ≥ 0), the unchanged model's clean_prediction,
     clean_correct and clean_margin, and heads (model, layer, head). The coordinates `mode` and `positions` name what
     was done. Prompts run unpadded: a result depends on its own prompt only.
-    Raises HeadError, ModeError (also where the model cannot have the mode), ParameterError, SampleError or ImageError.
+    Raises HeadError, ModeError (also where the model cannot have the mode), ParameterError, SampleError, ImageError, or
+    DeviceMemoryError for a sample that is alone too large.
     """
     if mode == "steer":
         raise ModeError("mode 'steer' needs a box: use vh.steer(model, samples, heads, box=…).")

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from visualheads.batching import prefetched
-from visualheads.errors import BoxError, ParameterError, got
 from visualheads.generation import decoded
 from visualheads.interventions.editor import Editor
 from visualheads.interventions.generating import answers
@@ -35,6 +34,8 @@ from visualheads.interventions.text_model import (
     new_cache,
     select,
 )
+from visualheads.interventions.tokens import in_boxes, named
+from visualheads.memory import fitting, in_halves, rows_of_cache
 from visualheads.tasks import scoring
 
 if TYPE_CHECKING:
@@ -44,8 +45,9 @@ if TYPE_CHECKING:
 
 BLOCK = 32
 """Samples whose prompts are held at the language model's door at a time, to be grouped by length."""
-CACHE_BYTES = {"cpu": 2**29, "cuda": 2**33}
-"""Most memory for the keys and values of the rows of one pass."""
+CACHES = 3
+"""Caches of keys and values held at a time: what was before the first position run again, the clean pass, and the rows
+that are changed (or answered)."""
 
 
 @dataclass(frozen=True)
@@ -102,18 +104,29 @@ class Job:
             for block in blocks:
                 groups: dict[tuple[int, int], list[tuple[int, Door]]] = defaultdict(list)
                 for index, encoding in (next(ready) for _ in block):
-                    door = arrive(self.model, encoding)
-                    check_alone(self.model, encoding, door)
+                    with fitting(self.model, [self.samples[index]]):
+                        door = arrive(self.model, encoding)
+                        check_alone(self.model, encoding, door)
                     groups[door.length, door.after_image].append((index, door))
                 for (length, _), members in sorted(groups.items(), key=lambda item: item[0]):
-                    size = max(1, self.settings.batch_tokens // length)
+                    size = self.rows(length, length)
                     for start in range(0, len(members), size):
-                        self._batch(members[start : start + size], indices[0], effects)
-                        advance(len(members[start : start + size]))
+                        batch = members[start : start + size]
+                        for done, _ in in_halves(batch, lambda some: self._batch(some, indices[0], effects)):
+                            advance(len(done))
             ready.close()  # pyright: ignore[reportAttributeAccessIssue]
         return effects
 
+    def rows(self, length: int, again: int) -> int:
+        """Rows that run together, of prompts of `length` tokens of which the last `again` are run."""
+        most = rows_of_cache(self.model, length + self.settings.max_new_tokens, CACHES)
+        return max(1, min(self.settings.batch_tokens // again, most))
+
     def _batch(self, members: Sequence[tuple[int, Door]], offset: int, effects: Effects) -> None:
+        with fitting(self.model, [self.samples[index] for index, _ in members]):
+            self._fill(members, offset, effects)
+
+    def _fill(self, members: Sequence[tuple[int, Door]], offset: int, effects: Effects) -> None:
         """Some samples of one length: the clean pass, then all sets in pieces."""
         owners = [index for index, _ in members]
         batch = Batch.of(self, joined([door for _, door in members]), owners)
@@ -127,8 +140,8 @@ class Job:
         )  # fmt: skip
         effects.clean_prediction[where], effects.clean_correct[where] = self._judged(owners, said)
         reference = torch.log_softmax(clean.logits.float(), -1)
-        for rows in batch.pieces:
-            logits, said = batch.changed(rows, clean)
+        made = (done for rows in batch.pieces for done in in_halves(rows, lambda some: batch.changed(some, clean)))
+        for rows, (logits, said) in made:
             samples, sets = [sample for sample, _ in rows], [chosen for _, chosen in rows]
             asked = [owners[sample] for sample in samples]
             place = (np.array(sets), where[samples])
@@ -183,7 +196,7 @@ class Batch:
             raise image_sees_question(job.model)
         first = door.after_image if after else 0
         start = first if after and _can_resume(job, door) else 0
-        marked = _marked(job, door, owners) if job.intervention.mode == "steer" else None
+        marked = in_boxes(job, door, owners) if job.intervention.mode == "steer" else None
         return cls(job, door, owners, start, first, _pieces(job, door, start), marked)
 
     def clean(self) -> Clean:
@@ -202,14 +215,15 @@ class Batch:
         marks.append(passed.sinks)
         found = torch.cat([mark for mark in marks if mark is not None], -1) if sinks else None
         if intervention.tokens is not None:
-            found = _given(self.job, door, self.owners)
+            found = named(self.job, door, self.owners)
         return Clean(passed.logits, passed.outputs, before, cache, found)
 
     def changed(self, rows: Sequence[tuple[int, int]], clean: Clean) -> tuple[Tensor, Tensor]:
         """First logits and answers of (sample, set) rows."""
         model, door = self.job.model, self.door
         samples = [sample for sample, _ in rows]
-        lowest = self._lowest(rows)
+        # a part of a piece begins where the piece does: that layer's input is known
+        lowest = max((layer + 1 for layer in clean.outputs if layer < self._lowest(rows)), default=0)
         upper = range(lowest, model.shape.layers)
         cache = cache_rows(clean.before, samples, upper)
         editor = self._editor(rows, clean)
@@ -247,16 +261,8 @@ def _pieces(job: Job, door: Door, start: int) -> list[list[tuple[int, int]]]:
         rows.sort(key=lambda row: (row[0], -lowest[row[1]], row[1]))
     else:
         rows.sort(key=lambda row: (-lowest[row[1]], row[1], row[0]))
-    size = max(1, min(job.settings.batch_tokens // (door.length - start), _rows_of_cache(job, door)))
+    size = job.rows(door.length, door.length - start)
     return [rows[first : first + size] for first in range(0, len(rows), size)]
-
-
-def _rows_of_cache(job: Job, door: Door) -> int:
-    text = job.model.config.get_text_config()
-    layers, heads, groups = job.model.shape
-    feature = getattr(text, "head_dim", None) or text.hidden_size // heads
-    row = 2 * layers * groups * feature * door.length * job.model.dtype.itemsize
-    return CACHE_BYTES.get(job.model.device.type, CACHE_BYTES["cpu"]) // row
 
 
 def _can_resume(job: Job, door: Door) -> bool:
@@ -266,37 +272,3 @@ def _can_resume(job: Job, door: Door) -> bool:
     window = getattr(job.model.config.get_text_config(), "sliding_window", None)
     # a sliding cache forgets keys that “every key” of a whole prompt still counts
     return not (job.intervention.mode == "uniform_released" and window and window < door.length)
-
-
-def _marked(job: Job, door: Door, owners: Sequence[int]) -> Bool[Tensor, "sample token"]:
-    marked = door.image.clone()
-    for row, index in enumerate(owners):
-        sample = job.samples[index]
-        box = job.intervention.boxes.get(sample.id)
-        if box is None:
-            continue
-        inside = job.model.token_map(job.settings.sizes[sample.id]).in_box(box)
-        if not inside.any():
-            raise BoxError(
-                f"sample {sample.id!r}: the model sees nothing of the box {box} (it was cropped away); "
-                "give a box inside the part of the picture that the model sees."
-            )
-        marked[row, door.image[row]] = torch.from_numpy(inside).to(marked.device)
-    return marked
-
-
-def _given(job: Job, door: Door, owners: Sequence[int]) -> Bool[Tensor, "layer sample token"]:
-    """The named image tokens of each sample as sinks of every layer."""
-    tokens = job.intervention.tokens or {}
-    given = torch.zeros_like(door.image)
-    for row, index in enumerate(owners):
-        sample = job.samples[index]
-        places = door.image[row].nonzero().flatten()
-        chosen = [int(one) for one in tokens.get(sample.id, ())]
-        wrong = [one for one in chosen if not 0 <= one < len(places)]
-        if wrong:
-            raise ParameterError(
-                got(f"sample {sample.id!r}: tokens", wrong[:5], f"image tokens from 0 to {len(places) - 1}")
-            )
-        given[row, places[chosen]] = True
-    return given.expand(job.model.shape.layers, *given.shape)

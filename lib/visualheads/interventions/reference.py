@@ -15,6 +15,7 @@ from visualheads.errors import ParameterError
 from visualheads.interventions.editor import CLASSES, GENERATED, position_classes
 from visualheads.interventions.generating import ended, step_forward
 from visualheads.interventions.text_model import arrive, forward, new_cache
+from visualheads.memory import fitting
 from visualheads.settings import MAX_NEW_TOKENS, settings_of
 
 if TYPE_CHECKING:
@@ -59,17 +60,8 @@ def mean_reference(
     sums = _Sums(layers, heads)
     with torch.no_grad():
         for sample in samples:
-            door = arrive(model, model.encode([sample]))
-            cache = new_cache(model)
-            sums.classes = position_classes(door.image.cpu())[0]
-            logits = forward(model, door.kwargs, cache, sums).logits
-            said = logits.argmax(-1)[:, None]
-            for step in range(max(1, max_new_tokens - 1)):
-                sums.classes = torch.tensor([GENERATED])
-                logits = step_forward(model, said[:, -1], cache, door, [0], sums, step)
-                said = torch.cat([said, logits.argmax(-1)[:, None]], dim=1)
-                if int(ended(model, said)[0]) < said.shape[1]:
-                    break
+            with fitting(model, [sample]):
+                _add(model, sample, sums, max_new_tokens)
     return Reference(sums.means(), sums.counts, _identity(model) | {"samples": provenance.hash_samples(samples)})
 
 
@@ -78,6 +70,20 @@ def as_reference(model: VisionLanguageModel, reference: Any) -> Reference | None
     if reference is None or isinstance(reference, Reference):
         return reference
     return mean_reference(model, reference)
+
+
+def _add(model: VisionLanguageModel, sample: Sample, sums: _Sums, max_new_tokens: int) -> None:
+    door = arrive(model, model.encode([sample]))
+    cache = new_cache(model)
+    sums.classes = position_classes(door.image.cpu())[0]
+    logits = forward(model, door.kwargs, cache, sums).logits
+    said = logits.argmax(-1)[:, None]
+    for step in range(max(1, max_new_tokens - 1)):
+        sums.classes = torch.tensor([GENERATED])
+        logits = step_forward(model, said[:, -1], cache, door, [0], sums, step)
+        said = torch.cat([said, logits.argmax(-1)[:, None]], dim=1)
+        if int(ended(model, said)[0]) < said.shape[1]:
+            break
 
 
 @dataclass

@@ -58,9 +58,13 @@ def answers(model: PreTrainedModel, processor: ProcessorMixin, samples: Sequence
 
 
 def template(question: str) -> str:
-    """A question's type: its first line with classes, supercategories and adjectives left out."""
+    """A question's type: its first line up to the question mark, with classes, supercategories and adjectives left out.
+
+    What follows the mark is no part of the type: LookTwice tells of the box in its free form alone.
+    """
     names = {*CLASSES, *PLURAL.values(), *SUPERCATEGORIES, *(word for pair in ADJECTIVES.values() for word in pair)}
-    return " ".join("_" if word in names else word for word in words.split(question.partition("\n")[0]))
+    asked = question.partition("\n")[0].partition("?")[0]
+    return " ".join("_" if word in names else word for word in words.split(asked))
 
 
 def answer_text(sample: Sample) -> str:
@@ -142,13 +146,18 @@ def looktwice_scores(model: Any, processor: Any, n: int | None) -> dict[str, Any
 
 
 def summary(scores: dict[str, Any]) -> dict[str, Any]:
-    """LookTwice as one entry among the benchmarks: all conditions but the one without a referent."""
+    """LookTwice as one entry among the benchmarks: all conditions but the one without a referent.
+
+    Chance is one letter of four in one half of the prompts, and the likeliest answer to free questions in the other.
+    """
     kept = [entry for name, entry in scores.items() if not name.startswith("plain-general")]
     found = {}
     for kind in ("seen", "blind", "question_only"):
         right = sum(round(entry[kind]["accuracy"] * entry[kind]["n"]) for entry in kept)
         found[kind] = score([True] * right + [False] * (sum(entry[kind]["n"] for entry in kept) - right))
-    return {**found, **chance_of(found, 1 / len(FORMATS) * (1 / 4 + found["question_only"]["accuracy"]))}
+    free = [entry["question_only"] for name, entry in scores.items() if name.endswith("/free") and entry in kept]
+    likeliest = sum(entry["accuracy"] * entry["n"] for entry in free) / sum(entry["n"] for entry in free)
+    return {**found, **chance_of(found, (1 / 4 + likeliest) / len(FORMATS))}
 
 
 def benchmark_scores(model: Any, processor: Any, name: str, n: int | None = None) -> dict[str, Any]:

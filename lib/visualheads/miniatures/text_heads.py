@@ -17,8 +17,9 @@ import numpy as np
 import torch
 import xarray as xr
 
-from visualheads import capture, reading
+from visualheads import capture
 from visualheads.errors import CheckpointError, ParameterError, got
+from visualheads.keeping import kept
 from visualheads.miniatures import listing, words
 from visualheads.miniatures.world import PLURAL
 from visualheads.provenance import hash_weights
@@ -146,21 +147,18 @@ def text_heads(
 
     untrained   the same network with fresh random weights, as a control; kept beside it, "-untrained" after its name
 
-    The store is made anew where weights, lists or definitions differ. Raises CheckpointError for a folder that
-    holds no causal language model.
+    The store appears whole, and is made anew where weights, lists or definitions differ. Raises CheckpointError for a
+    folder that holds no causal language model, StoreError for a damaged store or where none can be written.
     """
     folder = Path(folder)
     name = folder.name + (UNTRAINED if untrained else "")
-    path = Path(results) / name / STORE
     told = {"weights": hash_weights(folder), "lists": n, "seed": seed, "version": VERSION, "untrained": int(untrained)}
-    if path.exists() and reading.read_attrs(path).get("identity") == told:
-        return reading.open_store(path).load()
-    module, table = _module(folder, seed if untrained else None), _vocabulary(folder)
-    ds = trace_lists(module, list_questions(n, seed=seed, vocabulary=table), name, table)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kept = ds.assign_attrs(visualheads_store=reading.FORMAT, kind=KIND, identity=told)
-    kept.to_zarr(path, mode="w", zarr_format=3, consolidated=False)
-    return ds
+
+    def made() -> xr.Dataset:
+        module, table = _module(folder, seed if untrained else None), _vocabulary(folder)
+        return trace_lists(module, list_questions(n, seed=seed, vocabulary=table), name, table)
+
+    return kept(Path(results) / name / STORE, KIND, told, made)
 
 
 def _vocabulary(folder: Path) -> dict[str, int]:

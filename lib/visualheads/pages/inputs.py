@@ -18,7 +18,7 @@ from visualheads.store import pending
 from visualheads.variables import UNTRAINED
 
 LIBRARY = Path(__file__).resolve().parents[1]
-RENDERING = ("pages", "offline_vega", "cli.py")
+RENDERING = ("pages", "offline_vega", "cli")
 """Parts of the library that turn pages into a book but decide no number and no chart on them."""
 BIG = 8_000_000
 """Bytes from which a file counts by size and time of change instead of content: real benchmarks are gigabytes."""

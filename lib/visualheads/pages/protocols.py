@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 
-from visualheads.errors import ParameterError, VisualHeadsError, got
+from visualheads.errors import ParameterError, StoreError, VisualHeadsError, got
 from visualheads.pages.plan import FULL_RESULTS, shipped
-from visualheads.pages.run import Report, one_thread, processors, silent
+from visualheads.pages.pool import side_by_side
+from visualheads.pages.run import Report, one_thread, silent
 from visualheads.pages.traces import taught
 
 WORK = "protocol"
@@ -31,12 +31,18 @@ def run_full(
     """
     from visualheads.whole import is_current
 
+    def holds(name: str) -> bool:
+        try:
+            return is_current(name)
+        except StoreError:  # running it tells what is damaged, and stops no other
+            return False
+
     known = full_models()
     wrong = [name for name in models or () if name not in known]
     if wrong:
         raise ParameterError(got("model", wrong[0], known, "train it first"))
     asked = list(models or known)
-    todo = [name for name in asked if force or not is_current(name)]
+    todo = [name for name in asked if force or not holds(name)]
     for name in asked:
         if name not in todo:
             report(f"{name}: the full protocol is up to date")
@@ -47,13 +53,10 @@ def run_full(
         error = run_one(todo[0], work, force, report)
         return [error] if error else []
     failed: list[str] = []
-    count = min(len(todo), workers or processors())
-    with one_thread(), ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(run_one, name, work, force): name for name in todo}
-        for future in as_completed(futures):
-            error = future.result()
-            failed += [error] if error else []
-            report(f"{futures[future]}: the full protocol {'failed' if error else 'is done'}")
+    with one_thread():
+        for name, error, why in side_by_side(partial(run_one, work=work, force=force), todo, workers):
+            failed += [error or f"full protocol of {name}: {why}"] if error or why else []
+            report(f"{name}: the full protocol {'failed' if error or why else 'is done'}")
     return failed
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
-from visualheads.errors import KernelError
+from visualheads.errors import KernelError, VisualHeadsError
 from visualheads.pages import clean, inputs, template
 from visualheads.pages.page import Page
+from visualheads.pages.pool import side_by_side
 
 KERNEL_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -73,46 +73,35 @@ def run_pages(
 ) -> list[Page]:
     """Run all pages that are not current; return those that ran. One failing page does not stop the others.
 
-    workers: pages side by side, by default one per processor. Raises KernelError with all that failed.
+    workers: pages side by side, by default one per processor. Raises KernelError with all that failed: a cell, a
+    kernel or a process that died, parameters, or a damaged store.
     """
     pages = list(pages)
-
-    def stale(page: Page) -> bool:
-        return force or not inputs.is_current(page, template.checked(page.template, page.parameters))
-
-    todo = sorted((page for page in pages if not page.last and stale(page)), key=lambda page: not page.longest)
     failed: list[str] = []
     done: list[Page] = []
 
-    def finish(page: Page, result: Callable[[], Any]) -> None:
-        try:
-            result()
-        except KernelError as error:
-            failed.append(str(error))
-            report(f"failed: {page.title}")
+    def finish(page: Page, why: str) -> None:
+        if why:
+            told = f"page {page.title!r}: "
+            failed.append(why if why.startswith(told) else told + why)
         else:
             done.append(page)
-            report(f"ran {page.title}")
+        report(f"{'failed:' if why else 'ran'} {page.title}")
 
-    def side_by_side(chosen: list[Page]) -> None:
-        if not chosen:
-            return
-        count = min(len(chosen), workers or processors())
-        with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
-            futures = {pool.submit(run_page, page, root, True): page for page in chosen}
-            for future in as_completed(futures):
-                finish(futures[future], future.result)
+    def stale(page: Page) -> bool:
+        try:
+            return force or not inputs.is_current(page, template.checked(page.template, page.parameters))
+        except VisualHeadsError as error:
+            finish(page, str(error))
+            return False
 
-    side_by_side(todo)
-    side_by_side([page for page in pages if page.last and stale(page)])  # stale only by what the others left
+    for last in (False, True):  # the last ones are stale only by what the others left
+        todo = sorted((page for page in pages if page.last == last and stale(page)), key=lambda page: not page.longest)
+        for page, _, why in side_by_side(partial(run_page, root=root, force=True), todo, workers):
+            finish(page, why)
     if failed:
         raise KernelError("\n\n".join(failed))
     return done
-
-
-def processors() -> int:
-    """Those this process may use; containers often have fewer than the machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _execute(source: Path, page: Page, parameters: dict[str, Any], root: Path) -> None:

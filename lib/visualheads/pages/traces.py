@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from visualheads.catalog import data_folder, miniature_folder
-from visualheads.errors import IdentityMismatch, VisualHeadsError
+from visualheads.errors import IdentityMismatch, StoreError, VisualHeadsError
 from visualheads.jobs import TraceJob
 from visualheads.measures import DEFINITIONS_VERSION
 from visualheads.miniatures.shipped_traces import TRACES
 from visualheads.pages import inputs
 from visualheads.pages.comparisons import MAIN_TASK
 from visualheads.pages.page import Page
-from visualheads.pages.run import Report, one_thread, processors, silent
+from visualheads.pages.pool import side_by_side
+from visualheads.pages.run import Report, one_thread, silent
 from visualheads.pages.template import parameters_of
 from visualheads.places import RESULTS, slug_of
 from visualheads.reading import PACKED
@@ -121,20 +120,16 @@ def trace_all(
     todo = [(job, made) for job in book_jobs(root, names, pages, full) if not _is_done(job, made := made_from(job))]
     if not todo:
         return []
-    todo.sort(key=lambda pair: _size(pair[0]), reverse=True)
+    made_of = dict(sorted(todo, key=lambda pair: _size(pair[0]), reverse=True))
     failed: list[str] = []
-    count = min(len(todo), workers or processors())
-    with one_thread(), ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(trace_one, job): (job, made) for job, made in todo}
-        for future in as_completed(futures):
-            job, made = futures[future]
+    with one_thread():
+        for job, error, why in side_by_side(trace_one, list(made_of), workers):
             told = f"{job.model} on {Path(job.path).name.removesuffix('.zarr')}"
-            error = future.result()
-            if error:
-                failed.append(f"trace of {told}: {error}")
+            if error or why:
+                failed.append(f"trace of {told}: {error or why}")
                 report(f"failed: trace of {told}")
             else:
-                _stamp(job, made)
+                _stamp(job, made_of[job])
                 report(f"traced {told}")
     return failed
 
@@ -175,7 +170,10 @@ def _loaded(model: str, device: str | None, dtype: str | None) -> Any:
 
 def _is_done(job: TraceJob, made: str) -> bool:
     path = Path(job.path)
-    return path.is_dir() and _stamps(job).get(_key(job)) == made and not pending(path)
+    try:
+        return path.is_dir() and _stamps(job).get(_key(job)) == made and not pending(path)
+    except StoreError:  # tracing tells what is damaged, and stops no other
+        return False
 
 
 def _stamp(job: TraceJob, made: str) -> None:

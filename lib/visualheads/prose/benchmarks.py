@@ -10,15 +10,20 @@ import pandas as pd
 import xarray as xr
 
 from visualheads.comparison import head_means
-from visualheads.prose.comparison import missing
-from visualheads.prose.words import between, code, counted, escaped, listed, table
+from visualheads.prose.training import CHAPTER
+from visualheads.prose.words import between, code, counted, escaped, listed, missing, table
 from visualheads.rankings import real_samples
+from visualheads.titles import benchmark, thousands
 
 NEEDS_BENCHMARKS = "the answers of these samples are unknown, so no benchmark has a score"
 NEEDS_SEVERAL = "a comparison of benchmarks needs this model traced on two of them (`visualheads book` traces all)"
-TITLES = {
-    "looktwice": "LookTwice-QA", "pope": "POPE", "mmbench": "MMBench", "seedbench": "SEED-Bench", "qbench": "Q-Bench",
+REFERENT, ROUNDS = "accuracy, questions with a referent", "accuracy, all rounds"
+"""Accuracies over the very prompts that the training record's accuracy counts."""
+KEYS = {
+    "accuracy": "accuracy", "circular": "circular", "precision": "precision", "recall": "recall", "F1": "f1",
+    "share of yes": "yes_rate",
 }  # fmt: skip
+"""Figure → its name in a training record; the others were not measured with white pictures."""
 
 
 def own_figures(found: pd.DataFrame, record: Mapping[str, Any] | None = None) -> str:
@@ -27,16 +32,25 @@ def own_figures(found: pd.DataFrame, record: Mapping[str, Any] | None = None) ->
     found: `figures.own_figures` of one model; record: its training record.
     """
     if found.empty:
-        return missing(NEEDS_BENCHMARKS, False)
+        return missing(NEEDS_BENCHMARKS)
     known = (record or {}).get("benchmarks", {})
-    lines = []
+    lines, samples = [], []
     for task, rows in found.groupby("task", sort=False):
         told = known.get(task, {})
+        whole = _whole(rows["figure"].tolist())
         for place, row in enumerate(rows.to_dict("records")):
             shown = _share(row["estimate"], row["lower"], row["upper"])
-            first = [_percent(told, "chance"), _percent(told, "blind"), _percent(told, "question_only")]
-            name = escaped(TITLES.get(str(task), str(task))) if place == 0 else ""
-            lines.append((name, escaped(row["figure"]), shown, row["n"], *(first if place == 0 else ["", "", ""])))
+            title = escaped(benchmark(str(task)))
+            over_all = row["figure"] == whole
+            beside = [
+                _percent(told.get("chance")) if over_all else "–",
+                _percent(_blind(told, row["figure"], over_all)),
+                _percent(told.get("question_only", {}).get("accuracy")) if over_all else "–",
+            ]
+            lines.append((title if place == 0 else "", escaped(row["figure"]), shown, row["n"], *beside))
+            items = told.get("seen", {}).get("n", 0)
+            if over_all and items > row["n"]:
+                samples.append(f"{thousands(row['n'])} of {thousands(items)} of {title}")
     header = ("benchmark", "figure", "% (95 % interval)", "prompts", "chance %", "white picture %", "question only %")
     text = table(header, lines)
     text += (
@@ -44,24 +58,44 @@ def own_figures(found: pd.DataFrame, record: Mapping[str, Any] | None = None) ->
         "yes as the positive class; MMBench's *circular* counts a question where all rounds, with the choices moved "
         "on, are right, *vanilla* asks once. Intervals are over pictures."
     )
-    if known:
-        text += (
-            " The last three columns come from `training.json` beside the checkpoint, over all shipped items in the "
-            "benchmark's first format: random answers of the right form, the same model with white pictures, and the "
-            "best answerer that sees only questions and knows how frequent each answer is (of the other questions)."
-        )
-        low = [TITLES.get(name) or name for name, told in known.items() if told and not told.get("above_chance")]
-        text += (
-            f" Not clearly above chance and questions alone: {listed(low)}." if low
-            else " All benchmarks asked there lie above chance and above questions alone with their whole interval."
-        )  # fmt: skip
-    return text
+    if samples:
+        text += f" They are from samples: {listed(samples)}; over all items: the chapter *{CHAPTER}*."
+    return text + (_of_record(known) if known else "")
+
+
+def _of_record(known: Mapping[str, Any]) -> str:
+    """What the columns from the training record are, and whether its scores lie above what needs no picture."""
+    low = [escaped(benchmark(name)) for name, told in known.items() if told and not told.get("above_chance")]
+    return (
+        " The last three columns come from `training.json` beside the checkpoint, over all shipped items in the "
+        "benchmark's first format (LookTwice-QA in both, without questions that have no referent): random answers of "
+        "the right form, the same model with white pictures, and the best answerer that sees only questions and knows "
+        "how frequent each answer is (of the other questions). Chance and questions alone are told beside the accuracy "
+        "over all prompts that they belong to. "
+    ) + (
+        f"In that record, over all items, accuracy is not clearly above chance and questions alone on {listed(low)}."
+        if low
+        else "In that record, over all items, accuracy lies above chance and above questions alone with its whole "
+        "interval on every benchmark."
+    )
+
+
+def _whole(figures: list[str]) -> str:
+    """The figure that is the accuracy over all prompts which the training record counts."""
+    return next((name for name in (REFERENT, ROUNDS) if name in figures), "accuracy")
+
+
+def _blind(told: Mapping[str, Any], figure: str, over_all: bool) -> float | None:
+    """The same figure with white pictures; None where it was not measured."""
+    if over_all and "blind" in told:
+        return told["blind"]["accuracy"]
+    return told.get("blind_figures", {}).get(KEYS.get(figure, ""))
 
 
 def by_benchmark(found: pd.DataFrame) -> str:
     """How far weight and concentration differ between benchmarks, from `figures.statistic_intervals` of one model."""
     if found.empty or found["task"].nunique() < 2:
-        return missing(NEEDS_SEVERAL, False)
+        return missing(NEEDS_SEVERAL)
     parts = []
     for words, rows in found.groupby("statistic", sort=False):
         low, high = rows.loc[rows["estimate"].idxmin()], rows.loc[rows["estimate"].idxmax()]
@@ -72,8 +106,8 @@ def by_benchmark(found: pd.DataFrame) -> str:
             if len(fresh) else ""
         )  # fmt: skip
         parts.append(
-            f"Mean {words} runs from {low['estimate']:.3f} ({TITLES.get(low['task'], low['task'])}) to "
-            f"{high['estimate']:.3f} ({TITLES.get(high['task'], high['task'])}), whose intervals {apart}{control}."
+            f"Mean {words} runs from {low['estimate']:.3f} ({benchmark(low['task'])}) to "
+            f"{high['estimate']:.3f} ({benchmark(high['task'])}), whose intervals {apart}{control}."
         )
     return " ".join(parts)
 
@@ -81,10 +115,10 @@ def by_benchmark(found: pd.DataFrame) -> str:
 def untrained_heads(trained: pd.DataFrame, fresh: pd.DataFrame | None) -> str:
     """How far trained heads lie from those of untrained networks of their shapes: two `comparison.head_statistics`."""
     if fresh is None or fresh.empty:
-        return missing("no untrained network was traced", False)
+        return missing("no untrained network was traced")
     both = trained.merge(fresh, on=["model", "task"], suffixes=("", "_fresh"))
     if both.empty:
-        return missing("no untrained network of these models' shapes was traced", False)
+        return missing("no untrained network of these models' shapes was traced")
     parts = []
     for name, words in (("image_weight", "image weight"), ("concentration", "concentration")):
         own, other = both[name], both[f"{name}_fresh"]
@@ -103,7 +137,7 @@ def untrained_heads(trained: pd.DataFrame, fresh: pd.DataFrame | None) -> str:
 def against_untrained(ds: xr.Dataset, control: xr.Dataset | None) -> str:
     """Mean and spread over heads of a model and of the untrained network of its shape."""
     if control is None:
-        return missing("the untrained network of this shape was not traced (untrained=False)", False)
+        return missing("the untrained network of this shape was not traced (untrained=False)")
     parts = []
     for name, words in (("image_weight", "image weight"), ("concentration", "concentration")):
         told = []
@@ -129,7 +163,7 @@ def figure_table(found: pd.DataFrame) -> str:
         several[~several["figure"].isin(["accuracy"]) | (several["task"] != "looktwice")] if len(several) else found
     )
     if several.empty:
-        return missing("no benchmark with several figures was traced", False)
+        return missing("no benchmark with several figures was traced")
     columns = list(dict.fromkeys(zip(several["task"], several["figure"], strict=True)))
     lines = []
     for model, rows in several.groupby("model", sort=False):
@@ -139,15 +173,12 @@ def figure_table(found: pd.DataFrame) -> str:
             row = by_name.get(column)
             cells.append("–" if row is None else _share(row["estimate"], row["lower"], row["upper"], 0))
         lines.append((code(str(model)), *cells))
-    header = [f"{TITLES.get(task, task)}: {figure}, %" for task, figure in columns]
+    header = [f"{benchmark(task)}: {figure}, %" for task, figure in columns]
     return table(("model", *[escaped(name) for name in header]), lines)
 
 
-def _percent(told: Mapping[str, Any], name: str) -> str:
-    if name not in told:
-        return "–"
-    value = told[name]
-    return f"{100 * (value if isinstance(value, (int, float)) else value['accuracy']):.0f}"
+def _percent(value: float | None) -> str:
+    return "–" if value is None or not np.isfinite(value) else f"{100 * value:.0f}"
 
 
 def _share(estimate: float, lower: float, upper: float, digits: int = 1) -> str:

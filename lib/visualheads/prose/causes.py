@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from visualheads.causes import MAIN_TASK, Lists
+from visualheads import titles
+from visualheads.causes import MAIN_TASK, ORDERS
 from visualheads.charts.causes import MEASURES
 from visualheads.interventions.modes import MODES
-from visualheads.prose.comparison import missing
-from visualheads.prose.words import between, code, counted, listed, percent, table
+from visualheads.prose.comparison import in_miniature
+from visualheads.prose.words import between, code, counted, escaped, listed, missing, percent, table
 from visualheads.reduced import Removed
 
 NEEDS_EFFECTS = "no single heads were removed in any traced model, so there is nothing to compare rankings with"
@@ -43,7 +44,8 @@ def protocol(told: Removed) -> str:
     )
     for name in told.sweeps:
         mode, positions = name.split(", ")
-        text += f" Mode `{mode}` (positions: {positions.replace('_', ' ')}): {MODES[mode].operation}."
+        text += f" Mode `{mode}` ({titles.POSITIONS.get(positions, positions)}): {MODES[mode].operation}."
+    text += f" {in_miniature([str(name) for name in first['model'].values])}".rstrip()
     again = told.repeated
     if again is not None:
         return text + (
@@ -61,7 +63,7 @@ def protocol(told: Removed) -> str:
 def losses(found: pd.DataFrame) -> str:
     """What the largest late and whole top sets lose, against matched random ones."""
     if found.empty:
-        return missing("no sets of heads were removed", False)
+        return missing("no sets of heads were removed")
     lines = []
     shown = found[found["ranking"].isin(SHOWN_RANKINGS) & found["stage"].isin(SHOWN_STAGES)]
     for (mode, ranking, stage), part in (shown if len(shown) else found).groupby(
@@ -76,20 +78,23 @@ def losses(found: pd.DataFrame) -> str:
                     cells.append("–")
                     continue
                 cells.append(_loss(row.iloc[0], measure))
-        lines.append((code(str(mode)), code(str(ranking)), stage, most, *cells))
+        asked = sorted(set(part.loc[(part["count"] == most) & part["order"].isin(["top", "random"]), "samples"]))
+        lines.append(
+            (
+                escaped(titles.mode(str(mode))),
+                escaped(titles.ranking(str(ranking))),
+                stage,
+                most,
+                " and ".join(str(int(n)) for n in asked),
+                *cells,
+            )
+        )
     header = (
-        "mode",
-        "ranking",
-        "layers",
-        "heads",
-        "points lost, top",
-        "random",
-        "margin lost, top",
-        "random",
-        "KL, top",
-    )
+        "mode", "ranking", "layers", "heads", "questions", "points lost, top", "random", "margin lost, top", "random",
+        "KL, top", "random",
+    )  # fmt: skip
     return (
-        table((*header, "random"), lines)
+        table(header, lines)
         + "\n\nMeans with 95 % intervals over pictures. A top set matters where its interval lies above that of the "
         "random heads of the same layers; a loss below 0 means that the answers were better without these heads."
     )
@@ -98,7 +103,7 @@ def losses(found: pd.DataFrame) -> str:
 def effects(heads: pd.DataFrame) -> str:
     """Which single heads matter most, and how many make no difference."""
     if heads.empty:
-        return missing(NEEDS_EFFECTS, False)
+        return missing(NEEDS_EFFECTS)
     best = heads.sort_values("effect", ascending=False).head(3)
     named = listed([f"{row['name']} ({row['effect']:+z.2f})" for _, row in best.iterrows()])
     small = float((heads["effect"].abs() < 0.1).mean())
@@ -111,48 +116,13 @@ def effects(heads: pd.DataFrame) -> str:
     )
 
 
-def rankings(found: pd.DataFrame, reduced: Sequence[str] = ()) -> str:
-    """Which rankings find the heads that matter, as a table of means over models (claim 8).
-
-    reduced: models whose effects come from the reduced protocol.
-    """
-    if found.empty:
-        return missing(NEEDS_EFFECTS, False)
-    lines = []
-    means = found.groupby("ranking", sort=False).mean(numeric_only=True).sort_values("spearman", ascending=False)
-    for name, row in means.iterrows():
-        lines.append((
-            code(str(name)), f"{row['spearman']:+z.2f} ({between(row['lower'], row['upper'])})",
-            f"{row['within']:+z.2f}", _number(row["ceiling"]), percent(row["overlap"]), percent(row["chance"]),
-        ))  # fmt: skip
-    best = found.loc[found.groupby("model", sort=False)["spearman"].idxmax()]
-    who = listed([f"{code(row.ranking)} in {code(row.model)}" for row in best.itertuples()])
-    header = ("ranking", "ρ with the effect", "within layers", "ceiling", "top heads shared", "chance")
-    text = (
-        table(header, lines)
-        + f"\n\nMeans over {counted(found['model'].nunique(), 'model')}; intervals are over the pictures of traces and "
-        "effects, and averaged. *Ceiling* is the correlation that the noise of ranking and effects leaves room for; "
-        f"*top heads shared* compares the best {listed([str(int(k)) for k in sorted(set(found['top']))])} heads of "
-        "both. Scores are means over all conditions that were traced, effects are of the questions that the ablation "
-        f"pages ask. The best ranking is {who}."
-    )
-    clear = found[found["lower"] > 0]
-    text += f" {len(clear)} of {len(found)} correlations lie above 0 with their whole interval."
-    if reduced:
-        text += (
-            f"\n\n**Reduced protocol** in {listed([code(name) for name in reduced])}: few questions, so the ceiling is "
-            "low, and no verdict on claim 8 comes from there."
-        )
-    return text
-
-
 def guesses(found: pd.DataFrame) -> str:
     """How well cheaper ways find the effects of single heads: a table, and whether heads add up."""
     if found.empty:
-        return missing("no cheaper guess of the effects was made", False)
+        return missing("no cheaper guess of the effects was made")
     lines = [
         (code(row["model"]), row["guess"], f"{row['spearman']:+z.2f}", percent(row["overlap"]), percent(row["chance"]),
-         _number(row["r2"]))
+         number_or_dash(row["r2"]))
         for row in found.to_dict("records")
     ]  # fmt: skip
     header = ("model", "guess", "ρ with the exact effects", "top heads shared", "chance", "R² on held-out subsets")
@@ -167,75 +137,74 @@ def guesses(found: pd.DataFrame) -> str:
             "that ranking says little."
         )
     elif len(fits):
-        text += f" With an R² of {fits.min():.2f} or more, what many heads do together is nearly a sum over them."
+        more = " or more" if len(fits) > 1 else ""
+        text += f" With an R² of {fits.min():.2f}{more}, what many heads do together is nearly a sum over them."
     return text
-
-
-def held(cells: pd.DataFrame, best: pd.DataFrame) -> str:
-    """Whether the best ranking holds across models, benchmarks, modes and kinds of effect."""
-    if cells.empty:
-        return missing(NEEDS_EFFECTS, False)
-    means = cells.groupby("ranking", sort=False)["spearman"].mean().sort_values(ascending=False)
-    winner = str(means.index[0])
-    lines = []
-    for what in ("model", "mode", "task", "effect"):
-        for name, part in best.groupby(what, sort=False):
-            told = part["ranking"].value_counts()
-            own = cells[(cells[what] == name) & (cells["ranking"] == winner)]["spearman"]
-            lines.append((what, code(str(name)), len(part), f"{code(str(told.index[0]))} ({int(told.iloc[0])})",
-                          int(told.get(winner, 0)), f"{own.mean():+z.2f}" if len(own) else "–"))  # fmt: skip
-    header = ("by", "which", "cells", "most often best", f"{code(winner)} best", "its mean ρ")
-    share = float((best["ranking"] == winner).mean())
-    verdict = "holds everywhere" if share == 1 else "holds mostly" if share > 0.5 else "does not hold"
-    return (
-        f"{code(winner)} has the highest mean ρ ({means.iloc[0]:+z.2f}) over {counted(len(best), 'cell')} of model, "
-        f"mode, benchmark and effect, and is the best in {percent(share)} of them: a single best ranking "
-        f"**{verdict}**. In {int(best['sure'].sum())} of the cells the best is better than the second by "
-        "more than its interval.\n\n" + table(header, lines)
-    )
 
 
 def removals(found: pd.DataFrame, margin: float = 0.02) -> str:
     """What every model loses without the released share of its late heads, in every mode."""
     if found.empty:
-        return missing("no sets of heads were removed in any model", False)
+        return missing("no sets of heads were removed in any model")
     lines = []
     late = found[(found["stage"] == "late") & (found["measure"] == "accuracy")]
     for (model, mode), part in late.groupby(["model", "mode"], sort=False):
         told = {str(row["order"]): row for row in part.to_dict("records")}
         if "top" not in told:
             continue
-        cells = [_loss(told[order], "accuracy") if order in told else "–" for order in ("top", "random", "bottom")]
+        cells = [_loss(told[order], "accuracy", margin) if order in told else "–" for order in ORDERS]
+        asked = [str(int(told[order]["samples"])) if order in told else "–" for order in ORDERS]
         below = "yes" if told["top"]["upper"] < margin else "no" if told["top"]["lower"] > margin else "open"
-        lines.append((code(str(model)), code(str(mode)), int(told["top"]["count"]), *cells, below))
-    header = ("model", "mode", "late heads", "points lost, top", "random", "bottom", f"below {100 * margin:g} points")
+        lines.append((
+            code(str(model)), escaped(titles.mode(str(mode))), int(told["top"]["count"]), ", ".join(asked), *cells[:2],
+            _draws(told.get("random")), cells[2], below,
+        ))  # fmt: skip
+    header = (
+        "model", "mode", "late heads", "questions: top, random, bottom", "points lost, top", "random",
+        "single random draws", "bottom", f"below {100 * margin:g} points",
+    )  # fmt: skip
+    draws = late.loc[late["order"] == "random", "sets"]
     return (
-        table(header, lines) + "\n\nTop: the late heads with most attention on the picture, as many as the released "
-        "share (9.8 %). *Open*: the interval holds the margin. Models whose full protocol is not shipped were asked "
+        f"{in_miniature(list(dict.fromkeys(late['model'].astype(str))))}\n\n".lstrip() + table(header, lines)
+        + "\n\nTop: the late heads with most attention on the picture, as many as the released share (9.8 %). Means "
+        "with 95 % intervals over pictures"
+        + (f"; *random* is the mean over {_span(draws)} draws of heads of the same layers, and beside it stand the "
+           "smallest and the largest loss of one draw" if len(draws) else "")
+        + ". *Open*: the top heads' interval holds the margin. Models whose full protocol is not shipped were asked "
         "few questions; their intervals are wide, and claim 5 is not judged by them."
-    )
+    )  # fmt: skip
 
 
-def published_lists(lists: Lists, folder: str) -> str:
-    """Which published head lists were joined, and how to add some."""
-    told = [f"{code(name)} ({code(model)})" for model, own in lists.items() for name in own]
-    if told:
-        return f"Joined from {code(folder)}: {listed(told)}. Heads that a list does not name are left out of its row."
-    return (
-        f"No published head lists are in {code(folder)}. A list of one of these models – ours, SparseMM's, "
-        "Retrieval_Head's or gaze-heads' layout – put into a folder there with the model's name joins the table and "
-        "the figures."
-    )
+def _draws(told: Any) -> str:
+    """The smallest and the largest loss of one random draw, in points."""
+    if told is None or told["set_lowest"] != told["set_lowest"]:
+        return "–"
+    return between(100 * told["set_lowest"], 100 * told["set_highest"], 1)
 
 
-def _loss(told: Any, measure: str) -> str:
-    scale, digits = (100, 0) if measure == "accuracy" else (1, 2)
+def _span(numbers: pd.Series) -> str:
+    low, high = int(numbers.min()), int(numbers.max())
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _loss(told: Any, measure: str, margin: float | None = None) -> str:
+    """A loss with its interval; with as many digits as tell on which side of the margin its bounds lie."""
+    scale, digits = (100, 1) if measure == "accuracy" else (1, 2)
     if told["estimate"] != told["estimate"]:
         return "–"
+    bounds = (scale * told["lower"], scale * told["upper"])
+    while margin is not None and digits < 4 and any(_side(x, scale * margin, digits) for x in bounds):
+        digits += 1
     number = f"{scale * told['estimate']:z.{digits}f}"
-    known = told["lower"] == told["lower"]  # one picture has no interval
-    return f"{number} ({between(scale * told['lower'], scale * told['upper'], digits)})" if known else number
+    return (
+        f"{number} ({between(*bounds, digits)})" if told["lower"] == told["lower"] else number
+    )  # one picture has none
 
 
-def _number(value: float) -> str:
+def _side(value: float, limit: float, digits: int) -> bool:
+    """Whether rounding moves a value onto a limit that it does not reach, or across it."""
+    return value == value and np.sign(round(value, digits) - limit) != np.sign(value - limit)
+
+
+def number_or_dash(value: float) -> str:
     return f"{value:.2f}" if value == value else "–"

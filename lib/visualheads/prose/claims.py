@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from string import Formatter
 
 import numpy as np
 import pandas as pd
 
+from visualheads.charts.claims import numbers
 from visualheads.claims import NOT_TESTABLE, VERDICTS, Verdict, verdict_table
 from visualheads.claims.gather import UNTRAINED_TRACE
 from visualheads.prose.comparison import missing
-from visualheads.prose.words import between, code, counted, escaped, listed, table
+from visualheads.prose.words import code, counted, escaped, listed, table
 
 
 def counts(verdicts: pd.DataFrame) -> str:
@@ -28,32 +30,82 @@ def counts(verdicts: pd.DataFrame) -> str:
 
 def each(found: Sequence[Verdict]) -> str:
     """Every claim with its verdict, estimate, interval, control, rule, and what would change it."""
-    estimates = {one.claim.number: one.claim.estimate for one in found}
-    also = {one.claim.number: one.finding.also for one in found}
     parts = []
-    for number, row in verdict_table(found).iterrows():
-        lines = [f"### {number}. {escaped(row['statement'])}", "", f"**{escaped(row['verdict'])}** ({row['source']})"]
-        if pd.notna(row["estimate"]):
-            numbers = f"{row['estimate']:.3f} (95 % interval {between(row['lower'], row['upper'], 3)})"
-            lines[-1] += f": {numbers}{_unit(row['unit'])}."
-        else:
-            lines[-1] += f": {escaped(row['reason'])}."
-        told = [
-            f"{name.replace('_', ' ')} {value:.3g}"
-            for name, value in also[int(str(number))].items()
-            if np.isfinite(value)
-        ]
-        if told:
-            lines[-1] += f" Also: {listed(told)}."
-        lines += [
+    for one, row in zip(found, verdict_table(found).to_dict("records"), strict=True):
+        claim, line = one.claim, f"**{escaped(row['verdict'])}** ({row['source']})"
+        line += f": {numbers(row)}." if numbers(row) else f": {escaped(row['reason'])}."
+        lines = [
+            f"### {claim.number}. {escaped(row['statement'])}",
             "",
-            f"* What is estimated: {escaped(estimates[int(str(number))])}.",
+            " ".join([line, *beside(claim.number, one.finding.also)]),
+            "",
+            f"* What is estimated: {escaped(claim.estimate)}. The interval is a 95 % one.",
             f"* Control: {escaped(row['control'])}.",
             f"* Rule, fixed beforehand: {escaped(row['rule'])}.",
             f"* What would change it: {escaped(row['change'])}.",
         ]
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
+
+
+ALSO: dict[int, tuple[str, ...]] = {
+    1: (
+        "Models judged: {models:.0f}; language models they were tuned from: {families:.0f}; models with heads above "
+        "null on the first half of the pictures: {models_with_heads:.0f}.",
+    ),
+    2: (
+        "{placed:.0f} of the {heads:.0f} strongest heads (all models together) lie in early and middle layers. The "
+        "interval is over pictures alone; that heads drawn at random would lie there so often has p = {p_value:.3f} "
+        "(each language model counted once, by its least favourable model).",
+    ),
+    3: (
+        "Over {models:.0f} models, the visual heads' concentration and the score correlate with ρ = {rho:.2f}.",
+        "The permutation test gives p = {p_value:.3f}.",
+    ),
+    4: (
+        "{boxes_different:.0f} of {boxes:.0f} single pairs with and without the box differ.",
+        "Naming the object: {naming:.3f} ({naming_lower:.3f} to {naming_upper:.3f}).",
+        "The claim is about how much heads look at the picture. Where in it they look does change with the box: by "
+        "attention on the asked region the same pairs fall short by {region:.3f} ({region_lower:.3f} to "
+        "{region_upper:.3f}).",
+    ),
+    5: (
+        "This is the worst of {cells:.0f} pairs of model and mode, of which {harmful:.0f} lose more than the margin "
+        "for certain; there, as many random heads of the same layers lose {random_there:.1%}.",
+        "On average over all pairs the heads lose {mean:.1%}, random ones {random:.1%} (of all answers).",
+    ),
+    6: ("{predictions:.0f} scores were predicted.",),
+    7: (
+        "Pairs of one language model correlate with {same:.2f}, pairs of others with {other:.2f}; p = {p_value:.3f}, "
+        "and no pattern in so many models could give less than {least_p:.3f}.",
+        "Beside it, another tuning seed correlates with {other_seed:.2f}.",
+        "A second training of the language model correlates with {second_training:.2f}.",
+    ),
+    9: (
+        "{with_dimensions:.0f} of {models:.0f} models have sink dimensions; in the others the background patches that "
+        "draw most attention stand for sinks.",
+    ),
+    10: (
+        "The heads' own text-only models correlate with {own:.2f} on average, the hardest controls with {control:.2f}; "
+        "other trained language models of the shape among the controls: {others:.0f}.",
+    ),
+    11: ("Within layers: {within:.2f} ({within_lower:.2f} to {within_upper:.2f}).",),
+    12: (
+        "Image tokens here: {tokens_one:.0f} with the one recipe, {tokens_other:.0f} with the other, on average over "
+        "pairs of models ({pairs:.0f}); the claim speaks of more than 2 000.",
+    ),
+}  # fmt: skip
+"""What is told beside the estimate, claim by claim: a sentence is left out where a number in it is not known."""
+
+
+def beside(number: int, also: Mapping[str, float]) -> list[str]:
+    """The sentences of ALSO whose numbers are all known."""
+    known = {name: float(value) for name, value in also.items() if np.isfinite(value)}
+    return [
+        sentence.format(**known).replace("%", " %")
+        for sentence in ALSO.get(number, ())
+        if {field for _, field, _, _ in Formatter().parse(sentence) if field} <= set(known)
+    ]
 
 
 def sources(found: pd.DataFrame) -> str:
@@ -82,7 +134,3 @@ def sources(found: pd.DataFrame) -> str:
 
 def _kind(verdict: str) -> str:
     return next(name for name in VERDICTS if verdict.startswith(name)) if verdict else NOT_TESTABLE
-
-
-def _unit(unit: str) -> str:
-    return f", unit: {unit}" if unit != "1" else ""

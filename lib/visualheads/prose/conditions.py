@@ -7,10 +7,10 @@ import math
 import xarray as xr
 
 from visualheads.charts import tables
-from visualheads.charts.conditions import FORMAT_NAMES
 from visualheads.prose.words import between, percent
 
 NO_REFERENT = "plain-general"
+ANSWERED = {"free": "Answered in free form", "letters": "Answered with one of the letters A–D"}
 
 
 def condition_scores(ds: xr.Dataset) -> str:
@@ -21,10 +21,13 @@ def condition_scores(ds: xr.Dataset) -> str:
     parts = []
     for form, group in table.groupby("format", sort=False):
         best, worst = group.loc[group["estimate"].idxmax()], group.loc[group["estimate"].idxmin()]
+        way = ANSWERED.get(str(form), f"Answered as {form}")
+        if len(group) == 1:
+            parts.append(f"{way}, {percent(best['estimate'])} of {int(best['n'])} questions are right.")
+            continue
         parts.append(
-            f"With {FORMAT_NAMES.get(str(form), str(form))} answers, accuracy runs from {percent(worst['estimate'])} "
-            f"({worst['condition']}) to {percent(best['estimate'])} ({best['condition']}), with {int(best['n'])} "
-            "questions each."
+            f"{way}, accuracy runs from {percent(worst['estimate'])} ({worst['condition']}) to "
+            f"{percent(best['estimate'])} ({best['condition']}), with {int(best['n'])} questions each."
         )
     text = " ".join(parts)
     if NO_REFERENT in set(table["condition"]):

@@ -16,38 +16,44 @@ from visualheads.agreement import agreement
 from visualheads.charts import tables
 from visualheads.charts.display import plain
 from visualheads.prose.conditions import accuracy_sentence, pattern_correlation
-from visualheads.prose.heads import row_agreement, strongest_by_stage
-from visualheads.prose.words import between, escaped, listed, percent, table
+from visualheads.prose.heads import heads_above, row_agreement, strongest_by_stage
+from visualheads.prose.words import agreeing, between, escaped, listed, percent, table
 
 NOTE_MINIATURE = "in miniature: a model organism, no evidence about large models"
 NOTE_MODEL = "one model on one task"
 
 
-def findings(ds: xr.Dataset, above: xr.Dataset | None = None) -> list[dict[str, str]]:
-    """One entry per statement that this dataset can speak to: claim, finding, control."""
+def findings(ds: xr.Dataset, above: xr.Dataset | None = None, alone: xr.Dataset | None = None) -> list[dict[str, str]]:
+    """One entry per statement that this dataset can speak to: claim, finding, control.
+
+    above: `vh.above_null` against white pictures; or, where `alone` is that, against an untrained network too.
+    """
     found = [_depth(ds), _correlation(ds)]
     if above is not None:
-        found.insert(0, _above(above))
+        found.insert(0, _above(above, alone))
     found += [entry for entry in (_box(ds), _name(ds)) if entry]
     found.append(_rows(ds))
     return found
 
 
-def paper(ds: xr.Dataset, above: xr.Dataset | None = None) -> str:
-    """The findings as a table."""
-    lines = [(told["claim"], told["finding"], told["control"]) for told in findings(ds, above)]
+def paper(ds: xr.Dataset, above: xr.Dataset | None = None, alone: xr.Dataset | None = None) -> str:
+    """The findings as a table; arguments as of `findings`."""
+    lines = [(told["claim"], told["finding"], told["control"]) for told in findings(ds, above, alone)]
     return table(("what the paper says", "what this run shows", "compared with"), lines)
 
 
-def save_facts(ds: xr.Dataset, path: str | Path, above: xr.Dataset | None = None, miniature: bool = False) -> Path:
-    """Write the findings for the landing page."""
+def save_facts(
+    ds: xr.Dataset, path: str | Path, above: xr.Dataset | None = None, miniature: bool = False,
+    alone: xr.Dataset | None = None,
+) -> Path:  # fmt: skip
+    """Write the findings for the landing page; above, alone: as of `findings`."""
     path = Path(path)
     facts: dict[str, Any] = {
         "model": escaped(str(np.atleast_1d(ds["model"].values)[0])),
         "samples": tables.view(ds).sizes["sample"],
         "accuracy": accuracy_sentence(ds),
         "note": NOTE_MINIATURE if miniature else NOTE_MODEL,
-        "findings": findings(ds, above),
+        "findings": findings(ds, above, alone),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(plain_tree(facts), indent=1, sort_keys=True, ensure_ascii=False), encoding="utf-8")
@@ -63,14 +69,18 @@ def plain_tree(value: Any) -> Any:
     return plain(value)
 
 
-def _above(above: xr.Dataset) -> dict[str, str]:
-    chosen = above["above_null"].isel(model=0)
-    total = int(np.isfinite(above["excess"].isel(model=0).values).sum())
+def _above(above: xr.Dataset, alone: xr.Dataset | None) -> dict[str, str]:
+    count, total = heads_above(above)
+    white = count if alone is None else heads_above(alone)[0]
+    finding = f"{white} of {total} heads {agreeing(white, 'looks', 'look')} at it more than at a white picture"
+    control = "the same prompts with white pictures"
+    if alone is not None:
+        finding += f"; {count} of {total} {agreeing(count, 'does', 'do')} so and more than an untrained network's heads"
+        control += ", and 95 % of the heads of an untrained network of the same shape"
     return {
         "claim": "Some heads look at the picture far more than a head without preference (claim 1)",
-        "finding": f"{int(chosen.sum())} of {total} heads look at it more when there is something to see",
-        "control": "the same prompts with white pictures (on model pages also an untrained network), 5 % false "
-        "discovery rate",
+        "finding": finding,
+        "control": f"{control}, 5 % false discovery rate",
     }
 
 

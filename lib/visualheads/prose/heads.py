@@ -7,7 +7,7 @@ import xarray as xr
 
 from visualheads.agreement import agreement
 from visualheads.charts import tables
-from visualheads.prose.words import between, counted, listed, percent
+from visualheads.prose.words import agreeing, between, counted, listed, percent
 from visualheads.variables import STAGES
 
 TOP_SHARE = 0.1
@@ -19,15 +19,16 @@ def head_map(ds: xr.Dataset, query: str = tables.QUERY) -> str:
     table = tables.head_table(ds, ["image_weight", "region_weight", "region_lift", "image_log_odds"], query)
     best = table.loc[table["image_weight"].idxmax()]
     weights = table["image_weight"]
-    n = tables.view(ds, query).sizes["sample"]
+    n, preferring = tables.view(ds, query).sizes["sample"], int((table["image_log_odds"] > 0).sum())
     text = (
         f"Over {n} prompts, the {len(table)} heads put between {percent(float(weights.min()))} and "
         f"{percent(float(weights.max()))} of "
         f"their attention on the picture (median {percent(float(weights.median()))}). The strongest is "
         f"**{best['name']}** in the "
         f"{best['stage']} stage, with {percent(best['image_weight'])}. Against a head that looks everywhere alike "
-        f"{counted(int((table['image_log_odds'] > 0).sum()), 'head')} of {len(table)} "
-        "look at the picture more than their share of tokens (image log-odds above 0)."
+        f"{counted(preferring, 'head')} of {len(table)} "
+        f"{agreeing(preferring, 'looks at the picture more than its', 'look at the picture more than their')} share of "
+        "tokens (image log-odds above 0)."
     )
     if table["region_weight"].notna().any():
         region = table.loc[table["region_weight"].idxmax()]
@@ -139,17 +140,36 @@ def row_agreement(
     return found
 
 
-def nulls(above: xr.Dataset, untrained: bool = False) -> str:
-    """How many heads look at pictures more than at white ones, from `vh.above_null`; `untrained`: and more than those
-    of an untrained network."""
-    chosen = above["above_null"].isel(model=0)
-    excess = above["excess"].isel(model=0).values
-    total, count = int(np.isfinite(excess).sum()), int(chosen.sum())
-    other = " and against 95 % of the heads of an **untrained network** of the same shape" if untrained else ""
-    smaller = ", from whichever of the two is nearer," if untrained else ""
+def heads_above(above: xr.Dataset) -> tuple[int, int]:
+    """How many heads lie above the null, and how many were tested."""
+    return int(above["above_null"].isel(model=0).sum()), int(np.isfinite(above["excess"].isel(model=0).values).sum())
+
+
+def nulls(above: xr.Dataset, alone: xr.Dataset | None = None) -> str:
+    """How many heads look at pictures more than at white ones, from `vh.above_null`.
+
+    alone: that against white pictures, where `above` is against an untrained network too.
+    """
+    count, total = heads_above(above)
+    white = count if alone is None else heads_above(alone)[0]
+    largest = float(np.nanmax(above["excess"].values))
+    text = (
+        f"Against the same prompts with a **white picture**, {white} of {total} heads "
+        f"{agreeing(white, 'looks', 'look')} at the image tokens more when there is something to see (image log-odds, "
+        "one-sided test over pictures, 5 % false discovery rate). A head that is not among them may have a "
+        "high image weight all the same: as far as this test tells, it attends to where pictures stand, whatever they "
+        "show."
+    )
+    if alone is None:
+        return f"{text} The largest difference is {largest:.2f} nats."
+    fewer = white - count
+    others = (
+        f": {counted(fewer, 'head')} {agreeing(fewer, 'attends', 'attend')} to what a picture shows, but "
+        f"{agreeing(fewer, 'gives', 'give')} all its tokens together not clearly more than heads that have learned "
+        "nothing"
+    )
     return (
-        f"Against the same prompts with a **white picture**{other}, {count} of {total} heads look at the image tokens "
-        "more when there is something to see (image log-odds, one-sided test over pictures, 5 % false discovery rate). "
-        f"The largest difference{smaller} is {float(np.nanmax(excess)):.2f} nats. A head may have a high image weight "
-        "and not be among them: it attends to where pictures stand, not to what they show."
+        f"{text} Against 95 % of the heads of an **untrained network** of the same shape as well, {count} of {total} "
+        f"{agreeing(count, 'does', 'do')}{others if fewer else ''}. The largest difference, from whichever of the two "
+        f"is nearer, is {largest:.2f} nats."
     )

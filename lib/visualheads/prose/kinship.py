@@ -1,4 +1,4 @@
-"""Text for the comparisons of scale, families and emergence, and the tables of models."""
+"""Text for the comparison of families, and the tables of models."""
 
 from __future__ import annotations
 
@@ -8,15 +8,11 @@ import numpy as np
 import pandas as pd
 
 from visualheads.catalog import Card
-from visualheads.emergence import FRESH, OTHER, OWN
 from visualheads.lineage import OTHER as OTHER_LLM
-from visualheads.lineage import RETRAINED, SAME, SEED
-from visualheads.prose.comparison import missing
-from visualheads.prose.words import between, code, escaped, listed, percent, table
+from visualheads.lineage import RETRAINED, SAME, SEED, descent
+from visualheads.prose.words import between, code, escaped, listed, missing, percent, table
+from visualheads.titles import benchmark
 
-NEEDS_RECIPE = "1.5 against 1.6 needs two models of one language model with other recipes"
-NEEDS_SIZE = "size needs two models of one recipe and series of language models, such as Vicuna-7B and Vicuna-13B"
-NEEDS_DATA = "tokens against data needs models tuned on a part of the data beside those tuned on all of it"
 NEEDS_SHAPE = "families need at least two models whose language models have the same layers and heads"
 
 
@@ -38,155 +34,48 @@ def variants(table: pd.DataFrame) -> str:
         return ""
     return (
         f"Further trainings: {listed(told)}. They tell chance and data from differences between models, and are never "
-        "counted among the models compared."
+        "counted among the models compared; where pairs are counted, the text says how many hold one."
     )
-
-
-def changes(found: pd.DataFrame, needs: str) -> str:
-    """Pair by pair: how scores and heads change, counted and as a table."""
-    if found.empty:
-        return missing(needs, False)
-    lines = []
-    for pair, rows in found.groupby("pair", sort=False):
-        tokens = f"{rows['tokens_one'].mean():.0f} → {rows['tokens_other'].mean():.0f}"
-        up, down = int((rows["lower"] > 0).sum()), int((rows["upper"] < 0).sum())
-        change = f"{100 * rows['difference'].mean():+z.1f}"
-        means = rows[["image_weight", "image_log_odds", "focus_nats"]].mean()
-        heads = f"{means['image_weight']:+z.3f}, {means['image_log_odds']:+z.2f}, {means['focus_nats']:+z.2f}"
-        lines.append((escaped(str(pair)), tokens, change, f"{up} up, {down} down of {len(rows)}", heads))
-    header = ("pair", "image tokens", "mean change of score, points", "benchmarks with a clear change")
-    told = table((*header, "change of image weight, log-odds, focus (nats)"), lines)
-    return (
-        f"{told}\n\nA change is clear where its 95 % interval, paired over pictures, does not hold 0. Raw image weight "
-        "rises with the number of image tokens by itself; the log-odds compare with a head that looks everywhere "
-        f"alike, and focus in nats does not depend on the number of tokens.{_unlike_tuning(found)}"
-    )
-
-
-def _unlike_tuning(found: pd.DataFrame) -> str:
-    """What else differs in pairs whose models were tuned on different numbers of pictures."""
-    unlike = found[found["pictures_one"].notna() & (found["pictures_one"] != found["pictures_other"])]
-    unlike = unlike.drop_duplicates("pair").dropna(subset=["pictures_other"])
-    if unlike.empty:
-        return ""
-    told = [f"{row.pair}: {row.pictures_one:,.0f} and {row.pictures_other:,.0f}" for row in unlike.itertuples()]
-    return (
-        " **Something else differs too:** the number of pictures seen in visual tuning, each once, by the recipes' own "
-        f"schedules ({escaped('; '.join(told))})."
-    )
-
-
-def tokens_and_data(found: pd.DataFrame) -> str:
-    """Whether many image tokens lose more than few when there is less data to tune on (claim 13)."""
-    if found.empty or found["data_share"].nunique() < 2:
-        return missing(NEEDS_DATA, False)
-    lines, losses = [], {}
-    for (llm, recipe), rows in found.groupby(["llm", "recipe"], sort=False):
-        whole, part = rows[rows["data_share"] == 1], rows[rows["data_share"] < 1]
-        for row in rows.itertuples():
-            score = f"{100 * row.estimate:.1f} ({between(100 * row.lower, 100 * row.upper, 1)})"
-            lines.append((code(row.model), recipe, f"{row.tokens:.0f}", percent(row.data_share), score))
-        if len(whole) and len(part):
-            losses[f"{recipe} ({llm})"] = (
-                float(whole["tokens"].iloc[0]),
-                float(whole["estimate"].iloc[0] - part["estimate"].iloc[0]),
-            )
-    text = table(("model", "recipe", "image tokens", "tuning data", "score over all benchmarks, %"), lines)
-    if len(losses) > 1:
-        told = [f"{name}: {100 * loss:.1f} points at {tokens:.0f} tokens" for name, (tokens, loss) in losses.items()]
-        text += (
-            f"\n\nLoss from tuning on less data – {listed(told)}. The project page expects more loss with more tokens."
-        )
-    return text
 
 
 def families(found: pd.DataFrame, kin: Mapping[str, float] | None) -> str:
     """Do models of one language model share their visual heads (claim 7)?"""
     if found.empty:
-        return missing(NEEDS_SHAPE, False)
+        return missing(NEEDS_SHAPE)
+    variant = descent(list(dict.fromkeys([*found["group"], *found["other"]])))["variant"].to_dict()
+    further = found["group"].map(variant).astype(bool) | found["other"].map(variant).astype(bool)
     lines = []
     for kind, rows in found.groupby("relation", sort=False):
         spread = between(rows["correlation"].min(), rows["correlation"].max())
-        lines.append(
-            (kind, len(rows), f"{rows['correlation'].mean():.2f}", spread, f"{rows['within_layers'].mean():.2f}")
-        )
-    text = table(("relation", "pairs", "mean ρ", "from … to", "within layers"), lines)
+        lines.append((
+            kind, len(rows), int(further[rows.index].sum()), f"{rows['correlation'].mean():.2f}", spread,
+            f"{rows['within_layers'].mean():.2f}",
+        ))  # fmt: skip
+    header = ("relation", "pairs", "of them with a further training", "mean ρ", "from … to", "within layers")
+    text = table(header, lines)
     if kin:
+        bounds = f" (95 % interval {between(kin['lower'], kin['upper'])})" if "lower" in kin else ""
+        least = f"; so few models can give {kin['least_p']:.3f} at least" if "least_p" in kin else ""
         text += (
             f"\n\nPairs of one language model correlate with {kin['same']:.2f}, pairs of other ones with "
-            f"{kin['other']:.2f}: a "
-            f"difference of {kin['difference']:+z.2f} (p = {kin['p_value']:.3f}, language models shuffled among the "
-            "models; further trainings of a model do not count in it)."
+            f"{kin['other']:.2f}: a difference of {kin['difference']:+z.2f}{bounds} (p = {kin['p_value']:.3f}, "
+            f"language models shuffled among the models of a shape{least}). Pairs with a further training of a model "
+            "do not count in it."
         )
     absent = [name for name in (SEED, SAME, RETRAINED, OTHER_LLM) if name not in set(found["relation"])]
     if absent:
         text += f"\n\nNo pair yet for: {listed(absent)}."
     return text + (
         "\n\nHeads are compared place by place. Two language models that were trained apart share no places but "
-        "depth, so their "
-        "pairs show what depth alone makes; *another tuning seed* shows how much a pattern is one training's "
-        "chance; the grey "
-        "mark in the figure is the ceiling that noise of sampling pictures leaves."
-    )
-
-
-def moments(found: pd.DataFrame) -> str:
-    """When the heads of the end can be told, model by model."""
-    if found.empty:
-        return missing("moments of training are kept only with miniatures that were trained here", False)
-    lines = []
-    for name, rows in found.groupby("model", sort=False):
-        first, last = rows.iloc[0], rows.iloc[-1]
-        near = rows[rows["rho"] >= 0.9]
-        when = near.iloc[0]["moment"] if len(near) else "–"
-        grown = f"{first['top']:.2f} → {last['top']:.2f}"
-        lines.append((code(str(name)), len(rows), f"{first['rho']:.2f}", percent(first["shared"]), when, grown))
-    header = (
-        "model",
-        "moments",
-        "ρ of first with last",
-        "of the last's strongest tenth, already strongest",
-        "ρ ≥ 0.9 from",
-    )
-    return table((*header, "mean weight of these heads, first → last"), lines) + (
-        "\n\nThe first moment is that of a language model that has never seen a picture, with an untrained adapter."
-    )
-
-
-def text_heads(found: pd.DataFrame, right: Mapping[str, float]) -> str:
-    """Are the visual heads the list-reading heads of the text-only model (claim 10)?"""
-    if found.empty:
-        return missing("the comparison with text needs a model whose text-only checkpoint is there too", False)
-    lines = []
-    for row in found.itertuples():
-        told = f"{row.rho:.2f} ({between(row.lower, row.upper)})"
-        lines.append(
-            (
-                code(row.model),
-                code(row.text_model),
-                row.kind,
-                told,
-                f"{row.within:.2f}",
-                f"{row.ceiling:.2f}",
-            )
-        )
-    means = found.groupby("kind", sort=False)["rho"].mean()
-    parts = [f"{means[kind]:.2f} with {kind}" for kind in (OWN, FRESH, OTHER) if kind in means]
-    scores = [f"{percent(value)} ({code(name)})" for name, value in right.items()]
-    return (
-        table(("model", "lists read by", "which is", "ρ (95 % interval)", "within layers", "ceiling"), lines)
-        + f"\n\nOn average, heads' attention on the asked region of pictures correlates {listed(parts)}. The "
-        "text-only models "
-        f"themselves count rightly in {listed(scores)} of these lists. On a picture the region is that of the one "
-        "marked "
-        "object, on a list all words of the asked class."
+        "depth, so their pairs show what depth alone makes; *another tuning seed* shows how much a pattern is one "
+        "training's chance; the grey mark in the figure is the ceiling that noise of sampling pictures leaves."
     )
 
 
 def model_table(found: pd.DataFrame, scores: pd.DataFrame) -> str:
     """The traced models and shipped miniatures: shape, image tokens, trained parts, scores with intervals."""
     if found.empty:
-        return missing("no checkpoint is there", False)
+        return missing("no checkpoint is there")
     told = {
         (r.model, r.group): f"{100 * r.estimate:.0f} ({between(100 * r.lower, 100 * r.upper, 0)})"
         for r in scores.itertuples()
@@ -220,7 +109,7 @@ def model_table(found: pd.DataFrame, scores: pd.DataFrame) -> str:
         "image tokens",
         "trained in tuning",
     )
-    return table((*header, *[f"{escaped(group)} %" for group in groups]), lines)
+    return table((*header, *[f"{escaped(benchmark(group))}, %" for group in groups]), lines)
 
 
 def paper_table(cards: Sequence[Card]) -> str:

@@ -19,8 +19,8 @@ MILLION, BILLION = 1e6, 1e9
 ORGANISM = (
     "This is a **model organism**: a small network of the same class as {stands_for}, trained by the same recipe on "
     "a world of "
-    "pictograms. It shows the method and lets claims be tested in small. It is no evidence about models of billions "
-    "of parameters."
+    "pictograms. It shows the method and lets claims be tested in small: what this page finds holds **in miniature** "
+    "and is no evidence about models of billions of parameters."
 )
 
 

@@ -8,10 +8,22 @@ import pandas as pd
 import xarray as xr
 
 from visualheads.claims.gather import FEWEST_SAMPLES
-from visualheads.prose.comparison import missing
-from visualheads.prose.words import between, code, counted, listed, percent, table
+from visualheads.prose.comparison import in_miniature
+from visualheads.prose.words import between, code, counted, escaped, listed, missing, percent, table
+from visualheads.titles import ranking as ranking_title
 
 NOTHING = "no shipped miniature was traced on LookTwice, so nothing was steered"
+KINDS = {
+    "top": (
+        "top heads with random ones",
+        "answers move more towards the object in {} and less in {}; the margin grows more in {} and less in {}",
+    ),
+    "all": (
+        "all heads with none",
+        "answers move towards the object in {} and away from it in {}; the margin grows in {} and shrinks in {}",
+    ),
+}
+"""Which heads are steered → what is compared, and what intervals on either side of 0 mean."""
 SMALL = (
     "\n\n**This is the reduced protocol**: few scenes, sets and strengths. Its intervals are wide; `make book FULL=1` "
     "runs all of it."
@@ -22,35 +34,36 @@ def protocol(found: Mapping[str, Mapping[str, xr.Dataset]]) -> str:
     """What was done, on how many pictures, with which heads."""
     steered, boosted, grounded = (found[name] for name in ("steering", "boost", "grounding"))
     if not steered:
-        return missing(NOTHING, False)
+        return missing(NOTHING)
     name, first = next(iter(steered.items()))
     counts = sorted({int(c) for c, order in _sets(first) if order == "top"})
     seeds = sum(order == "random" and int(c) == counts[-1] for c, order in _sets(first))
     pictures = len(set(first["image_id"].values.astype(str)))
     biases = listed([f"{bias:g}" for bias in first["bias"].values])
     where = str(first["positions"].values[0]).replace("_", " ")
-    ranking = next(str(name) for name in first["ranking"].values if str(name))
+    ranking = escaped(ranking_title(next(str(name) for name in first["ranking"].values if str(name))))
     few = min(ds.sizes["sample"] for ds in boosted.values())
     text = (
         f"Models: {listed([code(one) for one in steered])}. In {code(name)}, "
         f"{counted(first.sizes['sample'], 'object')} in "
         f"{counted(pictures, 'picture')} were steered to (bias {biases}, positions: {where}) with the best "
-        f"{listed([str(c) for c in counts])} heads by {code(ranking)}, with {counted(seeds, 'random set')} of as many "
+        f"{listed([str(c) for c in counts])} heads by {ranking}, with {counted(seeds, 'random set')} of as many "
         f"heads in every layer for each, and with all heads. Heads were ranked on other pictures. "
         f"{counted(next(iter(boosted.values())).sizes['sample'], 'question')} were boosted, and the objects of "
         f"{counted(next(iter(grounded.values())).sizes['sample'], 'question')} located."
     )
-    return text + (SMALL if few < FEWEST_SAMPLES else "")
+    return f"{text} {in_miniature(list(steered))}".rstrip() + (SMALL if few < FEWEST_SAMPLES else "")
 
 
 def answers(found: pd.DataFrame) -> str:
-    """Whether answers move to the object steered to, more than with random heads."""
+    """Whether answers move to the object steered to, more or less than with random heads, bias by bias."""
     if found.empty:
-        return missing(NOTHING, False)
-    lines = []
+        return missing(NOTHING)
+    lines, shown = [], []
     own = found[found["order"].isin(["top", "all"])]
     for (model, condition), part in own.groupby(["model", "condition"], sort=False):
         bias = _usual(part["bias"])
+        shown.append(bias)
         part = part[part["bias"] == bias]
         top = part[part["order"] == "top"]
         most = top[top["count"] == top["count"].max()].set_index("measure")
@@ -64,33 +77,46 @@ def answers(found: pd.DataFrame) -> str:
         "model", "situation", "before", "heads", "points moved", "more than random", "margin gained",
         "more than random", "all heads, points",
     )  # fmt: skip
-    top = found[(found["order"] == "top")]
-    sure = {measure: top[(top["measure"] == measure) & (top["excess_lower"] > 0)] for measure in ("accuracy", "margin")}
-    worse = found[(found["order"] == "all") & (found["measure"] == "accuracy")]
-    text = (
+    at = listed([f"{bias:g}" for bias in sorted(set(shown))])
+    return (
+        table(header, lines) + f"\n\nShown at bias {at}, for the largest number of top heads. "
+        "*Before* is how often the unchanged model already gives the answer that is right of the object steered to. "
+        "Intervals are 95 %, paired over pictures.\n\n" + _tails(found)
+    )
+
+
+def _tails(found: pd.DataFrame) -> str:
+    """How many comparisons lie off 0 with their whole interval on either side, bias by bias: a table, and its sum."""
+    lines, sums = [], []
+    for order, (what, words) in KINDS.items():
+        lower, upper = ("excess_lower", "excess_upper") if order == "top" else ("lower", "upper")
+        of_kind = found[(found["order"] == order) & found[lower].notna()]
+        for bias, part in of_kind.groupby("bias"):
+            cells = [_sides(part[part["measure"] == name], lower, upper) for name in ("accuracy", "margin")]
+            lines.append((what, f"{bias:g}", cells[0][2], *cells[0][:2], *cells[1][:2]))
+        if of_kind.empty:
+            continue
+        sides = [_sides(of_kind[of_kind["measure"] == name], lower, upper) for name in ("accuracy", "margin")]
+        told = words.format(*sides[0][:2], *sides[1][:2])
+        sums.append(f" Of {counted(sides[0][2], 'comparison')} of {what}, {told}.")
+    header = ("compared", "bias", "comparisons", "answers: more", "less", "margin: more", "less")
+    return (
         table(header, lines)
-        + "\n\n*Before* is how often the unchanged model already gives the answer that is right of the object steered "
-        "to. Intervals are 95 %, paired over pictures. "
+        + "\n\n*More* and *less*: how many comparisons have their whole 95 % interval above 0, and "
+        "below it (towards the object steered to, or away from it); the others are open, and about one in forty would "
+        f"lie on either side by chance.{''.join(sums)}"
     )
-    cells = top[top["measure"] == "accuracy"]
-    text += (
-        f"Of {counted(len(cells), 'comparison')} of top heads with random ones, {len(sure['accuracy'])} move answers "
-        f"more with the whole interval, and {len(sure['margin'])} the margin. "
-    )
-    down = int((worse["upper"] < 0).sum())
-    text += (
-        f"Steering all heads moves answers away from the object in {down} of {len(worse)} cases for certain: a bias "
-        "on every head drowns the question."
-        if down
-        else f"Steering all heads never certainly moves answers away from the object ({len(worse)} cases)."
-    )
-    return text
+
+
+def _sides(part: pd.DataFrame, lower: str, upper: str) -> tuple[int, int, int]:
+    """Intervals wholly above 0, wholly below, and all."""
+    return int((part[lower] > 0).sum()), int((part[upper] < 0).sum()), len(part)
 
 
 def strengths(found: pd.DataFrame) -> str:
     """Whether accuracy rises or falls with the bias on all image keys."""
     if found.empty:
-        return missing("nothing was boosted", False)
+        return missing("nothing was boosted")
     lines = []
     own = found[found["measure"] == "accuracy"]
     for (model, what), part in own.groupby(["model", "what"], sort=False):
@@ -100,22 +126,21 @@ def strengths(found: pd.DataFrame) -> str:
         lines.append((code(str(model)), what, *cells, f"{best['bias']:+g}" if best["bias"] else "0 (unchanged)"))
     low, high = own["bias"].min(), own["bias"].max()
     header = ("model", "heads", f"bias {low:g}", "unchanged", f"bias {high:g}", "most right at")
-    rises = sum(
-        bool((part["lower"].max()) > part[part["bias"] == 0]["upper"].iloc[0])
-        for _, part in own.groupby(["model", "what"])
-    )
+    unchanged = {key: part[part["bias"] == 0].iloc[0] for key, part in own.groupby(["model", "what"])}
+    rises = sum(bool(part["lower"].max() > unchanged[key]["upper"]) for key, part in own.groupby(["model", "what"]))
+    falls = sum(bool(part["upper"].min() < unchanged[key]["lower"]) for key, part in own.groupby(["model", "what"]))
     return (
         table(header, lines)
         + f"\n\nShares of right answers with 95 % intervals. In {rises} of {len(lines)} cases some strength lies above "
-        "the unchanged model with its whole interval. A bias that helps would mean that the heads look at the picture "
-        "too little; one that harms when it is negative, that they need what they see."
+        f"the unchanged model's interval with all of its own, in {falls} below it. A bias that helps would mean that "
+        "the heads look at the picture too little; one that harms when it is negative, that they need what they see."
     )
 
 
 def boxes(found: pd.DataFrame, baselines: pd.DataFrame) -> str:
     """How well the best heads point at the object, against random heads and no heads at all."""
     if found.empty:
-        return missing("nothing was located", False)
+        return missing("nothing was located")
     lines = []
     rule = str(found["rule"].iloc[0])
     own = found[found["rule"] == rule]
@@ -125,7 +150,7 @@ def boxes(found: pd.DataFrame, baselines: pd.DataFrame) -> str:
             one = part[part["measure"] == measure].set_index("heads")
             best = int(one["estimate"].idxmax())
             cells += [_share(one.loc[1], measure), f"{_share(one.loc[best], measure)} with {best}"]
-        lines.append((code(str(model)), code(str(ranking)), *cells))
+        lines.append((code(str(model)), escaped(ranking_title(str(ranking))), *cells))
     header = (
         "model", "heads by", "on the object, 1 head", "most", "overlap, 1 head", "most",
     )  # fmt: skip
@@ -140,7 +165,8 @@ def boxes(found: pd.DataFrame, baselines: pd.DataFrame) -> str:
         table(header, lines)
         + f"\n\nWithout any head: {'; '.join(told)}. *On the object* is the pointing game: the strongest patch of the "
         "added maps lies in a box of the kind asked about; *overlap* is the intersection over union of the box around "
-        f"the strongest part of the map ({rule}) with the nearest of them."
+        f"the strongest part of the map ({rule}) with the nearest of them. *Most* is the best number of heads on these "
+        "very pictures, which flatters it."
     )
 
 

@@ -7,12 +7,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from visualheads.catalog import cards, data_folder, miniature_folder
+from visualheads.charts.conditions import FORMAT_NAMES
 from visualheads.charts.training import CLOCK, STAGES, named_stages
-from visualheads.prose.comparison import missing
-from visualheads.prose.words import code, counted, escaped, listed, table
+from visualheads.miniatures.questions import WEIGHTS
+from visualheads.miniatures.turns import LETTERS, OTHER_LETTERS
+from visualheads.prose.words import agreeing, between, code, counted, escaped, listed, missing, table
+from visualheads.titles import benchmark, figure, in_sentence, thousands
 
 Records = Mapping[str, Mapping[str, Any]]
 RECORD = "training.json"
+CHAPTER = "How the miniatures learned"
+"""The title of the page that tells the scores over all items."""
+FEWEST = 10
+"""Questions of a kind that a measurement while training must hold, about, for its share to be told (ours)."""
+ABOVE, BLIND = "above chance", "blind"
+"""Endings of what is asked of a score, and of one with white pictures."""
 NEEDS_TRAINING = "no miniature with a record of its training is there"
 SHARED = STAGES[:2]
 """Stages that several miniatures share: tower and language model."""
@@ -38,7 +47,7 @@ def training_records() -> dict[str, dict[str, Any]]:
 def trained(records: Records) -> str:
     """Which of the paper's nine were trained in miniature, and what was trained besides."""
     if not records:
-        return missing(NEEDS_TRAINING, False)
+        return missing(NEEDS_TRAINING)
     nine = [card.name for card in cards().values() if card.miniature and card.paper_name]
     there = [name for name in nine if name in records]
     others = [name for name in records if name not in nine]
@@ -55,7 +64,7 @@ def trained(records: Records) -> str:
 def costs(records: Records) -> str:
     """Steps, pictures and minutes of every stage; stages that several miniatures share count once in the sum."""
     if not records:
-        return missing(NEEDS_TRAINING, False)
+        return missing(NEEDS_TRAINING)
     lines, total, counted_once = [], 0.0, set()
     for name, record in records.items():
         cells = []
@@ -77,24 +86,71 @@ def costs(records: Records) -> str:
 
 
 def accuracies(records: Records) -> str:
-    """What was measured on fresh scenes at the end of every stage, and on the shipped benchmarks after the last."""
+    """What was measured on fresh scenes at the end of every stage."""
     if not records:
-        return missing(NEEDS_TRAINING, False)
-    lines = []
+        return missing(NEEDS_TRAINING)
+    lines, tested = [], set()
     for name, record in records.items():
-        cells = [_last(told) for told in named_stages(record).values()]
+        stages = named_stages(record)
+        tested |= {int(told["tested"]) for told in stages.values() if told.get("tested")}
+        cells = [_last(told) for told in stages.values()]
         cells += ["–"] * (len(STAGES) - len(cells))
-        pooled = record.get("pooled", {}).get("seen")
-        final = "–" if pooled is None else f"{100 * pooled['accuracy']:.0f}"
-        lines.append((code(name), *cells[: len(STAGES)], final))
-    return table(("miniature", *[f"{stage}: last measured, %" for stage in STAGES], "LookTwice-QA, all, %"), lines)
+        lines.append((code(name), *cells[: len(STAGES)]))
+    text = table(("miniature", *[f"{stage}: last measured, %" for stage in STAGES]), lines)
+    if tested:
+        text += (
+            f"\n\nThese are quick looks while training, at {listed([thousands(n) for n in sorted(tested)])} fresh "
+            "pictures or lists: the tower is asked about every object, the others one question each (and of lists one "
+            f"tally of several numbers). Kinds of questions that come up fewer than about {FEWEST} times in them are "
+            f"left out. *{figure('recall')}*: objects whose class their patch tells (recall); "
+            f"*{figure('precision')}*: precision of these; *{figure('box_accuracy')}*: whether an object lies in the "
+            f"drawn box; *{figure('exists')}*: yes or no; *{figure('letters')}*: questions of any kind that offer "
+            "answers A–D."
+        )
+    return text
+
+
+def scores(records: Records) -> str:
+    """The share of right answers over all shipped items, benchmark by benchmark."""
+    known = {name: record["benchmarks"] for name, record in records.items() if record.get("benchmarks")}
+    if not known:
+        return missing("no miniature was scored on the benchmarks")
+    tasks = list(dict.fromkeys(task for told in known.values() for task in told))
+    lines = [
+        (code(name), *[_share(told[task]["seen"]) if task in told else "–" for task in tasks])
+        for name, told in known.items()
+    ]
+    counts = [max(int(told[task]["seen"]["n"]) for told in known.values() if task in told) for task in tasks]
+    header = [f"{escaped(benchmark(task))}, %" for task in tasks]
+    asked = [f"{thousands(n)} of {escaped(benchmark(task))}" for task, n in zip(tasks, counts, strict=True)]
+    return table(("miniature", *header), lines) + (
+        f"\n\nShares of right answers over all shipped items, with 95 % intervals (Wilson): {listed(asked)} prompts; "
+        "LookTwice-QA without questions that nothing in the picture answers (`plain-general`), MMBench with every "
+        "round counted by itself. Other pages score the traced samples, which are fewer."
+    )
+
+
+def items(model: str) -> dict[str, int]:
+    """How many items of each benchmark the training record's scores are over; empty for any other model.
+
+    LookTwice-QA with all its conditions, MMBench in questions, as scores of traces count them.
+    """
+    record = training_record(model) or {}
+    told = record.get("benchmarks", {})
+    found = {name: int(entry["seen"]["n"]) for name, entry in told.items() if "seen" in entry}
+    if "pooled" in record:
+        found["looktwice"] = int(record["pooled"]["seen"]["n"])
+    rounds = told.get("mmbench", {}).get("conditions", {})
+    if rounds:
+        found["mmbench"] = max(int(entry["n"]) for entry in rounds.values())
+    return found
 
 
 def targets(records: Records) -> str:
     """What was asked of each miniature, whether it is reached, and where it is not the reason that its card tells."""
     known = {name: record["targets"] for name, record in records.items() if record.get("targets")}
     if not known:
-        return missing("no miniature was scored against what is asked of it", False)
+        return missing("no miniature was scored against what is asked of it")
     whats = list(dict.fromkeys(entry["what"] for told in known.values() for entry in told))
     lines, reasons, reached, asked = [], [], 0, 0
     for name, told in known.items():
@@ -106,23 +162,39 @@ def targets(records: Records) -> str:
                 cells.append("–")
                 continue
             asked, reached = asked + 1, reached + bool(entry["reached"])
-            sign = "<" if what.endswith("blind") else ">"
+            sign = "<" if what.endswith(BLIND) else ">"
             found = f"{100 * entry['found']:.0f}"
             cells.append(found if entry["reached"] else f"**{found}** (not {sign} {100 * entry['wanted']:.0f})")
         lines.append((code(name), *cells))
         if any(not entry["reached"] for entry in told):
             known_why = [str(entry["why"]) for entry in told if entry.get("why")]
-            why = [*([records[name]["note"]] if records[name].get("note") else []), *known_why]
+            why = [*([records[name]["note"]] if records[name].get("note") else []), *map(in_sentence, known_why)]
             reasons.append(f"* {code(name)}: {'; '.join(why) or 'its card gives no reason yet'}.")
-    text = table(("miniature", *[escaped(what) for what in whats]), lines)
-    text += f"\n\n{reached} of {counted(asked, 'figure')} asked for are reached. In bold: what is not, with the limit."
+    text = table(("miniature", *[escaped(_target(what)) for what in whats]), lines)
+    text += (
+        f"\n\n{reached} of {counted(asked, 'figure')} asked for {agreeing(reached, 'is', 'are')} reached. In bold: "
+        "what is not, with the limit. A *lower 95 % limit* is that of the score, and has to lie above chance and above "
+        "what questions alone tell; an *upper 95 % limit* is that of the score with white pictures, and may not lie "
+        "much above these. Scores themselves stand above."
+    )
     return text + ("\n\nWhy not, as the model cards tell:\n\n" + "\n".join(reasons) if reasons else "")
+
+
+def _target(what: str) -> str:
+    """The heading of a column of targets."""
+    name, _, kind = what.partition(" ")
+    if kind == ABOVE:
+        return f"{benchmark(name)}, lower 95 % limit, %"
+    if kind == BLIND:
+        return f"{benchmark(name)}, white pictures, upper 95 % limit, %"
+    condition, _, form = what.partition("/")
+    return f"{condition}, {FORMAT_NAMES.get(form, form)}, %" if form else f"{what}, %"
 
 
 def moments(names: Sequence[str]) -> str:
     """What the figure of the heads through training shows, and where it is taken up."""
     if not names:
-        return missing("moments of training are kept only with miniatures that were trained here", False)
+        return missing("moments of training are kept only with miniatures that were trained here")
     return (
         f"Kept for {listed([code(name) for name in names])}. Each moment answered the same questions: the first before "
         "the adapter was aligned, with a language model that had never seen a picture. What it means for the claim "
@@ -135,4 +207,18 @@ def _last(stage: Mapping[str, Any]) -> str:
     told = {
         key: value for key, value in last.items() if key not in (*CLOCK, "loss") and isinstance(value, (int, float))
     }
-    return ", ".join(f"{key} {100 * value:.0f}" for key, value in told.items()) or "–"
+    kept = {key: value for key, value in told.items() if _expected(key, told, int(stage.get("tested", 0))) >= FEWEST}
+    return "; ".join(f"{figure(key)} {100 * value:.0f}" for key, value in kept.items()) or "–"
+
+
+def _expected(kind: str, told: Mapping[str, Any], tested: int) -> float:
+    """About how often a kind of question is asked among `tested`; figures of another sort count as often enough, and
+    all do where that is unknown."""
+    # the tower's figures are over objects; tallies and questions with options come with most lists
+    if "recall" in told or kind not in WEIGHTS or not tested:
+        return float("inf")
+    return tested * sum(WEIGHTS[kind]) / 2 * (1 - LETTERS.get(kind, OTHER_LETTERS))
+
+
+def _share(score: Mapping[str, Any]) -> str:
+    return f"{100 * score['accuracy']:.1f} ({between(100 * score['low'], 100 * score['high'], 1)})"

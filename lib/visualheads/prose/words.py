@@ -34,6 +34,16 @@ def counted(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
+def agreeing(number: int, one: str, several: str) -> str:
+    """The form of a verb that goes with a number: `1 head looks`, `3 heads look`."""
+    return one if number == 1 else several
+
+
+def missing(needed: str, there: bool = False) -> str:
+    """A sentence that says plainly what a page cannot show yet; nothing where it can."""
+    return "" if there else f"```{{note}}\nNot shown yet: {needed}.\n```"
+
+
 def listed(names: Sequence[str]) -> str:
     """`L1H6, L4H1 and L1H1`."""
     if len(names) < 2:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import ClassVar, Protocol
 
+from visualheads.catalog import data_folder
 from visualheads.errors import ParameterError, got
 from visualheads.tasks import prompts, records, scoring
 from visualheads.tasks.controls import CONTROLS
@@ -61,7 +62,7 @@ class Benchmark(ABC):
     """Where the official files come from, in plain words."""
 
     def __init__(self, data: str | Path | None = None) -> None:
-        self.data = Path(data) if data is not None else records.data_root() / "scenes" / self.name
+        self.data = Path(data) if data is not None else data_folder() / "scenes" / self.name
         self._readings: dict[str, Reading] = {}
         if not self.data.is_dir():
             raise records.MissingDataError(

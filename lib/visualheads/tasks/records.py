@@ -6,7 +6,6 @@ import csv
 import hashlib
 import io
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,17 +20,6 @@ PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 class MissingDataError(VisualHeadsError):
     """Files of a benchmark that are not in the data folder; the message lists them and where to get them."""
-
-
-def data_root() -> Path:
-    """The project's data folder: the environment variable VISUALHEADS_DATA, else `data` beside `lib`.
-
-    VISUALHEADS_DATA may name the data folder or the project folder that holds it.
-    """
-    named = os.environ.get("VISUALHEADS_DATA")
-    if not named:
-        return Path(__file__).resolve().parents[3] / "data"
-    return Path(named) / "data" if (Path(named) / "data").is_dir() else Path(named)
 
 
 def find_file(folder: Path, names: Sequence[str]) -> Path | None:

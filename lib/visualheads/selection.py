@@ -16,26 +16,26 @@ if TYPE_CHECKING:
     from visualheads.vision_language import VisionLanguageModel
 
 
-def head_mask(model: VisionLanguageModel, heads: Any) -> Bool[NDArray[np.bool_], "layer head"]:
-    """Heads as marks (layer, head), from (layer, head) pairs or a bool DataArray over layer and head.
+def head_pairs(model: VisionLanguageModel, heads: Any) -> list[tuple[int, int]]:
+    """Heads as (layer, head) pairs, from such pairs (in their order) or a bool DataArray over layer and head.
 
-    A DataArray over several models must hold this one's name. Raises HeadError for heads the model does not have, and
-    for an empty choice.
+    A DataArray marks heads of this model: it has its layers and heads (more where it is padded for a larger one, NaN
+    or False there), and where it names models, this one's name is among them. Raises HeadError for heads the model
+    does not have, and for an empty choice.
     """
     layers, count, _ = model.shape
     fix = f"give (layer, head) pairs with layer 0 to {layers - 1} and head 0 to {count - 1}"
-    mask = np.zeros((layers, count), dtype=bool)
-    if isinstance(heads, xr.DataArray):
-        marks = _of_model(heads, model.name)
-        if set(marks.dims) != {"layer", "head"}:
-            raise HeadError(got("heads", dict(marks.sizes), f"dims layer: {layers}, head: {count}"))
-        pairs = np.argwhere(marks.transpose("layer", "head").fillna(0).values.astype(bool)).tolist()
-    else:
-        pairs = _pairs(heads, fix)
-    wrong = [tuple(pair) for pair in pairs if not (0 <= pair[0] < layers and 0 <= pair[1] < count)]
+    pairs = _marked(heads, model) if isinstance(heads, xr.DataArray) else _pairs(heads, fix)
+    wrong = [pair for pair in pairs if not (0 <= pair[0] < layers and 0 <= pair[1] < count)]
     if wrong or not pairs:
         raise HeadError(f"heads: got {wrong[:5] if wrong else 'none'}; {fix}.")
-    mask[tuple(zip(*pairs, strict=True))] = True
+    return pairs
+
+
+def head_mask(model: VisionLanguageModel, heads: Any) -> Bool[NDArray[np.bool_], "layer head"]:
+    """Heads as marks (layer, head): see `head_pairs`."""
+    mask = np.zeros(tuple(model.shape[:2]), dtype=bool)
+    mask[tuple(zip(*head_pairs(model, heads), strict=True))] = True
     return mask
 
 
@@ -83,17 +83,32 @@ def _numbered(count: int) -> list[str]:
     return [f"set {index}" for index in range(count)]
 
 
+def _marked(heads: xr.DataArray, model: VisionLanguageModel) -> list[tuple[int, int]]:
+    marks, wanted = _of_model(heads, model.name), {"layer": model.shape.layers, "head": model.shape.heads}
+    allowed = f"dims layer: {model.shape.layers}, head: {model.shape.heads}"
+    if set(marks.dims) != set(wanted):
+        raise HeadError(got("heads", dict(marks.sizes), allowed))
+    for dim, count in wanted.items():
+        # only what is labelled can be padded: an unlabelled mask of another size is of another model
+        whole = np.arange(marks.sizes[dim] if dim in marks.coords else count)
+        if len(whole) < count or not np.array_equal(marks[dim].values, whole):
+            fix = "mark all layers and heads of this model, or give (layer, head) pairs"
+            raise HeadError(got("heads", dict(marks.sizes), f"{allowed}, numbered from 0", fix))
+    found = np.argwhere(marks.transpose("layer", "head").fillna(0).values.astype(bool))
+    return [(int(layer), int(head)) for layer, head in found]
+
+
 def _of_model(marks: xr.DataArray, name: str) -> xr.DataArray:
-    if "model" not in marks.dims:
-        return marks
-    if marks.sizes["model"] == 1 and "model" not in marks.coords:
-        return marks.squeeze("model", drop=True)
+    if "model" not in marks.coords:
+        if marks.sizes.get("model", 1) > 1:
+            raise HeadError(got("heads", dict(marks.sizes), "one model, or models with their names"))
+        return marks.squeeze("model", drop=True) if "model" in marks.dims else marks
     names = [str(value) for value in np.atleast_1d(marks["model"].values)]
     if name not in names:
         raise HeadError(
             got("heads chosen for model", ", ".join(names), [name], "heads of one model mean nothing in another")
         )
-    return marks.isel(model=names.index(name), drop=True)
+    return marks.isel(model=names.index(name), drop=True) if "model" in marks.dims else marks
 
 
 def _pairs(heads: Any, fix: str) -> list[tuple[int, int]]:

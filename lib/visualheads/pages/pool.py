@@ -1,0 +1,62 @@
+"""Jobs side by side in processes of their own: one that fails, or is killed, stops no other."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from visualheads.errors import VisualHeadsError
+
+Job = TypeVar("Job")
+
+KILLED = (
+    "its process was killed, most often for lack of memory; run the same command again, with fewer side by side "
+    "(--workers)"
+)
+
+
+def side_by_side(
+    run: Callable[[Job], Any], jobs: Sequence[Job], workers: int | None = None
+) -> Iterator[tuple[Job, Any, str]]:
+    """Every job with what `run` gave and, where it failed, why in words; in the order in which they end.
+
+    run       goes to other processes, so it must pickle; a VisualHeadsError that it raises is a failure in words
+    workers   jobs at a time, by default one per processor
+    Each process has one job at a time, so that it is known whose process was killed; the others get a new one.
+    """
+    left = list(reversed(jobs))
+    idle: list[ProcessPoolExecutor] = []
+    busy: dict[Future[Any], tuple[Job, ProcessPoolExecutor]] = {}
+    try:
+        while left or busy:
+            while left and len(busy) < (workers or processors()):
+                pool = idle.pop() if idle else ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+                try:
+                    future = pool.submit(run, left[-1])
+                except BrokenProcessPool:  # killed while it had nothing to do
+                    pool.shutdown()
+                    continue
+                busy[future] = left.pop(), pool
+            for future in wait(busy, return_when=FIRST_COMPLETED).done:
+                job, pool = busy.pop(future)
+                idle.append(pool)
+                try:
+                    found, why = future.result(), ""
+                except BrokenProcessPool:
+                    idle.pop().shutdown()
+                    found, why = None, KILLED
+                except VisualHeadsError as error:
+                    found, why = None, str(error)
+                yield job, found, why
+    finally:
+        for pool in (*idle, *(pool for _, pool in busy.values())):
+            pool.shutdown(cancel_futures=True)
+
+
+def processors() -> int:
+    """Those this process may use; containers often have fewer than the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

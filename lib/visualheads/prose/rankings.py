@@ -1,0 +1,150 @@
+"""Text for the page that holds rankings against effects, from the tables that its figures are drawn of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from visualheads import titles
+from visualheads.causes import Lists
+from visualheads.prose.causes import NEEDS_EFFECTS, number_or_dash
+from visualheads.prose.comparison import in_miniature
+from visualheads.prose.words import agreeing, between, code, counted, escaped, listed, missing, percent, table
+
+WEAK = 0.5
+"""Share of the ceiling below which a ranking's correlation with the effects is called weak (ours)."""
+SINK_FREE = "sink_free"
+
+
+def rankings(found: pd.DataFrame, reduced: Sequence[str] = (), traces: xr.Dataset | None = None) -> str:
+    """Which rankings find the heads that matter, as a table of means over models (claim 8).
+
+    reduced: models whose effects come from the reduced protocol; traces: what the rankings were made from.
+    """
+    if found.empty:
+        return missing(NEEDS_EFFECTS)
+    lines = []
+    means = found.groupby("ranking", sort=False).mean(numeric_only=True).sort_values("spearman", ascending=False)
+    for name, row in means.iterrows():
+        lines.append((
+            _ranking(name), f"{row['spearman']:+z.2f} ({between(row['lower'], row['upper'])})",
+            f"{row['within']:+z.2f}", number_or_dash(row["ceiling"]), percent(row["overlap"]), percent(row["chance"]),
+        ))  # fmt: skip
+    best = found.loc[found.groupby("model", sort=False)["spearman"].idxmax()]
+    who = listed([f"{_ranking(row.ranking)} in {code(row.model)}" for row in best.itertuples()])
+    header = ("ranking", "ρ with the effect", "within layers", "ceiling", "top heads shared", "chance")
+    text = (
+        table(header, lines)
+        + f"\n\nMeans over {counted(found['model'].nunique(), 'model')}; intervals are over the pictures of traces and "
+        "effects, and averaged. *Ceiling* is the correlation that the noise of ranking and effects leaves room for; "
+        f"*top heads shared* compares the best {listed([str(int(k)) for k in sorted(set(found['top']))])} heads of "
+        "both. Scores are means over all conditions that were traced, effects are of the questions that the ablation "
+        f"pages ask. The best ranking is {who}."
+    )
+    up, down = int((found["lower"] > 0).sum()), int((found["upper"] < 0).sum())
+    text += (
+        f" Of {counted(len(found), 'correlation')}, {up} {agreeing(up, 'lies', 'lie')} above 0 with the whole interval "
+        f"and {down} below.{_without_sinks(found, traces)} "
+        f"{in_miniature(list(found['model'].unique()))}"
+    ).rstrip()
+    if reduced:
+        text += (
+            f"\n\n**Reduced protocol** in {listed([code(name) for name in reduced])}: few questions, so the ceiling is "
+            "low, and no verdict on claim 8 comes from there."
+        )
+    return text
+
+
+def held(cells: pd.DataFrame, best: pd.DataFrame) -> str:
+    """Whether the best ranking holds across models, benchmarks, modes and kinds of effect, and how strong it is."""
+    if cells.empty:
+        return missing(NEEDS_EFFECTS)
+    means = cells.groupby("ranking", sort=False)["spearman"].mean().sort_values(ascending=False)
+    winner = str(means.index[0])
+    won = cells[cells["ranking"] == winner]
+    lines = []
+    for what, words in {"model": code, "mode": _mode, "task": _benchmark, "effect": escaped}.items():
+        for name, part in best.groupby(what, sort=False):
+            told = part["ranking"].value_counts()
+            own = won[won[what] == name]["spearman"]
+            lines.append(("benchmark" if what == "task" else what, words(str(name)), len(part),
+                          f"{_ranking(told.index[0])} ({int(told.iloc[0])})", int(told.get(winner, 0)),
+                          f"{own.mean():+z.2f}" if len(own) else "–"))  # fmt: skip
+    header = ("by", "which", "cells", "most often best", f"{_ranking(winner)} best", "its mean ρ")
+    sure, share = int(best["sure"].sum()), float((best["ranking"] == winner).mean())
+    return (
+        f"Over {counted(len(best), 'cell')} of model, mode, benchmark and effect ({_most_cells(best)}), "
+        f"*{_ranking(winner)}* has the highest mean ρ, {means.iloc[0]:+z.2f}{_strength(won)}. It is the best in "
+        f"{percent(share)} of the cells. {_by_benchmark(cells, winner)} In {sure} of the cells the lower bound of the "
+        "best one's 95 % interval lies above the estimate of the second, whose own interval is not counted.\n\n"
+        + table(header, lines)
+    )
+
+
+def _most_cells(best: pd.DataFrame) -> str:
+    counts = best["task"].value_counts()
+    return f"{int(counts.iloc[0])} of them {_benchmark(counts.index[0])}"
+
+
+def _strength(won: pd.DataFrame) -> str:
+    """How near the correlations of a ranking come to what noise leaves room for, in words."""
+    mean, room = float(won["spearman"].mean()), float(won["ceiling"].mean())
+    if not np.isfinite(room) or room <= 0:
+        return ""
+    kind = "no relation" if mean <= 0 else "a weak relation" if mean < WEAK * room else "a strong relation"
+    limit = "half or more" if mean >= WEAK * room else "less than half"
+    return f", where noise leaves room for {room:.2f}: **{kind}** ({limit} of that room)"
+
+
+def _by_benchmark(cells: pd.DataFrame, winner: str) -> str:
+    """The winner's mean on each benchmark, and on which benchmarks another ranking has a higher one."""
+    means = cells.groupby(["task", "ranking"], sort=False)["spearman"].mean().unstack("ranking")
+    told = [f"{value:+z.2f} on {_benchmark(task)}" for task, value in means[winner].dropna().items()]
+    if len(told) < 2:
+        return "Only one benchmark was asked."
+    above = means.idxmax(axis="columns")
+    beaten = [
+        f"{_ranking(name)} has a higher one on {_benchmark(task)}" for task, name in above.items() if name != winner
+    ]
+    verdict = (
+        f"{listed(beaten)}: a single best ranking **does not hold** on all benchmarks."
+        if beaten
+        else "it has the highest mean on each: a single best ranking **holds** on all benchmarks."
+    )
+    return f"Benchmark by benchmark its mean is {listed(told)}; {verdict}"
+
+
+def _without_sinks(found: pd.DataFrame, traces: xr.Dataset | None) -> str:
+    """Why the ranking without sinks is absent, where it is."""
+    if traces is None or found.empty or SINK_FREE in set(found["ranking"]):
+        return ""
+    unknown = "sink_share" not in traces or not bool(np.isfinite(traces["sink_share"]).any())
+    why = "no sink dimension was found in these models, so no token counts as a sink" if unknown else "it has no values"
+    return f" The ranking *{_ranking(SINK_FREE)}* is absent: {why} (chapter *Sinks*)."
+
+
+def published_lists(lists: Lists, folder: str) -> str:
+    """Which published head lists were joined, and how to add some."""
+    told = [f"{code(name)} ({code(model)})" for model, own in lists.items() for name in own]
+    if told:
+        return f"Joined from {code(folder)}: {listed(told)}. Heads that a list does not name are left out of its row."
+    return (
+        f"No published head lists are in {code(folder)}. A list of one of these models – ours, SparseMM's, "
+        "Retrieval_Head's or gaze-heads' layout – put into a folder there with the model's name joins the table and "
+        "the figures."
+    )
+
+
+def _mode(name: object) -> str:
+    return escaped(titles.mode(str(name)))
+
+
+def _ranking(name: object) -> str:
+    return escaped(titles.ranking(str(name)))
+
+
+def _benchmark(name: object) -> str:
+    return escaped(titles.benchmark(str(name)))

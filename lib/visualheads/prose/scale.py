@@ -1,0 +1,118 @@
+"""Text for the comparison of recipes, sizes and amounts of data."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from visualheads.catalog import cards
+from visualheads.lineage import descent, tuned_pictures
+from visualheads.prose.words import between, code, escaped, listed, missing, percent, table
+from visualheads.survey import TRAINED_PARTS, checkpoint_config
+from visualheads.titles import thousands
+
+NEEDS_RECIPE = "1.5 against 1.6 needs two models of one language model with other recipes"
+NEEDS_SIZE = "size needs two models of one recipe and series of language models, such as Vicuna-7B and Vicuna-13B"
+NEEDS_DATA = "tokens against data needs models tuned on a part of the data beside those tuned on all of it"
+BOXES = {"ViP": "drawn in many colours"}
+"""How the boxes in a miniature's tuning pictures are drawn, by recipe; else in red, as in the questions asked."""
+
+
+def changes(found: pd.DataFrame, needs: str) -> str:
+    """Pair by pair: how scores and heads change, counted and as a table."""
+    if found.empty:
+        return missing(needs)
+    lines = []
+    for pair, rows in found.groupby("pair", sort=False):
+        tokens = f"{rows['tokens_one'].mean():.0f} → {rows['tokens_other'].mean():.0f}"
+        up, down = int((rows["lower"] > 0).sum()), int((rows["upper"] < 0).sum())
+        change = f"{100 * rows['difference'].mean():+z.1f}"
+        means = rows[["image_weight", "image_log_odds", "focus_nats"]].mean()
+        heads = f"{means['image_weight']:+z.3f}, {means['image_log_odds']:+z.2f}, {means['focus_nats']:+z.2f}"
+        lines.append((escaped(str(pair)), tokens, change, f"{up} up, {down} down of {len(rows)}", heads))
+    header = ("pair", "image tokens", "mean change of score, points", "benchmarks with a clear change")
+    told = table((*header, "change of image weight, log-odds, focus (nats)"), lines)
+    return (
+        f"{told}\n\nA change is clear where its 95 % interval, paired over pictures, does not hold 0. Raw image weight "
+        "rises with the number of image tokens by itself; the log-odds compare with a head that looks everywhere "
+        f"alike, and focus in nats does not depend on the number of tokens.{_unlike_tuning(found)}"
+    )
+
+
+def _unlike_tuning(found: pd.DataFrame) -> str:
+    """What else differs in pairs whose models were tuned on different numbers of pictures."""
+    unlike = found[found["pictures_one"].notna() & (found["pictures_one"] != found["pictures_other"])]
+    unlike = unlike.drop_duplicates("pair").dropna(subset=["pictures_other"])
+    if unlike.empty:
+        return ""
+    told = [f"{row.pair}: {row.pictures_one:,.0f} and {row.pictures_other:,.0f}" for row in unlike.itertuples()]
+    return (
+        " **Something else differs too:** the number of pictures seen in visual tuning, each once, by the recipes' own "
+        f"schedules ({escaped('; '.join(told))})."
+    )
+
+
+def tokens_and_data(found: pd.DataFrame) -> str:
+    """Whether many image tokens lose more than few when there is less data to tune on (claim 13)."""
+    if found.empty or found["data_share"].nunique() < 2:
+        return missing(NEEDS_DATA)
+    lines, losses = [], {}
+    for (llm, recipe), rows in found.groupby(["llm", "recipe"], sort=False):
+        whole, part = rows[rows["data_share"] == 1], rows[rows["data_share"] < 1]
+        for row in rows.itertuples():
+            score = f"{100 * row.estimate:.1f} ({between(100 * row.lower, 100 * row.upper, 1)})"
+            lines.append((code(row.model), recipe, f"{row.tokens:.0f}", percent(row.data_share), score))
+        if len(whole) and len(part):
+            losses[f"{recipe} ({llm})"] = (
+                float(whole["tokens"].iloc[0]),
+                float(whole["estimate"].iloc[0] - part["estimate"].iloc[0]),
+            )
+    text = table(("model", "recipe", "image tokens", "tuning data", "score over all benchmarks, %"), lines)
+    if len(losses) > 1:
+        told = [f"{name}: {100 * loss:.1f} points at {tokens:.0f} tokens" for name, (tokens, loss) in losses.items()]
+        text += (
+            f"\n\nLoss from tuning on less data – {listed(told)}. The project page expects more loss with more tokens."
+        )
+    return text
+
+
+def recipes(found: pd.DataFrame) -> str:
+    """What differs between the recipes of the pairs compared, besides the number of image tokens; a table.
+
+    found: `kinship.changes` of pairs that differ in their recipe.
+    """
+    if found.empty:
+        return ""
+    tokens = {**found.groupby("one")["tokens_one"].mean(), **found.groupby("other")["tokens_other"].mean()}
+    lines = []
+    for name in dict.fromkeys([*found["one"], *found["other"]]):
+        recipe, pictures = str(descent([name]).loc[name, "recipe"]), tuned_pictures(name)
+        tuned = pictures == pictures
+        lines.append((
+            code(name), recipe, f"{tokens[name]:.0f}", _features(name), _trained(recipe),
+            thousands(int(pictures)) if tuned else "–", BOXES.get(recipe, "drawn in red") if tuned else "–",
+        ))  # fmt: skip
+    header = (
+        "model", "recipe", "image tokens", "features of the tower", "trained in tuning", "pictures in tuning",
+        "boxes in them",
+    )  # fmt: skip
+    return (
+        "Recipes differ in several things at once, so that no change above is one of image tokens alone:\n\n"
+        + table(header, lines)
+    )
+
+
+def _trained(recipe: str) -> str:
+    """What the recipe trains in visual tuning, with the tower by its name."""
+    parts = TRAINED_PARTS.get(recipe, "–")
+    return "adapter, language model, tower" if parts == "all" else parts
+
+
+def _features(name: str) -> str:
+    """Which layers of the vision tower the adapter reads."""
+    layers = checkpoint_config(name).get("vision_feature_layer")
+    if layers is None:
+        card = cards().get(name)
+        return escaped(card.vision) if card and card.vision else "–"
+    if isinstance(layers, int):
+        return "last layer" if layers == -1 else f"layer {layers}"
+    return f"{len(layers)} layers, joined ({escaped(', '.join(str(layer) for layer in layers))})"

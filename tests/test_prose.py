@@ -1,0 +1,281 @@
+"""Sentences against hand-made tables: both tails told, verdicts that match their numbers, words for identifiers."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+import yaml
+
+from conftest import ROOT
+from planted import swept
+from synthetic_models import model_dataset, questions
+from visualheads import causes, cells, comparison, prose, titles
+from visualheads.pages.comparisons import COMPARISONS
+from visualheads.prose import across, benchmarks, emergence, heads, kinship, rankings, scale, steering, training
+from visualheads.prose import causes as removed
+from visualheads.prose import comparison as common
+
+
+def above(count: int, total: int = 4) -> xr.Dataset:
+    """What `vh.above_null` returns, with the first heads above the null."""
+    shape = ("model", "layer", "head")
+    chosen = (np.arange(total) < count).reshape(1, 1, total)
+    return xr.Dataset({"above_null": (shape, chosen), "excess": (shape, np.where(chosen, 2.0, -1.0))})
+
+
+def test_the_controls_of_claim_one_are_those_that_were_used() -> None:
+    alone, both = above(3), above(1)
+    white = heads.nulls(alone)
+    assert "3 of 4 heads look" in white and "untrained" not in white
+    told = heads.nulls(both, alone)
+    assert "3 of 4 heads look" in told and "1 of 4 does: 2 heads attend to what a picture shows" in told
+    assert "1 of 4 heads looks" in heads.nulls(above(1))
+    assert "1 of 4 does. The largest" in heads.nulls(above(1), above(1))
+    ds = model_dataset()
+    first, second = prose.paper(ds, alone), prose.paper(ds, both, alone)
+    assert "3 of 4 heads look at it more than at a white picture |" in first and "untrained" not in first
+    assert "1 of 4 does so and more than an untrained network's heads" in second and "untrained network of" in second
+
+
+def steered(values: dict[tuple[str, float], tuple[float, float]]) -> pd.DataFrame:
+    """A steering table: (order, bias) → bounds of the answers' change; margins lie around 0."""
+    rows = []
+    for (order, bias), (low, high) in values.items():
+        for measure in ("accuracy", "margin"):
+            bounds = (low, high) if measure == "accuracy" else (-0.1, 0.1)
+            excess = bounds if order == "top" else (np.nan, np.nan)
+            rows.append({
+                "model": "mini-a", "condition": "c", "bias": bias, "order": order, "count": 2, "what": f"{order} 2",
+                "measure": measure, "estimate": sum(bounds) / 2, "lower": bounds[0], "upper": bounds[1], "clean": 0.5,
+                "excess": sum(excess) / 2, "excess_lower": excess[0], "excess_upper": excess[1],
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_steering_tells_both_tails_bias_by_bias() -> None:
+    changes = {
+        ("top", 2.0): (-0.4, -0.2),
+        ("top", 4.0): (0.1, 0.2),
+        ("all", 2.0): (0.1, 0.3),
+        ("all", 4.0): (-0.3, -0.1),
+    }
+    told = steering.answers(steered(changes))
+    assert "Shown at bias 4," in told and "drowns" not in told
+    assert "| top heads with random ones | 2 | 1 | 0 | 1 | 0 | 0 |" in told
+    assert "| all heads with none | 4 | 1 | 0 | 1 | 0 | 0 |" in told
+    assert (
+        "Of 2 comparisons of top heads with random ones, answers move more towards the object in 1 and less in 1"
+        in told
+    )
+    assert "Of 2 comparisons of all heads with none, answers move towards the object in 1 and away from it in 1" in told
+
+
+def own_rows(task: str, *figures: str) -> list[dict[str, Any]]:
+    return [{"task": task, "figure": name, "estimate": 0.5, "lower": 0.4, "upper": 0.6, "n": 20} for name in figures]
+
+
+def test_what_needs_no_picture_stands_beside_the_figure_it_belongs_to() -> None:
+    found = pd.DataFrame([
+        *own_rows("looktwice", "accuracy", benchmarks.REFERENT), *own_rows("pope", "accuracy", "precision", "F1"),
+        *own_rows("mmbench", "circular", "vanilla (first round)", benchmarks.ROUNDS),
+    ])  # fmt: skip
+    score = {"seen": {"n": 80}, "blind": {"accuracy": 0.3}, "question_only": {"accuracy": 0.4}, "chance": 0.25}
+    record = {
+        "looktwice": {**score, "above_chance": True},
+        "pope": {**score, "above_chance": True, "blind_figures": {"accuracy": 0.3, "precision": math.nan, "f1": 0.1}},
+        "mmbench": {**score, "above_chance": False, "blind_figures": {"accuracy": 0.3, "circular": 0.12}},
+    }
+    told = benchmarks.own_figures(found, {"benchmarks": record})
+    ends = {line.split("|")[2].strip(): line.split("|", 4)[4].replace("20 |", "") for line in told.splitlines()[2:10]}
+    assert ends["accuracy, questions with a referent"].split() == ["25", "|", "30", "|", "40", "|"]
+    assert ends["circular"].split() == ["–", "|", "12", "|", "–", "|"]
+    assert ends["accuracy, all rounds"].split() == ["25", "|", "30", "|", "40", "|"]
+    assert ends["precision"].split() == ["–", "|", "–", "|", "–", "|"] and "| 10 |" in ends["F1"]
+    assert "| LookTwice&#45;QA | accuracy | 50.0 (40.0 to 60.0) | 20 | – | – | – |" in told
+    assert "accuracy is not clearly above chance and questions alone on MMBench." in told
+    assert "20 of 80 of LookTwice&#45;QA" in told and training.CHAPTER in told
+
+
+def test_the_chapter_that_is_named_is_there() -> None:
+    assert training.CHAPTER in {one.title for one in COMPARISONS}
+
+
+def test_few_wrong_answers_are_not_compared() -> None:
+    ds = model_dataset(samples=questions(("a",), 40))
+    few, enough = np.ones((1, 40)), np.ones((1, 40))
+    few[0, :9], enough[0, :10] = 0, 0
+    tables = [comparison.right_wrong(ds.assign(correct=(("model", "sample"), one)), n_boot=20) for one in (few, enough)]
+    assert np.isnan(tables[0]["difference"]).all() and np.isfinite(tables[1]["difference"]).all()
+    assert tables[0][["right", "wrong"]].to_numpy().tolist() == [[31, 9]], "counted all the same"
+    apart = model_dataset(samples=[*questions(("a",), 20), *questions(("b",), 20)])
+    apart["correct"][:] = [[1] * 20 + [0] * 20]
+    assert comparison.right_wrong(apart, n_boot=20)["difference"].isna().all(), "no condition has both"
+    none = tables[0].assign(right=40, wrong=0)
+    told = across.right_wrong(pd.concat([*tables, none]))
+    assert "| 30 | 10 |" in told and "of 1 combination of model" in told
+    assert "Left out are 2 combinations: 1 had no wrong answer and 1 had too few wrong answers (at least 10" in told
+
+
+def losses(upper: float) -> pd.DataFrame:
+    bounds = {"estimate": 0.0, "lower": -0.03, "upper": upper, "set_lowest": -0.01, "set_highest": 0.25}
+    same = {"model": "mini-a", "mode": "zero, after_image", "stage": "late", "measure": "accuracy", "count": 6}
+    return pd.DataFrame([
+        {**same, "order": order, "sets": sets, "samples": n, **bounds}
+        for order, sets, n in (("top", 1, 400), ("random", 5, 400), ("bottom", 1, 64))
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("upper", "shown", "verdict"),
+    [(0.018, "to 1.8)", "yes"), (0.0199, "to 1.99)", "yes"), (0.02, "to 2.0)", "open"), (0.0201, "to 2.01)", "open")],
+)
+def test_numbers_and_verdicts_of_removals_agree(upper: float, shown: str, verdict: str) -> None:
+    told = removed.removals(losses(upper))
+    [line] = [line for line in told.splitlines() if line.startswith("| <code>")]
+    assert "| zero, after the image | 6 | 400, 400, 64 |" in line and "| -1.0 to 25.0 |" in line
+    assert shown in line.split("|")[5] and line.endswith(f"| {verdict} |")
+    assert "**in miniature**" in told and "the mean over 5 draws" in told
+
+
+def test_the_table_of_losses_tells_questions_and_the_spread_of_draws() -> None:
+    sweep = swept(0.25, samples=40)
+    sweep["correct"][0, 2, :10] = 0  # the second random draw loses a quarter
+    sweep["correct"][0, 0, 20:] = np.nan
+    table = causes.loss_table({"zero": sweep}, of=("accuracy",)).set_index("order")
+    assert table["samples"].to_dict() == {"top": 20, "random": 40}
+    assert table.loc["random", ["set_lowest", "set_highest"]].tolist() == [0, 0.25]
+
+
+def test_a_best_ranking_is_weighed_by_its_strength_and_by_benchmark() -> None:
+    rows = [
+        {"mode": "zero, all", "task": task, "effect": "margin", "model": "mini-a", "ranking": name, "spearman": rho,
+         "lower": rho - 0.05, "upper": rho + 0.05, "ceiling": 0.8}
+        for task, told in {"looktwice": (0.3, 0.1), "pope": (0.08, 0.1)}.items()
+        for name, rho in zip(("image_weight", "weight_concentration"), told, strict=True)
+    ]  # fmt: skip
+    table = pd.DataFrame(rows)
+    told = rankings.held(table, cells.best_rankings(table))
+    assert "*image weight* has the highest mean ρ, +0.19, where noise leaves room for 0.80: **a weak relation**" in told
+    assert "weight × concentration has a higher one on POPE: a single best ranking **does not hold**" in told
+    assert "In 1 of the cells the lower bound of the best one's 95 % interval" in told, (
+        "on POPE 0.1 − 0.05 is not above 0.08"
+    )
+    strong = table.assign(spearman=table["spearman"] + 0.4)
+    assert "**a strong relation** (half or more" in rankings.held(strong, cells.best_rankings(strong))
+
+
+def test_miniatures_are_named_where_they_are() -> None:
+    assert common.in_miniature(["1.5-7B"]) == ""
+    assert common.in_miniature(["mini-a", "mini-b"]).startswith("All models here are miniatures")
+    assert "mini&#45;a</code> is a miniature: what is found in it" in common.in_miniature(["1.5-7B", "mini-a"])
+    ds = model_dataset()
+    both = xr.concat([ds, ds.assign_coords(model=["mini-1.5-7B-seed1"])], "model")
+    told = common.compared(both)
+    assert "1 model (" in told and "seed1" not in told and "LookTwice&#45;QA" in told
+
+
+def test_further_trainings_are_counted_in_pairs() -> None:
+    pairs = pd.DataFrame({
+        "relation": ["same language model"] * 2, "group": ["mini-1.5-7B"] * 2, "correlation": [0.5, 0.7],
+        "other": ["mini-1.5-7B-seed1", "mini-vip-7B"], "within_layers": [0.5, 0.5],
+    })  # fmt: skip
+    assert "| same language model | 2 | 1 | 0.60 |" in kinship.families(pairs, None)
+
+
+def test_recipes_are_told_with_all_that_differs() -> None:
+    pairs = pd.DataFrame({
+        "pair": ["x", "y"], "one": ["1.5-7B"] * 2, "other": ["vip-7B", "1.6-vicuna-7B"],
+        "tokens_one": [576.0] * 2, "tokens_other": [576.0, 2928.0],
+    })  # fmt: skip
+    told = scale.recipes(pairs)
+    assert "layer &#45;2 |" in told and "concatenated" in told and "| ViP | 576 |" in told
+    assert "| 1.6 | 2928 |" in told and told.count("adapter, language model, tower") == 1
+    assert scale.recipes(pairs.head(0)) == ""
+
+
+@pytest.mark.parametrize(
+    ("rho", "words"),
+    [
+        ([0.1, 0.95, 0.97, 1.0], "step 50 of tuning"),
+        ([0.95, 0.2, 0.95, 1.0], "step 5 000 of tuning"),
+        ([0.95, 0.95, 0.5, 1.0], "only at the end"),
+        ([0.95, 0.95, 0.95, 1.0], "before alignment"),
+    ],
+)
+def test_the_last_moment_is_not_compared_with_itself(rho: list[float], words: str) -> None:
+    names = ["adapter-0", "tuning-50", "tuning-5000", "final-7000"]
+    table = pd.DataFrame({"model": "m", "moment": names, "rho": rho, "top": 0.1, "shared": 0.25})
+    told = emergence.moments(table, emergence.chances({"m": xr.Dataset(coords={"layer": range(8), "head": range(8)})}))
+    assert f"| 25 % | 9.4 % | {words} |" in told.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_statistics_say_how_many_models_a_test_takes() -> None:
+    columns = {"statistic": list(comparison.STATISTICS), "rho": 0.5, "p_value": np.nan, "tasks": 1}
+    few = across.statistics(pd.DataFrame({**columns, "models": 3}), pd.DataFrame())
+    assert "Not shown yet" in few and "+0.50" not in few
+    assert "5 % takes 4 models, and 0.71 %, the level that stands against 7 statistics tried, 6" in few
+    enough = across.statistics(pd.DataFrame({**columns, "models": 4, "p_value": 0.2}), pd.DataFrame())
+    assert "+0.50" in enough and f"With 4 models p is {1 / math.factorial(4):.2g} at least" in enough
+
+
+def test_ties_for_the_best_score_and_visual_heads_are_told() -> None:
+    statistics = pd.DataFrame({
+        "model": ["a", "b"], "task": "qbench", "image_weight": [0.4, 0.5], "concentration": 0.1,
+        "top_concentration": [0.08, 0.14],
+    })  # fmt: skip
+    scores = pd.DataFrame({"model": ["a", "b"], "group": "qbench", "estimate": 1.0})
+    told = across.figure_one(statistics, scores, {"a": (8, 8), "b": (10, 10)})
+    assert "<code>a</code> and <code>b</code> on Q&#45;Bench; the visual heads there" in told and "0.08 to 0.14" in told
+    assert "6 of 64 in <code>a</code> and 10 of 100 in <code>b</code>" in told
+
+
+def test_rare_kinds_of_questions_and_limits_are_told_as_such() -> None:
+    last = {"step": 9, "loss": 0.1, "seconds": 1.0, "colour": 0.0, "number": 1.0, "object": 0.9, "letters": 0.8}
+    records = {"mini-a": {"stages": {"tuning": {"curve": [last], "tested": 256}}, "targets": [
+        {"what": "pope above chance", "wanted": 0.5, "found": 0.9, "reached": True},
+        {"what": "mmbench blind", "wanted": 0.34, "found": 0.36, "reached": False, "why": "mmbench is small"},
+    ]}}  # fmt: skip
+    told = training.accuracies(records)
+    assert "| count, named kind 90; any, with options 80 |" in told and "256 fresh" in told
+    asked = training.targets(records)
+    assert "POPE, lower 95 % limit, %" in asked and "MMBench, white pictures, upper 95 % limit, %" in asked
+    assert "1 of 2 figures asked for is reached" in asked and "MMBench is small" in asked
+
+
+def test_scores_name_their_sample_and_all_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(across, "items", lambda _name: {"pope": 900, "mmbench": 20})
+    same = {"model": "m", "estimate": 0.5, "lower": 0.4, "upper": 0.6, "chance": 0.5}
+    told = across.benchmark_scores(
+        pd.DataFrame([{**same, "group": "pope", "n": 144}, {**same, "group": "mmbench", "n": 20}])
+    )
+    assert "144 of 900 prompts of POPE and 20 questions of MMBench" in told and training.CHAPTER in told
+
+
+def test_answer_formats_are_told_in_whole_sentences() -> None:
+    several = prose.condition_scores(model_dataset())
+    assert several.startswith("Answered in free form, accuracy runs from ") and "with 10 questions each." in several
+    one = prose.condition_scores(model_dataset(samples=questions(("plain",), 10)))
+    assert re.match(r"Answered in free form, [\d.]+ % of 10 questions are right\.$", one)
+
+
+def test_identifiers_have_words() -> None:
+    assert titles.benchmark("looktwice, letters") == "LookTwice-QA, letters" and titles.benchmark("plain") == "plain"
+    assert titles.ranking("weight_concentration") == "weight × concentration"
+    assert titles.mode("image_knockout, after_image") == "image knockout, after the image"
+    table = pd.DataFrame({"task": ["pope"], "ranking": ["image_weight"], "value": [1]})
+    assert titles.in_words(table).to_dict("records") == [{"task": "POPE", "ranking": "image weight", "value": 1}]
+
+
+def test_the_software_has_one_title() -> None:
+    title = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["title"]
+    for name in ("index", "reproduce"):
+        text = Path(ROOT / "book" / f"{name}.md").read_text(encoding="utf-8")
+        [entry] = re.findall(r"@software\{.*?^\}", text, re.DOTALL | re.MULTILINE)
+        assert f"{{{title}}}" in entry
