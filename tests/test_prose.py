@@ -164,6 +164,9 @@ def test_a_best_ranking_is_weighed_by_its_strength_and_by_benchmark() -> None:
     told = rankings.held(table, cells.best_rankings(table))
     assert "*image weight* has the highest mean ρ, +0.19, where noise leaves room for 0.80: **a weak relation**" in told
     assert "weight × concentration has a higher one on POPE: a single best ranking **does not hold**" in told
+    useless = table.assign(spearman=table["spearman"].where(table["task"] == "looktwice", [-0.1, -0.2] * 2))
+    told_of = rankings.held(useless, cells.best_rankings(useless))
+    assert "**holds** on all benchmarks, but on 1 of 2 the best has no relation at all." in told_of
     assert "In 1 of the cells the lower bound of the best one's 95 % interval" in told, (
         "on POPE 0.1 − 0.05 is not above 0.08"
     )

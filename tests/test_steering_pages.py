@@ -109,6 +109,7 @@ def test_the_criterion_that_fails_is_named() -> None:
 
     assert "| 1.70 (dimension 7, image tokens) | 0.60 (dimension 7, image tokens) |" in told(1.7, 0.6)
     assert "exceeds τ" in told(1.7, 0.6) and "60 % of that at most" in told(1.7, 0.6)
+    assert "both are exceeded with pictures" in told(1.7, 1.2) and "both are" not in told(1.7, 1.2, known="7")
     assert "exceeds τ" not in told(0.7, 0.6) and "exceeds τ" not in told(1.7, 1.2, known="7")
 
 

@@ -136,7 +136,8 @@ CLAIMS: tuple[Claim, ...] = (
         "correlation over heads of reading lists and looking at the asked region, minus the hardest control's",
         "correlation",
         "other text-only models, and the same network before its training",
-        ABOVE.format("0") + " (mean over models); supported only beside another trained language model of the shape",
+        ABOVE.format("0") + " (mean over the models that have another trained language model of their shape as a "
+        "control); without any such model at most undecided",
         "a control of the same shape that reads lists with the same heads",
         across.list_heads_become_visual,
     ),

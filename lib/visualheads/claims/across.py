@@ -96,7 +96,8 @@ def kin_share_heads(evidence: Evidence) -> Finding:
 def list_heads_become_visual(evidence: Evidence) -> Finding:
     """Claim 10: heads that read lists in the text-only model look at pictures, more than its controls make expect.
 
-    Without another trained language model of the shape among the controls it is not supported, only contradicted.
+    Judged by the models that have another trained language model of their shape among the controls. Without any such
+    it is not supported, only contradicted.
     """
     if not has(evidence.traces, "region_weight") or not evidence.text:
         return missing("there are no traced lists of text-only models beside traces with boxes")
@@ -109,17 +110,19 @@ def list_heads_become_visual(evidence: Evidence) -> Finding:
         own, controls = part[part["kind"] == emergence.OWN], part[part["kind"] != emergence.OWN]
         if len(own) == 1 and len(controls):
             hardest = controls.loc[controls["rho"].idxmax()]
-            rows.append({"model": name, "own": float(own["rho"].iloc[0]), "control": float(hardest["rho"]),
-                         **_less(own.iloc[0], hardest)})  # fmt: skip
+            others = int((controls["kind"] == emergence.OTHER).sum())
+            told_of = {"own": float(own["rho"].iloc[0]), "control": float(hardest["rho"]), "others": others}
+            rows.append({"model": name, **told_of, **_less(own.iloc[0], hardest)})
     if not rows:
         return missing("no tuned model has its own text-only model and a control of the same shape among the lists")
     table = pd.DataFrame(rows)
-    numbers = pooled(table)
+    verdict_from = table[table["others"] > 0] if (table["others"] > 0).any() else table
+    numbers = pooled(verdict_from)
     verdict = decided(numbers[1], numbers[2])
-    others = told.loc[told["kind"] == emergence.OTHER, "text_model"].nunique()
-    if verdict == SUPPORTED and not others:
+    if verdict == SUPPORTED and not table["others"].any():
         verdict = UNDECIDED
-    also = {"own": float(table["own"].mean()), "control": float(table["control"].mean()), "others": float(others)}
+    also = {"own": float(verdict_from["own"].mean()), "control": float(verdict_from["control"].mean())}
+    also |= {"models": float(len(verdict_from)), "others": float(table["others"].max())}
     return finding(numbers, verdict, told, **also)
 
 

@@ -41,7 +41,7 @@ def each(found: Sequence[Verdict]) -> str:
             "",
             f"* What is estimated: {escaped(claim.estimate)}. The interval is a 95 % one.",
             f"* Control: {escaped(row['control'])}.",
-            f"* Rule, fixed beforehand: {escaped(row['rule'])}.",
+            f"* Rule: {escaped(row['rule'])}.",
             f"* What would change it: {escaped(row['change'])}.",
         ]
         parts.append("\n".join(lines))
@@ -86,8 +86,8 @@ ALSO: dict[int, tuple[str, ...]] = {
         "draw most attention stand for sinks.",
     ),
     10: (
-        "The heads' own text-only models correlate with {own:.2f} on average, the hardest controls with {control:.2f}; "
-        "other trained language models of the shape among the controls: {others:.0f}.",
+        "The heads' own text-only models correlate with {own:.2f} on average, the hardest controls with {control:.2f} "
+        "(models judged: {models:.0f}; other trained language models of their shape: {others:.0f}).",
     ),
     11: ("Within layers: {within:.2f} ({within_lower:.2f} to {within_upper:.2f}).",),
     12: (

@@ -112,9 +112,19 @@ def _by_benchmark(cells: pd.DataFrame, winner: str) -> str:
     verdict = (
         f"{listed(beaten)}: a single best ranking **does not hold** on all benchmarks."
         if beaten
-        else "it has the highest mean on each: a single best ranking **holds** on all benchmarks."
+        else "it has the highest mean on each: a single best ranking **holds** on all benchmarks"
+        + f"{_of_use(means[winner])}."
     )
     return f"Benchmark by benchmark its mean is {listed(told)}; {verdict}"
+
+
+def _of_use(means: pd.Series) -> str:
+    """To be best is little where the best finds nothing: on how many benchmarks its mean is above 0."""
+    known = means.dropna()
+    above = int((known > 0).sum())
+    return (
+        "" if above == len(known) else f", but on {len(known) - above} of {len(known)} the best has no relation at all"
+    )
 
 
 def _without_sinks(found: pd.DataFrame, traces: xr.Dataset | None) -> str:

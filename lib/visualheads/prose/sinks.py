@@ -33,9 +33,9 @@ def protocol(found: Mapping[str, Mapping[str, xr.Dataset]]) -> str:
         )
     if kinds[BY_ATTENTION]:
         text += (
-            f" {listed([code(name) for name in kinds[BY_ATTENTION]])} {_have(kinds[BY_ATTENTION])} no dimension that "
-            "meets both criteria of the next section, so no token there carries the mark of a sink. The nearest thing "
-            "is marked instead: in every "
+            f" {listed([code(name) for name in kinds[BY_ATTENTION]])} {_have(kinds[BY_ATTENTION])} no sink dimension: "
+            "none meets both criteria of the next section in text, so no token carries the mark of a sink. The nearest "
+            "thing is marked instead: in every "
             f"picture the background patches – those that meet no labelled object – that draw most attention from all "
             f"heads together, {percent(SHARE)} of all patches. Whatever these do not explain, no sink does."
         )
@@ -51,7 +51,7 @@ def dimensions(found: Mapping[str, xr.Dataset], activations: pd.DataFrame) -> st
     """Which dimensions mark sinks, and how near the others come."""
     if activations.empty:
         return missing(NOTHING, False)
-    lines, ratio_fails = [], {}
+    lines, ratio_fails, only_seen = [], {}, []
     for model, part in activations.groupby("model", sort=False):
         known = str(found[str(model)]["sink_dimensions"].values[0])
         cells = []
@@ -62,6 +62,8 @@ def dimensions(found: Mapping[str, xr.Dataset], activations: pd.DataFrame) -> st
         highest = part.groupby("measure")["value"].max()
         if not known and highest[OUTLIERS["outlier"]] > 1 > highest[OUTLIERS["ratio"]]:
             ratio_fails[str(model)] = highest[OUTLIERS["ratio"]]
+        elif not known and highest.min() > 1:
+            only_seen.append(str(model))
         lines.append((code(str(model)), known or "none", *cells))
     header = ("model", "sink dimensions", "highest strength (where)", "highest times the median (where)")
     text = (
@@ -78,6 +80,12 @@ def dimensions(found: Mapping[str, xr.Dataset], activations: pd.DataFrame) -> st
             f" In {listed([code(name) for name in ratio_fails])} some token exceeds τ, which is low in so narrow a "
             f"network, but no dimension reaches 20 times its token's median ({most} of that at most): activations are "
             "uneven, not massive."
+        )
+    if only_seen:
+        text += (
+            f" In {listed([code(name) for name in only_seen])} both are exceeded with pictures, but by no dimension on "
+            "one token of the short text: what is massive there comes with the picture, and marks no token of the "
+            "language model's own."
         )
     return text
 
