@@ -484,6 +484,23 @@ def test_a_few_steps_lower_the_loss_on_text(tmp_path):
     assert "tally" in progress.curve[-1]
 
 
+def test_a_shipped_text_model_is_not_trained_again(tmp_path):
+    name, schedule = "mini-mistral-7B-text", Schedule(steps=2, batch=2, rate=3e-3, warm_up=1, report_every=1, tested=4)
+    model, progress = training.train_text(name, schedule, tmp_path / "first", "cpu")
+    train.save_text(name, model, tmp_path / name, schedule, progress)
+    train.take_text(name, tmp_path / name, tmp_path / "again", schedule)
+    reported: list[str] = []
+    again, known = training.train_text(
+        name, schedule, tmp_path / "again", "cpu", lambda *told: reported.append(told[0])
+    )
+    assert not reported and known.curve == progress.curve and known.seconds == progress.seconds
+    for key, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value.half().float()), key
+    train.take_text(name, tmp_path / name, tmp_path / "other", Schedule(steps=3, batch=2, rate=3e-3, warm_up=1))
+    train.take_text(name, tmp_path / "nowhere", tmp_path / "other", schedule)
+    assert not (tmp_path / "other").exists()
+
+
 def test_unknown_names_are_refused():
     with pytest.raises(UnknownModelError, match=r"mini-1\.5-7B"):
         architectures.miniature("mini-1.5-8B")

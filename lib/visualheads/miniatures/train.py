@@ -14,7 +14,7 @@ import torch
 from visualheads.miniatures import evaluation, towers, training
 from visualheads.miniatures.architectures import build_empty, build_processor, miniature, text_shape
 from visualheads.miniatures.card import model_card
-from visualheads.miniatures.fitting import Report, Schedule
+from visualheads.miniatures.fitting import Progress, Report, Schedule, save_atomically
 from visualheads.miniatures.training import Plan
 from visualheads.miniatures.words import build_tokenizer
 
@@ -38,6 +38,7 @@ def train(
     """Train the miniature `name` from nothing, or from where a killed run stopped; returns its folder.
 
     `work` holds stage checkpoints and snapshots: the tower and the text-only models there are shared by all miniatures.
+    A text-only model that `target` has, trained by this plan, is not trained again.
     `target` receives the multimodal model and, beside it, the text-only one; of a short extra tuning only record and
     card, while its weights stay in `work` (`weights_folder`). `smoke=True` runs every stage for a few steps (for
     tests): nothing is learned, nothing is scored. Raises UnknownModelError for a name without a recipe,
@@ -49,8 +50,9 @@ def train(
     work, target = Path(work), Path(target)
     weights = weights_folder(name, target, work)
     tower, tower_progress = towers.train_tower(plan.tower, work, TOWER_SEED, device, report)
+    take_text(recipe.text, target / recipe.text, work, plan.text)
     text, text_progress = training.train_text(recipe.text, plan.text, work, device, report)
-    save_text(recipe.text, text, target / recipe.text)
+    save_text(recipe.text, text, target / recipe.text, plan.text, text_progress)
     model, stages = training.tune(name, text, tower, plan, work, device, report)
     folder = target / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,8 +120,8 @@ def _save_half(model: Any, folder: Path) -> None:
         weights.chmod(0o644)  # safetensors writes them for their owner alone
 
 
-def save_text(name: str, model: Any, folder: Path) -> None:
-    """The text-only model as a folder of its own, with its tokenizer."""
+def save_text(name: str, model: Any, folder: Path, schedule: Schedule, progress: Progress) -> None:
+    """The text-only model as a folder of its own, with its tokenizer and the record of its training."""
     folder.mkdir(parents=True, exist_ok=True)
     _save_half(model, folder)
     build_tokenizer().save_pretrained(folder)
@@ -131,6 +133,28 @@ def save_text(name: str, model: Any, folder: Path) -> None:
         "and answers questions about them. "
         "It has never seen a picture; multimodal miniatures grow from it.\n"
     )
+    record = {"model": name, "schedule": asdict(schedule), "curve": progress.curve, "seconds": progress.seconds}
+    (folder / TRAINING_RECORD).write_text(json.dumps(record, indent=1) + "\n")
+
+
+def take_text(name: str, folder: Path, work: Path, schedule: Schedule) -> None:
+    """Make `work/<name>.pt`, a finished stage, of a text-only model that is there as a folder (half precision).
+
+    Nothing happens where `work` has the stage, or the folder is missing or of another schedule.
+    """
+    path, known = work / f"{name}.pt", folder / TRAINING_RECORD
+    if path.exists() or not known.is_file() or not (folder / "model.safetensors").is_file():
+        return
+    record = json.loads(known.read_text(encoding="utf-8"))
+    wanted = json.loads(json.dumps(asdict(schedule)))
+    if record["schedule"] != wanted:
+        return
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    work.mkdir(parents=True, exist_ok=True)
+    kept = {"model": model.state_dict(), "step": schedule.steps, "schedule": json.dumps(wanted)}
+    save_atomically(kept | {"curve": json.dumps(record["curve"]), "seconds": record["seconds"]}, path)
 
 
 def moment_files(name: str, work: Path) -> list[tuple[str, int, Path]]:
