@@ -9,7 +9,7 @@ from typing import Any
 
 import xarray as xr
 
-from visualheads import models, packing, schema, tracing
+from visualheads import models, packing, tracing
 from visualheads.catalog import cards
 from visualheads.errors import CheckpointError
 from visualheads.miniatures.architectures import build_processor, miniature
@@ -23,6 +23,8 @@ DERIVED = ("image_log_odds", "region_lift", "effective_patches", "spatial_entrop
 """Measures that are left out of what ships: functions of those that are kept, or of little use over training."""
 BITS = 8
 """Mantissa bits kept: within 0.2 % of each number."""
+ROWS = ("first_generated",)
+"""Attention rows that are kept: those that pages and claims read (two would take twice the room)."""
 
 
 def moments(name: str, work: Path, folder: Path) -> Iterator[tuple[str, int, Any]]:
@@ -62,7 +64,7 @@ def trace_moments(name: str, folder: Path, work: Path, n: int = SAMPLES) -> Path
     traced = []
     for stage, step, module in moments(name, work, folder):
         model = models.wrap(module, processor, name=f"{name}@{stage}-{max(step, 0)}", card=card)
-        ds = tracing.trace(model, samples, query=schema.QUERIES, max_new_tokens=2, progress=False)
+        ds = tracing.trace(model, samples, query=ROWS, max_new_tokens=2, progress=False)
         traced.append(ds.assign_coords(training_step=("model", [step])))
     joined: xr.Dataset = xr.concat(traced, dim="model", join="exact")  # pyright: ignore[reportAssignmentType]
     return packing.pack(joined.drop_vars(DERIVED), folder / MOMENTS, BITS)
