@@ -12,6 +12,7 @@ from visualheads import comparison, emergence, kinship, prediction
 from visualheads.bootstrap import N_BOOT
 from visualheads.claims.evidence import Evidence
 from visualheads.claims.verdicts import (
+    ALPHA,
     CONTRADICTED,
     SUPPORTED,
     UNDECIDED,
@@ -25,7 +26,6 @@ from visualheads.claims.verdicts import (
 )
 from visualheads.lineage import RETRAINED, SEED, lineage
 
-ALPHA = 0.05
 PREDICTOR = "top_image_weight"
 """The statistic whose prediction decides claim 6, named beforehand; the others are told beside it."""
 FEWEST_LLMS = 3

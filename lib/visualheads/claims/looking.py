@@ -13,6 +13,7 @@ from visualheads.claims.attention import STRONGEST
 from visualheads.claims.evidence import Evidence
 from visualheads.claims.samples import bootstrapped, of_main_task, pictures_of, scores_of, sums_of
 from visualheads.claims.verdicts import (
+    ALPHA,
     SUPPORTED,
     UNDECIDED,
     Finding,
@@ -32,7 +33,6 @@ from visualheads.rankings import head_count, samples_with_control, top_heads
 
 EXCESS = 0.1
 """Log-odds by which a visual head must exceed its null: a tenth of a nat, 10 % more odds (ours)."""
-ALPHA = 0.05
 
 
 def visual_heads_exist(evidence: Evidence) -> Finding:

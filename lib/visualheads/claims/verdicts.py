@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
 NOT_TESTABLE = "not testable here"
+ALPHA = 0.05
+"""Probability up to which chance counts as ruled out."""
 VERDICTS = (SUPPORTED, CONTRADICTED, UNDECIDED, NOT_TESTABLE)
 
 
