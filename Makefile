@@ -72,8 +72,8 @@ lab: $(VENV)/.dev ## JupyterLab with the kernel ready
 
 # --- for contributors -------------------------------------------------------------------------------------------------------
 
-test: $(VENV)/.dev ## all tests but those of the built book (PYTEST="-k …")
-	@$(BIN)/python -m pytest $(PYTEST)
+test: $(VENV)/.dev ## all tests but those of the built book, files side by side (PYTEST="-k …")
+	@$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST)
 
 test-book: $(VENV)/.dev ## browser tests over every page of the built book
 	@if [ ! -f $(INDEX) ]; then $(MAKE) --no-print-directory book; fi

@@ -31,7 +31,7 @@ class Planted:
 
     gain    added to the concentration of right answers
     white   log-odds of the white pictures relative to the real ones; None: no white pictures
-    sinks   share of the concentration that sink tokens make; None: no sink dimensions
+    sinks   share of what sets heads apart in concentration that sink tokens make; None: no sink dimensions
     """
 
     weight: Pattern = field(default_factory=lambda: always(pattern()))
@@ -90,7 +90,7 @@ def _one(
                     correct.append(float(is_right) if not control else np.nan)
     focus = np.stack(concentration, -1)[None]
     mean = focus.mean()
-    bare = focus * np.nan if told.sinks is None else focus - told.sinks * np.maximum(focus - mean, 0)
+    bare = focus * np.nan if told.sinks is None else focus - told.sinks * (focus - mean)
     head_dims = ("model", "layer", "head", "sample")
     weight = np.stack(weights, -1)[None]
     coords: dict[str, Any] = {

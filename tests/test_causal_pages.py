@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,13 @@ def test_a_reduced_sweep_is_kept_resumed_and_decides_nothing(tmp_path: Path) -> 
     assert list(whole.evidence.sweeps) == ["zero, all"] and whole.evidence.effects is not None
     effects = gathering.single_effects(tmp_path)
     assert effects is not None and bool(effects["effect_margin"].notnull().all())
+    shutil.copytree(path, path.with_name("later.zero-all.zarr"))
+    both = gathering.gather(tmp_path, fewest=1)
+    by_store = both.sources.set_index("store")
+    unused = by_store.loc[f"{path.parent.name}/looktwice.zero-all.zarr"]
+    assert not unused["used"] and "cannot be joined" in unused["why"] and "later.zero-all" in unused["why"]
+    assert both.evidence.sweeps["zero, all"].identical(whole.evidence.sweeps["zero, all"])
+    assert gathering.removed(tmp_path)["zero, all"].sizes["sample"] == other.sizes["sample"], "pages go on as well"
     told = words.protocol(reduced.Removed({"zero, all": other}, traces, 4, why="it was asked for"))
     assert "This is the reduced protocol** (it was asked for)" in told and "on 2 questions" in told
 
@@ -170,7 +178,7 @@ def test_the_ablation_page_runs_on_a_shipped_miniature(tmp_path: Path, monkeypat
             if "parameters" in cell.metadata.get("tags", ()):
                 space.update(given, results=str(tmp_path))
     shown = [display.spec_of(one) for one in kept if not isinstance(one, str)]
-    assert len(shown) == 8 and all(len(spec["description"]) > 40 for spec in shown)
+    assert len(shown) == 9 and all(len(spec["description"]) > 40 for spec in shown)
     for spec in shown:
         svg = vlc.vegalite_to_svg(spec, vl_version=display.VEGA_LITE)
         width = re.search(r'<svg[^>]* width="([\d.]+)"', svg)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -90,6 +91,34 @@ def test_head_map_holds_one_record_per_head(ds: xr.Dataset) -> None:
     (chosen,) = [param for param in spec["params"] if param["name"] == "head"]
     assert chosen["value"] == [{"head": 3, "layer": 2}]
     assert chosen["views"] == ["map_0", "map_1"]
+
+
+def matrices(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """The colour channels of the two layer × head maps."""
+    return [one["layer"][0]["encoding"]["color"] for one in spec["vconcat"][0]["hconcat"]]
+
+
+def test_head_maps_are_stretched_over_the_whole_matrix_only_when_asked() -> None:
+    ds = traced_dataset("m", 2, 2, samples=6).copy(deep=True)
+    ds["image_weight"][:] = np.array([[0.2, 0.3], [0.6, 0.4]])[None, :, :, None, None]  # over the matrix, not by layer
+    ds["region_weight"][:] = 0.1  # all alike
+    plain, spec = (display.spec_of(charts.head_map(ds, normalise=way)) for way in (False, True))
+    records = {one["name"]: one for one in spec["datasets"][spec["data"]["name"]]}
+    told = {name: (one["image_weight"], one["image_weight_normalised"]) for name, one in records.items()}
+    assert told == {"L0H0": (0.2, 0.0), "L0H1": (0.3, 0.25), "L1H0": (0.6, 1.0), "L1H1": (0.4, 0.5)}
+    assert {one["region_weight_normalised"] for one in records.values()} == {0.0}
+    (stretched, _), (measured, _) = matrices(spec), matrices(plain)
+    assert stretched["field"] == "image_weight_normalised" and stretched["scale"]["domain"] == [0, 1]
+    assert stretched["legend"]["title"][1] == "min–max normalised over all heads"
+    assert measured["field"] == "image_weight" and "domain" not in measured["scale"]
+    assert "min–max normalised" in spec["description"] and "normalised" not in json.dumps(plain, ensure_ascii=False)
+    width = re.search(r'<svg[^>]* width="([\d.]+)"', vlc.vegalite_to_svg(spec, vl_version=display.VEGA_LITE))
+    assert width is not None and float(width[1]) <= WIDEST
+
+
+def test_stretching_keeps_gaps() -> None:
+    np.testing.assert_array_equal(tables.min_max(np.array([3.0, np.nan, 1.0, 2.0])), [1, np.nan, 0, 0.5])
+    assert np.isnan(tables.min_max(np.full(2, np.nan))).all()
 
 
 def test_without_boxes_there_is_no_region_map() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,11 @@ import xarray as xr
 
 from planted import HEADS, LAYERS, Planted, always, effects_of, lists_of, pattern, swept, world
 from visualheads import claims, lineage
-from visualheads.claims import CLAIMS, CONTRADICTED, NOT_TESTABLE, SUPPORTED, UNDECIDED, Evidence
+from visualheads.claims import CLAIMS, CONTRADICTED, NOT_TESTABLE, SUPPORTED, UNDECIDED, Evidence, looking, shuffled
 from visualheads.claims.across import size_of
 from visualheads.claims.verdicts import all_of, decided, non_inferior
 from visualheads.errors import ParameterError
+from visualheads.prose.claims import beside
 
 MIX = 0.45
 """Part of image weight in effects of which it explains about half."""
@@ -50,6 +52,42 @@ case(1, CONTRADICTED)(lambda: two_families(2.0, -1.0))
 case(1, UNDECIDED)(lambda: two_families(2.0, 0.1, noise=0.2))
 
 
+def above_untrained(*extra: int, models: tuple[str, ...] = ("a",)) -> Evidence:
+    """A language model whose first heads, `extra` of each model, look at pictures more than any untrained head."""
+    planted, fresh = {}, {}
+    for name, count in zip(models, extra, strict=True):
+        odds = np.zeros((LAYERS, HEADS))
+        odds.flat[:count] = 3.0
+        planted[name] = Planted(llm="A-7B", noise=0.02)
+        fresh[name] = odds
+    ds = world(planted)
+    untrained = ds.sel(sample=ds["control"].values != "white")
+    trained = ds.copy(deep=True)
+    for place, name in enumerate(models):
+        own = (fresh[name] - 1.5 * (fresh[name] == 0))[:, :, None]
+        values = trained["image_log_odds"].values
+        values[place] = own + 0.02 * np.random.default_rng(place).normal(size=values.shape[1:])
+    level = untrained["image_log_odds"]
+    noise = np.random.default_rng(9).normal(0, 0.02, level.shape)
+    return Evidence(traces=trained.sel(sample=trained["control"].values != "white"),
+                    untrained=untrained.assign(image_log_odds=level.copy(data=noise)))  # fmt: skip
+
+
+def test_one_head_above_an_untrained_network_supports_nothing():
+    """Two untrained networks differ by as much half of the time; six heads of one model do not."""
+    [one], [six] = (claims.judge(above_untrained(count), [1]) for count in (1, 6))
+    assert one.finding.lower > 2 and one.finding.verdict == UNDECIDED
+    assert six.finding.verdict == SUPPORTED and six.finding.also["by_chance"] < 0.05
+    [picked] = claims.judge(above_untrained(5, 1, 1, models=("a", "b", "c")), [1])
+    assert picked.finding.also["by_chance"] == pytest.approx(3 * looking._above_all_others(5, LAYERS * HEADS))
+
+
+def test_without_an_untrained_network_no_chance_is_told():
+    [found] = claims.judge(two_families(2.0, 1.0), [1])
+    assert np.isnan(found.finding.also["by_chance"])
+    assert "untrained network with p" not in " ".join(beside(1, found.finding.also))
+
+
 def strong_layers(*layers: int, noise: float = 0.02, models: int = 8) -> Evidence:
     values = np.full((LAYERS, HEADS), 0.2)
     for layer in layers:
@@ -80,7 +118,9 @@ def better_when_concentrated(sign: float, steps: float) -> Evidence:
     """Right answers have `sign` more concentration; better models have `steps` more of it."""
     return traces(
         {
-            f"m{i}": Planted(concentration=pattern(1) * 0.5 + steps * i, gain=sign, right=0.25 + 0.125 * i)
+            f"m{i}": Planted(
+                concentration=pattern(1) * 0.5 + steps * i, gain=sign, right=0.25 + 0.125 * i, llm=f"L{i}-7B"
+            )
             for i in range(5)
         },
         pictures=48,  # so that even the best and the worst model give enough right and wrong answers to compare
@@ -111,6 +151,15 @@ case(4, UNDECIDED)(lambda: conditions_change(0.0, 0.1, pictures=6, noise=0.4))
 
 case(5, SUPPORTED)(lambda: Evidence(sweeps={"zero, all": swept(0.0), "mean, all": swept(0.0)}))
 case(5, CONTRADICTED)(lambda: Evidence(sweeps={"zero, all": swept(0.0), "mean, all": swept(0.3)}))
+
+
+def test_few_questions_show_no_heads_to_be_harmless():
+    """No answer of 64 changes: as many as one in 18 may, unseen. Of 400, one in 109."""
+    [few], [many] = (claims.judge(Evidence(sweeps={"zero, all": swept(0.0, samples=n)}), [5]) for n in (64, 400))
+    assert few.finding.verdict == UNDECIDED and few.finding.upper == pytest.approx(1 - 0.025 ** (1 / 64))
+    assert many.finding.verdict == SUPPORTED
+
+
 case(5, UNDECIDED)(lambda: Evidence(sweeps={"zero, all": swept(0.02, samples=100)}))
 
 
@@ -129,18 +178,18 @@ case(6, CONTRADICTED)(lambda: predicted([0.1, 0.11, 0.5, 0.89, 0.9], [0.5, 0.625
 case(6, UNDECIDED)(lambda: predicted([0.1, 0.2, 0.3, 0.5, 0.6, 0.8], [0.5, 0.25, 0.5, 0.375, 0.75, 0.5]))
 
 
-def kin(shared_by: str) -> Evidence:
-    """Three language models × three recipes; the pattern is the language model's, the recipe's, or its own."""
+def kin(shared_by: str, recipes: int = 3) -> Evidence:
+    """Three language models × recipes; the pattern is the language model's, the recipe's, or its own."""
     models = {}
     for a in range(3):
-        for b in range(3):
-            seed = {"llm": a, "recipe": b, "none": 3 * a + b}[shared_by]
+        for b in range(recipes):
+            seed = {"llm": a, "recipe": b, "none": recipes * a + b}[shared_by]
             models[f"m{a}{b}"] = Planted(always(pattern(10 + seed)), llm=f"L{a}-7B", recipe=f"R{b}")
     return traces(models, pictures=8)
 
 
 case(7, SUPPORTED)(lambda: kin("llm"))
-case(7, CONTRADICTED)(lambda: kin("recipe"))
+case(7, CONTRADICTED)(lambda: kin("recipe", recipes=4))
 case(7, UNDECIDED)(lambda: kin("none"))
 
 
@@ -168,7 +217,7 @@ def test_harm_in_one_of_many_cells_has_to_be_surer():
     among = Evidence(sweeps={"zero, all": swept(0.1, samples=60), **harmless})
     [[one], [many]] = [claims.judge(evidence, [5]) for evidence in (alone, among)]
     rows = [found.finding.table.set_index("mode").loc["zero, all"] for found in (one, many)]
-    assert rows[0]["harm_from"] == rows[0]["lower"] == rows[1]["lower"] > rows[1]["harm_from"]
+    assert rows[0]["surely_from"] == rows[0]["lower"] == rows[1]["lower"] > rows[1]["surely_from"]
     assert many.finding.also["cells"] == 5
 
 
@@ -178,6 +227,58 @@ def test_a_list_reading_model_needs_another_trained_one_beside_it():
     evidence = Evidence(traces=world({"m": Planted()}), text=own, text_untrained=fresh, grown_from={"m": "own"})
     [found] = claims.judge(evidence, [10])
     assert found.finding.lower > 0 and found.finding.verdict == UNDECIDED
+
+
+def test_two_lists_that_read_alike_are_not_told_apart():
+    """A text model and its control read lists with noise of their own around one pattern: neither is ahead."""
+    told = []
+    for seed in range(12):
+        around = [pattern(0) + 0.5 * pattern(300 + 2 * seed + i) for i in range(2)]
+        [found] = claims.judge(grown(*around, noise=0.005), [10])
+        told.append(found.finding.verdict)
+    assert told.count(UNDECIDED) >= 10, told
+
+
+def test_a_single_head_above_an_untrained_network_may_be_chance():
+    """One of many exchangeable heads lies above all of as many others half of the time; five do in one of 32 cases."""
+    assert looking._above_all_others(0, 64) == 1
+    assert looking._above_all_others(1, 64) == pytest.approx(0.5)
+    assert looking._above_all_others(5, 1024) == pytest.approx(1 / 32, rel=0.01)
+    draws = np.random.default_rng(0).random((4000, 2, 8))
+    two = (draws[:, 0] > draws[:, 1].max(axis=1)[:, None]).sum(axis=1) >= 2
+    assert looking._above_all_others(2, 8) == pytest.approx(two.mean(), abs=0.02)
+
+
+def test_what_all_heads_lose_with_sinks_explains_no_surplus():
+    """Every head loses as much concentration without sinks: those above the others stay as far above."""
+    evidence = with_sinks(0.0)
+    ds = evidence.traces
+    lower = ds.assign(concentration_no_sink=ds["concentration_no_sink"] - 0.15)
+    [found] = claims.judge(replace(evidence, traces=lower), [9])
+    assert found.finding.estimate == pytest.approx(0, abs=0.01) and found.finding.verdict == CONTRADICTED
+
+
+def test_random_heads_decide_nothing_about_heads():
+    """Heads that are strong, concentrated or early by chance alone: fixed pictures make any number look certain."""
+    told: dict[int, list[str]] = {2: [], 11: []}
+    for seed in range(12):
+        planted = Planted(always(pattern(100 + seed)), concentration=pattern(200 + seed), noise=0.005)
+        for found in claims.judge(traces({"m": planted}, pictures=12), [2, 11]):
+            told[found.claim.number].append(found.finding.verdict)
+    assert all(verdicts.count(UNDECIDED) >= 10 for verdicts in told.values()), told
+
+
+def test_models_beside_miniatures_are_judged_without_them():
+    """A miniature never enters the mean of a model; where only miniatures can be judged, the verdict says so."""
+    real, small = Planted(right=0.5, recipe="1.5"), Planted(right=0.25, recipe="1.6", tokens=100)
+    many = Planted(right=0.75, recipe="1.6", tokens=2340)
+    models = {"m": real, "mini-a": real, "mini-b": small}
+    [found] = claims.judge(traces(models, pictures=64), [12])
+    assert found.text == "contradicted in miniature"
+    [found] = claims.judge(traces(models | {"n": many}, pictures=64), [12])
+    assert found.text == SUPPORTED and found.finding.estimate == pytest.approx(0.25)
+    [found] = claims.judge(traces({"m": real, "n": replace(many, tokens=1900)}, pictures=64), [12])
+    assert found.finding.verdict == NOT_TESTABLE and "2000" in found.finding.reason
 
 
 case(9, SUPPORTED)(lambda: with_sinks(0.95))
@@ -284,6 +385,37 @@ def test_a_lone_model_without_controls_tests_little(number):
     [found] = claims.judge(evidence, [number])
     assert found.finding.verdict == NOT_TESTABLE
     assert found.finding.reason
+
+
+def test_shuffled_heads_tell_a_correlation_from_chance():
+    layer = np.repeat(np.arange(4), 5)
+    rising = np.arange(20.0)
+    one = shuffled.Scored("L", rising, rising**2, layer)
+    more, less = shuffled.correlated([one], within=False)
+    assert more == pytest.approx(1 / (1 + shuffled.N_SHUFFLED)) and less == 1
+    depth = shuffled.Scored(
+        "L", layer + 0.1 * np.tile([0, 1, 2, 3, 4], 4), layer - 0.1 * np.tile([2, 0, 4, 1, 3], 4), layer
+    )
+    assert shuffled.correlated([depth], within=False)[0] < 0.01 < 0.1 < min(shuffled.correlated([depth], within=True))
+    twice = shuffled.correlated([one, replace(one, other=rising)], within=False)
+    assert twice[0] == pytest.approx(1 / (1 + shuffled.N_SHUFFLED))
+    noise = np.random.default_rng(1).permutation(rising)
+    ahead = shuffled.exchanged([(one, [noise])])
+    assert ahead[0] < 0.01 and ahead[1] > 0.99
+    assert shuffled.exchanged([(one, [one.one])]) == (1, 1)
+    assert shuffled.exchanged([(one, [noise])], by_layer=True)[0] > 0.05, "four layers can be exchanged in 16 ways"
+    behind = replace(one, one=noise, other=rising)
+    assert shuffled.exchanged([(behind, [rising, noise])])[1] < 0.01
+
+
+def test_the_hardest_of_many_controls_is_no_evidence_against_the_own_model():
+    """One pattern with noise, its own and those of four controls: the best of four is often ahead, by chance."""
+    rng, small = np.random.default_rng(0), 0
+    for _ in range(60):
+        scores = rng.normal(size=(6, 40))
+        one = shuffled.Scored("L", scores[0], scores[1], np.repeat(np.arange(5), 8))
+        small += shuffled.exchanged([(one, list(scores[2:]))])[1] <= 0.05
+    assert small <= 8
 
 
 def test_claims_are_declared_whole():

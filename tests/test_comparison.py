@@ -52,6 +52,15 @@ def test_a_group_without_values_is_missing_and_harms_no_other() -> None:
     assert told[0, 0] == pytest.approx(1) and np.isnan(told[0, 1]) and np.isnan(told[1]).all()
 
 
+def test_a_group_that_a_replicate_misses_harms_no_other() -> None:
+    found = patterns([1, 2, 3, 4], [1, 2, 4, 3], [1, 2, 3, 4])
+    found.counts[2, :, 1:], found.sums[2, :, 1:] = 0, 0  # one picture, in one of the halves only
+    first = np.array([[1.0, 1, 0, 0], [1, 0, 1, 0]])
+    told = between(found, first, 1 - first)
+    np.testing.assert_allclose(told[:, 0, 1], 0.8)
+    assert np.isnan(told[:, 2]).all() and np.isnan(told[:, :, 2]).all()
+
+
 def test_planted_conditions_differ_and_equal_ones_are_alike() -> None:
     one, other = random_pattern(1), random_pattern(8)
     samples = questions(("plain-object", "visual-object", "plain-general"))
@@ -134,7 +143,7 @@ def kin_told(table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
     monkeypatch.setattr(
         kinship, "lineage", lambda _: pd.DataFrame({"llm": llm, "variant": dict.fromkeys(names, False)})
     )
-    monkeypatch.setattr(kinship, "shapes_of", lambda _: {n: (10, 10) if n[0] == "V" else (8, 8) for n in names})
+    monkeypatch.setattr(kinship, "shapes_of", lambda _: {n: (10, 10) if n[0] in "VW" else (8, 8) for n in names})
     found = kinship.kin_difference(table, xr.Dataset({"image_weight": 0}))
     assert found is not None
     return found
@@ -150,6 +159,37 @@ def test_kin_is_found_as_surely_as_six_models_allow(monkeypatch: pytest.MonkeyPa
     found = kin_told(kin_table(level_of_large=0.9, kin=0.2), monkeypatch)
     assert found["difference"] == pytest.approx(0.2, abs=0.02)
     assert found["p_value"] == found["least_p"] == pytest.approx(1 / 20)  # places of three labels among six models
+
+
+def test_pairs_that_share_models_are_no_independent_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models that are alike to all others or to none: over and over without kinship, the interval has to hold 0."""
+    names, rng, held, contradicted = ("v1", "v2", "v3", "phi", "mistral", "llama"), np.random.default_rng(0), 0, 0
+    for _ in range(60):
+        level = dict(zip(names, rng.normal(0, 0.1, 6), strict=True))
+        rows = [
+            {"group": a, "other": b, "correlation": 0.4 + level[a] + level[b] + rng.normal(0, 0.02)}
+            for a, b in itertools.combinations(names, 2)
+        ]
+        found = kin_told(pd.DataFrame(rows), monkeypatch)
+        held += found["lower"] <= 0 <= found["upper"]
+        contradicted += found["p_less"] <= 0.05
+    assert held >= 55 and contradicted <= 7
+
+
+def test_one_other_language_model_leaves_the_interval_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = kin_table(level_of_large=0.9, kin=0.2)
+    few = table[~table["group"].isin(["phi", "mistral"]) & ~table["other"].isin(["phi", "mistral"])]
+    found = kin_told(few, monkeypatch)
+    assert found["difference"] == pytest.approx(0.2, abs=0.02) and np.isnan(found["lower"])
+
+
+def test_a_shape_that_hangs_on_one_model_leaves_the_others_their_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = kin_table(level_of_large=0.9, kin=0.2)
+    mixed = pd.DataFrame(
+        [{"group": "V1", "other": "W1", "correlation": 0.5}, {"group": "V2", "other": "W1", "correlation": 0.5}]
+    )
+    found = kin_told(pd.concat([table, mixed], ignore_index=True), monkeypatch)
+    assert np.isfinite(found["lower"]) and found["lower"] < found["difference"] < found["upper"]
 
 
 def test_a_shape_of_one_language_model_alone_tells_nothing_of_kinship(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,6 +271,14 @@ def test_permutation_test_is_exact() -> None:
     assert few["rho"] == pytest.approx(1) and np.isnan(few["p_value"])
 
 
+def test_models_of_one_language_model_are_averaged() -> None:
+    table = scored([0.1, 0.3, 0.4, 0.2], [1, 3, 5, 7])
+    means = prediction.by_language_model(table, ["x"], {"m0": "a", "m1": "a", "m2": "b", "m3": "c"})
+    assert means["model"].tolist() == ["a", "b", "c"] and means["task"].tolist() == ["t"] * 3
+    np.testing.assert_allclose(means["score"], [0.2, 0.4, 0.2])
+    np.testing.assert_allclose(means["x"], [2, 5, 7])
+
+
 def test_a_straight_line_is_predicted_across_llms() -> None:
     table = scored([0.1, 0.2, 0.3, 0.4, 0.5], [1, 2, 3, 4, 5])
     llm = {"m0": "a", "m1": "a", "m2": "b", "m3": "b", "m4": "c"}
@@ -307,6 +355,24 @@ def test_every_benchmark_weighs_the_same() -> None:
     ds["correct"][:] = [[1] * 8 + [0] * 2]
     told = kinship.overall(ds, "mini-1.5-7B")
     assert told["estimate"] == pytest.approx(0.5) and told["n"] == 10
+
+
+def test_the_four_models_of_an_interaction_are_paired() -> None:
+    """Ten questions right or wrong as all models find them easy or hard: only what differs between models counts."""
+    samples = questions(("plain",), 10, "pope")
+    easy = np.array([1.0, 0.0] * 5)
+    answers = {"many": np.ones(10), "few": easy, "many-less": easy, "few-less": easy}
+    parts = []
+    for name, right in answers.items():
+        part = model_dataset("mini-1.5-7B", samples=samples).assign_coords(model=[name])
+        part["correct"][:] = right[None]
+        parts.append(part)
+    ds = xr.concat(parts, "model", data_vars="all", coords="minimal", compat="override")
+    told = kinship.interaction(ds, ("many", "few"), ("many-less", "few-less"))
+    assert told is not None and told["estimate"] == pytest.approx(0.5)  # what many tokens bring: 0.5 against 0
+    none = kinship.interaction(ds, ("many", "many"), ("few", "few-less"))
+    hidden = 1 - 0.025 ** (1 / 10)  # what ten questions may hide
+    assert none == {"estimate": 0, "lower": pytest.approx(-hidden), "upper": pytest.approx(hidden)}
 
 
 def test_survey_counts_heads_above_white_pictures(ds: xr.Dataset) -> None:

@@ -14,7 +14,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoConfig
 
+import visualheads as vh
+from visualheads.catalog import miniature_folder
 from visualheads.errors import CheckpointError, UnknownModelError
 from visualheads.miniatures import (
     architectures,
@@ -25,6 +28,7 @@ from visualheads.miniatures import (
     listing,
     pictures,
     scenes,
+    taking,
     towers,
     train,
     training,
@@ -488,7 +492,7 @@ def test_a_shipped_text_model_is_not_trained_again(tmp_path):
     name, schedule = "mini-mistral-7B-text", Schedule(steps=2, batch=2, rate=3e-3, warm_up=1, report_every=1, tested=4)
     model, progress = training.train_text(name, schedule, tmp_path / "first", "cpu")
     train.save_text(name, model, tmp_path / name, schedule, progress)
-    train.take_text(name, tmp_path / name, tmp_path / "again", schedule)
+    taking.take_text(name, tmp_path / name, tmp_path / "again", schedule)
     reported: list[str] = []
     again, known = training.train_text(
         name, schedule, tmp_path / "again", "cpu", lambda *told: reported.append(told[0])
@@ -496,8 +500,23 @@ def test_a_shipped_text_model_is_not_trained_again(tmp_path):
     assert not reported and known.curve == progress.curve and known.seconds == progress.seconds
     for key, value in model.state_dict().items():
         assert torch.equal(again.state_dict()[key], value.half().float()), key
-    train.take_text(name, tmp_path / name, tmp_path / "other", Schedule(steps=3, batch=2, rate=3e-3, warm_up=1))
-    train.take_text(name, tmp_path / "nowhere", tmp_path / "other", schedule)
+    taking.take_text(name, tmp_path / name, tmp_path / "other", Schedule(steps=3, batch=2, rate=3e-3, warm_up=1))
+    taking.take_text(name, tmp_path / "nowhere", tmp_path / "other", schedule)
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_tower_of_a_shipped_miniature_is_not_trained_again(tmp_path, root):
+    shipped = root / "data" / "miniatures"
+    told = json.loads((shipped / "mini-1.5-7B" / "training.json").read_text())["stages"]["tower"]
+    schedule = training.Plan().tower
+    taking.take_tower(shipped, tmp_path, schedule)
+    reported: list[str] = []
+    tower, progress = towers.train_tower(schedule, tmp_path, 0, "cpu", lambda *done: reported.append(done[0]))
+    assert not reported and progress.curve == told["curve"] and progress.seconds == told["seconds"]
+    frozen = vh.load("mini-vip-7B").module.model.vision_tower.state_dict()
+    assert all(torch.equal(frozen[key], value) for key, value in tower.state_dict().items())
+    for where, other in ((shipped, replace(schedule, rate=0.5)), (tmp_path, schedule)):
+        taking.take_tower(where, tmp_path / "other", other)
     assert not (tmp_path / "other").exists()
 
 
@@ -544,6 +563,15 @@ def test_the_question_only_answerer_may_not_know_the_question_itself():
 def test_question_types_leave_the_names_out():
     assert evaluation.template("How many cars are there?\nA. 1") == evaluation.template("How many dogs are there?")
     assert evaluation.template("Is this image dark?") == evaluation.template("Is this image noisy?")
+
+
+def test_cards_say_which_intervals_are_too_narrow():
+    record = json.loads((miniature_folder("mini-1.5-7B") / "training.json").read_text(encoding="utf-8"))
+    config = AutoConfig.from_pretrained(miniature_folder("mini-1.5-7B"))
+    told = " ".join(card.model_card(architectures.MINIATURES["mini-1.5-7B"], config, record).split())
+    assert "The 95 % intervals take prompts as independent." in told and "the intervals are too narrow" in told
+    assert told.index("All conditions and formats together") < told.index("too narrow") < told.index("All five")
+    assert "several prompts ask about one" in str(evaluation.score.__doc__)
 
 
 def test_scores_carry_wilson_intervals():

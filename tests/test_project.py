@@ -54,6 +54,8 @@ PURE = (
     "causes",
     "confronted",
     "cells",
+    "overlaps",
+    "answered",
 )
 """Mathematics: torch, numpy and xarray, but no models."""
 

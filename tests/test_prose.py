@@ -16,9 +16,9 @@ import yaml
 from conftest import ROOT
 from planted import swept
 from synthetic_models import model_dataset, questions
-from visualheads import causes, cells, comparison, prose, titles
+from visualheads import causes, cells, comparison, prose, sink_finding, titles
 from visualheads.pages.comparisons import COMPARISONS
-from visualheads.prose import across, benchmarks, emergence, heads, kinship, rankings, scale, steering, training
+from visualheads.prose import across, benchmarks, emergence, heads, kinship, rankings, scale, sinks, steering, training
 from visualheads.prose import causes as removed
 from visualheads.prose import comparison as common
 
@@ -100,6 +100,7 @@ def test_what_needs_no_picture_stands_beside_the_figure_it_belongs_to() -> None:
     assert ends["precision"].split() == ["–", "|", "–", "|", "–", "|"] and "| 10 |" in ends["F1"]
     assert "| LookTwice&#45;QA | accuracy | 50.0 (40.0 to 60.0) | 20 | – | – | – |" in told
     assert "accuracy is not clearly above chance and questions alone on MMBench." in told
+    assert "The record's intervals take prompts as independent: too narrow where several ask about one" in told
     assert "20 of 80 of LookTwice&#45;QA" in told and training.CHAPTER in told
 
 
@@ -171,7 +172,103 @@ def test_a_best_ranking_is_weighed_by_its_strength_and_by_benchmark() -> None:
         "on POPE 0.1 − 0.05 is not above 0.08"
     )
     strong = table.assign(spearman=table["spearman"] + 0.4)
-    assert "**a strong relation** (half or more" in rankings.held(strong, cells.best_rankings(strong))
+    told_strong = rankings.held(strong, cells.best_rankings(strong))
+    assert "+0.59, where noise leaves room for 0.80: **a moderate relation** (74 % of that room)" in told_strong
+    near = table.assign(spearman=0.8)
+    assert "**a strong relation** (100 % of that room)" in rankings.held(near, cells.best_rankings(near))
+
+
+def test_a_best_ranking_is_told_as_chosen_and_on_how_many_models_it_rests() -> None:
+    rho = {"a": {"looktwice": (0.5, 0.1), "pope": (0.4, 0.1)}, "b": {"looktwice": (0.5, 0.1), "pope": (0.1, 0.2)}}
+    table = pd.DataFrame([
+        {"mode": "zero, all", "task": task, "effect": "margin", "model": model, "ranking": name, "spearman": value,
+         "lower": value - 0.05, "upper": value + 0.05, "ceiling": 0.8}
+        for model, tasks in rho.items() for task, told in tasks.items()
+        for name, value in zip(("gaze", "detection"), told, strict=True)
+    ])  # fmt: skip
+    told = rankings.held(table, cells.best_rankings(table))
+    assert "It was picked as the best of 2, which flatters its value." in told
+    assert "**holds** on all benchmarks. This compares means over 2 models, without an interval" in told
+    assert "it is the best on every benchmark in 1 of them taken alone." in told, "in b detection is, on POPE"
+    one = table[table["model"] == "a"]
+    assert "There is one model, and no interval stands behind this." in rankings.held(one, cells.best_rankings(one))
+
+
+@pytest.mark.parametrize(
+    ("r2", "words"),
+    [
+        ([0.3, 0.9], "An R² of 0.30 is poor"),
+        ([0.62, 0.7], "an R² of 0.62 or more, 62 % or more of the variance of what many heads do together is a sum"),
+        ([0.93], "an R² of 0.93, what many heads do together is nearly a sum over them"),
+    ],
+)
+def test_how_far_heads_add_up_is_told_by_degrees(r2: list[float], words: str) -> None:
+    columns = {"guess": "many at once", "spearman": 0.5, "overlap": 0.5, "chance": 0.1}
+    told = removed.guesses(pd.DataFrame([{"model": "m", **columns, "r2": value} for value in r2]))
+    assert words in told and ("nearly" in told) == (min(r2) >= 0.9)
+
+
+def odds(values: list[float]) -> xr.Dataset:
+    """A model of 4 × 4 heads with these log-odds on every prompt."""
+    ds = model_dataset().copy(deep=True)
+    ds["image_log_odds"][:] = np.array(values).reshape(4, 4)[None, :, :, None, None]
+    return ds
+
+
+def test_a_mixture_stands_beside_the_count_above_null() -> None:
+    # 12 heads at −2 ± 0.1, 4 at 3 ± 0.1: the components are the two groups; the null lets through heads 0, 1 and 2
+    told = heads.mixture(odds([2.9, 3.1, -2.1, 2.9, 3.1, *[-1.9, -2.1] * 5, -1.9]), above(3, 16))
+    assert "mean at -2.00 nats (deviation 0.10), the upper one at +3.00 (0.10)" in told
+    assert "The upper component claims 4 of 16 heads (probability above 0.5), the threshold 3 of 16" in told
+    assert "2 are named by both. Two components fit better than one (BIC lower by " in told
+    assert "look away" not in told and "wide" not in told
+    away = heads.mixture(odds([-0.1, -0.3, -4.1, -0.1, -0.3, *[-3.9, -4.1] * 5, -3.9]), above(3, 16))
+    assert "but the upper one's mean does not lie above 0" in away and "no group of visual heads" in away
+
+
+def test_a_mixture_that_fits_no_better_counts_nothing() -> None:
+    normal = [-1.86, -1.32, -1.01, -0.78, -0.58, -0.40, -0.24, -0.08, 0.08, 0.24, 0.40, 0.58, 0.78, 1.01, 1.32, 1.86]
+    told = heads.mixture(odds(normal), above(3, 16))
+    assert "fit no better than one" in told and "do not fall into two groups" in told
+    assert "cannot be fitted" in heads.mixture(odds([1.0] * 16), above(3, 16))
+    # a narrow group of 12 around 1, four heads far off on both sides: the highest one is given to the wide component
+    wide = heads.mixture(odds([*[0.99, 1.0, 1.01] * 4, -9.0, -8.0, -7.0, 9.0]), above(3, 16))
+    assert "claims 12 of 16" in wide and "1 head with higher log-odds than some claimed one is given to the" in wide
+
+
+def shown_heads(weight: list[float], focus: list[float], noise: float = 0.0) -> xr.Dataset:
+    """A model of 2 × 2 heads with these image weights and concentrations on every prompt."""
+    ds = model_dataset(pattern=np.zeros((2, 2))).copy(deep=True)
+    rng = np.random.default_rng(0)
+    for name, values in {"image_weight": weight, "concentration": focus}.items():
+        ds[name][:] = np.array(values).reshape(2, 2)[None, :, :, None, None] + rng.normal(0, noise, ds[name].shape)
+    return ds
+
+
+def test_untrained_heads_are_told_by_their_spread() -> None:
+    trained = shown_heads([0.2, 0.4, 0.6, 0.8], [0.1, 0.1, 0.3, 0.3])  # standard deviations 0.2236 and 0.1
+    fresh = shown_heads([0.5, 0.6, 0.6, 0.5], [0.1, 0.12, 0.12, 0.1])  # 0.05 and 0.01
+    told = benchmarks.against_untrained(trained, fresh)
+    assert "image weight: trained 0.50 (heads from 0.20 to 0.80, standard deviation 0.224), untrained 0.55" in told
+    assert "0.22 times as widely over image weight and 0.10 times as widely over concentration" in told
+    assert "ρ = 1.00 (corrected to all pictures; trained: 1.00): random weights alone make heads differ" in told
+    assert "role" not in told and "alike" not in told
+    random = benchmarks.against_untrained(trained, shown_heads([0.5] * 4, [0.1] * 4, noise=0.02))
+    assert "random weights alone" not in random, "their order is not stable"
+
+
+def test_what_marked_patches_cannot_bound_is_said() -> None:
+    ds = xr.Dataset(coords={"sample": range(4), "definition": ("model", [sink_finding.BY_ATTENTION])})
+    told = sinks.protocol({"sinks": {"mini-a": ds}})
+    assert "the most that patches which all heads favour could explain; a sink of one head alone" in told
+    assert "no sink does" not in told + str(sink_finding.__doc__)
+
+
+def test_pooled_intervals_are_told_as_too_narrow() -> None:
+    entry = {"seen": {"accuracy": 0.5, "low": 0.4, "high": 0.6, "n": 20}}
+    told = training.scores({"mini-a": {"benchmarks": {"looktwice": entry}}})
+    assert "These intervals take prompts as independent." in told and "they are too narrow" in told
+    assert "one prompt a scene" in told
 
 
 def test_miniatures_are_named_where_they_are() -> None:
@@ -223,7 +320,7 @@ def test_statistics_say_how_many_models_a_test_takes() -> None:
     columns = {"statistic": list(comparison.STATISTICS), "rho": 0.5, "p_value": np.nan, "tasks": 1}
     few = across.statistics(pd.DataFrame({**columns, "models": 3}), pd.DataFrame())
     assert "Not shown yet" in few and "+0.50" not in few
-    assert "5 % takes 4 models, and 0.71 %, the level that stands against 7 statistics tried, 6" in few
+    assert "5 % takes 4 models, and 0.62 %, the level that stands against 8 statistics tried, 6" in few
     enough = across.statistics(pd.DataFrame({**columns, "models": 4, "p_value": 0.2}), pd.DataFrame())
     assert "+0.50" in enough and f"With 4 models p is {1 / math.factorial(4):.2g} at least" in enough
 

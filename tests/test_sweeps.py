@@ -311,6 +311,10 @@ def test_sweeps_in_which_other_things_were_done_are_not_joined(tmp_path):
 def test_what_is_joined_may_tell_nothing_of_its_making():
     first, second = (planted().assign_coords(model=[name]) for name in ("m", "n"))
     assert joining.joined([first, second]).sizes["model"] == 2
+    told = first.assign_coords(chosen_pictures=("model", [3]), note=("model", ["shipped"]))
+    both = joining.joined([told, second])
+    np.testing.assert_array_equal(both["chosen_pictures"], [3, np.nan])
+    assert both["note"].values.tolist() == ["shipped", ""]
     with pytest.raises(StoreError, match="the sweep of 8 samples by m and"):
         joining.joined([first, first])
 
@@ -338,6 +342,7 @@ def ranking(seed: int = 0, layers: int = 6, heads: int = 8) -> xr.DataArray:
 def test_counts_scale_with_the_number_of_heads():
     assert protocol.scaled_counts(1024) == [1, 2, 5, 10, 20, 50, 100]
     assert protocol.scaled_counts(64) == [1, 3, 6]
+    assert protocol.scaled_counts(1600) == [1, 2, 5, 10, 20, 50, 100], "large models are asked about the same numbers"
     with pytest.raises(ParameterError):
         protocol.scaled_counts(0)
 

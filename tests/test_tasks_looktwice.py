@@ -159,10 +159,6 @@ def test_same_choices_in_every_condition_and_other_ones_for_other_seeds(data: Pa
     assert any(by_question[question] != {choices} for question, choices in other.items())
 
 
-def test_answers_are_the_whole_vocabulary_in_order(data: Path) -> None:
-    assert task("looktwice", data).answers == ("1", "2", "3", "4", "5", "6", "7")
-
-
 def test_optional_objects_become_boxes(tmp_path: Path) -> None:
     folder = looktwice(tmp_path / "data", [2])
     objects = [

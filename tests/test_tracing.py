@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import visualheads as vh
 from helpers import Tiny, llava, picture, samples, wrapped
 from visualheads import store
 from visualheads.batching import plan_batches, prefetched
+from visualheads.causes import usable
 from visualheads.errors import BoxError, HeadError, IdentityMismatch, ImageError, ParameterError, SampleError
 from visualheads.forward import run
 from visualheads.generation import Margins, answer_lengths, first_tokens
@@ -63,6 +65,10 @@ def test_one_query_has_no_query_dimension(everything):
     assert_valid(single)
     expected = everything.image_weight.sel(query="first_generated", drop=True)
     np.testing.assert_allclose(single.image_weight, expected, atol=1e-5)
+    assert single["query"].item() == "first_generated"
+    with pytest.raises(ParameterError, match="last_prompt"):
+        vh.rank(single, "gaze")
+    assert "gaze" not in usable(single) and "gaze" in usable(traced(query="last_prompt"))
 
 
 def test_everything_kept_is_valid_and_agrees(everything):
@@ -151,12 +157,15 @@ def test_margins_by_hand():
     ids = {word: tokenizer.convert_tokens_to_ids(word) for word in ("two", "three", "seven", "a", "b", "c")}
     logits = torch.zeros(len(tokenizer))
     logits[[ids["two"], ids["three"], ids["seven"]]] = torch.tensor([5.0, 3.0, 9.0])
-    asked = samples(2)  # answers: two, three; "seven" is no answer of the task
+    asked = samples(2)  # answers: two, three; "seven" is no answer in this list
     margins = Margins(tokenizer, asked)
     assert margins(asked[0], logits) == 2
     assert margins(asked[1], logits) == -2
     assert math.isnan(margins(replace(asked[0], answer=""), logits))
     assert math.isnan(Margins(tokenizer, asked[:1])(asked[0], logits)), "no other answer"
+    longer = [*asked, replace(asked[0], id="more", answer="seven")]
+    assert Margins(tokenizer, longer)(asked[0], logits) == 5 - 9, "another list, another margin: the docstring says so"
+    assert "only between runs over the same list of samples" in " ".join(str(Margins.__doc__).split())
     letters = replace(asked[0], choices=("x", "y", "z"), answer="B")
     assert math.isnan(margins(letters, logits)), "this tokenizer has no capital letters"
     assert first_tokens(tokenizer, "two") == {ids["two"]}

@@ -10,18 +10,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from visualheads.alike import QUERY
-from visualheads.bootstrap import (
-    LEVEL,
-    N_BOOT,
-    bootstrap,
-    bootstrap_difference,
-    interval,
-    picture_sums,
-    picture_weights,
-)
+from visualheads.answered import share_gained, share_right
+from visualheads.bootstrap import LEVEL, N_BOOT, interval, picture_sums, picture_weights
 from visualheads.errors import ParameterError, got
 from visualheads.patterns import labels_of
-from visualheads.rankings import K, head_count, rank, real_samples, sample_scores, top_heads
+from visualheads.rankings import DETECTION_SHARE, K, head_count, rank, real_samples, sample_scores, top_heads
 
 STATISTICS = {
     "image_weight": "mean image weight of all heads",
@@ -30,9 +23,10 @@ STATISTICS = {
     "focus_nats": "mean focus of all heads (nats)",
     "top_image_weight": "mean image weight of the visual heads",
     "top_concentration": "mean concentration of the visual heads",
+    "top_focus_nats": "mean focus of the visual heads (nats)",
     "top_region_weight": "mean weight on the asked region of the visual heads",
 }
-"""Head statistics of a model on a benchmark. *Visual heads*: the detection rule's share of heads, by image weight."""
+"""Head statistics of a model on a benchmark. *Visual heads*: the same share of every model's heads, by image weight."""
 BOX_PAIRS = tuple((f"plain-{name}", f"visual-{name}") for name in ("general", "object", "super"))
 NAME_PAIRS = tuple((f"{way}-general", f"{way}-{name}") for way in ("plain", "visual") for name in ("object", "super"))
 CONDITION_PAIRS = {"drawing the box": BOX_PAIRS, "naming the object": NAME_PAIRS}
@@ -98,8 +92,9 @@ def scores(
 ) -> pd.DataFrame:
     """Share of right answers per model and group of samples: model, group, estimate, lower, upper, n, chance.
 
-    The interval is a bootstrap over pictures. MMBench's task counts a question only where every round asked is right
-    (circular), with n questions. Groups without known answers are left out. `chance` as in `chance_of`.
+    The interval is a bootstrap over pictures (`answered.share_right`). MMBench's task counts a question only where
+    every round asked is right (circular), with n questions. Groups without known answers are left out. `chance` as in
+    `chance_of`.
     """
     records = []
     for name in np.atleast_1d(ds["model"].values).astype(str):
@@ -114,8 +109,7 @@ def scores(
             chance = chance_of(part)
             if circular:
                 values, chance = in_all_rounds(values), float("nan")
-            bounds = bootstrap(values, n_boot, level, seed)
-            told = {bound: float(bounds.sel(bound=bound)) for bound in ("estimate", "lower", "upper")}
+            told = share_right(values, n_boot, level, seed)
             n = int(np.isfinite(values.values).sum())
             records.append({"model": str(name), "group": group, **told, "n": n, "chance": chance})
     return pd.DataFrame(records, columns=["model", "group", "estimate", "lower", "upper", "n", "chance"])
@@ -137,11 +131,12 @@ def in_all_rounds(correct: xr.DataArray) -> xr.DataArray:
     return xr.DataArray(right, {"sample": questions, "image_id": ("sample", images)}, ("sample",), "correct")
 
 
-def head_statistics(ds: xr.Dataset, *, k: K = None, query: str | None = QUERY) -> pd.DataFrame:
+def head_statistics(ds: xr.Dataset, *, k: K = DETECTION_SHARE, query: str | None = QUERY) -> pd.DataFrame:
     """One row per model and task: model, task, tokens (mean image tokens) and the columns of STATISTICS.
 
-    Statistics of the visual heads are means over the `k` heads (detection's rule by default) with the largest image
-    weight of that model on that task. NaN where a measure has no value, such as region weight without boxes.
+    Statistics of the visual heads are means over the `k` heads (9.8 % by default: the same share of every model) with
+    the largest image weight of that model on that task. NaN where a measure has no value, such as region weight
+    without boxes.
     """
     records = []
     for name in np.atleast_1d(ds["model"].values).astype(str):
@@ -154,8 +149,8 @@ def head_statistics(ds: xr.Dataset, *, k: K = None, query: str | None = QUERY) -
             weight = means["image_weight"]
             n_heads = int(np.isfinite(weight).sum())
             top = top_heads(weight.reshape(-1, 1), head_count(n_heads, k))[:, 0].reshape(weight.shape)
-            row = {m: _mean(means[m]) for m in ("image_weight", "image_log_odds", "concentration", "focus_nats")}
-            row |= {f"top_{m}": _mean(means[m][top]) for m in ("image_weight", "concentration", "region_weight")}
+            row = {m: _mean(values) for m, values in means.items() if m in STATISTICS}
+            row |= {f"top_{m}": _mean(values[top]) for m, values in means.items() if f"top_{m}" in STATISTICS}
             tokens = float(part["n_image_tokens"].astype(float).mean())
             records.append({"model": str(name), "task": task, "tokens": tokens, **row})
     return pd.DataFrame(records, columns=["model", "task", "tokens", *STATISTICS])
@@ -177,7 +172,7 @@ def right_wrong(
     ds: xr.Dataset,
     measure: str = "concentration",
     *,
-    k: K = None,
+    k: K = DETECTION_SHARE,
     query: str | None = QUERY,
     n_boot: int = N_BOOT,
     level: float = LEVEL,
@@ -189,7 +184,7 @@ def right_wrong(
     Columns: model, task, difference (right − wrong), lower, upper, right, wrong (numbers of samples). Answers are
     compared within the same condition and format, weighted by n_right · n_wrong / n, so that an easier condition makes
     no difference by itself; NaN where fewer than `fewest` right or wrong answers stand in conditions that have both.
-    Visual heads are the `k` heads (detection's rule) with the largest image weight over right and wrong answers
+    Visual heads are the `k` heads (9.8 %) with the largest image weight over right and wrong answers
     together. Interval: bootstrap over pictures.
     """
     records = []
@@ -228,8 +223,7 @@ def score_difference(ds: xr.Dataset, one: str, other: str, task: str, seed: int 
     first, second = xr.align(*arrays, join="inner")
     if not first.sizes["sample"] or not np.isfinite(first.values + second.values).any():
         return None
-    bounds = bootstrap_difference(second, first, seed=seed)
-    told = {bound: float(bounds.sel(bound=bound)) for bound in ("estimate", "lower", "upper")}
+    told = share_gained(first, second, seed=seed)
     return {
         "difference": told["estimate"],
         "lower": told["lower"],

@@ -11,13 +11,13 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from visualheads.agreement import agreement, reversed_interval, spearman, top_k_overlap, without_layer_means
-from visualheads.bootstrap import LEVEL, picture_sums, picture_weights
+from visualheads.bootstrap import LEVEL, interval, picture_sums, picture_weights
 from visualheads.causes import EFFECT, Lists, usable
 from visualheads.rankings import head_count, sample_scores
 
 AGREEMENT_COLUMNS = (
-    "model", "ranking", "spearman", "lower", "upper", "within", "ceiling", "overlap", "overlap_lower", "overlap_upper",
-    "chance", "top",
+    "model", "ranking", "spearman", "lower", "upper", "within", "ceiling", "noisy_lower", "noisy_upper", "overlap",
+    "overlap_lower", "overlap_upper", "chance", "top",
 )  # fmt: skip
 N_BOOT = 500
 SCORED, REMOVED = 0, 1
@@ -50,6 +50,8 @@ def ranking_agreement(
     spearman, lower, upper   rank correlation over heads with the effects; interval over the pictures of both
     within                   the same after removing layer means, so that depth alone makes no agreement
     ceiling                  √(reliability of the ranking · reliability of the effects): the most that noise allows
+    noisy_lower, noisy_upper bounds of the correlation with its noise, to be divided by the ceiling: lower and upper
+                             aim at the truth without noise already, by another way (`agreement.reversed_interval`)
     overlap, overlap_*       share of the `top` best heads that both name; chance: that of two unrelated rankings
     effect   variable of `effects` (model, layer, head, sample); lists: published head lists, without noise of their own
     by       only these rankings; default all that the traces have what they need for
@@ -122,13 +124,17 @@ def _confronted(scores: Measured, effect: Measured, layer: NDArray[np.integer]) 
     room = float(np.clip(scores.reliability * effect.reliability, 0, 1))
     drawn = np.stack([scores.draws[:, heads], effect.draws[:, heads]], axis=1)
     drawn = drawn[:, :, np.isfinite(drawn).all(axis=(0, 1))]
-    bounds, overlaps = [np.nan, np.nan], [np.nan, np.nan]
+    bounds, noisy, overlaps = [np.nan, np.nan], [np.nan, np.nan], [np.nan, np.nan]
     if drawn.shape[-1]:
-        bounds = reversed_interval(observed, spearman(drawn)[:, 0, 1], LEVEL, -1.0).tolist()
+        replicates = spearman(drawn)[:, 0, 1]
+        bounds = reversed_interval(observed, replicates, LEVEL, -1.0).tolist()
+        low, high = interval(replicates[None] - np.nanmean(replicates), LEVEL)
+        noisy = [float(observed - high[0]), float(observed - low[0])]
         overlaps = reversed_interval(shared, top_k_overlap(drawn, k)[:, 0, 1], LEVEL, 0.0).tolist()
     return {
         "spearman": float(observed), "lower": bounds[0], "upper": bounds[1],
         "within": float(spearman(without_layer_means(pair, layer[heads]))[0, 1]), "ceiling": float(np.sqrt(room)),
+        "noisy_lower": noisy[0], "noisy_upper": noisy[1],
         "overlap": float(shared), "overlap_lower": overlaps[0], "overlap_upper": overlaps[1],
         "chance": k / int(heads.sum()), "top": k,
     }  # fmt: skip

@@ -83,8 +83,10 @@ def _ids(tokens: Iterable[int], like: Tensor) -> Tensor:
 class Margins:
     """Margin of each sample: logit of its right answer minus the best other answer's, at the answer's first token.
 
-    Letters: the others are the sample's other letters. Free form: the other answers that occur in the sample's task
-    (METHOD section 6); answers that begin with the same token as the right one are left out. NaN where nothing is left.
+    Letters: the others are the sample's other letters. Free form: the other answers of the samples given here, task by
+    task, not all that the task could have; so margins can be compared only between runs over the same list of samples.
+    Answers that begin with the same token as the right one are left out. NaN where nothing is left, as in a list whose
+    samples all have one answer.
     """
 
     def __init__(self, tokenizer: Any, samples: Sequence[Sample]) -> None:

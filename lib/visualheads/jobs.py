@@ -19,8 +19,8 @@ from visualheads.variables import UNTRAINED
 if TYPE_CHECKING:
     import xarray as xr
 
-UNTRAINED_N = 16
-"""Questions per condition that an untrained network is asked: its heads are alike, and so are their answers."""
+UNTRAINED_N = 48
+"""Questions per condition that an untrained network is asked at most: pictures are what a null has to be sure of."""
 UNTRAINED_TOKENS = 2
 """… and the tokens it may say: only the first one's row is read."""
 
@@ -122,10 +122,10 @@ class TraceJob:
         """The same questions about white pictures, in the job's first format: the control of `above_null`."""
         return replace(self, formats=self.formats[:1], controls=("white",))
 
-    def fresh_network(self) -> TraceJob:
-        """The same questions, or as many as it needs, asked of an untrained network of the model's shape: the other
+    def fresh_network(self, most: int = UNTRAINED_N) -> TraceJob:
+        """The same questions, or `most` per condition, asked of an untrained network of the model's shape: the other
         control of `above_null`."""
-        n = UNTRAINED_N if self.n is None else min(self.n, UNTRAINED_N)
+        n = most if self.n is None else min(self.n, most)
         return replace(self, formats=self.formats[:1], controls=("",), n=n, untrained=True)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -32,19 +32,24 @@ def joined(sweeps: Sequence[xr.Dataset]) -> xr.Dataset:
     Raises StoreError for sweeps in which something else was done – another bias, reference set or length of answers,
     boxes or none, other weights of the same model – and for those that hold the same sample of a model twice.
     """
-    for one, other in combinations([part for ds in sweeps for part in _parts(ds)], 2):
-        _check(one, other)
+    check_joinable(sweeps)
     along = {dim: _labels(sweeps, dim) for dim in ("set", "sample")}
     by_model: dict[str, list[xr.Dataset]] = {}
     for ds in sweeps:
         bare = ds.drop_vars([name for dim in along for name in _along(ds, dim)])
         for model in ds["model"].values.tolist():
             by_model.setdefault(model, []).append(bare.sel(model=[model]))
-    models = [_concat(parts, "sample") if len(parts) > 1 else parts[0] for parts in by_model.values()]
+    models = [_concat(_told_alike(parts), "sample") for parts in by_model.values()]
     union = {dim: frame.index.to_numpy(dtype=object) for dim, frame in along.items()}
-    whole = _concat([ds.reindex(union, fill_value=_fills(ds)) for ds in models], "model")
+    whole = _concat(_told_alike([ds.reindex(union, fill_value=_fills(ds)) for ds in models]), "model")
     named = {str(name): (dim, frame[name].to_numpy()) for dim, frame in along.items() for name in frame}
     return describe(whole.assign_coords(named))
+
+
+def check_joinable(sweeps: Sequence[xr.Dataset]) -> None:
+    """Raises StoreError where `joined` would, with the names of both stores."""
+    for one, other in combinations([part for ds in sweeps for part in _parts(ds)], 2):
+        _check(one, other)
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,17 @@ def _labels(sweeps: Sequence[xr.Dataset], dim: str) -> pd.DataFrame:
     ]
     union = pd.concat(frames)
     return union.loc[~union.index.duplicated()]
+
+
+def _told_alike(parts: Sequence[xr.Dataset]) -> list[xr.Dataset]:
+    """The parts with the same coordinates of models: what only some tell is NaN, or "", in the others."""
+    told = {str(name): values for ds in parts for name, values in ds.coords.items() if values.dims == ("model",)}
+    unknown = {name: "" if values.dtype.kind in "OU" else np.nan for name, values in told.items()}
+    return [
+        ds.assign_coords({name: ("model", np.full(ds.sizes["model"], value, object if value == "" else float))
+                          for name, value in unknown.items() if name not in ds.coords})
+        for ds in parts
+    ]  # fmt: skip
 
 
 def _concat(parts: Sequence[xr.Dataset], dim: str) -> xr.Dataset:

@@ -11,16 +11,19 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
+from scipy import stats
 
 from visualheads.alike import QUERY, model_agreement, pairs, shapes_of
-from visualheads.bootstrap import N_BOOT, bootstrap
-from visualheads.comparison import head_statistics, in_all_rounds, of_model, score_difference, tasks_of
+from visualheads.answered import mean_share
+from visualheads.bootstrap import LEVEL
+from visualheads.comparison import CIRCULAR, head_statistics, in_all_rounds, of_model, score_difference, tasks_of
 from visualheads.lineage import RELATIONS, lineage, matched, relation, tuned_pictures
 from visualheads.prediction import MOST_EXACT, N_DRAWN, orders
 
 SIZE = re.compile(r"-?v?[\d.]+B?$|-mini$")
 RECIPE, MODEL_SIZE = "recipe", "size"
 ALL_TASKS = "all benchmarks"
+Pair = tuple[str, str]
 
 
 def relations(ds: xr.Dataset, measure: str = "image_weight", query: str = QUERY, seed: int = 0) -> pd.DataFrame:
@@ -39,10 +42,11 @@ def relations(ds: xr.Dataset, measure: str = "image_weight", query: str = QUERY,
 def kin_difference(table: pd.DataFrame, ds: xr.Dataset, seed: int = 0) -> dict[str, float] | None:
     """Mean correlation of pairs of one language model (other recipe) minus that of pairs of other ones, with p.
 
-    Keys same, other, difference, lower, upper (bootstrap over pairs of each kind), p_value (share of the shufflings of
-    language models among the models of a shape with at least that difference, one-sided; exact for few models),
-    pairs_same, pairs_other, least_p (the smallest p that these models can give). Pairs are `kin_pairs`; several shapes
-    count by their pairs of one language model. None where no shape has both kinds of pair.
+    Keys same, other, difference, lower, upper (jackknife over models, which pairs share; NaN where one model makes
+    all pairs of a kind), p_value (share of the shufflings of language models among the models of a shape with at least
+    that difference, one-sided; exact for few models), p_less (with at most that difference), pairs_same, pairs_other,
+    least_p (the smallest p that these models can give). Pairs are `kin_pairs`; several shapes count by their pairs of
+    one language model. None where no shape has both kinds of pair.
     """
     kept = kin_pairs(table, ds)
     if kept.empty:
@@ -53,16 +57,16 @@ def kin_difference(table: pd.DataFrame, ds: xr.Dataset, seed: int = 0) -> dict[s
     share /= share.sum()
     observed = float(share @ [shape.difference(shape.labels) for shape in shapes])
     every = _shuffled(shapes, share, seed)
-    rng = np.random.default_rng(seed)
-    lower, upper = np.quantile(share @ [shape.resampled(rng) for shape in shapes], [0.025, 0.975])
+    width = _jackknifed(shapes, share)
     same = kept["same"].to_numpy(dtype=bool)
     return {
         "same": float(kept.loc[same, "correlation"].mean()),
         "other": float(kept.loc[~same, "correlation"].mean()),
         "difference": observed,
-        "lower": float(lower),
-        "upper": float(upper),
+        "lower": observed - width,
+        "upper": observed + width,
         "p_value": float((every >= observed - 1e-12).mean()),
+        "p_less": float((every <= observed + 1e-12).mean()),
         "least_p": float((every >= every.max() - 1e-12).mean()),
         "pairs_same": int(same.sum()),
         "pairs_other": int((~same).sum()),
@@ -109,11 +113,33 @@ class _Shape:
         same = labels[self.one] == labels[self.other]
         return float(self.values[same].mean() - self.values[~same].mean()) if same.any() and not same.all() else np.nan
 
-    def resampled(self, rng: np.random.Generator) -> NDArray[np.float64]:
-        """The difference with pairs of each kind drawn anew, (N_BOOT,)."""
-        kinds = (self.values[self.same], self.values[~self.same])
-        means = [part[rng.integers(0, len(part), (N_BOOT, len(part)))].mean(axis=1) for part in kinds]
-        return means[0] - means[1]
+    def without(self, model: int) -> _Shape:
+        """The pairs that a model (a place among the labels) has no part in."""
+        kept = (self.one != model) & (self.other != model)
+        return _Shape(self.labels, self.one[kept], self.other[kept], self.values[kept])
+
+
+def _jackknifed(shapes: Sequence[_Shape], share: NDArray[np.float64], level: float = LEVEL) -> float:
+    """Half width of the interval of the difference, from leaving out each model with all its pairs (t distribution).
+
+    From the shapes where any model can be left out; NaN where there is none.
+    """
+    without = [
+        [shape.without(model).difference(shape.labels) for model in range(len(shape.labels))] for shape in shapes
+    ]
+    firm = [place for place, differences in enumerate(without) if np.isfinite(differences).all()]
+    whole, weight = np.array([shapes[place].difference(shapes[place].labels) for place in firm]), share[firm]
+    left = []
+    for place, differences in enumerate(without[index] for index in firm):
+        for difference in differences:
+            changed = whole.copy()
+            changed[place] = difference
+            left.append(float(weight @ changed / weight.sum()))
+    n = len(left)
+    if not n:
+        return float("nan")
+    spread = np.sqrt((n - 1) / n * np.square(np.array(left) - np.mean(left)).sum())
+    return float(stats.t.ppf((1 + level) / 2, n - 1) * spread)
 
 
 def _shuffled(shapes: Sequence[_Shape], share: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
@@ -209,23 +235,34 @@ def tokens_and_data(ds: xr.Dataset) -> pd.DataFrame:
     )
 
 
+def interaction(ds: xr.Dataset, more: Pair, less: Pair, seed: int = 0) -> dict[str, float] | None:
+    """What more tokens bring with all the data minus what they bring with less, in share right.
+
+    more, less   with all the data and with less: the model of many image tokens, and that of few
+    Keys estimate, lower, upper: on the questions that all four models answered, paired, each benchmark with the same
+    weight, pictures drawn anew. None where they share none.
+    """
+    parts = []
+    for task in tasks_of(ds):
+        arrays = []
+        for name in (*more, *less):
+            values = of_model(ds, name, task)["correct"].isel(model=0, drop=True).load().astype(float)
+            arrays.append(in_all_rounds(values) if task == CIRCULAR and values.sizes["sample"] else values)
+        first, second, third, fourth = xr.align(*arrays, join="inner")
+        if first.sizes["sample"]:
+            parts.append(first.copy(data=first.values - second.values - (third.values - fourth.values)))
+    parts = [part for part in parts if np.isfinite(part).any()]
+    return mean_share(parts, seed=seed, lowest=-2.0) if parts else None
+
+
 def overall(ds: xr.Dataset, model: str, seed: int = 0) -> dict[str, float]:
     """Share right with every benchmark weighing the same, its 95 % interval, and n; empty without answers."""
-    parts, images = [], []
+    parts = []
     for task in tasks_of(ds):
         part = of_model(ds, model, task)["correct"].isel(model=0).load()
-        if not np.isfinite(part).any():
-            continue
-        part = in_all_rounds(part) if task == "mmbench" else part
-        parts.append(np.asarray(part.values, dtype=float))
-        images.append([f"{task} {image}" for image in part["image_id"].values.astype(str)])
-    if not parts:
-        return {}
-    n = sum(len(part) for part in parts)
-    weighted = np.concatenate([part * (n / (len(parts) * len(part))) for part in parts])
-    ids = np.array([image for some in images for image in some], dtype=object)
-    bounds = bootstrap(xr.DataArray(weighted, {"image_id": ("sample", ids)}, ("sample",)), seed=seed)
-    return {**{bound: float(bounds.sel(bound=bound)) for bound in ("estimate", "lower", "upper")}, "n": n}
+        if np.isfinite(part).any():
+            parts.append(in_all_rounds(part) if task == CIRCULAR else part)
+    return {**mean_share(parts, seed=seed), "n": sum(part.sizes["sample"] for part in parts)} if parts else {}
 
 
 def _tokens(ds: xr.Dataset, model: str) -> float:

@@ -14,9 +14,6 @@ from visualheads.errors import HeadError, ParameterError, got
 from visualheads.rankings import HEAD_DIMS, real_samples, sample_scores, samples_with_control
 
 FDR = 0.05
-UNTRAINED_QUANTILE = 0.95
-"""Heads of an untrained network are exchangeable; a head has to exceed this quantile of them, picture by picture."""
-
 PROMPT_KEYS = ("task", "question_id", "condition", "format")
 """Coordinates by which a sample finds its counterpart among the white pictures; without a question_id, its own id."""
 
@@ -42,8 +39,8 @@ def above_null(
     white      the same prompts with white pictures: the same head, paired by prompt; if not given, the samples of
                `ds` whose control is "white", where there are any
     untrained  an untrained network of the same shape on the same samples, under the model's name where `ds` holds
-               several; heads of such a network are exchangeable, so the reference is the 95 % quantile of all its
-               heads, prompt by prompt
+               several; its heads keep their order from picture to picture without having learned anything, so the
+               reference is its strongest head, prompt by prompt: the one of largest mean over all prompts
 
     The test is a one-sided t test over pictures; with two controls the larger p counts (both have to be exceeded).
     Heads without a value are NaN and not above. Raises
@@ -58,8 +55,7 @@ def above_null(
         references.append(_same_prompts(values, _log_odds(white, query), "white"))
     if untrained is not None:
         fresh = _same_models(values, _log_odds(real_samples(untrained), query))
-        pooled = fresh.quantile(UNTRAINED_QUANTILE, dim=("layer", "head"), skipna=True)
-        references.append(_same_prompts(values, pooled.drop_vars("quantile"), "untrained"))
+        references.append(_same_prompts(values, _strongest(fresh), "untrained"))
     if not references:
         raise ParameterError(
             got(
@@ -151,6 +147,20 @@ def _component_logs(
 ) -> NDArray[np.float64]:
     shape = (2, *[1] * x.ndim)
     return np.log(share).reshape(shape) + stats.norm.logpdf(x, mean.reshape(shape), deviation.reshape(shape))
+
+
+def strongest_head(values: NDArray[np.floating]) -> int:
+    """Place of the head of largest mean among values (head, sample), NaN left out; 0 where there is no value."""
+    there = np.isfinite(values)
+    sums, counts = np.where(there, values, 0).sum(axis=1), there.sum(axis=1)
+    return int(np.divide(sums, counts, out=np.full(len(sums), -np.inf), where=counts > 0).argmax())
+
+
+def _strongest(fresh: xr.DataArray) -> xr.DataArray:
+    """(model, sample): the values of each model's strongest head."""
+    flat = fresh.transpose(*HEAD_DIMS, "sample").values.reshape(fresh.sizes["model"], -1, fresh.sizes["sample"])
+    one = fresh.isel(layer=0, head=0, drop=True).transpose("model", "sample")
+    return one.copy(data=np.stack([model[strongest_head(model)] for model in flat]))
 
 
 def _log_odds(ds: xr.Dataset, query: str | None) -> xr.DataArray:

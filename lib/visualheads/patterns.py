@@ -78,9 +78,12 @@ def _ranked(patterns: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def between(found: Patterns, first: NDArray[np.float64], other: NDArray[np.float64], centred: bool = False):
-    """Correlations (replicate, group, group) of the patterns under `first` with those under `other`."""
+    """Correlations (replicate, group, group) of the patterns under `first` with those under `other`.
+
+    NaN for a group of so few pictures that a replicate has none of them; it says nothing about the other groups.
+    """
     one, two = found.means(first), found.means(other)
-    empty = ~np.isfinite(np.concatenate([one, two])).any(axis=(0, 2))
+    empty = ~np.isfinite(np.concatenate([one, two])).any(axis=2).all(axis=0)
     heads = np.isfinite(np.concatenate([one, two])[:, ~empty]).all(axis=(0, 1)) if not empty.all() else np.array([])
     result = np.full((len(one), len(found.groups), len(found.groups)), np.nan)
     if heads.sum() < FEWEST:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -44,6 +44,16 @@ def correlations(table: pd.DataFrame, statistics: Sequence[str], seed: int = 0) 
         tasks = int((there.sum(axis=0) >= 3).sum())
         records.append({"statistic": statistic, "rho": rho, "p_value": p, "models": n, "tasks": tasks})
     return pd.DataFrame(records, columns=["statistic", "rho", "p_value", "models", "tasks"])
+
+
+def by_language_model(table: pd.DataFrame, statistics: Sequence[str], llm: Mapping[str, str]) -> pd.DataFrame:
+    """Scores and statistics with one row per language model (as `model`) and task: means over its models.
+
+    Models tuned from one language model resemble each other, so that permuting them one by one makes p too small.
+    """
+    known = table.dropna(subset=["score", *statistics])  # a mean of scores and one of heads are of the same models
+    named = known.assign(model=known["model"].map(llm))
+    return named.groupby(["model", "task"], sort=False)[["score", *statistics]].mean().reset_index()
 
 
 def leave_one_llm_out(table: pd.DataFrame, statistics: Sequence[str], llm: dict[str, str]) -> pd.DataFrame:

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from visualheads.bootstrap import half_weights
 from visualheads.errors import HeadError, ParameterError, got
 from visualheads.heads import STAGES, depth_stage, select
+from visualheads.rankings import FULL_SIZE
 
 COUNTS = (1, 2, 5, 10, 20, 50, 100)
 """Numbers of heads in the causal tests on models of FULL heads; 0 is the clean run, which every sweep holds."""
 FULL = 1024
-"""Heads of the models that COUNTS are for (32 × 32)."""
+"""Heads of the models whose shares smaller models take over (32 × 32); large ones take COUNTS as they are."""
 SEEDS = 5
 """Random controls per set, at least."""
 
@@ -52,9 +53,11 @@ class HeadSet:
 
 
 def scaled_counts(n_heads: int, counts: Sequence[int] = COUNTS) -> list[int]:
-    """`counts` of a model of 1024 heads as the same shares of `n_heads`: ascending, at least 1, each once."""
+    """`counts`, in models below FULL_SIZE heads the same shares of `n_heads`: ascending, at least 1, each once."""
     if n_heads < 1:
         raise ParameterError(got("number of heads", n_heads, "1 or more"))
+    if n_heads >= FULL_SIZE:
+        return sorted({min(n_heads, count) for count in counts})
     return sorted({min(n_heads, max(1, round(count * n_heads / FULL))) for count in counts})
 
 

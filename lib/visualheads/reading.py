@@ -167,21 +167,27 @@ def open_store(path: str | Path, *, all_samples: bool = False) -> xr.Dataset:
 
     Samples of shards that are not done are left out; `all_samples` keeps them, as NaN (numbers), -1 (n_image_tokens)
     and "" (text). The shards' sums become `mean_map` and `mean_map_count`. A packed store opens the same way.
-    Raises StoreError for a path that holds no store, or a damaged one.
+    As in xarray, `encoding["source"]` is the path. Raises StoreError for a path that holds no store, or a damaged one.
     """
     stored = opened(path)
     coords = {name: stored.in_memory(name) for name in stored.coordinates}
     names = [name for name in stored.arrays if name not in coords]
     if "shard" not in stored.attrs:
-        return describe(xr.Dataset({name: stored.lazy(name) for name in names}, coords))
+        return _from(path, xr.Dataset({name: stored.lazy(name) for name in names}, coords))
     done = stored.values(DONE)
     coords["provenance"] = (("model",), _provenance(stored), {})
     data = {name: stored.lazy(name, stored.shard) for name in names if name not in (*INNER, MAP_SUM, MAP_COUNT)}
     if MAP_SUM in stored.arrays:
         data |= _mean_maps(stored, np.flatnonzero(done))
-    ds = describe(xr.Dataset(data, coords))
+    ds = _from(path, xr.Dataset(data, coords))
     keep = np.repeat(done, stored.shard)[: ds.sizes["sample"]]
     return ds if all_samples or keep.all() else ds.isel(sample=np.flatnonzero(keep))
+
+
+def _from(path: str | Path, ds: xr.Dataset) -> xr.Dataset:
+    described = describe(ds)
+    described.encoding["source"] = str(path)
+    return described
 
 
 def opened(path: str | Path) -> Stored:

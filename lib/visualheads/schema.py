@@ -120,7 +120,7 @@ def coordinates(
     layers: int,
     heads: int,
     *,
-    queries: Sequence[str] | None = QUERIES,
+    queries: Sequence[str] | str | None = QUERIES,
     llm: str = "",
     family: str = "",
     recipe: str = "",
@@ -132,10 +132,10 @@ def coordinates(
 ) -> xr.Dataset:
     """A dataset with all coordinates of one traced model and no variables yet.
 
-    queries=None leaves the `query` dimension out (a single query in memory). `groups` adds the labels
-    `map_condition`, `map_format` and `map_control` of the mean maps' `condition` dimension, whose own name is taken by
-    the samples' coordinate; `selected` those of the heads, (layer, head), whose maps are kept: `selected_layer` and
-    `selected_index` along `selected_head`.
+    queries as one text makes `query` a scalar coordinate (a single query in memory); None leaves it out. `groups` adds
+    the labels `map_condition`, `map_format` and `map_control` of the mean maps' `condition` dimension, whose own name
+    is taken by the samples' coordinate; `selected` those of the heads, (layer, head), whose maps are kept:
+    `selected_layer` and `selected_index` along `selected_head`.
     Raises ParameterError for sample ids that are not unique.
     """
     ids = [sample.id for sample in samples]
@@ -160,7 +160,7 @@ def coordinates(
         "depth": (("model", "layer"), depth[None]),
     }
     if queries is not None:
-        coords["query"] = _text(queries)
+        coords["query"] = queries if isinstance(queries, str) else _text(queries)
     if groups is not None:
         for index, name in enumerate(MAP_COORDINATES):
             coords[name] = ("condition", _text([group[index] for group in groups]))

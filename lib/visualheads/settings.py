@@ -90,7 +90,7 @@ def coordinates_of(
     task_files: str = "",
     single: bool = False,
 ) -> xr.Dataset:
-    """The coordinates of this trace's Dataset; `single` leaves the dimension `query` out."""
+    """The coordinates of this trace's Dataset; `single`: `query` is a scalar coordinate."""
     card = model.card
     identity = identity_of(model, samples, settings, seed, task_files)
     return schema.coordinates(
@@ -98,7 +98,7 @@ def coordinates_of(
         samples,
         model.shape.layers,
         model.shape.heads,
-        queries=None if single else settings.queries,
+        queries=settings.queries[0] if single else settings.queries,
         llm=card.llm if card else "",
         family=card.family if card else "",
         recipe=card.recipe if card else "",

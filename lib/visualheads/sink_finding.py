@@ -2,8 +2,10 @@
 
 A sink token is told by massive activations where the model has sink dimensions (Kang et al., ICLR 2025). Models that
 have none can still have tokens that draw attention without showing anything. There the nearest thing is looked at: in
-every picture the background patches that draw most attention, 5 % of all patches (ours, and generous: whatever these
-do not explain, no sink does). Which of the two a result is about stands in its `definition`.
+every picture the background patches that draw most attention, 5 % of all patches (ours). They are chosen by the mean
+over all heads, in the last prompt token's row and from the background alone: what they explain is the most that
+patches which all heads favour could explain; a sink of one head alone, or on an object, would escape. Which of the two
+a result is about stands in its `definition`.
 """
 
 from __future__ import annotations

@@ -58,6 +58,8 @@ def trace(
 
     Variables, ranges and NaN rules: `visualheads.measures.measure`; with them prediction, correct, margin and
     n_image_tokens per sample. Batches are a pure function of the list; results do not depend on them beyond rounding.
+    A free-form margin is over the other answers in this list, so it can be compared only between runs over the same
+    list, and is NaN where the list has a single answer.
     Raises ParameterError, SampleError, ImageError or BoxError naming what is wrong.
     """
     settings = settings_of(model, samples, query, keep, heads, batch_tokens, max_new_tokens)

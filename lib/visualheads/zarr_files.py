@@ -153,7 +153,7 @@ def decode(array: Metadata, raw: bytes) -> np.ndarray:
             raise ValueError("a chunk is cut off")  # blosc itself would read beyond the end
         packed = compressor.decode(packed)
     if array["data_type"] == "string":
-        values = VLenUTF8().decode(packed)
+        values = np.asarray(VLenUTF8().decode(packed), dtype=object)
     else:
         values = np.frombuffer(packed, dtype_of(array).newbyteorder("<")).astype(dtype_of(array))
     return values.reshape(chunk_shape(array))
@@ -178,8 +178,8 @@ def read_array(path: Path, name: str, array: Metadata) -> np.ndarray:
     for file, raw in read_files(path, places).items():
         starts = [index * length for index, length in zip(places[file], chunk, strict=True)]
         region = tuple(slice(start, start + length) for start, length in zip(starts, chunk, strict=True))
-        part = values[region]
-        part[...] = decode(array, raw)[tuple(slice(0, size) for size in part.shape)]
+        part = values[*region, ...]  # the dots keep an array where there are no dimensions
+        part[...] = decode(array, raw)[*(slice(0, size) for size in part.shape), ...]
     return values
 
 

@@ -23,6 +23,7 @@ from visualheads.charts.display import save_spec, show, show_text, spec_of
 from visualheads.charts.emergence import moments_compared, text_and_pictures, text_relations
 from visualheads.charts.figure_one import figure_one
 from visualheads.charts.heads import head_map, top_heads, weight_concentration
+from visualheads.charts.overlaps import overlap_lines
 from visualheads.charts.overlays import overlays
 from visualheads.charts.samples import sample_overlays, strongest_heads
 from visualheads.charts.sinks import marked_examples, outliers, removed_sinks, sink_frequency, sink_heads
@@ -48,6 +49,7 @@ __all__ = [
     "moment_lines",
     "moments_compared",
     "outliers",
+    "overlap_lines",
     "overlays",
     "pattern_matrices",
     "placeholder",

@@ -21,6 +21,8 @@ SINGLE = 540
 TALLEST = 420
 DIM = 0.85
 CHOSEN = "#ff2d55"
+NORMALISED = "min–max normalised over all heads"
+"""What a colour bar says of values that are stretched over the whole matrix, as the paper's figures are."""
 
 
 def title_of(measure: str) -> str:
@@ -40,15 +42,26 @@ def head_map(
     measures: Sequence[str] = ("image_weight", "region_weight"),
     query: str = tables.QUERY,
     model: str | None = None,
+    *,
+    normalise: bool = False,
 ) -> Any:
     """Two layer × head maps; a click on a head shows its values over samples and where in the picture it looks.
 
-    Colour bars start at zero and end at the largest mean; nothing is normalised. The strongest head is chosen first.
+    Colour bars start at zero and end at the largest mean. normalise: each matrix is stretched to run from 0, the
+    weakest head, to 1, the strongest, as in the paper's figures; the colour bar says so, and tooltips tell the
+    measured mean too. The strongest head is chosen first.
     """
     table = tables.head_table(ds, measures, query, model)
     measures = [name for name in measures if table[name].notna().any()]  # region measures need boxes
     maps = tables.mean_maps(ds, query, model)
-    records: list[dict[str, Any]] = table[["layer", "head", "name", "stage", *measures]].to_dict("records")
+    coloured = list(measures)
+    if normalise:
+        coloured = [f"{name}_normalised" for name in measures]
+        table = table.assign(
+            **{shown: tables.min_max(table[name].to_numpy()) for shown, name in zip(coloured, measures, strict=True)}
+        )
+    columns = ["layer", "head", "name", "stage", *dict.fromkeys([*measures, *coloured])]
+    records: list[dict[str, Any]] = table[columns].to_dict("records")
     widths = {}
     for name in measures:
         counts, widths[name] = tables.histograms(ds, name, BINS, query, model)
@@ -66,9 +79,8 @@ def head_map(
         empty=False,
         value=[{"layer": int(best.layer), "head": int(best["head"])}],
     )
-    top = alt.hconcat(*[_matrix(name, table, chosen, i) for i, name in enumerate(measures)]).resolve_scale(
-        color="independent"
-    )
+    matrices = [_matrix(name, coloured[i], table, chosen, i) for i, name in enumerate(measures)]
+    top = alt.hconcat(*matrices).resolve_scale(color="independent")
     bars = [_distribution(data, name, widths[name], chosen) for name in measures]
     detail = alt.vconcat(_chosen_name(data, chosen), *bars, spacing=6)
     parts = [detail] if maps is None else [detail, _mean_map(data, maps.shape[-2:], chosen)]
@@ -76,6 +88,7 @@ def head_map(
     words = (
         f"Map of {table.layer.nunique()} layers by {table['head'].nunique()} heads, coloured by {title_of(first)}"
         + (f" and, beside it, by {title_of(measures[1])}" if len(measures) > 1 else "")
+        + (f", {NORMALISED}" if normalise else "")
         + f". The strongest head is {best['name']} with {best[first]:.2f}."
         + (" A chosen head's values over samples" + (" and mean map" if maps is not None else "") + " stand below.")
     )
@@ -91,9 +104,11 @@ def _clickable(chart: Any, chosen: alt.Parameter, maps: int) -> Any:
     return chart
 
 
-def _matrix(measure: str, table: Any, chosen: alt.Parameter, index: int) -> Any:
-    layers, heads = table.layer.nunique(), table["head"].nunique()
+def _matrix(measure: str, coloured: str, table: Any, chosen: alt.Parameter, index: int) -> Any:
+    """coloured: the column that the colour shows; the measure itself, or its values stretched to 0…1."""
+    layers, heads, stretched = table.layer.nunique(), table["head"].nunique(), coloured != measure
     height = min(TALLEST, max(120, SIDE * layers / heads))
+    scale = alt.Scale(scheme="viridis", domain=[0, 1]) if stretched else alt.Scale(scheme="viridis", domainMin=0)
     base = alt.Chart().encode(
         x=alt.X("head:O", title="head", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
         y=alt.Y("layer:O", title=None if index else "layer", axis=alt.Axis(labelOverlap=True)),
@@ -103,14 +118,21 @@ def _matrix(measure: str, table: Any, chosen: alt.Parameter, index: int) -> Any:
         .mark_rect(cursor="pointer")
         .encode(
             color=alt.Color(
-                f"{measure}:Q",
-                scale=alt.Scale(scheme="viridis", domainMin=0),
-                legend=alt.Legend(orient="top", title=title_of(measure), gradientLength=SIDE - 10, format=".2~f"),
+                f"{coloured}:Q",
+                scale=scale,
+                legend=alt.Legend(
+                    orient="top",
+                    title=[title_of(measure), NORMALISED] if stretched else title_of(measure),
+                    titleLimit=SIDE,
+                    gradientLength=SIDE - 10,
+                    format=".2~f",
+                ),
             ),
             tooltip=[
                 alt.Tooltip("name:N", title="head"),
                 alt.Tooltip("stage:N"),
                 alt.Tooltip(f"{measure}:Q", title=title_of(measure), format=".3f"),
+                *([alt.Tooltip(f"{coloured}:Q", title="normalised", format=".3f")] if stretched else []),
             ],
         )
     )

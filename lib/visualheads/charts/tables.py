@@ -68,6 +68,13 @@ def head_table(ds: xr.Dataset, measures: Sequence[str], query: str = QUERY, mode
     )
 
 
+def min_max(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Values stretched over the whole array, the smallest to 0 and the largest to 1; all 0 where they are equal, NaN
+    stays NaN."""
+    low, high = (np.nanmin(values), np.nanmax(values)) if np.isfinite(values).any() else (0.0, 0.0)
+    return (np.asarray(values, dtype=np.float64) - low) / ((high - low) or 1.0)
+
+
 def histograms(
     ds: xr.Dataset, measure: str, bins: int = 20, query: str = QUERY, model: str | None = None
 ) -> tuple[NDArray[np.int64], float]:

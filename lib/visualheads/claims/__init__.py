@@ -9,12 +9,12 @@ pure function of the evidence: the same datasets give the same verdicts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
 from visualheads.claims import across, attention, causal, looking
-from visualheads.claims.evidence import Evidence
+from visualheads.claims.evidence import Evidence, is_miniature
 from visualheads.claims.verdicts import (
     CONTRADICTED,
     NOT_TESTABLE,
@@ -49,9 +49,12 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         1, "paper", "Some heads put far more attention on the image than a head without preference, in every family.",
         "log-odds by which heads found on one half of the pictures (where none is, the head that comes closest) exceed "
-        "their null on the other; the best model of the language-model family that has the least", "log odds",
-        "white pictures with the same prompts, and untrained networks of the same shape",
-        "in every family: " + ABOVE.format(f"{looking.EXCESS:g} (one family below is enough to contradict)"),
+        "their null on the other; the language-model family that has the least, by its model with most such heads on "
+        "the first half", "log odds",
+        "white pictures with the same prompts, and the strongest head of an untrained network of the same shape",
+        "in every family: " + ABOVE.format(f"{looking.EXCESS:g} (one family below is enough to contradict)")
+        + "; supported only where one untrained network would have so many heads above all of another with p of 0.05 "
+        "or less",
         "a family whose heads do not exceed white pictures or an untrained network",
         looking.visual_heads_exist,
     ),
@@ -60,18 +63,19 @@ CLAIMS: tuple[Claim, ...] = (
         "share of the strongest tenth in early and middle layers minus the share of all heads there",
         "difference of shares",
         "the share of all heads in these layers; as many heads drawn at random",
-        ABOVE.format("0") + " (mean over models); supported only where random heads lie there so often with p of 0.05 "
-        "or less",
+        ABOVE.format("0") + " (mean over models); decided only where random heads lie there so often, or so seldom, "
+        "with p of 0.05 or less",
         "models of other depths, or another ranking than image weight",
         looking.in_early_and_middle_layers,
     ),
     Claim(
         3, "paper", "Higher concentration goes with better performance.",
         "concentration of the visual heads, right minus wrong answers of one condition", "1",
-        "answers are compared within a condition; models by permutation",
-        "supported: the interval lies above 0 within models, and over models the correlation with scores is positive "
-        "with p < 0.05; contradicted: one of the two is certainly negative; else undecided",
-        "more models: nine or fewer decide little about the second part",
+        "answers are compared within a condition; language models (means over their models) by permutation",
+        "supported: the interval lies above 0 within models, and over language models the visual heads' focus in nats, "
+        "which numbers of image tokens do not change, goes with scores with p < 0.05; contradicted: one of the two is "
+        "certainly negative; else undecided",
+        "more language models: five decide little about the second part",
         across.concentration_goes_with_performance,
     ),
     Claim(
@@ -79,18 +83,20 @@ CLAIMS: tuple[Claim, ...] = (
         "how far patterns of image weight with and without the box fall short of what noise allows, mean over pairs of "
         "conditions and models", "correlation",
         "split halves of one condition",
-        "supported: the box's interval lies below 0.05 (equivalent) and the name's above 0; contradicted: the box "
-        "changes the pattern or the name does not; else undecided",
+        "a kind of pair is alike where its interval lies below 0.05, else different where it lies above 0; supported: "
+        "the box's pairs are alike and the name's different; contradicted: the box's are different or the name's "
+        "alike; else undecided",
         "more pictures: equivalence needs narrow intervals",
         attention.naming_changes_drawing_does_not,
     ),
     Claim(
         5, "paper", "About 100 late heads (the same share in small models) can be removed without loss.",
-        "accuracy lost without the late heads that look at the picture most; the worst model and mode",
+        "accuracy lost without the late heads that look at the picture most; the worst model and mode, its interval "
+        "corrected for the number of them",
         "difference of shares",
-        "random heads of the same layers, as many in each",
-        "non-inferiority with a margin of 2 points: supported: below the margin in every model and mode; contradicted: "
-        "certainly above it in one, at a level corrected for the number of models and modes; else undecided",
+        "random heads of the same layers, as many in each: told beside, they do not decide",
+        "non-inferiority with a margin of 2 points: supported: the 95 % interval of every model and mode lies below "
+        "it; contradicted: in one of them, even the corrected interval lies above it; else undecided",
         "a mode or model in which late heads matter; more pictures where the interval holds the margin",
         causal.late_heads_can_go,
     ),
@@ -107,8 +113,8 @@ CLAIMS: tuple[Claim, ...] = (
         7, "ours", "Models tuned from one language model share their visual heads.",
         "correlation of head patterns of models of one language model minus that of others", "correlation",
         "models of other language models of the same shape; language models shuffled among the models of a shape",
-        "supported: p of the shuffling is 0.05 or less, which is all that six models with three of one language model "
-        "can give; contradicted: the interval lies below 0; else undecided",
+        "supported: shuffled language models are as alike with p of 0.05 or less, which is all that six models with "
+        "three of one language model can give; contradicted: they are as unalike with such a p; else undecided",
         "a second training of the same language model whose heads are as alike",
         across.kin_share_heads,
     ),
@@ -124,9 +130,9 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         9, "ours", "Sinks explain high concentration.",
         "share of the surplus concentration of the most concentrated tenth that vanishes without sink tokens; in "
-        "models without sink dimensions, without the background patches that draw most attention: more than any sink "
-        "there could explain", "share",
-        "the mean concentration of all heads; heads are chosen on one half of the pictures",
+        "models without sink dimensions, without the background patches that draw most attention over all heads: the "
+        "most that patches which all heads favour could explain", "share",
+        "the mean concentration of all heads, with and without sinks; heads are chosen on one half of the pictures",
         ABOVE.format(f"{attention.EXPLAINED:g}") + " (mean over models)",
         "sink dimensions found by another rule",
         attention.sinks_explain_concentration,
@@ -137,21 +143,24 @@ CLAIMS: tuple[Claim, ...] = (
         "correlation",
         "other text-only models, and the same network before its training",
         ABOVE.format("0") + " (mean over the models that have another trained language model of their shape as a "
-        "control); without any such model at most undecided",
+        "control), and heads, or layers, that exchange the lists seldom give as much (p of 0.05 or less); without any "
+        "such model at most undecided",
         "a control of the same shape that reads lists with the same heads",
         across.list_heads_become_visual,
     ),
     Claim(
         11, "paper", "Weight and concentration of heads are correlated.",
         "rank correlation over heads", "correlation",
-        "the same after removing each layer's mean, so that depth alone makes no correlation",
-        "supported: both intervals lie above 0; contradicted: one lies below; else undecided",
+        "the same after removing each layer's mean, so that depth alone makes no correlation; heads that change places",
+        "supported: both intervals lie above 0; contradicted: one lies below; in both cases heads that change places "
+        "seldom give as much (p of 0.05 or less); else undecided",
         "measures that do not depend on the number of image tokens",
         attention.weight_goes_with_concentration,
     ),
     Claim(
         12, "project page", "Below 7B, more than 2 000 image tokens raise performance.",
-        "share right with the recipe of more tokens (1.6) minus the other (1.5), same small language model",
+        "share right with the recipe of more tokens (1.6) minus the other (1.5), same language model of at most 8B: "
+        "the paper's 7B and 8B count as small, and in miniature any number of tokens above the other's as many",
         "difference of shares",
         "the same language model tuned by the other recipe, on the same questions",
         ABOVE.format("0") + " (mean over pairs and benchmarks)",
@@ -162,16 +171,16 @@ CLAIMS: tuple[Claim, ...] = (
         13, "project page", "At 13B, more tokens need more data.",
         "what more tokens bring with all the tuning data minus what they bring with less",
         "difference of shares",
-        "the same language model tuned on less data by both recipes",
+        "the same language model tuned on less data by both recipes, on the same questions",
         ABOVE.format("0"),
-        "larger steps in data or tokens",
+        "larger steps in data or tokens; a small language model that shows the same, which the claim denies",
         across.tokens_need_data_in_large_models,
     ),
     Claim(
         14, "project page", "Head behaviour tells how a model behaves on a dataset: profiles differ between tasks.",
         "how far patterns on two benchmarks fall short of what noise allows", "correlation",
         "split halves of one benchmark",
-        "supported: the interval lies above 0; contradicted: it lies below 0.05 (equivalent); else undecided",
+        "contradicted: the interval lies below 0.05 (equivalent); else supported where it lies above 0; else undecided",
         "benchmarks that differ in their questions alone: pictures differ too",
         attention.tasks_have_profiles,
     ),
@@ -187,9 +196,19 @@ def claim(number: int) -> Claim:
 
 
 def judge(evidence: Evidence, numbers: Iterable[int] | None = None) -> list[Verdict]:
-    """Judge all claims, or those with these numbers; claims that the evidence cannot test say what is missing."""
+    """Judge all claims, or those with these numbers; claims that the evidence cannot test say what is missing.
+
+    Miniatures are never averaged with other models: these decide each claim that they can test, miniatures the rest.
+    """
     chosen = CLAIMS if numbers is None else [claim(number) for number in numbers]
-    return [Verdict(one, one.judge(evidence), evidence.scope) for one in chosen]
+    kinds = {is_miniature(name) for name in evidence.models}
+    parts = [evidence] if len(kinds) < 2 else [evidence.only(small=False), evidence.only(small=True)]
+    return [_judged(one, parts) for one in chosen]
+
+
+def _judged(one: Claim, parts: Sequence[Evidence]) -> Verdict:
+    verdicts = [Verdict(one, one.judge(part), part.scope) for part in parts]
+    return next((found for found in verdicts if found.finding.verdict != NOT_TESTABLE), verdicts[0])
 
 
 def verdict_table(verdicts: Iterable[Verdict]) -> pd.DataFrame:

@@ -7,10 +7,13 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from visualheads import comparison, emergence, kinship, prediction
 from visualheads.bootstrap import N_BOOT
+from visualheads.claims import shuffled
 from visualheads.claims.evidence import Evidence
+from visualheads.claims.samples import language_models
 from visualheads.claims.verdicts import (
     ALPHA,
     CONTRADICTED,
@@ -18,6 +21,7 @@ from visualheads.claims.verdicts import (
     UNDECIDED,
     Finding,
     all_of,
+    beyond_chance,
     decided,
     finding,
     has,
@@ -28,13 +32,22 @@ from visualheads.lineage import RETRAINED, SEED, lineage
 
 PREDICTOR = "top_image_weight"
 """The statistic whose prediction decides claim 6, named beforehand; the others are told beside it."""
-FEWEST_LLMS = 3
+FEWEST_LLMS = 5
+"""Language models that claim 6 leaves out one by one: with fewer, chance supports it too often (simulated)."""
+MANY_TOKENS = 2000
+"""Image tokens that claim 12 speaks of; miniatures have fewer, and are compared by which recipe has more."""
+FOCUS = "top_focus_nats"
+"""The statistic of claim 3 across models: the visual heads' focus."""
 SMALL = 8.0
 """Billions of parameters up to which a language model counts as small: the paper's 7B and 8B against 13B."""
 
 
 def concentration_goes_with_performance(evidence: Evidence) -> Finding:
-    """Claim 3: right answers have more concentrated visual heads, and better models too."""
+    """Claim 3: right answers have more concentrated visual heads, and better models too.
+
+    Across models by `focus_nats`, since concentration depends on the number of image tokens; models of one language
+    model are no independent evidence, so that their means are compared.
+    """
     if not has(evidence.traces, "concentration", "correct"):
         return missing("there are no traces with concentration and answers")
     assert evidence.traces is not None
@@ -42,7 +55,8 @@ def concentration_goes_with_performance(evidence: Evidence) -> Finding:
     numbers = pooled(table, "difference")
     if not np.isfinite(numbers).all():
         return missing("no model has enough right and wrong answers in one condition")
-    across = prediction.correlations(evidence.statistics, ["top_concentration"]).iloc[0]
+    means = prediction.by_language_model(evidence.statistics, [FOCUS], language_models(evidence.traces))
+    across = prediction.correlations(means, [FOCUS]).iloc[0]
     verdicts = [decided(numbers[1], numbers[2])]
     if np.isfinite(across["p_value"]):
         sure = across["p_value"] < ALPHA
@@ -50,7 +64,7 @@ def concentration_goes_with_performance(evidence: Evidence) -> Finding:
     else:
         verdicts.append(UNDECIDED)
     rho, p_value = float(across["rho"]), float(across["p_value"])
-    return finding(numbers, all_of(verdicts), table, rho=rho, p_value=p_value, models=float(across["models"]))
+    return finding(numbers, all_of(verdicts), table, rho=rho, p_value=p_value, llms=float(across["models"]))
 
 
 def heads_predict_scores(evidence: Evidence) -> Finding:
@@ -81,15 +95,16 @@ def kin_share_heads(evidence: Evidence) -> Finding:
     told = kinship.kin_difference(table, every) if len(table) else None
     if told is None:
         return missing("there are no two models of one shape and language model beside models of another one")
-    sure = told["p_value"] <= ALPHA
-    verdict = SUPPORTED if sure else CONTRADICTED if told["upper"] < 0 else UNDECIDED
+    if not np.isfinite(told["lower"]):
+        return missing("all pairs of one language model, or all of different ones, hang on a single model")
+    verdict = SUPPORTED if told["p_value"] <= ALPHA else CONTRADICTED if told["p_less"] <= ALPHA else UNDECIDED
     beside = {
         name: float(table.loc[table["relation"] == relation, "correlation"].mean())
         for name, relation in (("other_seed", SEED), ("second_training", RETRAINED))
         if (table["relation"] == relation).any()
     }
     numbers = (told["difference"], told["lower"], told["upper"])
-    also = {name: told[name] for name in ("p_value", "least_p", "same", "other")}
+    also = {name: told[name] for name in ("p_value", "p_less", "least_p", "same", "other")}
     return finding(numbers, verdict, table, **also, **beside)
 
 
@@ -112,17 +127,22 @@ def list_heads_become_visual(evidence: Evidence) -> Finding:
             hardest = controls.loc[controls["rho"].idxmax()]
             others = int((controls["kind"] == emergence.OTHER).sum())
             told_of = {"own": float(own["rho"].iloc[0]), "control": float(hardest["rho"]), "others": others}
+            told_of |= {"text_model": own["text_model"].iloc[0]}
             rows.append({"model": name, **told_of, **_less(own.iloc[0], hardest)})
     if not rows:
         return missing("no tuned model has its own text-only model and a control of the same shape among the lists")
     table = pd.DataFrame(rows)
     verdict_from = table[table["others"] > 0] if (table["others"] > 0).any() else table
     numbers = pooled(verdict_from)
-    verdict = decided(numbers[1], numbers[2])
+    scored = [_scored(evidence, told[told["model"] == name]) for name in verdict_from["model"]]
+    ways = [shuffled.exchanged(scored), shuffled.exchanged(scored, by_layer=True)]
+    chance = [max(way[tail] for way in ways) for tail in (0, 1)]
+    verdict = beyond_chance(decided(numbers[1], numbers[2]), *chance)
     if verdict == SUPPORTED and not table["others"].any():
         verdict = UNDECIDED
     also = {"own": float(verdict_from["own"].mean()), "control": float(verdict_from["control"].mean())}
-    also |= {"models": float(len(verdict_from)), "others": float(table["others"].max())}
+    also |= {"models": float(len(verdict_from)), "others": float(table["others"].max()), "p_value": min(chance)}
+    also |= {"llms": float(verdict_from["text_model"].nunique())}
     return finding(numbers, verdict, told, **also)
 
 
@@ -139,9 +159,12 @@ def tokens_help_small_models(evidence: Evidence) -> Finding:
         if sizes[pair[0]] <= SMALL and {recipe[pair[0]], recipe[pair[1]]} == {"1.5", "1.6"}
     ]
     table = kinship.changes(evidence.traces, found) if found else pd.DataFrame()
+    if not table.empty and not evidence.scope:
+        table = table[table.groupby("pair")["tokens_other"].transform("mean") > MANY_TOKENS]
     if table.empty:
         return missing(
-            f"no language model of at most {SMALL:g} billion parameters was tuned by the recipes 1.5 and 1.6"
+            f"no language model of at most {SMALL:g} billion parameters was tuned by the recipes 1.5 and 1.6, the "
+            f"latter with more than {MANY_TOKENS} image tokens (in miniature: with more than the other)"
         )
     numbers = pooled(table, "difference")
     tokens = {"tokens_one": float(table["tokens_one"].mean()), "tokens_other": float(table["tokens_other"].mean())}
@@ -167,11 +190,13 @@ def tokens_need_data_in_large_models(evidence: Evidence) -> Finding:
     if len(shares) < 2 or any(cell not in cells for cell in needed):
         return missing("no 13B language model was tuned by both recipes with more and with less data")
     less, more = shares[0], shares[-1]
-    signs = {("1.6", more): 1, ("1.5", more): -1, ("1.6", less): -1, ("1.5", less): 1}
-    estimate = sum(sign * float(cells[cell]["estimate"]) for cell, sign in signs.items())
-    halves = [(float(cells[cell]["upper"]) - float(cells[cell]["lower"])) / 2 for cell in signs]
-    width = float(np.sqrt(np.square(halves).sum()))
-    return finding((estimate, estimate - width, estimate + width), decided(estimate - width, estimate + width), large)
+    with_all, with_less = (
+        (str(cells["1.6", part]["model"]), str(cells["1.5", part]["model"])) for part in (more, less)
+    )
+    told = kinship.interaction(every, with_all, with_less)
+    if told is None:
+        return missing("the four models have no questions in common that all of them answered")
+    return finding(tuple(told.values()), decided(told["lower"], told["upper"]), large)
 
 
 def size_of(llm: str) -> float:
@@ -194,6 +219,26 @@ def _gain(predictions: pd.DataFrame, seed: int = 0) -> tuple[float, float, float
     gains = 1 - missed.to_numpy()[drawn].sum(axis=1) / np.maximum(guessed.to_numpy()[drawn].sum(axis=1), 1e-12)
     lower, upper = np.quantile(gains, [0.025, 0.975])
     return float(1 - missed.sum() / max(float(guessed.sum()), 1e-12)), float(lower), float(upper)
+
+
+def _scored(evidence: Evidence, told: pd.DataFrame) -> tuple[shuffled.Scored, list[NDArray[np.float64]]]:
+    """What one model's heads do on pictures and on lists in its own text-only model, and on lists in each control.
+
+    told: the model's rows of `emergence.with_text`.
+    """
+    assert evidence.traces is not None
+    name, own, controls = str(told["model"].iloc[0]), None, []
+    for _, row in told.iterrows():
+        lists = (evidence.text_untrained if row["kind"] == emergence.FRESH else evidence.text)[row["text_model"]]
+        pairs = emergence.head_pairs(evidence.traces, lists, name)
+        if row["kind"] == emergence.OWN:
+            own = shuffled.Scored(
+                str(row["text_model"]), pairs["text"].to_numpy(), pairs["picture"].to_numpy(), pairs["layer"].to_numpy()
+            )
+        else:
+            controls.append(pairs["text"].to_numpy())
+    assert own is not None
+    return own, controls
 
 
 def _less(one: Mapping[str, float] | pd.Series, other: Mapping[str, float] | pd.Series) -> dict[str, float]:

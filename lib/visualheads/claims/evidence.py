@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import pandas as pd
@@ -41,7 +41,7 @@ class Evidence:
     @property
     def models(self) -> list[str]:
         """Every model that appears."""
-        datasets = [self.traces, self.effects, *self.sweeps.values()]
+        datasets = [self.traces, self.further, self.effects, *self.sweeps.values()]
         return list(dict.fromkeys(name for ds in datasets if ds is not None for name in names_of(ds)))
 
     @cached_property
@@ -58,6 +58,28 @@ class Evidence:
     @property
     def scope(self) -> str:
         """ "in miniature" where all models are miniatures, else ""."""
-        known = cards()
-        small = [(name in known and known[name].miniature) or name.startswith("mini-") for name in self.models]
-        return "in miniature" if small and all(small) else ""
+        return "in miniature" if self.models and all(is_miniature(name) for name in self.models) else ""
+
+    def only(self, small: bool) -> Evidence:
+        """The evidence about miniatures alone, or about all other models alone."""
+
+        def kept(ds: xr.Dataset | None) -> xr.Dataset | None:
+            chosen = [] if ds is None else [name for name in names_of(ds) if is_miniature(name) == small]
+            return ds.sel(model=chosen) if ds is not None and chosen else None
+
+        sweeps = {mode: kept(sweep) for mode, sweep in self.sweeps.items()}
+        return replace(
+            self,
+            traces=kept(self.traces),
+            sweeps={mode: sweep for mode, sweep in sweeps.items() if sweep is not None},
+            effects=kept(self.effects),
+            untrained=kept(self.untrained),
+            further=kept(self.further),
+            sinks={name: ds for name, ds in self.sinks.items() if is_miniature(name) == small},
+        )
+
+
+def is_miniature(name: str) -> bool:
+    """Whether a model is one of the miniatures, or a further training of one, by its name."""
+    card = cards().get(name)
+    return bool(card and card.miniature) or name.startswith("mini-")

@@ -13,7 +13,9 @@ from visualheads import shipped, survey
 from visualheads.causes import MAIN_TASK, effects_of
 from visualheads.claims.evidence import Evidence
 from visualheads.claims.verdicts import names_of
+from visualheads.errors import StoreError
 from visualheads.interventions.results import with_heads
+from visualheads.joining import check_joinable
 from visualheads.lineage import lineage, without_variants
 from visualheads.miniatures.text_heads import KIND as LISTS
 from visualheads.miniatures.text_heads import UNTRAINED
@@ -53,6 +55,7 @@ def gather(
     fewest   sweeps of fewer samples are listed in the sources, but are no evidence
     full     folder of the full protocol's stores, by default the shipped ones; those made from other weights, task
              files or definitions are listed, but are no evidence; those that hold replace the results' own sweeps
+    Sweeps of one mode in which something else was done cannot be joined: the first is evidence, the other is listed.
     A folder without traces gives evidence without traces, so that its claims are not testable here. Raises StoreError
     for a damaged store.
     """
@@ -76,8 +79,7 @@ def gather(
         })  # fmt: skip
         if not why and kind == SINKS:
             sinks |= {name: ds.load() for name in names_of(ds)}
-        elif not why:
-            sweeps.setdefault(kind, []).append(with_heads(ds))
+        elif not why and _added(ds, sweeps.setdefault(kind, []), rows[-1]):
             known |= {(name, kind) for name in names_of(ds)}
     for path in _stores(folder):
         kind = str(read_attrs(path).get("kind", ""))
@@ -103,7 +105,7 @@ def gather(
         elif {(name, kind) for name in names_of(ds)} <= known:
             row |= {"used": False, "why": "the full protocol's store is used instead"}
         elif ds.sizes["sample"] >= fewest:
-            sweeps.setdefault(kind, []).append(with_heads(ds))
+            _added(ds, sweeps.setdefault(kind, []), row)
         else:
             row |= {"used": False, "why": f"reduced: fewer than {fewest} questions decide no claim"}
         rows.append(row)
@@ -127,12 +129,25 @@ def gather(
     return Gathered(evidence, pd.DataFrame(rows, columns=list(COLUMNS)))
 
 
+def _added(ds: xr.Dataset, sweeps: list[xr.Dataset], row: dict[str, object]) -> bool:
+    """Whether the sweep could be added to those of its mode; where not, its row of the sources says why."""
+    found = with_heads(ds)
+    try:
+        check_joinable([*sweeps, found])
+    except StoreError as error:
+        row |= {"used": False, "why": str(error)}
+        return False
+    sweeps.append(found)
+    return True
+
+
 def removed(
     results: str | Path = "data/results", models: Sequence[str] | None = None, full: str | Path | None = None
 ) -> dict[str, xr.Dataset]:
     """Sweeps by mode and positions ("zero, all"), in memory: for pages, reduced ones too.
 
-    Each model's full stores where they hold, else what is among the results. `models`: only these.
+    Each model's full stores where they hold, else what is among the results. `models`: only these. A sweep that cannot
+    be joined with those before it is left out, as in `gather`, whose sources say so.
     """
     root = shipped.full_folder() if full is None else Path(full)
     found: dict[str, list[xr.Dataset]] = {}
@@ -147,7 +162,7 @@ def removed(
             if own <= known or (models is not None and not set(models) & set(names_of(ds))):
                 continue
             known |= own if place == root else set()
-            found.setdefault(kind, []).append(ds)
+            _added(ds, found.setdefault(kind, []), {})
     return {_words(kind).removeprefix("sweep "): joined(parts).load() for kind, parts in found.items()}
 
 

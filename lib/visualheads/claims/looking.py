@@ -11,13 +11,11 @@ from scipy import stats
 from visualheads.bootstrap import bootstrap, split_halves
 from visualheads.claims.attention import STRONGEST
 from visualheads.claims.evidence import Evidence
-from visualheads.claims.samples import bootstrapped, of_main_task, pictures_of, scores_of, sums_of
+from visualheads.claims.samples import bootstrapped, language_models, of_main_task, pictures_of, scores_of, sums_of
 from visualheads.claims.verdicts import (
-    ALPHA,
-    SUPPORTED,
-    UNDECIDED,
     Finding,
     all_of,
+    beyond_chance,
     bounds_of,
     decided,
     finding,
@@ -27,8 +25,7 @@ from visualheads.claims.verdicts import (
     pooled,
 )
 from visualheads.comparison import of_model
-from visualheads.errors import ParameterError
-from visualheads.nulls import above_null, prompt_keys
+from visualheads.nulls import above_null, prompt_keys, strongest_head
 from visualheads.rankings import head_count, samples_with_control, top_heads
 
 EXCESS = 0.1
@@ -38,19 +35,22 @@ EXCESS = 0.1
 def visual_heads_exist(evidence: Evidence) -> Finding:
     """Claim 1: heads found above null on one half of the pictures exceed it on the other, in every family.
 
-    A family is that of the language model. Judged on LookTwice, where white pictures were asked too. Where no head is
-    found on the first half, the head that comes closest there is judged on the other.
+    A family is that of the language model, and judged by its model with most such heads on the first half. Judged on
+    LookTwice, where white pictures were asked too. Where no head is found on the first half, the head that comes
+    closest there is judged on the other. A head of one untrained network lies above all heads of another often, so
+    that this has to be improbable as well, where that is the control.
     """
     if not has(evidence.traces, "image_log_odds"):
         return missing("there are no traces with image_log_odds")
     assert evidence.traces is not None
-    rows, llm = [], _language_models(evidence.traces)
+    rows, llm = [], language_models(evidence.traces)
     for name in names_of(evidence.traces):
         own = of_main_task(of_model(evidence.traces, name))
         asked = np.isin(evidence.traces["task"].values.astype(str), own["task"].values.astype(str))
         whole = evidence.traces.sel(model=[name]).isel(sample=np.flatnonzero(asked))
         white = samples_with_control(whole, ("white",))
         has_white = "control" in whole.coords and bool((np.atleast_1d(white["control"].values) == "white").any())
+        has_white &= bool(np.isfinite(white["image_log_odds"].values).any())  # another model's are not this one's
         fresh = None
         if evidence.untrained is not None and name in names_of(evidence.untrained):
             fresh = of_main_task(of_model(evidence.untrained, name))
@@ -58,27 +58,35 @@ def visual_heads_exist(evidence: Evidence) -> Finding:
             continue
         found = _excess(own, white if has_white else None, fresh)
         if found is not None:
-            rows.append({"family": llm.get(name) or name, "model": name, **found})
+            rows.append({"family": llm[name], "model": name, **found})
     if not rows:
         return missing("no model has white pictures or an untrained network to compare with, on at least four pictures")
     table = pd.DataFrame(rows)
-    best = table.loc[table.groupby("family")["lower"].idxmax()]
+    first = table.sort_values(["above", "closest"], ascending=False, kind="stable")
+    best = first.loc[~first.duplicated("family")]
     worst = best.loc[best["lower"].idxmin()]
-    verdict = all_of([decided(row["lower"], row["upper"], EXCESS) for _, row in best.iterrows()])
+    kin = best["family"].map(table["family"].value_counts())
+    best = best.assign(by_chance=np.minimum(1.0, best["by_chance"] * kin))  # the best of so many models
+    verdicts = [
+        beyond_chance(decided(row["lower"], row["upper"], EXCESS), np.nan_to_num(row["by_chance"]), 0.0)
+        for _, row in best.iterrows()
+    ]
     also = {"families": len(best), "models": len(table), "models_with_heads": int((table["above"] > 0).sum())}
-    return finding(worst[["estimate", "lower", "upper"]].tolist(), verdict, table, **also)
+    also |= {"by_chance": float(best["by_chance"].max())}
+    also |= {name: float(worst[name]) for name in ("white", "white_lower", "white_upper") if name in worst}
+    return finding(worst[["estimate", "lower", "upper"]].tolist(), all_of(verdicts), table, **also)
 
 
 def in_early_and_middle_layers(evidence: Evidence) -> Finding:
     """Claim 2: the strongest tenth lies in early and middle layers more than all heads do.
 
-    The interval is over pictures; heads drawn at random lie there often too, so that this has to be improbable as
-    well. For that, models of one language model count once, by the one whose heads are most like random ones.
+    The interval is over pictures; heads drawn at random lie there often, or seldom, too, so that this has to be
+    improbable as well. For that, models of one language model count once, by the one most like random heads.
     """
     if not has(evidence.traces, "image_weight"):
         return missing("there are no traces with image_weight")
     assert evidence.traces is not None
-    rows, llm = [], _language_models(evidence.traces)
+    rows, llm = [], language_models(evidence.traces)
     for name in names_of(evidence.traces):
         part = of_model(evidence.traces, name)
         sums, shape = sums_of(part, "image_weight")
@@ -96,38 +104,54 @@ def in_early_and_middle_layers(evidence: Evidence) -> Finding:
         count = head_count(int(known.sum()), STRONGEST)
         placed = int((top_heads(mean, count)[:, 0] & ~late).sum())
         placing = stats.hypergeom(known.sum(), (known & ~late).sum(), count).pmf(np.arange(count + 1))
-        told = {"heads": count, "placed": placed, "chance": placing[placed:].sum(), "placing": placing}
-        rows.append({"llm": llm.get(name) or name, "model": name, **bootstrapped(surplus, len(sums.pictures)), **told})
+        rows.append({
+            "llm": llm[name], "model": name, **bootstrapped(surplus, len(sums.pictures)), "heads": count,
+            "placed": placed, "as_many": placing[placed:].sum(), "as_few": placing[: placed + 1].sum(),
+            "placing": placing,
+        })  # fmt: skip
     table = pd.DataFrame(rows)
     numbers = pooled(table)
-    p_value = _by_chance(table.loc[table.groupby("llm")["chance"].idxmax()])
-    verdict = decided(numbers[1], numbers[2])
-    if verdict == SUPPORTED and p_value > ALPHA:
-        verdict = UNDECIDED
-    also = {"heads": float(table["heads"].sum()), "placed": float(table["placed"].sum()), "p_value": p_value}
+    more, less = (_by_chance(table.loc[table.groupby("llm")[tail].idxmax()], tail) for tail in ("as_many", "as_few"))
+    verdict = beyond_chance(decided(numbers[1], numbers[2]), more, less)
+    also = {"heads": float(table["heads"].sum()), "placed": float(table["placed"].sum()), "p_value": min(more, less)}
     return finding(numbers, verdict, table.drop(columns="placing"), **also)
 
 
 def _excess(own: xr.Dataset, white: xr.Dataset | None, untrained: xr.Dataset | None) -> dict[str, float] | None:
     """Mean excess (with bounds) on one half of the heads that are above null on the other; None for few pictures.
 
-    `above` is how many those are. Without any, it is the excess of the one that comes closest: a choice made on the
-    first half alone, so that the other half judges it fairly.
+    `above` is how many those are. Without any, it is the excess of the one that comes closest (`closest`: by how much,
+    on the first half): a choice made on the first half alone, so that the other half judges it fairly. `by_chance`:
+    the probability of so many heads of one untrained network above all of another; NaN without that control. `white`
+    (with bounds): the excess over white pictures alone.
     """
-    if pictures_of(own) < 4:
+    if pictures_of(own) < 4 or not _asked(own, white, untrained):
         return None
     first, second = split_halves(own)
-    try:
-        found = above_null(first, white=white, untrained=untrained)
-    except ParameterError:  # the control holds none of these prompts
-        return None
+    found = above_null(first, white=white, untrained=untrained)
     chosen = found["above_null"].values.ravel()
     count = int(chosen.sum())
     excess = np.where(np.isfinite(found["excess"].values), found["excess"].values, -np.inf).reshape(-1, 1)
+    by_chance = np.nan if untrained is None else _above_all_others(count, int(np.isfinite(excess).sum()))
     if not count:
         chosen = top_heads(excess, 1)[:, 0]
-    differences = _differences(second, white, untrained, chosen)
-    return {**bounds_of(bootstrap(differences)), "above": float(count)}
+    told = {"above": float(count), "closest": float(excess.max()), "by_chance": by_chance}
+    if white is not None:
+        alone = bounds_of(bootstrap(_differences(second, white, None, chosen)))
+        told |= {"white": alone["estimate"], "white_lower": alone["lower"], "white_upper": alone["upper"]}
+    return {**bounds_of(bootstrap(_differences(second, white, untrained, chosen))), **told}
+
+
+def _asked(own: xr.Dataset, *controls: xr.Dataset | None) -> bool:
+    """Whether every control there is was asked some prompt of each half."""
+    halves = [set(prompt_keys(half)) for half in split_halves(own)]
+    return all(half & set(prompt_keys(told)) for told in controls if told is not None for half in halves)
+
+
+def _above_all_others(count: int, heads: int) -> float:
+    """Probability that `count` or more of `heads` exchangeable heads lie above all of as many others."""
+    ranks = np.arange(count)
+    return float(np.prod((heads - ranks) / (2 * heads - ranks)))
 
 
 def _differences(
@@ -143,25 +167,21 @@ def _differences(
             continue
         told = scores_of(control, "image_log_odds")
         flat = told.values.reshape(-1, told.sizes["sample"])
-        limit = flat[chosen].mean(axis=0) if of_heads else np.nanquantile(flat, 0.95, axis=0)
+        limit = flat[chosen].mean(axis=0) if of_heads else flat[strongest_head(flat)]
         index = dict(zip(prompt_keys(control), limit, strict=True))
         limits.append([index.get(key, np.nan) for key in keys])
     hardest = np.max(np.array(limits), axis=0)
     return xr.DataArray(mean - hardest, {"image_id": ("sample", own["image_id"].values)}, ("sample",))
 
 
-def _by_chance(models: pd.DataFrame) -> float:
-    """How probable it is that as many strongest heads as `placed`, or more, lie in early and middle layers by chance.
+def _by_chance(models: pd.DataFrame, tail: str) -> float:
+    """How probable it is that `as_many` strongest heads as `placed` lie in early and middle layers by chance, or
+    `as_few`; all that are more so count.
 
     models: rows with placed, and placing, the probability of each number of heads there (hypergeometric).
     """
     together = np.ones(1)
     for placing in models["placing"]:
         together = np.convolve(together, placing)
-    return float(together[int(models["placed"].sum()) :].sum())
-
-
-def _language_models(ds: xr.Dataset) -> dict[str, str]:
-    """Language model of each model, as far as the dataset tells."""
-    told = np.atleast_1d(ds["llm"].values).astype(str) if "llm" in ds.coords else [""] * len(names_of(ds))
-    return dict(zip(names_of(ds), map(str, told), strict=True))
+    placed = int(models["placed"].sum())
+    return float((together[placed:] if tail == "as_many" else together[: placed + 1]).sum())

@@ -34,6 +34,13 @@ def sums_of(part: xr.Dataset, measure: str) -> tuple[PictureSums, tuple[int, int
     return picture_sums(values), (values.sizes["layer"], values.sizes["head"])
 
 
+def language_models(ds: xr.Dataset) -> dict[str, str]:
+    """Language model of each model; the model's own name where the dataset does not tell."""
+    names = np.atleast_1d(ds["model"].values).astype(str).tolist()
+    told = np.atleast_1d(ds["llm"].values).astype(str).tolist() if "llm" in ds.coords else [""] * len(names)
+    return {name: llm or name for name, llm in zip(names, told, strict=True)}
+
+
 def pictures_of(ds: xr.Dataset) -> int:
     """How many pictures the samples are about."""
     return len(np.unique(ds["image_id"].values.astype(str)))

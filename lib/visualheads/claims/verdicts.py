@@ -88,6 +88,12 @@ def decided(lower: float, upper: float, threshold: float = 0.0) -> str:
     return CONTRADICTED if upper < threshold else UNDECIDED
 
 
+def beyond_chance(verdict: str, more: float, less: float) -> str:
+    """The verdict, undecided where chance gives as much (p `more`) or as little (p `less`) with a p above ALPHA."""
+    p_value = {SUPPORTED: more, CONTRADICTED: less}.get(verdict, 0.0)
+    return verdict if p_value <= ALPHA else UNDECIDED
+
+
 def non_inferior(lower: float, upper: float, margin: float) -> str:
     """Supported where the loss is certainly below the margin, contradicted where certainly above, else undecided."""
     if upper < margin:

@@ -6,6 +6,12 @@ from typing import Any
 
 from visualheads.miniatures.architectures import Miniature
 
+POOLED = """\
+The 95 % intervals take prompts as independent. With one prompt a scene, as in the rows of one condition and format,
+they are; where several prompts ask about one picture – all conditions and formats together, POPE's questions,
+MMBench's rounds – the intervals are too narrow, about one and a half times for LookTwice and MMBench."""
+"""Said of the pooled rows. Source of the factor: `evaluation.score`."""
+
 SOURCES = """\
 Pictograms: Font Awesome Free 6 by Fonticons, Inc., CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/).
 """
@@ -128,6 +134,7 @@ Held-out scenes `data/scenes/looktwice`, greedy decoding, exact match, checkpoin
 All conditions and formats together: {percent(pooled["seen"])} %; with a white picture {percent(pooled["blind"])} %;
 the best answerer that sees only the question (it knows this set's answer frequencies):
 {percent(pooled["question_only"])} %.
+{POOLED}
 `plain-general` has no referent in the picture: it is reported, no target is set.
 
 ### All five benchmarks

@@ -13,7 +13,8 @@ from visualheads import models, packing, tracing
 from visualheads.catalog import cards
 from visualheads.errors import CheckpointError
 from visualheads.miniatures.architectures import build_processor, miniature
-from visualheads.miniatures.train import TRAINING_RECORD, load_moment, moment_files
+from visualheads.miniatures.taking import TRAINING_RECORD
+from visualheads.miniatures.train import load_moment, moment_files
 from visualheads.tasks import task
 
 MOMENTS = "moments.zarr.zip"

@@ -119,15 +119,20 @@ def tower_scores(told: dict[str, torch.Tensor], batch: dict[str, torch.Tensor]) 
     }
 
 
+def build_taught() -> nn.ModuleList:
+    """An untrained tower, and the linear head that it is taught with."""
+    tower: Any = build_tower()
+    return nn.ModuleList([tower, nn.Linear(tower.config.hidden_size, sum(HEADS.values()))])
+
+
 def train_tower(
     schedule: Schedule, folder: Path, seed: int, device: str, report: Report | None = None
 ) -> tuple[Any, Progress]:
     """A CLIP vision tower whose patches tell, each for itself, whose centre and which colour they show, whether the
     drawn box holds it, where they lie, and how the whole picture is distorted."""
     torch.manual_seed(seed)
-    tower: Any = build_tower()
-    head = nn.Linear(tower.config.hidden_size, sum(HEADS.values()))
-    both = nn.ModuleList([tower, head]).to(device)
+    both = build_taught().to(device)
+    tower, head = both
     processor = build_processor("1.5")
 
     def told(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -14,11 +14,11 @@ import torch
 from visualheads.miniatures import evaluation, towers, training
 from visualheads.miniatures.architectures import build_empty, build_processor, miniature, text_shape
 from visualheads.miniatures.card import model_card
-from visualheads.miniatures.fitting import Progress, Report, Schedule, save_atomically
+from visualheads.miniatures.fitting import Progress, Report, Schedule
+from visualheads.miniatures.taking import TRAINING_RECORD, WEIGHTS, take_text, take_tower
 from visualheads.miniatures.training import Plan
 from visualheads.miniatures.words import build_tokenizer
 
-TRAINING_RECORD = "training.json"
 TRACES = "traces"
 """Folder beside the record of a short extra tuning, with its packed traces: `<benchmark>.zarr.zip`."""
 
@@ -38,7 +38,7 @@ def train(
     """Train the miniature `name` from nothing, or from where a killed run stopped; returns its folder.
 
     `work` holds stage checkpoints and snapshots: the tower and the text-only models there are shared by all miniatures.
-    A text-only model that `target` has, trained by this plan, is not trained again.
+    A tower and a text-only model that `target` has, trained by this plan, are not trained again (`taking`).
     `target` receives the multimodal model and, beside it, the text-only one; of a short extra tuning only record and
     card, while its weights stay in `work` (`weights_folder`). `smoke=True` runs every stage for a few steps (for
     tests): nothing is learned, nothing is scored. Raises UnknownModelError for a name without a recipe,
@@ -49,6 +49,7 @@ def train(
     plan = plan.smoke() if smoke else plan
     work, target = Path(work), Path(target)
     weights = weights_folder(name, target, work)
+    take_tower(target, work, plan.tower)
     tower, tower_progress = towers.train_tower(plan.tower, work, TOWER_SEED, device, report)
     take_text(recipe.text, target / recipe.text, work, plan.text)
     text, text_progress = training.train_text(recipe.text, plan.text, work, device, report)
@@ -103,7 +104,7 @@ def is_trained(name: str, target: Path, plan: Plan | None = None) -> bool:
         for stage, schedule in zip(told, wanted, strict=True)
         for key in ("steps", "batch", "rate", "warm_up")
     )
-    left = TRACES if miniature(name).share < 1 else "model.safetensors"
+    left = TRACES if miniature(name).share < 1 else WEIGHTS
     return same and "benchmarks" in record and (target / name / left).exists()
 
 
@@ -135,26 +136,6 @@ def save_text(name: str, model: Any, folder: Path, schedule: Schedule, progress:
     )
     record = {"model": name, "schedule": asdict(schedule), "curve": progress.curve, "seconds": progress.seconds}
     (folder / TRAINING_RECORD).write_text(json.dumps(record, indent=1) + "\n")
-
-
-def take_text(name: str, folder: Path, work: Path, schedule: Schedule) -> None:
-    """Make `work/<name>.pt`, a finished stage, of a text-only model that is there as a folder (half precision).
-
-    Nothing happens where `work` has the stage, or the folder is missing or of another schedule.
-    """
-    path, known = work / f"{name}.pt", folder / TRAINING_RECORD
-    if path.exists() or not known.is_file() or not (folder / "model.safetensors").is_file():
-        return
-    record = json.loads(known.read_text(encoding="utf-8"))
-    wanted = json.loads(json.dumps(asdict(schedule)))
-    if record["schedule"] != wanted:
-        return
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    work.mkdir(parents=True, exist_ok=True)
-    kept = {"model": model.state_dict(), "step": schedule.steps, "schedule": json.dumps(wanted)}
-    save_atomically(kept | {"curve": json.dumps(record["curve"]), "seconds": record["seconds"]}, path)
 
 
 def moment_files(name: str, work: Path) -> list[tuple[str, int, Path]]:

@@ -30,6 +30,8 @@ from visualheads.tasks import task, task_names
 FULL_RESULTS = "data/results-full"
 BOOK_N = {"pope": 48, "mmbench": 30, "seedbench": 100, "qbench": 100}
 """Questions per condition that the book asks (looktwice: the model page's own number); --full asks all."""
+OTHER_UNTRAINED_N = 16
+"""Questions per condition of the other benchmarks that an untrained network is asked: charts need its level alone."""
 TEMPLATE = Path("notebooks/model.ipynb")
 STAMP = "traced.json"
 """Beside the stores: what each was made from, so that a second build need not load any model to see it is done."""
@@ -67,7 +69,7 @@ def book_jobs(root: Path, models: Sequence[str], pages: Sequence[Page], full: bo
             formats = tuple(task(name).formats if name == MAIN_TASK else task(name).formats[:1])
             n = None if full else asked.get(name)
             job = TraceJob(model, name, formats=formats, n=n, results=results)
-            jobs += [job, job.fresh_network()] if main else [job]
+            jobs += [job, job.fresh_network(OTHER_UNTRAINED_N)] if main else [job]
     return jobs
 
 

@@ -8,7 +8,15 @@ from __future__ import annotations
 from visualheads.prose.conditions import condition_agreement, condition_scores
 from visualheads.prose.cost import cost, sweep_cost
 from visualheads.prose.findings import findings, paper, save_facts
-from visualheads.prose.heads import head_map, nulls, query_agreement, stage_profile, top_heads, weight_concentration
+from visualheads.prose.heads import (
+    head_map,
+    mixture,
+    nulls,
+    query_agreement,
+    stage_profile,
+    top_heads,
+    weight_concentration,
+)
 from visualheads.prose.models import about, one_sample, origin, prompt_pieces, scores_on_card
 from visualheads.prose.training import training_record
 
@@ -19,6 +27,7 @@ __all__ = [
     "cost",
     "findings",
     "head_map",
+    "mixture",
     "nulls",
     "one_sample",
     "origin",

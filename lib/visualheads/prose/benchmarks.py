@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from visualheads.agreement import agreement
+from visualheads.charts.tables import QUERY
 from visualheads.comparison import head_means
 from visualheads.prose.training import CHAPTER
 from visualheads.prose.words import between, code, counted, escaped, listed, missing, table
@@ -19,6 +21,8 @@ NEEDS_BENCHMARKS = "the answers of these samples are unknown, so no benchmark ha
 NEEDS_SEVERAL = "a comparison of benchmarks needs this model traced on two of them (`visualheads book` traces all)"
 REFERENT, ROUNDS = "accuracy, questions with a referent", "accuracy, all rounds"
 """Accuracies over the very prompts that the training record's accuracy counts."""
+STABLE = 0.5
+"""Split-half reliability from which the order of heads is called one of the network, not of the pictures (ours)."""
 KEYS = {
     "accuracy": "accuracy", "circular": "circular", "precision": "precision", "recall": "recall", "F1": "f1",
     "share of yes": "yes_rate",
@@ -66,17 +70,18 @@ def own_figures(found: pd.DataFrame, record: Mapping[str, Any] | None = None) ->
 def _of_record(known: Mapping[str, Any]) -> str:
     """What the columns from the training record are, and whether its scores lie above what needs no picture."""
     low = [escaped(benchmark(name)) for name, told in known.items() if told and not told.get("above_chance")]
+    verdict = (
+        f"accuracy is not clearly above chance and questions alone on {listed(low)}."
+        if low
+        else "accuracy lies above chance and above questions alone with its whole interval on every benchmark."
+    )
     return (
         " The last three columns come from `training.json` beside the checkpoint, over all shipped items in the "
         "benchmark's first format (LookTwice-QA in both, without questions that have no referent): random answers of "
         "the right form, the same model with white pictures, and the best answerer that sees only questions and knows "
         "how frequent each answer is (of the other questions). Chance and questions alone are told beside the accuracy "
-        "over all prompts that they belong to. "
-    ) + (
-        f"In that record, over all items, accuracy is not clearly above chance and questions alone on {listed(low)}."
-        if low
-        else "In that record, over all items, accuracy lies above chance and above questions alone with its whole "
-        "interval on every benchmark."
+        f"over all prompts that they belong to. In that record, over all items, {verdict} The record's intervals take "
+        "prompts as independent: too narrow where several ask about one picture."
     )
 
 
@@ -135,25 +140,44 @@ def untrained_heads(trained: pd.DataFrame, fresh: pd.DataFrame | None) -> str:
 
 
 def against_untrained(ds: xr.Dataset, control: xr.Dataset | None) -> str:
-    """Mean and spread over heads of a model and of the untrained network of its shape."""
+    """Mean and spread over heads of a model and of the untrained network of its shape, and how stable their order."""
     if control is None:
         return missing("the untrained network of this shape was not traced (untrained=False)")
-    parts = []
+    parts, spreads = [], []
     for name, words in (("image_weight", "image weight"), ("concentration", "concentration")):
         told = []
         for one in (ds, control):
             values = head_means(real_samples(one), name)
             values = values[np.isfinite(values)]
-            told.append((values.mean(), values.min(), values.max()) if len(values) else (np.nan,) * 3)
-        (mean, low, high), (fresh, fresh_low, fresh_high) = told
+            told.append((values.mean(), values.min(), values.max(), values.std()) if len(values) else (np.nan,) * 4)
+        (mean, low, high, spread), (fresh, fresh_low, fresh_high, fresh_spread) = told
         parts.append(
-            f"{words}: trained {mean:.2f} (heads from {between(low, high)}), untrained {fresh:.2f} "
-            f"(from {between(fresh_low, fresh_high)})"
+            f"{words}: trained {mean:.2f} (heads from {between(low, high)}, standard deviation {spread:.3f}), "
+            f"untrained {fresh:.2f} (from {between(fresh_low, fresh_high)}, {fresh_spread:.3f})"
         )
-    return (
-        f"Mean over heads of {'; '.join(parts)}. Without training all heads are nearly alike: none has a role, and "
-        "what sets heads apart here was learned."
-    )
+        if spread > 0:
+            spreads.append(f"{fresh_spread / spread:.2f} times as widely over {words}")
+    text = f"Mean over heads of {'; '.join(parts)}."
+    if spreads:
+        text += f" Untrained heads spread {listed(spreads)} as trained ones do."
+    own, other = (_stability(one) for one in (ds, control))
+    if np.isfinite(other):
+        text += (
+            f" Their order by image weight correlates between halves of the pictures with ρ = {other:.2f} (corrected "
+            f"to all pictures; trained: {own:.2f})"
+        )
+        text += (
+            ": random weights alone make heads differ, whatever the picture, so to differ is no sign of learning by "
+            "itself."
+            if other >= STABLE
+            else "."
+        )
+    return text
+
+
+def _stability(ds: xr.Dataset) -> float:
+    """Split-half reliability of the heads' order by image weight, as `vh.agreement` has it; NaN of a single picture."""
+    return float(agreement(ds, by=["image_weight"], n_boot=1, query=QUERY)["reliability"].isel(model=0, ranking=0))
 
 
 def figure_table(found: pd.DataFrame) -> str:

@@ -17,7 +17,9 @@ from visualheads.reduced import Removed
 
 NEEDS_EFFECTS = "no single heads were removed in any traced model, so there is nothing to compare rankings with"
 POOR = 0.5
-"""R² on held-out subsets below which heads do not simply add up (ours)."""
+"""R² on held-out subsets below which a sum over heads tells less than half of what many do together (ours)."""
+NEARLY = 0.9
+"""R² from which what many heads do together is called nearly a sum (ours)."""
 SHOWN_RANKINGS, SHOWN_STAGES = ("image_weight", "region_weight"), ("late", "all")
 """What the table of losses shows; the figure shows the rest."""
 
@@ -137,8 +139,14 @@ def guesses(found: pd.DataFrame) -> str:
             "that ranking says little."
         )
     elif len(fits):
-        more = " or more" if len(fits) > 1 else ""
-        text += f" With an R² of {fits.min():.2f}{more}, what many heads do together is nearly a sum over them."
+        least, more = float(fits.min()), " or more" if len(fits) > 1 else ""
+        told = (
+            "what many heads do together is nearly a sum over them"
+            if least >= NEARLY
+            else f"{percent(least)}{more} of the variance of what many heads do together is a sum over them; the rest "
+            "is noise, or what heads do only in company"
+        )
+        text += f" With an R² of {least:.2f}{more}, {told}."
     return text
 
 

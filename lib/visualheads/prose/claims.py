@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from visualheads.charts.claims import numbers
-from visualheads.claims import NOT_TESTABLE, VERDICTS, Verdict, verdict_table
+from visualheads.claims import CONTRADICTED, NOT_TESTABLE, SUPPORTED, VERDICTS, Verdict, verdict_table
 from visualheads.claims.gather import UNTRAINED_TRACE
 from visualheads.prose.comparison import missing
-from visualheads.prose.words import code, counted, escaped, listed, table
+from visualheads.prose.words import agreeing, code, counted, escaped, listed, table
 
 
 def counts(verdicts: pd.DataFrame) -> str:
@@ -20,10 +20,18 @@ def counts(verdicts: pd.DataFrame) -> str:
     kinds = verdicts["verdict"].map(_kind)
     parts = [f"{int((kinds == name).sum())} {name}" for name in VERDICTS if (kinds == name).any()]
     text = f"Of {counted(len(verdicts), 'claim')}, {listed(parts)}."
-    if verdicts["verdict"].str.contains("in miniature").any():
+    small = int(verdicts["verdict"].str.contains("in miniature").sum())
+    if small:
+        whole, verb = small == int((kinds != NOT_TESTABLE).sum()), agreeing(small, "is", "are")
+        each = "Every verdict is" if whole else f"{small} of the verdicts {verb}"
         text += (
-            " Every verdict is **in miniature**: it was reached on small models of made-up scenes and is no evidence "
-            "about large models."
+            f" {each} **in miniature**: reached on small models of made-up scenes, and no evidence about large models."
+        )
+    decided = int(kinds.isin([SUPPORTED, CONTRADICTED]).sum())
+    if decided > 1:
+        text += (
+            f" Each is decided for itself, with a risk of 5 to 10 %; of {decided} that are decided, one may well be "
+            "due to chance."
         )
     return text
 
@@ -52,14 +60,17 @@ ALSO: dict[int, tuple[str, ...]] = {
     1: (
         "Models judged: {models:.0f}; language models they were tuned from: {families:.0f}; models with heads above "
         "null on the first half of the pictures: {models_with_heads:.0f}.",
+        "Over white pictures alone these heads' excess is {white:.2f} ({white_lower:.2f} to {white_upper:.2f}).",
+        "In the language model with the fewest such heads, chance puts as many above all heads of an untrained network "
+        "with p = {by_chance:.3f}.",
     ),
     2: (
         "{placed:.0f} of the {heads:.0f} strongest heads (all models together) lie in early and middle layers. The "
-        "interval is over pictures alone; that heads drawn at random would lie there so often has p = {p_value:.3f} "
-        "(each language model counted once, by its least favourable model).",
+        "interval is over pictures alone; heads drawn at random would lie there as often, or as seldom, with "
+        "p = {p_value:.3f} (each language model counted once, by its least favourable model).",
     ),
     3: (
-        "Over {models:.0f} models, the visual heads' concentration and the score correlate with ρ = {rho:.2f}.",
+        "Over {llms:.0f} language models, the visual heads' focus in nats and the score correlate with ρ = {rho:.2f}.",
         "The permutation test gives p = {p_value:.3f}.",
     ),
     4: (
@@ -71,13 +82,16 @@ ALSO: dict[int, tuple[str, ...]] = {
     ),
     5: (
         "This is the worst of {cells:.0f} pairs of model and mode, of which {harmful:.0f} lose more than the margin "
-        "for certain; there, as many random heads of the same layers lose {random_there:.1%}.",
+        "for certain and {harmless:.0f} certainly less, on {questions:.0f} questions: the fewer they are, the fewer "
+        "answers may change before heads can no longer be shown to be harmless.",
+        "There, as many random heads of the same layers lose {random_there:.1%}; the late heads lose {excess:.1%} more "
+        "than they ({excess_lower:.1%} to {excess_upper:.1%}).",
         "On average over all pairs the heads lose {mean:.1%}, random ones {random:.1%} (of all answers).",
     ),
     6: ("{predictions:.0f} scores were predicted.",),
     7: (
-        "Pairs of one language model correlate with {same:.2f}, pairs of others with {other:.2f}; p = {p_value:.3f}, "
-        "and no pattern in so many models could give less than {least_p:.3f}.",
+        "Pairs of one language model correlate with {same:.2f}, pairs of others with {other:.2f}; p = {p_value:.3f} "
+        "for as much, {p_less:.3f} for as little, and no pattern in so many models could give less than {least_p:.3f}.",
         "Beside it, another tuning seed correlates with {other_seed:.2f}.",
         "A second training of the language model correlates with {second_training:.2f}.",
     ),
@@ -87,9 +101,13 @@ ALSO: dict[int, tuple[str, ...]] = {
     ),
     10: (
         "The heads' own text-only models correlate with {own:.2f} on average, the hardest controls with {control:.2f} "
-        "(models judged: {models:.0f}; other trained language models of their shape: {others:.0f}).",
+        "(models judged: {models:.0f}, of {llms:.0f} language models; other trained language models of their shape: "
+        "{others:.0f}). Heads that exchange the two lists give as much, or as little, with p = {p_value:.3f}.",
     ),
-    11: ("Within layers: {within:.2f} ({within_lower:.2f} to {within_upper:.2f}).",),
+    11: (
+        "Within layers: {within:.2f} ({within_lower:.2f} to {within_upper:.2f}). Heads that change places correlate as "
+        "much, or as little, with p = {p_value:.4f}; heads that change places within their layer with {within_p:.4f}.",
+    ),
     12: (
         "Image tokens here: {tokens_one:.0f} with the one recipe, {tokens_other:.0f} with the other, on average over "
         "pairs of models ({pairs:.0f}); the claim speaks of more than 2 000.",

@@ -76,7 +76,7 @@ def _above(above: xr.Dataset, alone: xr.Dataset | None) -> dict[str, str]:
     control = "the same prompts with white pictures"
     if alone is not None:
         finding += f"; {count} of {total} {agreeing(count, 'does', 'do')} so and more than an untrained network's heads"
-        control += ", and 95 % of the heads of an untrained network of the same shape"
+        control += ", and the strongest head of an untrained network of the same shape"
     return {
         "claim": "Some heads look at the picture far more than a head without preference (claim 1)",
         "finding": finding,

@@ -7,11 +7,16 @@ import xarray as xr
 
 from visualheads.agreement import agreement
 from visualheads.charts import tables
+from visualheads.errors import HeadError
+from visualheads.nulls import fit_mixture
 from visualheads.prose.words import agreeing, between, counted, listed, percent
+from visualheads.rankings import rank
 from visualheads.variables import STAGES
 
 TOP_SHARE = 0.1
 """Share of the heads called strongest in sentences."""
+CLAIMED = 0.5
+"""Probability from which a component of a mixture claims a head: it is the likelier one."""
 
 
 def head_map(ds: xr.Dataset, query: str = tables.QUERY) -> str:
@@ -169,7 +174,47 @@ def nulls(above: xr.Dataset, alone: xr.Dataset | None = None) -> str:
         "nothing"
     )
     return (
-        f"{text} Against 95 % of the heads of an **untrained network** of the same shape as well, {count} of {total} "
+        f"{text} Against the strongest head of an **untrained network** of the same shape as well, {count} of {total} "
         f"{agreeing(count, 'does', 'do')}{others if fewer else ''}. The largest difference, from whichever of the two "
         f"is nearer, is {largest:.2f} nats."
     )
+
+
+def mixture(ds: xr.Dataset, above: xr.Dataset, query: str = tables.QUERY) -> str:
+    """What a mixture of two components says beside the threshold count of `above`, from `vh.above_null`.
+
+    Fitted to the heads' mean image log-odds; a head is claimed where the upper component is the likelier one.
+    """
+    odds = rank(ds, "image_log_odds", query=query).isel(model=0).transpose("layer", "head").values.ravel()
+    try:
+        found = fit_mixture(odds)
+    except HeadError:
+        return "A mixture of two components cannot be fitted to so few different log-odds of heads."
+    claimed = found.upper_probability(odds) > CLAIMED
+    beyond = above["above_null"].isel(model=0).transpose("layer", "head").values.ravel()
+    count, total = heads_above(above)
+    text = (
+        f"Beside this threshold, two normal components were fitted to the mean image log-odds of the heads: the lower "
+        f"one has its mean at {found.mean[0]:+z.2f} nats (deviation {found.deviation[0]:.2f}), the upper one at "
+        f"{found.mean[1]:+z.2f} ({found.deviation[1]:.2f}). The upper component claims {int(claimed.sum())} of "
+        f"{int(np.isfinite(odds).sum())} heads (probability above {CLAIMED:g}), the threshold {count} of {total}; "
+        f"{int((claimed & beyond).sum())} {agreeing(int((claimed & beyond).sum()), 'is', 'are')} named by both. "
+    )
+    text += (
+        f"Two components fit better than one (BIC lower by {found.bic_gain:.1f})"
+        if found.bic_gain > 0
+        else f"Two components fit no better than one (BIC higher by {-found.bic_gain:.1f}): the heads do not fall into "
+        "two groups, and the number that the upper one claims counts nothing"
+    )
+    if found.bic_gain > 0 and found.mean[1] <= 0:
+        text += (
+            ", but the upper one's mean does not lie above 0, where a head looks everywhere alike: what the fit sets "
+            "apart are heads that look away from pictures, and the upper one is no group of visual heads"
+        )
+    higher = int((odds[~claimed] > odds[claimed].min()).sum()) if claimed.any() else 0
+    if higher:
+        text += (
+            f". {counted(higher, 'head')} with higher log-odds than some claimed one {agreeing(higher, 'is', 'are')} "
+            "given to the lower component, which is wide"
+        )
+    return f"{text}."

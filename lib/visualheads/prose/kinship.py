@@ -54,7 +54,8 @@ def families(found: pd.DataFrame, kin: Mapping[str, float] | None) -> str:
     header = ("relation", "pairs", "of them with a further training", "mean ρ", "from … to", "within layers")
     text = table(header, lines)
     if kin:
-        bounds = f" (95 % interval {between(kin['lower'], kin['upper'])})" if "lower" in kin else ""
+        known = kin.get("lower", np.nan) == kin.get("lower", np.nan)  # one model may make all the difference
+        bounds = f" (95 % interval {between(kin['lower'], kin['upper'])}, over models)" if known else ""
         least = f"; so few models can give {kin['least_p']:.3f} at least" if "least_p" in kin else ""
         text += (
             f"\n\nPairs of one language model correlate with {kin['same']:.2f}, pairs of other ones with "

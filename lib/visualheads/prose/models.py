@@ -84,12 +84,13 @@ def one_sample(sample: Sample, ds: xr.Dataset) -> str:
     told = ds.isel(model=0).sel(sample=sample.id)
     margin = float(told["margin"])
     prediction, answer = str(told["prediction"].item()).strip(), sample.answer
+    other = "letter" if sample.choices else "answer of these samples"
     verdict = {1.0: "right", 0.0: "wrong"}.get(float(told["correct"]), "not scored")
     lines = [
         ("question", escaped(sample.question)),
         ("right answer", escaped(answer) if answer else "unknown"),
         ("the model says", f"{escaped(prediction)} ({verdict})"),
-        ("margin over the best other answer", f"{margin:.2f} logits" if margin == margin else "not measured"),
+        (f"margin over the best other {other}", f"{margin:.2f} logits" if margin == margin else "not measured"),
         ("image tokens", int(told["n_image_tokens"])),
     ]
     return table(("what", "value"), lines)

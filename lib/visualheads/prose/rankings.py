@@ -16,6 +16,8 @@ from visualheads.prose.words import agreeing, between, code, counted, escaped, l
 
 WEAK = 0.5
 """Share of the ceiling below which a ranking's correlation with the effects is called weak (ours)."""
+STRONG = 0.8
+"""Share of the ceiling from which it is called strong (ours)."""
 SINK_FREE = "sink_free"
 
 
@@ -58,6 +60,35 @@ def rankings(found: pd.DataFrame, reduced: Sequence[str] = (), traces: xr.Datase
     return text
 
 
+def sizes(found: pd.DataFrame) -> str:
+    """What rankings share with the effects at every size of the top sets, from `overlaps.overlap_by_size`."""
+    if found.empty:
+        return missing(NEEDS_EFFECTS)
+    names = list(dict.fromkeys(found.sort_values(["chance", "k"])["size"]))
+    means = found.pivot_table(index="ranking", columns="size", values="overlap", sort=False)[names]
+    means = means.loc[means.mean(axis="columns").sort_values(ascending=False, kind="stable").index]
+    luck = found.groupby("size")[["chance", "limit"]].mean()
+    lines = [(_ranking(name), *map(_percent, means.loc[name])) for name in means.index]
+    lines.append(("*unrelated rankings, on average*", *map(_percent, luck.loc[names, "chance"])))
+    lines.append(("*95 % of unrelated rankings, at most*", *map(_percent, luck.loc[names, "limit"])))
+    beyond = found[found["overlap"] > found["limit"] + 1e-9]
+    told = []
+    for size in names:
+        many, part = int((found["size"] == size).sum()), beyond[beyond["size"] == size]
+        counts = part["ranking"].value_counts(sort=False)
+        who = listed([f"{_ranking(name)} in {counted(int(n), 'model')}" for name, n in counts.items()])
+        told.append(f"{len(part)} of {many} at {size}" + (f" ({who})" if who else ""))
+    spans = {size: _span(found.loc[found["size"] == size, "k"]) for size in names}
+    heads = listed([size if size == span else f"{size} ({span})" for size, span in spans.items()])
+    return (
+        table(("ranking", *names), lines)
+        + f"\n\nShare of the best heads in common with the heads whose removal costs most, mean over "
+        f"{counted(found['model'].nunique(), 'model')}, by size of both sets: {heads}. Beyond what 95 % of unrelated "
+        f"rankings share: {'; '.join(told)}. With so many comparisons some lie beyond by chance, one in twenty at "
+        "most, and small sets share whole heads or none. These are point estimates; the figure before has intervals."
+    )
+
+
 def held(cells: pd.DataFrame, best: pd.DataFrame) -> str:
     """Whether the best ranking holds across models, benchmarks, modes and kinds of effect, and how strong it is."""
     if cells.empty:
@@ -77,10 +108,10 @@ def held(cells: pd.DataFrame, best: pd.DataFrame) -> str:
     sure, share = int(best["sure"].sum()), float((best["ranking"] == winner).mean())
     return (
         f"Over {counted(len(best), 'cell')} of model, mode, benchmark and effect ({_most_cells(best)}), "
-        f"*{_ranking(winner)}* has the highest mean ρ, {means.iloc[0]:+z.2f}{_strength(won)}. It is the best in "
-        f"{percent(share)} of the cells. {_by_benchmark(cells, winner)} In {sure} of the cells the lower bound of the "
-        "best one's 95 % interval lies above the estimate of the second, whose own interval is not counted.\n\n"
-        + table(header, lines)
+        f"*{_ranking(winner)}* has the highest mean ρ, {means.iloc[0]:+z.2f}{_strength(won)}."
+        f"{_chosen(len(means))} It is the best in {percent(share)} of the cells. {_by_benchmark(cells, winner)} In "
+        f"{sure} of the cells the lower bound of the best one's 95 % interval lies above the estimate of the second, "
+        "whose own interval is not counted.\n\n" + table(header, lines)
     )
 
 
@@ -94,9 +125,14 @@ def _strength(won: pd.DataFrame) -> str:
     mean, room = float(won["spearman"].mean()), float(won["ceiling"].mean())
     if not np.isfinite(room) or room <= 0:
         return ""
-    kind = "no relation" if mean <= 0 else "a weak relation" if mean < WEAK * room else "a strong relation"
-    limit = "half or more" if mean >= WEAK * room else "less than half"
-    return f", where noise leaves room for {room:.2f}: **{kind}** ({limit} of that room)"
+    kinds = {WEAK: "a weak relation", STRONG: "a moderate relation", np.inf: "a strong relation"}
+    kind = "no relation" if mean <= 0 else next(words for limit, words in kinds.items() if mean < limit * room)
+    return f", where noise leaves room for {room:.2f}: **{kind}** ({percent(max(0.0, mean) / room)} of that room)"
+
+
+def _chosen(rankings: int) -> str:
+    """That a value which was picked as the highest of several is flattered."""
+    return f" It was picked as the best of {rankings}, which flatters its value." if rankings > 1 else ""
 
 
 def _by_benchmark(cells: pd.DataFrame, winner: str) -> str:
@@ -115,7 +151,20 @@ def _by_benchmark(cells: pd.DataFrame, winner: str) -> str:
         else "it has the highest mean on each: a single best ranking **holds** on all benchmarks"
         + f"{_of_use(means[winner])}."
     )
-    return f"Benchmark by benchmark its mean is {listed(told)}; {verdict}"
+    return f"Benchmark by benchmark its mean is {listed(told)}; {verdict} {_basis(cells, winner)}"
+
+
+def _basis(cells: pd.DataFrame, winner: str) -> str:
+    """How many models the means over benchmarks rest on, and in how many of them alone they say the same."""
+    means = cells.groupby(["model", "task", "ranking"], sort=False)["spearman"].mean().unstack("ranking")
+    alone = int((means.idxmax(axis="columns") == winner).groupby("model").all().sum())
+    models = cells["model"].nunique()
+    return (
+        "There is one model, and no interval stands behind this."
+        if models == 1
+        else f"This compares means over {models} models, without an interval: it is the best on every benchmark in "
+        f"{alone} of them taken alone."
+    )
 
 
 def _of_use(means: pd.Series) -> str:
@@ -146,6 +195,16 @@ def published_lists(lists: Lists, folder: str) -> str:
         "Retrieval_Head's or gaze-heads' layout – put into a folder there with the model's name joins the table and "
         "the figures."
     )
+
+
+def _percent(value: float) -> str:
+    return "–" if value != value else percent(value)
+
+
+def _span(numbers: pd.Series) -> str:
+    """`3 heads`, `3 to 5 heads`."""
+    low, high = int(numbers.min()), int(numbers.max())
+    return counted(high, "head") if low == high else f"{low} to {high} heads"
 
 
 def _mode(name: object) -> str:

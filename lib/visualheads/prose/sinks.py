@@ -37,7 +37,8 @@ def protocol(found: Mapping[str, Mapping[str, xr.Dataset]]) -> str:
             "none meets both criteria of the next section in text, so no token carries the mark of a sink. The nearest "
             "thing is marked instead: in every "
             f"picture the background patches – those that meet no labelled object – that draw most attention from all "
-            f"heads together, {percent(SHARE)} of all patches. Whatever these do not explain, no sink does."
+            f"heads together, {percent(SHARE)} of all patches. What these explain is the most that patches which all "
+            "heads favour could explain; a sink of one head alone, or one on an object, would escape."
         )
     if questions < FEWEST_SAMPLES:
         text += (

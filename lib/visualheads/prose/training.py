@@ -126,7 +126,10 @@ def scores(records: Records) -> str:
     return table(("miniature", *header), lines) + (
         f"\n\nShares of right answers over all shipped items, with 95 % intervals (Wilson): {listed(asked)} prompts; "
         "LookTwice-QA without questions that nothing in the picture answers (`plain-general`), MMBench with every "
-        "round counted by itself. Other pages score the traced samples, which are fewer."
+        "round counted by itself. These intervals take prompts as independent. Where several ask about one picture – "
+        "LookTwice-QA in every condition and format, MMBench in every round, POPE about several things – they are too "
+        "narrow; a single condition in a single format of LookTwice-QA, as in the model cards, has one prompt a scene. "
+        "Other pages score the traced samples, which are fewer, with intervals over pictures."
     )
 
 
@@ -175,7 +178,7 @@ def targets(records: Records) -> str:
         f"\n\n{reached} of {counted(asked, 'figure')} asked for {agreeing(reached, 'is', 'are')} reached. In bold: "
         "what is not, with the limit. A *lower 95 % limit* is that of the score, and has to lie above chance and above "
         "what questions alone tell; an *upper 95 % limit* is that of the score with white pictures, and may not lie "
-        "much above these. Scores themselves stand above."
+        "much above these. Both take prompts as independent, as above. Scores themselves stand above."
     )
     return text + ("\n\nWhy not, as the model cards tell:\n\n" + "\n".join(reasons) if reasons else "")
 

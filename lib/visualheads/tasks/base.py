@@ -22,11 +22,6 @@ class Task(Protocol):
     conditions: ClassVar[tuple[str, ...]]
     formats: ClassVar[tuple[Format, ...]]
 
-    @property
-    def answers(self) -> tuple[str, ...]:
-        """All free-form answers of the benchmark (for the margin); () where they are open."""
-        ...
-
     def samples(
         self,
         condition: str | Sequence[str] | None = None,
@@ -103,11 +98,6 @@ class Benchmark(ABC):
         if format == "letters":
             return prompts.with_letters(text, choices)
         return prompts.free_form(text, marked=condition in self.marked)
-
-    @property
-    def answers(self) -> tuple[str, ...]:
-        """All free-form answers of the benchmark (for the margin); () where they are open."""
-        return ()
 
     def score(self, samples: Sequence[Sample], predictions: Sequence[str]) -> dict[str, float]:
         """The benchmark's own figures by name, 0…1. Raises ParameterError when the lengths differ."""

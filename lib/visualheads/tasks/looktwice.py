@@ -101,13 +101,6 @@ class LookTwice(Benchmark):
             return f"answer not among 1…{self.highest}"
         return ""
 
-    @property
-    def answers(self) -> tuple[str, ...]:
-        """All answers of the splits that are there, as numbers in ascending order."""
-        there = [split for split in self.splits if not self.missing(split)]
-        found = {question.answer for split in there for question in self.reading(split).questions}
-        return tuple(sorted(found, key=int))
-
 
 def _read_official(dataset: Path, chosen: Path) -> Reading:
     """`{image id: [records]}` and a list of image ids."""

@@ -76,11 +76,6 @@ class Pope(Benchmark):
         del format, choices
         return prompts.yes_no(question.texts[condition])
 
-    @property
-    def answers(self) -> tuple[str, ...]:
-        """Yes and No."""
-        return tuple(LABELS.values())
-
     def score(self, samples: Sequence[Sample], predictions: Sequence[str]) -> dict[str, float]:
         """Accuracy, precision, recall, F1 and yes-rate; “yes” is the positive class."""
         return asdict(scoring.pope_scores([sample.answer for sample in samples], predictions))

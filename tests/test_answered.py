@@ -1,0 +1,69 @@
+"""Shares of right answers: intervals over pictures, also where all answers are alike."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from visualheads.answered import mean_share, never_seen, share_gained, share_right
+
+
+def answers(values: list[float], pictures: list[str] | None = None) -> xr.DataArray:
+    names = np.array([f"s{i}" for i in range(len(values))], dtype=object)
+    images = names if pictures is None else np.array(pictures, dtype=object)
+    return xr.DataArray(np.array(values, float), {"sample": names, "image_id": ("sample", images)}, ("sample",))
+
+
+def test_all_right_is_not_certainly_always_right() -> None:
+    told = share_right(answers([1.0] * 36))
+    assert told["estimate"] == told["upper"] == 1
+    assert told["lower"] == pytest.approx(0.025 ** (1 / 36))  # Clopper and Pearson: 0.9026
+    assert share_right(answers([0.0] * 36)) == {
+        "lower": 0,
+        "estimate": 0,
+        "upper": pytest.approx(1 - 0.025 ** (1 / 36)),
+    }
+
+
+def test_pictures_count_not_prompts() -> None:
+    twelve = share_right(answers([1.0] * 36, [f"p{i // 12}" for i in range(36)]))
+    assert twelve["lower"] == pytest.approx(0.025 ** (1 / 3))
+    gaps = answers([1.0, np.nan, 1.0], ["a", "b", "c"])
+    assert share_right(gaps)["lower"] == pytest.approx(0.025 ** (1 / 2))
+
+
+def test_no_change_is_not_certainly_none() -> None:
+    told = share_gained(answers([1.0, 0.0, 1.0, 1.0]), answers([1.0, 0.0, 1.0, 1.0]))
+    assert told["estimate"] == 0 and told["upper"] == -told["lower"] == pytest.approx(1 - 0.025 ** (1 / 4))
+    assert share_gained(answers([0.0, 0.0]), answers([1.0, 1.0]))["estimate"] == 1
+
+
+def test_benchmarks_weigh_the_same_whatever_their_size() -> None:
+    many, few = answers([1.0, 0.0] * 100), answers([1.0] * 4)
+    assert mean_share([many, few])["estimate"] == pytest.approx(0.75)
+    told = mean_share([many, answers([1.0] * 2000)])
+    # the larger one alone spreads: half the width of its own interval
+    own = share_right(many)
+    assert told["upper"] - told["lower"] == pytest.approx((own["upper"] - own["lower"]) / 2, rel=0.1)
+
+
+def test_nearly_all_right_is_no_surer_than_all() -> None:
+    nearly = share_right(answers([1.0] * 35 + [0.0]))
+    assert nearly["lower"] <= share_right(answers([1.0] * 36))["lower"] < nearly["estimate"] < nearly["upper"] <= 1
+
+
+def test_what_all_pictures_show_is_not_certain() -> None:
+    gained = share_gained(answers([0.0] * 4), answers([1.0] * 4))
+    assert gained["estimate"] == gained["upper"] == 1 and gained["lower"] == pytest.approx(0.025 ** (1 / 4))
+    both = mean_share([answers([1.0] * 4), answers([1.0] * 4)])
+    assert both == {"estimate": 1, "lower": pytest.approx(0.025 ** (1 / 4)), "upper": 1}
+
+
+@given(st.integers(1, 500), st.floats(0.5, 0.999))
+def test_what_was_never_seen_gets_rarer_with_pictures(n: int, level: float) -> None:
+    assert 0 < never_seen(n + 1, level) < never_seen(n, level) < 1
+    assert (1 - never_seen(n, level)) ** n == pytest.approx((1 - level) / 2)
+    assert never_seen(0, level) == 1
