@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from synthetic_models import LINEAGE, model_dataset, questions, random_pattern, several
 from visualheads import alike, comparison, emergence, kinship, lineage, prediction, survey
+from visualheads.claims import samples
 from visualheads.errors import ParameterError
 from visualheads.patterns import Patterns, between, labels_of
 from visualheads.prose import scale as words
@@ -330,6 +331,24 @@ def test_lineage_is_read_from_the_training_record(data_folder: Path) -> None:
         "mini-1.5-7B": False, "again": True, "retrained": False, "quarter": True, "far": False, "1.6-vicuna-7B": False,
     }, "without a card a second language model is told by nothing"  # fmt: skip
     assert lineage.matched(table, "recipe") == [], "a real model is no pair of a miniature"
+
+
+def test_a_model_of_an_unknown_language_model_is_kin_of_none(ds: xr.Dataset) -> None:
+    ds = ds.drop_vars("llm") if "llm" in ds.coords else ds
+    told = lineage.lineage(ds)["llm"]
+    assert told["mini-1.5-7B"] == "Vicuna-7B", "the catalogue knows what the dataset does not tell"
+    names = [f"unknown-{place}" if place < 2 else str(name) for place, name in enumerate(ds["model"].values)]
+    strange = ds.assign_coords(model=names)
+    table = lineage.lineage(strange)
+    assert (table["llm"] == "").tolist() == [True, True] + [False] * (len(names) - 2)
+    assert lineage.relation(table, "unknown-0", "unknown-1") == lineage.UNKNOWN
+    for differs in ("recipe", "llm"):
+        assert not any("unknown" in name for pair in lineage.matched(table, differs) for name in pair)
+    found = kinship.relations(strange)
+    touched = found["group"].str.startswith("unknown") | found["other"].str.startswith("unknown")
+    assert touched.any() and (found.loc[touched, "relation"] == lineage.UNKNOWN).all()
+    assert not kinship.kin_pairs(found, strange)[["group", "other"]].isin(names[:2]).any(axis=None)
+    assert samples.language_models(strange)["unknown-0"] == "unknown-0"
 
 
 def test_pairs_differ_in_one_thing(ds: xr.Dataset, data_folder: Path) -> None:

@@ -27,8 +27,10 @@ FIX = "open each by itself with vh.open_store(path), or move one of them out of 
 
 
 def joined(sweeps: Sequence[xr.Dataset]) -> xr.Dataset:
-    """Sweeps of one mode as one Dataset: tasks of a model along `sample`, models along `model`, sets by their names.
+    """Sweeps of one mode as one Dataset, in memory: tasks along `sample`, models along `model`, sets by their names.
 
+    In memory, since a sweep is a few numbers per set and sample, and labels that only some have would cut lazy arrays
+    into very many chunks.
     Raises StoreError for sweeps in which something else was done – another bias, reference set or length of answers,
     boxes or none, other weights of the same model – and for those that hold the same sample of a model twice.
     """
@@ -36,7 +38,7 @@ def joined(sweeps: Sequence[xr.Dataset]) -> xr.Dataset:
     along = {dim: _labels(sweeps, dim) for dim in ("set", "sample")}
     by_model: dict[str, list[xr.Dataset]] = {}
     for ds in sweeps:
-        bare = ds.drop_vars([name for dim in along for name in _along(ds, dim)])
+        bare = ds.drop_vars([name for dim in along for name in _along(ds, dim)]).compute()
         for model in ds["model"].values.tolist():
             by_model.setdefault(model, []).append(bare.sel(model=[model]))
     models = [_concat(_told_alike(parts), "sample") for parts in by_model.values()]

@@ -76,11 +76,12 @@ def kin_difference(table: pd.DataFrame, ds: xr.Dataset, seed: int = 0) -> dict[s
 def kin_pairs(table: pd.DataFrame, ds: xr.Dataset) -> pd.DataFrame:
     """The rows of `relations` that speak of kinship, with the columns shape (layers × heads) and same (language model).
 
-    Further trainings of a model (other seeds, less data, a second language model) are left out, and so are shapes that
-    lack one kind of pair: there, what sets shapes apart would count as kinship.
+    Further trainings of a model (other seeds, less data, a second language model) are left out, models whose language
+    model is unknown, and shapes that lack one kind of pair: there, what sets shapes apart would count as kinship.
     """
     kept = without_variant_pairs(table, ds)
     told, shapes = lineage(ds)["llm"].to_dict(), shapes_of(ds["image_weight"])
+    kept = kept[kept["group"].map(told).astype(bool) & kept["other"].map(told).astype(bool)]
     kept = kept.assign(
         shape=["{} × {}".format(*shapes[str(name)]) for name in kept["group"]],
         same=[told[a] == told[b] for a, b in zip(kept["group"], kept["other"], strict=True)],

@@ -12,15 +12,16 @@ import xarray as xr
 
 from visualheads.catalog import cards, miniature_folder
 
-SAME, SEED, LESS, RETRAINED, OTHER = (
+SAME, SEED, LESS, RETRAINED, OTHER, UNKNOWN = (
     "same language model",
     "another tuning seed",
     "less tuning data",
     "second training of the language model",
     "other language model",
+    "unknown language model",
 )
-RELATIONS = (SEED, LESS, SAME, RETRAINED, OTHER)
-"""From the nearest to the farthest relation of two models of one shape."""
+RELATIONS = (SEED, LESS, SAME, RETRAINED, OTHER, UNKNOWN)
+"""From the nearest to the farthest relation of two models of one shape, and that of a model nothing is known of."""
 RECORD = "training.json"
 COLUMNS = ("llm", "text_model", "family", "recipe", "parameters", "seed", "data_share", "miniature", "variant")
 
@@ -28,18 +29,21 @@ COLUMNS = ("llm", "text_model", "family", "recipe", "parameters", "seed", "data_
 def lineage(ds: xr.Dataset) -> pd.DataFrame:
     """One row per model: llm, text_model, family, recipe, parameters (billions), seed, data_share, miniature, variant.
 
-    llm, family and recipe are the dataset's coordinates, or else the catalogue's; text_model (the very checkpoint it
-    was tuned from), seed and data_share (share of the tuning data) come from a miniature's training record. Where
-    there is none, text_model is the llm, the seed 0 and the share 1. A variant is a further training of a miniature
-    (another seed, a second language model, less data): a control, never one more model among those compared.
+    llm, family and recipe are the dataset's coordinates, or else the catalogue's, "" where neither knows; text_model
+    (the very checkpoint it was tuned from), seed and data_share (share of the tuning data) come from a miniature's
+    training record. Where there is none, text_model is the llm, the seed 0 and the share 1. A variant is a further
+    training of a miniature (another seed, a second language model, less data): a control, never one more model among
+    those compared.
     """
     names = [str(name) for name in np.atleast_1d(ds["model"].values)]
     table = descent(names)
     for column in ("llm", "family", "recipe"):
-        told = [str(value) for value in np.atleast_1d(ds[column].values)]
-        table[column] = [own or known for own, known in zip(told, table[column], strict=True)]
+        if column in ds.coords:
+            told = [str(value) for value in np.atleast_1d(ds[column].values)]
+            table[column] = [own or known for own, known in zip(told, table[column], strict=True)]
     table["text_model"] = [text or llm for text, llm in zip(table["text_model"], table["llm"], strict=True)]
-    table["parameters"] = np.atleast_1d(ds["parameters"].values).astype(float)
+    if "parameters" in ds.coords:
+        table["parameters"] = np.atleast_1d(ds["parameters"].values).astype(float)
     return table
 
 
@@ -92,6 +96,8 @@ def without_variants(ds: xr.Dataset) -> xr.Dataset:
 def relation(table: pd.DataFrame, one: str, other: str) -> str:
     """What two models of a lineage table are to each other: one of RELATIONS."""
     a, b = table.loc[one], table.loc[other]
+    if not (a["llm"] and b["llm"]):
+        return UNKNOWN
     if a["llm"] != b["llm"] or a["miniature"] != b["miniature"]:
         return OTHER
     if a["text_model"] != b["text_model"]:
@@ -104,9 +110,10 @@ def relation(table: pd.DataFrame, one: str, other: str) -> str:
 def matched(table: pd.DataFrame, differs: str, models: Sequence[str] | None = None) -> list[tuple[str, str]]:
     """Pairs of models that differ in `differs` ("recipe", "llm" or "data_share") and agree in the others' columns.
 
-    For "llm" the pairs share the recipe. Each pair stands once, in the table's order.
+    For "llm" the pairs share the recipe. Each pair stands once, in the table's order. A model of an unknown language
+    model matches none.
     """
-    names = list(models) if models is not None else [str(name) for name in table.index]
+    names = [name for name in map(str, table.index if models is None else models) if table.loc[name, "llm"]]
     same = [column for column in ("llm", "recipe", "data_share") if column != differs] + ["miniature"]
     found = []
     for index, one in enumerate(names):

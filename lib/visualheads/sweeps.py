@@ -117,7 +117,7 @@ def sweep_path(folder: str | os.PathLike[str], model: str, task: str, mode: str,
 
 
 def open_sweeps(folder: str | os.PathLike[str], mode: str, positions: str = ALL) -> xr.Dataset:
-    """All stored sweeps of one mode and positions, lazily: dims model, set, layer, head, sample.
+    """All stored sweeps of one mode and positions, in memory: dims model, set, layer, head, sample.
 
     Samples and sets are the union over models and tasks; what a model was not asked, or a set it did not run, is NaN
     (numbers), "" (text) or False (`heads`). Raises StoreError where there is none, or where they cannot be joined

@@ -72,7 +72,7 @@ def heads_predict_scores(evidence: Evidence) -> Finding:
     if not has(evidence.traces, "image_weight", "correct"):
         return missing("there are no traces with image_weight and answers")
     assert evidence.traces is not None
-    llm = {str(name): str(value) for name, value in lineage(evidence.traces)["llm"].items()}
+    llm = language_models(evidence.traces)
     if len(set(llm.values())) < FEWEST_LLMS:
         return missing(f"models of fewer than {FEWEST_LLMS} language models were traced")
     table = evidence.statistics

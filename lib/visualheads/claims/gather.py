@@ -109,7 +109,7 @@ def gather(
         else:
             row |= {"used": False, "why": f"reduced: fewer than {fewest} questions decide no claim"}
         rows.append(row)
-    whole = {kind: joined(parts).load() for kind, parts in sweeps.items()}
+    whole = {kind: joined(parts) for kind, parts in sweeps.items()}
     every = survey.traced(folder, MEASURES, variants=True) if traced else None
     traces = None if every is None else without_variants(every)
     grown = {} if traces is None else {str(k): str(v) for k, v in lineage(traces)["text_model"].items()}
@@ -163,7 +163,7 @@ def removed(
                 continue
             known |= own if place == root else set()
             _added(ds, found.setdefault(kind, []), {})
-    return {_words(kind).removeprefix("sweep "): joined(parts).load() for kind, parts in found.items()}
+    return {_words(kind).removeprefix("sweep "): joined(parts) for kind, parts in found.items()}
 
 
 def reduced_models(models: Iterable[str], full: str | Path | None = None) -> list[str]:

@@ -9,6 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from visualheads.bootstrap import N_BOOT, PictureSums, interval, picture_sums, picture_weights
+from visualheads.lineage import lineage
 from visualheads.rankings import sample_scores
 
 TASK = "looktwice"
@@ -35,10 +36,8 @@ def sums_of(part: xr.Dataset, measure: str) -> tuple[PictureSums, tuple[int, int
 
 
 def language_models(ds: xr.Dataset) -> dict[str, str]:
-    """Language model of each model; the model's own name where the dataset does not tell."""
-    names = np.atleast_1d(ds["model"].values).astype(str).tolist()
-    told = np.atleast_1d(ds["llm"].values).astype(str).tolist() if "llm" in ds.coords else [""] * len(names)
-    return {name: llm or name for name, llm in zip(names, told, strict=True)}
+    """Language model of each model; the model's own name where neither the dataset nor the catalogue knows."""
+    return {str(name): str(llm) or str(name) for name, llm in lineage(ds)["llm"].items()}
 
 
 def pictures_of(ds: xr.Dataset) -> int:

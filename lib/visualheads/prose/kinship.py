@@ -60,8 +60,8 @@ def families(found: pd.DataFrame, kin: Mapping[str, float] | None) -> str:
         text += (
             f"\n\nPairs of one language model correlate with {kin['same']:.2f}, pairs of other ones with "
             f"{kin['other']:.2f}: a difference of {kin['difference']:+z.2f}{bounds} (p = {kin['p_value']:.3f}, "
-            f"language models shuffled among the models of a shape{least}). Pairs with a further training of a model "
-            "do not count in it."
+            f"language models shuffled among the models of a shape{least}). Pairs with a further training of a model, "
+            "or with a model whose language model is unknown, do not count in it."
         )
     absent = [name for name in (SEED, SAME, RETRAINED, OTHER_LLM) if name not in set(found["relation"])]
     if absent:
