@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from synthetic_models import LINEAGE, model_dataset, questions, random_pattern, several
 from visualheads import alike, comparison, emergence, kinship, lineage, prediction, survey
-from visualheads.claims import samples
 from visualheads.errors import ParameterError
 from visualheads.patterns import Patterns, between, labels_of
 from visualheads.prose import scale as words
@@ -348,7 +347,7 @@ def test_a_model_of_an_unknown_language_model_is_kin_of_none(ds: xr.Dataset) -> 
     touched = found["group"].str.startswith("unknown") | found["other"].str.startswith("unknown")
     assert touched.any() and (found.loc[touched, "relation"] == lineage.UNKNOWN).all()
     assert not kinship.kin_pairs(found, strange)[["group", "other"]].isin(names[:2]).any(axis=None)
-    assert samples.language_models(strange)["unknown-0"] == "unknown-0"
+    assert lineage.language_models(strange)["unknown-0"] == "unknown-0"
 
 
 def test_pairs_differ_in_one_thing(ds: xr.Dataset, data_folder: Path) -> None:

@@ -8,6 +8,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from visualheads.alike import QUERY
+from visualheads.answered import never_seen
 from visualheads.bootstrap import LEVEL, N_BOOT, bootstrap, interval, picture_weights
 from visualheads.comparison import LETTERS, in_all_rounds, of_model, tasks_of
 from visualheads.rankings import sample_scores
@@ -123,7 +124,10 @@ def _ratio(
     above: NDArray[np.float64], below: NDArray[np.float64], images: NDArray[np.str_], n: int, n_boot: int,
     level: float, seed: int,
 ) -> dict[str, float]:  # fmt: skip
-    """Σ above / Σ below with a bootstrap over pictures; draws without a denominator are left out."""
+    """Σ above / Σ below, a share, with a bootstrap over pictures; draws without a denominator are left out.
+
+    No bound is nearer to 0 or 1 than what so many pictures may hide (`answered.never_seen`), as in `share_right`.
+    """
     pictures, owner = np.unique(images, return_inverse=True)
     top, bottom = (np.bincount(owner, weights=values, minlength=len(pictures)) for values in (above, below))
     if bottom.sum() == 0:
@@ -131,5 +135,7 @@ def _ratio(
     weights = picture_weights(len(pictures), n_boot, seed)
     drawn_top, drawn_bottom = weights @ top, weights @ bottom
     there = drawn_bottom > 0
-    low, high = interval((drawn_top[there] / drawn_bottom[there])[None], level)
-    return {"estimate": float(top.sum() / bottom.sum()), "lower": float(low[0]), "upper": float(high[0]), "n": n}
+    (low,), (high,) = interval((drawn_top[there] / drawn_bottom[there])[None], level)
+    unseen = never_seen(int((bottom > 0).sum()), level)
+    bounds = {"lower": min(float(low), 1 - unseen), "upper": max(float(high), unseen)}
+    return {"estimate": float(top.sum() / bottom.sum()), **bounds, "n": n}

@@ -47,6 +47,11 @@ def lineage(ds: xr.Dataset) -> pd.DataFrame:
     return table
 
 
+def language_models(ds: xr.Dataset) -> dict[str, str]:
+    """Language model of each model; the model's own name where neither the dataset nor the catalogue knows it."""
+    return {str(name): str(llm) or str(name) for name, llm in lineage(ds)["llm"].items()}
+
+
 def descent(names: Sequence[str]) -> pd.DataFrame:
     """The table of `lineage` from catalogue and training records alone; parameters are NaN where unknown."""
     records = []

@@ -13,7 +13,6 @@ from visualheads import comparison, emergence, kinship, prediction
 from visualheads.bootstrap import N_BOOT
 from visualheads.claims import shuffled
 from visualheads.claims.evidence import Evidence
-from visualheads.claims.samples import language_models
 from visualheads.claims.verdicts import (
     ALPHA,
     CONTRADICTED,
@@ -28,7 +27,7 @@ from visualheads.claims.verdicts import (
     missing,
     pooled,
 )
-from visualheads.lineage import RETRAINED, SEED, lineage
+from visualheads.lineage import RETRAINED, SEED, language_models, lineage
 
 PREDICTOR = "top_image_weight"
 """The statistic whose prediction decides claim 6, named beforehand; the others are told beside it."""

@@ -11,7 +11,7 @@ from visualheads.agreement import spearman, without_layer_means
 from visualheads.bootstrap import split_halves
 from visualheads.claims import shuffled
 from visualheads.claims.evidence import Evidence
-from visualheads.claims.samples import bootstrapped, language_models, of_main_task, pictures_of, sums_of
+from visualheads.claims.samples import bootstrapped, of_main_task, pictures_of, sums_of
 from visualheads.claims.verdicts import (
     CONTRADICTED,
     SUPPORTED,
@@ -27,6 +27,7 @@ from visualheads.claims.verdicts import (
     pooled,
 )
 from visualheads.comparison import BOX_PAIRS, NAME_PAIRS, of_model
+from visualheads.lineage import language_models
 from visualheads.rankings import head_count, top_heads
 from visualheads.sink_finding import MASSIVE
 

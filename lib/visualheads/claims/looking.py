@@ -11,7 +11,7 @@ from scipy import stats
 from visualheads.bootstrap import bootstrap, split_halves
 from visualheads.claims.attention import STRONGEST
 from visualheads.claims.evidence import Evidence
-from visualheads.claims.samples import bootstrapped, language_models, of_main_task, pictures_of, scores_of, sums_of
+from visualheads.claims.samples import bootstrapped, of_main_task, pictures_of, scores_of, sums_of
 from visualheads.claims.verdicts import (
     Finding,
     all_of,
@@ -25,6 +25,7 @@ from visualheads.claims.verdicts import (
     pooled,
 )
 from visualheads.comparison import of_model
+from visualheads.lineage import language_models
 from visualheads.nulls import above_null, prompt_keys, strongest_head
 from visualheads.rankings import head_count, samples_with_control, top_heads
 

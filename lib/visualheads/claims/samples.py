@@ -9,7 +9,6 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from visualheads.bootstrap import N_BOOT, PictureSums, interval, picture_sums, picture_weights
-from visualheads.lineage import lineage
 from visualheads.rankings import sample_scores
 
 TASK = "looktwice"
@@ -33,11 +32,6 @@ def sums_of(part: xr.Dataset, measure: str) -> tuple[PictureSums, tuple[int, int
     """A measure of one model summed by picture, over heads one after the other, and their (layers, heads)."""
     values = scores_of(part, measure)
     return picture_sums(values), (values.sizes["layer"], values.sizes["head"])
-
-
-def language_models(ds: xr.Dataset) -> dict[str, str]:
-    """Language model of each model; the model's own name where neither the dataset nor the catalogue knows."""
-    return {str(name): str(llm) or str(name) for name, llm in lineage(ds)["llm"].items()}
 
 
 def pictures_of(ds: xr.Dataset) -> int:

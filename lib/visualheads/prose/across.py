@@ -35,8 +35,9 @@ def benchmark_scores(scores: pd.DataFrame) -> str:
     known = scores.dropna(subset=["chance"])
     above, n = int((known["lower"] > known["chance"]).sum()), len(known)
     return (
-        f"{told}\n\nShare of right answers with 95 % intervals over pictures; MMBench counts a question where every "
-        f"round is right. {sampled(scores)} {above} of {counted(n, 'score')} with a known chance level "
+        f"{told}\n\nShare of right answers with 95 % intervals over pictures, none nearer to 0 or 100 % than what "
+        "so many pictures may hide (exact binomial bound); MMBench counts a question where every round is right. "
+        f"{sampled(scores)} {above} of {counted(n, 'score')} with a known chance level "
         f"{agreeing(above, 'lies', 'lie')} above it with the whole interval; chance is the most frequent answer's "
         "share, or one letter of those offered."
     )

@@ -66,11 +66,7 @@ def families(found: pd.DataFrame, kin: Mapping[str, float] | None) -> str:
     absent = [name for name in (SEED, SAME, RETRAINED, OTHER_LLM) if name not in set(found["relation"])]
     if absent:
         text += f"\n\nNo pair yet for: {listed(absent)}."
-    return text + (
-        "\n\nHeads are compared place by place. Two language models that were trained apart share no places but "
-        "depth, so their pairs show what depth alone makes; *another tuning seed* shows how much a pattern is one "
-        "training's chance; the grey mark in the figure is the ceiling that noise of sampling pictures leaves."
-    )
+    return text
 
 
 def model_table(found: pd.DataFrame, scores: pd.DataFrame) -> str:
