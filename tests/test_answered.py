@@ -8,7 +8,8 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visualheads.answered import mean_share, never_seen, share_gained, share_right
+from visualheads.answered import changes, mean_share, never_seen, share_gained, share_right, shares
+from visualheads.bootstrap import bootstrap
 
 
 def answers(values: list[float], pictures: list[str] | None = None) -> xr.DataArray:
@@ -67,3 +68,28 @@ def test_what_was_never_seen_gets_rarer_with_pictures(n: int, level: float) -> N
     assert 0 < never_seen(n + 1, level) < never_seen(n, level) < 1
     assert (1 - never_seen(n, level)) ** n == pytest.approx((1 - level) / 2)
     assert never_seen(0, level) == 1
+
+
+@given(st.lists(st.integers(0, 1), min_size=1, max_size=12), st.integers(1, 4))
+def test_one_benchmark_alone_is_a_share(right: list[int], prompts: int) -> None:
+    asked = answers([float(v) for v in right], [f"p{i // prompts}" for i in range(len(right))])
+    one, alone = share_right(asked, n_boot=50), mean_share([asked], n_boot=50)
+    assert {name: pytest.approx(value) for name, value in one.items()} == alone
+
+
+def test_rows_have_the_bounds_they_have_alone() -> None:
+    rows = xr.concat([answers([1.0, 0.0, 1.0, np.nan]), answers([1.0, 1.0, 1.0, 1.0])], "row")
+    for many, one in ((shares, share_right), (changes, lambda v: share_gained(v * 0, v))):
+        for place in range(2):
+            told = many(rows).isel(row=place)
+            assert {b: pytest.approx(float(told.sel(bound=b))) for b in ("lower", "estimate", "upper")} == one(
+                rows.isel(row=place)
+            )
+
+
+def test_pictures_that_others_were_asked_about_are_not_drawn() -> None:
+    own = answers([0.1, 0.5, 0.9, 0.2, 0.7])
+    other = answers([0.3] * 9, [f"x{i}" for i in range(9)]).assign_coords(sample=[f"x{i}" for i in range(9)])
+    both = xr.concat([own, other], "model", join="outer", coords="minimal", compat="override")
+    both = both.assign_coords(image_id=("sample", [str(name) for name in both["sample"].values]))
+    np.testing.assert_allclose(bootstrap(both).isel(model=0), bootstrap(own.drop_vars("image_id")))

@@ -87,7 +87,7 @@ def test_losses_are_told_beside_their_random_controls() -> None:
     random = table[(table["measure"] == "accuracy") & (table["order"] == "random")].iloc[0]
     assert top["estimate"] == pytest.approx(0.25) and top["lower"] < 0.25 < top["upper"]
     assert random["estimate"] == 0 and random["sets"] == 2 and top["count"] == 2
-    assert "| 40 | 25.0 (" in words.losses(table) and "0.0 (0.0 to 0.0)" in words.losses(table)
+    assert "| 40 | 25.0 (" in words.losses(table) and "0.0 (-8.8 to 8.8)" in words.losses(table)
     assert "top 2 of late: 0.250" in display.spec_of(charts.loss_curves(table))["description"]
     assert "No heads were removed yet" in display.spec_of(charts.loss_curves(table.iloc[:0]))["description"]
 

@@ -80,7 +80,10 @@ def test_linear_attribution_finds_additive_shares():
     found = linear_attribution(ds)
     np.testing.assert_allclose(found.attribution.mean("sample")[0], shares, atol=0.02)
     assert found.r2.item() > 0.99
-    assert found.sets.item() == 150
+    assert found.sets.item() == 200
+    other = linear_attribution(ds.isel(set=np.random.default_rng(1).permutation(200)))
+    xr.testing.assert_allclose(other.attribution, found.attribution)
+    assert other.r2.item() == pytest.approx(found.r2.item(), abs=1e-12)
     np.testing.assert_allclose(rank(found, "attribution")[0], shares, atol=0.02)
 
 
@@ -96,7 +99,7 @@ def test_linear_attribution_says_when_it_is_poor():
         linear_attribution(ds, "speed")
 
 
-def test_heads_in_no_fitted_subset_have_no_share():
+def test_heads_in_no_subset_have_no_share():
     ds, _ = additive(0.0)
     ds["heads"] = ds["heads"].copy()
     ds["heads"][:, :, 2, 3] = False

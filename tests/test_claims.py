@@ -85,7 +85,7 @@ def test_one_head_above_an_untrained_network_supports_nothing():
 def test_without_an_untrained_network_no_chance_is_told():
     [found] = claims.judge(two_families(2.0, 1.0), [1])
     assert np.isnan(found.finding.also["by_chance"])
-    assert "untrained network with p" not in " ".join(beside(1, found.finding.also))
+    assert "untrained network with p" not in " ".join(beside(1, found.finding))
 
 
 def strong_layers(*layers: int, noise: float = 0.02, models: int = 8) -> Evidence:

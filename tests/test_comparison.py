@@ -367,6 +367,24 @@ def test_pairs_differ_in_one_thing(ds: xr.Dataset, data_folder: Path) -> None:
     assert "Something else differs" in told and ": 224,000 and 102,400)" in told
 
 
+def test_mmbench_is_compared_on_the_rounds_that_both_answered() -> None:
+    asked = questions(("round-1", "round-2"), 6, "mmbench")
+    parts = [model_dataset(name, asked) for name in ("mini-1.5-7B", "mini-1.6-vicuna-7B")]
+    rounds = np.array([sample.condition for sample in asked])
+    parts[0]["correct"][:] = np.where(rounds == "round-1", 1.0, 0.0)[None]
+    parts[1]["correct"][:] = np.where(rounds == "round-1", 1.0, np.nan)[None]
+    ds = xr.concat(parts, "model", data_vars="all", coords="minimal", compat="override", join="outer")
+    told = comparison.score_difference(ds, "mini-1.5-7B", "mini-1.6-vicuna-7B", "mmbench")
+    assert told is not None and told["difference"] == 0 and told["one"] == told["other"] == 1 and told["n"] == 6
+
+
+def test_orders_that_leave_nothing_to_correlate_do_not_count() -> None:
+    half = [scored([0.1, 0.2, 0.3], [1, 2, 3]).assign(task=task) for task in "tu"]
+    half[1]["model"] = ["n0", "n1", "n2"]
+    found = prediction.correlations(pd.concat(half), ["x"]).iloc[0]
+    assert found["rho"] == pytest.approx(1) and found["p_value"] > 0.05
+
+
 def test_every_benchmark_weighs_the_same() -> None:
     samples = [*questions(("plain",), 8, "pope"), *questions(("plain",), 2, "qbench")]
     ds = model_dataset(samples=samples)

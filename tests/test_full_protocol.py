@@ -202,6 +202,10 @@ def test_the_best_ranking_is_held_against_every_cell() -> None:
     heads = causes.head_tables(traces, causes.effects_of(sweeps["zero, all"]), causes.more_scores(sweeps, None, lists))
     assert {"someone", "margin lost (mean, all)", "KL (zero, all)"} <= set(heads.columns)
     assert "someone" in json.dumps(display.spec_of(charts.scores_and_effects(heads)))
+    shared = causes.effects_of(sweeps["zero, all"]).rename(effect_margin="attribution")
+    shared = shared.assign_coords(mode=("model", ["zero"]), positions=("model", ["all"]))
+    many = cells.agreement_by_cell(traces, dict(reversed(sweeps.items())), shared, n_boot=10)
+    assert set(many[many["effect"] == "many"]["mode"]) == {"zero, all"}, "shares are of the mode they were fitted in"
     assert "no single heads" in ranked.held(found.iloc[:0], best.iloc[:0])
 
 

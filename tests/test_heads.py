@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from visualheads import nulls
-from visualheads.agreement import agreement, spearman, top_k_overlap, without_layer_means
+from visualheads.agreement import agreement, spearman, split_half, stepped_up, top_k_overlap, without_layer_means
 from visualheads.bootstrap import (
     bootstrap,
     bootstrap_difference,
@@ -511,6 +511,18 @@ def test_agreement_of_planted_rankings():
     assert pair.spearman_within_layer.sel(other="detection") <= 1
     lower, upper = pair.spearman_interval.sel(other="detection").values
     assert lower <= float(pair.spearman.sel(other="detection")) <= upper
+
+
+def test_halves_without_a_head_tell_nothing_of_it():
+    rng = np.random.default_rng(0)
+    halves = rng.normal(size=(4, 1, 20)) + 0.01 * rng.normal(size=(4, 2, 20))
+    halves[0, 0, 3] = np.nan
+    found = split_half(halves)
+    assert (found > 0.9).all()
+    halves[1, :, :18] = np.nan
+    assert np.isnan(split_half(halves)[1])
+    assert np.isnan(stepped_up(np.full(3, np.nan)))
+    assert stepped_up(np.array([0.5, np.nan])) == pytest.approx(2 / 3)
 
 
 def test_noise_has_no_reliability_and_chance_overlap():

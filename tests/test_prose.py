@@ -197,7 +197,7 @@ def test_a_best_ranking_is_told_as_chosen_and_on_how_many_models_it_rests() -> N
 @pytest.mark.parametrize(
     ("r2", "words"),
     [
-        ([0.3, 0.9], "An R² of 0.30 is poor"),
+        ([0.3, 0.9], "Below 0.5 (R² is 0.30 in"),
         ([0.62, 0.7], "an R² of 0.62 or more, 62 % or more of the variance of what many heads do together is a sum"),
         ([0.93], "an R² of 0.93, what many heads do together is nearly a sum over them"),
     ],

@@ -232,6 +232,19 @@ def test_a_store_is_resumed_and_of_one_run(tmp_path, monkeypatch):
             sweeps.sweep_to_store(model, asked, told.pop("sets"), path, shard=2, **told, **QUIET)
 
 
+def test_a_set_has_its_heads_whichever_benchmark_ran_it():
+    model, asked, others = wrapped("llava"), samples(2), samples(2, task="other")
+    others = [type(sample)(**{**sample.__dict__, "id": f"o{index}"}) for index, sample in enumerate(others)]
+    first = sweeps.sweep(model, asked, {"low": [(0, 0)]}, **QUIET)
+    second = sweeps.sweep(model, others, {"low": [(0, 0)], "high": [(2, 1)]}, **QUIET)
+    ds = joining.joined([first, second])
+    marked = np.argwhere(ds.heads.sel(set="high").isel(model=0).values).tolist()
+    assert marked == [[2, 1]] and ds.sel(set="high").margin.notnull().sum() == 2
+    clash = sweeps.sweep(model, others, {"low": [(1, 1)]}, **QUIET)
+    with pytest.raises(StoreError, match=r"'low' of .* has other heads"):
+        joining.joined([first, clash])
+
+
 def test_stored_sweeps_open_together(tmp_path):
     asked, others = samples(3), samples(2, task="other")
     others = [type(sample)(**{**sample.__dict__, "id": f"o{index}"}) for index, sample in enumerate(others)]

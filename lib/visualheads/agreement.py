@@ -61,7 +61,7 @@ def agreement(
 
     parts = []
     for index in range(shape[0]):
-        sums = [picture_sums(values.isel(model=[index])) for values in scores.values()]
+        sums = _seen([picture_sums(values.isel(model=[index])) for values in scores.values()])
         fixed = [_as_scores(array, ds, index, name) for name, array in extra.items()]
         layer = np.repeat(np.arange(shape[1]), shape[2])
         parts.append(_one_model(sums, fixed, layer, k, n_boot, n_splits, level, seed))
@@ -106,6 +106,12 @@ def top_k_overlap(scores: NDArray[np.floating], k: int) -> NDArray[np.float64]:
     return top @ np.swapaxes(top, -1, -2) / k
 
 
+def _shared(replicates: NDArray[np.floating], k: int) -> NDArray[np.float64]:
+    """`top_k_overlap`, NaN where a head has no score: it is then no head of the k best, and no other one either."""
+    known = np.asarray(np.isfinite(replicates).all(axis=-1))
+    return np.where(known[..., :, None] & known[..., None, :], top_k_overlap(replicates, k), np.nan)
+
+
 def reversed_interval(
     estimate: NDArray[np.float64], replicates: NDArray[np.float64], level: float, lowest: float
 ) -> NDArray[np.float64]:
@@ -117,6 +123,36 @@ def reversed_interval(
     low, high = interval(np.moveaxis(replicates, 0, -1), level)
     bounds = np.stack([np.minimum(2 * estimate - high, estimate), np.maximum(2 * estimate - low, estimate)], axis=-1)
     return np.clip(bounds, lowest, 1.0)
+
+
+def _seen(sums: Sequence[PictureSums]) -> list[PictureSums]:
+    """The sums over the pictures that any of them knows a value of: others are no part of what is drawn."""
+    there = np.stack([one.counts.any(axis=0) for one in sums]).any(axis=0) if sums else np.zeros(0, dtype=bool)
+    if not there.any():
+        return list(sums)
+    return [PictureSums(one.sums[:, there], one.counts[:, there], one.pictures[there]) for one in sums]
+
+
+def split_half(halves: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return Spearman's correlation of both halves (split, half, head): (split), over the heads known in both; NaN
+    where these are fewer than three."""
+    known = np.isfinite(halves[:, 0]) & np.isfinite(halves[:, 1])
+    if known.all():
+        return spearman(halves)[:, 0, 1]
+    found = np.full(len(halves), np.nan)
+    for place, heads in enumerate(known):
+        if heads.sum() >= 3:
+            found[place] = spearman(halves[place][:, heads])[0, 1]
+    return found
+
+
+def stepped_up(halves: NDArray[np.floating]) -> float:
+    """Return the reliability of full length (Spearman–Brown) from correlations of halves; NaN without a finite one."""
+    known = halves[np.isfinite(halves)]
+    if not len(known):
+        return float("nan")
+    half = float(known.mean())
+    return 2 * half / (1 + half) if half > -1 else -1.0
 
 
 def _as_scores(array: xr.DataArray, ds: xr.Dataset, model: int, name: str) -> NDArray[np.float64]:
@@ -132,7 +168,8 @@ def _as_scores(array: xr.DataArray, ds: xr.Dataset, model: int, name: str) -> ND
     shape = (ds.sizes["layer"], ds.sizes["head"])
     if array.shape != shape:
         raise ParameterError(got(f"shape of ranking {name!r}", array.shape, f"(layer, head) = {shape}"))
-    return np.asarray(array.values, dtype=np.float64).ravel()
+    labels = {dim: ds[dim] for dim in ("layer", "head") if dim in array.coords and dim in ds.coords}
+    return np.asarray(array.reindex(labels).values, dtype=np.float64).ravel()
 
 
 def _one_model(
@@ -177,16 +214,16 @@ def _one_model(
         replicates = scored(picture_weights(n_pictures, n_boot, seed))[:, ~empty][..., heads]
         for name, values, lowest in (
             ("spearman", spearman(replicates), -1.0),
-            ("top_k_overlap", top_k_overlap(replicates, n_top), 0.0),
+            ("top_k_overlap", _shared(replicates, n_top), 0.0),
         ):
             result[f"{name}_interval"][kept] = reversed_interval(result[name][kept], values, level, lowest)
         first = half_weights(n_pictures, n_splits, seed)
         halves = np.stack([scored(first), scored(1 - first)], axis=2)[..., heads]
         for index in np.flatnonzero(~empty[: len(sums)]):
-            between = spearman(halves[:, index])[:, 0, 1]
-            half = between[np.isfinite(between)].mean() if np.isfinite(between).any() else np.nan
-            result["reliability"][index] = 2 * half / (1 + half) if half > -1 else -1.0
-            result["top_k_reliability"][index] = top_k_overlap(halves[:, index], n_top)[:, 0, 1].mean()
+            result["reliability"][index] = stepped_up(split_half(halves[:, index]))
+            whole = np.isfinite(halves[:, index]).all(axis=(1, 2))
+            if whole.any():
+                result["top_k_reliability"][index] = top_k_overlap(halves[whole, index], n_top)[:, 0, 1].mean()
     room = np.where(np.arange(n_rankings) < len(sums), np.clip(result["reliability"], 0, 1), 1.0)
     result["ceiling"] = np.sqrt(np.outer(room, room))
     return result

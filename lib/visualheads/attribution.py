@@ -37,8 +37,6 @@ RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Penalties tried, relative to the number of fitted subsets."""
 FOLDS = 5
 FEWEST_SUBSETS = 20
-HELD_OUT = 0.25
-"""Share of the subsets on which R² is measured; they take no part in the fit."""
 
 
 def gradient_screen(
@@ -76,26 +74,26 @@ def gradient_screen(
     return ds
 
 
-def linear_attribution(sweep: xr.Dataset, of: str = "margin", held_out: float = HELD_OUT, seed: int = 0) -> xr.Dataset:
+def linear_attribution(sweep: xr.Dataset, of: str = "margin", seed: int = 0) -> xr.Dataset:
     """Fit the loss with a set as a sum over its heads, from a sweep of `protocol.random_subsets`.
 
     attribution   (model, layer, head, sample): each head's share, in the unit of the loss; its mean over samples is the
-                  fit to the mean loss, and it is a ranking for `rank` and `agreement`. NaN for heads in no fitted set
-    r2            (model) share of the variance of the mean loss between held-out sets that the fit explains, ≤ 1; where
-                  it is poor, heads do not simply add up and the ranking says little
-    r2_fit        (model) the same on the fitted sets
-    ridge, sets   (model) the penalty, chosen by five-fold cross-validation, and the number of fitted sets
+                  fit to the mean loss, and it is a ranking for `rank` and `agreement`. NaN for heads in no set
+    r2            (model) share of the variance of the mean loss between sets that fits to other sets explain, ≤ 1:
+                  every set is held out once, a fifth of them at a time; where it is poor, heads do not simply add up,
+                  or noise is large, and the ranking says little
+    r2_fit        (model) the same of the fit to all sets, which saw them
+    ridge, sets   (model) the penalty, chosen by five-fold cross-validation within what is fitted; the number of sets
 
-    `of` is "accuracy", "margin" or "kl". Raises ParameterError for fewer than 20 sets or an unknown measure.
-    Source: Kim et al., 2025 (multi-head attribution); the penalty and the held-out sets are ours.
+    `of` is "accuracy", "margin" or "kl". The order of the sets does not matter. Raises ParameterError for fewer than 20
+    sets or an unknown measure. Source: Kim et al., 2025 (multi-head attribution); penalty and held-out sets are ours.
     """
     if of not in LOSSES:
         raise ParameterError(got("of", of, LOSSES))
-    if not 0 < held_out < 1:
-        raise ParameterError(got("held_out", held_out, "a share between 0 and 1"))
+    sweep = sweep.sortby("set")  # which are held out together must not depend on what a sweep was joined with
     lost = losses(sweep)[LOSSES[of]].transpose("model", "set", "sample").values.astype(float)
     marks = sweep["heads"].transpose("model", "set", "layer", "head").values.astype(bool)
-    found = [_fitted(own, values, held_out, seed) for own, values in zip(marks, lost, strict=True)]
+    found = [_fitted(own, values, seed) for own, values in zip(marks, lost, strict=True)]
     bare = sweep.drop_vars([name for name in sweep.variables if "set" in sweep[name].dims])
     bare = bare.drop_vars(list(bare.data_vars))
     shares = np.stack([fit.shares for fit in found]).astype(np.float32)
@@ -121,9 +119,12 @@ def attributed(sweep: xr.Dataset | None, of: str = "margin") -> xr.Dataset | Non
             parts.append(linear_attribution(asked, of))
     if not parts:
         return None
-    return xr.concat(
+    found = xr.concat(
         list[xr.Dataset](parts), "model", data_vars="all", coords="minimal", compat="override", join="outer"
     )
+    # what is known of each sample, also of those that only later models were asked
+    labels = sweep.sel(sample=found["sample"].values).coords
+    return found.assign_coords({name: labels[name] for name in labels if labels[name].dims == ("sample",)})
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class _Fit:
     sets: int
 
 
-def _fitted(marks: NDArray[np.bool_], lost: NDArray[np.float64], held_out: float, seed: int) -> _Fit:
+def _fitted(marks: NDArray[np.bool_], lost: NDArray[np.float64], seed: int) -> _Fit:
     """One model: marks (set, layer, head), lost (set, sample)."""
     here = marks.any(axis=(1, 2)) & np.isfinite(lost).any(axis=1)
     samples = np.isfinite(lost[here]).all(axis=0)
@@ -147,19 +148,25 @@ def _fitted(marks: NDArray[np.bool_], lost: NDArray[np.float64], held_out: float
             )
         )
     order = np.random.default_rng(seed).permutation(len(chosen))
-    tested, fitted = np.split(order, [max(1, round(held_out * len(chosen)))])
+    chosen, values = chosen[order], values[order]
     mean = values.mean(axis=1)
-    ridge = min(RIDGES, key=lambda penalty: _validation_error(chosen[fitted], mean[fitted], penalty))
-    # linear in the losses: one solution for every sample at once
-    shares, level = _ridge(chosen[fitted], values[fitted], ridge)
-    guessed = (chosen @ shares + level).mean(axis=1)
+    guessed = np.empty(len(mean))
+    for fold in range(FOLDS):
+        out = np.arange(len(mean)) % FOLDS == fold
+        shares, level = _ridge(chosen[~out], mean[~out, None], _penalty(chosen[~out], mean[~out]))
+        guessed[out] = (chosen[out] @ shares + level)[:, 0]
+    ridge = _penalty(chosen, mean)
+    shares, level = _ridge(chosen, values, ridge)  # linear in the losses: one solution for every sample at once
     whole = np.full((marks.shape[1] * marks.shape[2], lost.shape[1]), np.nan)
     whole[:, samples] = shares
-    whole[~chosen[fitted].any(axis=0)] = np.nan
-    return _Fit(
-        whole.reshape(*marks.shape[1:], -1), _r2(mean[tested], guessed[tested]), _r2(mean[fitted], guessed[fitted]),
-        ridge, len(fitted),
-    )  # fmt: skip
+    whole[~chosen.any(axis=0)] = np.nan
+    fit = _r2(mean, (chosen @ shares + level).mean(axis=1))
+    return _Fit(whole.reshape(*marks.shape[1:], -1), _r2(mean, guessed), fit, ridge, len(chosen))
+
+
+def _penalty(chosen: NDArray[np.float64], mean: NDArray[np.float64]) -> float:
+    """The penalty of RIDGES that predicts held-out sets best."""
+    return min(RIDGES, key=lambda penalty: _validation_error(chosen, mean, penalty))
 
 
 def _ridge(

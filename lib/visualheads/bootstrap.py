@@ -98,11 +98,18 @@ def bootstrap(values: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, 
     """Return the mean over samples with a percentile interval over pictures, along a new last dimension `bound`.
 
     `bound` is "lower", "estimate", "upper"; the estimate is the plain mean of the finite per-sample values. NaN
-    where all are NaN.
+    where all are NaN. Of each value only the pictures are drawn that it is known of: one model's interval does not
+    depend on the pictures that others were asked about. Values known of the same pictures share their draws.
     """
     sums = picture_sums(values)
     estimate = sums.means(np.ones((1, len(sums.pictures))))[:, 0]
-    replicates = sums.means(picture_weights(len(sums.pictures), n_boot, seed))
+    known, which = np.unique(sums.counts > 0, axis=0, return_inverse=True)
+    replicates = np.full((len(estimate), n_boot), np.nan)
+    for place, pictures in enumerate(known):
+        if pictures.any():
+            rows = np.flatnonzero(which == place)
+            own = PictureSums(sums.sums[rows][:, pictures], sums.counts[rows][:, pictures], sums.pictures[pictures])
+            replicates[rows] = own.means(picture_weights(len(own.pictures), n_boot, seed))
     return _bounded(values, estimate, replicates, level)
 
 

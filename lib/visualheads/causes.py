@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from visualheads.answered import changes
 from visualheads.bootstrap import bootstrap
 from visualheads.effects import LOSSES, head_effects, losses
 from visualheads.errors import HeadError
@@ -40,8 +41,9 @@ Lists = Mapping[str, Mapping[str, xr.DataArray]]
 def loss_table(sweeps: Mapping[str, xr.Dataset], of: Sequence[str] = tuple(LOSSES)) -> pd.DataFrame:
     """What is lost by model, mode, measure, ranking, stage, order and number of heads: one row each.
 
-    estimate, lower, upper   mean loss with its 95 % interval, paired bootstrap over pictures: a share for accuracy,
-                             logits for margin, nats for KL; positive where the removed heads were of use
+    estimate, lower, upper   mean loss with its 95 % interval, paired bootstrap over pictures: a share for accuracy
+                             (`answered.changes`), logits for margin, nats for KL; positive where the removed heads
+                             were of use
     sets                     head sets behind the row: random controls of several seeds are averaged per sample
     samples                  samples on which any of them was tried
     set_lowest, set_highest  smallest and largest mean loss of one set: how far the draw of random heads matters
@@ -67,8 +69,8 @@ def released_share(table: pd.DataFrame, ranking: str = "image_weight") -> pd.Dat
 
 
 def over_models(table: pd.DataFrame) -> pd.DataFrame:
-    """Means of a `loss_table` over its models, by mode, stage and order: estimates and bounds are averaged, since
-    models answer the same questions; `models` tells how many."""
+    """Means of a `loss_table` over its models, by mode, stage and order: estimates and bounds are averaged, as of
+    models that answer the same questions (leave those of the reduced protocol out); `models` tells how many."""
     if table.empty:
         return table
     means = table.groupby(["mode", "stage", "order"], sort=False)[["estimate", "lower", "upper"]].mean()
@@ -158,7 +160,8 @@ def _losses_of(sweep: xr.Dataset, model: str, mode: str, of: Sequence[str]) -> p
     for measure in of if groups else ():
         lost = values[LOSSES[measure]].transpose("set", "sample")
         means = np.stack([_mean_of(lost.values[part.index.to_numpy()]) for _, part in groups])
-        told = bootstrap(lost.isel(set=0, drop=True).expand_dims(group=len(groups)).copy(data=means))
+        bounded = changes if measure == "accuracy" else bootstrap
+        told = bounded(lost.isel(set=0, drop=True).expand_dims(group=len(groups)).copy(data=means))
         bounds = {name: told.sel(bound=name).values for name in ("estimate", "lower", "upper")}
         for place, ((ranking, stage, order, count), part) in enumerate(groups):
             each = [_mean_of(row[:, None])[0] for row in lost.values[part.index.to_numpy()]]

@@ -25,7 +25,8 @@ def agreement_by_cell(
     """`ranking_agreement` in every mode, on every benchmark and by every effect: columns CELL in front of its own.
 
     mode     as in `sweeps`; task: the benchmark, with its format where it was asked in several
-    effect   "margin", "KL" (what changes without the head alone) or "many" (its share when many go at once)
+    effect   "margin", "KL" (what changes without the head alone) or "many" (its share when many go at once, in the
+             mode of `attributed`)
     """
     places: dict[tuple[str, str], dict[tuple[str, str, str], Case]] = {}
     for mode, sweep in sweeps.items():
@@ -36,7 +37,7 @@ def agreement_by_cell(
             cases[mode, label, "margin"] = (effects, EFFECT)
             if main:
                 cases[mode, label, "KL"] = (effects, "effect_kl")
-            if main and attributed is not None and not any(effect == "many" for _, _, effect in cases):
+            if main and attributed is not None and mode == _mode_of(attributed):
                 cases[mode, label, "many"] = (attributed, ATTRIBUTION)
     parts = []
     for (task, form), cases in places.items():
@@ -99,6 +100,11 @@ def guesses(sweep: xr.Dataset | None, attributed: xr.Dataset | None) -> pd.DataF
                 "overlap": float(top_k_overlap(pair, k)[0, 1]), "chance": k / int(both.sum()), "r2": r2,
             })  # fmt: skip
     return pd.DataFrame(rows, columns=list(GUESS_COLUMNS))
+
+
+def _mode_of(attributed: xr.Dataset) -> str:
+    """The mode and positions of a sweep that heads' shares come from, as sweeps are named."""
+    return ", ".join(str(np.atleast_1d(attributed[name].values)[0]) for name in ("mode", "positions"))
 
 
 def _asked(sweep: xr.Dataset) -> list[tuple[str, str]]:

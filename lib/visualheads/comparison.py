@@ -216,12 +216,8 @@ def score_difference(ds: xr.Dataset, one: str, other: str, task: str, seed: int 
 
     Keys difference, lower, upper, one, other, n; MMBench counts as in `scores`. None without common questions.
     """
-    arrays = []
-    for name in (one, other):
-        values = of_model(ds, name, task)["correct"].isel(model=0).load()
-        arrays.append(in_all_rounds(values) if task == CIRCULAR and values.sizes["sample"] else values)
-    first, second = xr.align(*arrays, join="inner")
-    if not first.sizes["sample"] or not np.isfinite(first.values + second.values).any():
+    first, second = answered_by_all(ds, (one, other), task)
+    if not first.sizes["sample"]:
         return None
     told = share_gained(first, second, seed=seed)
     return {
@@ -232,6 +228,18 @@ def score_difference(ds: xr.Dataset, one: str, other: str, task: str, seed: int 
         "other": float(second.mean()),
         "n": float(first.sizes["sample"]),
     }
+
+
+def answered_by_all(ds: xr.Dataset, models: Sequence[str], task: str) -> list[xr.DataArray]:
+    """Each model's answers (sample; 1 right, 0 wrong) to the prompts of a benchmark whose answers are known of all.
+
+    MMBench: one value per question, right where all rounds that all were asked are.
+    """
+    arrays = [of_model(ds, name, task)["correct"].isel(model=0, drop=True).load().astype(float) for name in models]
+    arrays = list(xr.align(*arrays, join="inner"))
+    known = np.flatnonzero(np.isfinite(np.stack([array.values for array in arrays])).all(axis=0))
+    arrays = [array.isel(sample=known) for array in arrays]
+    return [in_all_rounds(array) for array in arrays] if task == CIRCULAR and len(known) else arrays
 
 
 def _mean(values: NDArray[np.float64]) -> float:

@@ -78,7 +78,8 @@ def head_effects(sweep: xr.Dataset) -> xr.Dataset:
     for model, place in np.argwhere(counts == 1):
         layer, head = np.argwhere(marks[model, place])[0]
         for name, source in names.items():
-            values[name][model, layer, head] = lost[source].values[model, place]
+            new = lost[source].values[model, place]  # another set of this head alone may not have been tried here
+            values[name][model, layer, head] = np.where(np.isfinite(new), new, values[name][model, layer, head])
     bare = sweep.drop_vars([name for name in sweep.variables if "set" in sweep[name].dims])
     dims = ("model", "layer", "head", "sample")
     return bare.drop_vars(list(bare.data_vars)).assign({name: (dims, array) for name, array in values.items()})

@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from visualheads.agreement import spearman, without_layer_means
+from visualheads.agreement import spearman, split_half, stepped_up, without_layer_means
 from visualheads.alike import QUERY
 from visualheads.bootstrap import LEVEL, PictureSums, half_weights, picture_sums, picture_weights
 from visualheads.rankings import head_count, rank, sample_scores, top_heads
@@ -181,5 +181,4 @@ def _reliability(one: PictureSums, heads: NDArray[np.bool_], seed: int) -> float
         return float("nan")
     first = half_weights(len(one.pictures), N_SPLITS, seed)
     halves = np.stack([one.means(first)[heads].T, one.means(1 - first)[heads].T], axis=1)
-    half = float(spearman(halves)[:, 0, 1].mean())
-    return float(np.clip(2 * half / (1 + half), 0.0, 1.0)) if half > -1 else 0.0
+    return float(np.clip(stepped_up(split_half(halves)), 0.0, 1.0))

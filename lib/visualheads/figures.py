@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from visualheads.alike import QUERY
 from visualheads.answered import never_seen
-from visualheads.bootstrap import LEVEL, N_BOOT, bootstrap, interval, picture_weights
+from visualheads.bootstrap import LEVEL, N_BOOT, bootstrap, interval, picture_ids, picture_weights
 from visualheads.comparison import LETTERS, in_all_rounds, of_model, tasks_of
 from visualheads.rankings import sample_scores
 from visualheads.tasks.scoring import said_yes
@@ -87,7 +87,7 @@ def _figures(part: xr.Dataset, task: str, n_boot: int, level: float, seed: int) 
     def share(values: NDArray[np.float64], of: NDArray[np.bool_] | None = None) -> dict[str, float]:
         chosen = np.ones(len(values), dtype=bool) if of is None else of
         counted = chosen.astype(float)
-        images = part["image_id"].values.astype(str)
+        images = picture_ids(part).astype(str)
         return _ratio(values * counted, counted, images, int(chosen.sum()), n_boot, level, seed)
 
     found = {"accuracy": share(correct)}
@@ -99,7 +99,7 @@ def _figures(part: xr.Dataset, task: str, n_boot: int, level: float, seed: int) 
         truth = np.array([said_yes(answer) for answer in part["answer"].values.astype(str)])
         said = np.array([said_yes(told) for told in part["prediction"].isel(model=0).values.astype(str)])
         both = (truth & said).astype(float)
-        images, n = part["image_id"].values.astype(str), len(truth)
+        images, n = picture_ids(part).astype(str), len(truth)
         found["precision"] = _ratio(both, said.astype(float), images, int(said.sum()), n_boot, level, seed)
         found["recall"] = _ratio(both, truth.astype(float), images, int(truth.sum()), n_boot, level, seed)
         found["F1"] = _ratio(2 * both, said.astype(float) + truth, images, n, n_boot, level, seed)
@@ -108,7 +108,7 @@ def _figures(part: xr.Dataset, task: str, n_boot: int, level: float, seed: int) 
     if task == "mmbench":
         whole = in_all_rounds(part["correct"].isel(model=0).load())
         ones = np.ones(whole.sizes["sample"])
-        images = whole["image_id"].values.astype(str)
+        images = picture_ids(whole).astype(str)
         circular = _ratio(np.asarray(whole.values, dtype=float), ones, images, len(ones), n_boot, level, seed)
         lettered = part["format"].values.astype(str) == LETTERS
         first = (conditions == "round-1") & (lettered if lettered.any() else True)
@@ -136,6 +136,6 @@ def _ratio(
     drawn_top, drawn_bottom = weights @ top, weights @ bottom
     there = drawn_bottom > 0
     (low,), (high,) = interval((drawn_top[there] / drawn_bottom[there])[None], level)
-    unseen = never_seen(int((bottom > 0).sum()), level)
+    unseen = float(never_seen(int((bottom > 0).sum()), level))
     bounds = {"lower": min(float(low), 1 - unseen), "upper": max(float(high), unseen)}
     return {"estimate": float(top.sum() / bottom.sum()), **bounds, "n": n}

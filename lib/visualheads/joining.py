@@ -41,11 +41,20 @@ def joined(sweeps: Sequence[xr.Dataset]) -> xr.Dataset:
         bare = ds.drop_vars([name for dim in along for name in _along(ds, dim)]).compute()
         for model in ds["model"].values.tolist():
             by_model.setdefault(model, []).append(bare.sel(model=[model]))
-    models = [_concat(_told_alike(parts), "sample") for parts in by_model.values()]
     union = {dim: frame.index.to_numpy(dtype=object) for dim, frame in along.items()}
+    models = [_of_model(parts, union["set"]) for parts in by_model.values()]
     whole = _concat(_told_alike([ds.reindex(union, fill_value=_fills(ds)) for ds in models]), "model")
     named = {str(name): (dim, frame[name].to_numpy()) for dim, frame in along.items() for name in frame}
     return describe(whole.assign_coords(named))
+
+
+def _of_model(parts: list[xr.Dataset], sets: np.ndarray) -> xr.Dataset:
+    """One model's sweeps along `sample`, each set with its heads whichever of them ran it."""
+    marks = [ds[["heads"]].reindex(set=sets, fill_value={"heads": False})["heads"] for ds in parts]
+    marks = [one.transpose("model", "set", "layer", "head") for one in marks]
+    whole = _concat(_told_alike([ds.drop_vars("heads") for ds in parts]), "sample")
+    whole = whole.reindex(set=sets, fill_value=_fills(whole))
+    return whole.assign(heads=marks[0].copy(data=np.any([one.values for one in marks], axis=0)))
 
 
 def check_joinable(sweeps: Sequence[xr.Dataset]) -> None:
@@ -61,6 +70,7 @@ class _Part:
     name: str
     model: str
     samples: frozenset[str]
+    heads: Mapping[str, bytes]
     identity: Mapping[str, Any]
 
 
@@ -69,7 +79,9 @@ def _parts(ds: xr.Dataset) -> Iterator[_Part]:
     for index, model in enumerate(ds["model"].values.tolist()):
         name = ds.encoding.get(SOURCE) or f"the sweep of {len(samples)} samples by {model}"
         made = json.loads(str(ds["provenance"].values[index])) if "provenance" in ds.coords else {}
-        yield _Part(name, model, samples, made.get("identity", {}))
+        marks = ds["heads"].sel(model=model).transpose("set", "layer", "head").values.astype(bool)
+        heads = {str(one): own.tobytes() for one, own in zip(ds["set"].values, marks, strict=True)}
+        yield _Part(name, model, samples, heads, made.get("identity", {}))
 
 
 def _check(one: _Part, other: _Part) -> None:
@@ -84,6 +96,12 @@ def _check(one: _Part, other: _Part) -> None:
     if differ:
         told = ", ".join(f"{key} {first.get(key)!r} against {second.get(key)!r}" for key in sorted(differ))
         raise StoreError(f"{one.name} and {other.name} cannot be joined, what was done differs: {told}; {FIX}.")
+    other_heads = [name for name in one.heads.keys() & other.heads.keys() if one.heads[name] != other.heads[name]]
+    if same and other_heads:
+        raise StoreError(
+            f"{one.name} and {other.name} cannot be joined, the set {min(other_heads)!r} of {one.model} has other "
+            f"heads in each; {FIX}."
+        )
     twice = one.samples & other.samples if same else frozenset()
     if twice:
         raise StoreError(

@@ -16,7 +16,15 @@ from scipy import stats
 from visualheads.alike import QUERY, model_agreement, pairs, shapes_of
 from visualheads.answered import mean_share
 from visualheads.bootstrap import LEVEL
-from visualheads.comparison import CIRCULAR, head_statistics, in_all_rounds, of_model, score_difference, tasks_of
+from visualheads.comparison import (
+    CIRCULAR,
+    answered_by_all,
+    head_statistics,
+    in_all_rounds,
+    of_model,
+    score_difference,
+    tasks_of,
+)
 from visualheads.lineage import RELATIONS, lineage, matched, relation, tuned_pictures
 from visualheads.prediction import MOST_EXACT, N_DRAWN, orders
 
@@ -42,11 +50,11 @@ def relations(ds: xr.Dataset, measure: str = "image_weight", query: str = QUERY,
 def kin_difference(table: pd.DataFrame, ds: xr.Dataset, seed: int = 0) -> dict[str, float] | None:
     """Mean correlation of pairs of one language model (other recipe) minus that of pairs of other ones, with p.
 
-    Keys same, other, difference, lower, upper (jackknife over models, which pairs share; NaN where one model makes
-    all pairs of a kind), p_value (share of the shufflings of language models among the models of a shape with at least
-    that difference, one-sided; exact for few models), p_less (with at most that difference), pairs_same, pairs_other,
-    least_p (the smallest p that these models can give). Pairs are `kin_pairs`; several shapes count by their pairs of
-    one language model. None where no shape has both kinds of pair.
+    Keys same and other (means, shapes weighted as in the difference), difference, lower, upper (jackknife over models,
+    which pairs share; NaN where one model makes all pairs of a kind), p_value (share of the shufflings of language
+    models among the models of a shape with at least that difference, one-sided; exact for few models), p_less (with at
+    most that difference), pairs_same, pairs_other, least_p (the smallest p that these models can give). Pairs are
+    `kin_pairs`; several shapes count by their pairs of one language model. None where no shape has both kinds of pair.
     """
     kept = kin_pairs(table, ds)
     if kept.empty:
@@ -60,8 +68,8 @@ def kin_difference(table: pd.DataFrame, ds: xr.Dataset, seed: int = 0) -> dict[s
     width = _jackknifed(shapes, share)
     same = kept["same"].to_numpy(dtype=bool)
     return {
-        "same": float(kept.loc[same, "correlation"].mean()),
-        "other": float(kept.loc[~same, "correlation"].mean()),
+        "same": float(share @ [shape.values[shape.same].mean() for shape in shapes]),
+        "other": float(share @ [shape.values[~shape.same].mean() for shape in shapes]),
         "difference": observed,
         "lower": observed - width,
         "upper": observed + width,
@@ -245,14 +253,9 @@ def interaction(ds: xr.Dataset, more: Pair, less: Pair, seed: int = 0) -> dict[s
     """
     parts = []
     for task in tasks_of(ds):
-        arrays = []
-        for name in (*more, *less):
-            values = of_model(ds, name, task)["correct"].isel(model=0, drop=True).load().astype(float)
-            arrays.append(in_all_rounds(values) if task == CIRCULAR and values.sizes["sample"] else values)
-        first, second, third, fourth = xr.align(*arrays, join="inner")
+        first, second, third, fourth = answered_by_all(ds, (*more, *less), task)
         if first.sizes["sample"]:
             parts.append(first.copy(data=first.values - second.values - (third.values - fourth.values)))
-    parts = [part for part in parts if np.isfinite(part).any()]
     return mean_share(parts, seed=seed, lowest=-2.0) if parts else None
 
 
@@ -263,7 +266,7 @@ def overall(ds: xr.Dataset, model: str, seed: int = 0) -> dict[str, float]:
         part = of_model(ds, model, task)["correct"].isel(model=0).load()
         if np.isfinite(part).any():
             parts.append(in_all_rounds(part) if task == CIRCULAR else part)
-    return {**mean_share(parts, seed=seed), "n": sum(part.sizes["sample"] for part in parts)} if parts else {}
+    return {**mean_share(parts, seed=seed), "n": sum(int(np.isfinite(part).sum()) for part in parts)} if parts else {}
 
 
 def _tokens(ds: xr.Dataset, model: str) -> float:

@@ -40,6 +40,7 @@ def correlations(table: pd.DataFrame, statistics: Sequence[str], seed: int = 0) 
         p = float("nan")
         if n >= FEWEST_MODELS and np.isfinite(rho):
             found = _permuted_rho(scores, values, there, orders(n, seed))
+            found = found[np.isfinite(found)]  # an order may leave no task with models enough to correlate
             p = float((np.abs(found) >= abs(rho) - 1e-12).mean())
         tasks = int((there.sum(axis=0) >= 3).sum())
         records.append({"statistic": statistic, "rho": rho, "p_value": p, "models": n, "tasks": tasks})

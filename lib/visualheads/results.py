@@ -86,7 +86,7 @@ def _stores(folder: Path, kind: str) -> list[Path]:
 def _read(path: Path, variables: Sequence[str] | None, lazy: bool) -> xr.Dataset:
     ds = open_store(path)
     if variables is not None:
-        ds = ds[[name for name in variables if name in ds.data_vars]]
+        ds = ds.drop_vars([name for name in ds.data_vars if name not in variables])
     return ds if lazy else ds.load(scheduler="synchronous")  # small stores: threads cost more than they bring
 
 

@@ -75,6 +75,8 @@ def ship(
 def why_outdated(path: Path) -> str:
     """Why a full store is not to be used; "" where it holds. Raises StoreError for a damaged store."""
     told = json.loads(str(open_store(path)["provenance"].values[0]))["identity"]
+    if slug_of(str(told.get("checkpoint", ""))) != path.parent.name:
+        return f"made from {told.get('checkpoint')}, which is another model than its folder's"
     now = identity_of(str(told.get("checkpoint", "")), list(told.get("task_files", {})))
     differing = [name for name, value in now.items() if told.get(name) != value]
     return f"made from other {', '.join(differing).replace('_', ' ')} than there are now" if differing else ""

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from visualheads.answered import changes
 from visualheads.bootstrap import bootstrap
 from visualheads.rankings import head_count, top_heads
 
@@ -21,9 +22,13 @@ VARIANTS = {
 OUTLIER_COLUMNS = ("model", "part", "layer", "dimension", "measure", "value")
 HEAD_COLUMNS = ("model", "layer", "head", "name", "stage", "sink_share", *VARIANTS)
 FOCUS_COLUMNS = ("model", "heads", "variant", *BOUNDS)
-REMOVAL_COLUMNS = ("model", "mode", "tokens", "heads", "measure", *BOUNDS, "samples", "draws")
+REMOVAL_COLUMNS = (
+    "model", "mode", "tokens", "heads", "measure", *BOUNDS, "samples", "draws", "excess", "excess_lower",
+    "excess_upper",
+)  # fmt: skip
+SINKS = "sinks"
 TOKENS = {
-    "sinks": "the marked tokens",
+    SINKS: "the marked tokens",
     "random": "random image tokens",
     "background": "random background",
 }
@@ -81,10 +86,11 @@ def focus_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
 
 
 def removal_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
-    """What is lost without tokens: accuracy (share) and margin (logits), paired bootstrap over pictures.
+    """What is lost without tokens: accuracy (share, `answered.changes`) and margin (logits), paired over pictures.
 
     One row per model, mode, kind of tokens (random draws are averaged per sample), set of heads and measure; models in
-    which no sample has a sink are left out.
+    which no sample has a sink are left out. excess, excess_lower, excess_upper: how much more the marked tokens cost
+    than these, paired; NaN for the marked ones.
     """
     rows = []
     for model, ds in found.items():
@@ -101,18 +107,27 @@ def removal_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
             for extra in ("tokens", "mode"):
                 reference = reference.isel({extra: 0}) if extra in reference.dims else reference
             lost = (reference - one[changed]).assign_coords(image_id=one["image_id"])
+            marked = lost.isel(tokens=names.index(SINKS))
             for kind, words in TOKENS.items():
                 index = [place for place, name in enumerate(names) if name.split()[0] == kind]
-                told = bootstrap(lost.isel(tokens=index).mean("tokens"))
+                bounded = changes if measure == "accuracy" else bootstrap
+                own = lost.isel(tokens=index).mean("tokens")
+                told, more = bounded(own), bounded(marked - own)
                 for mode in one["mode"].values.tolist():
                     for place, (order, count) in enumerate(zip(orders, counts, strict=True)):
                         heads = "all heads" if order == "all" else f"the {count} most concentrated"
                         at = told.isel(set=place).sel(mode=mode)
                         rows.append(
                             {"model": model, "mode": str(mode), "tokens": words, "heads": heads, "measure": measure,
-                             **_bounds(at), "samples": one.sizes["sample"], "draws": len(index)}
+                             **_bounds(at), "samples": one.sizes["sample"], "draws": len(index),
+                             **_excess(more.isel(set=place).sel(mode=mode), kind)}
                         )  # fmt: skip
     return pd.DataFrame(rows, columns=list(REMOVAL_COLUMNS))
+
+
+def _excess(told: xr.DataArray, kind: str) -> dict[str, float]:
+    known = _bounds(told) if kind != SINKS else dict.fromkeys(BOUNDS, float("nan"))
+    return {"excess": known["estimate"], "excess_lower": known["lower"], "excess_upper": known["upper"]}
 
 
 def _bounds(told: xr.DataArray) -> dict[str, float]:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from visualheads.answered import changes, shares
 from visualheads.bootstrap import bootstrap
 
 BOUNDS = ("estimate", "lower", "upper")
@@ -50,7 +51,8 @@ def boost_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
             for measure, (name, clean) in _MEASURED.items():
                 values = one[name].isel(set=index).mean("set")
                 zero = one[clean].expand_dims(bias=[0.0])
-                told = bootstrap(xr.concat([zero, values], "bias", coords="minimal", compat="override").sortby("bias"))
+                every = xr.concat([zero, values], "bias", coords="minimal", compat="override").sortby("bias")
+                told = shares(every) if measure == "accuracy" else bootstrap(every)
                 for place, bias in enumerate(told["bias"].values.tolist()):
                     rows.append(
                         {"model": model, "bias": float(bias), "order": order, "count": count,
@@ -72,7 +74,7 @@ def ground_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
             for label, members in groups.items():
                 if not members:
                     continue
-                told = bootstrap(one[measure].sel(ranking=members).mean("ranking"))
+                told = shares(one[measure].sel(ranking=members).mean("ranking"))
                 for rule in told["rule"].values.tolist():
                     for used in told["heads_used"].values.tolist():
                         at = told.sel(rule=rule, heads_used=used)
@@ -104,8 +106,8 @@ def _by_kind(part: xr.Dataset) -> list[dict[str, object]]:
     for measure, (name, clean) in _MEASURED.items():
         change = (part[name].astype(float) - part[clean]).assign_coords(image_id=part["image_id"])
         own = {kind: change.isel(set=index).mean("set") for kind, index in kinds.items()}
-        moved[measure] = _bootstrapped(own)
-        more[measure] = _bootstrapped({kind: own[kind] - own[RANDOM, kind[1]] for kind in paired})
+        moved[measure] = _bootstrapped(own, measure)
+        more[measure] = _bootstrapped({kind: own[kind] - own[RANDOM, kind[1]] for kind in paired}, measure)
     nothing = dict.fromkeys(BOUNDS, float("nan"))
     rows: list[dict[str, object]] = []
     for place, bias in enumerate(part["bias"].values.tolist()):
@@ -121,15 +123,16 @@ def _by_kind(part: xr.Dataset) -> list[dict[str, object]]:
     return rows
 
 
-def _bootstrapped(changes: Mapping[tuple[str, int], xr.DataArray]) -> dict[tuple[str, int], list[dict[str, float]]]:
+def _bootstrapped(
+    own: Mapping[tuple[str, int], xr.DataArray], measure: str
+) -> dict[tuple[str, int], list[dict[str, float]]]:
     """Mean and bounds of every kind's change (bias, sample) at every bias: all from one draw of pictures."""
-    if not changes:
+    if not own:
         return {}
-    told = bootstrap(xr.concat(list(changes.values()), "kind", coords="minimal", compat="override"))
+    every = xr.concat(list(own.values()), "kind", coords="minimal", compat="override")
+    told = changes(every) if measure == "accuracy" else bootstrap(every)
     values = told.sel(bound=list(BOUNDS)).transpose("kind", "bias", "bound").values.tolist()
-    return {
-        kind: [dict(zip(BOUNDS, row, strict=True)) for row in own] for kind, own in zip(changes, values, strict=True)
-    }
+    return {kind: [dict(zip(BOUNDS, row, strict=True)) for row in rows] for kind, rows in zip(own, values, strict=True)}
 
 
 def _kinds(ds: xr.Dataset) -> dict[tuple[str, int], list[int]]:

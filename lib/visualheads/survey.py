@@ -211,7 +211,10 @@ def _measured_shape(ds: xr.Dataset | None, name: str) -> tuple[int, int] | tuple
     """(layers, heads) that have values; (None, None) for a model that was not traced."""
     if ds is None or name not in ds["model"].values.astype(str):
         return None, None
-    known = np.isfinite(head_means(of_model(ds, name), "image_weight"))
+    own = of_model(ds, name)
+    if not own.sizes["sample"]:
+        return None, None
+    known = np.isfinite(head_means(own, "image_weight"))
     return int(known.any(axis=1).sum()), int(known.any(axis=0).sum())
 
 
@@ -219,5 +222,7 @@ def _tokens(ds: xr.Dataset | None, name: str) -> str:
     if ds is None or name not in ds["model"].values.astype(str):
         return ""
     counts = of_model(ds, name)["n_image_tokens"].isel(model=0).values.astype(float)
+    if not np.isfinite(counts).any():
+        return ""
     low, high = (int(edge) for edge in (np.nanmin(counts), np.nanmax(counts)))
     return str(low) if low == high else f"{low} to {high}"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
+import numpy as np
 import pandas as pd
 
 from visualheads.charts.compare import GREY
@@ -25,11 +26,20 @@ UNITS = {
 """Unit of a claim → factor, digits and words of its numbers; other units are told as they are, with two digits."""
 
 
+def telling_digits(values: Sequence[float], limit: float, digits: int, most: int = 4) -> int:
+    """As many digits, `digits` or more, as tell on which side of a limit values lie; NaN values need none."""
+    known = [value for value in values if value == value]
+    while digits < most and any(np.sign(round(x, digits) - limit) != np.sign(x - limit) for x in known):
+        digits += 1
+    return digits
+
+
 def numbers(row: pd.Series | Mapping[str, Any]) -> str:
-    """`8.8 (4.2 to 13.0) points`: estimate and 95 % interval in the claim's unit; "" where there is none."""
+    """`8.8 (4.2 to 13.0) points`: estimate and interval in the claim's unit; "" where there is none."""
     if pd.isna(row["estimate"]):
         return ""
     scale, digits, words = UNITS.get(str(row["unit"]), (1, 2, f" {row['unit']}"))
+    digits = telling_digits([scale * row["lower"], scale * row["upper"]], scale * row["threshold"], digits)
     estimate, lower, upper = (f"{scale * row[name]:z.{digits}f}" for name in ("estimate", "lower", "upper"))
     return f"{estimate} ({lower} to {upper}){words}"
 

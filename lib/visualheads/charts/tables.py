@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from visualheads.bootstrap import bootstrap
+from visualheads.answered import share_right
 from visualheads.errors import ParameterError, got
 from visualheads.rankings import rank, real_samples
 from visualheads.variables import AS_THEY_ARE
@@ -157,11 +157,11 @@ def accuracy_table(
         values = seen["correct"].isel(sample=np.asarray(index), model=0).load()
         if not values.notnull().any():
             continue
-        bounds = bootstrap(values)
+        bounds = share_right(values)
         records.append(
             {
                 **dict(zip(by, names, strict=True)),
-                **{name: float(bounds.sel(bound=name)) for name in ("estimate", "lower", "upper")},
+                **bounds,
                 "n": int(values.notnull().sum()),
             }
         )

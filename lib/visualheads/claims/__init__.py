@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
+from visualheads import alike
 from visualheads.claims import across, attention, causal, looking
 from visualheads.claims.evidence import Evidence, is_miniature
 from visualheads.claims.verdicts import (
@@ -55,12 +56,13 @@ CLAIMS: tuple[Claim, ...] = (
         "in every family: " + ABOVE.format(f"{looking.EXCESS:g} (one family below is enough to contradict)")
         + "; supported only where one untrained network would have so many heads above all of another with p of 0.05 "
         "or less",
-        "a family whose heads do not exceed white pictures or an untrained network",
-        looking.visual_heads_exist,
+        "a family whose heads come out otherwise, beside white pictures or another untrained network",
+        looking.visual_heads_exist, threshold=looking.EXCESS,
     ),
     Claim(
         2, "paper", "Heads that look at the picture sit in early and middle layers.",
-        "share of the strongest tenth in early and middle layers minus the share of all heads there",
+        "share of the strongest tenth, on all benchmarks that were traced, in early and middle layers minus the share "
+        "of all heads there",
         "difference of shares",
         "the share of all heads in these layers; as many heads drawn at random",
         ABOVE.format("0") + " (mean over models); decided only where random heads lie there so often, or so seldom, "
@@ -75,7 +77,7 @@ CLAIMS: tuple[Claim, ...] = (
         "supported: the interval lies above 0 within models, and over language models the visual heads' focus in nats, "
         "which numbers of image tokens do not change, goes with scores with p < 0.05; contradicted: one of the two is "
         "certainly negative; else undecided",
-        "more language models: five decide little about the second part",
+        "more language models: so few decide little about the second part",
         across.concentration_goes_with_performance,
     ),
     Claim(
@@ -87,7 +89,7 @@ CLAIMS: tuple[Claim, ...] = (
         "the box's pairs are alike and the name's different; contradicted: the box's are different or the name's "
         "alike; else undecided",
         "more pictures: equivalence needs narrow intervals",
-        attention.naming_changes_drawing_does_not,
+        attention.naming_changes_drawing_does_not, threshold=alike.MARGIN,
     ),
     Claim(
         5, "paper", "About 100 late heads (the same share in small models) can be removed without loss.",
@@ -98,7 +100,8 @@ CLAIMS: tuple[Claim, ...] = (
         "non-inferiority with a margin of 2 points: supported: the 95 % interval of every model and mode lies below "
         "it; contradicted: in one of them, even the corrected interval lies above it; else undecided",
         "a mode or model in which late heads matter; more pictures where the interval holds the margin",
-        causal.late_heads_can_go,
+        causal.late_heads_can_go, threshold=causal.MARGIN,
+        interval="a 95 % one over all pairs of model and mode together",
     ),
     Claim(
         6, "paper", "Head statistics predict benchmark scores, so that fewer benchmark runs are needed.",
@@ -115,7 +118,7 @@ CLAIMS: tuple[Claim, ...] = (
         "models of other language models of the same shape; language models shuffled among the models of a shape",
         "supported: shuffled language models are as alike with p of 0.05 or less, which is all that six models with "
         "three of one language model can give; contradicted: they are as unalike with such a p; else undecided",
-        "a second training of the same language model whose heads are as alike",
+        "more models of one shape; a second training of the same language model whose heads are as alike",
         across.kin_share_heads,
     ),
     Claim(
@@ -125,7 +128,7 @@ CLAIMS: tuple[Claim, ...] = (
         "the ceiling from the split-half reliability of both; chance overlap of the top heads",
         ABOVE.format(f"{causal.HALF:g}") + " (mean over models)",
         "another mode, task or measure of effect; heads that matter only together",
-        causal.attention_finds_the_heads_that_matter,
+        causal.attention_finds_the_heads_that_matter, threshold=causal.HALF,
     ),
     Claim(
         9, "ours", "Sinks explain high concentration.",
@@ -135,7 +138,7 @@ CLAIMS: tuple[Claim, ...] = (
         "the mean concentration of all heads, with and without sinks; heads are chosen on one half of the pictures",
         ABOVE.format(f"{attention.EXPLAINED:g}") + " (mean over models)",
         "sink dimensions found by another rule",
-        attention.sinks_explain_concentration,
+        attention.sinks_explain_concentration, threshold=attention.EXPLAINED,
     ),
     Claim(
         10, "ours", "The visual heads are the list-reading heads of the text-only language model.",
@@ -149,12 +152,12 @@ CLAIMS: tuple[Claim, ...] = (
         across.list_heads_become_visual,
     ),
     Claim(
-        11, "paper", "Weight and concentration of heads are correlated.",
-        "rank correlation over heads", "correlation",
+        11, "paper", "Heads that put more attention on the image are also more concentrated in it.",
+        "rank correlation of weight and concentration over heads, on all benchmarks that were traced", "correlation",
         "the same after removing each layer's mean, so that depth alone makes no correlation; heads that change places",
         "supported: both intervals lie above 0; contradicted: one lies below; in both cases heads that change places "
         "seldom give as much (p of 0.05 or less); else undecided",
-        "measures that do not depend on the number of image tokens",
+        "another definition of concentration: ours is a reconstruction",
         attention.weight_goes_with_concentration,
     ),
     Claim(
@@ -182,7 +185,7 @@ CLAIMS: tuple[Claim, ...] = (
         "split halves of one benchmark",
         "contradicted: the interval lies below 0.05 (equivalent); else supported where it lies above 0; else undecided",
         "benchmarks that differ in their questions alone: pictures differ too",
-        attention.tasks_have_profiles,
+        attention.tasks_have_profiles, threshold=alike.MARGIN,
     ),
 )  # fmt: skip
 
@@ -212,8 +215,8 @@ def _judged(one: Claim, parts: Sequence[Evidence]) -> Verdict:
 
 
 def verdict_table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
-    """One row per claim: number, source, statement, estimate, lower, upper, unit, control, rule, verdict, reason,
-    change. Estimates are NaN where the claim is not testable here; `reason` says why, else it is empty."""
+    """One row per claim: number, source, statement, estimate, lower, upper, unit, threshold, control, rule, verdict,
+    reason, change. Estimates are NaN where the claim is not testable here; `reason` says why, else it is empty."""
     rows = [
         {
             "number": one.claim.number,
@@ -223,6 +226,7 @@ def verdict_table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
             "lower": one.finding.lower,
             "upper": one.finding.upper,
             "unit": one.claim.unit,
+            "threshold": one.claim.threshold,
             "control": one.claim.control,
             "rule": one.claim.rule,
             "verdict": one.text,

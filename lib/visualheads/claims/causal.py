@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -59,7 +61,7 @@ def late_heads_can_go(evidence: Evidence) -> Finding:
     table = pd.DataFrame([_cell(*cell, cells=len(cells)) for cell in cells])
     harmful = table[table["verdict"] == CONTRADICTED]
     worst = table.loc[harmful["surely_from"].idxmax() if len(harmful) else table["estimate"].idxmax()]
-    return finding(
+    found = finding(
         worst[["estimate", "surely_from", "surely_to"]].tolist(), all_of(table["verdict"].tolist()), table,
         cells=float(len(table)), harmful=float(len(harmful)),
         harmless=float((table["upper"] < MARGIN).sum()), questions=float(worst["questions"]),
@@ -67,6 +69,7 @@ def late_heads_can_go(evidence: Evidence) -> Finding:
         excess_lower=float(worst["excess_lower"]), excess_upper=float(worst["excess_upper"]),
         mean=float(table["estimate"].mean()), random=float(table["random"].mean()),
     )  # fmt: skip
+    return replace(found, where=f"{worst['model']} ({worst['mode']})")
 
 
 def _cell(mode: str, name: str, own: xr.Dataset, top: int, random: list[int], cells: int) -> dict[str, object]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -75,7 +77,8 @@ def visual_heads_exist(evidence: Evidence) -> Finding:
     also = {"families": len(best), "models": len(table), "models_with_heads": int((table["above"] > 0).sum())}
     also |= {"by_chance": float(best["by_chance"].max())}
     also |= {name: float(worst[name]) for name in ("white", "white_lower", "white_upper") if name in worst}
-    return finding(worst[["estimate", "lower", "upper"]].tolist(), all_of(verdicts), table, **also)
+    found = finding(worst[["estimate", "lower", "upper"]].tolist(), all_of(verdicts), table, **also)
+    return replace(found, where=f"{worst['model']} ({worst['family']})")
 
 
 def in_early_and_middle_layers(evidence: Evidence) -> Finding:

@@ -1,4 +1,4 @@
-"""What a claim is, what a verdict is, and how intervals decide: rules that were fixed before anything was measured."""
+"""What a claim is, what a verdict is, and how intervals decide: rules that were written down beforehand."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VERDICTS = (SUPPORTED, CONTRADICTED, UNDECIDED, NOT_TESTABLE)
 class Finding:
     """One number with its 95 % interval and what the rule makes of it; `table` has the rows it was made from.
 
-    Without a number (`reason` says why) the claim is not testable here.
+    Without a number (`reason` says why) the claim is not testable here. `where`: the case that decides, if one does.
     """
 
     estimate: float = float("nan")
@@ -33,6 +33,7 @@ class Finding:
     upper: float = float("nan")
     verdict: str = NOT_TESTABLE
     reason: str = ""
+    where: str = ""
     also: Mapping[str, float] = field(default_factory=dict)
     table: pd.DataFrame = field(default_factory=pd.DataFrame)
 
@@ -45,9 +46,11 @@ class Claim:
     source     paper, project page, contested or ours
     estimate   what is estimated, in words, and its unit
     control    what it is held against
-    rule       when it counts as supported or contradicted, fixed beforehand
+    rule       when it counts as supported or contradicted, written down beforehand
     change     what would change the verdict
     judge      evidence → finding
+    threshold  on which side of it the interval has to lie
+    interval   what the interval covers
     """
 
     number: int
@@ -59,6 +62,8 @@ class Claim:
     rule: str
     change: str
     judge: Callable[[Evidence], Finding]
+    threshold: float = 0.0
+    interval: str = "a 95 % one"
 
 
 @dataclass(frozen=True)

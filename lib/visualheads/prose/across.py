@@ -160,8 +160,9 @@ def task_profiles(pairs: pd.DataFrame, identified: pd.DataFrame) -> str:
     differ, alike = int(counts.get(DIFFERENT, 0)), int(counts.get(ALIKE, 0))
     text = (
         f"Of {counted(len(pairs), 'pair')} of benchmarks within a model {differ} {agreeing(differ, 'has', 'have')} "
-        f"profiles that differ by more than halves of one benchmark do, {alike} {agreeing(alike, 'is', 'are')} alike; "
-        f"the mean shortfall is {pairs['shortfall'].mean():.3f}."
+        f"profiles that differ by more than halves of one benchmark do, {alike} {agreeing(alike, 'is', 'are')} alike"
+        + (f" and {open_} undecided; " if (open_ := len(pairs) - differ - alike) else "; ")
+        + f"the mean shortfall is {pairs['shortfall'].mean():.3f}."
     )
     if len(identified):
         right, chance = identified["right"].mean(), identified["chance"].mean()

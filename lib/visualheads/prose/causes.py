@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from visualheads import titles
 from visualheads.causes import MAIN_TASK, ORDERS
 from visualheads.charts.causes import MEASURES
+from visualheads.charts.claims import telling_digits
 from visualheads.interventions.modes import MODES
 from visualheads.prose.comparison import in_miniature
 from visualheads.prose.words import between, code, counted, escaped, listed, missing, percent, table
@@ -20,6 +20,7 @@ POOR = 0.5
 """R² on held-out subsets below which a sum over heads tells less than half of what many do together (ours)."""
 NEARLY = 0.9
 """R² from which what many heads do together is called nearly a sum (ours)."""
+SCREEN = "*Gradient screen*: first order, one pass forth and back per question."
 SHOWN_RANKINGS, SHOWN_STAGES = ("image_weight", "region_weight"), ("late", "all")
 """What the table of losses shows; the figure shows the rest."""
 
@@ -97,8 +98,9 @@ def losses(found: pd.DataFrame) -> str:
     )  # fmt: skip
     return (
         table(header, lines)
-        + "\n\nMeans with 95 % intervals over pictures. A top set matters where its interval lies above that of the "
-        "random heads of the same layers; a loss below 0 means that the answers were better without these heads."
+        + "\n\nMeans with 95 % intervals over pictures. A top set matters where it loses more than random heads of "
+        "the same layers; intervals are over pictures, and which heads were drawn at random is not in them. A loss "
+        "below 0 means that the answers were better without these heads."
     )
 
 
@@ -129,16 +131,20 @@ def guesses(found: pd.DataFrame) -> str:
     ]  # fmt: skip
     header = ("model", "guess", "ρ with the exact effects", "top heads shared", "chance", "R² on held-out subsets")
     text = table(header, lines) + (
-        "\n\n*Gradient screen*: first order, one pass forth and back per question. *Many at once*: a linear fit of the "
-        "margin lost to random subsets of heads, judged on subsets that took no part in it."
+        f"\n\n{SCREEN} *Many at once*: a linear fit of the margin lost to random subsets of heads; each subset is "
+        "judged by a fit to others."
     )
+    if found["r2"].isna().all():
+        return table(header, lines) + f"\n\n{SCREEN}"
+    poor = found[found["r2"] < POOR]
     fits = found["r2"].dropna()
-    if len(fits) and fits.min() < POOR:
+    if len(poor):
+        who = listed([f"{row.r2:.2f} in {code(row.model)}" for row in poor.itertuples()])
         text += (
-            f" An R² of {fits.min():.2f} is poor: what many heads do together is not the sum of what each does, so "
-            "that ranking says little."
+            f" Below {POOR:g} (R² is {who}) what many heads do together is mostly no sum of what each does, or noise, "
+            "so that ranking says little there."
         )
-    elif len(fits):
+    else:
         least, more = float(fits.min()), " or more" if len(fits) > 1 else ""
         told = (
             "what many heads do together is nearly a sum over them"
@@ -174,11 +180,12 @@ def removals(found: pd.DataFrame, margin: float = 0.02) -> str:
     draws = late.loc[late["order"] == "random", "sets"]
     return (
         f"{in_miniature(list(dict.fromkeys(late['model'].astype(str))))}\n\n".lstrip() + table(header, lines)
-        + "\n\nTop: the late heads with most attention on the picture, as many as the released share (9.8 %). Means "
-        "with 95 % intervals over pictures"
+        + "\n\nTop: the late heads with most attention on the picture, as many as 100 are of 1 024 heads (9.8 % of all "
+        "heads). Means with 95 % intervals over pictures"
         + (f"; *random* is the mean over {_span(draws)} draws of heads of the same layers, and beside it stand the "
            "smallest and the largest loss of one draw" if len(draws) else "")
-        + ". *Open*: the top heads' interval holds the margin. Models whose full protocol is not shipped were asked "
+        + ". *Yes* and *no* go by each row's own interval, *open* ones hold the margin; claim 5 corrects for their "
+        "number before it calls a loss certain. Models whose full protocol is not shipped were asked "
         "few questions; their intervals are wide, and claim 5 is not judged by them."
     )  # fmt: skip
 
@@ -201,17 +208,12 @@ def _loss(told: Any, measure: str, margin: float | None = None) -> str:
     if told["estimate"] != told["estimate"]:
         return "–"
     bounds = (scale * told["lower"], scale * told["upper"])
-    while margin is not None and digits < 4 and any(_side(x, scale * margin, digits) for x in bounds):
-        digits += 1
+    if margin is not None:
+        digits = telling_digits(bounds, scale * margin, digits)
     number = f"{scale * told['estimate']:z.{digits}f}"
     return (
         f"{number} ({between(*bounds, digits)})" if told["lower"] == told["lower"] else number
     )  # one picture has none
-
-
-def _side(value: float, limit: float, digits: int) -> bool:
-    """Whether rounding moves a value onto a limit that it does not reach, or across it."""
-    return value == value and np.sign(round(value, digits) - limit) != np.sign(value - limit)
 
 
 def number_or_dash(value: float) -> str:

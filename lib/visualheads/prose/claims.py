@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from string import Formatter
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from visualheads.charts.claims import numbers
-from visualheads.claims import CONTRADICTED, NOT_TESTABLE, SUPPORTED, VERDICTS, Verdict, verdict_table
+from visualheads.claims import CONTRADICTED, NOT_TESTABLE, SUPPORTED, VERDICTS, Finding, Verdict, verdict_table
 from visualheads.claims.gather import UNTRAINED_TRACE
+from visualheads.claims.shuffled import N_SHUFFLED
 from visualheads.prose.comparison import missing
 from visualheads.prose.words import agreeing, code, counted, escaped, listed, table
 
@@ -45,9 +47,9 @@ def each(found: Sequence[Verdict]) -> str:
         lines = [
             f"### {claim.number}. {escaped(row['statement'])}",
             "",
-            " ".join([line, *beside(claim.number, one.finding.also)]),
+            " ".join([line, *beside(claim.number, one.finding)]),
             "",
-            f"* What is estimated: {escaped(claim.estimate)}. The interval is a 95 % one.",
+            f"* What is estimated: {escaped(claim.estimate)}. The interval is {claim.interval}.",
             f"* Control: {escaped(row['control'])}.",
             f"* Rule: {escaped(row['rule'])}.",
             f"* What would change it: {escaped(row['change'])}.",
@@ -60,13 +62,14 @@ ALSO: dict[int, tuple[str, ...]] = {
     1: (
         "Models judged: {models:.0f}; language models they were tuned from: {families:.0f}; models with heads above "
         "null on the first half of the pictures: {models_with_heads:.0f}.",
-        "Over white pictures alone these heads' excess is {white:.2f} ({white_lower:.2f} to {white_upper:.2f}).",
+        "The number is that of {where}.",
+        "Over white pictures alone the excess of its heads is {white:.2f} ({white_lower:.2f} to {white_upper:.2f}).",
         "In the language model with the fewest such heads, chance puts as many above all heads of an untrained network "
         "with p = {by_chance:.3f}.",
     ),
     2: (
         "{placed:.0f} of the {heads:.0f} strongest heads (all models together) lie in early and middle layers. The "
-        "interval is over pictures alone; heads drawn at random would lie there as often, or as seldom, with "
+        "interval is over pictures alone; heads drawn at random would lie there as {often} with "
         "p = {p_value:.3f} (each language model counted once, by its least favourable model).",
     ),
     3: (
@@ -81,12 +84,12 @@ ALSO: dict[int, tuple[str, ...]] = {
         "{region_upper:.3f}).",
     ),
     5: (
-        "This is the worst of {cells:.0f} pairs of model and mode, of which {harmful:.0f} lose more than the margin "
-        "for certain and {harmless:.0f} certainly less, on {questions:.0f} questions: the fewer they are, the fewer "
-        "answers may change before heads can no longer be shown to be harmless.",
-        "There, as many random heads of the same layers lose {random_there:.1%}; the late heads lose {excess:.1%} more "
-        "than they ({excess_lower:.1%} to {excess_upper:.1%}).",
-        "On average over all pairs the heads lose {mean:.1%}, random ones {random:.1%} (of all answers).",
+        "This is {where}, the worst of {cells:.0f} pairs of model and mode, of which {harmful:.0f} lose more than the "
+        "margin for certain and {harmless:.0f} certainly less, on {questions:.0f} questions: the fewer they are, the "
+        "fewer answers may change before heads can no longer be shown to be harmless.",
+        "There, as many random heads of the same layers lose {random_there:points} points; the late heads lose "
+        "{excess:points} points more than they ({excess_lower:points} to {excess_upper:points}).",
+        "On average over all pairs the late heads lose {mean:points} points, random ones {random:points}.",
     ),
     6: ("{predictions:.0f} scores were predicted.",),
     7: (
@@ -97,16 +100,17 @@ ALSO: dict[int, tuple[str, ...]] = {
     ),
     9: (
         "{with_dimensions:.0f} of {models:.0f} models have sink dimensions; in the others the background patches that "
-        "draw most attention stand for sinks.",
+        "draw most attention stand for sinks, and a sink of one head alone would escape.",
     ),
     10: (
         "The heads' own text-only models correlate with {own:.2f} on average, the hardest controls with {control:.2f} "
         "(models judged: {models:.0f}, of {llms:.0f} language models; other trained language models of their shape: "
-        "{others:.0f}). Heads that exchange the two lists give as much, or as little, with p = {p_value:.3f}.",
+        "{others:.0f}). Heads that exchange the two lists give as {much} with p = {p_value:.3f}.",
     ),
     11: (
         "Within layers: {within:.2f} ({within_lower:.2f} to {within_upper:.2f}). Heads that change places correlate as "
-        "much, or as little, with p = {p_value:.4f}; heads that change places within their layer with {within_p:.4f}.",
+        "{much} with p = {p_value:.4f}; heads that change places within their layer with {within_p:.4f} ("
+        f"{N_SHUFFLED} shufflings can give {1 / (N_SHUFFLED + 1):.4f} at least).",
     ),
     12: (
         "Image tokens here: {tokens_one:.0f} with the one recipe, {tokens_other:.0f} with the other, on average over "
@@ -116,14 +120,24 @@ ALSO: dict[int, tuple[str, ...]] = {
 """What is told beside the estimate, claim by claim: a sentence is left out where a number in it is not known."""
 
 
-def beside(number: int, also: Mapping[str, float]) -> list[str]:
+def beside(number: int, found: Finding) -> list[str]:
     """The sentences of ALSO whose numbers are all known."""
-    known = {name: float(value) for name, value in also.items() if np.isfinite(value)}
+    more = found.estimate >= 0
+    known: dict[str, object] = {name: float(value) for name, value in found.also.items() if np.isfinite(value)}
+    known |= {"often": "often" if more else "seldom", "much": "much" if more else "little"}
+    known |= {"where": code(found.where)} if found.where else {}
     return [
-        sentence.format(**known).replace("%", " %")
+        _InPoints().format(sentence, **known)
         for sentence in ALSO.get(number, ())
         if {field for _, field, _, _ in Formatter().parse(sentence) if field} <= set(known)
     ]
+
+
+class _InPoints(Formatter):
+    """Formats as usual, and `{share:points}` as percentage points."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        return f"{100 * value:z.1f}" if format_spec == "points" else super().format_field(value, format_spec)
 
 
 def sources(found: pd.DataFrame) -> str:

@@ -13,6 +13,7 @@ from visualheads import lineage
 from visualheads.alike import ALIKE, DIFFERENT, MARGIN
 from visualheads.comparison import tasks_of
 from visualheads.prose.words import agreeing, between, code, counted, escaped, listed, missing, table
+from visualheads.survey import WHITE
 from visualheads.titles import benchmark
 
 __all__ = ["compared", "condition_kinds", "in_miniature", "missing", "sources"]
@@ -50,12 +51,14 @@ def sources(ds: xr.Dataset, results: str = "data/results") -> str:
         one = ds.isel(model=index)
         seen = one["n_image_tokens"].astype(float).values > 0
         tasks = list(dict.fromkeys(one["task"].values.astype(str)[seen].tolist()))
+        white = int((seen & (one["control"].values.astype(str) == WHITE)).sum())
+        samples = f"{int(seen.sum()) - white}" + (f" (and {white} with white pictures)" if white else "")
         told = json.loads(str(one["provenance"].item())).get("identity", {})
         weights = told.get("weights", "")
         hashes = sorted(set(weights.values())) if isinstance(weights, dict) else [str(weights)]
         shown = listed([code(value.rpartition(":")[2][:12]) for value in hashes if value]) or "–"
         stores = listed([code(task) for task in tasks])
-        lines.append((code(name), stores, f"{int(seen.sum())}", shown, escaped(str(told.get("definitions", "–")))))
+        lines.append((code(name), stores, samples, shown, escaped(str(told.get("definitions", "–")))))
     return (
         table(("model", "stores", "samples", "weights", "definitions"), lines)
         + f"\n\nA store is `{results}/<model>/<benchmark>.zarr` (with white pictures: `…-white.zarr`; untrained "
@@ -82,10 +85,13 @@ def condition_kinds(pairs: pd.DataFrame) -> str:
             f"({worst['group']} against {worst['other']} in {worst['model']}; 95 % interval "
             f"{between(worst['lower'], worst['upper'], 3)})."
         )
-    return " ".join(parts) + (
-        " *Shortfall* is how far a pair's rank correlation stays below what two halves of the same condition "
-        "reach; a pair "
-        f"is *alike* where its whole interval lies below {MARGIN:g} (a margin fixed beforehand, ours), *different* "
-        "where it "
-        "lies above 0 and not below the margin. The paper says: the box changes nothing, the name does (claim 4)."
-    )
+    return " ".join(parts)
+
+
+SHORTFALL = (
+    "*Shortfall* is how far a pair's rank correlation stays below what two halves of the same condition reach; a pair "
+    f"is *alike* where its whole interval lies below {MARGIN:g} (ours), *different* where it lies above 0 and not "
+    "below that margin. The paper says that the box changes nothing and the name does (claim 4), of how much heads "
+    "look at the picture."
+)
+"""What `condition_kinds` counts, told once on a page."""

@@ -16,6 +16,11 @@ ALONE = (
     "No other language model of the shape was trained: that these heads do better than an untrained network's tells "
     "that reading lists prepares heads for pictures, not yet that it takes those of this very language model."
 )
+READERS = {
+    OWN: "the one that the model grew from",
+    FRESH: "that network before its training",
+    OTHER: "another language model",
+}
 NEAR = 0.9
 """Rank correlation with the last moment from which on a pattern counts as its last form (ours)."""
 
@@ -39,12 +44,15 @@ def moments(found: pd.DataFrame, expected: Mapping[str, float]) -> str:
         "model", "moments", "ρ of first with last", "of the last's strongest tenth, already strongest", "by chance",
         f"ρ ≥ {NEAR:g} from", "mean weight of these heads, first → last",
     )  # fmt: skip
-    text = (
-        "The first moment is that of a language model that has never seen a picture, with an untrained adapter. *By "
-        "chance*: what two unrelated sets of so many heads share on average. *From*: the first moment before the last "
-        f"from which on ρ with the last stays at {NEAR:g} or above."
-    )
-    return f"{table(header, lines)}\n\n{text}"
+    return table(header, lines)
+
+
+MOMENTS = (
+    "The first moment is that of a language model that has never seen a picture, with an untrained adapter. *By "
+    "chance*: what two unrelated sets of so many heads share on average. *From*: the first moment before the last from "
+    f"which on ρ with the last stays at {NEAR:g} or above."
+)
+"""What the tables of `moments` tell, once on a page."""
 
 
 def chances(moments: Mapping[str, xr.Dataset]) -> dict[str, float]:
@@ -78,12 +86,13 @@ def text_heads(found: pd.DataFrame, right: Mapping[str, float]) -> str:
             )
         )
     means = found.groupby("kind", sort=False)["rho"].mean()
-    parts = [f"{means[kind]:.2f} with {kind}" for kind in (OWN, FRESH, OTHER) if kind in means]
+    parts = [f"{means[kind]:.2f} where that was {words}" for kind, words in READERS.items() if kind in means]
     scores = [f"{percent(value)} ({code(name)})" for name, value in right.items()]
     return (
         table(("model", "lists read by", "which is", "ρ (95 % interval)", "within layers", "ceiling"), lines)
-        + f"\n\nOn average, heads' attention on the asked region of pictures correlates {listed(parts)}. The "
-        "text-only models "
+        + "\n\nOver heads, attention on the asked region of pictures correlates with attention on the asked words of "
+        f"lists that a text-only model read: by {listed(parts)}, on average over the rows above (claim 10 counts only "
+        "models with another trained language model of their shape). The text-only models "
         f"themselves count rightly in {listed(scores)} of these lists. On a picture the region is that of the one "
         "marked "
         "object, on a list all words of the asked class." + ("" if OTHER in means else f" {ALONE}")

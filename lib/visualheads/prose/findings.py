@@ -1,6 +1,6 @@
 """What one run says about the paper's statements: estimates with their comparison, no verdicts.
 
-Verdicts need the full protocol (decision rules fixed beforehand, several models); here stands what was seen.
+Verdicts need the full protocol (decision rules written down beforehand, several models); here stands what was seen.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _correlation(ds: xr.Dataset) -> dict[str, str]:
     pair = {"ranking": "image_weight", "other": "concentration"}
     low, high = (float(told["spearman_interval"].sel(pair).sel(bound=bound)) for bound in ("lower", "upper"))
     return {
-        "claim": "Weight and concentration of heads are correlated (claim 11)",
+        "claim": "Heads that put more attention on the image are also more concentrated in it (claim 11)",
         "finding": f"Spearman {float(told['spearman'].sel(pair)):.2f} (95 % interval {between(low, high)})",
         "control": f"within layers {float(told['spearman_within_layer'].sel(pair)):.2f}",
     }

@@ -78,7 +78,8 @@ def top_heads(ds: xr.Dataset, by: str = "image_weight", n: int = 16, query: str 
     table = tables.ranking_table(ds, by, n, query)
     first = table.iloc[0]
     tied = table[table["upper"] >= first["lower"]]["name"].tolist()
-    stages = [f"{int((table['stage'] == stage).sum())} {stage}" for stage in STAGES if (table["stage"] == stage).any()]
+    counts = {stage: int((table["stage"] == stage).sum()) for stage in STAGES}
+    stages = [f"{count} {agreeing(count, 'is', 'are')} {stage}" for stage, count in counts.items() if count]
     more = " and more" if len(tied) > 6 else ""
     clear = (
         f"No other head's interval reaches that of **{first['name']}**"
@@ -86,9 +87,9 @@ def top_heads(ds: xr.Dataset, by: str = "image_weight", n: int = 16, query: str 
         else f"The intervals of {listed(tied[:6])}{more} overlap: their order is not settled"
     )
     return (
-        f"{clear} (its mean is {first['estimate']:.3f}, {between(first['lower'], first['upper'], 3)}). Of these "
-        f"{len(table)} heads, "
-        f"{listed(stages)}. Intervals are drawn over pictures, since prompts about one picture are not independent."
+        f"{clear} (the mean of {first['name']} is {first['estimate']:.3f}, "
+        f"{between(first['lower'], first['upper'], 3)}). Of these {len(table)} heads, {listed(stages)}. Intervals are "
+        "drawn over pictures, since prompts about one picture are not independent."
     )
 
 
@@ -102,9 +103,8 @@ def stage_profile(ds: xr.Dataset, query: str = tables.QUERY, model: str | None =
     return (
         f"The mean image weight of a head is {told}. Of the strongest {counted(sum(counts.values()), 'head')} (a "
         f"tenth), {where}. "
-        f"A layer has {table.groupby('layer').size().iloc[0]} heads, and its mean hides how few of them do the "
-        "looking: compare the "
-        "line of the strongest head."
+        f"A layer has {table.groupby('layer').size().iloc[0]} heads, and its mean hides how far they differ: over all "
+        f"heads from {percent(float(table['image_weight'].min()))} to {percent(float(table['image_weight'].max()))}."
     )
 
 

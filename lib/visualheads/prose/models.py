@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from visualheads.lineage import training_record
 from visualheads.prose.words import counted, escaped, listed, percent, table
 
 if TYPE_CHECKING:
@@ -38,7 +39,9 @@ def about(model: VisionLanguageModel) -> str:
         ("precision", f"`{str(model.dtype).removeprefix('torch.')}`; attention and statistics in float32"),
     ]
     if card:
-        told = (("recipe", card.recipe), ("grown from", card.llm), ("image tokens", card.image_tokens))
+        text_model = str(training_record(card.name).get("text_model", ""))
+        grown = f"{text_model}, which stands for {card.llm}" if text_model else card.llm
+        told = (("recipe", card.recipe), ("grown from", grown), ("image tokens", card.image_tokens))
         lines += [(name, escaped(value)) for name, value in told if value]
     checkpoint = escaped(str(model.identity.get("checkpoint", "")))
     lines.append(("checkpoint", f"{checkpoint}, weights {model.identity.get('weights', '')[:12] or 'unknown'}"))

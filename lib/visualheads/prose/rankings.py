@@ -109,9 +109,9 @@ def held(cells: pd.DataFrame, best: pd.DataFrame) -> str:
     return (
         f"Over {counted(len(best), 'cell')} of model, mode, benchmark and effect ({_most_cells(best)}), "
         f"*{_ranking(winner)}* has the highest mean ρ, {means.iloc[0]:+z.2f}{_strength(won)}."
-        f"{_chosen(len(means))} It is the best in {percent(share)} of the cells. {_by_benchmark(cells, winner)} In "
-        f"{sure} of the cells the lower bound of the best one's 95 % interval lies above the estimate of the second, "
-        "whose own interval is not counted.\n\n" + table(header, lines)
+        f"{_chosen(len(means))} It is the best in {percent(share)} of the cells. "
+        f"{_by_benchmark(cells, best, winner)} In {sure} of the cells the lower bound of the best one's 95 % "
+        "interval lies above the estimate of the second, whose own interval is not counted.\n\n" + table(header, lines)
     )
 
 
@@ -135,7 +135,7 @@ def _chosen(rankings: int) -> str:
     return f" It was picked as the best of {rankings}, which flatters its value." if rankings > 1 else ""
 
 
-def _by_benchmark(cells: pd.DataFrame, winner: str) -> str:
+def _by_benchmark(cells: pd.DataFrame, best: pd.DataFrame, winner: str) -> str:
     """The winner's mean on each benchmark, and on which benchmarks another ranking has a higher one."""
     means = cells.groupby(["task", "ranking"], sort=False)["spearman"].mean().unstack("ranking")
     told = [f"{value:+z.2f} on {_benchmark(task)}" for task, value in means[winner].dropna().items()]
@@ -145,12 +145,20 @@ def _by_benchmark(cells: pd.DataFrame, winner: str) -> str:
     beaten = [
         f"{_ranking(name)} has a higher one on {_benchmark(task)}" for task, name in above.items() if name != winner
     ]
-    verdict = (
-        f"{listed(beaten)}: a single best ranking **does not hold** on all benchmarks."
-        if beaten
-        else "it has the highest mean on each: a single best ranking **holds** on all benchmarks"
-        + f"{_of_use(means[winner])}."
-    )
+    seldom = [task for task, part in best.groupby("task", sort=False) if (part["ranking"] == winner).mean() < 0.5]
+    if beaten:
+        verdict = f"{listed(beaten)}: a single best ranking **does not hold** on all benchmarks."
+    elif seldom:
+        verdict = (
+            f"it has the highest mean on each, but is the best in less than half of the cells on "
+            f"{listed([_benchmark(str(task)) for task in seldom])}{_of_use(means[winner])}: that a single best ranking "
+            "holds on all benchmarks **is not shown**."
+        )
+    else:
+        verdict = (
+            "it has the highest mean on each, and is the best in half of the cells of each or more: a single best "
+        )
+        verdict += f"ranking **holds** on all benchmarks{_of_use(means[winner])}."
     return f"Benchmark by benchmark its mean is {listed(told)}; {verdict} {_basis(cells, winner)}"
 
 

@@ -23,27 +23,33 @@ def protocol(found: Mapping[str, Mapping[str, xr.Dataset]]) -> str:
     sinks = found["sinks"]
     if not sinks:
         return missing(NOTHING, False)
-    questions = min(ds.sizes["sample"] for ds in sinks.values())
+    few = {name: ds.sizes["sample"] for name, ds in sinks.items() if ds.sizes["sample"] < FEWEST_SAMPLES}
+    asked = max(ds.sizes["sample"] for ds in sinks.values())
     kinds = {kind: [name for name, ds in sinks.items() if _definition(ds) == kind] for kind in (MASSIVE, BY_ATTENTION)}
-    text = f"{counted(questions, 'question')} a model: {listed([code(name) for name in sinks])}."
+    but = listed([f"{number} in {code(name)}" for name, number in few.items()]) if len(few) < len(sinks) else ""
+    text = f"{counted(asked, 'question')} a model" + (f" ({but})" if but else "")
+    text += f": {listed([code(name) for name in sinks])}."
     if kinds[MASSIVE]:
         text += (
             f" In {listed([code(name) for name in kinds[MASSIVE]])} tokens are marked as sinks where a sink dimension "
             "is massive at the input of any layer."
         )
     if kinds[BY_ATTENTION]:
+        who = [code(name) for name in kinds[BY_ATTENTION]]
+        none = len(who) > 1 and len(who) == len(sinks)
         text += (
-            f" {listed([code(name) for name in kinds[BY_ATTENTION]])} {_have(kinds[BY_ATTENTION])} no sink dimension: "
-            "none meets both criteria of the next section in text, so no token carries the mark of a sink. The nearest "
-            "thing is marked instead: in every "
+            (" None of them has a sink dimension: " if none else f" {listed(who)} {_have(who)} no sink dimension: ")
+            + "none meets both criteria of the next section in text, so no token carries the mark of a sink. The "
+            "nearest thing is marked instead: in every "
             f"picture the background patches – those that meet no labelled object – that draw most attention from all "
             f"heads together, {percent(SHARE)} of all patches. What these explain is the most that patches which all "
             "heads favour could explain; a sink of one head alone, or one on an object, would escape."
         )
-    if questions < FEWEST_SAMPLES:
+    if few:
+        where = f" in {listed([code(name) for name in few])}" if but else ""
         text += (
-            f"\n\n**This is the reduced protocol**: fewer than {FEWEST_SAMPLES} questions. Its intervals are wide, and "
-            "no verdict on claim 9 comes from it; `make book FULL=1` runs all of it."
+            f"\n\n**This is the reduced protocol**{where}: fewer than {FEWEST_SAMPLES} questions. Its intervals are "
+            "wide, and no verdict on claim 9 comes from it; `make book FULL=1` runs all of it."
         )
     return text
 
@@ -166,16 +172,18 @@ def removal(found: pd.DataFrame) -> str:
         "model", "what", "heads", "points lost: marked", "random image tokens", "random background",
         "margin lost: marked", "random image tokens", "random background",
     )  # fmt: skip
-    margin = found[found["measure"] == "margin"].pivot_table(
-        index=["model", "mode", "heads"], columns="tokens", values="estimate", sort=False
-    )
-    less = int((margin["the marked tokens"] < margin["random image tokens"]).sum())
+    draws = found["draws"][found["tokens"] != "the marked tokens"]
+    span = str(draws.max()) if draws.min() == draws.max() else f"{draws.min()} to {draws.max()}"
+    margin = found[(found["measure"] == "margin") & found["excess"].notna()]
+    told = []
+    for tokens, part in margin.groupby("tokens", sort=False):
+        less, more = int((part["excess_upper"] < 0).sum()), int((part["excess_lower"] > 0).sum())
+        told.append(f"than {tokens} clearly less in {less} and clearly more in {more} of {len(part)}")
     return (
         table(header, lines)
         + "\n\nLosses with 95 % intervals, paired over pictures; a loss below 0 means that answers were better. "
         "Random tokens are as many as are marked in each picture, averaged over "
-        f"{counted(int(found['draws'].max()), 'draw')}. "
-        f"In {less} of {len(margin)} cases the marked tokens cost less margin than random image tokens do."
+        f"{span} draws. The marked tokens cost, of margin, {listed(told)} cases (intervals paired over pictures)."
     )
 
 

@@ -24,10 +24,6 @@ KINDS = {
     ),
 }
 """Which heads are steered → what is compared, and what intervals on either side of 0 mean."""
-SMALL = (
-    "\n\n**This is the reduced protocol**: few scenes, sets and strengths. Its intervals are wide; `make book FULL=1` "
-    "runs all of it."
-)
 
 
 def protocol(found: Mapping[str, Mapping[str, xr.Dataset]]) -> str:
@@ -42,7 +38,6 @@ def protocol(found: Mapping[str, Mapping[str, xr.Dataset]]) -> str:
     biases = listed([f"{bias:g}" for bias in first["bias"].values])
     where = str(first["positions"].values[0]).replace("_", " ")
     ranking = escaped(ranking_title(next(str(name) for name in first["ranking"].values if str(name))))
-    few = min(ds.sizes["sample"] for ds in boosted.values())
     text = (
         f"Models: {listed([code(one) for one in steered])}. In {code(name)}, "
         f"{counted(first.sizes['sample'], 'object')} in "
@@ -52,7 +47,18 @@ def protocol(found: Mapping[str, Mapping[str, xr.Dataset]]) -> str:
         f"{counted(next(iter(boosted.values())).sizes['sample'], 'question')} were boosted, and the objects of "
         f"{counted(next(iter(grounded.values())).sizes['sample'], 'question')} located."
     )
-    return f"{text} {in_miniature(list(steered))}".rstrip() + (SMALL if few < FEWEST_SAMPLES else "")
+    reduced = [one for one, ds in boosted.items() if ds.sizes["sample"] < FEWEST_SAMPLES]
+    if len(steered) > 1:
+        text += " Other models were asked alike" + (", but those of the reduced protocol." if reduced else ".")
+    return f"{text} {in_miniature(list(steered))}".rstrip() + (_small(reduced, len(boosted)) if reduced else "")
+
+
+def _small(reduced: Sequence[str], models: int) -> str:
+    where = "" if len(reduced) == models else f" in {listed([code(name) for name in reduced])}"
+    return (
+        f"\n\n**This is the reduced protocol**{where}: few scenes, sets and strengths. Its intervals are wide; "
+        "`make book FULL=1` runs all of it."
+    )
 
 
 def answers(found: pd.DataFrame) -> str:
@@ -103,8 +109,9 @@ def _tails(found: pd.DataFrame) -> str:
     return (
         table(header, lines)
         + "\n\n*More* and *less*: how many comparisons have their whole 95 % interval above 0, and "
-        "below it (towards the object steered to, or away from it); the others are open, and about one in forty would "
-        f"lie on either side by chance.{''.join(sums)}"
+        "below it (towards the object steered to, or away from it); the others are open. About one in forty would lie "
+        "on either side by the chance of the pictures alone; which heads were drawn at random adds to it, so that many "
+        f"on both sides show no effect of the top heads.{''.join(sums)}"
     )
 
 
@@ -154,13 +161,15 @@ def boxes(found: pd.DataFrame, baselines: pd.DataFrame) -> str:
     header = (
         "model", "heads by", "on the object, 1 head", "most", "overlap, 1 head", "most",
     )  # fmt: skip
-    told = []
+    same: dict[str, list[str]] = {}
     for model, part in baselines.groupby("model", sort=False):
         at = part.set_index("what")["estimate"]
-        told.append(
-            f"{code(str(model))}: a random patch {percent(at['a random patch'])}, the picture's middle "
-            f"{percent(at['middle'])}, overlap of the whole picture {at['whole']:.2f}"
+        words = (
+            f"a random patch {percent(at['a random patch'])}, the picture's middle {percent(at['middle'])}, overlap of "
+            f"the whole picture {at['whole']:.2f}"
         )
+        same.setdefault(words, []).append(code(str(model)))
+    told = [words if len(same) == 1 else f"{listed(names)}: {words}" for words, names in same.items()]
     return (
         table(header, lines)
         + f"\n\nWithout any head: {'; '.join(told)}. *On the object* is the pointing game: the strongest patch of the "
