@@ -10,7 +10,7 @@ import xarray as xr
 
 from visualheads.agreement import spearman, top_k_overlap
 from visualheads.causes import ATTRIBUTION, EFFECT, MAIN_TASK, Lists, effects_of
-from visualheads.comparison import of_task
+from visualheads.comparison import of_model
 from visualheads.confronted import AGREEMENT_COLUMNS, N_BOOT, Case, ranking_agreements
 from visualheads.rankings import head_count
 
@@ -41,13 +41,12 @@ def agreement_by_cell(
                 cases[mode, label, "many"] = (attributed, ATTRIBUTION)
     parts = []
     for (task, form), cases in places.items():
-        own = _in_format(traces, task, form)
-        if own is None:
-            continue
         named = {str(number): case for number, case in enumerate(cases.values())}
-        found = ranking_agreements(own, named, lists, n_boot=n_boot)
         cells = pd.DataFrame(list(cases), columns=list(CELL), index=list(named))
-        parts.append(found.join(cells, on="case"))
+        for name in np.atleast_1d(traces["model"].values).astype(str).tolist():
+            own = _in_format(of_model(traces, name, task), form)
+            if own is not None:
+                parts.append(ranking_agreements(own, named, lists, n_boot=n_boot).join(cells, on="case"))
     columns = [*CELL, *AGREEMENT_COLUMNS]
     if not parts:
         return pd.DataFrame(columns=columns)
@@ -112,10 +111,9 @@ def _asked(sweep: xr.Dataset) -> list[tuple[str, str]]:
     return sorted(set(zip(tasks, forms, strict=True)), key=lambda pair: (pair[0] != MAIN_TASK, pair))
 
 
-def _in_format(traces: xr.Dataset, task: str, form: str) -> xr.Dataset | None:
-    """The traces of one benchmark, of the format that effects were measured in where there is any of it."""
-    if task not in set(traces["task"].values.astype(str).tolist()):
-        return None
-    own = of_task(traces, task)
+def _in_format(own: xr.Dataset, form: str) -> xr.Dataset | None:
+    """One model's samples, of the format that effects were measured in where it was asked any of it; None without."""
     same = np.flatnonzero(own["format"].values.astype(str) == form)
+    if not own.sizes["sample"]:
+        return None
     return own.isel(sample=same) if len(same) else own

@@ -78,7 +78,11 @@ def scores_on_card(record: Mapping[str, Any] | None) -> str:
         "best question-only answerer",
         "questions",
     )
-    scores = table(header, lines)
+    scores = (
+        "Accuracy over all held-out questions, told by the model card. The *white picture* column asks the same "
+        "questions of a blank picture; the *question-only answerer* sees no picture at all and knows the answer "
+        f"frequencies. A model that sees must beat both.\n\n{table(header, lines)}"
+    )
     return f"```{{warning}}\n{record['note']}\n```\n\n{scores}" if record.get("note") else scores
 
 
