@@ -13,7 +13,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from synthetic_models import LINEAGE, model_dataset, questions, random_pattern, several
+from synthetic_models import LINEAGE, model_dataset, questions, random_pattern, several, stored
 from visualheads import alike, comparison, emergence, kinship, lineage, prediction, survey
 from visualheads.errors import ParameterError
 from visualheads.patterns import Patterns, between, labels_of
@@ -464,3 +464,10 @@ def test_heads_that_read_lists_are_found_again() -> None:
     assert emergence.with_text(ds, {}, {}).empty
     heads = emergence.all_head_pairs(ds, text, {"mini-1.5-7B": "own"})
     assert len(heads) == 16 and heads["text"].corr(heads["picture"]) > 0.9
+
+
+def test_a_model_in_a_folder_of_another_name_is_found_beside_others(tmp_path: Path) -> None:
+    stored(tmp_path, several(pictures=4))
+    (tmp_path / "mini-1.5-7B").rename(tmp_path / "my-run")
+    asked = ["mini-1.5-7B", "mini-1.5-13B"]
+    assert set(asked) <= set(survey.traced(tmp_path, models=asked)["model"].values.tolist())

@@ -43,14 +43,15 @@ def open_results(
     Mean maps keep their groups (condition, format, control); a condition that several tasks share, or that is empty, is
     led by the task's name. Where stores in two folders are of models of one name, the one whose folder has another name
     is called as its folder is. Maps of selected heads are there for every head that any store selected.
-    models: only stores in these models' folders are opened, where there are any.
+    models: only stores in these models' folders are opened, where each has one.
     variables: only these, as far as any store has them. lazy=False: read them first and join them in memory, which is
     far quicker for what fits.
     Raises StoreError when the folder holds no store of this kind.
     """
     paths = _stores(Path(folder), kind)
     own = {slug_of(name) for name in models or ()}
-    paths = [path for path in paths if path.parent.name in own] or paths
+    if own <= {path.parent.name for path in paths}:
+        paths = [path for path in paths if path.parent.name in own] or paths
     if not paths:
         raise StoreError(
             f"no results in {folder}: there is no <model>/<task>.zarr of kind {kind!r}; "
