@@ -15,7 +15,7 @@ from scipy import stats
 from ablating import decoder_layers
 from helpers import llava, samples, wrapped
 from visualheads import grounding, protocol, steering, sweeps
-from visualheads.attribution import gradient_screen, linear_attribution
+from visualheads.attribution import attributed, gradient_screen, linear_attribution
 from visualheads.effects import head_effects
 from visualheads.errors import HeadError, ModeError, ParameterError, SampleError
 from visualheads.generation import greedy
@@ -54,6 +54,35 @@ def test_the_screen_leaves_samples_without_a_margin_out():
     assert found.screen_margin.notnull().all(("layer", "head")).values.tolist() == [[True, True, False]]
     with pytest.raises(ModeError, match="sink"):
         gradient_screen(wrapped("llava"), samples(1), "sink_removal", progress=False)
+
+
+def test_a_set_that_was_not_tried_takes_no_effect_away():
+    marks = np.zeros((1, 3, 1, 2), bool)
+    marks[0, 0, 0, 0] = marks[0, 1, 0, 1] = marks[0, 2, 0, 0] = True  # the third is the first head again
+    lost = np.array([[[1.0, 2.0], [3.0, 4.0], [np.nan, np.nan]]])
+    dims, zero = ("model", "set", "sample"), np.zeros((1, 2))
+    ds = xr.Dataset(
+        {"margin": (dims, -lost), "correct": (dims, 1 - lost), "kl": (dims, lost),
+         "clean_margin": (("model", "sample"), zero), "clean_correct": (("model", "sample"), zero + 1),
+         "heads": (("model", "set", "layer", "head"), marks)},
+        {"model": ["m"], "set": ["a", "b", "a again"], "sample": ["s", "t"]},
+    )  # fmt: skip
+    np.testing.assert_array_equal(head_effects(ds).effect_margin[0, 0], [[1, 2], [3, 4]])
+
+
+def test_each_models_samples_keep_their_labels():
+    parts = []
+    for name, seed in (("m", 0), ("n", 1)):
+        ds, _ = additive(0.0, n=40, seed=seed)
+        ids = [f"{name}{index}" for index in range(6)]
+        ds = ds.assign_coords(model=[name], sample=ids, image_id=("sample", np.array(ids, dtype=object)))
+        parts.append(ds.assign_coords(order=("set", ["subset"] * 40)))
+    both = xr.concat(parts, "model", data_vars="all", coords="minimal", compat="override", join="outer")
+    both = both.assign_coords(image_id=("sample", both["sample"].values), order=("set", ["subset"] * both.sizes["set"]))
+    both["heads"] = both["heads"].fillna(False).astype(bool)
+    found = attributed(both)
+    assert found is not None and found["image_id"].values.tolist() == found["sample"].values.tolist()
+    assert found.sizes["model"] == 2 and len(set(found["image_id"].values)) == 12
 
 
 def additive(noise: float, n: int = 200, seed: int = 0) -> tuple[xr.Dataset, np.ndarray]:

@@ -155,6 +155,16 @@ def test_another_level_of_another_shape_is_no_kinship(monkeypatch: pytest.Monkey
     assert found["lower"] < 0 < found["upper"]
 
 
+def test_the_means_beside_a_difference_differ_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = [("W1", "W2", 0.5), ("W1", "X1", 0.1), ("W2", "X1", 0.1)]  # another shape, of another level
+    names = {"group": "W1", "other": "W2"}
+    rows = [dict(zip((*names, "correlation"), row, strict=True)) for row in large]
+    table = pd.concat([kin_table(0.9, 0.2), pd.DataFrame(rows)], ignore_index=True)
+    table = table.replace({"W1": "Va", "W2": "Vb", "X1": "Wc"})
+    found = kin_told(table, monkeypatch)
+    assert found["same"] - found["other"] == pytest.approx(found["difference"])
+
+
 def test_kin_is_found_as_surely_as_six_models_allow(monkeypatch: pytest.MonkeyPatch) -> None:
     found = kin_told(kin_table(level_of_large=0.9, kin=0.2), monkeypatch)
     assert found["difference"] == pytest.approx(0.2, abs=0.02)

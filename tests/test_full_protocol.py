@@ -54,6 +54,12 @@ def test_what_is_shipped_holds_until_something_it_was_made_from_changes(
     np.testing.assert_array_equal(found["correct"], planted_sweep["correct"])
     np.testing.assert_array_equal(found["heads"], planted_sweep["heads"])
     assert path.read_bytes() == shipped_sweep(planted_sweep, tmp_path).read_bytes()
+    astray = tmp_path / "mini-vip-7B" / path.name
+    astray.parent.mkdir()
+    astray.write_bytes(path.read_bytes())
+    assert (
+        "another model" in shipped.why_outdated(astray) and shipped.opened("mini-vip-7B", "zero-all", tmp_path) is None
+    )
     for name, changed in (("DEFINITIONS_VERSION", "other"), ("VERSION", "other"), ("PROTOCOL", "other")):
         with monkeypatch.context() as patch:
             patch.setattr(shipped, name, changed)

@@ -525,6 +525,17 @@ def test_halves_without_a_head_tell_nothing_of_it():
     assert stepped_up(np.array([0.5, np.nan])) == pytest.approx(2 / 3)
 
 
+def test_a_head_of_one_picture_takes_no_reliability_from_the_others():
+    ds = traced(4, 4, 40)
+    whole = float(agreement(ds, by=["image_weight"], n_boot=20).reliability[0, 0])
+    ds["image_weight"] = ds["image_weight"].where(
+        (ds["layer"] > 0) | (ds["head"] > 0) | (ds["image_id"] == ds["image_id"][0])
+    )
+    found = agreement(ds, by=["image_weight", "region_weight"], n_boot=50).isel(model=0)
+    assert float(found.reliability[0]) == pytest.approx(whole, abs=0.1) and float(found.ceiling[0, 1]) > 0.5
+    assert np.isfinite(found.top_k_overlap_interval).all()
+
+
 def test_noise_has_no_reliability_and_chance_overlap():
     rng = np.random.default_rng(0)
     ds = traced(16, 16, 80)
@@ -544,6 +555,8 @@ def test_agreement_with_a_finished_ranking():
     assert float(found.spearman.sel(ranking="image_weight", other="effect")) == pytest.approx(1)
     assert np.isnan(float(found.reliability.sel(ranking="effect")))
     assert float(found.ceiling.sel(ranking="image_weight", other="effect")) <= 1
+    turned = agreement(ds, by=["image_weight"], extra={"turned": effect.isel(layer=slice(None, None, -1))}, n_boot=2)
+    assert float(turned.spearman[0, 0, 1]) == pytest.approx(1), "heads are paired by their labels"
     assert int(found.k) == head_count(12)  # heads that every ranking has
     with pytest.raises(ParameterError, match="shape of ranking 'wrong'"):
         agreement(ds, by=["image_weight"], extra={"wrong": effect.isel(head=[0])})

@@ -315,6 +315,7 @@ def test_some_variables_are_joined_in_memory_as_lazily(tmp_path: Path) -> None:
     whole = store.open_results(tmp_path)
     names = ("image_weight", "correct", "no such measure")
     some = store.open_results(tmp_path, variables=names, lazy=False)
+    assert not store.open_results(tmp_path, variables=["none of them"]).data_vars
     assert list(some.data_vars) == ["image_weight", "correct"]
     assert all(isinstance(some[name].data, np.ndarray) for name in some.data_vars)
     xr.testing.assert_identical(some, whole[list(some.data_vars)].load())

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from visualheads.bootstrap import LEVEL, N_BOOT, bootstrap, interval, picture_sums, picture_weights
+
+Bound = NDArray[np.float64]
 
 
 def share_right(correct: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0) -> dict[str, float]:
@@ -25,10 +27,7 @@ def shares(values: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, see
     Where all are right, every draw of pictures is alike, and where nearly all are, nearly: no lower bound is above
     1 − `never_seen`, no upper one below `never_seen`.
     """
-    bounds = bootstrap(values, n_boot, level, seed)
-    unseen = never_seen(_pictures(values), level)
-    lower, upper = bounds.sel(bound="lower").values, bounds.sel(bound="upper").values
-    return _with(bounds, np.minimum(lower, 1 - unseen), np.maximum(upper, unseen))
+    return _widened(bootstrap(values, n_boot, level, seed), share_bounds, never_seen(_pictures(values), level))
 
 
 def share_gained(
@@ -51,13 +50,7 @@ def changes(values: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, se
     Where the interval holds 0, it holds plus and minus `never_seen` too: how often answers may change unseen. Where all
     change alike, as in `shares`. NaN is left out.
     """
-    bounds = bootstrap(values, n_boot, level, seed)
-    unseen = never_seen(_pictures(values), level)
-    lower = np.minimum(bounds.sel(bound="lower").values, 1 - unseen)
-    upper = np.maximum(bounds.sel(bound="upper").values, unseen - 1)
-    open_ = (lower <= 0) & (upper >= 0)
-    lower, upper = np.where(open_, np.minimum(lower, -unseen), lower), np.where(open_, np.maximum(upper, unseen), upper)
-    return _with(bounds, lower, upper)
+    return _widened(bootstrap(values, n_boot, level, seed), change_bounds, never_seen(_pictures(values), level))
 
 
 def mean_share(
@@ -69,22 +62,31 @@ def mean_share(
     wider by what each part may hide, as in `shares` or, of differences, `changes`: one part alone has their bounds.
     `lowest`: of a share, 0; of differences less.
     """
+    rule = share_bounds if lowest == 0 else change_bounds
     estimates, replicates, hidden = [], [], np.zeros(2)
     for place, part in enumerate(parts):
         sums = picture_sums(part)
         n = len(sums.pictures)
         estimates.append(float(sums.means(np.ones((1, n)))[0, 0]))
         replicates.append(sums.means(picture_weights(n, n_boot, seed + place))[0])
-        low, high = (float(bound[0]) for bound in interval(replicates[-1][None], level))
-        unseen = float(never_seen(_pictures(part), level))
-        if lowest == 0:
-            least, most = min(low, 1 - unseen), max(high, unseen)
-        else:
-            least, most = (min(low, -unseen), max(high, unseen)) if low <= 0 <= high else (low, high)
+        low, high = interval(replicates[-1], level)
+        least, most = rule(low, high, never_seen(_pictures(part), level))
         hidden += np.array([low - least, most - high]) / len(parts)
     (lower,), (upper,) = interval(np.mean(replicates, axis=0)[None], level)
     bounds = {"lower": max(lowest, float(lower) - hidden[0]), "upper": min(-lowest or 1.0, float(upper) + hidden[1])}
     return {"estimate": float(np.mean(estimates)), **{name: float(bound) for name, bound in bounds.items()}}
+
+
+def share_bounds(lower: Bound, upper: Bound, unseen: Bound) -> tuple[Bound, Bound]:
+    """Bounds of shares, none nearer to 0 or 1 than `unseen`."""
+    return np.minimum(lower, 1 - unseen), np.maximum(upper, unseen)
+
+
+def change_bounds(lower: Bound, upper: Bound, unseen: Bound) -> tuple[Bound, Bound]:
+    """Bounds of changes, none nearer to −1 or 1 than `unseen`, nor to 0 where they hold it."""
+    lower, upper = np.minimum(lower, 1 - unseen), np.maximum(upper, unseen - 1)
+    open_ = (lower <= 0) & (upper >= 0)
+    return np.where(open_, np.minimum(lower, -unseen), lower), np.where(open_, np.maximum(upper, unseen), upper)
 
 
 def never_seen(n: int | NDArray[np.integer], level: float = LEVEL) -> NDArray[np.float64]:
@@ -102,8 +104,9 @@ def _pictures(values: xr.DataArray) -> NDArray[np.integer]:
     return (picture_sums(values).counts > 0).sum(axis=1).reshape(shape)
 
 
-def _with(bounds: xr.DataArray, lower: NDArray[np.float64], upper: NDArray[np.float64]) -> xr.DataArray:
-    """The same estimates with other bounds."""
+def _widened(bounds: xr.DataArray, rule: Callable[..., tuple[Bound, Bound]], unseen: Bound) -> xr.DataArray:
+    """The same estimates with bounds by a rule."""
+    lower, upper = rule(bounds.sel(bound="lower").values, bounds.sel(bound="upper").values, unseen)
     told = {"lower": lower, "estimate": bounds.sel(bound="estimate").values, "upper": upper}
     return bounds.copy(data=np.stack([told[str(bound)] for bound in bounds["bound"].values], axis=-1))
 

@@ -8,7 +8,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from visualheads.alike import QUERY
-from visualheads.answered import never_seen
+from visualheads.answered import never_seen, share_bounds
 from visualheads.bootstrap import LEVEL, N_BOOT, bootstrap, interval, picture_ids, picture_weights
 from visualheads.comparison import LETTERS, in_all_rounds, of_model, tasks_of
 from visualheads.rankings import sample_scores
@@ -135,7 +135,6 @@ def _ratio(
     weights = picture_weights(len(pictures), n_boot, seed)
     drawn_top, drawn_bottom = weights @ top, weights @ bottom
     there = drawn_bottom > 0
-    (low,), (high,) = interval((drawn_top[there] / drawn_bottom[there])[None], level)
-    unseen = float(never_seen(int((bottom > 0).sum()), level))
-    bounds = {"lower": min(float(low), 1 - unseen), "upper": max(float(high), unseen)}
-    return {"estimate": float(top.sum() / bottom.sum()), **bounds, "n": n}
+    low, high = interval(drawn_top[there] / drawn_bottom[there], level)
+    low, high = share_bounds(low, high, never_seen(int((bottom > 0).sum()), level))
+    return {"estimate": float(top.sum() / bottom.sum()), "lower": float(low), "upper": float(high), "n": n}

@@ -70,7 +70,7 @@ class _Part:
     name: str
     model: str
     samples: frozenset[str]
-    heads: Mapping[str, bytes]
+    marks: xr.DataArray
     identity: Mapping[str, Any]
 
 
@@ -79,9 +79,7 @@ def _parts(ds: xr.Dataset) -> Iterator[_Part]:
     for index, model in enumerate(ds["model"].values.tolist()):
         name = ds.encoding.get(SOURCE) or f"the sweep of {len(samples)} samples by {model}"
         made = json.loads(str(ds["provenance"].values[index])) if "provenance" in ds.coords else {}
-        marks = ds["heads"].sel(model=model).transpose("set", "layer", "head").values.astype(bool)
-        heads = {str(one): own.tobytes() for one, own in zip(ds["set"].values, marks, strict=True)}
-        yield _Part(name, model, samples, heads, made.get("identity", {}))
+        yield _Part(name, model, samples, ds["heads"].isel(model=index), made.get("identity", {}))
 
 
 def _check(one: _Part, other: _Part) -> None:
@@ -96,8 +94,8 @@ def _check(one: _Part, other: _Part) -> None:
     if differ:
         told = ", ".join(f"{key} {first.get(key)!r} against {second.get(key)!r}" for key in sorted(differ))
         raise StoreError(f"{one.name} and {other.name} cannot be joined, what was done differs: {told}; {FIX}.")
-    other_heads = [name for name in one.heads.keys() & other.heads.keys() if one.heads[name] != other.heads[name]]
-    if same and other_heads:
+    other_heads = _called_alike(one.marks, other.marks) if same else []
+    if other_heads:
         raise StoreError(
             f"{one.name} and {other.name} cannot be joined, the set {min(other_heads)!r} of {one.model} has other "
             f"heads in each; {FIX}."
@@ -107,6 +105,13 @@ def _check(one: _Part, other: _Part) -> None:
         raise StoreError(
             f"{one.name} and {other.name} cannot be joined, both hold sample {min(twice)!r} of {one.model}; {FIX}."
         )
+
+
+def _called_alike(one: xr.DataArray, other: xr.DataArray) -> list[str]:
+    """The names that both give to sets, of other heads."""
+    shared = sorted(set(one["set"].values.tolist()) & set(other["set"].values.tolist()))
+    marks = [part.sel(set=shared).transpose("set", "layer", "head").values for part in (one, other)]
+    return [name for name, a, b in zip(shared, *marks, strict=True) if not np.array_equal(a, b)]
 
 
 def _along(ds: xr.Dataset, dim: str) -> list[str]:

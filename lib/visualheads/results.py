@@ -50,8 +50,8 @@ def open_results(
     """
     paths = _stores(Path(folder), kind)
     own = {slug_of(name) for name in models or ()}
-    if own <= {path.parent.name for path in paths}:
-        paths = [path for path in paths if path.parent.name in own] or paths
+    if own and own <= {path.parent.name for path in paths}:
+        paths = [path for path in paths if path.parent.name in own]
     if not paths:
         raise StoreError(
             f"no results in {folder}: there is no <model>/<task>.zarr of kind {kind!r}; "

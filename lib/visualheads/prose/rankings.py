@@ -157,8 +157,8 @@ def _by_benchmark(cells: pd.DataFrame, best: pd.DataFrame, winner: str) -> str:
     else:
         verdict = (
             "it has the highest mean on each, and is the best in half of the cells of each or more: a single best "
+            f"ranking **holds** on all benchmarks{_of_use(means[winner])}."
         )
-        verdict += f"ranking **holds** on all benchmarks{_of_use(means[winner])}."
     return f"Benchmark by benchmark its mean is {listed(told)}; {verdict} {_basis(cells, winner)}"
 
 

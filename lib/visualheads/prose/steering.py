@@ -49,7 +49,8 @@ def protocol(found: Mapping[str, Mapping[str, xr.Dataset]]) -> str:
     )
     reduced = [one for one, ds in boosted.items() if ds.sizes["sample"] < FEWEST_SAMPLES]
     if len(steered) > 1:
-        text += " Other models were asked alike" + (", but those of the reduced protocol." if reduced else ".")
+        text += " Other models were asked alike, with numbers of heads after their size"
+        text += ", but those of the reduced protocol." if reduced else "."
     return f"{text} {in_miniature(list(steered))}".rstrip() + (_small(reduced, len(boosted)) if reduced else "")
 
 
