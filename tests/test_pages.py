@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import nbformat
 import papermill.engines
 import pytest
 
+from visualheads import kernels
 from visualheads.errors import KernelError, ParameterError
 from visualheads.pages import Page, clean, contents, engine, inputs, landing, parameters_of, plan, run_page, template
 from visualheads.pages import run as running
@@ -133,6 +135,29 @@ def test_killed_kernel_is_told(tmp_path: Path) -> None:
     with pytest.raises(KernelError, match="kernel died"):
         run_page(page, tmp_path)
     assert nbformat.read(page.partial, as_version=4).cells
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere kernels start cold")
+def test_warm_kernels_know_what_was_preloaded_and_nothing_of_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "PRELOADED", ("ipykernel.kernelapp", "wave"))
+    monkeypatch.setattr(kernels.KernelProvisionerFactory.instance(), "default_provisioner_name", "local-provisioner")
+    kernels.use_warm_kernels()
+    monkeypatch.setenv("GIVEN", "later")
+    body = (
+        "import os, sys\nprint('wave' in sys.modules, 'colorsys' in sys.modules, os.environ['GIVEN'], os.getcwd())\n"
+        "import colorsys"
+    )
+    for _ in range(2):
+        page = a_page(tmp_path, body)
+        run_page(page, tmp_path, force=True)
+        told = [output.text for cell in nbformat.read(page.output, 4).cells for output in cell.get("outputs", ())]
+        assert told == [f"True False later {tmp_path}\n"]
+    with pytest.raises(KernelError, match="kernel died"):
+        run_page(a_page(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"), tmp_path)
+    with pytest.raises(KernelError, match="broken"):
+        run_page(a_page(tmp_path, "raise ValueError('broken')"), tmp_path)
 
 
 @pytest.mark.parametrize(("seconds", "written"), [(engine.SAVE_EVERY, 2), (0.0, 2 + 2 * 4)])

@@ -13,9 +13,10 @@ from typing import Any
 import nbformat
 
 from visualheads.errors import KernelError, VisualHeadsError
+from visualheads.kernels import use_warm_kernels
 from visualheads.pages import clean, inputs, template
 from visualheads.pages.page import Page
-from visualheads.pages.pool import side_by_side
+from visualheads.pages.pool import processors, side_by_side
 
 KERNEL_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -31,6 +32,8 @@ progress bars in notebooks: any words on stderr fail the strict build."""
 QUIET_KERNEL = ["--IPKernelApp.log_level=CRITICAL"]
 """Kernels warn at every start that they listen on a local port without encryption, and call it an error that they are
 interrupted before they are shut down. What cells raise comes through papermill."""
+WARM_FROM = 2
+"""Pages per worker from which on warm kernels start sooner: warming up takes as long as it saves on one or two."""
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 Report = Callable[[str], None]
@@ -97,11 +100,18 @@ def run_pages(
 
     for last in (False, True):  # the last ones are stale only by what the others left
         todo = sorted((page for page in pages if page.last == last and stale(page)), key=lambda page: not page.longest)
-        for page, _, why in side_by_side(partial(run_page, root=root, force=True), todo, workers):
+        warm = len(todo) > WARM_FROM * (workers or processors())
+        for page, _, why in side_by_side(partial(_run_one, root=root, warm=warm), todo, workers):
             finish(page, why)
     if failed:
         raise KernelError("\n\n".join(failed))
     return done
+
+
+def _run_one(page: Page, root: str | Path, warm: bool) -> None:
+    if warm:
+        use_warm_kernels()
+    run_page(page, root, force=True)
 
 
 def _execute(source: Path, page: Page, parameters: dict[str, Any], root: Path) -> None:
