@@ -17,6 +17,11 @@ def worked(job: str) -> str:
     return job.upper()
 
 
+def process(_job: str) -> int:
+    """Which process works."""
+    return os.getpid()
+
+
 def traced(job: Any) -> str:
     """In place of `trace_one`."""
     return worked(job.model) and ""
@@ -27,6 +32,6 @@ def protocol_run(model: str, work: str, force: bool) -> str:
     return "it broke" if model == "refuse" else worked(model) and ""
 
 
-def page_run(page: Any, root: Any, force: bool) -> bool:
-    """In place of `run_page`."""
-    return bool(worked(page.title))
+def page_run(page: Any, root: Any, warm: bool) -> None:
+    """In place of `_run_one`."""
+    worked(page.title)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from children import page_run, protocol_run, traced, worked
+from children import page_run, process, protocol_run, traced, worked
 from test_pages import a_page
 from visualheads import whole
 from visualheads.errors import KernelError, StoreError
@@ -35,6 +35,13 @@ def test_a_killed_process_and_a_refusal_stop_no_other(workers: int) -> None:
 def test_jobs_start_in_their_order_and_none_are_none() -> None:
     assert [job for job, *_ in pool.side_by_side(worked, ["c", "a", "b"], 1)] == ["c", "a", "b"]
     assert list(pool.side_by_side(worked, [])) == []
+
+
+def test_processes_are_kept_until_the_workers_end() -> None:
+    with pool.Workers(1) as workers:
+        first, second = ({found for _, found, _ in workers.run(process, ["a", "b"])} for _ in range(2))
+    assert first == second and len(first) == 1
+    assert {found for _, found, _ in pool.side_by_side(process, ["a"], 1)} != first
 
 
 def test_a_process_killed_while_it_was_idle_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +112,7 @@ def test_the_other_pages_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         )
         for name in ("compares", "die", "refuse", "good", "late")
     }  # fmt: skip
-    monkeypatch.setattr(run, "run_page", page_run)
+    monkeypatch.setattr(run, "_run_one", page_run)
     monkeypatch.setattr(run.inputs, "recorded", lambda _output: {})
     pages["compares"].output.parent.mkdir(parents=True)
     pages["compares"].output.write_text("{}")

@@ -16,7 +16,7 @@ from visualheads.errors import KernelError, VisualHeadsError
 from visualheads.kernels import use_warm_kernels
 from visualheads.pages import clean, inputs, template
 from visualheads.pages.page import Page
-from visualheads.pages.pool import processors, side_by_side
+from visualheads.pages.pool import Workers
 
 KERNEL_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -98,11 +98,12 @@ def run_pages(
             finish(page, str(error))
             return False
 
-    for last in (False, True):  # the last ones are stale only by what the others left
-        todo = sorted((page for page in pages if page.last == last and stale(page)), key=lambda page: not page.longest)
-        warm = len(todo) > WARM_FROM * (workers or processors())
-        for page, _, why in side_by_side(partial(_run_one, root=root, warm=warm), todo, workers):
-            finish(page, why)
+    with Workers(workers) as pool:
+        for last in (False, True):  # the last ones are stale only by what the others left
+            todo = sorted((page for page in pages if page.last == last and stale(page)), key=lambda p: not p.longest)
+            warm = len(done) + len(todo) > WARM_FROM * pool.number
+            for page, _, why in pool.run(partial(_run_one, root=root, warm=warm), todo):
+                finish(page, why)
     if failed:
         raise KernelError("\n\n".join(failed))
     return done
