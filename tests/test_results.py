@@ -126,8 +126,11 @@ def test_one_id_for_different_samples_is_told_apart(tmp_path: Path) -> None:
     stored(tmp_path, traced("mini", 2, 2), task_files="scenes")
     stored(tmp_path, traced("real", 2, 2), task_files="visual genome")
     stored(tmp_path, traced("mini-2", 2, 2), task_files="scenes")
+    fewer = traced("mini-3", 2, 2).isel(sample=slice(5))
+    stored(tmp_path, fewer, task_files="scenes", samples="others")
     ds = store.open_results(tmp_path)
     assert ds["sample"].size == 24
+    assert ds["image_weight"].sel(model="mini-3")[0, 0, :, 0].notnull().sum() == 5
     mine = ds["sample"].values[ds["image_weight"].sel(model="mini")[0, 0, :, 0].notnull().values]
     assert mine[0].startswith("looktwice-0-plain-general-free-none@") and len(mine) == 12
     assert ds["image_weight"].sel(model="real", sample=mine).isnull().all()

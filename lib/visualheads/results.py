@@ -113,9 +113,9 @@ def _with_distinct_ids(datasets: list[xr.Dataset]) -> tuple[list[xr.Dataset], pd
     distinct = pd.concat(frames).reset_index().drop_duplicates()
     clashing = set(distinct.loc[distinct["sample"].duplicated(), "sample"])
     if clashing:
-        for ds, frame in zip(datasets, frames, strict=True):
-            mark = _mark(ds)
-            frame.index = pd.Index([f"{i}@{mark}" if i in clashing else i for i in frame.index], dtype=object)
+        for frame in frames:
+            told = [f"{i}@{_mark(row)}" if i in clashing else i for i, *row in frame.itertuples()]
+            frame.index = pd.Index(told, dtype=object)
     union = pd.concat(frames)
     union = union.loc[~union.index.duplicated()].drop(columns="data")
     bare = [
@@ -135,10 +135,9 @@ def _identity(ds: xr.Dataset) -> Mapping[str, object]:
     return json.loads(str(ds["provenance"].values[0])).get("identity", {})
 
 
-def _mark(ds: xr.Dataset) -> str:
-    told = _identity(ds)
-    text = f"{told.get('task_files', '')} {told.get('samples', '')}"
-    return hashlib.sha256(text.encode()).hexdigest()[:MARK_LENGTH]
+def _mark(labels: Sequence[object]) -> str:
+    """Of what a sample is, whatever else its model was asked: models that were asked the same have the same mark."""
+    return hashlib.sha256(json.dumps([str(label) for label in labels]).encode()).hexdigest()[:MARK_LENGTH]
 
 
 def _with_distinct_conditions(datasets: list[xr.Dataset], tasks: list[str]) -> tuple[list[xr.Dataset], list[str]]:
