@@ -472,6 +472,8 @@ def test_heads_that_read_lists_are_found_again() -> None:
     assert told.loc[emergence.OWN, "lower"] <= told.loc[emergence.OWN, "rho"] <= told.loc[emergence.OWN, "upper"]
     assert told.loc[emergence.OWN, "ceiling"] > 0.9 and "large" not in set(found["text_model"])
     assert emergence.with_text(ds, {}, {}).empty
+    with pytest.raises(ParameterError, match="7A"):
+        emergence.head_pairs(ds, text, "mini-1.5-7A")
     heads = emergence.all_head_pairs(ds, text, {"mini-1.5-7B": "own"})
     assert len(heads) == 16 and heads["text"].corr(heads["picture"]) > 0.9
 

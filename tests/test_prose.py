@@ -275,6 +275,7 @@ def test_miniatures_are_named_where_they_are() -> None:
     assert common.in_miniature(["1.5-7B"]) == ""
     assert common.in_miniature(["mini-a", "mini-b"]).startswith("All models here are miniatures")
     assert "mini&#45;a</code> is a miniature: what is found in it" in common.in_miniature(["1.5-7B", "mini-a"])
+    assert "over both kinds" in common.in_miniature(["1.5-7B", "mini-a"])
     ds = model_dataset()
     both = xr.concat([ds, ds.assign_coords(model=["mini-1.5-7B-seed1"])], "model")
     told = common.compared(both)

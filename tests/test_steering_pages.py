@@ -58,6 +58,8 @@ def test_names_are_asked_of_every_kind_and_marked_ones_can_be_left_out() -> None
         steering.candidates(scenes(1), "colour")  # pyright: ignore[reportArgumentType]
     with pytest.raises(SampleError, match="two kinds"):
         steering.candidates(samples(1, boxes={"car": BOXES["car"]}), "name")
+    with pytest.raises(SampleError):
+        steering.candidates(samples(1, boxes={"car": BOXES["car"], "bus": []}), "name")
 
 
 def test_named_tokens_are_hidden_as_steering_away_hides_them() -> None:

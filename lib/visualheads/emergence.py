@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from visualheads.agreement import spearman, split_half, stepped_up, without_layer_means
 from visualheads.alike import QUERY
 from visualheads.bootstrap import LEVEL, PictureSums, half_weights, picture_sums, picture_weights
+from visualheads.errors import ParameterError, got
 from visualheads.rankings import head_count, rank, sample_scores, top_heads
 
 N_BOOT = 500
@@ -106,10 +107,13 @@ def head_pairs(
 ) -> pd.DataFrame:
     """One row per head of a tuned model: layer, head, name, text (asked_weight on lists), picture (the measure).
 
-    Empty where the model that read the lists has another shape.
+    Empty where the model that read the lists has another shape. Raises ParameterError for a model that is not in `ds`.
     """
+    names = ds["model"].values.astype(str).tolist()
+    if model not in names:
+        raise ParameterError(got("model", model, names))
     asked = query if "query" in ds.dims else None
-    one = ds.isel(model=[int(np.flatnonzero(ds["model"].values.astype(str) == model)[0])])
+    one = ds.isel(model=[names.index(model)])
     seen = rank(one, measure, query=asked).isel(model=0).transpose("layer", "head").values
     told = _padded(lists["asked_weight"].isel(model=0), seen.shape).mean("sample").values
     same = np.isfinite(seen).any() and np.array_equal(np.isfinite(seen), np.isfinite(told))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import sparse, stats
 
 from visualheads.agreement import without_layer_means
 from visualheads.bootstrap import half_weights, picture_ids
@@ -60,11 +60,12 @@ def collected(parts: Sequence[tuple[xr.DataArray, NDArray[np.bool_]]], groups: S
     shape = (len(parts), len(layer), len(pictures))
     sums, counts = np.zeros(shape), np.zeros(shape)
     for place, (array, chosen) in enumerate(parts):
-        member = np.zeros((len(owner), len(pictures)))
-        member[np.flatnonzero(chosen), owner[chosen]] = 1.0
+        own = np.flatnonzero(chosen)
+        member = sparse.csr_array((np.ones(len(own)), (owner[own], own)), shape=(len(pictures), len(owner)))
         flat = np.asarray(array.transpose("layer", "head", "sample").values, dtype=np.float64).reshape(len(layer), -1)
         there = np.isfinite(flat)
-        sums[place], counts[place] = np.where(there, flat, 0.0) @ member, there.astype(np.float64) @ member
+        sums[place] = (member @ np.where(there, flat, 0.0).T).T
+        counts[place] = (member @ there.T.astype(np.float64)).T
     known = counts.any(axis=(0, 1))
     return Patterns(tuple(groups), sums[:, :, known], counts[:, :, known], layer)
 

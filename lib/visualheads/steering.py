@@ -52,7 +52,7 @@ def candidates(samples: Sequence[Sample], ask: Ask = "count", others: bool = Fal
         raise ParameterError(got("ask", ask, ASKED))
     made = []
     for sample in samples:
-        boxes = sample.boxes or {}
+        boxes = {name: found for name, found in (sample.boxes or {}).items() if found}
         told = {name: str(len(found)) if ask == "count" else name for name, found in boxes.items()}
         if sample.choices or len(set(told.values())) < 2:
             continue

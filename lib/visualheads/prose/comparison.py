@@ -38,10 +38,11 @@ def in_miniature(names: Sequence[str]) -> str:
     if len(small) < len(names):
         which = f"{listed([code(name) for name in small])} {agreeing(len(small), 'is a miniature', 'are miniatures')}"
         found = f"what is found in {agreeing(len(small), 'it', 'them')}"
+        mixed = " Means over models are over both kinds here; the page of claims judges each kind by itself."
     else:
         which = "The model here is a miniature" if len(small) == 1 else "All models here are miniatures"
-        found = "what is found"
-    return f"{which}: {found} holds **in miniature** and is no evidence about large models."
+        found, mixed = "what is found", ""
+    return f"{which}: {found} holds **in miniature** and is no evidence about large models.{mixed}"
 
 
 def sources(ds: xr.Dataset, results: str = "data/results") -> str:
