@@ -95,10 +95,12 @@ miniatures: $(VENV)/.base ## train the miniatures that are missing (hours; resum
 constraints: $(VENV)/.dev ## write constraints.txt from the versions in .venv
 	@$(BIN)/python .ci/constraints.py
 
-clean: ## remove what was generated: traces, pages, the book, caches
-	rm -rf book/_build book/models book/results data/results data/results-full .pytest_cache .hypothesis .ruff_cache build
+# Traces of real models cost hours of a GPU, so `clean` keeps them.
+clean: ## remove pages, the book, caches, the miniatures' traces; other models' traces stay
+	rm -rf book/_build book/models book/results .pytest_cache .hypothesis .ruff_cache build
+	for folder in data/results data/results-full; do rm -rf "$$folder"/mini-* "$$folder"/cost "$$folder"/traced.json; done
 	find . -path ./$(VENV) -prune -o -type d \( -name __pycache__ -o -name '*.egg-info' -o -name .ipynb_checkpoints \) -print0 | xargs -0 rm -rf
 	find . -path ./$(VENV) -prune -o -type f -name '*.partial.ipynb' -print0 | xargs -0 rm -f
 
-clean-all: clean ## … and the virtual environment
-	rm -rf $(VENV)
+clean-all: clean ## … and all other traces (GPU runs too), and the virtual environment
+	rm -rf data/results data/results-full $(VENV)

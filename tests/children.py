@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from visualheads.errors import RecordError
@@ -35,3 +36,15 @@ def protocol_run(model: str, work: str, force: bool) -> str:
 def page_run(page: Any, root: Any, warm: bool) -> None:
     """In place of `_run_one`."""
     worked(page.title)
+
+
+def launch(root: str) -> None:
+    """Run the page in `root` with a warm kernel that has little to import."""
+    from test_pages import a_page
+    from visualheads import kernels
+    from visualheads.pages import run_page
+
+    kernels.PRELOADED = ("ipykernel.kernelapp",)
+    kernels.use_warm_kernels()
+    body = "import os, time, pathlib; pathlib.Path('pid').write_text(str(os.getpid())); time.sleep(600)"
+    run_page(a_page(Path(root), body), root)

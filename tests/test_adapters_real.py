@@ -12,7 +12,7 @@ from visualheads import blueprints
 from visualheads.catalog import cards
 from visualheads.errors import UnknownModelError
 
-# METHOD.md section 5: hidden, intermediate, layers, heads, key-value heads, vocabulary, billions of parameters
+# The chapter Method, Models: hidden, intermediate, layers, heads, key-value heads, vocabulary, billions of parameters
 NINE = {
     "1.5-7B": (4096, 11008, 32, 32, 32, 32000, 7.06),
     "1.5-13B": (5120, 13824, 40, 40, 40, 32000, 13.35),

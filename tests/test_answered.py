@@ -42,6 +42,15 @@ def test_no_change_is_not_certainly_none() -> None:
     assert share_gained(answers([0.0, 0.0]), answers([1.0, 1.0]))["estimate"] == 1
 
 
+def test_only_ways_that_no_answer_went_may_be_unseen() -> None:
+    half, unseen = [1.0, -1.0] * 20 + [0.0] * 24, float(never_seen(64))
+    both = changes(answers(half), n_boot=500)
+    np.testing.assert_allclose(both, bootstrap(answers(half), n_boot=500))
+    one = changes(answers([-1.0, -1.0] + [0.0] * 62), n_boot=500)  # two lost, none gained
+    plain = bootstrap(answers([-1.0, -1.0] + [0.0] * 62), n_boot=500)
+    assert float(one.sel(bound="upper")) == unseen and float(one.sel(bound="lower")) == float(plain.sel(bound="lower"))
+
+
 def test_benchmarks_weigh_the_same_whatever_their_size() -> None:
     many, few = answers([1.0, 0.0] * 100), answers([1.0] * 4)
     assert mean_share([many, few])["estimate"] == pytest.approx(0.75)

@@ -10,8 +10,10 @@ from typing import Any
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 import vl_convert as vlc
+import xarray as xr
 
 from helpers import samples, wrapped
 from planted import Planted, always, effects_of, pattern, swept, world
@@ -19,7 +21,9 @@ from synthetic_models import model_dataset, questions, stored
 from visualheads import causes, charts, claims, confronted, reduced, shipped
 from visualheads.catalog import miniature_folder
 from visualheads.charts import display
+from visualheads.charts.causes import _long
 from visualheads.claims import gather as gathering
+from visualheads.effects import excess_loss
 from visualheads.errors import SampleError
 from visualheads.pages import comparisons, inputs, plan
 from visualheads.prose import causes as words
@@ -92,6 +96,53 @@ def test_losses_are_told_beside_their_random_controls() -> None:
     assert "No heads were removed yet" in display.spec_of(charts.loss_curves(table.iloc[:0]))["description"]
 
 
+def test_top_sets_are_told_beyond_their_random_controls() -> None:
+    """By hand: of 40 answers the top set loses 10, the controls none and 5: 10/40 − (0 + 5/40) / 2."""
+    sweep = swept(0.25, samples=40)
+    sweep["correct"][0, 2, :5] = 0
+    table = causes.beyond_random({"zero": sweep}, causes.loss_table({"zero": sweep})).set_index(["measure", "order"])
+    row = table.loc[("accuracy", "top")]
+    assert row["excess"] == pytest.approx(0.25 - 0.0625) and 0 < row["excess_lower"] < row["excess"]
+    assert row["excess"] < row["excess_upper"] < 0.35
+    same = excess_loss(sweep).isel(model=0, set=0)
+    assert [row[name] for name in causes.EXCESS] == [float(same.sel(bound=b)) for b in ("estimate", "lower", "upper")]
+    assert table.loc[("kl", "top"), "excess"] == pytest.approx(0.25)
+    assert table.drop(index="top", level="order")[list(causes.EXCESS)].isna().all(axis=None)
+    alone = {"zero": sweep.isel(set=[0])}
+    assert causes.beyond_random(alone, causes.loss_table(alone))["excess"].isna().all()
+
+
+def test_random_draws_that_are_alike_are_counted() -> None:
+    """By hand: two of three draws are alike, and one head of the top set is drawn again."""
+    top, draws = [0, 1], [[2, 3], [1, 3], [2, 3]]
+    marks = np.zeros((1, 5, 1, 4), bool)
+    for place, heads in enumerate([top, *draws, [0]]):
+        marks[0, place, 0, heads] = True
+    text = {"ranking": ["w"] * 4 + ["L0H0"], "stage": ["late"] * 4 + [""], "order": ["top", *["random"] * 3, "single"]}
+    sweep = xr.Dataset(
+        {"heads": (("model", "set", "layer", "head"), marks)},
+        {**{name: ("set", values) for name, values in text.items()}, "count": ("set", [2, 2, 2, 2, 1])},
+    )
+    assert causes.random_draws(sweep).to_dict("records") == [
+        {"ranking": "w", "stage": "late", "count": 2, "drawn": 3, "distinct": 2, "shared": 1}
+    ]
+    told = words._distinct(sweep)
+    assert "differ from each other in 0 of 1 top set; in the others some are alike, at worst 2 of 3 are" in told
+    assert "For 1 too few others are left, so that a draw holds up to 1 of the top heads." in told
+    assert causes.random_draws(sweep.isel(set=[0, 4])).empty and words._distinct(sweep.isel(set=[0, 4])) == ""
+
+
+def test_a_heads_place_is_the_share_that_lies_below_it() -> None:
+    """By hand: of 1, 2, 2 and 4 none, one, one and three of four lie below; a head without a score does not count."""
+    table = pd.DataFrame({
+        "model": ["m"] * 5, "layer": 0, "head": range(5), "name": [f"L0H{i}" for i in range(5)], "stage": "late",
+        "effect": [5.0, 1.0, 2.0, 3.0, 4.0], "gaze": [1.0, 2.0, 2.0, 4.0, np.nan],
+    })  # fmt: skip
+    found = _long(table).set_index("ranking")
+    assert found.loc["gaze", "above"].tolist() == [0, 0.25, 0.25, 0.75]
+    assert found.loc["effect on the margin", "above"].tolist() == [0.8, 0, 0.2, 0.4, 0.6]
+
+
 def test_the_ranking_that_is_the_effect_is_found() -> None:
     values = pattern(3)
     traces = world({"m": Planted(weight=always(values), noise=0.001)})
@@ -102,6 +153,11 @@ def test_the_ranking_that_is_the_effect_is_found() -> None:
     told = ranked.rankings(found.reset_index(), ["m"], traces)
     assert "Reduced protocol" in told and "The best ranking is image weight in" in told
     assert "*image weight without sinks* is absent: no sink dimension" in told
+    own = effects_of(values)
+    told = ranked.rankings(found.reset_index(), [], traces, own, found.reset_index().assign(spearman=0.25))
+    assert "image weight* +0.25 (here +1.00)" in told and "reach (±0.41)" in told
+    assert "Reduced" not in told and f"Of {own.sizes['sample']} pictures with effects" in told
+    assert ranked.by_model(found.reset_index()).count("| ±0.41 |") == len(found) and ranked.by_model(found[:0]) == ""
     heads = causes.head_tables(traces, effects_of(values))
     assert len(heads) == 24 and heads["effect"].notna().all()
     assert "matters most" in display.spec_of(charts.effect_map(heads))["description"]
@@ -154,7 +210,8 @@ def test_a_reduced_sweep_is_kept_resumed_and_decides_nothing(tmp_path: Path) -> 
     assert both.evidence.sweeps["zero, all"].identical(whole.evidence.sweeps["zero, all"])
     assert gathering.removed(tmp_path)["zero, all"].sizes["sample"] == other.sizes["sample"], "pages go on as well"
     told = words.protocol(reduced.Removed({"zero, all": other}, traces, 4, why="it was asked for"))
-    assert "This is the reduced protocol** (it was asked for)" in told and "on 2 questions" in told
+    assert "This is the reduced protocol** (it was asked for)" in told and "on the same 2 questions (" in told
+    assert "Every top set stands against 2 random sets" in told and "The draws differ from each other in " in told
 
 
 def test_the_ablation_page_runs_on_a_shipped_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

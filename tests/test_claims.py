@@ -11,8 +11,18 @@ import pytest
 import xarray as xr
 
 from planted import HEADS, LAYERS, Planted, always, effects_of, lists_of, pattern, swept, world
-from visualheads import claims, lineage
-from visualheads.claims import CLAIMS, CONTRADICTED, NOT_TESTABLE, SUPPORTED, UNDECIDED, Evidence, looking, shuffled
+from visualheads import claims, kinship, lineage
+from visualheads.claims import (
+    CLAIMS,
+    CONTRADICTED,
+    NOT_TESTABLE,
+    SUPPORTED,
+    UNDECIDED,
+    Evidence,
+    across,
+    looking,
+    shuffled,
+)
 from visualheads.claims.across import size_of
 from visualheads.claims.verdicts import all_of, decided, non_inferior
 from visualheads.errors import ParameterError
@@ -149,6 +159,47 @@ case(4, SUPPORTED)(lambda: conditions_change(0.0, 0.6))
 case(4, CONTRADICTED)(lambda: conditions_change(0.8, 0.6))
 case(4, UNDECIDED)(lambda: conditions_change(0.0, 0.1, pictures=6, noise=0.4))
 
+
+def in_two_formats(free: Evidence, letters: Evidence) -> Evidence:
+    """The same pictures asked in both answer formats."""
+    assert free.traces is not None and letters.traces is not None
+    n = letters.traces.sizes["sample"]
+    other = letters.traces.assign_coords(format=("sample", ["letters"] * n), sample=[f"letters-{i}" for i in range(n)])
+    return Evidence(traces=xr.concat([free.traces, other], "sample", data_vars="minimal"))
+
+
+@pytest.mark.parametrize(
+    ("free", "letters", "verdict"),
+    [
+        ((0.0, 0.6), (0.0, 0.6), SUPPORTED),
+        ((0.8, 0.6), (0.0, 0.6), UNDECIDED),
+        ((0.0, 0.6), (0.0, 0.0), UNDECIDED),
+        ((0.8, 0.6), (0.0, 0.0), CONTRADICTED),
+    ],
+)
+def test_answer_formats_have_to_agree_about_the_box_and_the_name(free, letters, verdict):
+    """Each is told beside the verdict; the number is that of the format in which the box changes most."""
+    [found] = claims.judge(in_two_formats(conditions_change(*free), conditions_change(*letters)), [4])
+    told, text = found.finding, " ".join(beside(4, found.finding))
+    assert told.verdict == verdict
+    assert set(told.table["format"]) == {"free", "letters"}
+    if free[0]:
+        assert told.where == "free" and told.estimate == told.also["free_box"] > 0.05 > told.also["letters_box"]
+    assert told.also["box_alike"] == 2 - (free[0] > 0) and told.also["name_different"] == 1 + (letters[1] > 0)
+    assert "Answer formats asked: 2" in text and "In free form the box's pairs" in text and "With letters" in text
+
+
+def test_a_format_without_both_kinds_of_pairs_does_not_speak():
+    letters = conditions_change(0.8, 0.6)
+    assert letters.traces is not None
+    kept = np.flatnonzero(letters.traces["condition"].values != "visual-general")
+    kept = kept[letters.traces["condition"].values[kept] != "visual-object"]
+    one = in_two_formats(conditions_change(0.0, 0.6), Evidence(traces=letters.traces.isel(sample=kept)))
+    [found] = claims.judge(one, [4])
+    assert found.finding.verdict == SUPPORTED and found.finding.also["formats"] == 1
+    assert "With letters, where" not in " ".join(beside(4, found.finding))
+
+
 case(5, SUPPORTED)(lambda: Evidence(sweeps={"zero, all": swept(0.0), "mean, all": swept(0.0)}))
 case(5, CONTRADICTED)(lambda: Evidence(sweeps={"zero, all": swept(0.0), "mean, all": swept(0.3)}))
 
@@ -229,6 +280,26 @@ def test_a_list_reading_model_needs_another_trained_one_beside_it():
     assert found.finding.lower > 0 and found.finding.verdict == UNDECIDED
 
 
+def test_a_second_training_is_a_control_but_no_other_language_model(monkeypatch):
+    evidence = grown(pattern(0), pattern(7))
+    monkeypatch.setattr(across, "networks", lambda names: dict.fromkeys(names, "one network"))
+    [told] = claims.judge(evidence, [10])
+    assert told.finding.also["others"] == 0 and told.finding.verdict == UNDECIDED
+    assert told.finding.also["again"] == told.finding.also["control"]
+    assert "second training" in " ".join(beside(10, told.finding))
+
+
+def test_what_all_items_tell_stands_beside_the_traced_questions(monkeypatch):
+    shares = {"m15": {"looktwice": 0.5}, "m16": {"looktwice": 0.4}}
+    monkeypatch.setattr(kinship, "recorded_scores", shares.get)
+    [told] = claims.judge(recipes(0.25, 0.75), [12])
+    assert told.finding.also["whole"] == pytest.approx(-0.1)
+    assert any("-10.0 points: outside the interval, and of the other sign" in one for one in beside(12, told.finding))
+    monkeypatch.setattr(kinship, "recorded_scores", lambda _: {})
+    [told] = claims.judge(recipes(0.25, 0.75), [12])
+    assert len(beside(12, told.finding)) == 1
+
+
 def test_two_lists_that_read_alike_are_not_told_apart():
     """A text model and its control read lists with noise of their own around one pattern: neither is ahead."""
     told = []
@@ -256,6 +327,16 @@ def test_what_all_heads_lose_with_sinks_explains_no_surplus():
     lower = ds.assign(concentration_no_sink=ds["concentration_no_sink"] - 0.15)
     [found] = claims.judge(replace(evidence, traces=lower), [9])
     assert found.finding.estimate == pytest.approx(0, abs=0.01) and found.finding.verdict == CONTRADICTED
+
+
+def test_what_stands_for_sinks_decides_nothing_about_sinks():
+    bare, told = traces({"b": Planted(sinks=None)}), traces({"b": Planted(sinks=1.0)}).traces
+    stand_in = told.assign(definition=("model", ["background"]))
+    [found] = claims.judge(replace(bare, sinks={"b": stand_in}), [9])
+    assert found.finding.verdict == NOT_TESTABLE and "none of 1 models has sink dimensions" in found.finding.reason
+    both = traces({"a": Planted(sinks=0.0), "b": Planted(sinks=None)})
+    [alone], [beside] = claims.judge(both, [9]), claims.judge(replace(both, sinks={"b": stand_in}), [9])
+    assert alone.finding.estimate == beside.finding.estimate and beside.finding.also["models"] == 2
 
 
 def test_random_heads_decide_nothing_about_heads():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from visualheads.cli import main
 from visualheads.cli.book import parameters
 from visualheads.errors import DiskFullError, KernelError, ParameterError
 from visualheads.head_lists import read_scores
+from visualheads.miniatures import train as miniature_training
 from visualheads.places import slug_of, store_path
 from visualheads.reading import open_store
 
@@ -83,7 +86,6 @@ def test_version_and_help(capsys):
         (("trace", "mini-1.5-7B", "--n", "1", "--device", "gpu", "--out", "no-such-folder"), "device: got 'gpu'"),
         (("train",), "--all"),
         (("train", "mini-1.5-7B", "--device", "gpu"), "device: got 'gpu'"),
-        (("train", "mini-1.5-7B", "--smoke"), "--out"),
         (("train", "no-such-miniature"), "no-such-miniature"),
         (("no-such-command",), "no-such-command"),
         (("trace",), "trace"),
@@ -115,6 +117,15 @@ def test_debug_shows_where_an_error_comes_from(monkeypatch):
     monkeypatch.setattr(jobs.TraceJob, "drawn", ())
     with pytest.raises(ParameterError):
         main(["--debug", "train"])
+
+
+def test_a_smoke_training_goes_to_a_folder_of_its_own(capsys, monkeypatch, tmp_path):
+    placed: list[Path] = []
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(miniature_training, "train", lambda name, target, **_: placed.append(target) or target / name)
+    code, out, _ = run(capsys, "train", "mini-1.5-7B", "--smoke")
+    (folder,) = placed
+    assert code == 0 and folder.parent == tmp_path and str(folder) in "".join(out.splitlines()[-2:])
 
 
 def test_a_message_with_brackets_is_printed_as_it_is(capsys, monkeypatch):

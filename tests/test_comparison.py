@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synthetic_models import LINEAGE, model_dataset, questions, random_pattern, several, stored
-from visualheads import alike, comparison, emergence, kinship, lineage, prediction, survey
+from visualheads import alike, charts, comparison, emergence, kinship, lineage, prediction, survey
+from visualheads.charts import display
 from visualheads.errors import ParameterError
 from visualheads.patterns import Patterns, between, labels_of
 from visualheads.prose import scale as words
@@ -74,6 +75,55 @@ def test_planted_conditions_differ_and_equal_ones_are_alike() -> None:
     assert found[("plain-object", "plain-general")] == alike.DIFFERENT
     assert told["correlation"].values[0, 0, 0] > 0.95
     assert (told["samples"].values == 10).all()
+
+
+def two_formats() -> xr.Dataset:
+    """In free form the box changes faint patterns, with letters it leaves strong ones as they are."""
+    samples = questions(("plain-object", "visual-object"))
+    drawn = xr.DataArray([sample.condition == "visual-object" for sample in samples], dims="sample")
+    faint, other, strong = (
+        model_dataset(samples=samples, pattern=scale * random_pattern(seed), noise=0.002)
+        for seed, scale in ((1, 0.1), (8, 0.1), (3, 1.0))
+    )
+    faint["image_weight"] = faint["image_weight"].where(~drawn, other["image_weight"])
+    names = [f"{name}-letters" for name in strong["sample"].values]
+    strong = strong.assign_coords(sample=names, format=("sample", ["letters"] * len(names)))
+    joined: xr.Dataset = xr.concat([faint, strong], "sample", data_vars="minimal", coords="minimal", compat="override")
+    return joined
+
+
+def test_formats_in_which_the_box_does_not_do_the_same_are_not_pooled() -> None:
+    ds, kinds = two_formats(), {"box": comparison.BOX_PAIRS}
+    pooled = alike.model_pairs(alike.group_agreement(ds, "condition"), kinds)
+    assert pooled["verdict"].tolist() == [alike.ALIKE], "together, the strong patterns hide the faint ones"
+    told = alike.format_agreement(ds, "condition")
+    assert told["correlation"].dims == ("format", "model", "group", "other")
+    found = alike.format_pairs(told, kinds).set_index("format")
+    assert found["verdict"].to_dict() == {"free": alike.DIFFERENT, "letters": alike.ALIKE}
+    assert found.loc["free", "shortfall"] > 0.5 and found.loc["letters", "correlation"] > 0.95
+
+
+def test_a_format_is_compared_as_if_it_were_alone() -> None:
+    ds = two_formats()
+    ds = ds.isel(sample=np.flatnonzero((ds["format"] == "free") | (ds["condition"] == "plain-object")))
+    told = alike.format_agreement(ds, "condition", n_boot=20)
+    alone = alike.group_agreement(ds.isel(sample=np.flatnonzero(ds["format"] == "free")), n_boot=20)
+    xr.testing.assert_allclose(told.sel(format="free", drop=True), alone)
+    letters = told["correlation"].sel(format="letters").isel(model=0)
+    assert np.isfinite(letters.values).tolist() == [[True, False], [False, False]], "letters: one condition"
+    assert alike.format_pairs(told, {"box": comparison.BOX_PAIRS})["format"].tolist() == ["free"]
+    assert alike.format_pairs(told.sel(format=["letters"]), {"box": comparison.BOX_PAIRS}).empty
+
+
+def test_matrices_and_shortfalls_have_a_panel_per_format() -> None:
+    told = alike.format_agreement(two_formats(), "condition", n_boot=20)
+    matrices = display.spec_of(charts.condition_matrices(told))
+    assert [panel["title"] for panel in matrices["vconcat"]] == ["free form", "letters A–D"]
+    pairs = alike.format_pairs(told, comparison.CONDITION_PAIRS)
+    panels = display.spec_of(charts.condition_shortfalls(pairs, "drawing the box", "Shortfall."))
+    assert [panel["title"] for panel in panels["hconcat"]] == ["free form", "letters A–D"]
+    none = display.spec_of(charts.condition_shortfalls(pairs, "naming the object", "Shortfall."))
+    assert none["description"] == "Nothing to compare yet."
 
 
 @settings(max_examples=10)
@@ -483,3 +533,79 @@ def test_a_model_in_a_folder_of_another_name_is_found_beside_others(tmp_path: Pa
     (tmp_path / "mini-1.5-7B").rename(tmp_path / "my-run")
     asked = ["mini-1.5-7B", "mini-1.5-13B"]
     assert set(asked) <= set(survey.traced(tmp_path, models=asked)["model"].values.tolist())
+
+
+def list_store(values: np.ndarray) -> xr.Dataset:
+    """Lists read with these weights on the asked words, (layer, head), each with the same tiny noise."""
+    noisy = values[None, :, :, None] + np.random.default_rng(0).normal(0, 1e-6, (1, *values.shape, 8))
+    return xr.Dataset({"asked_weight": (("model", "layer", "head", "sample"), noisy)}, {"sample": range(8)})
+
+
+def test_a_second_training_is_no_other_language_model(data_folder: Path) -> None:
+    for name, width in (("own", 96), ("own-again", 96), ("else", 80)):
+        folder = data_folder / "miniatures" / name
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps({"hidden_size": width, "vocab_size": len(name)}))
+    networks = lineage.networks(["own", "own-again", "else", "unknown"])
+    assert networks["own"] == networks["own-again"] != networks["else"] and "unknown" not in networks
+    text = {name: list_store(random_pattern(seed)) for seed, name in enumerate(("else", "own", "own-again", "unknown"))}
+    ds, grown = model_dataset("mini-1.5-7B", pattern=random_pattern(1)), {"mini-1.5-7B": "own"}
+    found = emergence.with_text(ds, text, grown, networks=networks, n_boot=5).set_index("text_model")["kind"]
+    assert found.to_dict() == {
+        "own": emergence.OWN, "own-again": emergence.AGAIN, "else": emergence.OTHER, "unknown": emergence.OTHER,
+    }  # fmt: skip
+    assert set(emergence.with_text(ds, text, grown, n_boot=5)["kind"]) == {emergence.OWN, emergence.OTHER}
+
+
+def test_choices_tell_measure_and_row_apart() -> None:
+    """Region weight in the last prompt row alone follows the lists; image weight follows the control's."""
+    own, control = np.arange(16.0).reshape(4, 4) / 20, np.arange(16.0)[::-1].reshape(4, 4) / 20
+    ds = model_dataset("mini-1.5-7B", pattern=control, noise=1e-6)
+    assert ds["query"].values.tolist() == ["first_generated", "last_prompt"]
+    ds["region_weight"].loc[{"query": "last_prompt"}] = own[None, :, :, None]
+    text = {"own": list_store(own), "other": list_store(control)}
+    found = emergence.by_choice(ds, text, {"mini-1.5-7B": "own"}).set_index(["measure", "query"])
+    assert list(found.index) == list(emergence.CHOICES)
+    expected = [1, -1, -1, -1]
+    assert found["own"].tolist() == pytest.approx(expected)
+    assert found["control"].tolist() == pytest.approx([-one for one in expected])
+    assert emergence.by_choice(ds.drop_vars("image_weight"), text, {"mini-1.5-7B": "own"}).shape[0] == 2
+    assert emergence.by_choice(ds, text, {}).empty
+
+
+def test_benchmarks_of_a_mean_change_are_drawn_by_themselves() -> None:
+    """Two benchmarks whose changes spread alike: the mean's interval is about √2 narrower than each one's."""
+    samples = [*questions(("plain",), 200, "pope"), *questions(("plain",), 200, "qbench")]
+    parts = []
+    for name, right in (("few", [0.0, 0.0]), ("many", [0.0, 1.0])):
+        part = model_dataset("mini-1.5-7B", samples=samples).assign_coords(model=[name])
+        part["correct"][:] = np.tile(right, 200)[None]
+        parts.append(part)
+    ds = xr.concat(parts, "model", data_vars="all", coords="minimal", compat="override")
+    told = kinship.mean_change(ds, [("few", "many")])
+    single = comparison.score_difference(ds, "few", "many", "pope")
+    assert single is not None and told["estimate"] == single["difference"] == 0.5
+    ratio = (single["upper"] - single["lower"]) / (told["upper"] - told["lower"])
+    assert ratio == pytest.approx(2**0.5, rel=0.1)
+    assert kinship.mean_change(ds, [("few", "many"), ("many", "few")])["estimate"] == 0
+    assert kinship.mean_change(ds, []) == {}
+
+
+def test_records_tell_scores_as_traces_count_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = {
+        "pooled": {"seen": {"accuracy": 0.4}},
+        "benchmarks": {
+            "looktwice": {"seen": {"accuracy": 0.5}}, "pope": {"seen": {"accuracy": 0.9}},
+            "mmbench": {"seen": {"accuracy": 0.6}, "figures": {"accuracy": 0.6, "circular": 0.3}},
+        },
+    }  # fmt: skip
+    monkeypatch.setattr(lineage, "training_record", lambda name: record if name == "m" else {})
+    assert lineage.recorded_scores("m") == {"looktwice": 0.4, "pope": 0.9, "mmbench": 0.3}
+    assert lineage.recorded_scores("unknown") == {}
+
+
+def test_a_model_of_its_own_shape_has_no_partner(ds: xr.Dataset) -> None:
+    own = comparison.of_task(ds, "looktwice")
+    assert kinship.without_partner(own) == {"mini-1.5-13B": "5 × 5"}
+    found = kinship.relations(own)
+    assert set(found["shape"]) == {"4 × 4"} and found["counted"].sum() == len(kinship.kin_pairs(found, own))

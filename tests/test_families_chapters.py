@@ -155,3 +155,17 @@ def test_the_notebook_runs_on_ones_own_model_pictures_and_questions(tmp_path: Pa
     assert space["mine"].box == (5, 5, 30, 20)
     assert space["ds"].sizes["sample"] == 3
     assert (tmp_path / "mine.json").is_file()
+
+
+def test_the_notebooks_table_may_hold_boxes_and_lack_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    cell = next("".join(cell["source"]) for cell in code_cells() if "read_csv" in "".join(cell["source"]))
+    monkeypatch.setattr(vh, "trace", lambda _model, samples, **_settings: samples)
+    space: dict[str, Any] = {"vh": vh, "loaded": None, "shipped": [], "table": str(tmp_path / "asked.csv")}
+    lines = ["image,question,box", '0.png,how many ?,"5, 5,30,20"', "1.png,how many ?,"]
+    (tmp_path / "asked.csv").write_text("\n".join(lines), encoding="utf-8")
+    run(cell.rpartition("\n")[0], space)  # the last line ranks
+    assert [sample.box for sample in space["ds"]] == [(5, 5, 30, 20), None]
+    assert [sample.answer for sample in space["ds"]] == ["", ""]
+    (tmp_path / "asked.csv").write_text('image,question,box\n0.png,how many ?,"5,5"', encoding="utf-8")
+    with pytest.raises(vh.BoxError, match="not four numbers"):
+        run(cell.rpartition("\n")[0], space)

@@ -20,7 +20,10 @@ from visualheads.errors import HeadError, ParameterError, StoreError
 from visualheads.models import load
 from visualheads.pages import protocols
 from visualheads.prose import causes as words
+from visualheads.prose import cells as across
 from visualheads.prose import rankings as ranked
+from visualheads.provenance import HASH_LENGTH
+from visualheads.reading import open_store
 from visualheads.schema import assert_valid
 
 NAME = "mini-1.5-7B"
@@ -39,6 +42,11 @@ def planted_sweep() -> xr.Dataset:
     )  # fmt: skip
 
 
+def identity(path: Path) -> dict[str, Any]:
+    """What a shipped store says it was made from."""
+    return json.loads(str(open_store(path)["provenance"].values[0]))["identity"]
+
+
 def shipped_sweep(ds: xr.Dataset, root: Path) -> Path:
     return shipped.ship(ds, NAME, "zero-all", ["looktwice"], "sweep-zero-all", root=root)
 
@@ -54,6 +62,14 @@ def test_what_is_shipped_holds_until_something_it_was_made_from_changes(
     np.testing.assert_array_equal(found["correct"], planted_sweep["correct"])
     np.testing.assert_array_equal(found["heads"], planted_sweep["heads"])
     assert path.read_bytes() == shipped_sweep(planted_sweep, tmp_path).read_bytes()
+    assert {"reference", "bias"}.isdisjoint(identity(path))
+    made = {"reference": "a1b2", "bias": 2.0, "checkpoint": "what it was called then"}
+    own = np.array([json.dumps({"identity": made, "circumstance": {}})], dtype=object)
+    path = shipped_sweep(planted_sweep.assign_coords(provenance=("model", own)), tmp_path)
+    assert shipped.why_outdated(path) == "" and identity(path)["checkpoint"] == NAME
+    assert (identity(path)["reference"], identity(path)["bias"]) == ("a1b2", 2.0)
+    several = planted_sweep.expand_dims(bias=[0.0, 2.0]).assign_coords(provenance=("model", own))
+    assert shipped._kept(several) == {"reference": "a1b2"}, "of several biases the identity tells one"
     astray = tmp_path / "mini-vip-7B" / path.name
     astray.parent.mkdir()
     astray.write_bytes(path.read_bytes())
@@ -146,7 +162,13 @@ def test_the_whole_protocol_is_run_resumed_shipped_and_repeated(
     assert list(shown.sweeps) == ["zero, all", "mean, all"] and shown.repeated is not None and shown.pictures == 4
     text = words.protocol(shown)
     assert "This is the full protocol" in text and "2 questions were computed again" in text
-    assert "the late heads of claim 5 on 3" in text and "24 random subsets" in text
+    assert "on the same 2 questions (plain-object;" in text and "24 random subsets" in text
+    assert "6 of them, the late heads of claim 5 and their random controls, were also judged on 1 further" in text
+    assert "mode `mean` is the first 2 of the questions on which heads were ranked" in text
+    assert "(image, text, last prompt and generated tokens)" in text
+    assert f"| mean | all positions | {shown.sweeps['mean, all'].sizes['set']} | " in text
+    assert "More than 0.05 logits, 0.02 nats (to either the 0.2 % are added" in text and "or 2 % of the answers" in text
+    assert len(identity(root / NAME / "mean-all.zarr.zip")["reference"]) == HASH_LENGTH
     table = causes.loss_table(shown.sweeps)
     assert table["estimate"].notna().all() and set(table["mode"]) == {"zero, all", "mean, all"}
     assert set(causes.released_share(table)["stage"]) == {"late", "all"}
@@ -201,7 +223,7 @@ def test_the_best_ranking_is_held_against_every_cell() -> None:
     best = cells.best_rankings(found[found["ranking"] != "someone"])
     assert set(best[best["mode"] == "zero, all"]["ranking"]) <= {"image_weight", "region_weight"}
     assert set(best[best["mode"] == "mean, all"]["ranking"]) == {"concentration"}
-    text = ranked.held(found, cells.best_rankings(found))
+    text = across.held(found, cells.best_rankings(found))
     assert "a single best ranking **holds" in text or "**does not hold**" in text
     spec = display.spec_of(charts.ranking_cells(found))
     assert "kinds of effect, for m" in spec["description"]
@@ -212,7 +234,7 @@ def test_the_best_ranking_is_held_against_every_cell() -> None:
     shared = shared.assign_coords(mode=("model", ["zero"]), positions=("model", ["all"]))
     many = cells.agreement_by_cell(traces, dict(reversed(sweeps.items())), shared, n_boot=10)
     assert set(many[many["effect"] == "many"]["mode"]) == {"zero, all"}, "shares are of the mode they were fitted in"
-    assert "no single heads" in ranked.held(found.iloc[:0], best.iloc[:0])
+    assert "no single heads" in across.held(found.iloc[:0], best.iloc[:0])
 
 
 def test_published_lists_join_the_models_they_are_of(tmp_path: Path) -> None:

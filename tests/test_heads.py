@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from visualheads import nulls
-from visualheads.agreement import agreement, spearman, split_half, stepped_up, top_k_overlap, without_layer_means
+from visualheads.agreement import (
+    agreement,
+    spearman,
+    split_half,
+    stepped_up,
+    top_chance,
+    top_k_overlap,
+    without_layer_means,
+)
 from visualheads.bootstrap import (
     bootstrap,
     bootstrap_difference,
@@ -534,6 +542,17 @@ def test_a_head_of_one_picture_takes_no_reliability_from_the_others():
     found = agreement(ds, by=["image_weight", "region_weight"], n_boot=50).isel(model=0)
     assert float(found.reliability[0]) == pytest.approx(whole, abs=0.1) and float(found.ceiling[0, 1]) > 0.5
     assert np.isfinite(found.top_k_overlap_interval).all()
+
+
+def test_tied_heads_share_the_last_places_by_lot():
+    """By hand: of two heads the first is placed, the second is one of three tied; or all four are tied."""
+    tied, clear, flat = [5.0, 1.0, 1.0, 1.0], [4.0, 3.0, 2.0, 1.0], [1.0] * 4
+    np.testing.assert_allclose(top_chance(np.array(tied), 2), [1, 1 / 3, 1 / 3, 1 / 3])
+    np.testing.assert_allclose(top_chance(np.array([3.0, np.nan, 1.0]), 3), [1, 0, 1])
+    found = top_k_overlap(np.array([tied, clear, flat]), 2)
+    assert found[0, 1] == pytest.approx((1 + 1 / 3) / 2) and found[1, 1] == 1
+    np.testing.assert_allclose(found[:, 2], 2 / 4, err_msg="a ranking that says nothing shares what chance shares")
+    assert found[0, 1] == top_k_overlap(np.array([tied, clear])[:, ::-1], 2)[0, 1], "the order of heads is no matter"
 
 
 def test_noise_has_no_reliability_and_chance_overlap():

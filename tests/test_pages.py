@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
+import multiprocessing.context
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import papermill.engines
 import pytest
 
+from children import launch
 from visualheads import kernels
 from visualheads.errors import KernelError, ParameterError
 from visualheads.pages import Page, clean, contents, engine, inputs, landing, parameters_of, plan, run_page, template
@@ -158,6 +164,38 @@ def test_warm_kernels_know_what_was_preloaded_and_nothing_of_each_other(
         run_page(a_page(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"), tmp_path)
     with pytest.raises(KernelError, match="broken"):
         run_page(a_page(tmp_path, "raise ValueError('broken')"), tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere kernels start cold")
+def test_a_warm_kernel_ends_with_the_process_that_asked_for_it(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=launch, args=(str(tmp_path),))
+    process.start()
+    pid = int(waited(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text()))
+    process.kill()
+    process.join()
+    waited(lambda: not Path(f"/proc/{pid}").exists() or Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z")
+
+
+def test_kernels_start_cold_where_none_can_be_forked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("AF_UNIX path too long")
+
+    factory = kernels.KernelProvisionerFactory.instance()
+    monkeypatch.setattr(factory, "default_provisioner_name", "local-provisioner")
+    kernels.use_warm_kernels()
+    monkeypatch.setattr(multiprocessing.context.ForkServerProcess, "start", refuse)
+    page = a_page(tmp_path, "import multiprocessing; print(multiprocessing.parent_process())")
+    run_page(page, tmp_path)
+    assert "None" in page.output.read_text()
+
+
+def waited(found: Callable[[], Any], seconds: float = 60) -> Any:
+    """What a condition gives once it holds."""
+    for _ in range(int(seconds / 0.1)):
+        if told := found():
+            return told
+        time.sleep(0.1)
+    raise AssertionError("waited in vain")
 
 
 @pytest.mark.parametrize(("seconds", "written"), [(engine.SAVE_EVERY, 2), (0.0, 2 + 2 * 4)])

@@ -48,7 +48,7 @@ def test_a_process_killed_while_it_was_idle_is_replaced(monkeypatch: pytest.Monk
     class Once:
         """Does one job, and is then found dead."""
 
-        def __init__(self, *_: object) -> None:
+        def __init__(self, *_: object, **_settings: object) -> None:
             self.dead = False
             made.append(self)
 

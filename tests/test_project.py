@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shutil
 import subprocess
 import tomllib
 from importlib.metadata import distributions, packages_distributions
@@ -55,6 +56,9 @@ PURE = (
     "confronted",
     "cells",
     "overlaps",
+    "profiles",
+    "chance",
+    "shape_pairs",
     "answered",
 )
 """Mathematics: torch, numpy and xarray, but no models."""
@@ -256,6 +260,23 @@ def test_the_makefile_has_the_targets():
     documented = set(re.findall(r"^([a-z-]+):.*## ", text, flags=re.MULTILINE))
     phony = set(re.findall(r"^\.PHONY:(.*)$", text, flags=re.MULTILINE)[0].split())
     assert documented == phony
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize(("target", "left"), [("clean", ["1.5-7B"]), ("clean-all", [])])
+def test_make_clean_keeps_the_traces_of_real_models(tmp_path: Path, target: str, left: list[str]):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    results = tmp_path / "data" / "results"
+    for name in ("1.5-7B", "mini-1.5-7B", "mini-llama-3-8B-text-untrained", "cost"):
+        (results / name / "looktwice.zarr").mkdir(parents=True)
+    (results / "traced.json").write_text("{}", encoding="utf-8")
+    for name in ("book/_build", "book/models", "book/results", ".venv", "data/full/mini-1.5-7B"):
+        (tmp_path / name).mkdir(parents=True)
+    subprocess.run(["make", target], cwd=tmp_path, check=True, capture_output=True)
+    assert sorted(path.name for path in results.glob("*")) == left
+    assert not any((tmp_path / "book").iterdir())
+    assert (tmp_path / "data" / "full" / "mini-1.5-7B").is_dir()
+    assert (tmp_path / ".venv").is_dir() == (target == "clean")
 
 
 def test_continuous_integration_runs_what_a_person_types():

@@ -18,9 +18,11 @@ from planted import swept
 from synthetic_models import model_dataset, questions
 from visualheads import causes, cells, comparison, prose, sink_finding, titles
 from visualheads.pages.comparisons import COMPARISONS
-from visualheads.prose import across, benchmarks, emergence, heads, kinship, rankings, scale, sinks, steering, training
+from visualheads.prose import across, benchmarks, emergence, heads, kinship, scale, sinks, steering, training
 from visualheads.prose import causes as removed
+from visualheads.prose import cells as across_cells
 from visualheads.prose import comparison as common
+from visualheads.tasks.prompts import RECTANGLE
 
 
 def above(count: int, total: int = 4) -> xr.Dataset:
@@ -127,8 +129,10 @@ def test_few_wrong_answers_are_not_compared() -> None:
 def losses(upper: float) -> pd.DataFrame:
     bounds = {"estimate": 0.0, "lower": -0.03, "upper": upper, "set_lowest": -0.01, "set_highest": 0.25}
     same = {"model": "mini-a", "mode": "zero, after_image", "stage": "late", "measure": "accuracy", "count": 6}
+    beyond = {"excess": 0.008, "excess_lower": -0.0003, "excess_upper": 0.015}
+    none: dict[str, float] = {name: np.nan for name in causes.EXCESS}
     return pd.DataFrame([
-        {**same, "order": order, "sets": sets, "samples": n, **bounds}
+        {**same, "order": order, "sets": sets, "samples": n, **bounds, **(beyond if order == "top" else none)}
         for order, sets, n in (("top", 1, 400), ("random", 5, 400), ("bottom", 1, 64))
     ])  # fmt: skip
 
@@ -142,7 +146,14 @@ def test_numbers_and_verdicts_of_removals_agree(upper: float, shown: str, verdic
     [line] = [line for line in told.splitlines() if line.startswith("| <code>")]
     assert "| zero, after the image | 6 | 400, 400, 64 |" in line and "| -1.0 to 25.0 |" in line
     assert shown in line.split("|")[5] and line.endswith(f"| {verdict} |")
-    assert "**in miniature**" in told and "the mean over 5 draws" in told
+    assert "**in miniature**" in told and "the mean over 5 draws of other heads of the same layers" in told
+    assert line.split("|")[8] == " 0.80 (-0.03 to 1.50) ", "as many digits as tell the side of 0"
+    assert "lies above 0 (none of 1 row)" in told and "below 0 (none)" in told
+    assert "A small loss by itself is no evidence" in told
+    surely = losses(upper).assign(excess_lower=[0.004, np.nan, np.nan])
+    assert "lies above 0 (1 of 1 row)" in removed.removals(surely)
+    alone = losses(upper).assign(**dict.fromkeys(causes.EXCESS, np.nan))
+    assert "small loss" not in removed.removals(alone) and "| – | " in removed.removals(alone)
 
 
 def test_the_table_of_losses_tells_questions_and_the_spread_of_draws() -> None:
@@ -157,41 +168,43 @@ def test_the_table_of_losses_tells_questions_and_the_spread_of_draws() -> None:
 def test_a_best_ranking_is_weighed_by_its_strength_and_by_benchmark() -> None:
     rows = [
         {"mode": "zero, all", "task": task, "effect": "margin", "model": "mini-a", "ranking": name, "spearman": rho,
-         "lower": rho - 0.05, "upper": rho + 0.05, "ceiling": 0.8}
+         "lower": rho - 0.05, "upper": rho + 0.05, "ceiling": 0.8, "within": 0.25 * rho}
         for task, told in {"looktwice": (0.3, 0.1), "pope": (0.08, 0.1)}.items()
         for name, rho in zip(("image_weight", "weight_concentration"), told, strict=True)
     ]  # fmt: skip
     table = pd.DataFrame(rows)
-    told = rankings.held(table, cells.best_rankings(table))
+    told = across_cells.held(table, cells.best_rankings(table))
     assert "*image weight* has the highest mean ρ, +0.19, where noise leaves room for 0.80: **a weak relation**" in told
+    assert "depth alone makes no agreement, its mean ρ is +0.05: most of its lead is in which layers it names" in told
     assert "weight × concentration has a higher one on POPE: a single best ranking **does not hold**" in told
     useless = table.assign(spearman=table["spearman"].where(table["task"] == "looktwice", [-0.1, -0.2] * 2))
-    told_of = rankings.held(useless, cells.best_rankings(useless))
+    told_of = across_cells.held(useless, cells.best_rankings(useless))
     assert "**holds** on all benchmarks, but on 1 of 2 the best has no relation at all." in told_of
     assert "In 1 of the cells the lower bound of the best one's 95 % interval" in told, (
         "on POPE 0.1 − 0.05 is not above 0.08"
     )
     strong = table.assign(spearman=table["spearman"] + 0.4)
-    told_strong = rankings.held(strong, cells.best_rankings(strong))
+    told_strong = across_cells.held(strong, cells.best_rankings(strong))
     assert "+0.59, where noise leaves room for 0.80: **a moderate relation** (74 % of that room)" in told_strong
     near = table.assign(spearman=0.8)
-    assert "**a strong relation** (100 % of that room)" in rankings.held(near, cells.best_rankings(near))
+    assert "**a strong relation** (100 % of that room)" in across_cells.held(near, cells.best_rankings(near))
 
 
 def test_a_best_ranking_is_told_as_chosen_and_on_how_many_models_it_rests() -> None:
     rho = {"a": {"looktwice": (0.5, 0.1), "pope": (0.4, 0.1)}, "b": {"looktwice": (0.5, 0.1), "pope": (0.1, 0.2)}}
     table = pd.DataFrame([
         {"mode": "zero, all", "task": task, "effect": "margin", "model": model, "ranking": name, "spearman": value,
-         "lower": value - 0.05, "upper": value + 0.05, "ceiling": 0.8}
+         "lower": value - 0.05, "upper": value + 0.05, "ceiling": 0.8, "within": 1 - value}
         for model, tasks in rho.items() for task, told in tasks.items()
         for name, value in zip(("gaze", "detection"), told, strict=True)
     ])  # fmt: skip
-    told = rankings.held(table, cells.best_rankings(table))
+    told = across_cells.held(table, cells.best_rankings(table))
     assert "It was picked as the best of 2, which flatters its value." in told
+    assert "its mean ρ is +0.62 and *detection* has the highest (+0.88). " in told
     assert "**holds** on all benchmarks. This compares means over 2 models, without an interval" in told
     assert "it is the best on every benchmark in 1 of them taken alone." in told, "in b detection is, on POPE"
     one = table[table["model"] == "a"]
-    assert "There is one model, and no interval stands behind this." in rankings.held(one, cells.best_rankings(one))
+    assert "There is one model, and no interval stands behind this." in across_cells.held(one, cells.best_rankings(one))
 
 
 @pytest.mark.parametrize(
@@ -260,14 +273,14 @@ def test_untrained_heads_are_told_by_their_spread() -> None:
 def test_what_marked_patches_cannot_bound_is_said() -> None:
     ds = xr.Dataset(coords={"sample": range(4), "definition": ("model", [sink_finding.BY_ATTENTION])})
     told = sinks.protocol({"sinks": {"mini-a": ds}})
-    assert "the most that patches which all heads favour could explain; a sink of one head alone" in told
+    assert "what they explain is no bound on what sinks do" in told and "could explain" not in told
     assert "no sink does" not in told + str(sink_finding.__doc__)
 
 
 def test_pooled_intervals_are_told_as_too_narrow() -> None:
     entry = {"seen": {"accuracy": 0.5, "low": 0.4, "high": 0.6, "n": 20}}
     told = training.scores({"mini-a": {"benchmarks": {"looktwice": entry}}})
-    assert "These intervals take prompts as independent." in told and "they are too narrow" in told
+    assert "Wilson's, which take prompts as independent" in told and "they are too narrow" in told
     assert "one prompt a scene" in told
 
 
@@ -285,9 +298,57 @@ def test_miniatures_are_named_where_they_are() -> None:
 def test_further_trainings_are_counted_in_pairs() -> None:
     pairs = pd.DataFrame({
         "relation": ["same language model"] * 2, "group": ["mini-1.5-7B"] * 2, "correlation": [0.5, 0.7],
-        "other": ["mini-1.5-7B-seed1", "mini-vip-7B"], "within_layers": [0.5, 0.5],
+        "other": ["mini-1.5-7B-seed1", "mini-vip-7B"], "within_layers": [0.5, 0.5], "shape": ["8 × 8"] * 2,
+        "counted": [False, True],
     })  # fmt: skip
-    assert "| same language model | 2 | 1 | 0.60 |" in kinship.families(pairs, None)
+    assert "| same language model | 8 × 8 | 2 | 1 | 1 | 0.60 |" in kinship.families(pairs, None)
+
+
+def test_shapes_are_told_apart_and_models_without_a_partner_named() -> None:
+    pairs = pd.DataFrame({
+        "relation": ["same language model"] * 2, "group": ["mini-1.5-7B", "mini-1.5-13B"], "correlation": [0.5, 0.9],
+        "other": ["mini-vip-7B", "mini-vip-13B"], "within_layers": [0.5, 0.5], "shape": ["8 × 8", "10 × 10"],
+        "counted": [True, False],
+    })  # fmt: skip
+    told = kinship.families(pairs, None, {"big": "40 × 40"})
+    assert "| 8 × 8 | 1 | 0 | 1 | 0.50 |" in told and "| 10 × 10 | 1 | 0 | 0 | 0.90 |" in told
+    assert "<code>big</code> (40 × 40)" in told and "In no pair" not in kinship.families(pairs, None, {})
+
+
+def test_changes_over_all_items_stand_beside_those_of_the_traced_questions() -> None:
+    bounds = {"mean_estimate": 0.015, "mean_lower": -0.01, "mean_upper": 0.04}
+    heads = {"image_weight": 0.1, "image_log_odds": 0.1, "focus_nats": 0.1, "tokens_one": 64.0, "tokens_other": 143.0}
+    found = pd.DataFrame({
+        "pair": "a → b", "one": "a", "other": "b", "task": ["looktwice", "pope"], "difference": [0.05, -0.02],
+        "lower": [0.01, -0.04], "upper": [0.09, 0.01], "whole": [-0.05, -0.01], **bounds, **heads,
+        "pictures_one": np.nan, "pictures_other": np.nan,
+    })  # fmt: skip
+    told = scale.changes(found, "")
+    assert "| 64 → 143 | +1.5 (-1.0 to 4.0) | 1 up, 0 down of 2 | -3.0 |" in told
+    assert (
+        "other sign in 1 of 2 cases" in told and "questions in 1: a → b on LookTwice&#45;QA (+5.0, 1.0 to 9.0" in told
+    )
+    assert "**The mean has the other sign over all items** for a → b (+1.5 and -3.0)" in told
+    unknown = scale.changes(found.assign(whole=np.nan), "")
+    assert "1 up, 0 down of 2 | – |" in unknown and "Over all items" not in unknown
+
+
+def test_a_tuning_on_less_data_has_its_parents_tower(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scale, "training_record", lambda name: {"parent": "whole"} if name == "part" else {})
+    monkeypatch.setattr(
+        scale, "checkpoint_config", lambda name: {"vision_feature_layer": -2} if name == "whole" else {}
+    )
+    assert scale._features("part") == scale._features("whole") == "layer -2" and scale._features("else") == "–"
+
+
+def test_other_measures_and_rows_stand_beside_that_of_the_claim() -> None:
+    found = pd.DataFrame({
+        "model": "m", "measure": ["region_weight", "image_weight"], "query": ["last_prompt", "first_generated"],
+        "own": [0.5, 0.1], "control": [0.2, np.nan],
+    })  # fmt: skip
+    told = emergence.choices(found)
+    assert "| model | region weight, last prompt row | image weight, first generated row |" in told
+    assert "| <code>m</code> | 0.50 (0.20) | 0.10 |" in told and emergence.choices(found.head(0)) == ""
 
 
 def test_recipes_are_told_with_all_that_differs() -> None:
@@ -318,7 +379,7 @@ def test_the_last_moment_is_not_compared_with_itself(rho: list[float], words: st
 
 
 def test_statistics_say_how_many_models_a_test_takes() -> None:
-    columns = {"statistic": list(comparison.STATISTICS), "rho": 0.5, "p_value": np.nan, "tasks": 1}
+    columns = {"statistic": list(comparison.STATISTICS), "rho": 0.5, "p_value": np.nan, "tasks": 2}
     few = across.statistics(pd.DataFrame({**columns, "models": 3}), pd.DataFrame())
     assert "Not shown yet" in few and "+0.50" not in few
     assert "5 % takes 4 models, and 0.62 %, the level that stands against 8 statistics tried, 6" in few
@@ -344,7 +405,8 @@ def test_rare_kinds_of_questions_and_limits_are_told_as_such() -> None:
         {"what": "mmbench blind", "wanted": 0.34, "found": 0.36, "reached": False, "why": "mmbench is small"},
     ]}}  # fmt: skip
     told = training.accuracies(records)
-    assert "| count, named kind 90; any, with options 80 |" in told and "256 fresh" in told
+    assert "| colour 0; count, other wording 100; count, named kind 90; any, with options 80 |" in told
+    assert "256 fresh" in told
     asked = training.targets(records)
     assert "POPE, lower 95 % limit, %" in asked and "MMBench, white pictures, upper 95 % limit, %" in asked
     assert "1 of 2 figures asked for is reached" in asked and "MMBench is small" in asked
@@ -364,6 +426,33 @@ def test_answer_formats_are_told_in_whole_sentences() -> None:
     assert several.startswith("Answered in free form, accuracy runs from ") and "with 10 questions each." in several
     one = prose.condition_scores(model_dataset(samples=questions(("plain",), 10)))
     assert re.match(r"Answered in free form, [\d.]+ % of 10 questions are right\.$", one)
+
+
+def test_conditions_are_told_per_answer_format() -> None:
+    row = {"model": "m", "kind": "drawing the box", "group": "plain-object", "other": "visual-object"}
+    pairs = pd.DataFrame([
+        {**row, "format": "free", "shortfall": 0.2, "lower": 0.1, "upper": 0.3, "verdict": "different"},
+        {**row, "format": "letters", "shortfall": 0.01, "lower": 0.0, "upper": 0.02, "verdict": "alike"},
+    ])  # fmt: skip
+    free, letters = common.condition_kinds(pairs).split("\n\n")
+    assert free.startswith("*Answered in free form.* For **drawing the box** (1 pair), 0 are alike, 1 differs")
+    assert letters.startswith("*Answered with one of the letters A–D.*") and "1 is alike" in letters
+    assert "0.200" in free and "0.010" in letters
+    assert RECTANGLE.strip() in common.SHORTFALL
+
+
+def test_a_models_conditions_are_told_per_answer_format() -> None:
+    free = model_dataset(samples=questions(("plain-object", "visual-object"), 10))
+    n = free.sizes["sample"]
+    letters = free.assign_coords(format=("sample", ["letters"] * n), sample=[f"l{i}" for i in range(n)])
+    both = xr.concat([free, letters], "sample", data_vars="minimal", coords="minimal", compat="override")
+    assert prose.condition_agreement(letters).startswith("Drawing the box")
+    assert "free" not in prose.condition_agreement(letters)
+    told = prose.condition_agreement(both)
+    assert re.search(r"in free form with ρ = [\d.]+, .*, and with letters with ρ = [\d.]+", told)
+    assert "In free form the prompt with the box also says" in told
+    [box] = [one for one in prose.findings(both) if one["claim"].startswith("Drawing the box")]
+    assert re.search(r"with [\d.]+ in free form and [\d.]+ with letters$", box["finding"])
 
 
 def test_identifiers_have_words() -> None:

@@ -110,9 +110,24 @@ def test_the_criterion_that_fails_is_named() -> None:
         return sink_words.dimensions({"m": xr.Dataset({"sink_dimensions": ("model", [known])})}, pd.DataFrame(rows))
 
     assert "| 1.70 (dimension 7, image tokens) | 0.60 (dimension 7, image tokens) |" in told(1.7, 0.6)
-    assert "exceeds τ" in told(1.7, 0.6) and "60 % of that at most" in told(1.7, 0.6)
-    assert "both are exceeded with pictures" in told(1.7, 1.2) and "both are" not in told(1.7, 1.2, known="7")
-    assert "exceeds τ" not in told(0.7, 0.6) and "exceeds τ" not in told(1.7, 1.2, known="7")
+    assert "the lesser is 0.60 at most" in told(1.7, 0.6) and "the lesser is 0.60 at most" in told(0.7, 0.6)
+    assert "exceeds each of the two" in told(1.7, 1.2) and "one and the same token was not kept" in told(1.7, 1.2)
+    assert "the lesser" not in told(1.7, 1.2) and "comes with the picture" not in told(1.7, 1.2)
+    for known in ((1.7, 1.2), (1.7, 0.6)):
+        assert "exceeds each" not in told(*known, known="7") and "the lesser" not in told(*known, known="7")
+
+
+def test_two_highest_values_of_different_places_are_not_taken_for_one() -> None:
+    """Both criteria are exceeded, but by no dimension at one layer's input: no token can meet both."""
+    highest = {(0, 7): (1.7, 0.4), (1, 7): (0.3, 1.5), (0, 8): (0.5, 1.9), (1, 8): (0.9, 0.8)}
+    rows = [
+        {"model": "m", "part": "image tokens", "layer": layer, "dimension": dimension, "measure": measure, "value": one}
+        for (layer, dimension), values in highest.items()
+        for measure, one in zip(("strength", "times the median"), values, strict=True)
+    ]
+    told = sink_words.dimensions({"m": xr.Dataset({"sink_dimensions": ("model", [""])})}, pd.DataFrame(rows))
+    assert "| 1.70 (dimension 7, image tokens) | 1.90 (dimension 8, image tokens) |" in told
+    assert "the lesser is 0.80 at most" in told and "exceeds each" not in told
 
 
 def test_the_background_that_draws_most_stands_for_sinks() -> None:
@@ -140,6 +155,9 @@ def test_the_background_that_draws_most_stands_for_sinks() -> None:
     )
     table = sink_tables.removal_table({"m": removed})
     assert set(table["tokens"]) == set(sink_tables.TOKENS.values()) and len(table) == 2 * 2 * 2 * 3
+    assert set(table["positions"]) == {size.positions}
+    said = sink_words.removal(table)
+    assert "Heads were changed at these positions: after the image." in said and "of 4 comparisons" in said
     none = found.assign(sink=found["sink"] & False)
     empty = sink_study.removal(model, asked, none, sink_model_traces(model), size)
     assert empty.sizes["sample"] == 0 and sink_tables.removal_table({"m": empty}).empty
@@ -174,7 +192,8 @@ def steered_dataset(gain: float) -> xr.Dataset:
         },
         {**coords, "model": ["m"], "bias": [4.0], "sample": [str(i) for i in range(12)],
          "image_id": ("sample", [str(i) for i in range(12)]),
-         "condition": ("sample", np.array(["name, nothing marked"] * 12, dtype=object))},
+         "condition": ("sample", np.array(["name, nothing marked"] * 12, dtype=object)),
+         "positions": ("model", ["after_image"])},
     )  # fmt: skip
 
 
@@ -189,6 +208,65 @@ def test_a_planted_move_is_found_beyond_random_heads() -> None:
     assert top[0.0] == 0 and top[4.0] == pytest.approx(0.5)
     chart = display.spec_of(charts.steered_answers(table))
     assert "top 1: +0.75" in chart["description"]
+
+
+def boosted_dataset() -> xr.Dataset:
+    """Forty pictures, the first 20 right unchanged; biases −2, −1, 1, 2.
+
+    top      −2: the 20 right ones fall; −1: 10 of them do; 1: nothing; 2: 10 of the wrong ones rise
+    random   −2 and −1: nothing; 1: half of the two sets loses 4 answers; 2: both lose all 20
+    all      wrong at every strength
+    Margins change as much as answers.
+    """
+    clean = np.repeat([1.0, 0.0], 20)
+    kept, none = clean.copy(), np.zeros(40)
+    half, risen, four = clean.copy(), clean.copy(), clean.copy()
+    half[:10], risen[20:30], four[:4] = 0, 1, 0
+    answers = [[none, kept, kept, none], [half, kept, kept, none], [kept, four, kept, none], [risen, none, none, none]]
+    names = [str(index) for index in range(40)]
+    values = np.array(answers)[None]
+    return xr.Dataset(
+        {
+            "correct": (("model", "bias", "set", "sample"), values),
+            "margin": (("model", "bias", "set", "sample"), 3 * values),
+            "clean_correct": (("model", "sample"), clean[None]),
+            "clean_margin": (("model", "sample"), 3 * clean[None]),
+        },
+        {"model": ["m"], "bias": [-2.0, -1.0, 1.0, 2.0], "sample": names, "image_id": ("sample", names),
+         "order": ("set", ["top", "random", "random", "all"]), "count": ("set", [2, 2, 2, 12]),
+         "positions": ("model", ["after_image"])},
+    )  # fmt: skip
+
+
+def test_rises_and_falls_are_of_paired_changes() -> None:
+    table = steering_tables.boost_table({"m": boosted_dataset()})
+    assert table.columns.tolist() == list(steering_tables.BOOST_COLUMNS)
+    own = table[table["measure"] == "accuracy"].set_index(["order", "bias"])
+    change = {kind: [own.loc[(kind, bias), "change"] for bias in (-2, -1, 1, 2)] for kind in ("top", "random", "all")}
+    assert change["top"] == pytest.approx([-0.5, -0.25, 0, 0.25])
+    assert change["random"] == pytest.approx([0, 0, -0.05, -0.5]) and change["all"] == pytest.approx([-0.5] * 4)
+    assert own.loc[("top", 1), "excess"] == pytest.approx(0.05)
+    assert own.loc[("top", 2), "excess"] == pytest.approx(0.75) and np.isnan(own.loc[("random", 2), "excess"])
+    assert np.isnan(own.loc[("top", 0), "change"]) and own.loc[("top", 0), "estimate"] == 0.5
+    risen, unchanged = own.loc[("top", 2)], own.loc[("top", 0)]
+    assert risen["lower"] < unchanged["upper"], "two unpaired intervals overlap"
+    assert risen["change_lower"] > 0, "the same pictures answered twice do not"
+    told = words.strengths(table)
+    assert "| top heads with none | negative | 2 | 0 | 2 | 0 | 2 |" in told
+    assert "| random heads with none | negative | 2 | 0 | 0 | 0 | 0 |" in told
+    assert "| top heads with random ones | negative | 2 | 0 | 2 | 0 | 2 |" in told
+    assert "| top heads with none | positive | 2 | 1 | 0 | 1 | 0 |" in told
+    assert "| all heads with none | positive | 2 | 0 | 2 | 0 | 2 |" in told
+    assert "2 negative ones (-2, -1) and 2 positive ones (1, 2)" in told and "mean of 2 sets" in told
+    assert "with the top heads in 1 and 0 of 2" in told and "these positions: after the image" in told
+    assert "| top 2 |" in told and "| +2 |" in told
+    assert "| random 2 | 50 % (35 to 65) | 50 % (35 to 65) | 0.0 %" in told and told.count("0 (unchanged)") == 2
+
+
+def test_objects_are_counted_once_however_often_they_are_asked_about() -> None:
+    names = ["count: a→car", "count: a→dog", "name: a→car", "count: b→car"]
+    ds = xr.Dataset(coords={"sample": names, "image_id": ("sample", ["1", "1", "1", "2"])})
+    assert steering_tables.objects_steered(ds) == 3
 
 
 def test_nothing_run_is_said_in_words() -> None:
@@ -223,7 +301,7 @@ def test_what_is_kept_is_used_until_its_identity_changes(tmp_path: Path) -> None
         keeping.kept(tmp_path / "x.nc", "x", {}, make)
 
 
-def test_claim_nine_is_judged_without_sink_dimensions_too() -> None:
+def test_claim_nine_needs_sink_dimensions() -> None:
     values = pattern(3)
     traces = world({"m": Planted(concentration=values)})
     without = traces.assign(concentration_no_sink=traces["concentration_no_sink"] * np.nan)
@@ -233,8 +311,11 @@ def test_claim_nine_is_judged_without_sink_dimensions_too() -> None:
         definition=("model", np.array([sink_finding.BY_ATTENTION], dtype=object))
     )
     [verdict] = claims.judge(claims.Evidence(traces=without, sinks={"m": own}), [9])
+    assert verdict.finding.verdict == claims.NOT_TESTABLE
+    massive = own.assign_coords(definition=("model", np.array([sink_finding.MASSIVE], dtype=object)))
+    [verdict] = claims.judge(claims.Evidence(traces=without, sinks={"m": massive}), [9])
     assert verdict.finding.verdict == claims.CONTRADICTED and abs(verdict.finding.estimate) < 0.01
-    assert verdict.finding.table["sinks"].tolist() == [sink_finding.BY_ATTENTION]
+    assert verdict.finding.table["sinks"].tolist() == [sink_finding.MASSIVE]
 
 
 SMALL = {

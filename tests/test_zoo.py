@@ -267,13 +267,15 @@ def test_the_chapter_tells_what_is_reached_and_why_not():
         {"what": "plain-object/free", "wanted": 0.8, "found": 0.9, "reached": True},
         {"what": "pope blind", "wanted": 0.5, "found": 0.61, "reached": False},
     ]
-    records = {"mini-1.5-7B": {"targets": wanted, "note": "It guesses"}, "mini-x": {"targets": wanted[:1]}}
+    short = {"targets": wanted, "data_share": 0.25}
+    records = {"mini-1.5-7B": {"targets": wanted}, "mini-x": {"targets": wanted[:1]}, "mini-x-quarter": short}
     told = chapter.targets(records)
     assert "| <code>mini&#45;1.5&#45;7B</code> | 90 | **61** (not < 50) |" in told
-    assert "It guesses." in told and "mini&#45;x</code>: its card" not in told
+    assert "POPE, white pictures, upper 95 % limit – 11.0 points above its limit." in told
+    assert "mini&#45;x</code>: " not in told and "quarter" not in told, "nothing is asked of short tunings"
     assert "2 of 3 figures" in told
     noisy = {"mini-x": {"targets": [{**wanted[1], "why": "Few prompts"}]}}
-    assert "mini&#45;x</code>: Few prompts." in chapter.targets(noisy)
+    assert "11.0 points above its limit (Few prompts)." in chapter.targets(noisy)
     assert "Trained so far: 1 of the 9" in chapter.trained(records)
     for words in (chapter.trained({}), chapter.costs({}), chapter.accuracies({}), chapter.targets({})):
         assert "Not shown yet" in words

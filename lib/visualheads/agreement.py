@@ -11,7 +11,7 @@ from scipy import stats
 
 from visualheads.bootstrap import LEVEL, N_BOOT, PictureSums, half_weights, interval, picture_sums, picture_weights
 from visualheads.errors import ParameterError, got
-from visualheads.rankings import HEAD_DIMS, K, head_count, rankings, sample_scores, top_heads
+from visualheads.rankings import HEAD_DIMS, K, head_count, rankings, sample_scores
 
 N_SPLITS = 50
 """Random halves of the pictures over which the split-half reliability is averaged."""
@@ -33,7 +33,7 @@ def agreement(
 
     spearman               rank correlation over the heads, [−1, 1]
     spearman_within_layer  the same after removing each layer's mean score, so that depth alone makes no agreement
-    top_k_overlap          share of the k best heads that both rankings name, [0, 1]
+    top_k_overlap          share of the k best heads that both rankings name, [0, 1]; ties broken by lot, on average
     chance                 (model) what two unrelated rankings would share: k / number of heads
     reliability            (model, ranking) split-half Spearman over pictures, corrected to full length (Spearman–Brown)
     top_k_reliability      (model, ranking) mean top-k overlap of the two halves
@@ -100,10 +100,21 @@ def without_layer_means(scores: NDArray[np.floating], layer: NDArray[np.integer]
 
 
 def top_k_overlap(scores: NDArray[np.floating], k: int) -> NDArray[np.float64]:
-    """Return the shared part [0, 1] of the k best heads (…, ranking, ranking) for scores (…, ranking, head)."""
-    flat = scores.reshape(-1, scores.shape[-1])
-    top = top_heads(flat.T, k).T.reshape(scores.shape).astype(np.float64)
+    """Return the shared part [0, 1] of the k best heads (…, ranking, ranking) for scores (…, ranking, head).
+
+    Where heads are tied at the k-th place, the mean over all ways to choose among them, in each ranking by itself.
+    """
+    top = top_chance(scores, k)
     return top @ np.swapaxes(top, -1, -2) / k
+
+
+def top_chance(scores: NDArray[np.floating], k: int) -> NDArray[np.float64]:
+    """Return the probability [0, 1] of each head (…, head) to be among the k best when ties are broken by lot."""
+    values = np.where(np.isfinite(scores), scores, -np.inf)
+    last = np.sort(values, axis=-1)[..., -min(k, values.shape[-1]), None]
+    above, tied = values > last, (values == last) & np.isfinite(values)
+    places = k - above.sum(axis=-1, keepdims=True)
+    return above + tied * np.minimum(1.0, places / np.maximum(tied.sum(axis=-1, keepdims=True), 1))
 
 
 def _shared(replicates: NDArray[np.floating], k: int) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from visualheads.bootstrap import LEVEL, half_weights
 from visualheads.errors import ParameterError, got
 from visualheads.patterns import FEWEST, Patterns, between, collected, drawn_halves, labels_of
-from visualheads.rankings import sample_scores
+from visualheads.rankings import real_samples, sample_scores
 
 QUERY = "first_generated"
 N_SPLITS = 20
@@ -50,7 +50,7 @@ def group_agreement(
     samples             (model, group) samples that counted
 
     `by` names one or several coordinates along `sample`; controls never count. NaN where a model lacks a group, fewer
-    than three heads have values, or there are fewer than three pictures. Source: ours (METHOD claim 4 and 14).
+    than three heads have values, or there are fewer than three pictures. Source: ours (claims 4 and 14).
     """
     values = sample_scores(_with_model(ds), measure, query=_query(ds, query))
     labels = labels_of(values, by)
@@ -62,6 +62,32 @@ def group_agreement(
         parts.append(_compared(found, n_splits, n_boot, level, seed))
     joined: xr.Dataset = xr.concat(parts, dim="model")  # pyright: ignore[reportAssignmentType]
     return joined.assign_coords(model=values["model"].values)
+
+
+def format_agreement(
+    ds: xr.Dataset,
+    by: str | Sequence[str] = "condition",
+    measure: str = "image_weight",
+    *,
+    query: str | None = QUERY,
+    n_boot: int = N_BOOT,
+) -> xr.Dataset:
+    """Return `group_agreement` within each answer format by itself: dims (format, model, group, other).
+
+    Formats are never pooled: what is alike in one and differs in the other would come out as something in between.
+    NaN where a model was not asked in a format, or a format lacks a group.
+    """
+    own = real_samples(ds)
+    asked, groups = labels_of(own, "format"), list(dict.fromkeys(labels_of(own, by)))
+    forms = list(dict.fromkeys(asked))
+    parts = [
+        group_agreement(own.isel(sample=np.flatnonzero(asked == form)), by, measure, query=query, n_boot=n_boot)
+        for form in forms
+    ]
+    joined: xr.Dataset = xr.concat(  # pyright: ignore[reportAssignmentType]
+        [part.reindex(group=groups, other=groups) for part in parts], dim="format"
+    )
+    return joined.assign_coords(format=forms)
 
 
 def model_agreement(
@@ -155,6 +181,17 @@ def model_pairs(
             found.insert(1, "kind", kind)
             found.insert(2, "pair", found["group"] + " – " + found["other"])
             parts.append(found)
+    filled = [part for part in parts if len(part)]
+    return pd.concat(filled, ignore_index=True) if filled else parts[0]
+
+
+def format_pairs(
+    told: xr.Dataset, kinds: Mapping[str, Sequence[tuple[str, str]]] | None = None, margin: float = MARGIN
+) -> pd.DataFrame:
+    """`model_pairs` of every format of a `format_agreement`, with the column format in front."""
+    parts = [model_pairs(told.sel(format=form), kinds, margin) for form in told["format"].values]
+    for form, part in zip(told["format"].values, parts, strict=True):
+        part.insert(0, "format", str(form))
     filled = [part for part in parts if len(part)]
     return pd.concat(filled, ignore_index=True) if filled else parts[0]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from visualheads.bootstrap import LEVEL, N_BOOT, bootstrap, interval, picture_sums, picture_weights
 
 Bound = NDArray[np.float64]
+Seen = NDArray[np.bool_]
 
 
 def share_right(correct: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0) -> dict[str, float]:
@@ -27,7 +28,8 @@ def shares(values: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, see
     Where all are right, every draw of pictures is alike, and where nearly all are, nearly: no lower bound is above
     1 − `never_seen`, no upper one below `never_seen`.
     """
-    return _widened(bootstrap(values, n_boot, level, seed), share_bounds, never_seen(_pictures(values), level))
+    bounds, unseen = bootstrap(values, n_boot, level, seed), never_seen(_pictures(values), level)
+    return _with(bounds, *share_bounds(*_both(bounds), unseen))
 
 
 def share_gained(
@@ -47,10 +49,11 @@ def changed(values: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, se
 def changes(values: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0) -> xr.DataArray:
     """Mean changes of answers, or of shares of them, in [−1, 1], with an interval over pictures: (…, bound).
 
-    Where the interval holds 0, it holds plus and minus `never_seen` too: how often answers may change unseen. Where all
-    change alike, as in `shares`. NaN is left out.
+    Where the interval holds 0 and no picture went one way, it holds `never_seen` that way too: how often answers may
+    change so unseen. Where all change alike, as in `shares`. NaN is left out.
     """
-    return _widened(bootstrap(values, n_boot, level, seed), change_bounds, never_seen(_pictures(values), level))
+    bounds, unseen = bootstrap(values, n_boot, level, seed), never_seen(_pictures(values), level)
+    return _with(bounds, *change_bounds(*_both(bounds), unseen, *_ways(values)))
 
 
 def mean_share(
@@ -62,7 +65,6 @@ def mean_share(
     wider by what each part may hide, as in `shares` or, of differences, `changes`: one part alone has their bounds.
     `lowest`: of a share, 0; of differences less.
     """
-    rule = share_bounds if lowest == 0 else change_bounds
     estimates, replicates, hidden = [], [], np.zeros(2)
     for place, part in enumerate(parts):
         sums = picture_sums(part)
@@ -70,7 +72,8 @@ def mean_share(
         estimates.append(float(sums.means(np.ones((1, n)))[0, 0]))
         replicates.append(sums.means(picture_weights(n, n_boot, seed + place))[0])
         low, high = interval(replicates[-1], level)
-        least, most = rule(low, high, never_seen(_pictures(part), level))
+        unseen = never_seen(_pictures(part), level)
+        least, most = share_bounds(low, high, unseen) if lowest == 0 else change_bounds(low, high, unseen, *_ways(part))
         hidden += np.array([low - least, most - high]) / len(parts)
     (lower,), (upper,) = interval(np.mean(replicates, axis=0)[None], level)
     bounds = {"lower": max(lowest, float(lower) - hidden[0]), "upper": min(-lowest or 1.0, float(upper) + hidden[1])}
@@ -82,11 +85,15 @@ def share_bounds(lower: Bound, upper: Bound, unseen: Bound) -> tuple[Bound, Boun
     return np.minimum(lower, 1 - unseen), np.maximum(upper, unseen)
 
 
-def change_bounds(lower: Bound, upper: Bound, unseen: Bound) -> tuple[Bound, Bound]:
-    """Bounds of changes, none nearer to −1 or 1 than `unseen`, nor to 0 where they hold it."""
+def change_bounds(lower: Bound, upper: Bound, unseen: Bound, down: Seen, up: Seen) -> tuple[Bound, Bound]:
+    """Bounds of changes, none nearer to −1 or 1 than `unseen`, nor to 0 on a side where none was seen, where they hold
+    it. down, up: whether any change went that way."""
     lower, upper = np.minimum(lower, 1 - unseen), np.maximum(upper, unseen - 1)
     open_ = (lower <= 0) & (upper >= 0)
-    return np.where(open_, np.minimum(lower, -unseen), lower), np.where(open_, np.maximum(upper, unseen), upper)
+    return (
+        np.where(open_ & ~down, np.minimum(lower, -unseen), lower),
+        np.where(open_ & ~up, np.maximum(upper, unseen), upper),
+    )
 
 
 def never_seen(n: int | NDArray[np.integer], level: float = LEVEL) -> NDArray[np.float64]:
@@ -104,9 +111,17 @@ def _pictures(values: xr.DataArray) -> NDArray[np.integer]:
     return (picture_sums(values).counts > 0).sum(axis=1).reshape(shape)
 
 
-def _widened(bounds: xr.DataArray, rule: Callable[..., tuple[Bound, Bound]], unseen: Bound) -> xr.DataArray:
-    """The same estimates with bounds by a rule."""
-    lower, upper = rule(bounds.sel(bound="lower").values, bounds.sel(bound="upper").values, unseen)
+def _ways(values: xr.DataArray) -> tuple[Seen, Seen]:
+    """Whether any sample changed down, and up."""
+    return (values < 0).any("sample").values, (values > 0).any("sample").values
+
+
+def _both(bounds: xr.DataArray) -> tuple[Bound, Bound]:
+    return bounds.sel(bound="lower").values, bounds.sel(bound="upper").values
+
+
+def _with(bounds: xr.DataArray, lower: Bound, upper: Bound) -> xr.DataArray:
+    """The same estimates with other bounds."""
     told = {"lower": lower, "estimate": bounds.sel(bound="estimate").values, "upper": upper}
     return bounds.copy(data=np.stack([told[str(bound)] for bound in bounds["bound"].values], axis=-1))
 

@@ -10,7 +10,7 @@ import xarray as xr
 
 from visualheads.answered import changes
 from visualheads.bootstrap import bootstrap
-from visualheads.effects import LOSSES, head_effects, losses
+from visualheads.effects import LOSSES, excess_loss, head_effects, losses
 from visualheads.errors import HeadError
 from visualheads.rankings import SCORES, rank, real_samples
 
@@ -33,6 +33,9 @@ LOSS_COLUMNS = (
     "model", "mode", "measure", "ranking", "stage", "order", "count", "estimate", "lower", "upper", "sets", "samples",
     "set_lowest", "set_highest",
 )  # fmt: skip
+
+EXCESS = ("excess", "excess_lower", "excess_upper")
+"""Columns of `beyond_random`."""
 
 Lists = Mapping[str, Mapping[str, xr.DataArray]]
 """Published head lists: model → name → scores (layer, head), NaN where a head is not listed."""
@@ -66,6 +69,49 @@ def released_share(table: pd.DataFrame, ranking: str = "image_weight") -> pd.Dat
         return own
     largest = own.groupby(["model", "mode", "measure", "stage"])["count"].transform("max")
     return own[own["count"] == largest].reset_index(drop=True)
+
+
+def beyond_random(sweeps: Mapping[str, xr.Dataset], table: pd.DataFrame) -> pd.DataFrame:
+    """A `loss_table` of these sweeps with what its top sets lose beyond their random controls (`effects.excess_loss`).
+
+    excess, excess_lower, excess_upper   mean difference to the mean of the controls with its 95 % interval, paired
+                                         bootstrap over pictures, in the unit of the measure; NaN in rows of other
+                                         orders, and of top sets without random controls
+    """
+    told = np.full((len(table), len(EXCESS)), np.nan)
+    for place, row in enumerate(table.to_dict("records")):
+        if row["order"] != "top":
+            continue
+        sweep = sweeps[str(row["mode"])]
+        wanted = np.isin(sweep["order"].values.astype(str), ORDERS[:2])
+        for name in ("ranking", "stage", "count"):
+            wanted &= sweep[name].values == row[name]
+        own = sweep.isel(set=np.flatnonzero(wanted)).sel(model=[row["model"]])
+        own = own.isel(set=np.flatnonzero(own["kl"].notnull().any(["model", "sample"])))
+        if "random" in own["order"].values:
+            found = excess_loss(own, str(row["measure"]))
+            told[place] = found.sel(bound=["estimate", "lower", "upper"]).values.reshape(-1)
+    return table.assign(**{name: told[:, place] for place, name in enumerate(EXCESS)})
+
+
+def random_draws(sweep: xr.Dataset) -> pd.DataFrame:
+    """How far the random controls of each top set differ, in a sweep of one model: one row per top set that has any.
+
+    ranking, stage, count   of the top set
+    drawn, distinct         random sets, and how many of them are different sets of heads: layers with few heads give
+                            few different ones
+    shared                  most heads that one of them shares with the top set, where a layer has too few others
+    """
+    marks = sweep["heads"].isel({"model": 0} if "model" in sweep["heads"].dims else {})
+    heads = marks.transpose("set", "layer", "head").values.astype(bool).reshape(sweep.sizes["set"], -1)
+    labels = pd.DataFrame({name: sweep[name].values for name in ("ranking", "stage", "order", "count")})
+    rows = []
+    for (ranking, stage, count), part in labels.groupby(["ranking", "stage", "count"], sort=False):
+        top, drawn = (heads[part.index[part["order"] == order]] for order in ORDERS[:2])
+        if len(top) and len(drawn):
+            distinct, shared = len(np.unique(drawn, axis=0)), int((drawn & top[0]).sum(axis=1).max())
+            rows.append((ranking, stage, int(count), len(drawn), distinct, shared))
+    return pd.DataFrame(rows, columns=["ranking", "stage", "count", "drawn", "distinct", "shared"])
 
 
 def over_models(table: pd.DataFrame) -> pd.DataFrame:

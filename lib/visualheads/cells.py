@@ -11,7 +11,7 @@ import xarray as xr
 from visualheads.agreement import spearman, top_k_overlap
 from visualheads.causes import ATTRIBUTION, EFFECT, MAIN_TASK, Lists, effects_of
 from visualheads.comparison import of_model
-from visualheads.confronted import AGREEMENT_COLUMNS, N_BOOT, Case, ranking_agreements
+from visualheads.confronted import AGREEMENT_COLUMNS, N_BOOT, Case, in_format, ranking_agreements
 from visualheads.rankings import head_count
 
 CELL = ("mode", "task", "effect")
@@ -44,9 +44,10 @@ def agreement_by_cell(
         named = {str(number): case for number, case in enumerate(cases.values())}
         cells = pd.DataFrame(list(cases), columns=list(CELL), index=list(named))
         for name in np.atleast_1d(traces["model"].values).astype(str).tolist():
-            own = _in_format(of_model(traces, name, task), form)
-            if own is not None:
-                parts.append(ranking_agreements(own, named, lists, n_boot=n_boot).join(cells, on="case"))
+            own = of_model(traces, name, task)
+            if own.sizes["sample"]:
+                found = ranking_agreements(in_format(own, form), named, lists, n_boot=n_boot)
+                parts.append(found.join(cells, on="case"))
     columns = [*CELL, *AGREEMENT_COLUMNS]
     if not parts:
         return pd.DataFrame(columns=columns)
@@ -109,11 +110,3 @@ def _mode_of(attributed: xr.Dataset) -> str:
 def _asked(sweep: xr.Dataset) -> list[tuple[str, str]]:
     tasks, forms = (sweep[name].values.astype(str).tolist() for name in ("task", "format"))
     return sorted(set(zip(tasks, forms, strict=True)), key=lambda pair: (pair[0] != MAIN_TASK, pair))
-
-
-def _in_format(own: xr.Dataset, form: str) -> xr.Dataset | None:
-    """One model's samples, of the format that effects were measured in where it was asked any of it; None without."""
-    same = np.flatnonzero(own["format"].values.astype(str) == form)
-    if not own.sizes["sample"]:
-        return None
-    return own.isel(sample=same) if len(same) else own

@@ -135,7 +135,7 @@ def from_yaml(path: str | Path) -> Any:
         import dask_jobqueue
     except ImportError:
         raise MissingDependencyError(
-            f"{path} asks for batch jobs, which need dask-jobqueue; pip install 'visualheads[cluster]'."
+            f"{path} asks for batch jobs, which need dask-jobqueue; pip install -e '.[cluster]'."
         ) from None
     known = sorted(name for name in vars(dask_jobqueue) if name.endswith("Cluster"))
     if told["cluster"] not in known:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from visualheads.alike import QUERY
 from visualheads.answered import share_gained, share_right
 from visualheads.bootstrap import LEVEL, N_BOOT, interval, picture_sums, picture_weights
+from visualheads.chance import LETTERS, chance_of, circular_chance
 from visualheads.errors import ParameterError, got
 from visualheads.patterns import labels_of
 from visualheads.rankings import DETECTION_SHARE, K, head_count, rank, real_samples, sample_scores, top_heads
@@ -30,11 +31,12 @@ STATISTICS = {
 BOX_PAIRS = tuple((f"plain-{name}", f"visual-{name}") for name in ("general", "object", "super"))
 NAME_PAIRS = tuple((f"{way}-general", f"{way}-{name}") for way in ("plain", "visual") for name in ("object", "super"))
 CONDITION_PAIRS = {"drawing the box": BOX_PAIRS, "naming the object": NAME_PAIRS}
-"""Pairs of LookTwice-QA's conditions that differ in the drawn box alone, and in what the question names alone."""
+"""Pairs of LookTwice-QA's conditions: by the drawn box (in free form the prompt tells of it too), and by the name."""
+STRATA = ("condition", "format", "kind")
+"""What right and wrong answers that are compared have in common, as far as it is known."""
 FEWEST_ANSWERS = 10
 """Right answers, and wrong ones, below which they are not compared: intervals of a few pictures tell little (ours)."""
 CIRCULAR = "mmbench"
-LETTERS = "letters"
 
 
 def of_task(ds: xr.Dataset, task: str) -> xr.Dataset:
@@ -69,24 +71,6 @@ def tasks_of(ds: xr.Dataset) -> list[str]:
     return list(dict.fromkeys(np.atleast_1d(real_samples(ds)["task"].values).astype(str)))
 
 
-def chance_of(ds: xr.Dataset) -> float:
-    """The share right that an answerer without any knowledge could reach on these samples of one model and task.
-
-    The larger of the most frequent answer's share among free-form answers and 1 / (letters that occur) among letters,
-    weighted by their samples; NaN without answers.
-    """
-    answers = np.atleast_1d(ds["answer"].values).astype(str)
-    forms = np.atleast_1d(ds["format"].values).astype(str)
-    total, known = 0.0, 0
-    for form in dict.fromkeys(forms):
-        told = answers[(forms == form) & (answers != "")]
-        if len(told):
-            names, counts = np.unique(told, return_counts=True)
-            total += len(told) * (1 / max(len(names), 1) if form == LETTERS else counts.max() / len(told))
-            known += len(told)
-    return total / known if known else float("nan")
-
-
 def scores(
     ds: xr.Dataset, by: str | Sequence[str] = "task", *, n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0
 ) -> pd.DataFrame:
@@ -94,7 +78,7 @@ def scores(
 
     The interval is a bootstrap over pictures (`answered.share_right`). MMBench's task counts a question only where
     every round asked is right (circular), with n questions. Groups without known answers are left out. `chance` as in
-    `chance_of`.
+    `chance_of`, of the circular score as in `circular_chance`.
     """
     records = []
     for name in np.atleast_1d(ds["model"].values).astype(str):
@@ -108,7 +92,7 @@ def scores(
                 continue
             chance = chance_of(part)
             if circular:
-                values, chance = in_all_rounds(values), float("nan")
+                values, chance = in_all_rounds(values), circular_chance(part)
             told = share_right(values, n_boot, level, seed)
             n = int(np.isfinite(values.values).sum())
             records.append({"model": str(name), "group": group, **told, "n": n, "chance": chance})
@@ -181,11 +165,11 @@ def right_wrong(
 ) -> pd.DataFrame:
     """How a measure of the visual heads differs between right and wrong answers: one row per model and task.
 
-    Columns: model, task, difference (right − wrong), lower, upper, right, wrong (numbers of samples). Answers are
-    compared within the same condition and format, weighted by n_right · n_wrong / n, so that an easier condition makes
-    no difference by itself; NaN where fewer than `fewest` right or wrong answers stand in conditions that have both.
-    Visual heads are the `k` heads (9.8 %) with the largest image weight over right and wrong answers
-    together. Interval: bootstrap over pictures.
+    Columns: model, task, difference (right − wrong), lower, upper, right, wrong (numbers of samples), kinds (of
+    question; 0 where unknown). Only answers that share what STRATA names (`kind`: from `kinds.with_kinds`) are
+    compared, weighted by n_right · n_wrong / n, so that easier questions make no difference by themselves; NaN where
+    fewer than `fewest` right or wrong answers have others to be compared with. Visual heads are the `k` heads (9.8 %)
+    with the largest image weight over right and wrong answers together. Interval: bootstrap over pictures.
     """
     records = []
     for name in np.atleast_1d(ds["model"].values).astype(str):
@@ -201,14 +185,15 @@ def right_wrong(
             values = sample_scores(part, measure, query=asked).isel(model=0).transpose("layer", "head", "sample")
             mean = _mean_over(np.asarray(values.values, dtype=float)[top])
             series = xr.DataArray(mean, {"sample": part["sample"], "image_id": part["image_id"]}, ("sample",))
-            strata = labels_of(part, ["condition", "format"])
+            strata = labels_of(part, [name for name in STRATA if name in part.coords])
             difference, low, high = float("nan"), float("nan"), float("nan")
             if min(_comparable(correct, strata)) >= fewest:
                 difference, low, high = _stratified(series, correct, strata, n_boot, level, seed)
             counts = {"right": int((correct == 1).sum()), "wrong": int((correct == 0).sum())}
+            counts["kinds"] = len({*part["kind"].values.astype(str)} - {""}) if "kind" in part.coords else 0
             bounds = {"difference": difference, "lower": low, "upper": high}
             records.append({"model": str(name), "task": task, **bounds, **counts})
-    return pd.DataFrame(records, columns=["model", "task", "difference", "lower", "upper", "right", "wrong"])
+    return pd.DataFrame(records, columns=["model", "task", "difference", "lower", "upper", "right", "wrong", "kinds"])
 
 
 def score_difference(ds: xr.Dataset, one: str, other: str, task: str, seed: int = 0) -> dict[str, float] | None:

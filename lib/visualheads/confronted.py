@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
+from scipy import stats
 
 from visualheads.agreement import agreement, reversed_interval, spearman, top_k_overlap, without_layer_means
 from visualheads.bootstrap import LEVEL, interval, picture_sums, picture_weights
@@ -16,8 +17,8 @@ from visualheads.causes import EFFECT, Lists, usable
 from visualheads.rankings import head_count, sample_scores
 
 AGREEMENT_COLUMNS = (
-    "model", "ranking", "spearman", "lower", "upper", "within", "ceiling", "noisy_lower", "noisy_upper", "overlap",
-    "overlap_lower", "overlap_upper", "chance", "top",
+    "model", "ranking", "spearman", "lower", "upper", "within", "unrelated", "ceiling", "noisy_lower", "noisy_upper",
+    "overlap", "overlap_lower", "overlap_upper", "chance", "top", "heads", "placed",
 )  # fmt: skip
 N_BOOT = 500
 SCORED, REMOVED = 0, 1
@@ -43,26 +44,29 @@ class Measured:
 
 def ranking_agreement(
     traces: xr.Dataset, effects: xr.Dataset | None, effect: str = EFFECT, lists: Lists | None = None,
-    by: Sequence[str] | None = None, n_boot: int = N_BOOT,
+    by: Sequence[str] | None = None, n_boot: int = N_BOOT, query: str | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """How well each observational ranking finds the heads that matter: one row per model and ranking.
 
     spearman, lower, upper   rank correlation over heads with the effects; interval over the pictures of both
     within                   the same after removing layer means, so that depth alone makes no agreement
+    unrelated                what 95 % of unrelated rankings of as many heads do not exceed, up or down
     ceiling                  √(reliability of the ranking · reliability of the effects): the most that noise allows
     noisy_lower, noisy_upper bounds of the correlation with its noise, to be divided by the ceiling: lower and upper
                              aim at the truth without noise already, by another way (`agreement.reversed_interval`)
     overlap, overlap_*       share of the `top` best heads that both name; chance: that of two unrelated rankings
+    heads, placed            how many have both scores; how many of them the ranking places alone: no other has theirs
     effect   variable of `effects` (model, layer, head, sample); lists: published head lists, without noise of their own
     by       only these rankings; default all that the traces have what they need for
+    query    the attention row of the rankings; default the one that each is of (`rankings.rank`)
     Empty where no model has effects. Rankings without a finite correlation are left out.
     """
-    return ranking_agreements(traces, {"": (effects, effect)}, lists, by, n_boot).drop(columns="case")
+    return ranking_agreements(traces, {"": (effects, effect)}, lists, by, n_boot, query).drop(columns="case")
 
 
 def ranking_agreements(
     traces: xr.Dataset, cases: Mapping[str, Case], lists: Lists | None = None, by: Sequence[str] | None = None,
-    n_boot: int = N_BOOT,
+    n_boot: int = N_BOOT, query: str | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """`ranking_agreement` with several effects at once, in the column `case`: the rankings are measured only once."""
     rows = []
@@ -76,7 +80,7 @@ def ranking_agreements(
         }
         if not found:
             continue
-        rankings = _rankings(part, [one for one in usable(part) if by is None or one in by], n_boot)
+        rankings = _rankings(part, [one for one in usable(part) if by is None or one in by], n_boot, query)
         for key, scores in (lists or {}).get(name, {}).items():
             values = scores.reindex(shape).transpose("layer", "head").values.astype(np.float64).ravel()
             rankings[key] = Measured(values, np.repeat(values[None], n_boot, axis=0), 1.0)
@@ -89,12 +93,15 @@ def ranking_agreements(
     return pd.DataFrame(rows, columns=["case", *AGREEMENT_COLUMNS])
 
 
-def _rankings(part: xr.Dataset, names: Sequence[str], n_boot: int) -> dict[str, Measured]:
+def _rankings(part: xr.Dataset, names: Sequence[str], n_boot: int, query: str | None) -> dict[str, Measured]:
     """Rankings of one model by name."""
     if not names:
         return {}
-    told = agreement(part, by=names, n_boot=1)["reliability"].isel(model=0)
-    return {name: _measured(sample_scores(part, name), float(told.sel(ranking=name)), n_boot, SCORED) for name in names}
+    told = agreement(part, by=names, n_boot=1, query=query)["reliability"].isel(model=0)
+    return {
+        name: _measured(sample_scores(part, name, query=query), float(told.sel(ranking=name)), n_boot, SCORED)
+        for name in names
+    }
 
 
 def _effects(effects: xr.Dataset, variable: str, n_boot: int) -> Measured:
@@ -134,7 +141,19 @@ def _confronted(scores: Measured, effect: Measured, layer: NDArray[np.integer]) 
     return {
         "spearman": float(observed), "lower": bounds[0], "upper": bounds[1],
         "within": float(spearman(without_layer_means(pair, layer[heads]))[0, 1]), "ceiling": float(np.sqrt(room)),
-        "noisy_lower": noisy[0], "noisy_upper": noisy[1],
+        "unrelated": unrelated(int(heads.sum())), "noisy_lower": noisy[0], "noisy_upper": noisy[1],
         "overlap": float(shared), "overlap_lower": overlaps[0], "overlap_upper": overlaps[1],
-        "chance": k / int(heads.sum()), "top": k,
+        "chance": k / int(heads.sum()), "top": k, "heads": int(heads.sum()),
+        "placed": int((np.unique(pair[0], return_counts=True)[1] == 1).sum()),
     }  # fmt: skip
+
+
+def unrelated(n_heads: int, level: float = LEVEL) -> float:
+    """The Spearman correlation that this share of unrelated rankings does not exceed, up or down: 0 ± z/√(n − 1)."""
+    return min(1.0, float(stats.norm.ppf((1 + level) / 2)) / np.sqrt(n_heads - 1))
+
+
+def in_format(ds: xr.Dataset, form: str = "free") -> xr.Dataset:
+    """The samples of the format that effects were measured in, where any was asked in it; else all of them."""
+    same = np.flatnonzero(ds["format"].values.astype(str) == form)
+    return ds.isel(sample=same) if len(same) else ds

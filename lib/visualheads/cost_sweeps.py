@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 CASES = {"after_image": ("after_image", 0.0), "late, all": ("all", 2 / 3)}
 """What is measured: positions, and from which share of the layers on heads are chosen."""
 NAIVE_BATCHES = (1, 2)
-"""Sets that the naive loop runs together; the faster counts."""
+"""Sets that the naive loop runs together; the fastest counts."""
 HEADS = 10
 
 
@@ -30,11 +30,12 @@ def measure_sweeps(
 
     sets        random sets of HEADS heads that the sweep is given; what is shared pays off with their number
     naive_sets  of them the naive loop runs, which asks the whole model again for each: nothing is shared, so that a
-                few tell its cost
+                few tell its cost; they are run in every batch of NAIVE_BATCHES
 
     Returns one row per case (index `method`: "after_image", or "late, all" for sets in the last third of the layers):
     tokens (of the prompt), sweep_seconds and naive_seconds (CPU seconds per set, medians), ratio (median of the
-    ratios of runs side by side), batch (sets that the naive loop ran together, the faster), sets, runs.
+    ratios of runs side by side), batch (sets that the naive loop ran together, the fastest), tried (the batches that
+    were), sets, naive_sets, runs.
     """
     import pandas as pd
 
@@ -49,7 +50,7 @@ def measure_sweeps(
         rows.append({
             "method": case, "tokens": told["tokens"], "sweep_seconds": statistics.median(seconds["sweep"]),
             "naive_seconds": statistics.median(naive[batch]), "ratio": statistics.median(n / s for n, s in pairs),
-            "batch": batch, "sets": sets, "runs": runs,
+            "batch": batch, "tried": sorted(naive), "sets": sets, "naive_sets": naive_sets, "runs": runs,
         })  # fmt: skip
     return pd.DataFrame(rows).set_index("method")
 

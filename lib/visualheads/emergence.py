@@ -18,6 +18,11 @@ from visualheads.rankings import head_count, rank, sample_scores, top_heads
 N_BOOT = 500
 N_SPLITS = 20
 OWN, FRESH, OTHER = "the model it grew from", "that network before its training", "another language model"
+AGAIN = "a second training of that language model"
+MEASURE, ROW = "region_weight", "last_prompt"
+"""What stands for looking at the asked object, as on lists: the row that produces the answer (claim 10)."""
+CHOICES = tuple((measure, row) for measure in (MEASURE, "image_weight") for row in (ROW, QUERY))
+"""Measures and rows by which heads could be said to look at pictures; visual heads elsewhere: the last."""
 FEWEST = 3
 
 
@@ -63,24 +68,26 @@ def with_text(
     ds: xr.Dataset,
     text: Mapping[str, xr.Dataset],
     grown_from: Mapping[str, str],
-    measure: str = "region_weight",
+    measure: str = MEASURE,
     *,
     untrained: Mapping[str, xr.Dataset] | None = None,
+    networks: Mapping[str, str] | None = None,
     of_text: str = "asked_weight",
-    query: str = "last_prompt",
+    query: str = ROW,
     n_boot: int = N_BOOT,
     level: float = LEVEL,
     seed: int = 0,
 ) -> pd.DataFrame:
     """How far heads of tuned models do on pictures what they did on text lists: a row per model and text-only model.
 
-    Columns: model, text_model, kind (OWN, FRESH or OTHER), rho (Spearman over heads of `measure` on pictures with
-    `of_text` on lists), lower, upper, within (after removing layer means), ceiling (√ of the two split-half
+    Columns: model, text_model, kind (OWN, FRESH, AGAIN or OTHER), rho (Spearman over heads of `measure` on pictures
+    with `of_text` on lists), lower, upper, within (after removing layer means), ceiling (√ of the two split-half
     reliabilities, stepped up to full length). The interval draws pictures and lists anew, percentiles centred on the
     estimate. Text-only models of another shape are left out.
 
     text         traced lists by name of the text-only model (`miniatures.text_heads`); untrained: of fresh networks
     grown_from   text-only model of each tuned model; models whose own one is missing in `text` are left out
+    networks     what network each text-only model is a training of (`lineage.networks`): AGAIN are those of one network
     """
     records = []
     asked = query if "query" in ds.dims else None
@@ -90,11 +97,7 @@ def with_text(
             continue
         seen = picture_sums(sample_scores(ds.isel(model=[index]), measure, query=asked))
         shape = (ds.sizes["layer"], ds.sizes["head"])
-        candidates = [(OWN, own, text[own])]
-        if untrained and own in untrained:
-            candidates.append((FRESH, own, untrained[own]))
-        candidates += [(OTHER, other, lists) for other, lists in text.items() if other != own]
-        for kind, text_name, lists in candidates:
+        for kind, text_name, lists in _readers(own, text, untrained, networks):
             told = picture_sums(_padded(lists[of_text].isel(model=0), shape))
             row = _related(seen, told, shape, n_boot, level, seed)
             if row is not None:
@@ -102,9 +105,58 @@ def with_text(
     return pd.DataFrame(records, columns=["model", "text_model", "kind", "rho", "lower", "upper", "within", "ceiling"])
 
 
-def head_pairs(
-    ds: xr.Dataset, lists: xr.Dataset, model: str, measure: str = "region_weight", query: str = "last_prompt"
+def by_choice(
+    ds: xr.Dataset,
+    text: Mapping[str, xr.Dataset],
+    grown_from: Mapping[str, str],
+    *,
+    untrained: Mapping[str, xr.Dataset] | None = None,
+    networks: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
+    """How much `with_text` owes to its measure and row: one row per model and choice (CHOICES) that the dataset holds.
+
+    Columns: model, measure, query, own (Spearman over heads with the lists of the model's own text-only model),
+    control (the largest with those of any other reader of its shape; NaN where there is none). All on the samples that
+    have a region.
+    """
+    if MEASURE in ds:
+        region = ds[MEASURE].notnull()
+        ds = ds.isel(sample=np.flatnonzero(region.any([dim for dim in region.dims if dim != "sample"])))
+    there = ds["query"].values.astype(str).tolist() if "query" in ds.dims else [ROW]
+    chosen = [(measure, row) for measure, row in CHOICES if measure in ds and row in there]
+    records = []
+    for name in np.atleast_1d(ds["model"].values).astype(str):
+        own = grown_from.get(str(name), "")
+        readers = _readers(own, text, untrained, networks) if own in text else []
+        for measure, row in chosen:
+            rho: dict[bool, list[float]] = {True: [], False: []}
+            for kind, _, lists in readers:
+                heads = head_pairs(ds, lists, str(name), measure, row)
+                if len(heads) >= FEWEST:
+                    rho[kind == OWN].append(float(spearman(heads[["text", "picture"]].to_numpy(dtype=float).T)[0, 1]))
+            if rho[True]:
+                told = {"own": rho[True][0], "control": max(rho[False], default=float("nan"))}
+                records.append({"model": str(name), "measure": measure, "query": row, **told})
+    return pd.DataFrame(records, columns=["model", "measure", "query", "own", "control"])
+
+
+def _readers(
+    own: str,
+    text: Mapping[str, xr.Dataset],
+    untrained: Mapping[str, xr.Dataset] | None,
+    networks: Mapping[str, str] | None,
+) -> list[tuple[str, str, xr.Dataset]]:
+    """Kind, name and lists of all that read lists, from a model's own text-only model on."""
+    known = networks or {}
+    again = [name for name in text if name != own and name in known and known[name] == known.get(own)]
+    found = [(OWN, own, text[own])]
+    if untrained and own in untrained:
+        found.append((FRESH, own, untrained[own]))
+    found += [(AGAIN, name, text[name]) for name in again]
+    return found + [(OTHER, name, lists) for name, lists in text.items() if name not in (own, *again)]
+
+
+def head_pairs(ds: xr.Dataset, lists: xr.Dataset, model: str, measure: str = MEASURE, query: str = ROW) -> pd.DataFrame:
     """One row per head of a tuned model: layer, head, name, text (asked_weight on lists), picture (the measure).
 
     Empty where the model that read the lists has another shape. Raises ParameterError for a model that is not in `ds`.
@@ -131,7 +183,7 @@ def head_pairs(
 
 
 def all_head_pairs(
-    ds: xr.Dataset, text: Mapping[str, xr.Dataset], grown_from: Mapping[str, str], measure: str = "region_weight"
+    ds: xr.Dataset, text: Mapping[str, xr.Dataset], grown_from: Mapping[str, str], measure: str = MEASURE
 ) -> pd.DataFrame:
     """`head_pairs` of every tuned model whose own text-only model is in `text`, with the column model."""
     columns = ["layer", "head", "name", "text", "picture", "model"]

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from visualheads.alike import QUERY
 from visualheads.answered import never_seen, share_bounds
 from visualheads.bootstrap import LEVEL, N_BOOT, bootstrap, interval, picture_ids, picture_weights
-from visualheads.comparison import LETTERS, in_all_rounds, of_model, tasks_of
+from visualheads.chance import LETTERS
+from visualheads.comparison import in_all_rounds, of_model, tasks_of
 from visualheads.rankings import sample_scores
 from visualheads.tasks.scoring import said_yes
 

@@ -110,7 +110,8 @@ def _check(one: _Part, other: _Part) -> None:
 def _called_alike(one: xr.DataArray, other: xr.DataArray) -> list[str]:
     """The names that both give to sets, of other heads."""
     shared = sorted(set(one["set"].values.tolist()) & set(other["set"].values.tolist()))
-    marks = [part.sel(set=shared).transpose("set", "layer", "head").values for part in (one, other)]
+    both = xr.align(one.sel(set=shared), other.sel(set=shared), join="outer")  # beside larger models they are padded
+    marks = [part.transpose("set", "layer", "head").fillna(0).values.astype(bool) for part in both]
     return [name for name, a, b in zip(shared, *marks, strict=True) if not np.array_equal(a, b)]
 
 

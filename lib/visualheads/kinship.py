@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import xarray as xr
-from numpy.typing import NDArray
-from scipy import stats
 
 from visualheads.alike import QUERY, model_agreement, pairs, shapes_of
 from visualheads.answered import mean_share
-from visualheads.bootstrap import LEVEL
 from visualheads.comparison import (
     CIRCULAR,
     answered_by_all,
@@ -25,17 +20,17 @@ from visualheads.comparison import (
     score_difference,
     tasks_of,
 )
-from visualheads.lineage import RELATIONS, lineage, matched, relation, tuned_pictures
-from visualheads.prediction import MOST_EXACT, N_DRAWN, orders
+from visualheads.lineage import RELATIONS, lineage, matched, recorded_scores, relation, tuned_pictures
+from visualheads.shape_pairs import ShapePairs, jackknifed, shuffled
 
 SIZE = re.compile(r"-?v?[\d.]+B?$|-mini$")
 RECIPE, MODEL_SIZE = "recipe", "size"
-ALL_TASKS = "all benchmarks"
 Pair = tuple[str, str]
 
 
 def relations(ds: xr.Dataset, measure: str = "image_weight", query: str = QUERY, seed: int = 0) -> pd.DataFrame:
-    """One row per pair of models of one shape: `alike.pairs` with the column relation (one of lineage.RELATIONS).
+    """One row per pair of models of one shape: `alike.pairs` with the columns relation (one of lineage.RELATIONS),
+    shape (layers × heads) and counted (whether it is among the `kin_pairs`).
 
     Heads are compared place by place. Among models of other language models that is the control: their heads have no
     places in common but depth.
@@ -43,8 +38,17 @@ def relations(ds: xr.Dataset, measure: str = "image_weight", query: str = QUERY,
     table = lineage(ds)
     found = pairs(model_agreement(ds, measure, query=query, seed=seed))
     found["relation"] = [relation(table, str(a), str(b)) for a, b in zip(found["group"], found["other"], strict=True)]
+    shapes = _shapes(ds)
+    found["shape"] = [shapes[str(name)] for name in found["group"]]
+    found["counted"] = found.index.isin(kin_pairs(found, ds).index)
     place = {name: index for index, name in enumerate(RELATIONS)}
     return found.sort_values("relation", key=lambda column: column.map(place), kind="stable").reset_index(drop=True)
+
+
+def without_partner(ds: xr.Dataset) -> dict[str, str]:
+    """Models that enter no pair, since no other has their shape (layers × heads), with that shape."""
+    shapes = _shapes(ds)
+    return {name: shape for name, shape in shapes.items() if list(shapes.values()).count(shape) == 1}
 
 
 def kin_difference(table: pd.DataFrame, ds: xr.Dataset, seed: int = 0) -> dict[str, float] | None:
@@ -60,12 +64,12 @@ def kin_difference(table: pd.DataFrame, ds: xr.Dataset, seed: int = 0) -> dict[s
     if kept.empty:
         return None
     told = lineage(ds)["llm"].to_dict()
-    shapes = [_Shape.of(part, told) for _, part in kept.groupby("shape", sort=False)]
+    shapes = [ShapePairs.of(part, told) for _, part in kept.groupby("shape", sort=False)]
     share = np.array([shape.same.sum() for shape in shapes], dtype=float)
     share /= share.sum()
     observed = float(share @ [shape.difference(shape.labels) for shape in shapes])
-    every = _shuffled(shapes, share, seed)
-    width = _jackknifed(shapes, share)
+    every = shuffled(shapes, share, seed)
+    width = jackknifed(shapes, share)
     same = kept["same"].to_numpy(dtype=bool)
     return {
         "same": float(share @ [shape.values[shape.same].mean() for shape in shapes]),
@@ -88,84 +92,17 @@ def kin_pairs(table: pd.DataFrame, ds: xr.Dataset) -> pd.DataFrame:
     model is unknown, and shapes that lack one kind of pair: there, what sets shapes apart would count as kinship.
     """
     kept = without_variant_pairs(table, ds)
-    told, shapes = lineage(ds)["llm"].to_dict(), shapes_of(ds["image_weight"])
+    told, shapes = lineage(ds)["llm"].to_dict(), _shapes(ds)
     kept = kept[kept["group"].map(told).astype(bool) & kept["other"].map(told).astype(bool)]
     kept = kept.assign(
-        shape=["{} × {}".format(*shapes[str(name)]) for name in kept["group"]],
+        shape=[shapes[str(name)] for name in kept["group"]],
         same=[told[a] == told[b] for a, b in zip(kept["group"], kept["other"], strict=True)],
     )
     return kept[kept.groupby("shape")["same"].transform("nunique") == 2] if len(kept) else kept
 
 
-@dataclass(frozen=True, eq=False)
-class _Shape:
-    """The pairs of models of one shape: places of both models among the labels, and how alike they are."""
-
-    labels: NDArray[np.str_]
-    one: NDArray[np.int64]
-    other: NDArray[np.int64]
-    values: NDArray[np.float64]
-
-    @classmethod
-    def of(cls, pairs: pd.DataFrame, llm: Mapping[str, str]) -> _Shape:
-        names = list(dict.fromkeys([*pairs["group"], *pairs["other"]]))
-        places = {name: place for place, name in enumerate(names)}
-        one, other = (pairs[column].map(places).to_numpy() for column in ("group", "other"))
-        return cls(np.array([llm[name] for name in names]), one, other, pairs["correlation"].to_numpy(dtype=float))
-
-    @property
-    def same(self) -> NDArray[np.bool_]:
-        return self.labels[self.one] == self.labels[self.other]
-
-    def difference(self, labels: NDArray[np.str_]) -> float:
-        """Mean over pairs with one label minus that over pairs with two; NaN where the pairs lack one of them."""
-        same = labels[self.one] == labels[self.other]
-        return float(self.values[same].mean() - self.values[~same].mean()) if same.any() and not same.all() else np.nan
-
-    def without(self, model: int) -> _Shape:
-        """The pairs that a model (a place among the labels) has no part in."""
-        kept = (self.one != model) & (self.other != model)
-        return _Shape(self.labels, self.one[kept], self.other[kept], self.values[kept])
-
-
-def _jackknifed(shapes: Sequence[_Shape], share: NDArray[np.float64], level: float = LEVEL) -> float:
-    """Half width of the interval of the difference, from leaving out each model with all its pairs (t distribution).
-
-    From the shapes where any model can be left out; NaN where there is none.
-    """
-    without = [
-        [shape.without(model).difference(shape.labels) for model in range(len(shape.labels))] for shape in shapes
-    ]
-    firm = [place for place, differences in enumerate(without) if np.isfinite(differences).all()]
-    whole, weight = np.array([shapes[place].difference(shapes[place].labels) for place in firm]), share[firm]
-    left = []
-    for place, differences in enumerate(without[index] for index in firm):
-        for difference in differences:
-            changed = whole.copy()
-            changed[place] = difference
-            left.append(float(weight @ changed / weight.sum()))
-    n = len(left)
-    if not n:
-        return float("nan")
-    spread = np.sqrt((n - 1) / n * np.square(np.array(left) - np.mean(left)).sum())
-    return float(stats.t.ppf((1 + level) / 2, n - 1) * spread)
-
-
-def _shuffled(shapes: Sequence[_Shape], share: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    """The difference for every order of the language models within each shape, or for drawn orders of many models."""
-    found = [
-        np.array([shape.difference(shape.labels[order]) for order in orders(len(shape.labels), seed + place)])
-        for place, shape in enumerate(shapes)
-    ]
-    if len(found) == 1:
-        every = found[0]
-    elif np.prod([len(one) for one in found]) <= MOST_EXACT:
-        every = np.array([share @ values for values in itertools.product(*found)])
-    else:
-        rng = np.random.default_rng(seed)
-        drawn = [np.concatenate([one[:1], one[rng.integers(0, len(one), N_DRAWN - 1)]]) for one in found]
-        every = share @ np.array(drawn)
-    return every[np.isfinite(every)]
+def _shapes(ds: xr.Dataset) -> dict[str, str]:
+    return {name: f"{layers} × {heads}" for name, (layers, heads) in shapes_of(ds["image_weight"]).items()}
 
 
 def without_variant_pairs(table: pd.DataFrame, ds: xr.Dataset) -> pd.DataFrame:
@@ -202,13 +139,17 @@ def changes(ds: xr.Dataset, found: Sequence[tuple[str, str]]) -> pd.DataFrame:
     """What changes from the first to the second model of each pair, per benchmark.
 
     Columns: pair, one, other, task, difference (share right), lower, upper (paired, over pictures), score_one,
-    score_other, n, tokens_one, tokens_other, pictures_one, pictures_other (in visual tuning; NaN unknown), and the
-    change of head statistics: image_weight, image_log_odds, focus_nats (means over all heads).
+    score_other, n, tokens_one, tokens_other, pictures_one, pictures_other (in visual tuning; NaN unknown), whole
+    (difference over all items of the benchmark by the models' training records; NaN unknown), mean_estimate,
+    mean_lower, mean_upper (the pair's `mean_change` over its benchmarks), and the change of head statistics:
+    image_weight, image_log_odds, focus_nats (means over all heads).
     """
     heads = head_statistics(ds).set_index(["model", "task"])
     records = []
     for one, other in found:
         pictures = {"pictures_one": tuned_pictures(one), "pictures_other": tuned_pictures(other)}
+        recorded = [recorded_scores(name) for name in (one, other)]
+        means = {f"mean_{bound}": value for bound, value in mean_change(ds, [(one, other)]).items()}
         for task in tasks_of(ds):
             told = score_difference(ds, one, other, task)
             if told is None:
@@ -218,8 +159,26 @@ def changes(ds: xr.Dataset, found: Sequence[tuple[str, str]]) -> pd.DataFrame:
             told["score_one"], told["score_other"] = told.pop("one"), told.pop("other")
             tokens = {"tokens_one": float(a["tokens"]), "tokens_other": float(b["tokens"])}
             pair = {"pair": f"{one} → {other}", "one": one, "other": other, "task": task}
-            records.append({**pair, **told, **tokens, **pictures, **change})
+            whole = recorded[1].get(task, np.nan) - recorded[0].get(task, np.nan)
+            records.append({**pair, **told, **tokens, **pictures, "whole": whole, **means, **change})
     return pd.DataFrame(records)
+
+
+def mean_change(ds: xr.Dataset, found: Sequence[tuple[str, str]], seed: int = 0) -> dict[str, float]:
+    """Mean change from the first to the second model of the pairs, in share right, each benchmark with the same weight.
+
+    Keys estimate, lower, upper (95 % interval over pictures, drawn anew for every benchmark by itself, for they have
+    pictures of their own; pairs share them and are paired). On the questions that all pairs with answers in common
+    answered; empty where there are none.
+    """
+    parts = []
+    for task in tasks_of(ds):
+        asked = [pair for pair in found if answered_by_all(ds, pair, task)[0].sizes["sample"]]
+        arrays = answered_by_all(ds, [name for pair in asked for name in pair], task) if asked else []
+        if arrays and arrays[0].sizes["sample"]:
+            changes = [second.values - first.values for first, second in zip(arrays[::2], arrays[1::2], strict=True)]
+            parts.append(arrays[0].copy(data=np.mean(changes, axis=0)))
+    return mean_share(parts, seed=seed, lowest=-1.0) if parts else {}
 
 
 def tokens_and_data(ds: xr.Dataset) -> pd.DataFrame:

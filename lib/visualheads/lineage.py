@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,11 @@ SAME, SEED, LESS, RETRAINED, OTHER, UNKNOWN = (
 RELATIONS = (SEED, LESS, SAME, RETRAINED, OTHER, UNKNOWN)
 """From the nearest to the farthest relation of two models of one shape, and that of a model nothing is known of."""
 RECORD = "training.json"
+NETWORK = (
+    "model_type", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "hidden_size",
+    "intermediate_size", "rope_parameters", "rope_theta", "sliding_window",
+)  # fmt: skip
+"""What a language model's configuration tells of its network: not the words that it knows, which grew."""
 COLUMNS = ("llm", "text_model", "family", "recipe", "parameters", "seed", "data_share", "miniature", "variant")
 
 
@@ -89,6 +94,32 @@ def tuned_pictures(model: str) -> float:
     """Pictures that a miniature saw in its visual tuning, each once; NaN for any other model."""
     tuning = training_record(model).get("stages", {}).get("tuning", {})
     return float(tuning["steps"] * tuning["batch"]) if {"steps", "batch"} <= set(tuning) else float("nan")
+
+
+def recorded_scores(model: str) -> dict[str, float]:
+    """Share right over all items of each benchmark, from a miniature's training record; empty for any other model.
+
+    Counted as scores of traces are: LookTwice-QA in all its conditions, MMBench in questions right in every round.
+    """
+    record = training_record(model)
+    told = {task: entry for task, entry in record.get("benchmarks", {}).items() if "seen" in entry}
+    if "looktwice" in told and "seen" in record.get("pooled", {}):
+        told["looktwice"] = record["pooled"]
+    return {
+        task: float(entry.get("figures", {}).get("circular", entry["seen"]["accuracy"])) for task, entry in told.items()
+    }
+
+
+def networks(names: Iterable[str]) -> dict[str, str]:
+    """What network each miniature is a training of: trainings of one with other seeds are told alike.
+
+    Read off the configurations of their checkpoints (NETWORK); a name without one is left out.
+    """
+    paths = {name: miniature_folder(name) / "config.json" for name in names if "/" not in name}
+    configs = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.is_file()}
+    return {
+        name: json.dumps({key: config.get(key) for key in NETWORK}, sort_keys=True) for name, config in configs.items()
+    }
 
 
 def without_variants(ds: xr.Dataset) -> xr.Dataset:

@@ -84,7 +84,9 @@ class TokenSets:
 def measure(
     rows: Float[Tensor, "batch head query key"], sets: TokenSets, grid: tuple[int, int] | None = None
 ) -> dict[str, Float[Tensor, "batch head query"]]:
-    """Return every measure of METHOD section 2 for every row, as float32 tensors of shape (batch, head, query).
+    """Return every measure for every row, as float32 tensors of shape (batch, head, query).
+
+    The formulas stand in the book's chapter *Method*, section “Measures”.
 
     `rows` are post-softmax attention rows (sum 1 over the visible keys). `grid` is the shape (rows, columns) of the
     whole-picture grid – the largest in the batch where pictures differ – and is needed for `spatial_entropy` only:

@@ -42,8 +42,9 @@ def overlap_by_size(
     chance    what two unrelated rankings share on average: k / heads
     limit     what 95 % of unrelated rankings do not exceed (hypergeometric)
     effect    variable of `effects` (model, layer, head, sample); lists: published head lists; by: only these rankings
-    Empty where no model has effects. Rankings that are constant, or have fewer than three heads, are left out. Ties go
-    to the lower layer and head. Point estimates: `confronted.ranking_agreement` has intervals, at one size.
+    Empty where no model has effects. Rankings that are constant, or have fewer than three heads, are left out. Heads
+    tied at the last place count by lot, on average. Point estimates: `confronted.ranking_agreement` has intervals, at
+    one size.
     """
     rows = []
     known = set() if effects is None else set(np.atleast_1d(effects["model"].values).astype(str).tolist())

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 FEWEST_MODELS = 4
-"""Below it a permutation test cannot reach 5 %: three models have six orders, two of which are extreme."""
+"""Below it a permutation test cannot reach 5 %: three models have six orders (see `least_p`)."""
 MOST_EXACT = 5040
 """Orders of the models that are all looked at; where there are more, as many are drawn."""
 N_DRAWN = 5000
@@ -98,6 +98,16 @@ def errors(predictions: pd.DataFrame) -> pd.DataFrame:
         both = {"error": float(missed.abs().mean()), "baseline": float(guessed.abs().mean())}
         records.append({"statistic": statistic, **both, "gain": gain, "n": len(part)})
     return pd.DataFrame(records, columns=["statistic", "error", "baseline", "gain", "n"])
+
+
+def least_p(n: int, tasks: int = 2) -> float:
+    """The least p that `correlations` can give for n models with scores on so many tasks.
+
+    1/n!, and with one task 2/n!, since the order that turns all ranks round correlates as strongly; where orders are
+    drawn, 1/N_DRAWN, since the given one is always among them.
+    """
+    every = math.factorial(n)
+    return 1 / N_DRAWN if every > MOST_EXACT else min((1 if tasks > 1 else 2) / every, 1.0)
 
 
 def _matrix(table: pd.DataFrame, column: str) -> NDArray[np.float64]:

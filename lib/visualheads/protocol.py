@@ -1,5 +1,7 @@
 """Which head sets a causal test needs: top and bottom by rankings, matched random controls, single heads, subsets.
 
+A random control has as many heads in every layer as the top set it controls: the layer's other heads, and some of the
+top set's own only where too few others are left. In layers of few heads, draws of several seeds can be alike.
 Pure xarray. Every function returns marks, bool (set, layer, head), with coordinates along `set` that say what each set
 is: `ranking`, `stage`, `order` ("top", "bottom", "random", "single", "subset"), `count` (heads) and `seed` (−1: none).
 """
@@ -73,7 +75,7 @@ def protocol_sets(
     rankings   name → scores (layer, head), or (model, layer, head) of a single model; NaN heads are never chosen
     counts     numbers of heads; default `scaled_counts`; those above the heads of a stage are left out
     seeds      random controls per top set; each has as many heads in every layer as the top set it controls, drawn
-               from the layer's other heads as far as there are enough
+               from the layer's other heads as far as there are enough (`matched_random`)
     Raises HeadError where nothing can be selected, ParameterError for unknown stages.
     """
     made: list[HeadSet] = []
@@ -101,7 +103,11 @@ def matched_random(
     heads: Bool[NDArray[np.bool_], "layer head"], allowed: Bool[NDArray[np.bool_], "layer head"] | None = None,
     seed: int = 0,
 ) -> Bool[NDArray[np.bool_], "layer head"]:  # fmt: skip
-    """As many random heads in every layer as in `heads`, from the layer's other heads while there are enough."""
+    """As many random heads in every layer as in `heads`: all from the layer's other heads while there are enough.
+
+    Where there are too few, all others are drawn, and the rest are random ones of `heads` itself. `allowed`: which
+    others may be drawn (default all).
+    """
     rng = np.random.default_rng(seed)
     allowed = np.ones_like(heads) if allowed is None else allowed
     drawn = np.zeros_like(heads)

@@ -39,7 +39,9 @@ COMPARED_SAMPLES, COMPARED_SETS = 64, 10
 SWEEP = "sweep-"
 TOLERANCE = {"margin": 0.05, "kl": 0.02, "correct": 0.02}
 """How far the repeated computation may lie off, in logits, nats, and the share of answers that change: other processors
-round otherwise, which turns the odd tie. Relative rounding of what is shipped is allowed for besides."""
+round otherwise, which turns the odd tie. The rounding of what is shipped (ROUNDING) is allowed for besides."""
+ROUNDING = 2.0 ** -(shipped.BITS + 1)
+"""How far a shipped number may lie off by its rounding, as a share of it: half a step of its last bit."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def repeat(
         if name == "correct":
             apart[name] = float(np.nanmean(difference))
         else:
-            rounded = np.abs(told[name].transpose("set", "sample").values) * 2.0 ** -(shipped.BITS + 1)
+            rounded = np.abs(told[name].transpose("set", "sample").values) * ROUNDING
             apart[name] = float(np.nanmax(difference))
             difference = difference - rounded
         if not float(np.nanmean(difference) if name == "correct" else np.nanmax(difference)) <= allowed:
@@ -151,7 +153,7 @@ def sets_of(
     traces: xr.Dataset, rankings: Sequence[str] = RANKINGS, stages: Sequence[str] = STAGES, seeds: int = 3,
     bottom: bool = False, single: bool = True,
 ) -> xr.DataArray:  # fmt: skip
-    """The head sets of one model: top heads with matched random ones, and (`single`) every head alone.
+    """The head sets of one model: top heads with random others of their layers, and (`single`) every head alone.
 
     traces   of one model; rankings without any finite score there are left out. Arguments as `protocol_sets`.
     """

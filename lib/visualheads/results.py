@@ -39,7 +39,7 @@ def open_results(
 
     Samples are the union over tasks and models, in order of first appearance; what a model did not see, or a layer
     or head it does not have, is NaN (numbers) or "" (text). Stores that are still being filled give what is done. Where
-    two stores use one id for different samples (scenes and real pictures), "@" and a mark of the data are put after it.
+    two stores use one id for different samples (scenes and real pictures), "@" and a mark of the sample follow it.
     Mean maps keep their groups (condition, format, control); a condition that several tasks share, or that is empty, is
     led by the task's name. Where stores in two folders are of models of one name, the one whose folder has another name
     is called as its folder is. Maps of selected heads are there for every head that any store selected.

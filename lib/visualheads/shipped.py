@@ -30,6 +30,9 @@ FULL = "full"
 """The folder of the shipped stores, in the data folder."""
 PROTOCOL = "1"
 """Part of the identity: raised whenever the full protocol asks something else."""
+KEPT = ("reference", "bias")
+"""Of the identity that a dataset brings along: what it was made with, kept where it is told. Stores shipped before
+this was kept lack it, and hold nevertheless: only what `identity_of` names outdates a store."""
 BITS = 8
 """Mantissa bits kept of what is shipped: within 0.2 % of each number, and small."""
 
@@ -63,12 +66,12 @@ def ship(
 ) -> Path:  # fmt: skip
     """Write one full store of a model, with the identity of what is there now; return its path.
 
-    ds      dims (model, …) of this model alone; float32 is rounded to BITS
+    ds      dims (model, …) of this model alone; float32 is rounded to BITS; of its own identity KEPT is kept
     tasks   benchmarks whose files decided it
     kind    as of any store: "sweep-zero-all", "sinks", …
     """
     told = np.empty(1, dtype=object)
-    told[0] = provenance(identity_of(model, tasks), circumstance or {})
+    told[0] = provenance(identity_of(model, tasks) | _kept(ds), circumstance or {})
     return pack(ds.assign_coords(provenance=("model", told)), path_of(model, name, root), BITS, kind)
 
 
@@ -97,6 +100,12 @@ def opened(model: str, name: str, root: Path | None = None) -> xr.Dataset | None
 def all_stores(folder: Path) -> list[Path]:
     """Packed stores in a model's folder, in the order of their names."""
     return sorted(folder.glob(f"*{PACKED}"))
+
+
+def _kept(ds: xr.Dataset) -> dict[str, Any]:
+    """What of KEPT a dataset tells of itself; a dimension of that name holds several, of which its identity has one."""
+    told = json.loads(str(ds["provenance"].values[0])).get("identity", {}) if "provenance" in ds.coords else {}
+    return {name: told[name] for name in KEPT if name not in ds.dims and told.get(name) not in (None, "")}
 
 
 def _changed(folder: Path) -> tuple[tuple[str, int, int], ...]:

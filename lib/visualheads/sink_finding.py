@@ -3,9 +3,9 @@
 A sink token is told by massive activations where the model has sink dimensions (Kang et al., ICLR 2025). Models that
 have none can still have tokens that draw attention without showing anything. There the nearest thing is looked at: in
 every picture the background patches that draw most attention, 5 % of all patches (ours). They are chosen by the mean
-over all heads, in the last prompt token's row and from the background alone: what they explain is the most that
-patches which all heads favour could explain; a sink of one head alone, or on an object, would escape. Which of the two
-a result is about stands in its `definition`.
+over all heads, in the last prompt token's row and from the background alone, and judged in the first generated token's
+row. They bound nothing: a patch that all heads favour is left out where it meets an object, and so is one that only a
+few heads favour. Which of the two a result is about stands in its `definition`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def find(model: VisionLanguageModel, samples: Sequence[Sample], progress: Any = 
     sink_share, concentration, concentration_no_sink   (model, layer, head, sample) as in `measures.measure`
     concentration_random    … without as many random background patches that are no sinks instead
     outlier, ratio          (model, part, state, outlier_dimension) highest |RMSNorm(h)| as a multiple of τ, and highest
-                            multiple of the token's median magnitude in units of 20: both must exceed 1 on some token
+                            multiple of the token's median magnitude in units of 20; each over all tokens by itself,
+                            so that the two may be of different tokens: the lesser bounds what both reach on one
     drawn_map, sink_map     (model, grid_row, grid_column) means over the pictures; example_* of the first pictures
     `definition` and `sink_dimensions` (model) tell what counted as a sink. Attention sinks are found in the last
     prompt token's row; shares and concentrations are of the first generated token's.
@@ -189,7 +190,10 @@ def _residual(model: VisionLanguageModel, sample: Sample) -> tuple[NDArray[np.fl
 
 
 def _strongest(states: NDArray[np.floating]) -> NDArray[np.intp]:
-    """The dimensions that come nearest to both thresholds at once on any token."""
+    """The dimensions whose two highest values at one layer's input, on whichever tokens, have the greatest lesser one.
+
+    No other dimension reaches more of both thresholds at once than the last of these might.
+    """
     return np.argsort(-states.min(axis=0).max(axis=(0, 1)), kind="stable")[:DIMENSIONS]
 
 

@@ -34,7 +34,7 @@ MODES = ("sink_removal", "sink_redistribution")
 RANDOM, BACKGROUND = "random", "background"
 """Controls: as many other image tokens, and as many that show no object."""
 STRONGEST = 0.1
-"""Share of the heads that count as the most concentrated (METHOD section 3)."""
+"""Share of the heads that count as the most concentrated."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ HEAD_COLUMNS = ("model", "layer", "head", "name", "stage", "sink_share", *VARIAN
 FOCUS_COLUMNS = ("model", "heads", "variant", *BOUNDS)
 REMOVAL_COLUMNS = (
     "model", "mode", "tokens", "heads", "measure", *BOUNDS, "samples", "draws", "excess", "excess_lower",
-    "excess_upper",
+    "excess_upper", "positions",
 )  # fmt: skip
 SINKS = "sinks"
 TOKENS = {
@@ -90,7 +90,7 @@ def removal_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
 
     One row per model, mode, kind of tokens (random draws are averaged per sample), set of heads and measure; models in
     which no sample has a sink are left out. excess, excess_lower, excess_upper: how much more the marked tokens cost
-    than these, paired; NaN for the marked ones.
+    than these, paired; NaN for the marked ones. positions: where in the prompt heads were changed.
     """
     rows = []
     for model, ds in found.items():
@@ -120,6 +120,7 @@ def removal_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
                         rows.append(
                             {"model": model, "mode": str(mode), "tokens": words, "heads": heads, "measure": measure,
                              **_bounds(at), "samples": one.sizes["sample"], "draws": len(index),
+                             "positions": str(one["positions"].values),
                              **_excess(more.isel(set=place).sel(mode=mode), kind)}
                         )  # fmt: skip
     return pd.DataFrame(rows, columns=list(REMOVAL_COLUMNS))

@@ -16,13 +16,22 @@ STEER_COLUMNS = (
     "model", "condition", "bias", "order", "count", "what", "measure", *BOUNDS, "clean", "excess", "excess_lower",
     "excess_upper", "sets", "samples",
 )  # fmt: skip
-BOOST_COLUMNS = ("model", "bias", "order", "count", "what", "measure", *BOUNDS, "samples")
+CHANGES = ("change", "change_lower", "change_upper", "excess", "excess_lower", "excess_upper")
+BOOST_COLUMNS = (
+    "model", "bias", "order", "count", "what", "measure", *BOUNDS, *CHANGES, "sets", "samples", "positions",
+)  # fmt: skip
 GROUND_COLUMNS = ("model", "ranking", "rule", "heads", "measure", *BOUNDS, "samples")
 BASELINE_COLUMNS = ("model", "measure", "what", "estimate")
 MEASURES = ("accuracy", "margin")
 RANDOM = "random"
 BASELINES = {"chance": ("hit", "a random patch"), "centre_hit": ("hit", "middle"), "whole_iou": ("iou", "whole")}
 """Variable → measure that it is a baseline of, and what it is called."""
+NOTHING: dict[str, float] = dict.fromkeys(BOUNDS, float("nan"))
+
+Kind = tuple[str, int]
+"""Which heads: their order (top, random, all) and how many."""
+Told = dict[Kind, list[dict[str, float]]]
+"""Estimate and bounds of every kind of heads, bias by bias."""
 
 
 def steer_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
@@ -43,21 +52,36 @@ def steer_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
 
 
 def boost_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
-    """Accuracy and margin over the strength of boosting: one row per model, kind of heads, strength (0: unchanged)."""
+    """Accuracy and margin over the strength of boosting: one row per model, kind of heads, strength (0: unchanged).
+
+    estimate, lower, upper   the value itself at this strength, bootstrap over pictures: "accuracy", the share of right
+                             answers; "margin", in logits
+    change, …                changed − unchanged per sample, paired bootstrap over pictures; NaN at 0
+    excess, …                for top heads: how much more their change is than the mean of their matched random sets
+    positions                where in the prompt heads were boosted
+    Random sets of several seeds are averaged per sample.
+    """
     rows = []
     for model, ds in found.items():
         one = ds.isel(model=0)
-        for (order, count), index in _kinds(one).items():
+        kinds = _kinds(one)
+        moved, more = _moved(one, kinds)
+        places = {float(bias): place for place, bias in enumerate(one["bias"].values.tolist())}
+        known = {"samples": one.sizes["sample"], "positions": str(one["positions"].values)}
+        for kind, index in kinds.items():
             for measure, (name, clean) in _MEASURED.items():
                 values = one[name].isel(set=index).mean("set")
                 zero = one[clean].expand_dims(bias=[0.0])
                 every = xr.concat([zero, values], "bias", coords="minimal", compat="override").sortby("bias")
                 told = shares(every) if measure == "accuracy" else bootstrap(every)
                 for place, bias in enumerate(told["bias"].values.tolist()):
+                    there = places.get(float(bias))
+                    change = NOTHING if there is None else moved[measure][kind][there]
+                    excess = NOTHING if there is None or kind not in more[measure] else more[measure][kind][there]
                     rows.append(
-                        {"model": model, "bias": float(bias), "order": order, "count": count,
-                         "what": _what(order, count), "measure": measure, **_bounds(told.isel(bias=place)),
-                         "samples": one.sizes["sample"]}
+                        {"model": model, "bias": float(bias), "order": kind[0], "count": kind[1],
+                         "what": _what(*kind), "measure": measure, **_bounds(told.isel(bias=place)),
+                         **_named("change", change), **_named("excess", excess), "sets": len(index), **known}
                     )  # fmt: skip
     return pd.DataFrame(rows, columns=list(BOOST_COLUMNS))
 
@@ -95,12 +119,41 @@ def baseline_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(BASELINE_COLUMNS))
 
 
+def objects_steered(ds: xr.Dataset) -> int:
+    """How many different objects a steering dataset steers to: each is asked about in several situations.
+
+    A sample's label ends in the kind of its object, after an arrow (`steering.candidates`): a picture's first of that
+    kind is the object.
+    """
+    kinds = [name.rpartition("→")[2] for name in ds["sample"].values.astype(str)]
+    return len(set(zip(ds["image_id"].values.astype(str), kinds, strict=True)))
+
+
 _MEASURED = {"accuracy": ("correct", "clean_correct"), "margin": ("margin", "clean_margin")}
 
 
 def _by_kind(part: xr.Dataset) -> list[dict[str, object]]:
     """Rows of one model in one situation, by bias, measure and kind of heads."""
     kinds = _kinds(part)
+    moved, more = _moved(part, kinds)
+    rows: list[dict[str, object]] = []
+    for place, bias in enumerate(part["bias"].values.tolist()):
+        for measure, (_, clean) in _MEASURED.items():
+            for kind, index in kinds.items():
+                excess = more[measure][kind][place] if kind in more[measure] else NOTHING
+                rows.append({
+                    "bias": float(bias), "order": kind[0], "count": kind[1], "what": _what(*kind), "measure": measure,
+                    **moved[measure][kind][place], "clean": float(part[clean].mean()), "sets": len(index),
+                    "samples": part.sizes["sample"], **_named("excess", excess),
+                })  # fmt: skip
+    return rows
+
+
+def _moved(part: xr.Dataset, kinds: Mapping[Kind, list[int]]) -> tuple[dict[str, Told], dict[str, Told]]:
+    """Measure → every kind's change against the unchanged model, and how much more top heads change than random ones.
+
+    Both are paired: differences per sample, then one interval over pictures. Sets of one kind are averaged per sample.
+    """
     paired = [kind for kind in kinds if kind[0] == "top" and (RANDOM, kind[1]) in kinds]
     moved, more = {}, {}
     for measure, (name, clean) in _MEASURED.items():
@@ -108,24 +161,10 @@ def _by_kind(part: xr.Dataset) -> list[dict[str, object]]:
         own = {kind: change.isel(set=index).mean("set") for kind, index in kinds.items()}
         moved[measure] = _bootstrapped(own, measure)
         more[measure] = _bootstrapped({kind: own[kind] - own[RANDOM, kind[1]] for kind in paired}, measure)
-    nothing = dict.fromkeys(BOUNDS, float("nan"))
-    rows: list[dict[str, object]] = []
-    for place, bias in enumerate(part["bias"].values.tolist()):
-        for measure, (_, clean) in _MEASURED.items():
-            for kind, index in kinds.items():
-                excess = more[measure][kind][place] if kind in paired else nothing
-                rows.append({
-                    "bias": float(bias), "order": kind[0], "count": kind[1], "what": _what(*kind), "measure": measure,
-                    **moved[measure][kind][place], "clean": float(part[clean].mean()), "sets": len(index),
-                    "samples": part.sizes["sample"], "excess": excess["estimate"], "excess_lower": excess["lower"],
-                    "excess_upper": excess["upper"],
-                })  # fmt: skip
-    return rows
+    return moved, more
 
 
-def _bootstrapped(
-    own: Mapping[tuple[str, int], xr.DataArray], measure: str
-) -> dict[tuple[str, int], list[dict[str, float]]]:
+def _bootstrapped(own: Mapping[Kind, xr.DataArray], measure: str) -> Told:
     """Mean and bounds of every kind's change (bias, sample) at every bias: all from one draw of pictures."""
     if not own:
         return {}
@@ -135,9 +174,9 @@ def _bootstrapped(
     return {kind: [dict(zip(BOUNDS, row, strict=True)) for row in rows] for kind, rows in zip(own, values, strict=True)}
 
 
-def _kinds(ds: xr.Dataset) -> dict[tuple[str, int], list[int]]:
+def _kinds(ds: xr.Dataset) -> dict[Kind, list[int]]:
     """Sets by (order, count): fewest heads first, top before random."""
-    kinds: dict[tuple[str, int], list[int]] = {}
+    kinds: dict[Kind, list[int]] = {}
     pairs = zip(ds["order"].values.astype(str), ds["count"].values.tolist(), strict=True)
     for index, (order, count) in enumerate(pairs):
         kinds.setdefault((order, int(count)), []).append(index)
@@ -150,3 +189,8 @@ def _what(order: str, count: int) -> str:
 
 def _bounds(told: xr.DataArray) -> dict[str, float]:
     return {name: float(told.sel(bound=name)) for name in BOUNDS}
+
+
+def _named(name: str, told: Mapping[str, float]) -> dict[str, float]:
+    """Estimate and bounds as columns of a table: `name`, `name_lower`, `name_upper`."""
+    return {name: told["estimate"], f"{name}_lower": told["lower"], f"{name}_upper": told["upper"]}

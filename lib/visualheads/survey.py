@@ -26,8 +26,11 @@ from visualheads.variables import STAGES, UNTRAINED
 
 MEASURES = ("image_weight", "region_weight", "concentration", "focus_nats", "image_log_odds", "region_lift")
 ANSWERS = ("prediction", "correct", "margin", "n_image_tokens")
-TRAINED_PARTS = {"1.5": "adapter, language model", "ViP": "adapter, language model", "1.6": "all"}
-"""What LLaVA's recipes train in visual tuning (the first stage trains the adapter alone); ViP keeps its tower too."""
+TRAINED_PARTS = {
+    "1.5": "adapter, language model", "ViP": "adapter, language model", "1.6": "adapter, language model, tower",
+}  # fmt: skip
+"""What LLaVA's recipes train in visual tuning (the first stage trains the adapter alone); ViP keeps its tower too.
+Told of models without a training record; a miniature's tells its own."""
 WHITE = "white"
 MOMENTS = "moments.zarr.zip"
 

@@ -1,4 +1,4 @@
-"""The full protocol (METHOD section 6) of one model: everything that the book's verdicts about causes come from.
+"""The full protocol of one model (*Method*, “Interventions”): everything that verdicts about causes come from.
 
 Heads are chosen on one half of the pictures and judged on the other. Parts run one after the other, each through stores
 of its own below `work`, so that a killed run goes on where it stopped; what a part gives is shipped (`visualheads.

@@ -16,7 +16,13 @@ from visualheads.charts.compare import (
     relation_points,
     statistic_scores,
 )
-from visualheads.charts.conditions import condition_agreement, condition_maps, condition_scores
+from visualheads.charts.conditions import (
+    condition_agreement,
+    condition_maps,
+    condition_matrices,
+    condition_scores,
+    condition_shortfalls,
+)
 from visualheads.charts.cost import cost_bars, sweep_bars
 from visualheads.charts.depth import query_agreement, stage_profile
 from visualheads.charts.display import save_spec, show, show_text, spec_of
@@ -36,7 +42,9 @@ __all__ = [
     "boosted",
     "condition_agreement",
     "condition_maps",
+    "condition_matrices",
     "condition_scores",
+    "condition_shortfalls",
     "cost_bars",
     "effect_map",
     "examples",

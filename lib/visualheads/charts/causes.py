@@ -26,7 +26,7 @@ SIDE = 250
 
 
 def loss_curves(table: pd.DataFrame, needs: str = "No heads were removed yet.") -> Any:
-    """What is lost over the number of removed heads: top heads against random ones of the same layers, by stage.
+    """What is lost over the number of removed heads: top heads against random others of the same layers, by stage.
 
     `table` is a result of `causes.loss_table`; measure, ranking and mode are chosen below.
     """
@@ -197,13 +197,17 @@ def _rankings(table: pd.DataFrame) -> list[str]:
 
 
 def _long(table: pd.DataFrame) -> pd.DataFrame:
-    """One row per head and ranking: its value and the share of the model's heads that lie below it."""
+    """One row per head and ranking: its value, and `above`, the share of the model's heads that lie below it.
+
+    Heads of the same value do not lie below each other; heads without a value do not count.
+    """
     parts = []
     for name in ("effect", *_rankings(table)):
         part = table[["model", "layer", "head", "name"]].copy()
         part["ranking"] = "effect on the margin" if name == "effect" else titles.ranking(name)
         part["value"] = table[name].astype(float)
-        part["above"] = table.groupby("model")[name].rank(pct=True).astype(float)
+        known = table.groupby("model")[name]
+        part["above"] = (known.rank(method="min") - 1) / known.transform("count")
         parts.append(part.dropna(subset=["value"]))
     return pd.concat(parts, ignore_index=True)
 

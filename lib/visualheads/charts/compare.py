@@ -97,6 +97,26 @@ def pattern_matrices(told: xr.Dataset, needs: str = "Nothing to compare yet.") -
 
     `told` is a result of `alike.group_agreement` (with `model`) or of `alike.model_agreement` (without).
     """
+    models, found = matrix_models(told), matrix(told)
+    if found is None:
+        return placeholder(needs)
+    chart, words = found
+    return finished(chart.add_params(chosen_model(models)), words)
+
+
+def matrix_models(told: xr.Dataset) -> list[str]:
+    """The models of which a `told` of `pattern_matrices` holds anything, one name "" where it has no models."""
+    if "model" not in told.dims:
+        return [""]
+    there = told["correlation"].notnull().any([dim for dim in told["correlation"].dims if dim != "model"])
+    return [str(name) for name in told["model"].values[there.values]]
+
+
+def matrix(told: xr.Dataset, low: float | None = None) -> tuple[Any, str] | None:
+    """The layers of one matrix of `pattern_matrices` and its words, without the choice of model; None without any pair.
+
+    low: the correlation that is palest; by default the smallest, or 0 where that is more.
+    """
     models = [str(name) for name in told["model"].values] if "model" in told.dims else [""]
     records = []
     for index, name in enumerate(models):
@@ -108,11 +128,9 @@ def pattern_matrices(told: xr.Dataset, needs: str = "Nothing to compare yet.") -
                 records.append({"model": name, **pair, **at})
     table = pd.DataFrame(records).dropna(subset=["correlation"])
     if table.empty:
-        return placeholder(needs)
-    models = list(dict.fromkeys(table["model"]))
+        return None
     groups = [name for group in told["group"].values if (name := benchmark(str(group))) in set(table["group"])]
-    low = min(0.0, float(table["correlation"].min()))
-    choice = chosen_model(models)
+    low = min(0.0, float(table["correlation"].min())) if low is None else low
     base = alt.Chart(rows(table.to_dict("records")), width=min(400, 60 * len(groups)), height=36 * len(groups))
     base = base.transform_filter("datum.model === chosen_model").encode(
         x=alt.X("other:N", sort=groups, title=None, axis=alt.Axis(labelAngle=-35, labelLimit=150)),
@@ -139,7 +157,7 @@ def pattern_matrices(told: xr.Dataset, needs: str = "Nothing to compare yet.") -
         f"On the diagonal {own.min():.2f} to {own.max():.2f}"
         + (f", elsewhere {pairs.min():.2f} to {pairs.max():.2f}." if len(pairs) else ".")
     )
-    return finished(alt.layer(cells, numbers).add_params(choice), words)
+    return alt.layer(cells, numbers), words
 
 
 def statistic_scores(table: pd.DataFrame, statistics: dict[str, str], needs: str) -> Any:

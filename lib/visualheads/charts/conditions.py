@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import altair as alt
+import pandas as pd
 import xarray as xr
 
+from visualheads.alike import MARGIN
 from visualheads.charts import tables
+from visualheads.charts.compare import chosen_model, intervals, matrix, matrix_models, placeholder
 from visualheads.charts.display import finished, rows
 from visualheads.charts.heads import SINGLE, title_of
 
@@ -92,11 +95,28 @@ def condition_maps(ds: xr.Dataset, measure: str = "image_weight", query: str = t
 
 
 def condition_agreement(ds: xr.Dataset, measure: str = "image_weight", query: str = tables.QUERY) -> Any:
-    """How alike the head patterns of every two conditions are; the diagonal is each pattern's own reliability."""
-    table = tables.pattern_agreement(ds, measure, query)
-    shown = tables.conditions(ds)
-    low = min(0.0, float(table["value"].min()))
-    base = alt.Chart(rows(table.to_dict("records")), width=360, height=max(150, 42 * len(shown))).encode(
+    """How alike the head patterns of every two conditions are, one matrix per answer format; the diagonal is each
+    pattern's own reliability."""
+    told = {
+        form: tables.pattern_agreement(tables.where(ds, format=form), measure, query) for form in tables.formats(ds)
+    }
+    low = min(0.0, *(float(table["value"].min()) for table in told.values()))
+    charts, words = [], []
+    for form, table in told.items():
+        name = FORMAT_NAMES.get(form, form)
+        charts.append(_agreement(table, low).properties(title=name))
+        own = table["condition"] == table["other"]
+        words.append(f"{name}: on the diagonal {_range(table['value'][own])}")
+        if not own.all():
+            words[-1] += f", elsewhere {_range(table['value'][~own])}"
+    text = f"Matrix of rank correlations over heads between conditions, per answer format. {'; '.join(words)}."
+    return finished(alt.vconcat(*charts), text)
+
+
+def _agreement(table: pd.DataFrame, low: float) -> Any:
+    """One matrix of `tables.pattern_agreement`, palest at `low`."""
+    shown = list(dict.fromkeys(table["condition"]))
+    base = alt.Chart(rows(table.to_dict("records")), width=360, height=max(110, 28 * len(shown))).encode(
         x=alt.X("other:N", sort=shown, title=None, axis=alt.Axis(labelAngle=-35)),
         y=alt.Y("condition:N", sort=shown, title=None),
     )
@@ -112,10 +132,36 @@ def condition_agreement(ds: xr.Dataset, measure: str = "image_weight", query: st
         text=alt.Text("value:Q", format=".2f"),
         color=alt.condition(f"datum.value > {0.55 * (1 - low) + low:.2f}", alt.value("white"), alt.value("black")),
     )
-    pairs = table[table["condition"] != table["other"]]["value"]
-    own = table[table["condition"] == table["other"]]["value"]
-    words = (
-        f"Matrix of rank correlations over heads between conditions; on the diagonal {own.min():.2f} to {own.max():.2f}"
-        + (f", elsewhere {pairs.min():.2f} to {pairs.max():.2f}." if len(pairs) else ".")
-    )
-    return finished(alt.layer(cells, numbers), words)
+    return alt.layer(cells, numbers)
+
+
+def _range(values: pd.Series) -> str:
+    return f"{values.min():.2f} to {values.max():.2f}"
+
+
+def condition_matrices(told: xr.Dataset, needs: str = "Nothing to compare yet.") -> Any:
+    """How alike the head patterns of every two conditions are, one matrix per answer format; the model is chosen below.
+
+    `told` is a result of `alike.format_agreement`.
+    """
+    low = min(0.0, float(told["correlation"].min()))
+    found = {str(form): matrix(told.sel(format=form), low) for form in told["format"].values}
+    drawn = {FORMAT_NAMES.get(form, form): parts for form, parts in found.items() if parts is not None}
+    if not drawn:
+        return placeholder(needs)
+    charts = [chart.properties(title=name) for name, (chart, _) in drawn.items()]
+    words = " ".join(f"{name}: {text}" for name, (_, text) in drawn.items())
+    return finished(alt.vconcat(*charts).add_params(chosen_model(matrix_models(told))), words)
+
+
+def condition_shortfalls(pairs: pd.DataFrame, kind: str, words: str) -> Any:
+    """How far the pairs of one kind stay below their ceiling, one panel per answer format, on one scale.
+
+    `pairs` is a result of `alike.format_pairs`; `words` begin the alternative text.
+    """
+    table = pairs[pairs["kind"] == kind]
+    table = table.assign(form=table["format"].map(lambda name: FORMAT_NAMES.get(name, name)))
+    return intervals(
+        table, "pair", words, title="shortfall of the correlation", value="shortfall", panel="form", colour="model",
+        rule=MARGIN,
+    )  # fmt: skip

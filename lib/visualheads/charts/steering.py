@@ -84,7 +84,7 @@ def boosted(table: pd.DataFrame, needs: str = "Nothing was boosted yet.") -> Any
     """
     if table.empty:
         return placeholder(needs)
-    choices, data = _chosen(table, MEASURES)
+    choices, data = _chosen(table[["model", "bias", "order", "what", "measure", *BOUNDS]], MEASURES)
     orders = [name for name in ORDERS if name in set(table["order"])]
     colour = alt.Color(
         "order:N", scale=alt.Scale(domain=orders, range=[ORDERS[name] for name in orders]), title="heads",

@@ -1,4 +1,4 @@
-"""The claims the book tests, one by one (METHOD section 7): declared with their rules, judged by datasets alone.
+"""The claims of the book's chapter “Fourteen claims”, one by one: declared with their rules, judged by datasets alone.
 
     verdicts = judge(Evidence(traces=…, sweeps={"zero, all": …}, effects=…))
     verdict_table(verdicts)
@@ -72,8 +72,9 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         3, "paper", "Higher concentration goes with better performance.",
-        "concentration of the visual heads, right minus wrong answers of one condition", "1",
-        "answers are compared within a condition; language models (means over their models) by permutation",
+        "concentration of the visual heads, right minus wrong answers to one kind of question in one condition", "1",
+        "answers are compared within a condition, an answer format and, where the benchmark's files tell it, a kind of "
+        "question; language models (means over their models) by permutation",
         "supported: the interval lies above 0 within models, and over language models the visual heads' focus in nats, "
         "which numbers of image tokens do not change, goes with scores with p < 0.05; contradicted: one of the two is "
         "certainly negative; else undecided",
@@ -83,12 +84,13 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         4, "paper", "Drawing the box does not change the head pattern; naming the object does.",
         "how far patterns of image weight with and without the box fall short of what noise allows, mean over pairs of "
-        "conditions and models", "correlation",
-        "split halves of one condition",
-        "a kind of pair is alike where its interval lies below 0.05, else different where it lies above 0; supported: "
-        "the box's pairs are alike and the name's different; contradicted: the box's are different or the name's "
-        "alike; else undecided",
-        "more pictures: equivalence needs narrow intervals",
+        "conditions and models; within each answer format, told of the one in which it is largest", "correlation",
+        "split halves of one condition in one answer format",
+        "in each answer format by itself, a kind of pair is alike where its interval lies below 0.05, else different "
+        "where it lies above 0; a format supports the claim where the box's pairs are alike and the name's different, "
+        "and contradicts it where the box's are different or the name's alike; supported or contradicted: all formats "
+        "asked do so; else undecided",
+        "more pictures: equivalence needs narrow intervals; in free form, a drawn box that the prompt does not tell of",
         attention.naming_changes_drawing_does_not, threshold=alike.MARGIN,
     ),
     Claim(
@@ -96,7 +98,7 @@ CLAIMS: tuple[Claim, ...] = (
         "accuracy lost without the late heads that look at the picture most; the worst model and mode, its interval "
         "corrected for the number of them",
         "difference of shares",
-        "random heads of the same layers, as many in each: told beside, they do not decide",
+        "random other heads of the same layers, as many in each: told beside, they do not decide",
         "non-inferiority with a margin of 2 points: supported: the 95 % interval of every model and mode lies below "
         "it; contradicted: in one of them, even the corrected interval lies above it; else undecided",
         "a mode or model in which late heads matter; more pictures where the interval holds the margin",
@@ -125,29 +127,31 @@ CLAIMS: tuple[Claim, ...] = (
         8, "contested", "Attention weight finds the heads that matter.",
         "rank correlation of image weight with the margin lost without each head, as a share of what noise allows",
         "share of the ceiling",
-        "the ceiling from the split-half reliability of both; chance overlap of the top heads",
+        "the ceiling from the split-half reliability of both; what unrelated rankings reach",
         ABOVE.format(f"{causal.HALF:g}") + " (mean over models)",
         "another mode, task or measure of effect; heads that matter only together",
         causal.attention_finds_the_heads_that_matter, threshold=causal.HALF,
     ),
     Claim(
         9, "ours", "Sinks explain high concentration.",
-        "share of the surplus concentration of the most concentrated tenth that vanishes without sink tokens; in "
-        "models without sink dimensions, without the background patches that draw most attention over all heads: the "
-        "most that patches which all heads favour could explain", "share",
+        "share of the surplus concentration of the most concentrated tenth that vanishes without sink tokens", "share",
         "the mean concentration of all heads, with and without sinks; heads are chosen on one half of the pictures",
-        ABOVE.format(f"{attention.EXPLAINED:g}") + " (mean over models)",
-        "sink dimensions found by another rule",
+        ABOVE.format(f"{attention.EXPLAINED:g}") + " (mean over the models that have sink dimensions)",
+        "sink dimensions found by another rule; models that have some",
         attention.sinks_explain_concentration, threshold=attention.EXPLAINED,
     ),
     Claim(
-        10, "ours", "The visual heads are the list-reading heads of the text-only language model.",
-        "correlation over heads of reading lists and looking at the asked region, minus the hardest control's",
+        10, "ours",
+        "Heads that look at the asked object in the row that produces the answer are the list-reading heads of the "
+        "text-only language model.",
+        "correlation over heads of attention on the asked words of lists with attention on the asked region of "
+        "pictures (region weight), both in the last prompt row, minus the hardest control's; visual heads elsewhere "
+        "are chosen by image weight in the first generated row",
         "correlation",
         "other text-only models, and the same network before its training",
         ABOVE.format("0") + " (mean over the models that have another trained language model of their shape as a "
-        "control), and heads, or layers, that exchange the lists seldom give as much (p of 0.05 or less); without any "
-        "such model at most undecided",
+        "control, a second training of their own not counted), and heads, or layers, that exchange the lists seldom "
+        "give as much (p of 0.05 or less); without any such model at most undecided",
         "a control of the same shape that reads lists with the same heads",
         across.list_heads_become_visual,
     ),
@@ -166,7 +170,7 @@ CLAIMS: tuple[Claim, ...] = (
         "the paper's 7B and 8B count as small, and in miniature any number of tokens above the other's as many",
         "difference of shares",
         "the same language model tuned by the other recipe, on the same questions",
-        ABOVE.format("0") + " (mean over pairs and benchmarks)",
+        ABOVE.format("0") + " (mean over pairs and benchmarks, whose pictures are drawn independently)",
         "recipes that differ in the number of tokens alone: 1.6 also trains its tower",
         across.tokens_help_small_models,
     ),
@@ -181,17 +185,19 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         14, "project page", "Head behaviour tells how a model behaves on a dataset: profiles differ between tasks.",
-        "how far patterns on two benchmarks fall short of what noise allows", "correlation",
-        "split halves of one benchmark",
-        "contradicted: the interval lies below 0.05 (equivalent); else supported where it lies above 0; else undecided",
-        "benchmarks that differ in their questions alone: pictures differ too",
-        attention.tasks_have_profiles, threshold=alike.MARGIN,
+        "how far patterns on two benchmarks asked in one answer format fall short of what noise allows, mean over "
+        "pairs and models; told of the format in which they differ least", "correlation",
+        "split halves of one benchmark; one benchmark asked in both formats, told beside, does not decide",
+        "in each answer format by itself, profiles are alike where the interval lies below 0.05, else different where "
+        "it lies above 0; supported: different in all formats asked; contradicted: alike in all; else undecided",
+        "benchmarks that differ in their questions alone: pictures and kinds of answers differ too",
+        across.tasks_have_profiles, threshold=alike.MARGIN,
     ),
 )  # fmt: skip
 
 
 def claim(number: int) -> Claim:
-    """One claim by its number in METHOD section 7. Raises ParameterError for another number."""
+    """One claim by its number in the book's chapter “Fourteen claims”. Raises ParameterError for another number."""
     found = {one.number: one for one in CLAIMS}
     if number not in found:
         raise ParameterError(got("claim", number, [str(known) for known in found]))

@@ -1,15 +1,16 @@
-"""Claims across models, and about their descent: 3, 6, 7, 10, 12 and 13."""
+"""Claims across models and tasks, and about their descent: 3, 6, 7, 10, 12, 13 and 14."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from visualheads import comparison, emergence, kinship, prediction
+from visualheads import alike, comparison, emergence, kinship, prediction, profiles
 from visualheads.bootstrap import N_BOOT
 from visualheads.claims import shuffled
 from visualheads.claims.evidence import Evidence
@@ -27,7 +28,8 @@ from visualheads.claims.verdicts import (
     missing,
     pooled,
 )
-from visualheads.lineage import RETRAINED, SEED, language_models, lineage
+from visualheads.kinds import with_kinds
+from visualheads.lineage import RETRAINED, SEED, language_models, lineage, networks
 
 PREDICTOR = "top_image_weight"
 """The statistic whose prediction decides claim 6, named beforehand; the others are told beside it."""
@@ -44,16 +46,17 @@ SMALL = 8.0
 def concentration_goes_with_performance(evidence: Evidence) -> Finding:
     """Claim 3: right answers have more concentrated visual heads, and better models too.
 
+    Answers are compared within a condition, a format and a kind of question: kinds differ in difficulty and in focus.
     Across models by `focus_nats`, since concentration depends on the number of image tokens; models of one language
     model are no independent evidence, so that their means are compared.
     """
     if not has(evidence.traces, "concentration", "correct"):
         return missing("there are no traces with concentration and answers")
     assert evidence.traces is not None
-    table = comparison.right_wrong(evidence.traces)
+    table = comparison.right_wrong(with_kinds(evidence.traces))
     numbers = pooled(table, "difference")
     if not np.isfinite(numbers).all():
-        return missing("no model has enough right and wrong answers in one condition")
+        return missing("no model has enough right and wrong answers to one kind of question in one condition")
     means = prediction.by_language_model(evidence.statistics, [FOCUS], language_models(evidence.traces))
     across = prediction.correlations(means, [FOCUS]).iloc[0]
     verdicts = [decided(numbers[1], numbers[2])]
@@ -108,17 +111,17 @@ def kin_share_heads(evidence: Evidence) -> Finding:
 
 
 def list_heads_become_visual(evidence: Evidence) -> Finding:
-    """Claim 10: heads that read lists in the text-only model look at pictures, more than its controls make expect.
+    """Claim 10: heads that read lists in the text-only model look at asked objects, more than controls make expect.
 
-    Judged by the models that have another trained language model of their shape among the controls. Without any such
-    it is not supported, only contradicted.
+    In the row that produces the answer, as on lists; other measures and rows are told beside. Judged by the models that
+    have another trained language model of their shape among the controls (a second training of their own is none).
+    Without any such it is not supported, only contradicted.
     """
     if not has(evidence.traces, "region_weight") or not evidence.text:
         return missing("there are no traced lists of text-only models beside traces with boxes")
     assert evidence.traces is not None
-    told = emergence.with_text(
-        evidence.traces, evidence.text, evidence.grown_from, untrained=evidence.text_untrained or None
-    )
+    known, given = networks(evidence.text), (evidence.text, evidence.grown_from)
+    told = emergence.with_text(evidence.traces, *given, untrained=evidence.text_untrained, networks=known)
     rows = []
     for name, part in told.groupby("model", sort=False):
         own, controls = part[part["kind"] == emergence.OWN], part[part["kind"] != emergence.OWN]
@@ -142,6 +145,15 @@ def list_heads_become_visual(evidence: Evidence) -> Finding:
     also = {"own": float(verdict_from["own"].mean()), "control": float(verdict_from["control"].mean())}
     also |= {"models": float(len(verdict_from)), "others": float(table["others"].max()), "p_value": min(chance)}
     also |= {"llms": float(verdict_from["text_model"].nunique())}
+    again = told.loc[(told["kind"] == emergence.AGAIN) & told["model"].isin(verdict_from["model"]), "rho"]
+    also |= {"again": float(again.mean())} if len(again) else {}
+    choices = emergence.by_choice(evidence.traces, *given, untrained=evidence.text_untrained, networks=known)
+    choices = choices[choices["model"].isin(verdict_from["model"])]
+    for (measure, row), part in choices.groupby(["measure", "query"]):
+        also |= {
+            f"{measure}_{row}": float(part["own"].mean()),
+            f"{measure}_{row}_control": float(part["control"].mean()),
+        }
     return finding(numbers, verdict, told, **also)
 
 
@@ -165,10 +177,12 @@ def tokens_help_small_models(evidence: Evidence) -> Finding:
             f"no language model of at most {SMALL:g} billion parameters was tuned by the recipes 1.5 and 1.6, the "
             f"latter with more than {MANY_TOKENS} image tokens (in miniature: with more than the other)"
         )
-    numbers = pooled(table, "difference")
+    judged = table.drop_duplicates("pair")
+    told = kinship.mean_change(evidence.traces, list(zip(judged["one"], judged["other"], strict=True)))
     tokens = {"tokens_one": float(table["tokens_one"].mean()), "tokens_other": float(table["tokens_other"].mean())}
-    pairs = float(table["pair"].nunique())
-    return finding(numbers, decided(numbers[1], numbers[2]), table, pairs=pairs, **tokens)
+    also = {"pairs": float(len(judged)), "whole": float(table["whole"].mean(skipna=False)), **tokens}
+    numbers = (told["estimate"], told["lower"], told["upper"])
+    return finding(numbers, decided(told["lower"], told["upper"]), table, **also)
 
 
 def tokens_need_data_in_large_models(evidence: Evidence) -> Finding:
@@ -196,6 +210,34 @@ def tokens_need_data_in_large_models(evidence: Evidence) -> Finding:
     if told is None:
         return missing("the four models have no questions in common that all of them answered")
     return finding(tuple(told.values()), decided(told["lower"], told["upper"]), large)
+
+
+def tasks_have_profiles(evidence: Evidence) -> Finding:
+    """Claim 14: head patterns differ more between tasks than between halves of one task.
+
+    Tasks are compared within an answer format, since profiles of one task asked in both differ too (`format` tells how
+    far). Every format has to say so; the number is that of the one in which tasks differ least.
+    """
+    if not has(evidence.traces, "image_weight"):
+        return missing("there are no traces with image_weight")
+    assert evidence.traces is not None
+    if len(np.unique(evidence.traces["task"].values.astype(str))) < 2:
+        return missing("only one benchmark was traced")
+    told = profiles.pairs(alike.group_agreement(evidence.traces, profiles.BY))
+    by_kind = {str(kind): pooled(part, "shortfall") for kind, part in told.groupby("kind", sort=False)}
+    formats = by_kind.pop(profiles.FORMATS, np.full(3, np.nan))
+    known = {form: numbers for form, numbers in by_kind.items() if np.isfinite(numbers).all()}
+    if not known:
+        return missing("no model was traced on two benchmarks in one answer format with enough pictures")
+    least = min(known, key=lambda form: known[form][0])
+    single = told.loc[told["kind"] == least, "verdict"]
+    also = {"format": formats[0], "format_lower": formats[1], "format_upper": formats[2]}
+    also |= {"pairs": float(len(single)), "alike": float((single == alike.ALIKE).sum())}
+    also |= {"most": max(numbers[0] for numbers in known.values())} if len(known) > 1 else {}
+    kinds = {alike.ALIKE: CONTRADICTED, alike.DIFFERENT: SUPPORTED, alike.UNDECIDED: UNDECIDED}
+    verdicts = {kinds[alike.verdict(lower, upper)] for _, lower, upper in known.values()}
+    verdict = verdicts.pop() if len(verdicts) == 1 else UNDECIDED
+    return replace(finding(known[least], verdict, told, **also), where=least)
 
 
 def size_of(llm: str) -> float:

@@ -1,6 +1,8 @@
-"""Claims about what heads' attention depends on: 4, 9, 11 and 14."""
+"""Claims about what heads' attention depends on: 4, 9 and 11."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -32,39 +34,60 @@ from visualheads.rankings import head_count, top_heads
 from visualheads.sink_finding import MASSIVE
 
 STRONGEST = 0.1
-"""Share of the heads that count as the strongest (METHOD section 3)."""
+"""Share of the heads that count as the strongest."""
 EXPLAINED = 0.5
 """More than half of the surplus concentration must be the sinks' for them to explain it (ours)."""
 
 
 def naming_changes_drawing_does_not(evidence: Evidence) -> Finding:
-    """Claim 4: head patterns are alike with and without the drawn box, not with and without the object's name."""
+    """Claim 4: head patterns are alike with and without the drawn box, not with and without the object's name.
+
+    Judged within each answer format; all that were asked have to agree.
+    """
     if not has(evidence.traces, "image_weight"):
         return missing("there are no traces with image_weight")
     assert evidence.traces is not None
-    told = alike.model_pairs(
-        alike.group_agreement(of_main_task(evidence.traces), "condition"), {"box": BOX_PAIRS, "name": NAME_PAIRS}
-    )
-    box, name = (pooled(told[told["kind"] == kind], "shortfall") for kind in ("box", "name"))
-    if not np.isfinite(box).all() or not np.isfinite(name).all():
-        return missing("no model was asked with and without the box, and with and without the name")
-    kinds = {alike.ALIKE: SUPPORTED, alike.DIFFERENT: CONTRADICTED, alike.UNDECIDED: UNDECIDED}
+    traces, kinds = of_main_task(evidence.traces), {"box": BOX_PAIRS, "name": NAME_PAIRS}
+    told = alike.format_pairs(alike.format_agreement(traces), kinds)
+    same = {alike.ALIKE: SUPPORTED, alike.DIFFERENT: CONTRADICTED, alike.UNDECIDED: UNDECIDED}
     reverse = {alike.ALIKE: CONTRADICTED, alike.DIFFERENT: SUPPORTED, alike.UNDECIDED: UNDECIDED}
-    verdict = all_of([kinds[alike.verdict(box[1], box[2])], reverse[alike.verdict(name[1], name[2])]])
-    also = {"naming": name[0], "naming_lower": name[1], "naming_upper": name[2]}
-    boxes = told[told["kind"] == "box"]
-    also |= {"boxes": float(len(boxes)), "boxes_different": float((boxes["verdict"] == alike.DIFFERENT).sum())}
-    if has(evidence.traces, "region_weight"):
-        regions = alike.group_agreement(of_main_task(evidence.traces), "condition", "region_weight")
-        where = pooled(alike.model_pairs(regions, {"box": BOX_PAIRS}), "shortfall")
-        also |= {"region": where[0], "region_lower": where[1], "region_upper": where[2]}
-    return finding(box, verdict, told, **also)
+    boxes, parts, also = {}, [], {}
+    for form, rows in told.groupby("format", sort=False):
+        box, name = (rows[rows["kind"] == kind] for kind in kinds)
+        drawn, named = pooled(box, "shortfall"), pooled(name, "shortfall")
+        if not np.isfinite([drawn, named]).all():
+            continue
+        boxes[str(form)] = drawn
+        parts.append((same[alike.verdict(*drawn[1:])], reverse[alike.verdict(*named[1:])]))
+        also |= _bounds(f"{form}_box", drawn) | _bounds(f"{form}_naming", named)
+        differ = float((box["verdict"] == alike.DIFFERENT).sum())
+        also |= {f"{form}_boxes": float(len(box)), f"{form}_different": differ}
+    if not boxes:
+        return missing("no model was asked with and without the box, and with and without the name, in one format")
+    if has(traces, "region_weight"):
+        regions = alike.format_pairs(alike.format_agreement(traces, measure="region_weight"), {"box": BOX_PAIRS})
+        for form, rows in regions.groupby("format", sort=False):
+            also |= _bounds(f"{form}_region", pooled(rows, "shortfall"))
+    verdicts = [all_of(part) for part in parts]
+    also |= {"formats": float(len(verdicts)), "supporting": float(verdicts.count(SUPPORTED))}
+    also |= {"contradicting": float(verdicts.count(CONTRADICTED))}
+    for name, verdict in zip(("box_alike", "name_different"), zip(*parts, strict=True), strict=True):
+        also[name] = float(verdict.count(SUPPORTED))
+    where = max(boxes, key=lambda form: boxes[form][0])
+    agreed = verdicts[0] if len(set(verdicts)) == 1 else UNDECIDED
+    return replace(finding(boxes[where], agreed, told, **also), where=where)
+
+
+def _bounds(name: str, numbers: NDArray[np.float64]) -> dict[str, float]:
+    """(estimate, lower, upper) by name."""
+    return {f"{name}{end}": float(value) for end, value in zip(("", "_lower", "_upper"), numbers, strict=True)}
 
 
 def sinks_explain_concentration(evidence: Evidence) -> Finding:
     """Claim 9: of the most concentrated heads' surplus concentration, more than half vanishes without sink tokens.
 
-    Models without sink dimensions are judged by the background patches that draw most attention, where that is known.
+    Models without sink dimensions cannot tell; what vanishes there without the background patches that draw most
+    attention is told, and decides nothing: patches on objects are none of these.
     """
     if not has(evidence.traces, "concentration", "concentration_no_sink"):
         return missing("there are no traces with concentration and concentration_no_sink")
@@ -93,11 +116,17 @@ def sinks_explain_concentration(evidence: Evidence) -> Finding:
 
         rows.append({"model": name, "sinks": kind, **bootstrapped(explained, len(with_sinks.pictures))})
     if not rows:
-        return missing("no model has sink dimensions: none of its dimensions is massive on any token")
+        return missing("no model has sink dimensions, or token maps that stand for them")
     table = pd.DataFrame(rows)
-    numbers = pooled(table)
-    also = {"models": float(len(table)), "with_dimensions": float((table["sinks"] == MASSIVE).sum())}
-    return finding(numbers, decided(numbers[1], numbers[2], EXPLAINED), table, **also)
+    massive = table[table["sinks"] == MASSIVE]
+    if massive.empty:
+        share, lower, upper = (f"{100 * value:z.1f}" for value in pooled(table))
+        return missing(
+            f"none of {len(table)} models has sink dimensions; without the background patches that draw most attention "
+            f"{share} % of the surplus vanish ({lower} to {upper}), which says nothing of sinks"
+        )
+    numbers, also = pooled(massive), {"models": float(len(table)), "with_dimensions": float(len(massive))}
+    return finding(numbers, decided(numbers[1], numbers[2], EXPLAINED), massive, **also)
 
 
 def weight_goes_with_concentration(evidence: Evidence) -> Finding:
@@ -142,18 +171,3 @@ def weight_goes_with_concentration(evidence: Evidence) -> Finding:
         whole, verdict, table, within=inner[0], within_lower=inner[1], within_upper=inner[2],
         p_value=min(anywhere), within_p=min(in_layer),
     )  # fmt: skip
-
-
-def tasks_have_profiles(evidence: Evidence) -> Finding:
-    """Claim 14: head patterns differ more between tasks than between halves of one task."""
-    if not has(evidence.traces, "image_weight"):
-        return missing("there are no traces with image_weight")
-    assert evidence.traces is not None
-    if len(np.unique(evidence.traces["task"].values.astype(str))) < 2:
-        return missing("only one benchmark was traced")
-    told = alike.model_pairs(alike.group_agreement(evidence.traces, "task"))
-    numbers = pooled(told, "shortfall")
-    if not np.isfinite(numbers).all():
-        return missing("no model was traced on two benchmarks with enough pictures")
-    kinds = {alike.ALIKE: CONTRADICTED, alike.DIFFERENT: SUPPORTED, alike.UNDECIDED: UNDECIDED}
-    return finding(numbers, kinds[alike.verdict(numbers[1], numbers[2])], told)

@@ -25,12 +25,12 @@ from visualheads.claims.verdicts import (
     non_inferior,
 )
 from visualheads.comparison import of_task
-from visualheads.confronted import ranking_agreement
+from visualheads.confronted import in_format, ranking_agreement
 from visualheads.effects import excess_loss, loss, losses
 from visualheads.rankings import head_count
 
 MARGIN = 0.02
-"""Accuracy that may be lost before removing heads counts as harm: two points (METHOD section 7)."""
+"""Accuracy that may be lost before removing heads counts as harm: two points."""
 DRAWS_PER_LOOK = 500
 """Draws of pictures per pair of model and mode: a corrected bound then lies six draws or more from the end."""
 RANKING = "image_weight"
@@ -93,10 +93,10 @@ def attention_finds_the_heads_that_matter(evidence: Evidence) -> Finding:
     """Claim 8: image weight ranks heads as their single effects do, to more than half of what noise allows."""
     if not has(evidence.traces, RANKING) or not has(evidence.effects, EFFECT):
         return missing("there are no single-head effects beside the traces")
-    assert evidence.traces is not None
+    assert evidence.traces is not None and evidence.effects is not None
     if MAIN_TASK not in evidence.traces["task"].values.astype(str):
         return missing(f"no model was traced on {MAIN_TASK}, where heads are removed")
-    table = ranking_agreement(of_task(evidence.traces, MAIN_TASK), evidence.effects, EFFECT, by=[RANKING])
+    table = ranking_agreement(in_format(of_task(evidence.traces, MAIN_TASK)), evidence.effects, EFFECT, by=[RANKING])
     table = table[table["ceiling"] > 0].rename(columns={"lower": "low", "upper": "high", "overlap": "shared_top"})
     if table.empty:
         return missing("no model has both, with effects that two halves of the pictures agree on")
@@ -105,7 +105,15 @@ def attention_finds_the_heads_that_matter(evidence: Evidence) -> Finding:
         upper=table["noisy_upper"] / table["ceiling"],
     )  # fmt: skip
     numbers = _over_models(table)  # models are the other source of spread
-    return finding(numbers, decided(numbers[1], numbers[2], HALF), table)
+    told = evidence.effects.coords
+    also = {
+        "models": float(len(table)), "rho": float(table["spearman"].mean()),
+        "beyond": float((table["spearman"] > table["unrelated"]).sum()),
+        "shared": float(table["shared_top"].mean()), "chance": float(table["chance"].mean()),
+    }  # fmt: skip
+    found = finding(numbers, decided(numbers[1], numbers[2], HALF), table, **also)
+    removal = [str(np.atleast_1d(evidence.effects[name].values)[0]) for name in ("mode", "positions") if name in told]
+    return replace(found, where=", ".join(removal))
 
 
 def _late_sets(sweep: xr.Dataset) -> tuple[int, list[int]] | None:

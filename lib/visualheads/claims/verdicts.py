@@ -42,7 +42,7 @@ class Finding:
 class Claim:
     """A statement that data can decide.
 
-    number     its number in METHOD section 7
+    number     its number in the book's chapter “Fourteen claims”
     source     paper, project page, contested or ours
     estimate   what is estimated, in words, and its unit
     control    what it is held against

@@ -31,11 +31,20 @@ def page(
 
 def build(
     full: Annotated[
-        bool, typer.Option("--full", help="More samples and all intervals: hours rather than minutes.")
+        bool,
+        typer.Option(
+            "--full",
+            help="Every shipped question, the full protocol of removed heads, more timing runs: hours, not minutes.",
+        ),
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Run every notebook even where nothing changed.")] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Notebooks run side by side.", show_default="the cores")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Notebooks run side by side; each needs about half a gigabyte of memory besides its model.",
+            show_default="the cores",
+        ),
     ] = None,
 ) -> None:
     """Trace the miniatures, run the notebooks, render the book, and print the path of its first page."""
@@ -51,7 +60,12 @@ def full(
     every: Annotated[bool, typer.Option("--all", help="All miniatures, side by side.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Run it even where what is shipped still holds.")] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Miniatures side by side.", show_default="the cores")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Miniatures side by side; each needs about half a gigabyte of memory besides its model.",
+            show_default="the cores",
+        ),
     ] = None,
 ) -> None:
     """Run the full protocol of removed heads and keep it in data/full; a killed run goes on where it stopped."""

@@ -80,7 +80,7 @@ def doctor() -> None:
     browser = next(
         (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
     )
-    table.add_row("Chromium", browser or "none: browser tests and the PDF are left out")
+    table.add_row("Chromium", browser or "none: browser tests are left out")
     offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
     table.add_row("hub", "off (HF_HUB_OFFLINE is set)" if offline else "used for catalogue names and hub ids")
     table.add_row("data", str(data_folder()))

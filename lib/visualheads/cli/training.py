@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,12 +21,14 @@ def train(
     ] = False,
     again: Annotated[bool, typer.Option("--again", help="With --all: also those that are trained.")] = False,
     smoke: Annotated[
-        bool, typer.Option("--smoke", help="A few steps of every stage, in a minute; needs --out: nothing is learned.")
+        bool, typer.Option("--smoke", help="A few steps of every stage, in a minute: nothing is learned.")
     ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, …")] = "cpu",
     folder: Annotated[
         Path | None,
-        typer.Option("--out", help="Where the checkpoints go.", show_default="data/miniatures"),
+        typer.Option(
+            "--out", help="Where the checkpoints go.", show_default="data/miniatures; with --smoke a temporary folder"
+        ),
     ] = None,
     work: Annotated[
         Path | None, typer.Option(help="Where unfinished stages are kept.", show_default="data/training")
@@ -45,14 +48,12 @@ def train(
         raise ParameterError("train: give the name of one miniature, or --all.")
     if again and not every:
         raise ParameterError("train: --again goes with --all; a miniature given by name is always trained.")
-    if smoke and folder is None:
-        raise ParameterError(
-            "train --smoke learns nothing; give --out FOLDER, so that no trained miniature is replaced."
-        )
     placed = str(checked_device(device))
     names = training_order() if every else [name]
     for each in names:
         miniature(each)
+    if smoke and folder is None:  # so that no trained miniature is replaced
+        folder = Path(tempfile.mkdtemp(prefix="visualheads-smoke-"))
     target = folder or data_folder() / "miniatures"
     unfinished = work or (target / "unfinished" if smoke else data_folder() / "training")
     for each in names:
@@ -66,6 +67,8 @@ def train(
             else:
                 trace_moments(each, made, unfinished)
         say(f"{each}: {made}")
+    if smoke:
+        say(f"Every stage ran, nothing is learned; what was written is in {target}")
 
 
 def _report(stage: str, step: int, steps: int, record: dict[str, Any]) -> None:

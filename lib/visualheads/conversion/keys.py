@@ -1,4 +1,4 @@
-"""Names of weights: the original's → those of transformers' files (METHOD: read off the checkpoints and their code)."""
+"""Names of weights: the original's → those of transformers' files (read off the checkpoints and their code)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Changing heads while the model answers: what a head does, not only where it looks. METHOD section 6."""
+"""Changing heads while the model answers: what a head does, not only where it looks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be done to a head: the modes, where in the prompt they act, and what they need. METHOD section 6."""
+"""What can be done to a head: the modes, where in the prompt they act, and what they need."""
 
 from __future__ import annotations
 
@@ -124,9 +124,9 @@ def check_possible(model: VisionLanguageModel, intervention: Intervention) -> No
     """Raise ModeError where this model cannot have the mode, ParameterError for a reference set of another model."""
     if intervention.operation.sinks and intervention.tokens is None and not model.sink_dimensions:
         raise ModeError(
-            f"mode {intervention.mode!r} is not possible in {model.name!r}: no dimension of its residual stream is "
-            "massive on any token, so it has no sink tokens; choose a mode that does not work on sinks, or name the "
-            "image tokens to be taken for sinks (tokens=)."
+            f"mode {intervention.mode!r} is not possible in {model.name!r}: no sink dimension of its residual stream "
+            "was found between the layers of its second half in a short text, so no sink tokens are known; choose a "
+            "mode that does not work on sinks, or name the image tokens to be taken for sinks (tokens=)."
         )
     if intervention.reference is not None:
         intervention.reference.check_model(model)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from visualheads.miniatures import kinds
 from visualheads.miniatures.architectures import Miniature
+from visualheads.miniatures.goals import missed_by
 
 POOLED = """\
-The 95 % intervals take prompts as independent. With one prompt a scene, as in the rows of one condition and format,
-they are; where several prompts ask about one picture – all conditions and formats together, POPE's questions,
-MMBench's rounds – the intervals are too narrow, about one and a half times for LookTwice and MMBench."""
-"""Said of the pooled rows. Source of the factor: `evaluation.score`."""
+The 95 % intervals of one condition and format are Wilson's: there is one prompt a scene. So are those of all together,
+which take prompts as independent although several ask about one picture: they are too narrow, about one and a half
+times. Where POPE and MMBench ask several prompts about one picture, intervals are a bootstrap over pictures."""
+"""Said of the intervals. Source of the factor: `evaluation.score`."""
 
 SOURCES = """\
 Pictograms: Font Awesome Free 6 by Fonticons, Inc., CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/).
@@ -51,13 +53,37 @@ def benchmark_table(benchmarks: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def kind_table(benchmarks: dict[str, Any]) -> str:
+    """Scores by kind of question, of the benchmarks that ask several, as a Markdown table."""
+    lines = [
+        "| benchmark | kind | accuracy % (95 % interval) | question only % | chance % | above both | prompts |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, found in kinds.by_kind(benchmarks).items():
+        for kind, entry in found.items():
+            cells = [percent(entry["seen"]), f"{100 * entry['question_only']['accuracy']:.1f}"]
+            cells += [f"{100 * entry['chance']:.1f}", "yes" if entry["above_chance"] else "**no**"]
+            lines.append(f"| {name} | {kind} | {' | '.join(cells)} | {entry['seen']['n']} |")
+    return "\n".join(lines)
+
+
+def kind_section(record: dict[str, Any]) -> str:
+    """Scores by kind of question, and which kinds were not learned; empty for a record without."""
+    if not kinds.by_kind(record["benchmarks"]):
+        return ""
+    return (
+        "\n### By kind of question\n\nAbove both: the 95 % interval lies above chance and above what the question "
+        f"alone tells.\n\n{kind_table(record['benchmarks'])}\n\n{kinds.unlearned({'': record})}\n"
+    )
+
+
 def target_lines(targets: list[dict[str, Any]]) -> str:
     """What was asked for and not reached, one line each."""
     missed = [entry for entry in targets if not entry["reached"]]
     if not missed:
         return "All figures asked for are reached."
     told = [
-        f"* {e['what']}: {100 * e['found']:.1f} %, limit {100 * e['wanted']:.1f} %"
+        f"* {e['what']}: {100 * e['found']:.1f} %, limit {100 * e['wanted']:.1f} %, {missed_by(e)}"
         + (f" ({e['why']})" if "why" in e else "")
         for e in missed
     ]
@@ -86,7 +112,10 @@ def stage_table(stages: dict[str, Any]) -> str:
     lines = ["| stage | steps | batch | minutes | last measured |", "| --- | --- | --- | --- | --- |"]
     for name, stage in stages.items():
         last = {key: value for key, value in stage["curve"][-1].items() if key not in ("step", "seconds")}
-        told = ", ".join(f"{key} {value:.2f}" for key, value in last.items())
+        answers = stage.get("answers", {})
+        told = ", ".join(
+            f"{key} {value:.2f}" + (f" (of {answers[key]})" if key in answers else "") for key, value in last.items()
+        )
         lines.append(f"| {name} | {stage['steps']} | {stage['batch']} | {stage['seconds'] / 60:.0f} | {told} |")
     return "\n".join(lines)
 
@@ -104,8 +133,7 @@ def model_card(description: Miniature, config: Any, record: dict[str, Any]) -> s
     """The card's Markdown text."""
     text, vision = config.text_config, config.vision_config
     pooled = record["pooled"]
-    note = f"\n**{record['note']}**\n" if record.get("note") else ""
-    note += short_tuning(description) if description.share < 1 else ""
+    note = short_tuning(description) if description.share < 1 else ""
     return f"""\
 ---
 license: apache-2.0
@@ -134,7 +162,8 @@ Held-out scenes `data/scenes/looktwice`, greedy decoding, exact match, checkpoin
 All conditions and formats together: {percent(pooled["seen"])} %; with a white picture {percent(pooled["blind"])} %;
 the best answerer that sees only the question (it knows this set's answer frequencies):
 {percent(pooled["question_only"])} %.
-{POOLED}
+{POOLED}{kinds.blind_answers({"": record})}
+
 `plain-general` has no referent in the picture: it is reported, no target is set.
 
 ### All five benchmarks
@@ -145,11 +174,13 @@ interval lies above random answers and above what the question alone tells.
 {benchmark_table(record["benchmarks"])}
 
 {target_lines(record["targets"])}
-
+{kind_section(record)}
 ## Training
 
 `visualheads train {description.name}` (seed {description.seed}); scenes, lists and questions are drawn anew at
-every step, no training scene is seen twice, none is a test scene.
+every step, no training scene is seen twice, none is a test scene. Visual tuning trains:
+{", ".join(record.get("trainable", [])) or "not recorded"}. Of what was last measured, the number of answers stands
+in brackets. Minutes depend on what else the machine did.
 
 {stage_table(record["stages"])}
 

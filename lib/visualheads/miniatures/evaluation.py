@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+import xarray as xr
 from scipy import stats
 
+from visualheads.answered import share_right
 from visualheads.miniatures import words
 from visualheads.miniatures.distortions import ADJECTIVES
+from visualheads.miniatures.goals import FORMATS, targets
+from visualheads.miniatures.wordings import WORDINGS
 from visualheads.miniatures.world import CLASSES, PLURAL, SUPERCATEGORIES
 from visualheads.tasks import task
 from visualheads.tasks.sample import LETTERS
@@ -23,23 +29,26 @@ if TYPE_CHECKING:
     from visualheads.tasks.sample import Sample
 
 BATCH = 50
-FORMATS = ("free", "letters")
 OTHERS = ("pope", "mmbench", "seedbench", "qbench")
 ANSWERS = ("Yes", "No")  # of questions without choices: POPE's
-BLIND_SLACK = 0.05  # how far blind accuracy, at its upper 95 % limit, may lie above the best question-only answerer
 
 
-def score(right: Sequence[bool]) -> dict[str, Any]:
-    """Share of right answers with its 95 % Wilson interval and the number of items.
+def score(right: Sequence[bool], pictures: Sequence[str] | None = None) -> dict[str, Any]:
+    """Share of right answers with its 95 % interval and the number of items.
 
-    The interval takes prompts as independent. That is right for one condition and format of LookTwice, which asks one
-    prompt a scene, and for SEED and Q-Bench. Pooled over conditions, formats or rounds, several prompts ask about one
-    picture (12 in LookTwice and POPE), and it is too narrow: a bootstrap over the pictures of four miniatures' traces
-    is 1.5 to 1.8 times as wide on LookTwice, 1.4 to 1.6 times on MMBench.
+    pictures    which picture each is about. Where several are about one, the interval is a bootstrap over the pictures
+                (`answered.share_right`); else, and without `pictures`, it is Wilson's, which takes items as
+                independent. Pooled over conditions and formats of LookTwice, where several prompts ask about one
+                picture and are not told apart here, that is too narrow: over the pictures of four miniatures' traces
+                it is 1.5 to 1.8 times as wide.
     """
+    told: dict[str, Any] = {"accuracy": sum(right) / len(right)}
+    if pictures is not None and len(set(pictures)) < len(pictures):
+        values = np.array(right, dtype=float)
+        found = share_right(xr.DataArray(values, dims="sample", coords={"image_id": ("sample", list(pictures))}))
+        return {**told, "low": found["lower"], "high": found["upper"], "n": len(right), "pictures": len(set(pictures))}
     interval = stats.binomtest(sum(right), len(right)).proportion_ci(method="wilson")
-    bounds = {"low": float(interval.low), "high": float(interval.high)}
-    return {"accuracy": sum(right) / len(right), **bounds, "n": len(right)}
+    return {**told, "low": float(interval.low), "high": float(interval.high), "n": len(right)}
 
 
 @torch.no_grad()
@@ -71,6 +80,24 @@ def template(question: str) -> str:
     names = {*CLASSES, *PLURAL.values(), *SUPERCATEGORIES, *(word for pair in ADJECTIVES.values() for word in pair)}
     asked = question.partition("\n")[0].partition("?")[0]
     return " ".join("_" if word in names else word for word in words.split(asked))
+
+
+@cache
+def _types() -> dict[str, str]:
+    """The kind of question of every type that `template` gives for the miniatures' wordings."""
+    names = {"name": CLASSES[0], "other": CLASSES[0], "plural": PLURAL[CLASSES[0]], "category": SUPERCATEGORIES[0]}
+    names["adjective"] = next(iter(ADJECTIVES.values()))[0]
+    return {
+        template(form.format(article=article, **names)): kind
+        for kind, forms in WORDINGS.items()
+        for form in forms
+        for article in ("a", "an")
+    }
+
+
+def kind_of(sample: Sample) -> str:
+    """The kind of a shipped question, by its wording: `colour`, `relation`, …; "" for a wording of others."""
+    return _types().get(template(sample.question), "")
 
 
 def answer_text(sample: Sample) -> str:
@@ -140,15 +167,24 @@ def looktwice_scores(model: Any, processor: Any, n: int | None) -> dict[str, Any
         for form in FORMATS:
             samples = free if form == "free" else benchmark.samples(condition=condition, format=form, n=n)
             white = benchmark.samples(condition=condition, format=form, control="white", n=n)
+            guessed = answers(model, processor, white)
             right = {
                 "seen": _right(answers(model, processor, samples), samples),
-                "blind": _right(answers(model, processor, white), white),
+                "blind": _right(guessed, white),
                 "question_only": question_only(samples, free),
             }
             scores[f"{condition}/{form}"] = {name: score(values) for name, values in right.items()}
+            scores[f"{condition}/{form}"]["blind_answer"] = most_frequent(white, guessed)
             for name, values in right.items():
                 pooled[name] += values
     return {"scores": scores, "pooled": {name: score(values) for name, values in pooled.items()}}
+
+
+def most_frequent(samples: Sequence[Sample], told: Sequence[str]) -> dict[str, Any]:
+    """The answer given most often: text, its share of the answers, and of how many questions it is the right one."""
+    [(text, number)] = Counter(told).most_common(1)
+    right = sum(correct(sample, text) == 1 for sample in samples)
+    return {"text": text, "share": number / len(told), "right": right / len(samples)}
 
 
 def summary(scores: dict[str, Any]) -> dict[str, Any]:
@@ -172,28 +208,36 @@ def benchmark_scores(model: Any, processor: Any, name: str, n: int | None = None
     form = benchmark.formats[0]
     samples = benchmark.samples(format=form, n=n)
     white = benchmark.samples(format=form, control="white", n=n)
-    told, guessed = answers(model, processor, samples), answers(model, processor, white)
-    right = _right(told, samples)
+    return answered_scores(samples, answers(model, processor, samples), white, answers(model, processor, white))
+
+
+def answered_scores(
+    samples: Sequence[Sample], told: Sequence[str], white: Sequence[Sample], guessed: Sequence[str]
+) -> dict[str, Any]:
+    """`benchmark_scores` from the answers: all together, by condition, and by kind of question."""
+    benchmark = task(samples[0].task)
     conditions = dict.fromkeys(sample.condition for sample in samples)
-    found = {
-        "seen": score(right),
-        "blind": score(_right(guessed, white)),
-        "question_only": score(without_looking(samples)),
-    }
-    chance = sum(1 / len(sample.choices or ANSWERS) for sample in samples) / len(samples)
+    kinds = dict.fromkeys(kind for kind in map(kind_of, samples) if kind)
+    by_kind = {kind: _of(samples, told, lambda sample, kind=kind: kind_of(sample) == kind) for kind in kinds}
+    by_condition = {name: _of(samples, told, lambda sample, name=name: sample.condition == name) for name in conditions}
     return {
-        **found,
+        **_compared(samples, told),
+        "blind": _scored(white, guessed),
         "figures": benchmark.score(samples, told),
         "blind_figures": benchmark.score(white, guessed),
         "conditions": {
-            condition: {
-                **score([value for value, sample in zip(right, samples, strict=True) if sample.condition == condition]),
-                "figures": benchmark.score(*_of(condition, samples, told)),
-            }
-            for condition in conditions
+            name: {**_scored(*part), "figures": benchmark.score(*part)} for name, part in by_condition.items()
         },
-        **chance_of(found, chance),
+        "kinds": {kind: _compared(*part) for kind, part in by_kind.items()},
     }
+
+
+def _compared(samples: Sequence[Sample], told: Sequence[str]) -> dict[str, Any]:
+    """Answers beside what the questions alone tell, and chance."""
+    guesses = score(without_looking(samples), [sample.image_id for sample in samples])
+    found = {"seen": _scored(samples, told), "question_only": guesses}
+    chance = sum(1 / len(sample.choices or ANSWERS) for sample in samples) / len(samples)
+    return {**found, **chance_of(found, chance)}
 
 
 def chance_of(found: dict[str, Any], chance: float) -> dict[str, Any]:
@@ -203,48 +247,15 @@ def chance_of(found: dict[str, Any], chance: float) -> dict[str, Any]:
     return {"chance": chance, "above_chance": found["seen"]["low"] > best}
 
 
-def targets(record: dict[str, Any], marked: bool) -> list[dict[str, Any]]:
-    """The figures asked of a miniature, each with what was found; `marked`: trained on drawn boxes (ViP)."""
-    scores = record["scores"]
-    asked = [("plain-object", 0.8), ("plain-super", 0.7), *([("visual-general", 0.8)] if marked else [])]
-    told = [
-        {"what": f"{name}/{form}", "wanted": least, "found": scores[f"{name}/{form}"]["seen"]["accuracy"]}
-        for name, least in asked
-        for form in FORMATS
-    ]
-    for entry in told:
-        entry["reached"] = entry["found"] >= entry["wanted"]
-    for name, entry in record["benchmarks"].items():
-        best = max(entry["chance"], entry["question_only"]["accuracy"])
-        told.append(
-            {
-                "what": f"{name} above chance",
-                "wanted": best,
-                "found": entry["seen"]["low"],
-                "reached": entry["above_chance"],
-            }
-        )
-        allowed = best + BLIND_SLACK
-        blind = entry["blind"]["high"]
-        told.append({"what": f"{name} blind", "wanted": allowed, "found": blind, "reached": blind <= allowed})
-        if blind > allowed and entry["blind"]["low"] <= best:
-            told[-1]["why"] = _noise(name, entry["blind"], best)
-    return told
-
-
-def _noise(name: str, blind: dict[str, Any], best: float) -> str:
-    """Why a limit is exceeded by a blind model whose interval holds the best answerer without eyes."""
-    told = " to ".join(f"{100 * blind[bound]:.1f}" for bound in ("low", "high"))
-    return (
-        f"with white pictures {name} is right in {100 * blind['accuracy']:.1f} % ({told}) of {blind['n']} prompts, no "
-        f"more than the best answerer without eyes ({100 * best:.1f} %) as far as so many prompts can tell: it is the "
-        "width of the interval that passes the limit"
-    )
-
-
-def _of(condition: str, samples: Sequence[Sample], told: Sequence[str]) -> tuple[list[Sample], list[str]]:
-    pairs = [(sample, text) for sample, text in zip(samples, told, strict=True) if sample.condition == condition]
+def _of(
+    samples: Sequence[Sample], told: Sequence[str], chosen: Callable[[Sample], bool]
+) -> tuple[list[Sample], list[str]]:
+    pairs = [(sample, text) for sample, text in zip(samples, told, strict=True) if chosen(sample)]
     return [sample for sample, _ in pairs], [text for _, text in pairs]
+
+
+def _scored(samples: Sequence[Sample], told: Sequence[str]) -> dict[str, Any]:
+    return score(_right(told, samples), [sample.image_id for sample in samples])
 
 
 def _right(found: Sequence[str], samples: Sequence[Sample]) -> list[bool]:

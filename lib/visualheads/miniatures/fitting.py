@@ -56,15 +56,16 @@ class Progress:
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters that train together; `factor` scales the stage's learning rate for them."""
+    """Parameters that train together; `factor` scales the stage's learning rate for them, `name` is the part's."""
 
     parameters: tuple[nn.Parameter, ...]
     factor: float = 1.0
+    name: str = ""
 
 
-def group(*modules: nn.Module, factor: float = 1.0) -> Group:
+def group(*modules: nn.Module, factor: float = 1.0, name: str = "") -> Group:
     """All parameters of some modules."""
-    return Group(tuple(parameter for module in modules for parameter in module.parameters()), factor)
+    return Group(tuple(parameter for module in modules for parameter in module.parameters()), factor, name)
 
 
 def save_atomically(content: Any, path: Path) -> None:

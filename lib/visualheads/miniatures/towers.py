@@ -20,6 +20,7 @@ from visualheads.miniatures.fitting import Progress, Report, Schedule
 from visualheads.miniatures.pictures import Picture, picture, prepared
 from visualheads.miniatures.world import CLASSES, COLOURS, Scene
 
+TOWER_SEED = 0  # one tower for all recipes; in the 1.6 recipe it learns on
 GRID = PICTURE // PATCH
 BACKGROUND, PART = 0, 1  # targets below the classes
 NO_COLOUR = -100  # patches without an object's centre

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from visualheads.miniatures import evaluation, towers, training
+from visualheads.miniatures import asked, evaluation, towers, training
 from visualheads.miniatures.architectures import build_empty, build_processor, miniature, text_shape
 from visualheads.miniatures.card import model_card
 from visualheads.miniatures.fitting import Progress, Report, Schedule
@@ -21,9 +21,6 @@ from visualheads.miniatures.words import build_tokenizer
 
 TRACES = "traces"
 """Folder beside the record of a short extra tuning, with its packed traces: `<benchmark>.zarr.zip`."""
-
-
-TOWER_SEED = 0  # one tower for all recipes; in the 1.6 recipe it learns on
 
 
 def train(
@@ -50,7 +47,7 @@ def train(
     work, target = Path(work), Path(target)
     weights = weights_folder(name, target, work)
     take_tower(target, work, plan.tower)
-    tower, tower_progress = towers.train_tower(plan.tower, work, TOWER_SEED, device, report)
+    tower, tower_progress = towers.train_tower(plan.tower, work, towers.TOWER_SEED, device, report)
     take_text(recipe.text, target / recipe.text, work, plan.text)
     text, text_progress = training.train_text(recipe.text, plan.text, work, device, report)
     save_text(recipe.text, text, target / recipe.text, plan.text, text_progress)
@@ -69,12 +66,19 @@ def train(
         "class": type(model).__name__,
         "parameters": sum(p.numel() for p in model.parameters()),
         "seed": recipe.seed,
+        "trainable": training.trainable(model, recipe.recipe),
         "stages": {
-            stage: {"curve": done.curve, "seconds": done.seconds, **asdict(schedule)}
+            stage: {
+                "curve": done.curve,
+                "answers": asked.measured(recipe, stage, schedule),
+                "seconds": done.seconds,
+                **asdict(schedule),
+            }
             for (stage, done), schedule in zip(progress.items(), schedules, strict=True)
         },
     }
     if not smoke:
+        record["asked"] = asked.shares(recipe, plan.text, schedules[-1])
         record |= evaluation.evaluate(weights, device=device)
         (folder / "MODEL_CARD.md").write_text(model_card(recipe, model.config, record))
     (folder / TRAINING_RECORD).write_text(json.dumps(record, indent=1) + "\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from visualheads.miniatures import batches, fitting, questions, turns, words
 from visualheads.miniatures.architectures import build_multimodal, build_processor, build_text, miniature, text_shape
 from visualheads.miniatures.fitting import Group, Progress, Report, Schedule
 from visualheads.miniatures.listing import Listing, text_list
-from visualheads.miniatures.pictures import BOXED, picture, prepared
+from visualheads.miniatures.pictures import BOXED, Picture, picture, prepared
 from visualheads.miniatures.turns import Pair
 from visualheads.miniatures.wordings import LOOKTWICE
 
@@ -85,6 +85,14 @@ def drawn(rng: Any, shares: Mapping[str, float]) -> str:
     return rng.choices(list(shares), list(shares.values()))[0]
 
 
+def hardness(schedule: Schedule, step: int) -> tuple[float, int, float]:
+    """Of text training at a step: the share of its first cycle that is done, how many fillers a list has at most, and
+    the share of lists that tell all of a place at once."""
+    done = min(1.0, step / (schedule.restarts or (schedule.steps,))[0])
+    fillers = int(min(MOST_FILLERS, FEWEST_FILLERS + MOST_FILLERS * done / FULL_LENGTH_FROM))
+    return done, fillers, TOGETHER if schedule.restarts and step >= schedule.restarts[0] else 0.0
+
+
 def train_text(
     name: str, schedule: Schedule, folder: Path, device: str, report: Report | None = None
 ) -> tuple[Any, Progress]:
@@ -101,12 +109,10 @@ def train_text(
 
     def loss_of(step: int) -> torch.Tensor:
         nonlocal fillers, together
-        done = min(1.0, step / (schedule.restarts or (schedule.steps,))[0])
-        fillers = int(min(MOST_FILLERS, FEWEST_FILLERS + MOST_FILLERS * done / FULL_LENGTH_FROM))
+        done, fillers, together = hardness(schedule, step)
         rng = batches.generator(shape.seed, "text", step)
         plain = done < QUESTIONS_FROM
         task = drawn(rng, FIRST_SHARES if plain else SHARES)
-        together = TOGETHER if schedule.restarts and step >= schedule.restarts[0] else 0.0
         pairs = (batches.text_pair(rng, fillers, task, DIALOGUE, plain, together) for _ in range(schedule.batch))
         ids, labels = (each.to(device) for each in batches.pad(pairs))
         return model(inputs_embeds=words.embedded(model.get_input_embeddings(), ids), labels=labels).loss
@@ -136,16 +142,22 @@ def text_accuracy(
     model: Any, seed: int, device: str, lists: int, fillers: int, together: float = 0.0
 ) -> dict[str, float]:
     """Share of right answers on fresh lists with at most `fillers` filler words: questions by kind, and tallies."""
+    asked = text_test(seed, lists, fillers, together)
+    ids, labels = batches.pad(pair for _, pair in asked)
+    told = words.embedded(model.get_input_embeddings(), ids.to(device))
+    found = model(inputs_embeds=told).logits.argmax(-1).cpu()
+    return told_right([kind for kind, _ in asked], ids, labels, found)
+
+
+def text_test(seed: int, lists: int, fillers: int, together: float) -> list[tuple[str, Pair]]:
+    """What is asked about fresh lists, the same ones whenever it is measured, by kind."""
     rng = batches.generator(seed, "text-test", 0)
-    pairs, kinds = [], []
+    asked: list[tuple[str, Pair]] = []
     for _ in range(lists):
         listed, known = text_list(rng, fillers, together=together)
         for kind, told in (*probes(rng, known), ("tally", turns.tally(rng, known))):
-            pairs.append(batches.behind(listed, told))
-            kinds.append(kind)
-    ids, labels = batches.pad(pairs)
-    told = words.embedded(model.get_input_embeddings(), ids.to(device))
-    return told_right(kinds, ids, labels, model(inputs_embeds=told).logits.argmax(-1).cpu())
+            asked.append((kind, batches.behind(listed, told)))
+    return asked
 
 
 def told_right(kinds: list[str], ids: torch.Tensor, labels: torch.Tensor, found: torch.Tensor) -> dict[str, float]:
@@ -159,13 +171,18 @@ def told_right(kinds: list[str], ids: torch.Tensor, labels: torch.Tensor, found:
 
 def trained_parts(model: Any, recipe: str) -> tuple[list[Group], list[Group]]:
     """What the two stages train: the adapter (with 1.6's newline), then also the language model and 1.6's tower."""
-    adapter = fitting.group(model.model.multi_modal_projector)
-    language = fitting.group(model.model.language_model, model.lm_head)
+    adapter = fitting.group(model.model.multi_modal_projector, name="adapter")
+    language = fitting.group(model.model.language_model, model.lm_head, name="language model")
     if recipe != "1.6":
         return [adapter], [adapter, language]
-    adapter = Group((*adapter.parameters, model.model.image_newline))
-    tower = fitting.group(model.model.vision_tower, factor=TOWER_FACTOR)
+    adapter = replace(adapter, parameters=(*adapter.parameters, model.model.image_newline))
+    tower = fitting.group(model.model.vision_tower, factor=TOWER_FACTOR, name="tower")
     return [adapter], [adapter, language, tower]
+
+
+def trainable(model: Any, recipe: str) -> list[str]:
+    """Names of the parts whose parameters visual tuning trains."""
+    return [part.name for part in trained_parts(model, recipe)[1]]
 
 
 def tune(
@@ -209,13 +226,10 @@ def tune(
 
 def picture_accuracy(model: Any, processor: Any, seed: int, device: str, pictures: int) -> dict[str, float]:
     """Share of right answers on fresh pictures, by kind of question (a quick look while training)."""
-    rng = batches.generator(seed, "picture-test", 0)
     image = words.vocabulary()[words.IMAGE]
     found: list[tuple[str, bool]] = []
-    for start in range(0, pictures, TEST_BATCH):
-        shown = [picture(rng) for _ in range(min(TEST_BATCH, pictures - start))]
+    for shown, asked in picture_test(seed, pictures):
         inputs, counts = prepared(processor, [each.image for each in shown])
-        asked = [probes(rng, each.listing)[0] for each in shown]
         pairs = [batches.behind([image] * count, told) for count, (_, told) in zip(counts, asked, strict=True)]
         ids, labels = batches.pad(pairs)
         inputs = {key: value.to(device) for key, value in inputs.items()}
@@ -224,3 +238,11 @@ def picture_accuracy(model: Any, processor: Any, seed: int, device: str, picture
             place = int((labels[row] != turns.IGNORED).nonzero()[0, 0])
             found.append((kind, bool(guessed[row, place - 1] == ids[row, place])))
     return fitting.mean_by(found)
+
+
+def picture_test(seed: int, pictures: int) -> Iterator[tuple[list[Picture], list[tuple[str, Pair]]]]:
+    """Fresh pictures, the same ones whenever it is measured, and what is asked about each, by kind; in batches."""
+    rng = batches.generator(seed, "picture-test", 0)
+    for start in range(0, pictures, TEST_BATCH):
+        shown = [picture(rng) for _ in range(min(TEST_BATCH, pictures - start))]
+        yield shown, [probes(rng, each.listing)[0] for each in shown]

@@ -10,6 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from visualheads.errors import VisualHeadsError
+from visualheads.kernels import end_with_parent
 
 Job = TypeVar("Job")
 
@@ -47,9 +48,7 @@ class Workers:
         try:
             while left or busy:
                 while left and len(busy) < self.number:
-                    pool = (
-                        self._idle.pop() if self._idle else ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-                    )
+                    pool = self._idle.pop() if self._idle else _process()
                     try:
                         future = pool.submit(run, left[-1])
                     except BrokenProcessPool:  # killed while it had nothing to do
@@ -69,6 +68,10 @@ class Workers:
                     yield job, found, why
         finally:
             self._idle += [pool for _, pool in busy.values()]
+
+
+def _process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=end_with_parent)
 
 
 def side_by_side(

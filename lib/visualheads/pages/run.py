@@ -98,10 +98,11 @@ def run_pages(
             finish(page, str(error))
             return False
 
+    warm = False
     with Workers(workers) as pool:
         for last in (False, True):  # the last ones are stale only by what the others left
             todo = sorted((page for page in pages if page.last == last and stale(page)), key=lambda p: not p.longest)
-            warm = len(done) + len(todo) > WARM_FROM * pool.number
+            warm = warm or len(todo) > WARM_FROM * pool.number
             for page, _, why in pool.run(partial(_run_one, root=root, warm=warm), todo):
                 finish(page, why)
     if failed:

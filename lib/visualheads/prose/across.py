@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,13 +9,15 @@ import pandas as pd
 
 from visualheads.alike import ALIKE, DIFFERENT
 from visualheads.comparison import CIRCULAR, FEWEST_ANSWERS, STATISTICS
-from visualheads.prediction import FEWEST_MODELS
+from visualheads.prediction import FEWEST_MODELS, MOST_EXACT, N_DRAWN, least_p
+from visualheads.profiles import FORMATS
 from visualheads.prose.training import CHAPTER, items
 from visualheads.prose.words import agreeing, between, code, counted, escaped, listed, missing, percent, table
 from visualheads.rankings import head_count
 from visualheads.titles import benchmark, thousands
 
 ALPHA = 0.05
+FORMAT_WORDS = {"letters": "with letters", "free": "in free form"}
 Shapes = Mapping[str, tuple[int, int]]
 
 
@@ -34,12 +35,16 @@ def benchmark_scores(scores: pd.DataFrame) -> str:
     told = table(("model", *[f"{escaped(benchmark(group))}, %" for group in groups]), lines)
     known = scores.dropna(subset=["chance"])
     above, n = int((known["lower"] > known["chance"]).sum()), len(known)
+    absent = [escaped(benchmark(group)) for group in dict.fromkeys(scores.loc[scores["chance"].isna(), "group"])]
+    asides = ["on MMBench, guessing all rounds right, each by itself"] if CIRCULAR in set(known["group"]) else []
+    asides += [f"not known for {listed(absent)}"] if absent else []
+    rest = f" ({'; '.join(asides)})" if asides else ""
     return (
         f"{told}\n\nShare of right answers with 95 % intervals over pictures, none nearer to 0 or 100 % than what "
         "so many pictures may hide (exact binomial bound); MMBench counts a question where every round is right. "
         f"{sampled(scores)} {above} of {counted(n, 'score')} with a known chance level "
         f"{agreeing(above, 'lies', 'lie')} above it with the whole interval; chance is the most frequent answer's "
-        "share, or one letter of those offered."
+        f"share, or one letter of those offered{rest}."
     )
 
 
@@ -114,21 +119,34 @@ def right_wrong(differences: pd.DataFrame, measure: str = "concentration") -> st
     rows = differences.dropna(subset=["difference"]) if len(differences) else differences
     left_out = _left_out(differences)
     if rows.empty:
-        return f"No model gave enough right and wrong answers in one condition.{left_out}"
+        return f"No model gave enough right and wrong answers to one kind of question in one condition.{left_out}"
     up, down = rows[rows["lower"] > 0], rows[rows["upper"] < 0]
     lines = [
-        (code(row["model"]), escaped(benchmark(row["task"])), row["right"], row["wrong"],
+        (code(row["model"]), escaped(benchmark(row["task"])), row["right"], row["wrong"], row["kinds"] or "unknown",
          f"{row['difference']:+z.4f} ({between(row['lower'], row['upper'], 4)})")
         for row in rows.to_dict("records")
     ]  # fmt: skip
-    told = table(("model", "benchmark", "right", "wrong", "right − wrong (95 % interval)"), lines)
+    told = table(("model", "benchmark", "right", "wrong", "kinds", "right − wrong (95 % interval)"), lines)
     return (
         f"{told}\n\nIn {len(up)} of {counted(len(rows), 'combination')} of model and benchmark the visual heads' "
         f"{measure} is clearly higher when the answer is right (whole interval above 0), in {len(down)} clearly lower; "
-        f"the mean difference is {rows['difference'].mean():+z.3f}. Right and wrong answers are compared within the "
-        "same condition and format, so that an easy condition makes no difference by itself; with many intervals about "
-        f"one in twenty lies off 0 by chance.{left_out}"
+        f"by chance alone about {ALPHA * len(rows):.1f} of {counted(len(rows), 'interval')} would lie off 0, half of "
+        f"them on each side. The mean difference is {rows['difference'].mean():+z.3f}. Right and wrong answers are "
+        f"compared within the same condition and format{_kinds(rows)}.{left_out}"
     )
+
+
+def _kinds(rows: pd.DataFrame) -> str:
+    """Within which kinds of question answers are compared, and where that is unknown."""
+    unknown = dict.fromkeys(rows.loc[rows["kinds"] == 0, "task"])
+    names = listed([escaped(benchmark(task)) for task in unknown])
+    if len(unknown) == rows["task"].nunique():
+        return "; kinds of question are not known here, so that a difference may be one of easy and hard kinds"
+    text = (
+        " and to the same kind of question, as the benchmark's files tell it (LookTwice-QA: the right count; POPE: yes "
+        "or no), so that easy conditions, formats and kinds make no difference by themselves"
+    )
+    return text + (f"; on {names} kinds are not known, and a difference may be one of kinds" if unknown else "")
 
 
 def _left_out(differences: pd.DataFrame) -> str:
@@ -142,7 +160,7 @@ def _left_out(differences: pd.DataFrame) -> str:
         "had no right answer": absent["right"] == 0,
         "had too few wrong answers": few["wrong"] & (absent["wrong"] > 0),
         "had too few right answers": few["right"] & (absent["right"] > 0),
-        "had too few of both in one condition": ~few["wrong"] & ~few["right"],
+        "had too few of both for one kind of question in one condition": ~few["wrong"] & ~few["right"],
     }
     told = [f"{int(which.sum())} {reason}" for reason, which in reasons.items() if which.any()]
     return (
@@ -153,34 +171,55 @@ def _left_out(differences: pd.DataFrame) -> str:
 
 
 def task_profiles(pairs: pd.DataFrame, identified: pd.DataFrame) -> str:
-    """Whether benchmarks have head profiles of their own (claim 14)."""
-    if pairs.empty:
-        return missing("the profiles of tasks need a model that was traced on at least two benchmarks")
-    counts = pairs["verdict"].value_counts()
-    differ, alike = int(counts.get(DIFFERENT, 0)), int(counts.get(ALIKE, 0))
-    text = (
-        f"Of {counted(len(pairs), 'pair')} of benchmarks within a model {differ} {agreeing(differ, 'has', 'have')} "
-        f"profiles that differ by more than halves of one benchmark do, {alike} {agreeing(alike, 'is', 'are')} alike"
-        + (f" and {open_} undecided; " if (open_ := len(pairs) - differ - alike) else "; ")
-        + f"the mean shortfall is {pairs['shortfall'].mean():.3f}."
-    )
-    if len(identified):
-        right, chance = identified["right"].mean(), identified["chance"].mean()
-        text += (
-            " From the head pattern of one half of the pictures the benchmark is told rightly in "
-            f"{percent(float(right))} of cases, where chance is {percent(float(chance))}."
+    """Whether benchmarks have head profiles of their own (claim 14): `profiles.pairs` and `profiles.identified`."""
+    tasks = pairs[pairs["kind"] != FORMATS]
+    if tasks.empty:
+        return missing("the profiles of tasks need a model that was traced on two benchmarks in one answer format")
+    parts = []
+    for form, rows in tasks.groupby("kind", sort=False):
+        differ, alike = int((rows["verdict"] == DIFFERENT).sum()), int((rows["verdict"] == ALIKE).sum())
+        open_ = len(rows) - differ - alike
+        parts.append(
+            f"*{FORMAT_WORDS.get(str(form), str(form)).capitalize()}*: of {counted(len(rows), 'pair')} of benchmarks "
+            f"within a model {differ} {agreeing(differ, 'has', 'have')} profiles that differ by more than halves of "
+            f"one benchmark do, {alike} {agreeing(alike, 'is', 'are')} alike"
+            + (f" and {open_} undecided" if open_ else "")
+            + f"; the mean shortfall is {rows['shortfall'].mean():.3f}{_told(identified, str(form))}."
         )
-    return text
+    yardstick = pairs[pairs["kind"] == FORMATS]
+    if len(yardstick):
+        names = listed(list(dict.fromkeys(escaped(benchmark(name.split(", ")[0])) for name in yardstick["group"])))
+        spread = between(yardstick["shortfall"].min(), yardstick["shortfall"].max())
+        parts.append(
+            f"The yardstick: on {names} alone, profiles with letters and in free form fall short of each other by "
+            f"{yardstick['shortfall'].mean():.3f} ({spread} over models). So much the form of the answer makes by "
+            "itself, and benchmarks in free form differ in it too: POPE is answered with yes or no, LookTwice-QA with "
+            "a number."
+        )
+    return " ".join(parts)
+
+
+def _told(identified: pd.DataFrame, form: str) -> str:
+    """How often a benchmark is told from half of the pictures, among those asked in one format."""
+    own = identified[identified["format"] == form]
+    if own.empty:
+        return ""
+    return (
+        "; from the head pattern of one half of the pictures the benchmark is told rightly in "
+        f"{percent(float(own['right'].mean()))} of cases, where chance is {percent(float(own['chance'].mean()))}"
+    )
 
 
 def statistics(found: pd.DataFrame, errors: pd.DataFrame) -> str:
     """Which head statistics go with scores over models, and whether they predict those of another LLM (claim 6)."""
     models, tried = (int(found["models"].max()), len(found)) if len(found) else (0, 1)
+    tasks = int(found["tasks"].max()) if len(found) else 2
     corrected = ALPHA / tried
     limits = (
-        f"n models have n! orders, so that p is 1/n! at least: 5 % takes {_models_for(ALPHA)} models, and "
-        f"{100 * corrected:.2g} %, the level that stands against {counted(tried, 'statistic')} tried, "
-        f"{_models_for(corrected)}"
+        "n models have n! orders, so that p is 1/n! at least, with one benchmark 2/n! (the reversed one goes as far): "
+        f"5 % takes {_models_for(ALPHA, tasks)} models, and {100 * corrected:.2g} %, the level that stands against "
+        f"{counted(tried, 'statistic')} tried, {_models_for(corrected, tasks)}; of more than {thousands(MOST_EXACT)} "
+        f"orders {thousands(N_DRAWN)} are drawn"
     )
     if models < FEWEST_MODELS:
         return missing(
@@ -196,9 +235,10 @@ def statistics(found: pd.DataFrame, errors: pd.DataFrame) -> str:
         rho = f"{row.rho:+z.2f}" if enough and np.isfinite(row.rho) else "–"
         lines.append((STATISTICS.get(str(row.statistic), row.statistic), rho, p, row.models, row.tasks, gain))
     told = table(("head statistic", "ρ with the score", "p", "models", "benchmarks", "gain"), lines)
+    single = f", on one benchmark {least_p(models, 1):.2g}" if tasks > 1 and (found["tasks"] == 1).any() else ""
     text = (
         "\n\nρ is Spearman's correlation over models within a benchmark, averaged over benchmarks; p comes from "
-        f"permuting whole models ({limits}). With {models} models p is {1 / math.factorial(models):.2g} at least. "
+        f"permuting whole models ({limits}). With {models} models p is {least_p(models, tasks):.2g} at least{single}. "
         "*Gain* is the share of squared error that the statistic saves when a model's score is predicted from models "
         "of *other* language models, against guessing their mean; below 0 the heads mislead."
     )
@@ -207,9 +247,9 @@ def statistics(found: pd.DataFrame, errors: pd.DataFrame) -> str:
     return told + text
 
 
-def _models_for(level: float) -> int:
+def _models_for(level: float, tasks: int) -> int:
     """How many models a permutation test needs to fall below a level."""
-    return next(n for n in range(FEWEST_MODELS, 20) if 1 / math.factorial(n) < level)
+    return next(n for n in range(FEWEST_MODELS, 20) if least_p(n, tasks) < level)
 
 
 def visual_heads(found: pd.DataFrame, alone: pd.DataFrame | None = None) -> str:

@@ -15,6 +15,7 @@ from visualheads.claims.gather import UNTRAINED_TRACE
 from visualheads.claims.shuffled import N_SHUFFLED
 from visualheads.prose.comparison import missing
 from visualheads.prose.words import agreeing, code, counted, escaped, listed, table
+from visualheads.tasks.prompts import RECTANGLE
 
 
 def counts(verdicts: pd.DataFrame) -> str:
@@ -77,17 +78,28 @@ ALSO: dict[int, tuple[str, ...]] = {
         "The permutation test gives p = {p_value:.3f}.",
     ),
     4: (
-        "{boxes_different:.0f} of {boxes:.0f} single pairs with and without the box differ.",
-        "Naming the object: {naming:.3f} ({naming_lower:.3f} to {naming_upper:.3f}).",
-        "The claim is about how much heads look at the picture. Where in it they look does change with the box: by "
-        "attention on the asked region the same pairs fall short by {region:.3f} ({region_lower:.3f} to "
-        "{region_upper:.3f}).",
+        "The number is that of the answer format {where}. Answer formats asked: {formats:.0f}; the box's pairs are "
+        "alike in {box_alike:.0f} of them, the name's different in {name_different:.0f}; the claim is supported in "
+        "{supporting:.0f} and contradicted in {contradicting:.0f}.",
+        "In free form the box's pairs fall short by {free_box:.3f} ({free_box_lower:.3f} to {free_box_upper:.3f}; "
+        "{free_different:.0f} of {free_boxes:.0f} single pairs differ) and the name's by {free_naming:.3f} "
+        "({free_naming_lower:.3f} to {free_naming_upper:.3f}); the prompt with the box also says there "
+        f"“{RECTANGLE.strip()}”",
+        "With letters, where the box alone is added, its pairs fall short by {letters_box:.3f} "
+        "({letters_box_lower:.3f} to {letters_box_upper:.3f}; {letters_different:.0f} of {letters_boxes:.0f} single "
+        "pairs differ) and the name's by {letters_naming:.3f} ({letters_naming_lower:.3f} to "
+        "{letters_naming_upper:.3f}).",
+        "The claim is about how much heads look at the picture, not where in it.",
+        "By attention on the asked region the box's pairs fall short by {free_region:.3f} ({free_region_lower:.3f} to "
+        "{free_region_upper:.3f}) in free form.",
+        "With letters, by attention on the asked region, they fall short by {letters_region:.3f} "
+        "({letters_region_lower:.3f} to {letters_region_upper:.3f}).",
     ),
     5: (
         "This is {where}, the worst of {cells:.0f} pairs of model and mode, of which {harmful:.0f} lose more than the "
         "margin for certain and {harmless:.0f} certainly less, on {questions:.0f} questions: the fewer they are, the "
         "fewer answers may change before heads can no longer be shown to be harmless.",
-        "There, as many random heads of the same layers lose {random_there:points} points; the late heads lose "
+        "There, as many random other heads of the same layers lose {random_there:points} points; the late heads lose "
         "{excess:points} points more than they ({excess_lower:points} to {excess_upper:points}).",
         "On average over all pairs the late heads lose {mean:points} points, random ones {random:points}.",
     ),
@@ -98,14 +110,26 @@ ALSO: dict[int, tuple[str, ...]] = {
         "Beside it, another tuning seed correlates with {other_seed:.2f}.",
         "A second training of the language model correlates with {second_training:.2f}.",
     ),
+    8: (
+        "This is in the mode {where}, in {models:.0f} models. The correlation itself is {rho:.2f} on average; it lies "
+        "beyond what 95 % of unrelated rankings reach in {beyond:.0f} of them. Of the best heads of both, {shared:.0%} "
+        "are the same, where chance shares {chance:.0%}.",
+    ),
     9: (
-        "{with_dimensions:.0f} of {models:.0f} models have sink dimensions; in the others the background patches that "
-        "draw most attention stand for sinks, and a sink of one head alone would escape.",
+        "{with_dimensions:.0f} of {models:.0f} models have sink dimensions, and these decide; a sink of one head alone "
+        "would escape.",
     ),
     10: (
         "The heads' own text-only models correlate with {own:.2f} on average, the hardest controls with {control:.2f} "
         "(models judged: {models:.0f}, of {llms:.0f} language models; other trained language models of their shape: "
         "{others:.0f}). Heads that exchange the two lists give as {much} with p = {p_value:.3f}.",
+        "A second training of the language model correlates with {again:.2f}.",
+        "It depends on what counts as looking. By region weight in the first generated row the own text-only models "
+        "correlate with {region_weight_first_generated:.2f} (hardest controls "
+        "{region_weight_first_generated_control:.2f}), by image weight in the last prompt row with "
+        "{image_weight_last_prompt:.2f} ({image_weight_last_prompt_control:.2f}), and by image weight in the first "
+        "generated row, which chooses the visual heads elsewhere, with {image_weight_first_generated:.2f} "
+        "({image_weight_first_generated_control:.2f}).",
     ),
     11: (
         "Within layers: {within:.2f} ({within_lower:.2f} to {within_upper:.2f}). Heads that change places correlate as "
@@ -115,6 +139,15 @@ ALSO: dict[int, tuple[str, ...]] = {
     12: (
         "Image tokens here: {tokens_one:.0f} with the one recipe, {tokens_other:.0f} with the other, on average over "
         "pairs of models ({pairs:.0f}); the claim speaks of more than 2 000.",
+        "Over all items of these benchmarks, by the models' training records, the change is {whole:points} points: "
+        "{inside} the interval, and of the {sign} sign.",
+    ),
+    14: (
+        "The number is that of the answer format {where}: {alike:.0f} of its {pairs:.0f} pairs of benchmarks within a "
+        "model are alike.",
+        "In the other format it is {most:.3f}.",
+        "A benchmark asked in both formats falls short by {format:.3f} ({format_lower:.3f} to {format_upper:.3f}) "
+        "between them: so much the answer format alone makes.",
     ),
 }  # fmt: skip
 """What is told beside the estimate, claim by claim: a sentence is left out where a number in it is not known."""
@@ -126,6 +159,10 @@ def beside(number: int, found: Finding) -> list[str]:
     known: dict[str, object] = {name: float(value) for name, value in found.also.items() if np.isfinite(value)}
     known |= {"often": "often" if more else "seldom", "much": "much" if more else "little"}
     known |= {"where": code(found.where)} if found.where else {}
+    if "whole" in known:
+        whole = float(found.also["whole"])
+        known["inside"] = "inside" if found.lower <= whole <= found.upper else "outside"
+        known["sign"] = "same" if whole * found.estimate >= 0 else "other"
     return [
         _InPoints().format(sentence, **known)
         for sentence in ALSO.get(number, ())

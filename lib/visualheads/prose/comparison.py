@@ -12,8 +12,10 @@ import xarray as xr
 from visualheads import lineage
 from visualheads.alike import ALIKE, DIFFERENT, MARGIN
 from visualheads.comparison import tasks_of
+from visualheads.prose.conditions import ANSWERED
 from visualheads.prose.words import agreeing, between, code, counted, escaped, listed, missing, table
 from visualheads.survey import WHITE
+from visualheads.tasks.prompts import RECTANGLE
 from visualheads.titles import benchmark
 
 __all__ = ["compared", "condition_kinds", "in_miniature", "missing", "sources"]
@@ -69,9 +71,20 @@ def sources(ds: xr.Dataset, results: str = "data/results") -> str:
 
 
 def condition_kinds(pairs: pd.DataFrame) -> str:
-    """What drawing the box and naming the object do to head patterns, from a table of pairs with model and kind."""
+    """What drawing the box and naming the object do to head patterns, one paragraph per answer format.
+
+    `pairs` is a result of `alike.format_pairs`.
+    """
     if pairs.empty:
         return "No model was traced in two of these conditions."
+    parts = [
+        f"*{ANSWERED.get(str(form), f'Answered as {form}')}.* {_kinds(rows)}"
+        for form, rows in pairs.groupby("format", sort=False)
+    ]
+    return "\n\n".join(parts)
+
+
+def _kinds(pairs: pd.DataFrame) -> str:
     parts = []
     for kind, rows in pairs.groupby("kind", sort=False):
         counts = rows["verdict"].value_counts()
@@ -93,6 +106,8 @@ SHORTFALL = (
     "*Shortfall* is how far a pair's rank correlation stays below what two halves of the same condition reach; a pair "
     f"is *alike* where its whole interval lies below {MARGIN:g} (ours), *different* where it lies above 0 and not "
     "below that margin. The paper says that the box changes nothing and the name does (claim 4), of how much heads "
-    "look at the picture."
+    "look at the picture. In free form, a prompt with the box also has the sentence "
+    f"“{RECTANGLE.strip()}” (paper code): what differs between its pairs with and without the box may be due to the "
+    "box or to that sentence. With letters the box alone is added."
 )
-"""What `condition_kinds` counts, told once on a page."""
+"""What `condition_kinds` counts and what its pairs differ in, told once on a page."""

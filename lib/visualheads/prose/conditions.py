@@ -8,9 +8,12 @@ import xarray as xr
 
 from visualheads.charts import tables
 from visualheads.prose.words import between, percent
+from visualheads.tasks.prompts import RECTANGLE
 
 NO_REFERENT = "plain-general"
 ANSWERED = {"free": "Answered in free form", "letters": "Answered with one of the letters A–D"}
+IN_FORMAT = {"free": "in free form", "letters": "with letters"}
+SAID = f"In free form the prompt with the box also says “{RECTANGLE.strip()}”"
 
 
 def condition_scores(ds: xr.Dataset) -> str:
@@ -39,32 +42,41 @@ def condition_scores(ds: xr.Dataset) -> str:
     return text
 
 
-def pattern_correlation(ds: xr.Dataset, one: str, other: str, query: str = tables.QUERY) -> dict[str, float] | None:
-    """Correlation of two conditions' head patterns across halves, and its ceiling: their own split-half "
-    "correlations."""
-    names = tables.conditions(ds)
-    if one not in names or other not in names:
-        return None
-    table = tables.pattern_agreement(ds, query=query).set_index(["condition", "other"])["value"]
-    # a pattern that disagrees with its own other half has no reliability: nothing can agree with it
-    own = math.sqrt(max(0.0, float(table[(one, one)])) * max(0.0, float(table[(other, other)])))
-    return {"value": float(table[(one, other)]), "ceiling": own}
+def pattern_correlations(
+    ds: xr.Dataset, one: str, other: str, query: str = tables.QUERY
+) -> dict[str, dict[str, float]]:
+    """Correlation of two conditions' head patterns across halves (value), and its ceiling: their own split-half
+    correlations; by answer format, without formats that lack a condition."""
+    found = {}
+    for form in tables.formats(ds):
+        part = tables.where(ds, format=form)
+        if not {one, other} <= set(tables.conditions(part)):
+            continue
+        table = tables.pattern_agreement(part, query=query).set_index(["condition", "other"])["value"]
+        # a pattern that disagrees with its own other half has no reliability: nothing can agree with it
+        own = math.sqrt(max(0.0, float(table[(one, one)])) * max(0.0, float(table[(other, other)])))
+        found[form] = {"value": float(table[(one, other)]), "ceiling": own}
+    return found
 
 
 def condition_agreement(ds: xr.Dataset, query: str = tables.QUERY) -> str:
     """What drawing the box and naming the object do to the head pattern."""
     texts = []
-    for words, one, other in (
-        ("Drawing the box (plain-object against visual-object)", "plain-object", "visual-object"),
-        ("Naming the object (visual-general against visual-object)", "visual-general", "visual-object"),
+    for words, one, other, more in (
+        ("Drawing the box (plain-object against visual-object)", "plain-object", "visual-object", SAID),
+        ("Naming the object (visual-general against visual-object)", "visual-general", "visual-object", ""),
     ):
-        found = pattern_correlation(ds, one, other, query)
-        if found:
-            texts.append(
-                f"{words} leaves the pattern of image weights over heads with ρ = {found['value']:.3f}, where two "
-                "halves of the "
-                f"same condition agree with {found['ceiling']:.3f}."
-            )
+        found = pattern_correlations(ds, one, other, query)
+        if not found:
+            continue
+        told = [
+            f"{IN_FORMAT.get(form, form)} with ρ = {at['value']:.3f}, where two halves of the same condition agree "
+            f"with {at['ceiling']:.3f}"
+            for form, at in found.items()
+        ]
+        texts.append(f"{words} leaves the pattern of image weights over heads, {', and '.join(told)}.")
+        if more and "free" in found:
+            texts.append(more)
     if not texts:
         return "This task has a single condition."
     return (

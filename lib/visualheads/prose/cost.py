@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from visualheads.charts.cost import NAMES, SWEEPS
-from visualheads.prose.words import listed, percent, table
+from visualheads.prose.words import counted, listed, percent, table
 
 TOLERANCE = 1e-4
 """How far a sweep's numbers may lie from those of one ablation at a time, in the tests (tests/test_sweeps.py)."""
@@ -73,16 +73,32 @@ def sweep_cost(measured: pd.DataFrame) -> str:
     """Table and sentences from `visualheads.cost_sweeps.measure_sweeps`."""
     lines = [
         (SWEEPS.get(str(case), str(case)), int(row["tokens"]), int(row["sets"]), f"{row['sweep_seconds']:.3f}",
-         f"{row['naive_seconds']:.3f}", f"{row['ratio']:.1f}")
+         int(row["naive_sets"]), f"{row['naive_seconds']:.3f}", f"{row['ratio']:.1f}", int(row["runs"]))
         for case, row in measured.iterrows()
     ]  # fmt: skip
-    header = ("changed", "tokens", "sets", "seconds per set, sweep", "naive loop", "times faster")
+    header = (
+        "changed", "tokens", "sets, sweep", "seconds per set", "sets, naive loop", "seconds per set", "times faster",
+        "runs",
+    )  # fmt: skip
+    first = measured.iloc[0]
+    tried = listed([str(int(batch)) for batch in first["tried"]])
     told = listed([f"{row['ratio']:.1f} times faster ({SWEEPS.get(str(n), n)})" for n, row in measured.iterrows()])
     return (
-        f"{table(header, lines)}\n\nThe sweep is {told} than a loop that asks the whole model anew for every set, with "
-        f"as many sets in its batches as serve it best ({listed([str(int(b)) for b in measured['batch']])}); "
-        f"{_of_runs(measured.iloc[0])}. The numbers of a sweep are those of one ablation at a time to within "
-        f"{TOLERANCE:g} (logits and nats; tested on small networks of this class)."
+        f"{table(header, lines)}\n\nThe sweep is {told} than a loop that asks the whole model anew for every set. "
+        f"The sweep is given {counted(int(first['sets']), 'set')} at once; the loop shares nothing between sets, so "
+        f"that its time per set is taken from {int(first['naive_sets'])} of them. It was tried with batches of "
+        f"{tried} sets, and the fastest counts ({listed([str(int(b)) for b in measured['batch']])}); larger ones were "
+        f"not tried. {_each_of(int(first['runs']))} The numbers of a sweep are those of one ablation at a time to "
+        f"within {TOLERANCE:g} (logits and nats; tested on small networks of this class)."
+    )
+
+
+def _each_of(runs: int) -> str:
+    """Of how many runs the numbers of a sweep's table are medians."""
+    if runs == 1:
+        return "Each number is from one run."
+    return (
+        f"Each number is the median of {runs} alternating runs, *times faster* that of the ratios of runs side by side."
     )
 
 

@@ -15,7 +15,7 @@ import xarray as xr
 from visualheads.agreement import agreement
 from visualheads.charts import tables
 from visualheads.charts.display import plain
-from visualheads.prose.conditions import accuracy_sentence, pattern_correlation
+from visualheads.prose.conditions import IN_FORMAT, accuracy_sentence, pattern_correlations
 from visualheads.prose.heads import heads_above, row_agreement, strongest_by_stage
 from visualheads.prose.words import agreeing, between, escaped, listed, percent, table
 
@@ -106,24 +106,26 @@ def _correlation(ds: xr.Dataset) -> dict[str, str]:
 
 
 def _box(ds: xr.Dataset) -> dict[str, str] | None:
-    found = pattern_correlation(ds, "plain-object", "visual-object")
-    if not found:
-        return None
-    return {
-        "claim": "Drawing the box does not change the head pattern (claim 4)",
-        "finding": f"the patterns correlate with {found['value']:.3f}",
-        "control": f"two halves of one condition: {found['ceiling']:.3f}",
-    }
+    claim = "Drawing the box does not change the head pattern (claim 4)"
+    return _alike(claim, pattern_correlations(ds, "plain-object", "visual-object"))
 
 
 def _name(ds: xr.Dataset) -> dict[str, str] | None:
-    found = pattern_correlation(ds, "visual-general", "visual-object")
+    claim = "Naming the object does change it (claim 4)"
+    return _alike(claim, pattern_correlations(ds, "visual-general", "visual-object"))
+
+
+def _alike(claim: str, found: dict[str, dict[str, float]]) -> dict[str, str] | None:
     if not found:
         return None
+    value, ceiling = (
+        listed([f"{at[name]:.3f} {IN_FORMAT.get(form, form)}" for form, at in found.items()])
+        for name in ("value", "ceiling")
+    )
     return {
-        "claim": "Naming the object does change it (claim 4)",
-        "finding": f"the patterns correlate with {found['value']:.3f}",
-        "control": f"two halves of one condition: {found['ceiling']:.3f}",
+        "claim": claim,
+        "finding": f"the patterns correlate with {value}",
+        "control": f"two halves of one condition: {ceiling}",
     }
 
 

@@ -38,21 +38,33 @@ def variants(table: pd.DataFrame) -> str:
     )
 
 
-def families(found: pd.DataFrame, kin: Mapping[str, float] | None) -> str:
-    """Do models of one language model share their visual heads (claim 7)?"""
+def families(found: pd.DataFrame, kin: Mapping[str, float] | None, alone: Mapping[str, str] | None = None) -> str:
+    """Do models of one language model share their visual heads (claim 7)?
+
+    found: `kinship.relations`; kin: its `kinship.kin_difference`; alone: the models `kinship.without_partner`.
+    """
     if found.empty:
         return missing(NEEDS_SHAPE)
     variant = descent(list(dict.fromkeys([*found["group"], *found["other"]])))["variant"].to_dict()
     further = found["group"].map(variant).astype(bool) | found["other"].map(variant).astype(bool)
     lines = []
-    for kind, rows in found.groupby("relation", sort=False):
+    for (kind, shape), rows in found.groupby(["relation", "shape"], sort=False):
         spread = between(rows["correlation"].min(), rows["correlation"].max())
         lines.append((
-            kind, len(rows), int(further[rows.index].sum()), f"{rows['correlation'].mean():.2f}", spread,
-            f"{rows['within_layers'].mean():.2f}",
+            kind, shape, len(rows), int(further[rows.index].sum()), int(rows["counted"].sum()),
+            f"{rows['correlation'].mean():.2f}", spread, f"{rows['within_layers'].mean():.2f}",
         ))  # fmt: skip
-    header = ("relation", "pairs", "of them with a further training", "mean ρ", "from … to", "within layers")
+    header = (
+        "relation", "layers × heads", "pairs", "of them with a further training", "counted in the difference", "mean ρ",
+        "from … to", "within layers",
+    )  # fmt: skip
     text = table(header, lines)
+    if alone:
+        told = [f"{code(name)} ({shape})" for name, shape in alone.items()]
+        text += (
+            f"\n\nIn no pair, since no other model here has as many layers and heads: {listed(told)}. What is found "
+            "here is about the others."
+        )
     if kin:
         known = kin.get("lower", np.nan) == kin.get("lower", np.nan)  # one model may make all the difference
         bounds = f" (95 % interval {between(kin['lower'], kin['upper'])}, over models)" if known else ""
@@ -61,7 +73,8 @@ def families(found: pd.DataFrame, kin: Mapping[str, float] | None) -> str:
             f"\n\nPairs of one language model correlate with {kin['same']:.2f}, pairs of other ones with "
             f"{kin['other']:.2f}: a difference of {kin['difference']:+z.2f}{bounds} (p = {kin['p_value']:.3f}, "
             f"language models shuffled among the models of a shape{least}). Pairs with a further training of a model, "
-            "or with a model whose language model is unknown, do not count in it."
+            "or with a model whose language model is unknown, do not count in it, nor do those of a shape that has "
+            "pairs of one kind only: the table says how many of its pairs count."
         )
     absent = [name for name in (SEED, SAME, RETRAINED, OTHER_LLM) if name not in set(found["relation"])]
     if absent:

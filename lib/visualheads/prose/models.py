@@ -7,16 +7,23 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
+from visualheads.comparison import of_task, tasks_of
 from visualheads.lineage import training_record
+from visualheads.miniatures.kinds import blind_answers
+from visualheads.prose.across import FORMAT_WORDS, sampled
 from visualheads.prose.words import counted, escaped, listed, percent, table
+from visualheads.titles import benchmark
 
 if TYPE_CHECKING:
     from visualheads.models import VisionLanguageModel
     from visualheads.tasks.sample import Sample
 
 MILLION, BILLION = 1e6, 1e9
+MAIN, WITHOUT_REFERENT = "looktwice", "plain-general"
+"""The benchmark, and its condition in which neither a box nor a name tells what is asked about."""
 ORGANISM = (
     "This is a **model organism**: a small network of the same class as {stands_for}, trained by the same recipe on "
     "a world of "
@@ -83,7 +90,32 @@ def scores_on_card(record: Mapping[str, Any] | None) -> str:
         "questions of a blank picture; the *question-only answerer* sees no picture at all and knows the answer "
         f"frequencies. A model that sees must beat both.\n\n{table(header, lines)}"
     )
-    return f"```{{warning}}\n{record['note']}\n```\n\n{scores}" if record.get("note") else scores
+    return scores + blind_answers({"": record}, escaped)
+
+
+def asked(ds: xr.Dataset, scores: pd.DataFrame) -> str:
+    """What the scores of a page are over: prompts, pictures, conditions and formats; and where those over all are.
+
+    scores: `comparison.scores(ds)`.
+    """
+    if scores.empty:
+        return ""
+    parts, unanswerable = [], False
+    for task in [task for task in tasks_of(ds) if task in set(scores["group"])]:
+        part = of_task(ds, task)
+        pictures, conditions, forms = (
+            list(dict.fromkeys(map(str, part[name].values))) for name in ("image_id", "condition", "format")
+        )
+        told = f"{listed([escaped(name) for name in conditions])}, {listed([FORMAT_WORDS[form] for form in forms])}"
+        parts.append(f"{escaped(benchmark(task))}: {counted(len(pictures), 'picture')}, {told}")
+        unanswerable |= task == MAIN and WITHOUT_REFERENT in conditions
+    text = f"{sampled(scores)} Pictures, conditions and form of the answers: {'; '.join(parts)}."
+    if unanswerable:
+        text += (
+            f" LookTwice-QA's score counts {escaped(WITHOUT_REFERENT)} like its other conditions, though nothing tells "
+            "there what is asked about and the right answer can only be guessed."
+        )
+    return text
 
 
 def one_sample(sample: Sample, ds: xr.Dataset) -> str:

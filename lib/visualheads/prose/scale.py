@@ -5,10 +5,10 @@ from __future__ import annotations
 import pandas as pd
 
 from visualheads.catalog import cards
-from visualheads.lineage import descent, tuned_pictures
+from visualheads.lineage import descent, training_record, tuned_pictures
 from visualheads.prose.words import between, code, escaped, listed, missing, percent, table
 from visualheads.survey import TRAINED_PARTS, checkpoint_config
-from visualheads.titles import thousands
+from visualheads.titles import benchmark, thousands
 
 NEEDS_RECIPE = "1.5 against 1.6 needs two models of one language model with other recipes"
 NEEDS_SIZE = "size needs two models of one recipe and series of language models, such as Vicuna-7B and Vicuna-13B"
@@ -25,17 +25,60 @@ def changes(found: pd.DataFrame, needs: str) -> str:
     for pair, rows in found.groupby("pair", sort=False):
         tokens = f"{rows['tokens_one'].mean():.0f} → {rows['tokens_other'].mean():.0f}"
         up, down = int((rows["lower"] > 0).sum()), int((rows["upper"] < 0).sum())
-        change = f"{100 * rows['difference'].mean():+z.1f}"
+        mean, lower, upper = (100 * rows.iloc[0][f"mean_{bound}"] for bound in ("estimate", "lower", "upper"))
+        change, whole = f"{mean:+z.1f} ({between(lower, upper, 1)})", 100 * rows["whole"].mean(skipna=False)
         means = rows[["image_weight", "image_log_odds", "focus_nats"]].mean()
         heads = f"{means['image_weight']:+z.3f}, {means['image_log_odds']:+z.2f}, {means['focus_nats']:+z.2f}"
-        lines.append((escaped(str(pair)), tokens, change, f"{up} up, {down} down of {len(rows)}", heads))
+        clear, items = f"{up} up, {down} down of {len(rows)}", f"{whole:+z.1f}" if whole == whole else "–"
+        lines.append((escaped(str(pair)), tokens, change, clear, items, heads))
     header = ("pair", "image tokens", "mean change of score, points", "benchmarks with a clear change")
-    told = table((*header, "change of image weight, log-odds, focus (nats)"), lines)
+    told = table((*header, "over all items, points", "change of image weight, log-odds, focus (nats)"), lines)
     return (
-        f"{told}\n\nA change is clear where its 95 % interval, paired over pictures, does not hold 0. Raw image weight "
+        f"{told}{_all_items(found)}\n\nRaw image weight "
         "rises with the number of image tokens by itself; the log-odds compare with a head that looks everywhere "
         f"alike, and focus in nats does not depend on the number of tokens.{_unlike_tuning(found)}"
     )
+
+
+INTERVALS = (
+    "Intervals are 95 % ones over pictures: both models are paired on the questions they answered, pictures are drawn "
+    "anew, each benchmark's by themselves, since benchmarks have pictures of their own, and every benchmark weighs the "
+    "same in the mean. Each allows for changes that so few pictures need not show. A change is clear where its "
+    "interval does not hold 0. *Over all items* is the same change by the models' training records, which score every "
+    "item of the benchmarks, counted as here but without an interval: the questions that were traced are a part of "
+    "them."
+)
+"""How the changes of `changes` and their intervals are made, once on a page."""
+
+
+def _all_items(found: pd.DataFrame) -> str:
+    """What the training records tell of the same changes over all items, and where that is something else."""
+    known = found[found["whole"].notna()]
+    if known.empty:
+        return ""
+    other_sign = [
+        f"{escaped(str(pair))} ({100 * rows['mean_estimate'].iloc[0]:+z.1f} and {100 * rows['whole'].mean():+z.1f})"
+        for pair, rows in found.groupby("pair", sort=False)
+        if _opposed(rows["whole"].mean(skipna=False), rows["mean_estimate"].iloc[0])
+    ]
+    outside = [
+        f"{escaped(str(row.pair))} on {escaped(benchmark(str(row.task)))} ({100 * row.difference:+z.1f}, "
+        f"{between(100 * row.lower, 100 * row.upper, 1)}; all items {100 * row.whole:+z.1f})"
+        for row in known.itertuples()
+        if not row.lower <= row.whole <= row.upper
+    ]
+    flipped = sum(_opposed(row.whole, row.difference) for row in known.itertuples())
+    text = f"\n\nOver all items, single benchmarks change with the other sign in {flipped} of {len(known)} cases"
+    text += f", and beyond the interval of the traced questions in {len(outside)}"
+    text += f": {listed(outside)}." if outside else "."
+    if other_sign:
+        text += f" **The mean has the other sign over all items** for {listed(other_sign)}: it tells no direction."
+    return text
+
+
+def _opposed(one: float, other: float) -> bool:
+    """Whether two changes have other signs, as far as they are told (in points, to one digit)."""
+    return round(100 * one, 1) * round(100 * other, 1) < 0
 
 
 def _unlike_tuning(found: pd.DataFrame) -> str:
@@ -67,6 +110,7 @@ def tokens_and_data(found: pd.DataFrame) -> str:
                 float(whole["estimate"].iloc[0] - part["estimate"].iloc[0]),
             )
     text = table(("model", "recipe", "image tokens", "tuning data", "score over all benchmarks, %"), lines)
+    text += "\n\nThese intervals, too, draw the pictures of each benchmark by themselves."
     if len(losses) > 1:
         told = [f"{name}: {100 * loss:.1f} points at {tokens:.0f} tokens" for name, (tokens, loss) in losses.items()]
         text += (
@@ -109,9 +153,10 @@ def _trained(recipe: str) -> str:
 
 def _features(name: str) -> str:
     """Which layers of the vision tower the adapter reads."""
-    layers = checkpoint_config(name).get("vision_feature_layer")
+    parent = str(training_record(name).get("parent", ""))  # a tuning on less data ships no checkpoint of its own
+    layers = (checkpoint_config(name) or checkpoint_config(parent)).get("vision_feature_layer")
     if layers is None:
-        card = cards().get(name)
+        card = cards().get(name) or cards().get(parent)
         return escaped(card.vision) if card and card.vision else "–"
     if isinstance(layers, int):
         return "last layer" if layers == -1 else f"layer {layers}"

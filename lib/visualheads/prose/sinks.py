@@ -11,9 +11,12 @@ import xarray as xr
 from visualheads.charts.sinks import MODES
 from visualheads.claims.gather import FEWEST_SAMPLES
 from visualheads.prose.comparison import missing
+from visualheads.prose.steering import WIDENED
 from visualheads.prose.words import between, code, counted, listed, percent, table
 from visualheads.sink_finding import BY_ATTENTION, DRAWN, MASSIVE, SHARE
 from visualheads.sink_tables import OUTLIERS, VARIANTS
+from visualheads.sinks import SINK_THRESHOLD, SINK_THRESHOLD_HIDDEN
+from visualheads.titles import POSITIONS
 
 NOTHING = "no shipped miniature was traced on LookTwice, so no sinks were looked for"
 
@@ -39,11 +42,11 @@ def protocol(found: Mapping[str, Mapping[str, xr.Dataset]]) -> str:
         none = len(who) > 1 and len(who) == len(sinks)
         text += (
             (" None of them has a sink dimension: " if none else f" {listed(who)} {_have(who)} no sink dimension: ")
-            + "none meets both criteria of the next section in text, so no token carries the mark of a sink. The "
-            "nearest thing is marked instead: in every "
-            f"picture the background patches – those that meet no labelled object – that draw most attention from all "
-            f"heads together, {percent(SHARE)} of all patches. What these explain is the most that patches which all "
-            "heads favour could explain; a sink of one head alone, or one on an object, would escape."
+            + "none is found in a short text (next section), so no token carries the mark of a sink. Something else is "
+            "marked instead: in every picture the background patches – those that meet no labelled object – that draw "
+            f"most attention from all heads together in the last prompt token's row, {percent(SHARE)} of all patches. "
+            "What heads give them is judged in another row, the first generated token's. They need not be sinks, and "
+            "what they explain is no bound on what sinks do: one on an object escapes, and one of few heads may."
         )
     if few:
         where = f" in {listed([code(name) for name in few])}" if but else ""
@@ -58,7 +61,7 @@ def dimensions(found: Mapping[str, xr.Dataset], activations: pd.DataFrame) -> st
     """Which dimensions mark sinks, and how near the others come."""
     if activations.empty:
         return missing(NOTHING, False)
-    lines, ratio_fails, only_seen = [], {}, []
+    lines, apart, beside = [], {}, []
     for model, part in activations.groupby("model", sort=False):
         known = str(found[str(model)]["sink_dimensions"].values[0])
         cells = []
@@ -66,33 +69,34 @@ def dimensions(found: Mapping[str, xr.Dataset], activations: pd.DataFrame) -> st
             own = part[part["measure"] == measure]
             best = own.loc[own["value"].idxmax()]
             cells.append(f"{best['value']:.2f} (dimension {int(best['dimension'])}, {best['part']})")
-        highest = part.groupby("measure")["value"].max()
-        if not known and highest[OUTLIERS["outlier"]] > 1 > highest[OUTLIERS["ratio"]]:
-            ratio_fails[str(model)] = highest[OUTLIERS["ratio"]]
-        elif not known and highest.min() > 1:
-            only_seen.append(str(model))
+        both = part.groupby(["part", "layer", "dimension"])["value"].min().max()
+        if not known and both > 1:
+            beside.append(code(str(model)))
+        elif not known:
+            apart[code(str(model))] = both
         lines.append((code(str(model)), known or "none", *cells))
     header = ("model", "sink dimensions", "highest strength (where)", "highest times the median (where)")
     text = (
         table(header, lines)
-        + "\n\nBoth numbers are in units of what a sink dimension must reach, on one and the same token: τ = 20·√("
-        "hidden size / 4096) after RMS normalisation (Kang et al., ICLR 2025), and 20 times the token's median "
-        "magnitude (ours). The table and the figure are of the prompts with pictures that were asked here; which "
-        "dimensions are a model's sink dimensions is told by a short text without a picture, as they are the language "
-        "model's."
+        + "\n\nBoth numbers are in units of what a sink dimension must exceed: τ = 20·√(hidden size / 4096) after RMS "
+        "normalisation (Kang et al., ICLR 2025), and 20 times the token's median magnitude (ours). A dimension at τ "
+        f"holds {percent(SINK_THRESHOLD**2 / SINK_THRESHOLD_HIDDEN)} of its token's energy at every width, which is "
+        "less unusual the fewer dimensions there are. A sink dimension exceeds both on one and the same token of a "
+        "short text without a picture, between the layers of the model's second half, and on no more than half of the "
+        "tokens. The table and the figure are of other prompts, those with pictures that were asked here, and of the "
+        "five dimensions that come nearest to both; each number is the highest over tokens by itself, so that the two "
+        "may be of different tokens."
     )
-    if ratio_fails:
-        most = percent(max(ratio_fails.values()))
+    if apart:
         text += (
-            f" In {listed([code(name) for name in ratio_fails])} some token exceeds τ, which is low in so narrow a "
-            f"network, but no dimension reaches 20 times its token's median ({most} of that at most): activations are "
-            "uneven, not massive."
+            f" In {listed(list(apart))} no dimension of any layer's input has both of its highest values above 1 (the "
+            f"lesser is {max(apart.values()):.2f} at most), so that no token of these prompts meets both criteria."
         )
-    if only_seen:
+    if beside:
         text += (
-            f" In {listed([code(name) for name in only_seen])} both are exceeded with pictures, but by no dimension on "
-            "one token of the short text: what is massive there comes with the picture, and marks no token of the "
-            "language model's own."
+            f" In {listed(beside)} some dimension exceeds each of the two in the same layer's input with pictures. "
+            "Whether it does so on one and the same token was not kept, nor is it known what brings it about; in the "
+            "short text it is not found."
         )
     return text
 
@@ -120,10 +124,11 @@ def shares(found: Mapping[str, xr.Dataset], heads: pd.DataFrame, focus: pd.DataF
     strongest = listed(sorted({str(name) for name in focus["heads"] if name != "all"}))
     return (
         table(header, lines)
-        + f"\n\nConcentrations are means of the most concentrated heads ({strongest}), with 95 % intervals over "
-        "pictures. If sinks made heads look concentrated, concentration would fall without the marked tokens much more "
-        "than without as many random background patches. The claim is decided on the page of claims from full "
-        "stores alone, on other pictures than those on which the heads are chosen."
+        + f"\n\nConcentrations are means of the most concentrated heads ({strongest}, chosen on these same pictures), "
+        "with 95 % intervals over pictures. If the marked tokens made heads look concentrated, concentration would "
+        "fall without them much more than without as many random background patches. The claim is decided on the page "
+        "of claims, by models that have sink dimensions and from full stores alone, on other pictures than those on "
+        "which the heads are chosen."
     )
 
 
@@ -131,7 +136,7 @@ def places(found: Mapping[str, xr.Dataset]) -> str:
     """How strong the marked tokens are, and whether they are always the same ones."""
     if not found:
         return missing(NOTHING, False)
-    lines = []
+    lines, kinds = [], {_definition(ds) for ds in found.values()}
     for model, ds in found.items():
         one = ds.isel(model=0)
         drawn, marks = one["drawn"].values, one["sink"].values.astype(bool)
@@ -140,18 +145,25 @@ def places(found: Mapping[str, xr.Dataset]) -> str:
         often = float(np.nanmax(one["sink_map"].values))
         lines.append((
             code(model), f"{highest:.1f}" if marks.any() else "–", f"{float(np.nanmax(drawn)):.1f}", str(reach),
-            percent(often),
+            percent(often), percent(float(np.nanmean(one["sink_map"].values))),
         ))  # fmt: skip
     header = (
-        "model", "strongest marked token draws", "strongest of all", f"marked ones above {DRAWN:g}",
-        "most often marked cell",
+        "model", "strongest marked token draws", "strongest of all", f"marked ones from {DRAWN:g} on",
+        "most often marked cell", "mean cell",
     )  # fmt: skip
-    return (
+    text = (
         table(header, lines)
-        + "\n\nWhat a token draws is told as a multiple of an even share of the attention on the picture. A sink in "
-        "the usual sense would draw many times an even share, in picture after picture at the same place; tokens that "
-        "show objects do so because they are asked about."
+        + "\n\nWhat a token draws, in the last prompt token's row, is told as a multiple of an even share of the "
+        f"attention on patches. A sink would draw many times an even share: from {DRAWN:g} on one might call a "
+        "background patch a sink (ours). The cells are those of the whole picture, without tiles; marks without a "
+        "preferred place would fall on each as often as on the mean cell."
     )
+    if BY_ATTENTION in kinds:
+        text += (
+            " Where patches are marked by the attention that they draw, no background patch draws more than the "
+            "strongest marked one: what draws more meets a labelled object."
+        )
+    return text
 
 
 def removal(found: pd.DataFrame) -> str:
@@ -178,12 +190,16 @@ def removal(found: pd.DataFrame) -> str:
     told = []
     for tokens, part in margin.groupby("tokens", sort=False):
         less, more = int((part["excess_upper"] < 0).sum()), int((part["excess_lower"] > 0).sum())
-        told.append(f"than {tokens} clearly less in {less} and clearly more in {more} of {len(part)}")
+        told.append(f"less than {tokens} in {less} and more in {more} of {counted(len(part), 'comparison')}")
+    where = listed([POSITIONS.get(str(name), str(name)) for name in sorted(set(found["positions"]))])
     return (
         table(header, lines)
-        + "\n\nLosses with 95 % intervals, paired over pictures; a loss below 0 means that answers were better. "
-        "Random tokens are as many as are marked in each picture, averaged over "
-        f"{span} draws. The marked tokens cost, of margin, {listed(told)} cases (intervals paired over pictures)."
+        + f"\n\nHeads were changed at these positions: {where}. Losses with 95 % intervals, paired over pictures; a "
+        f"loss below 0 means that answers were better. {WIDENED} Random tokens are as many as are marked in each "
+        f"picture, averaged over {span} draws; random image tokens are any other patches, those on objects included. "
+        f"Of margin, the marked tokens cost {listed(told)}, counted where the whole interval of the difference, paired "
+        "over pictures, lies on that side of 0. About one in forty would lie on either side by the chance of the "
+        "pictures alone; which tokens were drawn at random adds to it."
     )
 
 

@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 import xarray as xr
 
+from visualheads.charts.steering import RULES
 from visualheads.claims.gather import FEWEST_SAMPLES
 from visualheads.prose.comparison import in_miniature
-from visualheads.prose.words import between, code, counted, escaped, listed, missing, percent, table
+from visualheads.prose.words import agreeing, between, code, counted, escaped, listed, missing, percent, table
+from visualheads.steering_tables import objects_steered
+from visualheads.titles import POSITIONS
 from visualheads.titles import ranking as ranking_title
 
 NOTHING = "no shipped miniature was traced on LookTwice, so nothing was steered"
@@ -24,6 +27,20 @@ KINDS = {
     ),
 }
 """Which heads are steered → what is compared, and what intervals on either side of 0 mean."""
+BOOSTED = {
+    "top": ("top heads with none", "change", "with the top heads in {} and {} of {}"),
+    "random": ("random heads with none", "change", "with as many random heads in {} and {} of {}"),
+    "top and random": ("top heads with random ones", "excess", "with the top heads more than with random ones"
+                       " in {}, and less in {}, of {}"),
+    "all": ("all heads with none", "change", "with all heads in {} and {} of {}"),
+}  # fmt: skip
+"""Which heads are boosted → what is compared, by which columns, and where right answers grow and shrink."""
+SIGNS = {"negative": -1, "positive": 1}
+BY_CHANCE = "About one in forty would lie on either side by the chance of the pictures alone"
+WIDENED = (
+    "Where no answer changed one way, an interval of points that holds 0 reaches as far that way as so few pictures "
+    "may hide."
+)
 
 
 def protocol(found: Mapping[str, Mapping[str, xr.Dataset]]) -> str:
@@ -36,16 +53,17 @@ def protocol(found: Mapping[str, Mapping[str, xr.Dataset]]) -> str:
     seeds = sum(order == "random" and int(c) == counts[-1] for c, order in _sets(first))
     pictures = len(set(first["image_id"].values.astype(str)))
     biases = listed([f"{bias:g}" for bias in first["bias"].values])
-    where = str(first["positions"].values[0]).replace("_", " ")
     ranking = escaped(ranking_title(next(str(name) for name in first["ranking"].values if str(name))))
     text = (
         f"Models: {listed([code(one) for one in steered])}. In {code(name)}, "
-        f"{counted(first.sizes['sample'], 'object')} in "
-        f"{counted(pictures, 'picture')} were steered to (bias {biases}, positions: {where}) with the best "
+        f"{counted(objects_steered(first), 'object')} in {counted(pictures, 'picture')} were steered to, in "
+        f"{counted(first.sizes['sample'], 'question')} (bias {biases}, positions: {_positions(first)}), with the best "
         f"{listed([str(c) for c in counts])} heads by {ranking}, with {counted(seeds, 'random set')} of as many "
-        f"heads in every layer for each, and with all heads. Heads were ranked on other pictures. "
-        f"{counted(next(iter(boosted.values())).sizes['sample'], 'question')} were boosted, and the objects of "
-        f"{counted(next(iter(grounded.values())).sizes['sample'], 'question')} located."
+        f"heads in every layer for each, and with all heads. Heads were ranked on other pictures. In "
+        f"{counted(next(iter(boosted.values())).sizes['sample'], 'question')} the whole picture was boosted "
+        f"(positions: {_positions(next(iter(boosted.values())))}) with the best {counts[-1]}, with as many random "
+        "ones, and with all heads; and the objects of "
+        f"{counted(next(iter(grounded.values())).sizes['sample'], 'question')} were located."
     )
     reduced = [one for one, ds in boosted.items() if ds.sizes["sample"] < FEWEST_SAMPLES]
     if len(steered) > 1:
@@ -88,7 +106,7 @@ def answers(found: pd.DataFrame) -> str:
     return (
         table(header, lines) + f"\n\nShown at bias {at}, for the largest number of top heads. "
         "*Before* is how often the unchanged model already gives the answer that is right of the object steered to. "
-        "Intervals are 95 %, paired over pictures.\n\n" + _tails(found)
+        f"Intervals are 95 %, paired over pictures. {WIDENED}\n\n" + _tails(found)
     )
 
 
@@ -109,10 +127,9 @@ def _tails(found: pd.DataFrame) -> str:
     header = ("compared", "bias", "comparisons", "answers: more", "less", "margin: more", "less")
     return (
         table(header, lines)
-        + "\n\n*More* and *less*: how many comparisons have their whole 95 % interval above 0, and "
-        "below it (towards the object steered to, or away from it); the others are open. About one in forty would lie "
-        "on either side by the chance of the pictures alone; which heads were drawn at random adds to it, so that many "
-        f"on both sides show no effect of the top heads.{''.join(sums)}"
+        + "\n\n*More* and *less*: how many comparisons have their whole 95 % interval above 0, and below it (towards "
+        f"the object steered to, or away from it); the others are open. {BY_CHANCE}; which heads were drawn at random "
+        f"adds to it, so that many on both sides show no effect of the top heads.{''.join(sums)}"
     )
 
 
@@ -122,7 +139,7 @@ def _sides(part: pd.DataFrame, lower: str, upper: str) -> tuple[int, int, int]:
 
 
 def strengths(found: pd.DataFrame) -> str:
-    """Whether accuracy rises or falls with the bias on all image keys."""
+    """What a bias on all image keys does to right answers and margins: values, then paired changes by its sign."""
     if found.empty:
         return missing("nothing was boosted")
     lines = []
@@ -130,18 +147,56 @@ def strengths(found: pd.DataFrame) -> str:
     for (model, what), part in own.groupby(["model", "what"], sort=False):
         zero = part[part["bias"] == 0].iloc[0]
         best = part.loc[part["estimate"].idxmax()]
+        best = zero if zero["estimate"] == best["estimate"] else best
         cells = [f"{percent(one['estimate'])} ({_between(one)})" for one in (part.iloc[0], zero, part.iloc[-1])]
         lines.append((code(str(model)), what, *cells, f"{best['bias']:+g}" if best["bias"] else "0 (unchanged)"))
     low, high = own["bias"].min(), own["bias"].max()
     header = ("model", "heads", f"bias {low:g}", "unchanged", f"bias {high:g}", "most right at")
-    unchanged = {key: part[part["bias"] == 0].iloc[0] for key, part in own.groupby(["model", "what"])}
-    rises = sum(bool(part["lower"].max() > unchanged[key]["upper"]) for key, part in own.groupby(["model", "what"]))
-    falls = sum(bool(part["upper"].min() < unchanged[key]["lower"]) for key, part in own.groupby(["model", "what"]))
+    where = listed([POSITIONS.get(str(name), str(name)) for name in sorted(set(own["positions"]))])
     return (
         table(header, lines)
-        + f"\n\nShares of right answers with 95 % intervals. In {rises} of {len(lines)} cases some strength lies above "
-        f"the unchanged model's interval with all of its own, in {falls} below it. A bias that helps would mean that "
-        "the heads look at the picture too little; one that harms when it is negative, that they need what they see."
+        + f"\n\nShares of right answers with 95 % intervals; the bias acts at these positions: {where}. *Most right "
+        "at* is the best strength on these very questions, which flatters it.\n\n" + _changes(found)
+    )
+
+
+def _changes(found: pd.DataFrame) -> str:
+    """How many paired changes lie off 0 with their whole interval, kind by kind and sign by sign: a table, its sum."""
+    lines, sums = [], []
+    looked = {sign: sorted({bias for bias in found["bias"] if bias * side > 0}) for sign, side in SIGNS.items()}
+    for sign, side in SIGNS.items():
+        told = []
+        for kind, (what, column, words) in BOOSTED.items():
+            lower, upper = f"{column}_lower", f"{column}_upper"
+            part = found[(found["order"] == kind.split()[0]) & (found["bias"] * side > 0) & found[lower].notna()]
+            if part.empty:
+                continue
+            cells = [_sides(part[part["measure"] == name], lower, upper) for name in ("accuracy", "margin")]
+            lines.append((what, sign, cells[0][2], *cells[0][:2], *cells[1][:2]))
+            told.append(words.format(*cells[0]))
+        if told:
+            sums.append(f" At {sign} strengths right answers grow and shrink {'; '.join(told)}.")
+    header = ("compared", "strengths", "comparisons", "right answers: more", "fewer", "margin: more", "less")
+    each = [
+        f"{len(biases)} {sign} {agreeing(len(biases), 'one', 'ones')} ({', '.join(f'{bias:g}' for bias in biases)})"
+        for sign, biases in looked.items()
+        if biases
+    ]
+    models, kinds = found["model"].nunique(), found.loc[found["order"] == "random", "sets"]
+    drawn = (
+        " Random heads are as many as the top ones in every layer, and the mean of "
+        f"{counted(int(kinds.max()), 'set')}, which narrows their intervals; which were drawn is not in them."
+        if len(kinds)
+        else ""
+    )
+    return (
+        table(header, lines)
+        + f"\n\nIn {counted(models, 'model')} every strength is compared with the unchanged model, question by "
+        f"question: {listed(each)}. *More*, *fewer* and *less*: how many of these comparisons have the whole 95 % "
+        "interval of their difference, paired over pictures, above 0 or below it; the others are open. "
+        f"{BY_CHANCE}, and the comparisons of one model share their pictures, so that such ones come together.{drawn}"
+        f"{''.join(sums)} A bias that helps would fit heads that look at the picture too little; a negative one that "
+        "harms, heads that need what they see."
     )
 
 
@@ -173,10 +228,10 @@ def boxes(found: pd.DataFrame, baselines: pd.DataFrame) -> str:
     told = [words if len(same) == 1 else f"{listed(names)}: {words}" for words, names in same.items()]
     return (
         table(header, lines)
-        + f"\n\nWithout any head: {'; '.join(told)}. *On the object* is the pointing game: the strongest patch of the "
-        "added maps lies in a box of the kind asked about; *overlap* is the intersection over union of the box around "
-        f"the strongest part of the map ({rule}) with the nearest of them. *Most* is the best number of heads on these "
-        "very pictures, which flatters it."
+        + f"\n\nWithout any head: {'; '.join(told)}. *On the object* is the pointing game: the centre of the strongest "
+        "patch of the added maps lies in a box of the kind asked about; *overlap* is the intersection over union of "
+        f"the box around the strongest part of the map ({RULES.get(rule, rule)}) with the nearest of them. *Most* is "
+        "the best number of heads on these very pictures, which flatters it."
     )
 
 
@@ -188,6 +243,11 @@ def example(names: Sequence[str], found: pd.DataFrame) -> tuple[str, str] | None
     if own.empty:
         return None
     return str(names[0]), str(own.loc[own["estimate"].idxmax(), "ranking"])
+
+
+def _positions(ds: xr.Dataset) -> str:
+    name = str(ds["positions"].values[0])
+    return POSITIONS.get(name, name)
 
 
 def _sets(ds: xr.Dataset) -> list[tuple[int, str]]:

@@ -9,8 +9,9 @@ from typing import Any
 from visualheads.catalog import cards, data_folder, miniature_folder
 from visualheads.charts.conditions import FORMAT_NAMES
 from visualheads.charts.training import CLOCK, STAGES, named_stages
-from visualheads.miniatures.questions import WEIGHTS
-from visualheads.miniatures.turns import LETTERS, OTHER_LETTERS
+from visualheads.miniatures.evaluation import score
+from visualheads.miniatures.goals import missed_by
+from visualheads.miniatures.kinds import blind_answers, by_kind, unlearned
 from visualheads.prose.words import agreeing, between, code, counted, escaped, listed, missing, table
 from visualheads.titles import benchmark, figure, in_sentence, thousands
 
@@ -18,13 +19,9 @@ Records = Mapping[str, Mapping[str, Any]]
 RECORD = "training.json"
 CHAPTER = "How the miniatures learned"
 """The title of the page that tells the scores over all items."""
-FEWEST = 10
-"""Questions of a kind that a measurement while training must hold, about, for its share to be told (ours)."""
 ABOVE, BLIND = "above chance", "blind"
 """Endings of what is asked of a score, and of one with white pictures."""
 NEEDS_TRAINING = "no miniature with a record of its training is there"
-SHARED = STAGES[:2]
-"""Stages that several miniatures share: tower and language model."""
 
 
 def training_record(model: str) -> dict[str, Any] | None:
@@ -69,10 +66,9 @@ def costs(records: Records) -> str:
     for name, record in records.items():
         cells = []
         for stage, told in named_stages(record).items():
-            key = (stage, record.get("text_model", "")) if stage == STAGES[1] else stage if stage in SHARED else None
-            shared = key is not None and key in counted_once
-            if key is not None:
-                counted_once.add(key)
+            key = _owner(name, record, stage)
+            shared = key in counted_once
+            counted_once.add(key)
             total += 0.0 if shared else float(told["seconds"])
             cells.append(f"{told['steps']} × {told['batch']}, {told['seconds'] / 60:.0f} min{' (shared)' * shared}")
         cells += ["–"] * (len(STAGES) - len(cells))
@@ -81,8 +77,20 @@ def costs(records: Records) -> str:
     return (
         table(header, lines)
         + "\n\nSteps × scenes or lists in a step, and minutes. All of it together, shared stages once, took "
-        f"{total / 3600:.1f} hours of two processor cores or less. The same code runs on a GPU (`--device cuda`)."
+        f"{total / 3600:.1f} hours of two processor cores or less. Minutes depend on what else the machine did: they "
+        "do not compare models. The same code runs on a GPU (`--device cuda`)."
     )
+
+
+def _owner(name: str, record: Mapping[str, Any], stage: str) -> tuple[str, str]:
+    """Which training a stage was: all share a tower, those of one language model that, a short tuning its parent's
+    alignment."""
+    whose = {
+        STAGES[0]: "",
+        STAGES[1]: str(record.get("text_model", "")),
+        STAGES[2]: str(record.get("parent") or name),
+    }
+    return stage, whose.get(stage, name)
 
 
 def accuracies(records: Records) -> str:
@@ -100,9 +108,10 @@ def accuracies(records: Records) -> str:
     if tested:
         text += (
             f"\n\nThese are quick looks while training, at {listed([thousands(n) for n in sorted(tested)])} fresh "
-            "pictures or lists: the tower is asked about every object, the others one question each (and of lists one "
-            f"tally of several numbers). Kinds of questions that come up fewer than about {FEWEST} times in them are "
-            f"left out. *{figure('recall')}*: objects whose class their patch tells (recall); "
+            "pictures or lists, the same ones each time: the tower is asked about every object, the others one "
+            "question each (and of lists one tally of several numbers). In brackets: the 95 % interval (Wilson, with "
+            "answers taken as independent) and the number of answers. Kinds of questions with few answers are known "
+            f"badly here, better from the items below. *{figure('recall')}*: objects whose class their patch tells; "
             f"*{figure('precision')}*: precision of these; *{figure('box_accuracy')}*: whether an object lies in the "
             f"drawn box; *{figure('exists')}*: yes or no; *{figure('letters')}*: questions of any kind that offer "
             "answers A–D."
@@ -124,13 +133,57 @@ def scores(records: Records) -> str:
     header = [f"{escaped(benchmark(task))}, %" for task in tasks]
     asked = [f"{thousands(n)} of {escaped(benchmark(task))}" for task, n in zip(tasks, counts, strict=True)]
     return table(("miniature", *header), lines) + (
-        f"\n\nShares of right answers over all shipped items, with 95 % intervals (Wilson): {listed(asked)} prompts; "
+        f"\n\nShares of right answers over all shipped items, with 95 % intervals: {listed(asked)} prompts; "
         "LookTwice-QA without questions that nothing in the picture answers (`plain-general`), MMBench with every "
-        "round counted by itself. These intervals take prompts as independent. Where several ask about one picture – "
-        "LookTwice-QA in every condition and format, MMBench in every round, POPE about several things – they are too "
-        "narrow; a single condition in a single format of LookTwice-QA, as in the model cards, has one prompt a scene. "
-        "Other pages score the traced samples, which are fewer, with intervals over pictures."
+        "round counted by itself. Where MMBench and POPE ask several prompts about one picture, intervals are a "
+        "bootstrap over the pictures; else they are Wilson's, which take prompts as independent. For LookTwice-QA, "
+        "which asks about one picture in every condition and format, they are too narrow; a single condition in a "
+        "single format, as in the model cards, has one prompt a scene. "
+        f"Other pages score the traced samples, which are fewer, with intervals over pictures."
+        f"{blind_answers(records, escaped)}"
     )
+
+
+def kinds(records: Records) -> str:
+    """Scores by kind of question, a table for each benchmark that asks several, and what was not learned."""
+    known = {name: by_kind(record.get("benchmarks", {})) for name, record in records.items()}
+    tasks = list(dict.fromkeys(task for told in known.values() for task in told))
+    if not tasks:
+        return missing("no miniature was scored by kind of question")
+    parts = []
+    for task in tasks:
+        there = {name: told[task] for name, told in known.items() if task in told}
+        columns = list(dict.fromkeys(kind for told in there.values() for kind in told))
+        lines = [
+            (code(name), *[_learned(told[kind]) if kind in told else "–" for kind in columns])
+            for name, told in there.items()
+        ]
+        header = [
+            f"{figure(kind)}, %{_chance([told[kind] for told in there.values() if kind in told])}" for kind in columns
+        ]
+        parts.append(f"**{escaped(benchmark(task))}**\n\n" + table(("miniature", *header), lines))
+    text = "\n\n".join(parts) + (
+        "\n\nShares of right answers with 95 % intervals, as above. In bold: not above chance, or not above what the "
+        "best answerer tells who knows the question alone. "
+    )
+    return text + unlearned(_whole(records), figure)
+
+
+def _whole(records: Records) -> dict[str, Mapping[str, Any]]:
+    """Records of trainings with all of their data: short extra tunings are held to nothing."""
+    return {name: record for name, record in records.items() if record.get("data_share", 1.0) == 1}
+
+
+def _learned(entry: Mapping[str, Any]) -> str:
+    seen = entry["seen"]
+    told = f"{100 * seen['accuracy']:.0f} ({between(100 * seen['low'], 100 * seen['high'], 0)})"
+    return told if entry["above_chance"] else f"**{told}**"
+
+
+def _chance(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Chance and the number of prompts, for the heading of a column: ` (chance 25, 40 prompts)`."""
+    most = max(entries, key=lambda entry: entry["seen"]["n"])
+    return f" (chance {100 * most['chance']:.0f}, {thousands(most['seen']['n'])} prompts)"
 
 
 def items(model: str) -> dict[str, int]:
@@ -150,8 +203,11 @@ def items(model: str) -> dict[str, int]:
 
 
 def targets(records: Records) -> str:
-    """What was asked of each miniature, whether it is reached, and where it is not the reason that its card tells."""
-    known = {name: record["targets"] for name, record in records.items() if record.get("targets")}
+    """What was asked of each miniature, whether it is reached, and where it is not by how much and why, if known.
+
+    Of short extra tunings nothing is asked.
+    """
+    known = {name: record["targets"] for name, record in _whole(records).items() if record.get("targets")}
     if not known:
         return missing("no miniature was scored against what is asked of it")
     whats = list(dict.fromkeys(entry["what"] for told in known.values() for entry in told))
@@ -169,18 +225,22 @@ def targets(records: Records) -> str:
             found = f"{100 * entry['found']:.0f}"
             cells.append(found if entry["reached"] else f"**{found}** (not {sign} {100 * entry['wanted']:.0f})")
         lines.append((code(name), *cells))
-        if any(not entry["reached"] for entry in told):
-            known_why = [str(entry["why"]) for entry in told if entry.get("why")]
-            why = [*([records[name]["note"]] if records[name].get("note") else []), *map(in_sentence, known_why)]
-            reasons.append(f"* {code(name)}: {'; '.join(why) or 'its card gives no reason yet'}.")
+        missed = [_missed(entry) for entry in told if not entry["reached"]]
+        reasons += [f"* {code(name)}: {'; '.join(missed)}."] if missed else []
     text = table(("miniature", *[escaped(_target(what)) for what in whats]), lines)
     text += (
         f"\n\n{reached} of {counted(asked, 'figure')} asked for {agreeing(reached, 'is', 'are')} reached. In bold: "
         "what is not, with the limit. A *lower 95 % limit* is that of the score, and has to lie above chance and above "
         "what questions alone tell; an *upper 95 % limit* is that of the score with white pictures, and may not lie "
-        "much above these. Both take prompts as independent, as above. Scores themselves stand above."
+        "much above these. Both are of the intervals above, where scores themselves stand too."
     )
-    return text + ("\n\nWhy not, as the model cards tell:\n\n" + "\n".join(reasons) if reasons else "")
+    return text + ("\n\nNot reached:\n\n" + "\n".join(reasons) if reasons else "")
+
+
+def _missed(entry: Mapping[str, Any]) -> str:
+    """What is missed by how much; with the reason where one can be computed."""
+    why = f" ({in_sentence(entry['why'])})" if entry.get("why") else ""
+    return f"{_target(entry['what']).removesuffix(', %')} – {missed_by(entry)}{why}"
 
 
 def _target(what: str) -> str:
@@ -210,17 +270,16 @@ def _last(stage: Mapping[str, Any]) -> str:
     told = {
         key: value for key, value in last.items() if key not in (*CLOCK, "loss") and isinstance(value, (int, float))
     }
-    kept = {key: value for key, value in told.items() if _expected(key, told, int(stage.get("tested", 0))) >= FEWEST}
-    return "; ".join(f"{figure(key)} {100 * value:.0f}" for key, value in kept.items()) or "–"
+    answers = stage.get("answers", {})
+    return "; ".join(f"{figure(key)} {_measured(value, answers.get(key))}" for key, value in told.items()) or "–"
 
 
-def _expected(kind: str, told: Mapping[str, Any], tested: int) -> float:
-    """About how often a kind of question is asked among `tested`; figures of another sort count as often enough, and
-    all do where that is unknown."""
-    # the tower's figures are over objects; tallies and questions with options come with most lists
-    if "recall" in told or kind not in WEIGHTS or not tested:
-        return float("inf")
-    return tested * sum(WEIGHTS[kind]) / 2 * (1 - LETTERS.get(kind, OTHER_LETTERS))
+def _measured(value: float, answers: int | None) -> str:
+    """A share in percent, with its interval and the number of answers where that is known."""
+    if not answers:
+        return f"{100 * value:.0f}"
+    found = score([True] * (right := round(value * answers)) + [False] * (answers - right))
+    return f"{100 * value:.0f} ({between(100 * found['low'], 100 * found['high'], 0)}; {thousands(answers)})"
 
 
 def _share(score: Mapping[str, Any]) -> str:
