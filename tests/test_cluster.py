@@ -248,7 +248,7 @@ def test_a_missing_yaml_file_is_told(tmp_path: Path) -> None:
 def test_missing_extras_are_told(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "slurm.yml").write_text(SLURM)
     monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install -e '.\[cluster\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install -e '\.\[cluster\]'"):
         cluster.from_yaml(tmp_path / "slurm.yml")
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(MissingDependencyError, match="pip install distributed"):

@@ -112,8 +112,8 @@ ALSO: dict[int, tuple[str, ...]] = {
     ),
     8: (
         "This is in the mode {where}, in {models:.0f} models. The correlation itself is {rho:.2f} on average; it lies "
-        "beyond what 95 % of unrelated rankings reach in {beyond:.0f} of them. Of the best heads of both, {shared:.0%} "
-        "are the same, where chance shares {chance:.0%}.",
+        "beyond what 95 % of unrelated rankings reach in {beyond:.0f} of them. Of the best heads of both, "
+        "{shared:points} % are the same, where chance shares {chance:points} %.",
     ),
     9: (
         "{with_dimensions:.0f} of {models:.0f} models have sink dimensions, and these decide; a sink of one head alone "
