@@ -9,6 +9,7 @@ where two patterns differ no more than two draws of pictures do.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -65,14 +66,9 @@ def group_agreement(
 
 
 def format_agreement(
-    ds: xr.Dataset,
-    by: str | Sequence[str] = "condition",
-    measure: str = "image_weight",
-    *,
-    query: str | None = QUERY,
-    n_boot: int = N_BOOT,
+    ds: xr.Dataset, by: str | Sequence[str] = "condition", measure: str = "image_weight", **settings: Any
 ) -> xr.Dataset:
-    """Return `group_agreement` within each answer format by itself: dims (format, model, group, other).
+    """Return `group_agreement` (with its settings) within each answer format: dims (format, model, group, other).
 
     Formats are never pooled: what is alike in one and differs in the other would come out as something in between.
     NaN where a model was not asked in a format, or a format lacks a group.
@@ -80,10 +76,7 @@ def format_agreement(
     own = real_samples(ds)
     asked, groups = labels_of(own, "format"), list(dict.fromkeys(labels_of(own, by)))
     forms = list(dict.fromkeys(asked))
-    parts = [
-        group_agreement(own.isel(sample=np.flatnonzero(asked == form)), by, measure, query=query, n_boot=n_boot)
-        for form in forms
-    ]
+    parts = [group_agreement(own.isel(sample=np.flatnonzero(asked == form)), by, measure, **settings) for form in forms]
     joined: xr.Dataset = xr.concat(  # pyright: ignore[reportAssignmentType]
         [part.reindex(group=groups, other=groups) for part in parts], dim="format"
     )

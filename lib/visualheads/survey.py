@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +145,6 @@ def model_table(ds: xr.Dataset | None = None, names: Sequence[str] | None = None
         config = checkpoint_config(name) or checkpoint_config(parent)
         text = config.get("text_config") or config
         heads = text.get("num_attention_heads") or (card.heads if card else None)
-        parts = record.get("trainable")
         seen_shape = _measured_shape(ds, name)
         recipe = table.loc[name, "recipe"]
         size = record.get("parameters")
@@ -161,7 +160,7 @@ def model_table(ds: xr.Dataset | None = None, names: Sequence[str] | None = None
                 "kv_heads": text.get("num_key_value_heads") or (card.kv_heads if card else None) or heads,
                 "parameters": size / 1e9 if size else table.loc[name, "parameters"],
                 "image_tokens": _tokens(ds, name) or (card.image_tokens if card else ""),
-                "trained": ", ".join(parts) if parts else TRAINED_PARTS.get(str(recipe), ""),
+                "trained": trained_parts(record, str(recipe)),
                 "seed": table.loc[name, "seed"],
                 "data_share": table.loc[name, "data_share"],
             }
@@ -208,6 +207,11 @@ def shapes(ds: xr.Dataset) -> dict[str, tuple[int, int]]:
     """(layers, heads) of every traced model, without what pads it to the shape of larger ones."""
     found = {str(name): _measured_shape(ds, str(name)) for name in ds["model"].values}
     return {name: (layers, heads) for name, (layers, heads) in found.items() if layers and heads}
+
+
+def trained_parts(record: Mapping[str, Any], recipe: str) -> str:
+    """What visual tuning trained, by the training record of a model, else by its recipe; "" where neither tells."""
+    return ", ".join(record.get("trainable", ())) or TRAINED_PARTS.get(recipe, "")
 
 
 def _measured_shape(ds: xr.Dataset | None, name: str) -> tuple[int, int] | tuple[None, None]:

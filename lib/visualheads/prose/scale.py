@@ -7,7 +7,7 @@ import pandas as pd
 from visualheads.catalog import cards
 from visualheads.lineage import descent, training_record, tuned_pictures
 from visualheads.prose.words import between, code, escaped, listed, missing, percent, table
-from visualheads.survey import TRAINED_PARTS, checkpoint_config
+from visualheads.survey import checkpoint_config, trained_parts
 from visualheads.titles import benchmark, thousands
 
 NEEDS_RECIPE = "1.5 against 1.6 needs two models of one language model with other recipes"
@@ -132,7 +132,8 @@ def recipes(found: pd.DataFrame) -> str:
         recipe, pictures = str(descent([name]).loc[name, "recipe"]), tuned_pictures(name)
         tuned = pictures == pictures
         lines.append((
-            code(name), recipe, f"{tokens[name]:.0f}", _features(name), _trained(recipe),
+            code(name), recipe, f"{tokens[name]:.0f}", _features(name),
+            trained_parts(training_record(name), recipe) or "–",
             thousands(int(pictures)) if tuned else "–", BOXES.get(recipe, "drawn in red") if tuned else "–",
         ))  # fmt: skip
     header = (
@@ -143,12 +144,6 @@ def recipes(found: pd.DataFrame) -> str:
         "Recipes differ in several things at once, so that no change above is one of image tokens alone:\n\n"
         + table(header, lines)
     )
-
-
-def _trained(recipe: str) -> str:
-    """What the recipe trains in visual tuning, with the tower by its name."""
-    parts = TRAINED_PARTS.get(recipe, "–")
-    return "adapter, language model, tower" if parts == "all" else parts
 
 
 def _features(name: str) -> str:
