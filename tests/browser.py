@@ -36,6 +36,7 @@ class Pages:
 
     def __init__(self, driver: Any) -> None:
         self.driver = driver
+        self.width = 0
 
     def open(self, path: Path, width: int = 1280, height: int = 1000) -> None:
         """Open a file at a window width and wait until all its charts are drawn."""
@@ -47,6 +48,7 @@ class Pages:
 
     def resize(self, width: int, height: int = 1000) -> None:
         """Lay the page out for a screen of this width."""
+        self.width = width
         screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
 
@@ -79,8 +81,8 @@ class Pages:
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
 
     def overflow(self) -> int:
-        """Pixels by which the page is wider than its window."""
-        return self.run("return document.documentElement.scrollWidth - window.innerWidth")
+        """Pixels by which the page is wider than its screen: on phones the window grows with a page that is too wide."""
+        return self.run("return document.documentElement.scrollWidth") - self.width
 
     def screenshot(self, path: Path) -> None:
         """The visible part of the page."""
