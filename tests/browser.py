@@ -81,7 +81,7 @@ class Pages:
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
 
     def overflow(self) -> int:
-        """Pixels by which the page is wider than its screen: on phones the window grows with a page that is too wide."""
+        """Pixels by which the page is wider than its screen: a phone's window grows with a page that is too wide."""
         return self.run("return document.documentElement.scrollWidth") - self.width
 
     def screenshot(self, path: Path) -> None:
