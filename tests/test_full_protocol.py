@@ -81,6 +81,11 @@ def test_what_is_shipped_holds_until_something_it_was_made_from_changes(
             patch.setattr(shipped, name, changed)
             assert "made from other" in shipped.why_outdated(path)
             assert not shipped.full_stores(NAME, tmp_path) and shipped.opened(NAME, "zero-all", tmp_path) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(shipped, "REVISED", {"mean-all": "2"})
+        assert shipped.why_outdated(path) == "", "another store's part has changed"
+        patch.setitem(shipped.REVISED, "zero-all", "2")
+        assert shipped.why_outdated(path) == "made from other protocol than there are now"
     monkeypatch.setattr(shipped, "_weights", lambda *_: "other")
     assert shipped.why_outdated(path) == "made from other weights than there are now"
     assert shipped.opened(NAME, "mean-all", tmp_path) is None

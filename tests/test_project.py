@@ -31,6 +31,8 @@ OUTSIDE = [requirement for requirement in REQUIREMENTS if requirement.name != PR
 
 LONGEST_MODULE = 350
 LARGEST_FILE = 10 * 2**20
+SIZES = (("", "", 60e6), ("data/miniatures", ".safetensors", 38e6), ("data/scenes", "", 8e6), ("data/full", "", 6e6))
+"""(folder, ending, bytes): what files may have together, so that a clone is quick and a small machine takes it."""
 TARGETS = ["book", "test", "test-book", "lab", "serve", "model", "miniatures", "check", "clean"]
 RENDERED = ("_build", "models", "results")
 
@@ -317,6 +319,12 @@ def test_notebooks_hold_no_algorithm():
 def test_no_file_is_large():
     large = [path.relative_to(ROOT) for path in tracked() if path.stat().st_size > LARGEST_FILE]
     assert not large
+
+
+@pytest.mark.parametrize(("folder", "ending", "most"), SIZES)
+def test_what_is_shipped_stays_small(folder: str, ending: str, most: float):
+    found = [path for path in tracked() if path.is_relative_to(ROOT / folder) and path.name.endswith(ending)]
+    assert 0 < sum(path.stat().st_size for path in found) < most
 
 
 def test_nothing_is_fetched_by_a_reader():

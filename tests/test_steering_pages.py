@@ -101,33 +101,65 @@ def sink_model_traces(model: Any) -> xr.Dataset:
 
 
 def test_the_criterion_that_fails_is_named() -> None:
-    def told(strength: float, ratio: float, known: str = "") -> str:
+    def told(both: float, strength: float, ratio: float, known: str = "") -> str:
         rows = [
             {"model": "m", "part": part, "layer": 0, "dimension": 7, "measure": measure, "value": value * share}
-            for measure, value in (("strength", strength), ("times the median", ratio))
+            for measure, value in zip(sink_tables.OUTLIERS.values(), (both, strength, ratio), strict=True)
             for part, share in (("image tokens", 1.0), ("text tokens", 0.5))
         ]
         return sink_words.dimensions({"m": xr.Dataset({"sink_dimensions": ("model", [known])})}, pd.DataFrame(rows))
 
-    assert "| 1.70 (dimension 7, image tokens) | 0.60 (dimension 7, image tokens) |" in told(1.7, 0.6)
-    assert "the lesser is 0.60 at most" in told(1.7, 0.6) and "the lesser is 0.60 at most" in told(0.7, 0.6)
-    assert "exceeds each of the two" in told(1.7, 1.2) and "one and the same token was not kept" in told(1.7, 1.2)
-    assert "the lesser" not in told(1.7, 1.2) and "comes with the picture" not in told(1.7, 1.2)
-    for known in ((1.7, 1.2), (1.7, 0.6)):
-        assert "exceeds each" not in told(*known, known="7") and "the lesser" not in told(*known, known="7")
+    where = "(dimension 7, image tokens)"
+    assert f"| 0.55 {where} | 1.70 {where} | 0.60 {where} |" in told(0.55, 1.7, 0.6)
+    assert "the lesser of the two is 0.55 at most" in told(0.55, 1.7, 0.6)
+    apart = told(0.8, 1.7, 1.2)  # each is exceeded, by two tokens
+    assert "the lesser of the two is 0.80 at most" in apart and "some token" not in apart
+    assert "(dimension 7 of image tokens at the input of layer 0) some token of these prompts" in told(1.1, 1.7, 1.2)
+    assert "the lesser of the two is" not in told(1.1, 1.7, 1.2)
+    for known in ((1.1, 1.7, 1.2), (0.5, 1.7, 0.6)):
+        assert "some token" not in told(*known, known="7") and "the lesser of the two is" not in told(*known, known="7")
 
 
-def test_two_highest_values_of_different_places_are_not_taken_for_one() -> None:
-    """Both criteria are exceeded, but by no dimension at one layer's input: no token can meet both."""
-    highest = {(0, 7): (1.7, 0.4), (1, 7): (0.3, 1.5), (0, 8): (0.5, 1.9), (1, 8): (0.9, 0.8)}
-    rows = [
-        {"model": "m", "part": "image tokens", "layer": layer, "dimension": dimension, "measure": measure, "value": one}
-        for (layer, dimension), values in highest.items()
-        for measure, one in zip(("strength", "times the median"), values, strict=True)
-    ]
-    told = sink_words.dimensions({"m": xr.Dataset({"sink_dimensions": ("model", [""])})}, pd.DataFrame(rows))
-    assert "| 1.70 (dimension 7, image tokens) | 1.90 (dimension 8, image tokens) |" in told
-    assert "the lesser is 0.80 at most" in told and "exceeds each" not in told
+def test_both_criteria_are_held_against_one_token() -> None:
+    model, asked = wrapped("llava"), scenes(2)
+    found = sink_finding.find(model, asked).isel(model=0)
+    highest = np.zeros((2, *(found.sizes[dim] for dim in ("part", "state", "outlier_dimension"))))
+    chosen = found["outlier_dimension"].values
+    for sample in asked:
+        encoding = model.encode([sample])
+        image = (encoding["input_ids"][0] == model.image_token_id).numpy()
+        states = model.module(**encoding, output_hidden_states=True).hidden_states[:-1]
+        for state, hidden in enumerate(states):
+            size = np.abs(hidden[0].detach().double().numpy())
+            strength = size / np.sqrt((size**2).mean(1, keepdims=True)) / (20 * np.sqrt(size.shape[1] / 4096))
+            median = np.sort(size, axis=1)[:, [(size.shape[1] - 1) // 2]]
+            lesser = np.minimum(strength, size / median / 20)
+            for part, where in enumerate((image, ~image)):
+                highest[0, part, state] = np.maximum(highest[0, part, state], lesser[where].max(0)[chosen])
+                highest[1, part, state] = np.maximum(highest[1, part, state], strength[where].max(0)[chosen])
+    np.testing.assert_allclose(found["both"], highest[0], rtol=1e-4)
+    np.testing.assert_allclose(found["outlier"], highest[1], rtol=1e-4)
+    assert bool((found["both"] <= np.minimum(found["outlier"], found["ratio"])).all())
+
+
+def test_random_tokens_are_drawn_anew_for_every_picture_and_draw() -> None:
+    sinks, allowed = np.arange(64) < 3, np.ones(64, bool)
+    drawn = {
+        (draw, picture): sink_finding.others(sinks, allowed, draw, picture) for draw in range(4) for picture in range(9)
+    }
+    assert all(len(set(found)) == 3 and min(found) >= 3 for found in drawn.values())
+    assert len({tuple(found) for found in drawn.values()}) == len(drawn), "none is like another"
+    np.testing.assert_array_equal(drawn[2, 5], sink_finding.others(sinks, allowed, 2, 5))
+    assert sink_finding.others(sinks, np.arange(64) < 4, 0, 0).tolist() == [3], "as far as there are enough"
+
+
+def test_no_two_pictures_of_a_study_share_their_random_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More pictures than are in memory at a time; their random tokens do not begin again."""
+    drawn, original = [], sink_finding.others
+    monkeypatch.setattr(sink_finding, "CHUNK", 2)
+    monkeypatch.setattr(sink_finding, "others", lambda *given: drawn.append(given[2:]) or original(*given))
+    sink_finding.find(wrapped("llava"), scenes(5), seed=3)
+    assert drawn == [(3, place) for place in range(5)]
 
 
 def test_the_background_that_draws_most_stands_for_sinks() -> None:

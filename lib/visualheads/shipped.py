@@ -30,6 +30,8 @@ FULL = "full"
 """The folder of the shipped stores, in the data folder."""
 PROTOCOL = "1"
 """Part of the identity: raised whenever the full protocol asks something else."""
+REVISED = {"sinks": "2", "sink-removal": "2"}
+"""By the name of a store: what stands for PROTOCOL where only this store's part has changed since, raised likewise."""
 KEPT = ("reference", "bias")
 """Of the identity that a dataset brings along: what it was made with, kept where it is told. Stores shipped before
 this was kept lack it, and hold nevertheless: only what `identity_of` names outdates a store."""
@@ -47,8 +49,9 @@ def path_of(model: str, name: str, root: Path | None = None) -> Path:
     return (root or full_folder()) / slug_of(model) / f"{name}{PACKED}"
 
 
-def identity_of(model: str, tasks: Sequence[str]) -> dict[str, Any]:
-    """What decides a full store's numbers, as it is now; weights are "" for models whose folder is not there."""
+def identity_of(model: str, tasks: Sequence[str], name: str) -> dict[str, Any]:
+    """What decides the numbers of the full store `name`, as it is now; weights are "" for models whose folder is not
+    there."""
     folder = miniature_folder(model)
     return {
         "checkpoint": model,
@@ -56,7 +59,7 @@ def identity_of(model: str, tasks: Sequence[str]) -> dict[str, Any]:
         "task_files": {name: _task_files(name, _changed(data_folder() / "scenes" / name)) for name in sorted(tasks)},
         "definitions": DEFINITIONS_VERSION,
         "interventions": VERSION,
-        "protocol": PROTOCOL,
+        "protocol": REVISED.get(name, PROTOCOL),
     }
 
 
@@ -71,7 +74,7 @@ def ship(
     kind    as of any store: "sweep-zero-all", "sinks", …
     """
     told = np.empty(1, dtype=object)
-    told[0] = provenance(identity_of(model, tasks) | _kept(ds), circumstance or {})
+    told[0] = provenance(identity_of(model, tasks, name) | _kept(ds), circumstance or {})
     return pack(ds.assign_coords(provenance=("model", told)), path_of(model, name, root), BITS, kind)
 
 
@@ -80,7 +83,8 @@ def why_outdated(path: Path) -> str:
     told = json.loads(str(open_store(path)["provenance"].values[0]))["identity"]
     if slug_of(str(told.get("checkpoint", ""))) != path.parent.name:
         return f"made from {told.get('checkpoint')}, which is another model than its folder's"
-    now = identity_of(str(told.get("checkpoint", "")), list(told.get("task_files", {})))
+    tasks = list(told.get("task_files", {}))
+    now = identity_of(str(told.get("checkpoint", "")), tasks, path.name.removesuffix(PACKED))
     differing = [name for name, value in now.items() if told.get(name) != value]
     return f"made from other {', '.join(differing).replace('_', ' ')} than there are now" if differing else ""
 

@@ -52,12 +52,14 @@ def find(model: VisionLanguageModel, samples: Sequence[Sample], progress: Any = 
     concentration_random    … without as many random background patches that are no sinks instead
     outlier, ratio          (model, part, state, outlier_dimension) highest |RMSNorm(h)| as a multiple of τ, and highest
                             multiple of the token's median magnitude in units of 20; each over all tokens by itself,
-                            so that the two may be of different tokens: the lesser bounds what both reach on one
+                            so that the two may be of different tokens
+    both                    … highest that one and the same token reaches of both: the lesser of its two
     drawn_map, sink_map     (model, grid_row, grid_column) means over the pictures; example_* of the first pictures
     `definition` and `sink_dimensions` (model) tell what counted as a sink. Attention sinks are found in the last
     prompt token's row; shares and concentrations are of the first generated token's.
     """
-    chunks = [_chunk(model, samples[start : start + CHUNK], progress, seed) for start in range(0, len(samples), CHUNK)]
+    starts = range(0, len(samples), CHUNK)
+    chunks = [_chunk(model, samples[start : start + CHUNK], progress, (seed, start)) for start in starts]
     width = max(ds.sizes["token"] for ds, _ in chunks)
     settings: Any = {"data_vars": "minimal", "coords": "minimal", "compat": "override"}
     padded = [ds.pad(token=(0, width - ds.sizes["token"]), constant_values=_fills(ds)) for ds, _ in chunks]
@@ -76,16 +78,21 @@ def find(model: VisionLanguageModel, samples: Sequence[Sample], progress: Any = 
     )
 
 
-def others(sinks: NDArray[np.bool_], allowed: NDArray[np.bool_], seed: int) -> NDArray[np.intp]:
-    """As many random tokens as there are sinks, from those allowed that are none, as far as there are enough."""
+def others(sinks: NDArray[np.bool_], allowed: NDArray[np.bool_], draw: int, picture: int) -> NDArray[np.intp]:
+    """As many random tokens as there are sinks, from those allowed that are none, as far as there are enough.
+
+    Every draw on every picture (its place among the questions) has random numbers of its own.
+    """
     pool = np.flatnonzero(allowed & ~sinks)
-    return np.sort(np.random.default_rng(seed).permutation(pool)[: int(sinks.sum())])
+    return np.sort(np.random.default_rng((draw, picture)).permutation(pool)[: int(sinks.sum())])
 
 
 def _chunk(
-    model: VisionLanguageModel, samples: Sequence[Sample], progress: Any, seed: int
+    model: VisionLanguageModel, samples: Sequence[Sample], progress: Any, draw: tuple[int, int]
 ) -> tuple[xr.Dataset, NDArray[np.float32]]:
-    """Some samples: their dataset, and the highest activations (quantity, part, state, dimension)."""
+    """Some samples: their dataset, and the highest activations (quantity, part, state, dimension). `draw`: the seed
+    of the random tokens, and the first sample's place among all."""
+    seed, first = draw
     ds = trace(model, samples, query=(FINDING, JUDGING), keep=("attention",), progress=progress)
     attention = ds["attention"].isel(model=0).transpose("sample", "query", "layer", "head", "key").values
     image = ds["is_image"].isel(model=0).values.astype(bool)
@@ -110,7 +117,7 @@ def _chunk(
         for name, marks in (("sink", sinks), ("background", background), ("patch", patch)):
             tokens[name][0, index, there] = marks
         instead = np.zeros_like(sinks)
-        instead[others(sinks, background, seed + index)] = True
+        instead[others(sinks, background, seed, first + index)] = True
         for name, values in _measured(attention[index, 1], places, patch, sinks, instead).items():
             told[name][0, :, :, index] = values
     token_dims, head_dims = ("model", "sample", "token"), ("model", "layer", "head", "sample")
@@ -182,6 +189,7 @@ def _residual(model: VisionLanguageModel, sample: Sample) -> tuple[NDArray[np.fl
     normed = (size / hidden.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-12)).numpy()
     median = size.median(-1, keepdim=True).values.clamp_min(1e-12).numpy()
     told = np.stack([normed / sink_threshold(hidden.shape[-1]), size.numpy() / median / OUTLIER_RATIO])
+    told = np.concatenate([told, told.min(axis=0, keepdims=True)])
     highest = np.stack([told[:, :, where].max(axis=2) for where in (image, ~image)], axis=1)
     massive = np.zeros(int(image.sum()), bool)
     if model.sink_dimensions:
@@ -190,17 +198,14 @@ def _residual(model: VisionLanguageModel, sample: Sample) -> tuple[NDArray[np.fl
 
 
 def _strongest(states: NDArray[np.floating]) -> NDArray[np.intp]:
-    """The dimensions whose two highest values at one layer's input, on whichever tokens, have the greatest lesser one.
-
-    No other dimension reaches more of both thresholds at once than the last of these might.
-    """
-    return np.argsort(-states.min(axis=0).max(axis=(0, 1)), kind="stable")[:DIMENSIONS]
+    """The dimensions of which one and the same token reaches most of both thresholds, at any layer's input."""
+    return np.argsort(-states[-1].max(axis=(0, 1)), kind="stable")[:DIMENSIONS]
 
 
 def _activations(states: NDArray[np.float32]) -> dict[str, Any]:
     dims = ("model", "part", "state", "outlier_dimension")
     chosen = states[..., _strongest(states)]
-    return {"outlier": (dims, chosen[0][None]), "ratio": (dims, chosen[1][None])}
+    return {name: (dims, values[None]) for name, values in zip(("outlier", "ratio", "both"), chosen, strict=True)}
 
 
 def _maps(model: VisionLanguageModel, samples: Sequence[Sample], ds: xr.Dataset) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def removal(
     for name, allowed in ((RANDOM, patches), (BACKGROUND, behind)):
         for draw in range(size.seeds):
             groups[f"{name} {draw}"] = {
-                samples[index].id: others(marks[index], allowed[index], draw + index).tolist() for index in able
+                samples[index].id: others(marks[index], allowed[index], draw, index).tolist() for index in able
             }
     runs = [
         [

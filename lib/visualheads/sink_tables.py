@@ -32,8 +32,8 @@ TOKENS = {
     "random": "random image tokens",
     "background": "random background",
 }
-OUTLIERS = {"outlier": "strength", "ratio": "times the median"}
-"""Variable → name of the criterion; both are in units of their threshold."""
+OUTLIERS = {"both": "both on one token", "outlier": "strength", "ratio": "times the median"}
+"""Variable → name of the criterion, in units of its threshold; a sink dimension exceeds both on one token."""
 
 
 def outlier_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:

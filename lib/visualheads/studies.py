@@ -61,7 +61,6 @@ def _of_model(
     whole = {store: None if small else shipped.opened(name, store) for store in makers}
     if all(ds is not None for ds in whole.values()):
         return {store: ds for store, ds in whole.items() if ds is not None}
-    identity = {**shipped.identity_of(name, [MAIN_TASK]), "size": asdict(size)}
     chosen_on = other_pictures(own_heads(traces, name), asked)
     loaded: list[VisionLanguageModel] = []
     made: dict[str, xr.Dataset] = {}
@@ -73,5 +72,6 @@ def _of_model(
 
     for store, maker in makers.items():
         path = Path(results) / slug_of(name) / f"{MAIN_TASK}-{store}.zarr"
+        identity = {**shipped.identity_of(name, [MAIN_TASK], store), "size": asdict(size)}
         made[store] = kept(path, store, identity, lambda maker=maker: run(maker))
     return made

@@ -69,13 +69,14 @@ def dimensions(found: Mapping[str, xr.Dataset], activations: pd.DataFrame) -> st
             own = part[part["measure"] == measure]
             best = own.loc[own["value"].idxmax()]
             cells.append(f"{best['value']:.2f} (dimension {int(best['dimension'])}, {best['part']})")
-        both = part.groupby(["part", "layer", "dimension"])["value"].min().max()
-        if not known and both > 1:
-            beside.append(code(str(model)))
+        both = part[part["measure"] == OUTLIERS["both"]]
+        above = both[both["value"] > 1]
+        if not known and len(above):
+            beside.append(f"{code(str(model))} ({_where(above)})")
         elif not known:
-            apart[code(str(model))] = both
+            apart[code(str(model))] = float(both["value"].max())
         lines.append((code(str(model)), known or "none", *cells))
-    header = ("model", "sink dimensions", "highest strength (where)", "highest times the median (where)")
+    header = ("model", "sink dimensions", *(f"highest of {name} (where)" for name in OUTLIERS.values()))
     text = (
         table(header, lines)
         + "\n\nBoth numbers are in units of what a sink dimension must exceed: τ = 20·√(hidden size / 4096) after RMS "
@@ -84,19 +85,18 @@ def dimensions(found: Mapping[str, xr.Dataset], activations: pd.DataFrame) -> st
         "less unusual the fewer dimensions there are. A sink dimension exceeds both on one and the same token of a "
         "short text without a picture, between the layers of the model's second half, and on no more than half of the "
         "tokens. The table and the figure are of other prompts, those with pictures that were asked here, and of the "
-        "five dimensions that come nearest to both; each number is the highest over tokens by itself, so that the two "
-        "may be of different tokens."
+        "five dimensions that come nearest to both on one token (there the lesser of the two counts); the highest "
+        "strength and the highest multiple of the median may be of different tokens."
     )
     if apart:
         text += (
-            f" In {listed(list(apart))} no dimension of any layer's input has both of its highest values above 1 (the "
-            f"lesser is {max(apart.values()):.2f} at most), so that no token of these prompts meets both criteria."
+            f" In {listed(list(apart))} no token of these prompts exceeds both in any dimension of any layer's input: "
+            f"the lesser of the two is {max(apart.values()):.2f} at most."
         )
     if beside:
         text += (
-            f" In {listed(beside)} some dimension exceeds each of the two in the same layer's input with pictures. "
-            "Whether it does so on one and the same token was not kept, nor is it known what brings it about; in the "
-            "short text it is not found."
+            f" In {listed(beside)} some token of these prompts exceeds both in one dimension, which it does not in the "
+            "short text; what brings that about is not known."
         )
     return text
 
@@ -201,6 +201,16 @@ def removal(found: pd.DataFrame) -> str:
         "over pictures, lies on that side of 0. About one in forty would lie on either side by the chance of the "
         "pictures alone; which tokens were drawn at random adds to it."
     )
+
+
+def _where(above: pd.DataFrame) -> str:
+    """Dimensions, tokens and layers of activations."""
+    told = []
+    for (dimension, part), own in above.groupby(["dimension", "part"], sort=False):
+        first, last = own["layer"].min(), own["layer"].max()
+        layers = f"layer {first}" if first == last else f"layers {first} to {last}"
+        told.append(f"dimension {dimension} of {part} at the input of {layers}")
+    return "; ".join(told)
 
 
 def _definition(ds: xr.Dataset) -> str:
