@@ -331,6 +331,28 @@ def line_fit(
     return model.state_dict()
 
 
+@pytest.mark.parametrize("name", ["mini-1.5-7B", "mini-1.6-mistral-7B"])
+def test_a_batch_in_parts_of_like_length_teaches_the_same(name):
+    recipe = architectures.miniature(name).recipe
+    processor, model = architectures.build_processor(recipe), train.untrained(name)
+    rng = batches.generator(0, "parts", 1)
+    batch = batches.picture_batch(rng, 6, "count", processor, 60, 0.6)
+    parts = list(batches.by_length(batch))
+    assert sum(len(part["input_ids"]) for part, _ in parts) == 6 and sum(share for _, share in parts) == 1
+    assert parts[0][0]["input_ids"].shape[1] < parts[1][0]["input_ids"].shape[1] == batch["input_ids"].shape[1]
+    whole = model(**batch).loss
+    whole.backward()
+    wanted = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+    model.zero_grad()
+    told = sum(share * model(**part).loss for part, share in parts)
+    told.backward()
+    found = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    torch.testing.assert_close(told, whole)
+    assert len(found) == len(wanted) > 20
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
 def test_an_interrupted_stage_resumes_to_the_same_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(fitting, "CHECKPOINT_EVERY", 4)
     whole = line_fit(tmp_path / "whole", 20)

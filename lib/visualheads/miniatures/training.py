@@ -205,7 +205,11 @@ def tune(
             late = schedule.restarts and step >= schedule.restarts[0]
             task, boxed = drawn(rng, LATE_SHARES if late else shares), LATE_BOXED if late else BOXED
             batch = batches.picture_batch(rng, schedule.batch, task, processor, DIALOGUE, boxed, chosen.recipe == "vip")
-            return model(**{key: value.to(device) for key, value in batch.items()}, use_cache=False).loss
+            losses = (
+                share * model(**{key: value.to(device) for key, value in part.items()}, use_cache=False).loss
+                for part, share in batches.by_length(batch)
+            )
+            return torch.stack(list(losses)).sum()
 
         return loss_of
 
