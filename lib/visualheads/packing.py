@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import tempfile
 import zipfile
 from pathlib import Path
@@ -99,7 +100,9 @@ def _encoding(ds: xr.Dataset) -> dict[str, dict[str, object]]:
         chunks = tuple(_chunks(array)[str(dim)] for dim in array.dims)
         encoding[str(name)] = {"chunks": chunks}
         if array.dtype.kind in "fiub":
-            codec = BloscCodec(cname="zstd", clevel=9, shuffle="shuffle", typesize=array.dtype.itemsize)
+            width = array.dtype.itemsize
+            block = math.prod(chunks) * width  # the whole chunk: small blocks find fewer repetitions
+            codec = BloscCodec(cname="zstd", clevel=9, shuffle="shuffle", typesize=width, blocksize=block)
             encoding[str(name)]["compressors"] = [codec]
     return encoding
 
