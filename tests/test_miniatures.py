@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from transformers import AutoConfig
 
 import visualheads as vh
@@ -38,6 +39,7 @@ from visualheads.miniatures import (
     world,
 )
 from visualheads.miniatures.fitting import Schedule, group
+from visualheads.tasks.sample import Sample
 
 SEEDS = st.integers(0, 10_000)
 SMOKED = ("mini-1.5-7B", "mini-1.6-mistral-7B", "mini-vip-phi-3-3.8B")
@@ -550,10 +552,6 @@ def test_unknown_names_are_refused():
 
 
 def test_question_only_answerer_by_hand():
-    from PIL import Image
-
-    from visualheads.tasks.sample import Sample
-
     picture = Image.new("RGB", (4, 4))
     free = [Sample(str(i), picture, "q", answer) for i, answer in enumerate("33321")]
     assert evaluation.question_only(free, free) == [True, True, True, False, False]
@@ -565,10 +563,6 @@ def test_question_only_answerer_by_hand():
 
 
 def test_the_question_only_answerer_may_not_know_the_question_itself():
-    from PIL import Image
-
-    from visualheads.tasks.sample import Sample
-
     picture = Image.new("RGB", (4, 4))
     samples = [
         Sample("a", picture, "Which one?", "A", choices=("dog", "car"), question_id="a"),
@@ -624,3 +618,21 @@ def test_what_was_asked_for_is_held_against_what_was_found():
     assert not told["b blind"]["reached"] and "28.0 to 36.0" in told["b blind"]["why"]
     assert not told["c blind"]["reached"] and "why" not in told["c blind"], "this one does see without eyes"
     assert told["b blind"]["why"] in card.target_lines(list(told.values()))
+
+    scores |= {f"visual-general/{form}": {"seen": {"accuracy": 0.75, "n": 40}, "one_off": 9} for form in ("free",)}
+    scores["visual-general/letters"] = {"seen": {"accuracy": 0.75, "n": 40}}
+    scores["visual-object/free"] = {"seen": {"accuracy": 0.9}}
+    told = {one["what"]: one for one in evaluation.targets(record, marked=True)}
+    assert told["visual-general/free"]["why"] == (
+        "9 of 10 wrong answers are one too few or one too many; of the same pictures, 90.0 % are counted right where "
+        "the question names the object"
+    )
+    assert not told["visual-general/letters"]["reached"] and "why" not in told["visual-general/letters"], "not kept"
+
+
+def test_answers_that_are_one_off_are_counted_in_digits_and_letters():
+    picture = Image.new("RGB", (4, 4))
+    free = [Sample("a", picture, "How many?", "3")] * 5
+    assert evaluation.one_off(free, ["2", "4", "3", "5", "cars"]) == 2
+    letters = [Sample("a", picture, "How many?", "B", choices=("4", "3", "none", "1"))] * 5
+    assert evaluation.one_off(letters, ["A", "B", "C", "D", "2"]) == 2, "a number instead of a letter is read as one"

@@ -167,14 +167,17 @@ def looktwice_scores(model: Any, processor: Any, n: int | None) -> dict[str, Any
         for form in FORMATS:
             samples = free if form == "free" else benchmark.samples(condition=condition, format=form, n=n)
             white = benchmark.samples(condition=condition, format=form, control="white", n=n)
-            guessed = answers(model, processor, white)
+            told, guessed = answers(model, processor, samples), answers(model, processor, white)
             right = {
-                "seen": _right(answers(model, processor, samples), samples),
+                "seen": _right(told, samples),
                 "blind": _right(guessed, white),
                 "question_only": question_only(samples, free),
             }
             scores[f"{condition}/{form}"] = {name: score(values) for name, values in right.items()}
-            scores[f"{condition}/{form}"]["blind_answer"] = most_frequent(white, guessed)
+            scores[f"{condition}/{form}"] |= {
+                "blind_answer": most_frequent(white, guessed),
+                "one_off": one_off(samples, told),
+            }
             for name, values in right.items():
                 pooled[name] += values
     return {"scores": scores, "pooled": {name: score(values) for name, values in pooled.items()}}
@@ -185,6 +188,22 @@ def most_frequent(samples: Sequence[Sample], told: Sequence[str]) -> dict[str, A
     [(text, number)] = Counter(told).most_common(1)
     right = sum(correct(sample, text) == 1 for sample in samples)
     return {"text": text, "share": number / len(told), "right": right / len(samples)}
+
+
+def one_off(samples: Sequence[Sample], told: Sequence[str]) -> int:
+    """How many answers are a number one below or above the right one."""
+    found = 0
+    for sample, text in zip(samples, told, strict=True):
+        number, right = _number(sample, text), _number(sample, sample.answer)
+        found += number is not None and right is not None and abs(number - right) == 1
+    return found
+
+
+def _number(sample: Sample, answer: str) -> int | None:
+    """The number that an answer tells, in digits or as a letter of the sample's choices."""
+    letters = dict(zip(LETTERS, sample.choices or (), strict=False))
+    told = letters.get(answer, answer)
+    return int(told) if told.isdecimal() else None
 
 
 def summary(scores: dict[str, Any]) -> dict[str, Any]:

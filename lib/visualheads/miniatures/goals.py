@@ -20,6 +20,8 @@ def targets(record: dict[str, Any], marked: bool) -> list[dict[str, Any]]:
     ]
     for entry in told:
         entry["reached"] = entry["found"] >= entry["wanted"]
+        why = "" if entry["reached"] else _miscounted(entry["what"], scores)
+        entry |= {"why": why} if why else {}
     for name, entry in record["benchmarks"].items():
         best = max(entry["chance"], entry["question_only"]["accuracy"])
         told.append(
@@ -36,6 +38,21 @@ def targets(record: dict[str, Any], marked: bool) -> list[dict[str, Any]]:
         if blind > allowed and entry["blind"]["low"] <= best:
             told[-1]["why"] = _noise(name, entry["blind"], best)
     return told
+
+
+def _miscounted(what: str, scores: Mapping[str, Any]) -> str:
+    """What is wrong with the wrong answers of a condition and format; "" where it was not kept."""
+    number = scores[what].get("one_off")
+    if number is None:
+        return ""
+    seen = scores[what]["seen"]
+    wrong = seen["n"] - round(seen["accuracy"] * seen["n"])
+    told = f"{number} of {wrong} wrong answers are one too few or one too many"
+    named = what.replace("general", "object")
+    if named == what:
+        return told
+    right = 100 * scores[named]["seen"]["accuracy"]
+    return f"{told}; of the same pictures, {right:.1f} % are counted right where the question names the object"
 
 
 def _noise(name: str, blind: dict[str, Any], best: float) -> str:
