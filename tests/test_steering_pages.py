@@ -120,6 +120,15 @@ def test_the_criterion_that_fails_is_named() -> None:
         assert "some token" not in told(*known, known="7") and "the lesser of the two is" not in told(*known, known="7")
 
 
+@pytest.mark.parametrize(
+    ("layers", "told"), [((3,), "layer 3"), ((3, 4), "layers 3 and 4"), ((3, 4, 5), "layers 3 to 5"),
+                         ((1, 4, 5), "layers 1, 4 and 5")],
+)  # fmt: skip
+def test_layers_with_gaps_are_not_told_as_a_span(layers: tuple[int, ...], told: str) -> None:
+    above = pd.DataFrame({"dimension": 7, "part": "image tokens", "layer": layers})
+    assert sink_words._where(above) == f"dimension 7 of image tokens at the input of {told}"
+
+
 def test_both_criteria_are_held_against_one_token() -> None:
     model, asked = wrapped("llava"), scenes(2)
     found = sink_finding.find(model, asked).isel(model=0)

@@ -20,8 +20,8 @@ def targets(record: dict[str, Any], marked: bool) -> list[dict[str, Any]]:
     ]
     for entry in told:
         entry["reached"] = entry["found"] >= entry["wanted"]
-        why = "" if entry["reached"] else _miscounted(entry["what"], scores)
-        entry |= {"why": why} if why else {}
+        if not entry["reached"] and (why := _miscounted(entry["what"], scores)):
+            entry["why"] = why
     for name, entry in record["benchmarks"].items():
         best = max(entry["chance"], entry["question_only"]["accuracy"])
         told.append(

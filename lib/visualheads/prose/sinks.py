@@ -95,8 +95,8 @@ def dimensions(found: Mapping[str, xr.Dataset], activations: pd.DataFrame) -> st
         )
     if beside:
         text += (
-            f" In {listed(beside)} some token of these prompts exceeds both in one dimension, which it does not in the "
-            "short text; what brings that about is not known."
+            f" In {listed(beside)} some token of these prompts exceeds both in one dimension, as none of the short "
+            "text does; what brings that about is not known."
         )
     return text
 
@@ -207,9 +207,10 @@ def _where(above: pd.DataFrame) -> str:
     """Dimensions, tokens and layers of activations."""
     told = []
     for (dimension, part), own in above.groupby(["dimension", "part"], sort=False):
-        first, last = own["layer"].min(), own["layer"].max()
-        layers = f"layer {first}" if first == last else f"layers {first} to {last}"
-        told.append(f"dimension {dimension} of {part} at the input of {layers}")
+        layers = sorted(own["layer"].unique().tolist())
+        whole = len(layers) > 2 and layers[-1] - layers[0] == len(layers) - 1
+        numbers = f"{layers[0]} to {layers[-1]}" if whole else listed([str(layer) for layer in layers])
+        told.append(f"dimension {dimension} of {part} at the input of layer{'s' * (len(layers) > 1)} {numbers}")
     return "; ".join(told)
 
 
