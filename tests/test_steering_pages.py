@@ -171,6 +171,26 @@ def test_no_two_pictures_of_a_study_share_their_random_tokens(monkeypatch: pytes
     assert drawn == [(3, place) for place in range(5)]
 
 
+def test_removal_draws_tokens_of_every_picture_with_a_sink_at_its_own_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, asked = wrapped("llava"), scenes(3)
+    found = sink_finding.find(model, asked)
+    found["sink"][{"sample": 0}] = False
+    seen, swept, sweep = [], [], sink_study.sweep
+    original = sink_finding.others
+    monkeypatch.setattr(sink_study, "others", lambda *given: seen.append(given) or original(*given))
+    monkeypatch.setattr(
+        sink_study, "sweep", lambda *given, **named: swept.append(named["tokens"]) or sweep(*given, **named)
+    )
+    sink_study.removal(model, asked, found, sink_model_traces(model), sink_study.Size(questions=3, seeds=2))
+    assert [given[2:] for given in seen] == [(draw, place) for draw in (0, 1, 0, 1) for place in (1, 2)]
+    random, background = found["patch"].values[0].astype(bool), found["background"].values[0].astype(bool)
+    for allowed, tokens in zip((random, random, background, background), swept[1:5], strict=True):
+        for place in (1, 2):
+            chosen = tokens[asked[place].id]
+            assert len(chosen) == int(found["sink"].values[0, place].sum())
+            assert allowed[place, chosen].all() and not found["sink"].values[0, place, chosen].any()
+
+
 def test_the_background_that_draws_most_stands_for_sinks() -> None:
     model, asked = wrapped("llava"), scenes(2)
     found = sink_finding.find(model, asked)
