@@ -497,6 +497,15 @@ def test_language_models_have_the_papers_families_and_shapes():
     assert shapes["mini-vicuna-7B-text-seed1"] == replace(small, name="mini-vicuna-7B-text-seed1", seed=1)
 
 
+def test_language_models_that_start_from_the_same_weights_are_known():
+    same: dict[bytes, list[str]] = {}
+    for shape in architectures.TEXT_SHAPES.values():
+        torch.manual_seed(shape.seed)
+        weights = torch.cat([part.detach().flatten() for part in architectures.build_text(shape).parameters()])
+        same.setdefault(weights.numpy().tobytes(), []).append(shape.name)
+    assert [tuple(names) for names in same.values() if len(names) > 1] == architectures.common_starts()
+
+
 def test_an_untrained_control_is_seeded():
     first, again = train.untrained("mini-1.5-7B"), train.untrained("mini-1.5-7B")
     assert train.state_hash(first.state_dict()) == train.state_hash(again.state_dict())

@@ -126,8 +126,8 @@ def repeat(
             apart[name] = float(np.nanmean(difference))
         else:
             rounded = np.abs(told[name].transpose("set", "sample").values) * ROUNDING
+            difference = np.maximum(difference - rounded, 0)
             apart[name] = float(np.nanmax(difference))
-            difference = difference - rounded
         if not float(np.nanmean(difference) if name == "correct" else np.nanmax(difference)) <= allowed:
             raise StoreError(
                 f"the full store of {model.name} is not what this machine computes: {name} differs by "

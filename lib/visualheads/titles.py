@@ -17,6 +17,7 @@ RANKINGS = {
     "sink_free": "image weight without sinks",
 }
 """Rankings whose name is no word; the others (gaze, detection, published lists) go by their own."""
+ANSWER_FORMATS = {"free": "in free form", "letters": "with letters"}
 POSITIONS = {"all": "all positions", "after_image": "after the image"}
 FIGURES = {
     "recall": "objects found",

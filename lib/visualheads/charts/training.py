@@ -78,7 +78,7 @@ def _curves(table: pd.DataFrame, title: str, words: str, domain: Sequence[float]
         .encode(
             x=alt.X("step:Q", title="step", axis=alt.Axis(tickCount=5)),
             y=alt.Y("value:Q", title=words, scale=scale),
-            color=alt.Color("figure:N", legend=legend),
+            color=alt.Color("figure:N", legend=legend, scale=alt.Scale(scheme="category20")),
             tooltip=["figure:N", "step:Q", alt.Tooltip("value:Q", format=".3f")],
         )
     )

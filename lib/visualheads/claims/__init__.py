@@ -115,7 +115,7 @@ CLAIMS: tuple[Claim, ...] = (
         across.heads_predict_scores,
     ),
     Claim(
-        7, "ours", "Models tuned from one language model share their visual heads.",
+        7, "ours", "Models tuned from one text-only checkpoint share their visual heads.",
         "correlation of head patterns of models of one language model minus that of others", "correlation",
         "models of other language models of the same shape; language models shuffled among the models of a shape",
         "supported: shuffled language models are as alike with p of 0.05 or less, which is all that six models with "

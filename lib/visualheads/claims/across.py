@@ -127,7 +127,7 @@ def list_heads_become_visual(evidence: Evidence) -> Finding:
         own, controls = part[part["kind"] == emergence.OWN], part[part["kind"] != emergence.OWN]
         if len(own) == 1 and len(controls):
             hardest = controls.loc[controls["rho"].idxmax()]
-            others = int((controls["kind"] == emergence.OTHER).sum())
+            others = controls.loc[controls["kind"] == emergence.OTHER, "text_model"].replace(known).nunique()
             told_of = {"own": float(own["rho"].iloc[0]), "control": float(hardest["rho"]), "others": others}
             told_of |= {"text_model": own["text_model"].iloc[0]}
             rows.append({"model": name, **told_of, **_less(own.iloc[0], hardest)})

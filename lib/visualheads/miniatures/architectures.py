@@ -112,6 +112,15 @@ def text_shape(name: str) -> TextShape:
     return TEXT_SHAPES[name]
 
 
+def common_starts() -> list[tuple[str, ...]]:
+    """Text-only models that grow from the same random weights: those with weights of the same shapes, and one seed."""
+    drawn: dict[TextShape, list[str]] = {}
+    for shape in TEXT_SHAPES.values():
+        fused = "phi3" if shape.architecture == "phi3" else "llama"  # the others name and order their weights alike
+        drawn.setdefault(replace(shape, name="", architecture=fused, rope_theta=0.0), []).append(shape.name)
+    return [tuple(names) for names in drawn.values() if len(names) > 1]
+
+
 def miniature(name: str) -> Miniature:
     """The multimodal miniature's description, by name; `NAME-quarter` is a quarter of the tuning of NAME."""
     parent = name.removesuffix(QUARTER)

@@ -57,7 +57,7 @@ def unlearned(records: Records, named: Callable[[str], str] = str) -> str:
         text += (
             f" The rarest kind that is above in every score: {_shares(asked, 'tuning', [rarest], named)} of tuning's."
         )
-    return text + " Too little practice is a likely reason; it was not tested."
+    return text + " Shares do not tell the reason alone, which was not tested."
 
 
 def blind_answers(records: Records, quoted: Callable[[str], str] = str) -> str:

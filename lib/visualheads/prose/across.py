@@ -14,10 +14,9 @@ from visualheads.profiles import FORMATS
 from visualheads.prose.training import CHAPTER, items
 from visualheads.prose.words import agreeing, between, code, counted, escaped, listed, missing, percent, table
 from visualheads.rankings import head_count
-from visualheads.titles import benchmark, thousands
+from visualheads.titles import ANSWER_FORMATS, benchmark, thousands
 
 ALPHA = 0.05
-FORMAT_WORDS = {"letters": "with letters", "free": "in free form"}
 Shapes = Mapping[str, tuple[int, int]]
 
 
@@ -180,7 +179,7 @@ def task_profiles(pairs: pd.DataFrame, identified: pd.DataFrame) -> str:
         differ, alike = int((rows["verdict"] == DIFFERENT).sum()), int((rows["verdict"] == ALIKE).sum())
         open_ = len(rows) - differ - alike
         parts.append(
-            f"*{FORMAT_WORDS.get(str(form), str(form)).capitalize()}*: of {counted(len(rows), 'pair')} of benchmarks "
+            f"*{ANSWER_FORMATS.get(str(form), str(form)).capitalize()}*: of {counted(len(rows), 'pair')} of benchmarks "
             f"within a model {differ} {agreeing(differ, 'has', 'have')} profiles that differ by more than halves of "
             f"one benchmark do, {alike} {agreeing(alike, 'is', 'are')} alike"
             + (f" and {open_} undecided" if open_ else "")
@@ -216,8 +215,9 @@ def statistics(found: pd.DataFrame, errors: pd.DataFrame) -> str:
     tasks = int(found["tasks"].max()) if len(found) else 2
     corrected = ALPHA / tried
     limits = (
-        "n models have n! orders, so that p is 1/n! at least, with one benchmark 2/n! (the reversed one goes as far): "
-        f"5 % takes {_models_for(ALPHA, tasks)} models, and {100 * corrected:.2g} %, the level that stands against "
+        "n models have n! orders: p is 1/n! at least, with one benchmark 2/n!, since the reversed order goes as far; "
+        f"5 % takes {_models_for(ALPHA, tasks)} models (with one benchmark {_models_for(ALPHA, 1)}), and "
+        f"{100 * corrected:.2g} %, the level that stands against "
         f"{counted(tried, 'statistic')} tried, {_models_for(corrected, tasks)}; of more than {thousands(MOST_EXACT)} "
         f"orders {thousands(N_DRAWN)} are drawn"
     )

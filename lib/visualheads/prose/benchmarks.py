@@ -80,8 +80,8 @@ def _of_record(known: Mapping[str, Any]) -> str:
         "benchmark's first format (LookTwice-QA in both, without questions that have no referent): random answers of "
         "the right form, the same model with white pictures, and the best answerer that sees only questions and knows "
         "how frequent each answer is (of the other questions). Chance and questions alone are told beside the accuracy "
-        f"over all prompts that they belong to. In that record, over all items, {verdict} The record's intervals take "
-        "prompts as independent: too narrow where several ask about one picture."
+        f"over all prompts that they belong to. In that record, over all items, {verdict} The record's intervals are "
+        "over pictures for MMBench and POPE; for LookTwice-QA they take prompts as independent and are too narrow."
     )
 
 

@@ -64,10 +64,10 @@ def protocol(told: Removed) -> str:
         return text + (
             f"\n\n**This is the full protocol**, computed before and shipped with the book. "
             f"{counted(again.sets, 'set')} on {counted(again.samples, 'question')} were computed again for this page: "
-            f"margins differ by {again.margin:.3f} logits at most, KL by {again.kl:.4f} nats, and "
-            f"{percent(again.correct)} of the answers are judged otherwise. More than {TOLERANCE['margin']:g} logits, "
-            f"{TOLERANCE['kl']:g} nats (to either the {percent(ROUNDING)} are added by which a shipped number may be "
-            f"rounded) or {100 * TOLERANCE['correct']:g} % of the answers would have stopped the page."
+            f"beyond the {percent(ROUNDING)} by which a shipped number may be rounded, margins differ by "
+            f"{again.margin:.3f} logits at most and KL by {again.kl:.4f} nats; {percent(again.correct)} of the answers "
+            f"are judged otherwise. More than {TOLERANCE['margin']:g} logits, {TOLERANCE['kl']:g} nats or "
+            f"{100 * TOLERANCE['correct']:g} % of the answers would have stopped the page."
         )
     return text + (
         f"\n\n**This is the reduced protocol** ({told.why}): few questions, few rankings and random sets. Its "

@@ -90,9 +90,9 @@ def _by_benchmark_name(cells: pd.DataFrame, best: pd.DataFrame, winner: str) -> 
         verdict = f"{listed(beaten)}: a single best ranking **does not hold** on all benchmarks."
     elif seldom:
         verdict = (
-            f"it has the highest mean on each, but is the best in less than half of the cells on "
-            f"{listed([benchmark_name(str(task)) for task in seldom])}{_of_use(means[winner])}: that a single best "
-            "ranking holds on all benchmarks **is not shown**."
+            f"it has the highest mean on each{_of_use(means[winner])}. But on {len(seldom)} of them "
+            f"({'; '.join(benchmark_name(str(task)) for task in seldom)}) it is the best in fewer than half of the "
+            "cells: that a single best ranking holds on all benchmarks **is not shown**."
         )
     else:
         verdict = (
@@ -119,6 +119,4 @@ def _of_use(means: pd.Series) -> str:
     """To be best is little where the best finds nothing: on how many benchmarks its mean is above 0."""
     known = means.dropna()
     above = int((known > 0).sum())
-    return (
-        "" if above == len(known) else f", but on {len(known) - above} of {len(known)} the best has no relation at all"
-    )
+    return "" if above == len(known) else f", though on {len(known) - above} of {len(known)} its mean is not above 0"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from visualheads import titles
 from visualheads.charts.claims import numbers
 from visualheads.claims import CONTRADICTED, NOT_TESTABLE, SUPPORTED, VERDICTS, Finding, Verdict, verdict_table
 from visualheads.claims.gather import UNTRAINED_TRACE
@@ -21,7 +22,8 @@ from visualheads.tasks.prompts import RECTANGLE
 def counts(verdicts: pd.DataFrame) -> str:
     """How many claims came out how."""
     kinds = verdicts["verdict"].map(_kind)
-    parts = [f"{int((kinds == name).sum())} {name}" for name in VERDICTS if (kinds == name).any()]
+    number = {name: int((kinds == name).sum()) for name in VERDICTS}
+    parts = [f"{count} {agreeing(count, 'is', 'are')} {name}" for name, count in number.items() if count]
     text = f"Of {counted(len(verdicts), 'claim')}, {listed(parts)}."
     small = int(verdicts["verdict"].str.contains("in miniature").sum())
     if small:
@@ -64,7 +66,8 @@ ALSO: dict[int, tuple[str, ...]] = {
         "Models judged: {models:.0f}; language models they were tuned from: {families:.0f}; models with heads above "
         "null on the first half of the pictures: {models_with_heads:.0f}.",
         "The number is that of {where}.",
-        "Over white pictures alone the excess of its heads is {white:.2f} ({white_lower:.2f} to {white_upper:.2f}).",
+        "Over white pictures alone the excess of its heads above null, or of the one closest to it where none is, is "
+        "{white:.2f} ({white_lower:.2f} to {white_upper:.2f}).",
         "In the language model with the fewest such heads, chance puts as many above all heads of an untrained network "
         "with p = {by_chance:.3f}.",
     ),
@@ -78,7 +81,7 @@ ALSO: dict[int, tuple[str, ...]] = {
         "The permutation test gives p = {p_value:.3f}.",
     ),
     4: (
-        "The number is that of the answer format {where}. Answer formats asked: {formats:.0f}; the box's pairs are "
+        "The number is that of answers {where}. Answer formats asked: {formats:.0f}; the box's pairs are "
         "alike in {box_alike:.0f} of them, the name's different in {name_different:.0f}; the claim is supported in "
         "{supporting:.0f} and contradicted in {contradicting:.0f}.",
         "In free form the box's pairs fall short by {free_box:.3f} ({free_box_lower:.3f} to {free_box_upper:.3f}; "
@@ -111,8 +114,8 @@ ALSO: dict[int, tuple[str, ...]] = {
         "A second training of the language model correlates with {second_training:.2f}.",
     ),
     8: (
-        "This is in the mode {where}, in {models:.0f} models. The correlation itself is {rho:.2f} on average; it lies "
-        "beyond what 95 % of unrelated rankings reach in {beyond:.0f} of them. Of the best heads of both, "
+        "This is in the mode *{where}*, in {models:.0f} models. The correlation itself is {rho:.2f} on average; it "
+        "lies beyond what 95 % of unrelated rankings reach in {beyond:.0f} of them. Of the best heads of both, "
         "{shared:points} % are the same, where chance shares {chance:points} %.",
     ),
     9: (
@@ -143,7 +146,7 @@ ALSO: dict[int, tuple[str, ...]] = {
         "{inside} the interval, and of the {sign} sign.",
     ),
     14: (
-        "The number is that of the answer format {where}: {alike:.0f} of its {pairs:.0f} pairs of benchmarks within a "
+        "The number is that of answers {where}: {alike:.0f} of its {pairs:.0f} pairs of benchmarks within a "
         "model are alike.",
         "In the other format it is {most:.3f}.",
         "A benchmark asked in both formats falls short by {format:.3f} ({format_lower:.3f} to {format_upper:.3f}) "
@@ -158,7 +161,7 @@ def beside(number: int, found: Finding) -> list[str]:
     more = found.estimate >= 0
     known: dict[str, object] = {name: float(value) for name, value in found.also.items() if np.isfinite(value)}
     known |= {"often": "often" if more else "seldom", "much": "much" if more else "little"}
-    known |= {"where": code(found.where)} if found.where else {}
+    known |= {"where": _where(found.where)} if found.where else {}
     if "whole" in known:
         whole = float(found.also["whole"])
         known["inside"] = "inside" if found.lower <= whole <= found.upper else "outside"
@@ -168,6 +171,14 @@ def beside(number: int, found: Finding) -> list[str]:
         for sentence in ALSO.get(number, ())
         if {field for _, field, _, _ in Formatter().parse(sentence) if field} <= set(known)
     ]
+
+
+def _where(told: str) -> str:
+    """Where a number is from, in words: an answer format, a mode with its positions, or a model with one of them."""
+    model, bracket, rest = told.partition(" (")
+    if bracket:
+        return f"{code(model)} ({escaped(titles.mode(rest.removesuffix(')')))})"
+    return titles.ANSWER_FORMATS.get(told) or escaped(titles.mode(told))
 
 
 class _InPoints(Formatter):

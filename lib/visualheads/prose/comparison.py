@@ -44,7 +44,10 @@ def in_miniature(names: Sequence[str]) -> str:
     else:
         which = "The model here is a miniature" if len(small) == 1 else "All models here are miniatures"
         found, mixed = "what is found", ""
-    return f"{which}: {found} holds **in miniature** and is no evidence about large models.{mixed}"
+    return (
+        f"{which}, asked about scenes of pictograms in the benchmarks' formats: {found} holds **in miniature**, is no "
+        f"evidence about large models, and scores do not compare with published ones.{mixed}"
+    )
 
 
 def sources(ds: xr.Dataset, results: str = "data/results") -> str:
@@ -65,8 +68,9 @@ def sources(ds: xr.Dataset, results: str = "data/results") -> str:
     return (
         table(("model", "stores", "samples", "weights", "definitions"), lines)
         + f"\n\nA store is `{results}/<model>/<benchmark>.zarr` (with white pictures: `…-white.zarr`; untrained "
-        "networks: `…-untrained.zarr`). The numbers of this page are computed from these when the page runs, and where "
-        "it tells of training from the records beside the checkpoints."
+        "networks: `…-untrained.zarr`); *definitions* is the version of the formulas. The numbers of this "
+        "page are computed from these when the page runs, and where it tells of training from the "
+        "records beside the checkpoints."
     )
 
 
@@ -107,7 +111,7 @@ SHORTFALL = (
     f"is *alike* where its whole interval lies below {MARGIN:g} (ours), *different* where it lies above 0 and not "
     "below that margin. The paper says that the box changes nothing and the name does (claim 4), of how much heads "
     "look at the picture. In free form, a prompt with the box also has the sentence "
-    f"“{RECTANGLE.strip()}” (paper code): what differs between its pairs with and without the box may be due to the "
-    "box or to that sentence. With letters the box alone is added."
+    f"“{RECTANGLE.strip()}” (the paper's released code): what differs between its pairs with and "
+    "without the box may be due to the box or to that sentence. With letters the box alone is added."
 )
 """What `condition_kinds` counts and what its pairs differ in, told once on a page."""

@@ -9,10 +9,10 @@ import xarray as xr
 from visualheads.charts import tables
 from visualheads.prose.words import between, percent
 from visualheads.tasks.prompts import RECTANGLE
+from visualheads.titles import ANSWER_FORMATS
 
 NO_REFERENT = "plain-general"
 ANSWERED = {"free": "Answered in free form", "letters": "Answered with one of the letters A–D"}
-IN_FORMAT = {"free": "in free form", "letters": "with letters"}
 SAID = f"In free form the prompt with the box also says “{RECTANGLE.strip()}”"
 
 
@@ -35,9 +35,9 @@ def condition_scores(ds: xr.Dataset) -> str:
     text = " ".join(parts)
     if NO_REFERENT in set(table["condition"]):
         text += (
-            f" In `{NO_REFERENT}` the question says “these” and nothing in the picture says which: it cannot be "
-            "answered well, and is "
-            "shown because the paper asks it."
+            f" In `{NO_REFERENT}` the question says “these” and nothing in the picture says which, so that an "
+            "answer can only be chosen among the numbers there are: scores tell how well a model guesses. The paper "
+            "asks it, too."
         )
     return text
 
@@ -70,11 +70,10 @@ def condition_agreement(ds: xr.Dataset, query: str = tables.QUERY) -> str:
         if not found:
             continue
         told = [
-            f"{IN_FORMAT.get(form, form)} with ρ = {at['value']:.3f}, where two halves of the same condition agree "
-            f"with {at['ceiling']:.3f}"
+            f"ρ = {at['value']:.3f} {ANSWER_FORMATS.get(form, form)} (two halves of one condition: {at['ceiling']:.3f})"
             for form, at in found.items()
         ]
-        texts.append(f"{words} leaves the pattern of image weights over heads, {', and '.join(told)}.")
+        texts.append(f"{words}: the two patterns of image weight over heads correlate with {' and '.join(told)}.")
         if more and "free" in found:
             texts.append(more)
     if not texts:

@@ -50,7 +50,8 @@ def moments(found: pd.DataFrame, expected: Mapping[str, float]) -> str:
             f"{first['top']:.2f} → {last['top']:.2f}",
         ))  # fmt: skip
     header = (
-        "model", "moments", "ρ of first with last", "of the last's strongest tenth, already strongest", "by chance",
+        "model", "moments", "ρ of first with last", "strongest tenth of the last: in that of the first",
+        "by chance",
         f"ρ ≥ {NEAR:g} from", "mean weight of these heads, first → last",
     )  # fmt: skip
     return table(header, lines)
@@ -156,7 +157,8 @@ def stores(
     if not lines:
         return ""
     return table(("file", "what it holds", "weights", "definitions"), lines) + (
-        "\n\nOf moments the weights are those of the last. A network before its training has fresh weights; told are "
+        "\n\nOf moments the weights are those of the last, in memory, whose hash is not that of its file. Definitions: "
+        "the version of the formulas. A network before its training has fresh weights; told are "
         "those of the checkpoint whose shape it has."
     )
 

@@ -15,9 +15,10 @@ import xarray as xr
 from visualheads.agreement import agreement
 from visualheads.charts import tables
 from visualheads.charts.display import plain
-from visualheads.prose.conditions import IN_FORMAT, accuracy_sentence, pattern_correlations
-from visualheads.prose.heads import heads_above, row_agreement, strongest_by_stage
+from visualheads.prose.conditions import accuracy_sentence, pattern_correlations
+from visualheads.prose.heads import heads_above, heads_preferring, row_agreement, strongest_by_stage
 from visualheads.prose.words import agreeing, between, escaped, listed, percent, table
+from visualheads.titles import ANSWER_FORMATS
 
 NOTE_MINIATURE = "in miniature: a model organism, no evidence about large models"
 NOTE_MODEL = "one model on one task"
@@ -30,7 +31,7 @@ def findings(ds: xr.Dataset, above: xr.Dataset | None = None, alone: xr.Dataset 
     """
     found = [_depth(ds), _correlation(ds)]
     if above is not None:
-        found.insert(0, _above(above, alone))
+        found.insert(0, _above(ds, above, alone))
     found += [entry for entry in (_box(ds), _name(ds)) if entry]
     found.append(_rows(ds))
     return found
@@ -69,13 +70,18 @@ def plain_tree(value: Any) -> Any:
     return plain(value)
 
 
-def _above(above: xr.Dataset, alone: xr.Dataset | None) -> dict[str, str]:
+def _above(ds: xr.Dataset, above: xr.Dataset, alone: xr.Dataset | None) -> dict[str, str]:
     count, total = heads_above(above)
     white = count if alone is None else heads_above(alone)[0]
-    finding = f"{white} of {total} heads {agreeing(white, 'looks', 'look')} at it more than at a white picture"
+    even = heads_preferring(ds)
+    finding = (
+        f"{white} of {total} heads {agreeing(white, 'looks', 'look')} at it more than at a white picture, {even} of "
+        f"{total} more than an even look over all tokens would"
+    )
     control = "the same prompts with white pictures"
     if alone is not None:
-        finding += f"; {count} of {total} {agreeing(count, 'does', 'do')} so and more than an untrained network's heads"
+        looking = f"{count} {agreeing(count, 'looks', 'look')}"
+        finding += f"; {looking} at it more than at a white one and than an untrained network's"
         control += ", and the strongest head of an untrained network of the same shape"
     return {
         "claim": "Some heads look at the picture far more than a head without preference (claim 1)",
@@ -119,7 +125,7 @@ def _alike(claim: str, found: dict[str, dict[str, float]]) -> dict[str, str] | N
     if not found:
         return None
     value, ceiling = (
-        listed([f"{at[name]:.3f} {IN_FORMAT.get(form, form)}" for form, at in found.items()])
+        listed([f"{at[name]:.3f} {ANSWER_FORMATS.get(form, form)}" for form, at in found.items()])
         for name in ("value", "ceiling")
     )
     return {

@@ -24,7 +24,7 @@ def head_map(ds: xr.Dataset, query: str = tables.QUERY) -> str:
     table = tables.head_table(ds, ["image_weight", "region_weight", "region_lift", "image_log_odds"], query)
     best = table.loc[table["image_weight"].idxmax()]
     weights = table["image_weight"]
-    n, preferring = tables.view(ds, query).sizes["sample"], int((table["image_log_odds"] > 0).sum())
+    n, preferring = tables.view(ds, query).sizes["sample"], heads_preferring(ds, query)
     text = (
         f"Over {n} prompts, the {len(table)} heads put between {percent(float(weights.min()))} and "
         f"{percent(float(weights.max()))} of "
@@ -99,7 +99,7 @@ def stage_profile(ds: xr.Dataset, query: str = tables.QUERY, model: str | None =
     means = table.groupby("stage", sort=False)["image_weight"].mean()
     told = listed([f"{percent(float(means[stage]))} in the {stage} stage" for stage in STAGES if stage in means])
     counts = strongest_by_stage(ds, query, model)
-    where = listed([f"{count} {stage}" for stage, count in counts.items()])
+    where = listed([f"{count} {agreeing(count, 'is', 'are')} {stage}" for stage, count in counts.items()])
     return (
         f"The mean image weight of a head is {told}. Of the strongest {counted(sum(counts.values()), 'head')} (a "
         f"tenth), {where}. "
@@ -148,6 +148,11 @@ def row_agreement(
 def heads_above(above: xr.Dataset) -> tuple[int, int]:
     """How many heads lie above the null, and how many were tested."""
     return int(above["above_null"].isel(model=0).sum()), int(np.isfinite(above["excess"].isel(model=0).values).sum())
+
+
+def heads_preferring(ds: xr.Dataset, query: str = tables.QUERY) -> int:
+    """How many heads put more attention on the image tokens than an even look over all tokens would, in the mean."""
+    return int((tables.head_table(ds, ["image_log_odds"], query)["image_log_odds"] > 0).sum())
 
 
 def nulls(above: xr.Dataset, alone: xr.Dataset | None = None) -> str:

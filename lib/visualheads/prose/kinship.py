@@ -38,6 +38,21 @@ def variants(table: pd.DataFrame) -> str:
     )
 
 
+def starts(table: pd.DataFrame, common: Sequence[Sequence[str]]) -> str:
+    """Which language models of a `lineage.lineage` grew from the same random weights; nothing where none did.
+
+    common: groups of text-only models, as of `architectures.common_starts`.
+    """
+    here = table.loc[~table["variant"].astype(bool), "text_model"]
+    told = [listed([code(name) for name in names]) for names in common if set(names) <= set(here)]
+    return "".join(
+        f"\n\n{names} have one shape and one seed: they were trained apart, but from the same random weights. They "
+        "count as different language models here, and models of them are more alike than such models elsewhere: the "
+        "comparison with other language models is the stricter for it."
+        for names in told
+    )
+
+
 def families(found: pd.DataFrame, kin: Mapping[str, float] | None, alone: Mapping[str, str] | None = None) -> str:
     """Do models of one language model share their visual heads (claim 7)?
 

@@ -13,9 +13,9 @@ import xarray as xr
 from visualheads.comparison import of_task, tasks_of
 from visualheads.lineage import training_record
 from visualheads.miniatures.kinds import blind_answers
-from visualheads.prose.across import FORMAT_WORDS, sampled
+from visualheads.prose.across import sampled
 from visualheads.prose.words import counted, escaped, listed, percent, table
-from visualheads.titles import benchmark
+from visualheads.titles import ANSWER_FORMATS, benchmark
 
 if TYPE_CHECKING:
     from visualheads.models import VisionLanguageModel
@@ -106,14 +106,14 @@ def asked(ds: xr.Dataset, scores: pd.DataFrame) -> str:
         pictures, conditions, forms = (
             list(dict.fromkeys(map(str, part[name].values))) for name in ("image_id", "condition", "format")
         )
-        told = f"{listed([escaped(name) for name in conditions])}, {listed([FORMAT_WORDS[form] for form in forms])}"
+        told = f"{listed([escaped(name) for name in conditions])}, {listed([ANSWER_FORMATS[form] for form in forms])}"
         parts.append(f"{escaped(benchmark(task))}: {counted(len(pictures), 'picture')}, {told}")
         unanswerable |= task == MAIN and WITHOUT_REFERENT in conditions
     text = f"{sampled(scores)} Pictures, conditions and form of the answers: {'; '.join(parts)}."
     if unanswerable:
         text += (
             f" LookTwice-QA's score counts {escaped(WITHOUT_REFERENT)} like its other conditions, though nothing tells "
-            "there what is asked about and the right answer can only be guessed."
+            "there which objects are meant, so that the answer has to be guessed among the numbers there are."
         )
     return text
 

@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from visualheads import titles
-from visualheads.causes import Lists
+from visualheads.causes import EFFECT, Lists
 from visualheads.prose.causes import NEEDS_EFFECTS, number_or_dash
 from visualheads.prose.comparison import in_miniature
 from visualheads.prose.words import agreeing, between, code, counted, escaped, listed, missing, percent, table
@@ -96,7 +96,9 @@ def _measured(traces: xr.Dataset | None, effects: xr.Dataset | None) -> str:
     )
     if traces is None or effects is None:
         return text
-    shown, judged = (set(ds["image_id"].values.astype(str).tolist()) for ds in (traces, effects))
+    removed = effects[EFFECT].notnull().any([dim for dim in effects[EFFECT].dims if dim != "sample"]).values
+    shown = set(traces["image_id"].values.astype(str).tolist())
+    judged = set(effects["image_id"].values.astype(str)[removed].tolist())
     return (
         f"{text}Of {len(judged)} pictures with effects {len(judged & shown)} are among the {len(shown)} of the scores, "
         "though intervals draw both as if none were: what a picture does to both counts as agreement. "

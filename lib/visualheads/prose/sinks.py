@@ -44,7 +44,8 @@ def protocol(found: Mapping[str, Mapping[str, xr.Dataset]]) -> str:
             (" None of them has a sink dimension: " if none else f" {listed(who)} {_have(who)} no sink dimension: ")
             + "none is found in a short text (next section), so no token carries the mark of a sink. Something else is "
             "marked instead: in every picture the background patches – those that meet no labelled object – that draw "
-            f"most attention from all heads together in the last prompt token's row, {percent(SHARE)} of all patches. "
+            f"most attention from all heads together in the last prompt token's row, {percent(SHARE)} of all, in whole "
+            "patches. "
             "What heads give them is judged in another row, the first generated token's. They need not be sinks, and "
             "what they explain is no bound on what sinks do: one on an object escapes, and one of few heads may."
         )

@@ -38,8 +38,8 @@ BOOSTED = {
 SIGNS = {"negative": -1, "positive": 1}
 BY_CHANCE = "About one in forty would lie on either side by the chance of the pictures alone"
 WIDENED = (
-    "Where no answer changed one way, an interval of points that holds 0 reaches as far that way as so few pictures "
-    "may hide."
+    "Where no answer changed in one direction, that end of an interval of points that holds 0 is the exact binomial "
+    "bound for so many pictures, which is why few pictures have wide intervals even where nothing changed."
 )
 
 

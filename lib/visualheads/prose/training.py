@@ -107,11 +107,12 @@ def accuracies(records: Records) -> str:
     text = table(("miniature", *[f"{stage}: last measured, %" for stage in STAGES]), lines)
     if tested:
         text += (
-            f"\n\nThese are quick looks while training, at {listed([thousands(n) for n in sorted(tested)])} fresh "
-            "pictures or lists, the same ones each time: the tower is asked about every object, the others one "
-            "question each (and of lists one tally of several numbers). In brackets: the 95 % interval (Wilson, with "
-            "answers taken as independent) and the number of answers. Kinds of questions with few answers are known "
-            f"badly here, better from the items below. *{figure('recall')}*: objects whose class their patch tells; "
+            f"\n\nThese are quick looks while training, at {listed([thousands(n) for n in sorted(tested)])} "
+            "pictures or lists that training never uses, the same ones at every look: the tower is asked "
+            "about every object, the others one question each (and of lists one tally of several numbers). "
+            "In brackets: the 95 % interval (Wilson, with answers taken as independent) and the "
+            "number of answers. Kinds of questions with few answers are known badly here, better from the items below. "
+            f"*{figure('recall')}*: objects whose class their patch tells; "
             f"*{figure('precision')}*: precision of these; *{figure('box_accuracy')}*: whether an object lies in the "
             f"drawn box; *{figure('exists')}*: yes or no; *{figure('letters')}*: questions of any kind that offer "
             "answers A–D."
@@ -134,7 +135,7 @@ def scores(records: Records) -> str:
     asked = [f"{thousands(n)} of {escaped(benchmark(task))}" for task, n in zip(tasks, counts, strict=True)]
     return table(("miniature", *header), lines) + (
         f"\n\nShares of right answers over all shipped items, with 95 % intervals: {listed(asked)} prompts; "
-        "LookTwice-QA without questions that nothing in the picture answers (`plain-general`), MMBench with every "
+        "LookTwice-QA without questions that do not say what they mean (`plain-general`), MMBench with every "
         "round counted by itself. Where MMBench and POPE ask several prompts about one picture, intervals are a "
         "bootstrap over the pictures; else they are Wilson's, which take prompts as independent. For LookTwice-QA, "
         "which asks about one picture in every condition and format, they are too narrow; a single condition in a "
