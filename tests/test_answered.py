@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
-from visualheads.answered import changes, mean_share, never_seen, share_gained, share_right, shares
+from visualheads.answered import changes, mean_share, never_seen, rare_changes, share_gained, share_right, shares
 from visualheads.bootstrap import bootstrap
 
 
@@ -42,13 +45,38 @@ def test_no_change_is_not_certainly_none() -> None:
     assert share_gained(answers([0.0, 0.0]), answers([1.0, 1.0]))["estimate"] == 1
 
 
-def test_only_ways_that_no_answer_went_may_be_unseen() -> None:
-    half, unseen = [1.0, -1.0] * 20 + [0.0] * 24, float(never_seen(64))
-    both = changes(answers(half), n_boot=500)
-    np.testing.assert_allclose(both, bootstrap(answers(half), n_boot=500))
-    one = changes(answers([-1.0, -1.0] + [0.0] * 62), n_boot=500)  # two lost, none gained
-    plain = bootstrap(answers([-1.0, -1.0] + [0.0] * 62), n_boot=500)
-    assert float(one.sel(bound="upper")) == unseen and float(one.sel(bound="lower")) == float(plain.sel(bound="lower"))
+def test_few_changes_are_no_surer_than_none() -> None:
+    half = [1.0, -1.0] * 20 + [0.0] * 24
+    np.testing.assert_allclose(changes(answers(half), n_boot=500), bootstrap(answers(half), n_boot=500))
+    upper = [
+        float(changes(answers([1.0] * count + [0.0] * (200 - count)), n_boot=500).sel(bound="upper"))
+        for count in range(8)
+    ]
+    assert upper[0] == pytest.approx(never_seen(200).item()) and upper[1] == pytest.approx(
+        0.027542, abs=1e-6
+    )  # of 200: 0, 1
+    assert all(low < high for low, high in pairwise(upper))
+    asked = [1.0, 0.0] + [0.0] * 398  # one of two questions about one of 200 pictures
+    twice = changes(answers(asked, [f"p{i // 2}" for i in range(400)]), n_boot=500)
+    assert never_seen(200) <= float(twice.sel(bound="upper")) < upper[1]
+
+
+def test_both_ways_widen_as_newcombe_adds_them() -> None:
+    told = changes(answers([1.0] * 2 + [-1.0] + [0.0] * 97), n_boot=500)
+    (up_low, up_high), (down_low, down_high) = (stats.binomtest(k, 100).proportion_ci(method="exact") for k in (2, 1))
+    assert float(told.sel(bound="upper")) == pytest.approx(0.01 + np.hypot(up_high - 0.02, 0.01 - down_low))
+    assert float(told.sel(bound="lower")) == pytest.approx(0.01 - np.hypot(0.02 - up_low, down_high - 0.01))
+
+
+@pytest.mark.parametrize(("lost", "level"), [(0.02, 0.95), (0.05, 0.9)])
+def test_a_margin_is_rarely_called_kept_where_it_is_lost(lost: float, level: float) -> None:
+    """At a true loss as large as the margin, the upper bound lies below it no more often than the level allows."""
+    chance = stats.binom(200, lost)
+    below = 0.0
+    for count in range(int(chance.ppf(1 - 1e-6))):
+        gone = answers([1.0] * count + [0.0] * (200 - count))
+        below += chance.pmf(count) * bool(float(rare_changes(gone, level)[1]) < lost)
+    assert below <= (1 - level) / 2 + 1e-9
 
 
 def test_benchmarks_weigh_the_same_whatever_their_size() -> None:
@@ -67,7 +95,7 @@ def test_nearly_all_right_is_no_surer_than_all() -> None:
 
 def test_what_all_pictures_show_is_not_certain() -> None:
     gained = share_gained(answers([0.0] * 4), answers([1.0] * 4))
-    assert gained["estimate"] == gained["upper"] == 1 and gained["lower"] == pytest.approx(0.025 ** (1 / 4))
+    assert gained["estimate"] == gained["upper"] == 1 and 0 < gained["lower"] < 0.025 ** (1 / 4)
     both = mean_share([answers([1.0] * 4), answers([1.0] * 4)])
     assert both == {"estimate": 1, "lower": pytest.approx(0.025 ** (1 / 4)), "upper": 1}
 

@@ -92,6 +92,30 @@ def test_one_head_above_an_untrained_network_supports_nothing():
     assert picked.finding.also["by_chance"] == pytest.approx(3 * looking._above_all_others(5, LAYERS * HEADS))
 
 
+def test_noise_of_the_controls_is_no_excess_of_theirs():
+    """Heads a nat above each of two noisy controls are above both, though one of the two is higher in most samples."""
+    rng, ds = np.random.default_rng(4), world({"a": Planted(llm="A-7B")}, pictures=400)
+
+    def valued(heads: np.ndarray, noise: float) -> xr.Dataset:
+        shared = rng.normal(0, noise, ds.sizes["sample"])
+        return ds.assign(image_log_odds=ds["image_log_odds"].copy(data=heads[None, :, :, None] + shared))
+
+    heads = np.full((LAYERS, HEADS), -3.0)
+    heads.flat[:8] = 1.0
+    white = valued(heads - 1, 1.5).assign_coords(control=("sample", ["white"] * ds.sizes["sample"]))
+    told = looking._excess(valued(heads, 0.3), white, valued(np.zeros((LAYERS, HEADS)), 1.5), 1)
+    assert told is not None and told["above"] == 8
+    assert told["lower"] > 0.5 and told["estimate"] == pytest.approx(1.0, abs=0.35)
+
+
+def test_one_family_of_many_is_judged_at_a_corrected_level():
+    one, five = (
+        looking._bounds([xr.DataArray(np.random.default_rng(0).normal(-0.1, 1, 200), dims="sample")], looks)
+        for looks in (1, 5)
+    )
+    assert one["surely_to"] == one["upper"] and five["surely_to"] > one["upper"] and five["upper"] == one["upper"]
+
+
 def test_without_an_untrained_network_no_chance_is_told():
     [found] = claims.judge(two_families(2.0, 1.0), [1])
     assert np.isnan(found.finding.also["by_chance"])
@@ -434,7 +458,7 @@ case(14, UNDECIDED)(lambda: profiles(0.0, pictures=16, noise=0.6))
 @pytest.fixture(autouse=True)
 def _records(monkeypatch):
     """Made-up models have no checkpoint: the amount of data is told by their name."""
-    monkeypatch.setattr(lineage, "training_record", lambda name: {"data_share": 0.25} if "less" in name else {})
+    monkeypatch.setattr(lineage, "training_record", lambda name: {"data_share": 0.25 if "less" in name else 1.0})
 
 
 @pytest.mark.parametrize(("number", "verdict"), CASES, ids=lambda value: str(value))

@@ -392,6 +392,26 @@ def test_lineage_is_read_from_the_training_record(data_folder: Path) -> None:
     assert lineage.matched(table, "recipe") == [], "a real model is no pair of a miniature"
 
 
+def test_checkpoints_are_paired_beside_miniatures(ds: xr.Dataset) -> None:
+    names = ["mini-1.5-7B", "mini-1.6-vicuna-7B", "1.5-7B", "1.6-vicuna-7B"]
+    both = xr.concat([ds.isel(model=[0]).assign_coords(model=[name]) for name in names], "model")
+    both = both.drop_vars([name for name in ("llm", "recipe", "family", "parameters") if name in both.coords])
+    pairs = [("mini-1.5-7B", "mini-1.6-vicuna-7B"), ("1.5-7B", "1.6-vicuna-7B")]
+    for order in (both, both.isel(model=[2, 3, 0, 1])):
+        assert set(kinship.matched_pairs(order, kinship.RECIPE)) == set(pairs)
+    assert lineage.one_kind(names) == names[2:] and lineage.one_kind(names[:3]) == ["1.5-7B"]
+    assert lineage.one_kind([*names[:3], "mini-1.6-mistral-7B"]) == [*names[:2], "mini-1.6-mistral-7B"]
+
+
+def test_models_of_one_language_model_count_as_one_where_models_are_permuted() -> None:
+    table = pd.concat([scored([0.1, 0.2, 0.3, 0.4], [1, 2, 3, 4]), scored([0.15, 0.25, 0.35, 0.45], [1, 2, 3, 4])])
+    table["model"] = [f"m{i}" for i in range(8)]
+    llm = {f"m{i}": f"llm{i % 4}" for i in range(8)}
+    [each], [kin] = (prediction.correlations(table, ["x"], llm=told).to_dict("records") for told in (None, llm))
+    assert each["models"] == 8 and kin["models"] == 4 and kin["rho"] == pytest.approx(1)
+    assert kin["p_value"] == pytest.approx(2 / 24) and each["p_value"] < 0.01
+
+
 def test_a_model_of_an_unknown_language_model_is_kin_of_none(ds: xr.Dataset) -> None:
     ds = ds.drop_vars("llm") if "llm" in ds.coords else ds
     told = lineage.lineage(ds)["llm"]

@@ -52,6 +52,22 @@ def test_kinds_come_from_the_files_that_were_asked_and_no_others() -> None:
     assert set(kinds.with_kinds(model_dataset().drop_vars("provenance"))["kind"].values) == {""}
 
 
+def test_chance_of_letters_is_that_of_the_choices_there_are() -> None:
+    qbench = task("qbench")
+    asked = [question for question in qbench.reading(qbench.splits[0]).questions if question.options][:60]
+    ds = model_dataset(samples=questions(("plain",), 60, "qbench"))
+    names = np.array([question.question_id for question in asked], dtype=object)
+    letters = np.array(["ABCD"[q.options.index(q.answer)] for q in asked], dtype=object)
+    ds = ds.assign_coords(
+        question_id=("sample", names), answer=("sample", letters), format=("sample", ["letters"] * 60)
+    )
+    from_files = [schema.provenance({"task_files": files}, {}) for files in (qbench.files_hash(), "another")]
+    known, unknown = (ds.assign_coords(provenance=("model", np.array([one], dtype=object))) for one in from_files)
+    expected = np.mean([1 / len(question.options) for question in asked])
+    assert len({len(question.options) for question in asked}) > 1, "questions have other numbers of choices"
+    assert chance.chance_of(known) == pytest.approx(expected) and chance.chance_of(unknown) == pytest.approx(1 / 4)
+
+
 def in_formats(letters: Sequence[int], free: Sequence[int]) -> xr.Dataset:
     """LookTwice-QA and another benchmark, each in both formats, with patterns of these seeds."""
     tasks, forms = ("looktwice", "qbench"), ("letters", "free")
@@ -135,10 +151,10 @@ def test_drawn_orders_limit_p() -> None:
     assert prediction.least_p(7) == 1 / 5040 and prediction.least_p(9) == 1 / 5000 > 1 / math.factorial(9)
     columns = {"statistic": ["image_weight", "top_region_weight"], "rho": 0.5, "p_value": 0.2, "models": 6}
     told = across.statistics(pd.DataFrame({**columns, "tasks": [5, 1]}), pd.DataFrame())
-    assert "With 6 models p is 0.0014 at least, on one benchmark 0.0028." in told
+    assert "With 6 of them p is 0.0014 at least, on one benchmark 0.0028." in told
     assert "of more than 5\N{NO-BREAK SPACE}040 orders 5\N{NO-BREAK SPACE}000 are drawn" in told
     alone = across.statistics(pd.DataFrame({**columns, "models": 4, "tasks": 1}), pd.DataFrame())
-    assert "5 % takes 5 models" in alone and "With 4 models p is 0.083 at least." in alone
+    assert "5 % takes 5 of them" in alone and "With 4 of them p is 0.083 at least." in alone
 
 
 def test_a_page_of_models_says_what_its_scores_are_over() -> None:

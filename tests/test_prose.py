@@ -392,11 +392,11 @@ def test_statistics_say_how_many_models_a_test_takes() -> None:
     few = across.statistics(pd.DataFrame({**columns, "models": 3}), pd.DataFrame())
     assert "Not shown yet" in few and "+0.50" not in few
     assert (
-        "5 % takes 4 models (with one benchmark 5), and 0.62 %, the level that stands against 8 statistics tried, 6"
+        "5 % takes 4 of them (with one benchmark 5), and 0.62 %, the level that stands against 8 statistics tried, 6"
         in few
     )
     enough = across.statistics(pd.DataFrame({**columns, "models": 4, "p_value": 0.2}), pd.DataFrame())
-    assert "+0.50" in enough and f"With 4 models p is {1 / math.factorial(4):.2g} at least" in enough
+    assert "+0.50" in enough and f"With 4 of them p is {1 / math.factorial(4):.2g} at least" in enough
 
 
 def test_ties_for_the_best_score_and_visual_heads_are_told() -> None:

@@ -421,7 +421,8 @@ def test_losses_are_paired_and_against_matched_controls():
     assert losses(ds).loss_correct.mean("sample").values.tolist() == [[0.5, 0.25, 0.25]]
     found = loss(ds)
     assert found.sel(bound="estimate").values.tolist() == [[0.5, 0.25, 0.25]]
-    assert (found.sel(set="w all top 2", bound=["lower", "upper"]) == 0.5).all(), "half of every picture's samples"
+    low, high = found.sel(set="w all top 2", bound=["lower", "upper"]).values[0]
+    assert low < 0.5 < high, "half of every picture's samples, but of four pictures"
     excess = excess_loss(ds)
     assert excess["set"].values.tolist() == ["w all top 2"]
     assert excess.sel(bound="estimate").item() == pytest.approx(0.25)

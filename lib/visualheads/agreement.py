@@ -9,9 +9,9 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
-from visualheads.bootstrap import LEVEL, N_BOOT, PictureSums, half_weights, interval, picture_sums, picture_weights
+from visualheads.bootstrap import LEVEL, N_BOOT, PictureSums, half_weights, interval, picture_weights
 from visualheads.errors import ParameterError, got
-from visualheads.rankings import HEAD_DIMS, K, head_count, rankings, sample_scores
+from visualheads.rankings import HEAD_DIMS, K, head_count, rankings, score_sums
 
 N_SPLITS = 50
 """Random halves of the pictures over which the split-half reliability is averaged."""
@@ -55,13 +55,12 @@ def agreement(
         raise ParameterError(got("by", unknown[0], rankings(ds)))
     if "model" not in ds.dims:
         ds = ds.expand_dims("model")
-    scores = {name: sample_scores(ds, name, query=query) for name in by}
     models = [str(name) for name in ds.coords["model"].values] if "model" in ds.coords else range(ds.sizes["model"])
     shape = tuple(ds.sizes[dim] for dim in HEAD_DIMS)
 
     parts = []
     for index in range(shape[0]):
-        sums = _seen([picture_sums(values.isel(model=[index])) for values in scores.values()])
+        sums = _seen([score_sums(ds, name, index, query=query) for name in by])
         fixed = [_as_scores(array, ds, index, name) for name, array in extra.items()]
         layer = np.repeat(np.arange(shape[1]), shape[2])
         parts.append(_one_model(sums, fixed, layer, k, n_boot, n_splits, level, seed))
@@ -123,25 +122,29 @@ def _shared(replicates: NDArray[np.floating], k: int) -> NDArray[np.float64]:
     return np.where(known[..., :, None] & known[..., None, :], top_k_overlap(replicates, k), np.nan)
 
 
-def reversed_interval(
+def centred_interval(
     estimate: NDArray[np.float64], replicates: NDArray[np.float64], level: float, lowest: float
 ) -> NDArray[np.float64]:
-    """Return the reverse percentile interval (…, bound) within [lowest, 1], widened to hold the estimate.
+    """Return an interval (…, bound) of the agreement that so many pictures give on average, within [lowest, 1].
 
-    Replicates carry the noise of sampling twice, so that they agree less than the estimate, as it agrees less than
-    the truth.
+    Percentiles of the replicates (first axis) about their own mean: drawn pictures carry the noise of sampling twice,
+    so that replicates agree less than the estimate. What there would be without any noise is more than both: see the
+    ceiling.
     """
-    low, high = interval(np.moveaxis(replicates, 0, -1), level)
-    bounds = np.stack([np.minimum(2 * estimate - high, estimate), np.maximum(2 * estimate - low, estimate)], axis=-1)
-    return np.clip(bounds, lowest, 1.0)
+    spread = np.moveaxis(replicates, 0, -1)
+    finite = np.isfinite(spread)
+    counts = np.maximum(finite.sum(axis=-1), 1)  # without any, the bounds are NaN
+    mean = np.where(finite, spread, 0).sum(axis=-1) / counts
+    low, high = interval(spread, level)
+    return np.clip(np.stack([estimate + low - mean, estimate + high - mean], axis=-1), lowest, 1.0)
 
 
 def _seen(sums: Sequence[PictureSums]) -> list[PictureSums]:
     """The sums over the pictures that any of them knows a value of: others are no part of what is drawn."""
-    there = np.stack([one.counts.any(axis=0) for one in sums]).any(axis=0) if sums else np.zeros(0, dtype=bool)
+    there = np.asarray(np.stack([one.counts.any(axis=0) for one in sums]).any(axis=0)) if sums else np.zeros(0, bool)
     if not there.any():
         return list(sums)
-    return [PictureSums(one.sums[:, there], one.counts[:, there], one.pictures[there]) for one in sums]
+    return [one.of(there) for one in sums]
 
 
 def split_half(halves: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -227,7 +230,7 @@ def _one_model(
             ("spearman", spearman(replicates), -1.0),
             ("top_k_overlap", _shared(replicates, n_top), 0.0),
         ):
-            result[f"{name}_interval"][kept] = reversed_interval(result[name][kept], values, level, lowest)
+            result[f"{name}_interval"][kept] = centred_interval(result[name][kept], values, level, lowest)
         first = half_weights(n_pictures, n_splits, seed)
         halves = np.stack([scored(first), scored(1 - first)], axis=2)[..., heads]
         for index in np.flatnonzero(~empty[: len(sums)]):

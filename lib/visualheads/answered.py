@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from scipy import stats
 
 from visualheads.bootstrap import LEVEL, N_BOOT, bootstrap, interval, picture_sums, picture_weights
 
 Bound = NDArray[np.float64]
-Seen = NDArray[np.bool_]
 
 
 def share_right(correct: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0) -> dict[str, float]:
@@ -49,11 +49,11 @@ def changed(values: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, se
 def changes(values: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0) -> xr.DataArray:
     """Mean changes of answers, or of shares of them, in [−1, 1], with an interval over pictures: (…, bound).
 
-    Where the interval holds 0 and no picture went one way, it holds `never_seen` that way too: how often answers may
-    change so unseen. Where all change alike, as in `shares`. NaN is left out.
+    Few changes, or none, leave a bootstrap too sure: it is widened to `rare_changes` where that reaches farther. NaN is
+    left out.
     """
-    bounds, unseen = bootstrap(values, n_boot, level, seed), never_seen(_pictures(values), level)
-    return _with(bounds, *change_bounds(*_both(bounds), unseen, *_ways(values)))
+    bounds = bootstrap(values, n_boot, level, seed)
+    return _with(bounds, *change_bounds(*_both(bounds), *rare_changes(values, level)))
 
 
 def mean_share(
@@ -72,8 +72,10 @@ def mean_share(
         estimates.append(float(sums.means(np.ones((1, n)))[0, 0]))
         replicates.append(sums.means(picture_weights(n, n_boot, seed + place))[0])
         low, high = interval(replicates[-1], level)
-        unseen = never_seen(_pictures(part), level)
-        least, most = share_bounds(low, high, unseen) if lowest == 0 else change_bounds(low, high, unseen, *_ways(part))
+        if lowest == 0:
+            least, most = share_bounds(low, high, never_seen(_pictures(part), level))
+        else:
+            least, most = change_bounds(low, high, *rare_changes(part, level))
         hidden += np.array([low - least, most - high]) / len(parts)
     (lower,), (upper,) = interval(np.mean(replicates, axis=0)[None], level)
     bounds = {"lower": max(lowest, float(lower) - hidden[0]), "upper": min(-lowest or 1.0, float(upper) + hidden[1])}
@@ -85,15 +87,39 @@ def share_bounds(lower: Bound, upper: Bound, unseen: Bound) -> tuple[Bound, Boun
     return np.minimum(lower, 1 - unseen), np.maximum(upper, unseen)
 
 
-def change_bounds(lower: Bound, upper: Bound, unseen: Bound, down: Seen, up: Seen) -> tuple[Bound, Bound]:
-    """Bounds of changes, none nearer to −1 or 1 than `unseen`, nor to 0 on a side where none was seen, where they hold
-    it. down, up: whether any change went that way."""
-    lower, upper = np.minimum(lower, 1 - unseen), np.maximum(upper, unseen - 1)
-    open_ = (lower <= 0) & (upper >= 0)
-    return (
-        np.where(open_ & ~down, np.minimum(lower, -unseen), lower),
-        np.where(open_ & ~up, np.maximum(upper, unseen), upper),
-    )
+def change_bounds(lower: Bound, upper: Bound, least: Bound, most: Bound) -> tuple[Bound, Bound]:
+    """Bounds of changes that hold `rare_changes` too."""
+    return np.fmin(lower, least), np.fmax(upper, most)
+
+
+def rare_changes(values: xr.DataArray, level: float = LEVEL) -> tuple[Bound, Bound]:
+    """Bounds of mean changes (…, sample) from how many pictures changed each way, in [−1, 1], each (…).
+
+    The share of pictures that went up and the share that went down have exact binomial intervals (Clopper and Pearson
+    1934), each times the mean size of such a change and at least `never_seen`; those of their difference are made of
+    them as by Newcombe (1998, method 10): the squares of their widths add.
+    """
+    unseen, sides = never_seen(_pictures(values), level), []
+    for sign in (1, -1):
+        one_way = (sign * values).clip(min=0)  # NaN stays NaN
+        sums = picture_sums(one_way)
+        share = sums.means(np.ones((1, len(sums.pictures))))[:, 0].reshape(unseen.shape)
+        went, n = ((found > 0).sum(axis=1).reshape(unseen.shape) for found in (sums.sums, sums.counts))
+        size = np.divide(share * n, went, out=np.ones(unseen.shape), where=went > 0)
+        low, high = _exact(went, n, level)
+        sides.append((share, np.minimum(share, size * low), np.minimum(1, np.maximum(size * high, unseen))))
+    (up, up_low, up_high), (down, down_low, down_high) = sides
+    least = up - down - np.hypot(up - up_low, down_high - down)
+    most = up - down + np.hypot(up_high - up, down - down_low)
+    return np.maximum(least, -1), np.minimum(most, 1)
+
+
+def _exact(found: NDArray[np.integer], n: NDArray[np.integer], level: float) -> tuple[Bound, Bound]:
+    """The exact binomial interval of `found` of `n`; 0 and 1 for none."""
+    tail = (1 - level) / 2
+    low = np.where(found > 0, stats.beta.ppf(tail, np.maximum(found, 1), n - found + 1), 0.0)
+    high = np.where(found < n, stats.beta.ppf(1 - tail, found + 1, np.maximum(n - found, 1)), 1.0)
+    return low, high
 
 
 def never_seen(n: int | NDArray[np.integer], level: float = LEVEL) -> NDArray[np.float64]:
@@ -109,11 +135,6 @@ def _pictures(values: xr.DataArray) -> NDArray[np.integer]:
     """How many pictures each value is known of, in the shape of `values` without the samples."""
     shape = [values.sizes[dim] for dim in values.dims if dim != "sample"]
     return (picture_sums(values).counts > 0).sum(axis=1).reshape(shape)
-
-
-def _ways(values: xr.DataArray) -> tuple[Seen, Seen]:
-    """Whether any sample changed down, and up."""
-    return (values < 0).any("sample").values, (values > 0).any("sample").values
 
 
 def _both(bounds: xr.DataArray) -> tuple[Bound, Bound]:

@@ -37,6 +37,10 @@ class PictureSums:
         counts = self.counts @ weights.T
         return np.divide(self.sums @ weights.T, counts, out=np.full_like(counts, np.nan), where=counts > 0)
 
+    def of(self, chosen: NDArray[np.bool_]) -> PictureSums:
+        """Return the sums over some of the pictures."""
+        return PictureSums(self.sums[:, chosen], self.counts[:, chosen], self.pictures[chosen])
+
 
 def picture_ids(samples: xr.DataArray | xr.Dataset) -> NDArray[np.object_]:
     """Return the picture of each sample: coordinate `image_id`, or the sample itself where that is missing or empty.

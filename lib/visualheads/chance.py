@@ -1,10 +1,12 @@
-"""What guessing would score (numpy and xarray)."""
+"""What guessing would score."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+
+from visualheads.kinds import option_counts
 
 LETTERS = "letters"
 """The answer format in which choices are offered."""
@@ -13,18 +15,21 @@ LETTERS = "letters"
 def chance_of(ds: xr.Dataset) -> float:
     """The share right that an answerer without any knowledge could reach on these samples of one model and task.
 
-    The larger of the most frequent answer's share among free-form answers and 1 / (letters that occur) among letters,
-    weighted by their samples; NaN without answers.
+    The most frequent answer's share among free-form answers, and among letters the mean of 1 / (choices of the
+    question), or of 1 / (letters that occur) where the benchmark's files do not tell (`option_counts`); weighted by
+    their samples, NaN without answers.
     """
     answers = np.atleast_1d(ds["answer"].values).astype(str)
     forms = np.atleast_1d(ds["format"].values).astype(str)
+    options = option_counts(ds) if LETTERS in forms else np.zeros(len(forms), dtype=np.int64)
     total, known = 0.0, 0
     for form in dict.fromkeys(forms):
-        told = answers[(forms == form) & (answers != "")]
-        if len(told):
-            names, counts = np.unique(told, return_counts=True)
-            total += len(told) * (1 / max(len(names), 1) if form == LETTERS else counts.max() / len(told))
-            known += len(told)
+        here = (forms == form) & (answers != "")
+        if here.any():
+            names, counts = np.unique(answers[here], return_counts=True)
+            choices = np.where(options[here] > 0, options[here], len(names))
+            total += float((1 / choices).sum()) if form == LETTERS else float(counts.max())
+            known += int(here.sum())
     return total / known if known else float("nan")
 
 

@@ -11,13 +11,13 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
-from visualheads.agreement import agreement, reversed_interval, spearman, top_k_overlap, without_layer_means
-from visualheads.bootstrap import LEVEL, interval, picture_sums, picture_weights
+from visualheads.agreement import agreement, centred_interval, spearman, top_k_overlap, without_layer_means
+from visualheads.bootstrap import LEVEL, PictureSums, picture_sums, picture_weights
 from visualheads.causes import EFFECT, Lists, usable
-from visualheads.rankings import head_count, sample_scores
+from visualheads.rankings import head_count, score_sums
 
 AGREEMENT_COLUMNS = (
-    "model", "ranking", "spearman", "lower", "upper", "within", "unrelated", "ceiling", "noisy_lower", "noisy_upper",
+    "model", "ranking", "spearman", "lower", "upper", "within", "unrelated", "ceiling",
     "overlap", "overlap_lower", "overlap_upper", "chance", "top", "heads", "placed",
 )  # fmt: skip
 N_BOOT = 500
@@ -48,12 +48,11 @@ def ranking_agreement(
 ) -> pd.DataFrame:  # fmt: skip
     """How well each observational ranking finds the heads that matter: one row per model and ranking.
 
-    spearman, lower, upper   rank correlation over heads with the effects; interval over the pictures of both
+    spearman, lower, upper   rank correlation over heads with the effects; interval over the pictures of both, of what
+                             so many pictures give on average (`agreement.centred_interval`)
     within                   the same after removing layer means, so that depth alone makes no agreement
     unrelated                what 95 % of unrelated rankings of as many heads do not exceed, up or down
     ceiling                  √(reliability of the ranking · reliability of the effects): the most that noise allows
-    noisy_lower, noisy_upper bounds of the correlation with its noise, to be divided by the ceiling: lower and upper
-                             aim at the truth without noise already, by another way (`agreement.reversed_interval`)
     overlap, overlap_*       share of the `top` best heads that both name; chance: that of two unrelated rankings
     heads, placed            how many have both scores; how many of them the ranking places alone: no other has theirs
     effect   variable of `effects` (model, layer, head, sample); lists: published head lists, without noise of their own
@@ -99,7 +98,7 @@ def _rankings(part: xr.Dataset, names: Sequence[str], n_boot: int, query: str | 
         return {}
     told = agreement(part, by=names, n_boot=1, query=query)["reliability"].isel(model=0)
     return {
-        name: _measured(sample_scores(part, name, query=query), float(told.sel(ranking=name)), n_boot, SCORED)
+        name: _measured(score_sums(part, name, query=query), float(told.sel(ranking=name)), n_boot, SCORED)
         for name in names
     }
 
@@ -107,11 +106,11 @@ def _rankings(part: xr.Dataset, names: Sequence[str], n_boot: int, query: str | 
 def _effects(effects: xr.Dataset, variable: str, n_boot: int) -> Measured:
     """Effects of one model's heads."""
     told = agreement(effects, by=[variable], n_boot=1)["reliability"]
-    return _measured(effects[variable], float(told.isel(model=0, ranking=0)), n_boot, REMOVED)
+    sums = picture_sums(effects[variable].isel(model=0).transpose("layer", "head", "sample"))
+    return _measured(sums, float(told.isel(model=0, ranking=0)), n_boot, REMOVED)
 
 
-def _measured(values: xr.DataArray, reliability: float, n_boot: int, seed: int) -> Measured:
-    sums = picture_sums(values.isel(model=0).transpose("layer", "head", "sample"))
+def _measured(sums: PictureSums, reliability: float, n_boot: int, seed: int) -> Measured:
     mean = sums.means(np.ones((1, len(sums.pictures))))[:, 0]
     if len(sums.pictures) < 2:
         return Measured(mean, np.full((n_boot, len(mean)), np.nan), reliability)
@@ -131,17 +130,15 @@ def _confronted(scores: Measured, effect: Measured, layer: NDArray[np.integer]) 
     room = float(np.clip(scores.reliability * effect.reliability, 0, 1))
     drawn = np.stack([scores.draws[:, heads], effect.draws[:, heads]], axis=1)
     drawn = drawn[:, :, np.isfinite(drawn).all(axis=(0, 1))]
-    bounds, noisy, overlaps = [np.nan, np.nan], [np.nan, np.nan], [np.nan, np.nan]
+    bounds, overlaps = [np.nan, np.nan], [np.nan, np.nan]
     if drawn.shape[-1]:
         replicates = spearman(drawn)[:, 0, 1]
-        bounds = reversed_interval(observed, replicates, LEVEL, -1.0).tolist()
-        low, high = interval(replicates[None] - np.nanmean(replicates), LEVEL)
-        noisy = [float(observed - high[0]), float(observed - low[0])]
-        overlaps = reversed_interval(shared, top_k_overlap(drawn, k)[:, 0, 1], LEVEL, 0.0).tolist()
+        bounds = centred_interval(observed, replicates, LEVEL, -1.0).tolist()
+        overlaps = centred_interval(shared, top_k_overlap(drawn, k)[:, 0, 1], LEVEL, 0.0).tolist()
     return {
         "spearman": float(observed), "lower": bounds[0], "upper": bounds[1],
         "within": float(spearman(without_layer_means(pair, layer[heads]))[0, 1]), "ceiling": float(np.sqrt(room)),
-        "unrelated": unrelated(int(heads.sum())), "noisy_lower": noisy[0], "noisy_upper": noisy[1],
+        "unrelated": unrelated(int(heads.sum())), 
         "overlap": float(shared), "overlap_lower": overlaps[0], "overlap_upper": overlaps[1],
         "chance": k / int(heads.sum()), "top": k, "heads": int(heads.sum()),
         "placed": int((np.unique(pair[0], return_counts=True)[1] == 1).sum()),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from visualheads.bootstrap import LEVEL, N_BOOT, bootstrap, bootstrap_difference
+from visualheads.answered import changes
+from visualheads.bootstrap import LEVEL, N_BOOT, bootstrap
 from visualheads.errors import HeadError, ParameterError, got
 
 LOSSES = {"accuracy": "loss_correct", "margin": "loss_margin", "kl": "kl"}
@@ -29,8 +30,11 @@ def losses(sweep: xr.Dataset) -> xr.Dataset:
 def loss(
     sweep: xr.Dataset, of: str = "accuracy", n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0
 ) -> xr.DataArray:
-    """Mean loss of each set (…, set, bound), paired bootstrap over pictures; `of` is "accuracy", "margin" or "kl"."""
-    return bootstrap(_loss(sweep, of), n_boot, level, seed).rename(f"loss of {of}")
+    """Mean loss of each set (…, set, bound), paired bootstrap over pictures; `of` is "accuracy", "margin" or "kl".
+
+    Bounds of accuracy are widened where few answers changed, as in `answered.changes`.
+    """
+    return _bounded(_loss(sweep, of), of, n_boot, level, seed).rename(f"loss of {of}")
 
 
 def excess_loss(
@@ -39,8 +43,8 @@ def excess_loss(
     """How much more the top sets lose than the mean of their matched random controls: (…, set, bound).
 
     `set` holds the sets of order "top" that have controls (same ranking, stage and count), with their coordinates.
-    Paired over pictures. Positive: these heads matter more than heads of the same layers. Raises ParameterError for
-    sweeps without matched controls.
+    Paired over pictures, bounds as of `loss`. Positive: these heads matter more than heads of the
+    same layers. Raises ParameterError for sweeps without matched controls.
     """
     values = _loss(sweep, of)
     for name in ("ranking", "stage", "order", "count"):
@@ -53,8 +57,9 @@ def excess_loss(
         for name in ("ranking", "stage", "count"):
             same &= values[name].values == values[name].values[place]
         if same.any():
-            random = values.isel(set=np.flatnonzero(same)).mean("set")
-            parts.append(bootstrap_difference(values.isel(set=place), random, n_boot, level, seed))
+            top, random = values.isel(set=place), values.isel(set=np.flatnonzero(same)).mean("set")
+            beyond = top.copy(data=top.values - random.transpose(*top.dims).values)
+            parts.append(_bounded(beyond, of, n_boot, level, seed))
     if not parts:
         raise ParameterError("no top set has matched random controls; make the sets with protocol_sets(seeds=5).")
     return xr.concat(parts, "set", coords="different", compat="equals").rename(f"excess loss of {of}")
@@ -83,6 +88,11 @@ def head_effects(sweep: xr.Dataset) -> xr.Dataset:
     bare = sweep.drop_vars([name for name in sweep.variables if "set" in sweep[name].dims])
     dims = ("model", "layer", "head", "sample")
     return bare.drop_vars(list(bare.data_vars)).assign({name: (dims, array) for name, array in values.items()})
+
+
+def _bounded(values: xr.DataArray, of: str, n_boot: int, level: float, seed: int) -> xr.DataArray:
+    """Means with bounds (…, bound): answers change seldom, or never, which a bootstrap takes for certain."""
+    return (changes if of == "accuracy" else bootstrap)(values, n_boot, level, seed)
 
 
 def _loss(sweep: xr.Dataset, of: str) -> xr.DataArray:

@@ -88,7 +88,8 @@ def select(
 def stages(scores: xr.DataArray | xr.Dataset) -> xr.DataArray:
     """Return the depth stage (model, layer): the coordinate, or else counted from each model's finite layers."""
     if "depth_stage" in scores.coords:
-        return scores.coords["depth_stage"].transpose("model", "layer")
+        told = scores.coords["depth_stage"]
+        return (told if "model" in told.dims else told.expand_dims("model")).transpose("model", "layer")
     if isinstance(scores, xr.Dataset):
         scores = rank(scores, "image_weight")
     has_layer = np.asarray(np.isfinite(_with_model(scores).values).any(axis=2))

@@ -1,4 +1,4 @@
-"""Kinds of questions, which stores do not hold, from the benchmarks' files that the samples were drawn from."""
+"""Kinds of questions and their choices, which stores do not hold, from the files that the samples were drawn from."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from functools import lru_cache
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from visualheads.catalog import data_folder
 from visualheads.errors import UnknownTaskError
 from visualheads.tasks import registry
+from visualheads.tasks.drawing import Question
 from visualheads.tasks.records import MissingDataError
 
 
@@ -21,30 +23,41 @@ def with_kinds(ds: xr.Dataset) -> xr.Dataset:
     right counts (`Question.stratum`). "" where the shipped files are not those that the samples came from, or that is
     unknown.
     """
-    tasks, questions = (np.atleast_1d(ds[name].values).astype(str) for name in ("task", "question_id"))
-    kinds = np.full(len(tasks), "", dtype=object)
+    kinds = [question.stratum if question else "" for question in _questions(ds)]
+    return ds.assign_coords(kind=("sample", np.array(kinds, dtype=object)))
+
+
+def option_counts(ds: xr.Dataset) -> NDArray[np.int64]:
+    """How many choices the benchmark's files give to each sample's question, (sample); 0 where that is unknown."""
+    return np.array([len(question.options) if question else 0 for question in _questions(ds)], dtype=np.int64)
+
+
+def _questions(ds: xr.Dataset) -> list[Question | None]:
+    """Each sample's question in the files that it came from; None where these are not in the data folder."""
+    tasks, names = (np.atleast_1d(ds[name].values).astype(str) for name in ("task", "question_id"))
+    found: list[Question | None] = [None] * len(tasks)
     if "provenance" not in ds.coords:
-        return ds.assign_coords(kind=("sample", kinds))
+        return found
     seen = np.asarray(ds["n_image_tokens"].transpose("model", "sample").values, dtype=float) > 0
     for told, own in zip(np.atleast_1d(ds["provenance"].values).astype(str), seen, strict=True):
         asked = json.loads(told).get("identity", {}).get("task_files", "")
         for task in dict.fromkeys(tasks[own]):
             files = asked.get(task, "") if isinstance(asked, dict) else str(asked)
-            known = _kinds(task, str(data_folder()), files) if files else {}
+            known = _of_files(task, str(data_folder()), files) if files else {}
             for place in np.flatnonzero(own & (tasks == task)):
-                kinds[place] = kinds[place] or known.get(questions[place], "")
-    return ds.assign_coords(kind=("sample", kinds))
+                found[place] = found[place] or known.get(names[place])
+    return found
 
 
 @lru_cache(maxsize=32)
-def _kinds(task: str, folder: str, files: str) -> dict[str, str]:
-    """Question → kind in the files of the data folder; empty where their hash is another one than `files`."""
+def _of_files(task: str, folder: str, files: str) -> dict[str, Question]:
+    """The questions in the files of the data folder by id; empty where their hash is another one than `files`."""
     del folder  # where the registry looks: another folder is another entry
     try:
         benchmark = registry.task(task)
         if benchmark.files_hash() != files:
             return {}
         there = [split for split in benchmark.splits if not benchmark.missing(split)]
-        return {q.question_id: q.stratum for split in there for q in benchmark.reading(split).questions}
+        return {q.question_id: q for split in there for q in benchmark.reading(split).questions}
     except (UnknownTaskError, MissingDataError):
         return {}

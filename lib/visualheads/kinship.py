@@ -125,7 +125,7 @@ def matched_pairs(ds: xr.Dataset, differs: str) -> list[tuple[str, str]]:
     no pairs, but those with another share of the tuning data, which are paired among themselves."""
     table = lineage(ds)
     table = table[~table["variant"] | (table["data_share"] < 1)]
-    table = table[~table.duplicated(["llm", "recipe", "data_share"])]
+    table = table[~table.duplicated(["llm", "recipe", "data_share", "miniature"])]
     if differs == RECIPE:
         tokens = {str(name): _tokens(ds, str(name)) for name in table.index}
         found = matched(table, "recipe")
@@ -189,9 +189,9 @@ def tokens_and_data(ds: xr.Dataset) -> pd.DataFrame:
     """
     table = lineage(ds)
     less = table[table["data_share"] < 1]
-    keys = set(zip(less["llm"], less["recipe"], strict=True))
+    kind = ["llm", "recipe", "miniature"]
     table = table[~table["variant"] | (table["data_share"] < 1)]
-    chosen = [str(n) for n in table.index if (table.loc[n, "llm"], table.loc[n, "recipe"]) in keys]
+    chosen = [str(name) for name, own in table[kind].iterrows() if (less[kind] == own).all(axis=1).any()]
     records = []
     for name in chosen:
         told = overall(ds, name)

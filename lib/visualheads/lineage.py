@@ -122,6 +122,16 @@ def networks(names: Iterable[str]) -> dict[str, str]:
     }
 
 
+def one_kind(names: Sequence[str]) -> list[str]:
+    """The checkpoints among these models, or the miniatures: whichever are of more language models, else checkpoints.
+
+    What they were asked looks alike and is not: no statistic over models mixes their scores.
+    """
+    table = descent(names)
+    kinds = [table[table["miniature"] == small] for small in (False, True)]
+    return [str(name) for name in max(kinds, key=lambda kind: kind["llm"].nunique()).index]
+
+
 def without_variants(ds: xr.Dataset) -> xr.Dataset:
     """The models that are no further trainings of another one; all of them where nothing else is there."""
     table = descent([str(name) for name in np.atleast_1d(ds["model"].values)])

@@ -21,17 +21,21 @@ MOST_EXACT = 5040
 N_DRAWN = 5000
 
 
-def correlations(table: pd.DataFrame, statistics: Sequence[str], seed: int = 0) -> pd.DataFrame:
+def correlations(
+    table: pd.DataFrame, statistics: Sequence[str], seed: int = 0, llm: Mapping[str, str] | None = None
+) -> pd.DataFrame:
     """One row per statistic: statistic, rho, p_value, models, tasks; NaN rho where too few models have it.
 
     `table` has one row per model and task with the columns model, task, score and the statistics. rho is Spearman's
     correlation over models within a task, averaged over tasks weighted by their number of models. The p value is two-
     sided and exact where the orders of models can be looked at one by one: whole models are permuted, so that scores
-    of one model on several tasks stay together. Statistics with fewer than FEWEST_MODELS models have p NaN.
+    of one model on several tasks stay together. Statistics with fewer than FEWEST_MODELS models have p NaN. With `llm`,
+    the language model of each model, these are what counts as a model (`by_language_model`).
     """
     records = []
     for statistic in statistics:
-        scores, values = (_matrix(table, column) for column in ("score", statistic))
+        told = table if llm is None else by_language_model(table, [statistic], llm)
+        scores, values = (_matrix(told, column) for column in ("score", statistic))
         there = np.isfinite(scores) & np.isfinite(values)
         models = there.any(axis=1)
         scores, values, there = scores[models], values[models], there[models]

@@ -13,8 +13,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from visualheads.bootstrap import LEVEL, N_BOOT, bootstrap, picture_sums
+from visualheads.bootstrap import LEVEL, N_BOOT, PictureSums, bootstrap, picture_sums
 from visualheads.errors import HeadError, ParameterError, got
+from visualheads.localization import LocalizationSums
 
 HEAD_DIMS = ("model", "layer", "head")
 DETECTION_K = 100
@@ -63,6 +64,23 @@ def sample_scores(ds: xr.Dataset, by: str, *, query: str | None = None, k: K = N
     score = SCORES.get(by)
     values = score(chosen, k) if score is not None else _variable(chosen, by)
     return values.rename(by)
+
+
+def score_sums(ds: xr.Dataset, by: str, model: int = 0, *, query: str | None = None, k: K = None) -> PictureSums:
+    """Return one model's sums per picture, (head, picture): their weighted means are the ranking `by` of such pictures.
+
+    Arguments and errors are those of `sample_scores`; `model` is a place along `model`.
+    """
+    one = sample_scores(ds.isel(model=[model]) if "model" in ds.dims else ds, by, query=query, k=k)
+    sums = picture_sums(one)
+    if by != "localization":
+        return sums
+    chosen = _one_query(real_samples(ds), query, by)
+    entropy, weights = (_variable(chosen, name).isel(model=[model]) for name in ("spatial_entropy", "image_weight"))
+    return LocalizationSums(
+        sums.sums, sums.counts, sums.pictures, picture_sums(weights), _above_elbow,
+        lambda above: picture_sums(_lowest_entropy(entropy, above[None], k)),
+    )  # fmt: skip
 
 
 def rank(
@@ -130,11 +148,17 @@ def _detection(ds: xr.Dataset, k: K) -> xr.DataArray:
 
 
 def _localization(ds: xr.Dataset, k: K) -> xr.DataArray:
-    entropy = _variable(ds, "spatial_entropy")
-    weights = _variable(ds, "image_weight")
-    sums = picture_sums(weights)
-    means = sums.means(np.ones((1, len(sums.pictures))))[:, 0].reshape(weights.shape[:3])
-    above = np.stack([model > elbow(model.ravel()) for model in means])
+    entropy, sums = _variable(ds, "spatial_entropy"), picture_sums(_variable(ds, "image_weight"))
+    means = sums.means(np.ones((1, len(sums.pictures))))[:, 0].reshape(entropy.shape[0], -1)
+    return _lowest_entropy(entropy, np.stack([_above_elbow(model) for model in means]), k)
+
+
+def _above_elbow(means: NDArray[np.floating]) -> NDArray[np.bool_]:
+    return means > elbow(means)
+
+
+def _lowest_entropy(entropy: xr.DataArray, above: NDArray[np.bool_], k: K) -> xr.DataArray:
+    """1 where the head is among those of lowest entropy of its model and sample, of the heads (model, head) `above`."""
 
     def wanted(n_heads: int) -> int:
         if k is not None:
@@ -142,7 +166,8 @@ def _localization(ds: xr.Dataset, k: K) -> xr.DataArray:
         share = round(LOCALIZATION_K / 1024 * n_heads)
         return LOCALIZATION_K if n_heads >= FULL_SIZE else min(n_heads, max(LOCALIZATION_LEAST, share))
 
-    eligible = entropy.copy(data=np.where(above[..., None], -entropy.values, np.nan))
+    chosen = above.reshape(*entropy.shape[:3], 1)
+    eligible = entropy.copy(data=np.where(chosen, -entropy.values, np.nan))
     return _share_among(eligible, wanted, there=np.isfinite(entropy.values))
 
 

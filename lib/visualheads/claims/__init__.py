@@ -53,11 +53,11 @@ CLAIMS: tuple[Claim, ...] = (
         "their null on the other; the language-model family that has the least, by its model with most such heads on "
         "the first half", "log odds",
         "white pictures with the same prompts, and the strongest head of an untrained network of the same shape",
-        "in every family: " + ABOVE.format(f"{looking.EXCESS:g} (one family below is enough to contradict)")
-        + "; supported only where one untrained network would have so many heads above all of another with p of 0.05 "
-        "or less",
+        f"supported: the 95 % interval lies above {looking.EXCESS:g} in every family, and one untrained network would "
+        "have so many heads above all of another with p of 0.05 or less; contradicted: in one, even the interval "
+        "corrected for their number lies below it; else undecided",
         "a family whose heads come out otherwise, beside white pictures or another untrained network",
-        looking.visual_heads_exist, threshold=looking.EXCESS,
+        looking.visual_heads_exist, threshold=looking.EXCESS, interval="a 95 % one over all families together",
     ),
     Claim(
         2, "paper", "Heads that look at the picture sit in early and middle layers.",

@@ -152,9 +152,9 @@ def weight_goes_with_concentration(evidence: Evidence) -> Finding:
             return spearman(without_layer_means(scores, layer[there]) if within else scores)[:, 0, 1]
 
         n = len(weight.pictures)
-        whole = bootstrapped(lambda w, f=correlated: f(w, False), n)
-        inner = {f"within_{key}": value for key, value in bootstrapped(lambda w, f=correlated: f(w, True), n).items()}
-        rows.append({"model": name, **whole, **inner})
+        whole = bootstrapped(lambda w, f=correlated: f(w, False), n, correlation=True)
+        inner = bootstrapped(lambda w, f=correlated: f(w, True), n, correlation=True)
+        rows.append({"model": name, **whole, **{f"within_{key}": value for key, value in inner.items()}})
         one, other = (sums.means(np.ones((1, n)))[:, 0] for sums in (weight, focus))
         heads = np.isfinite(one) & np.isfinite(other)
         if heads.any():

@@ -9,9 +9,9 @@ import pandas as pd
 import xarray as xr
 
 from visualheads.answered import changed
-from visualheads.bootstrap import LEVEL, N_BOOT
 from visualheads.causes import EFFECT, MAIN_TASK
 from visualheads.claims.evidence import Evidence
+from visualheads.claims.samples import of_looks
 from visualheads.claims.verdicts import (
     CONTRADICTED,
     Finding,
@@ -31,8 +31,6 @@ from visualheads.rankings import head_count
 
 MARGIN = 0.02
 """Accuracy that may be lost before removing heads counts as harm: two points."""
-DRAWS_PER_LOOK = 500
-"""Draws of pictures per pair of model and mode: a corrected bound then lies six draws or more from the end."""
 RANKING = "image_weight"
 """The ranking whose top late heads are removed in claim 5, and which claim 8 is about."""
 HALF = 0.5
@@ -74,10 +72,9 @@ def late_heads_can_go(evidence: Evidence) -> Finding:
 
 def _cell(mode: str, name: str, own: xr.Dataset, top: int, random: list[int], cells: int) -> dict[str, object]:
     """What the late heads of one model lose in one mode, with 95 % bounds and with those of `cells` looks at once."""
-    removed, level = own.isel(set=[top]), 1 - (1 - LEVEL) / cells
-    draws = max(N_BOOT, DRAWS_PER_LOOK * cells)  # bounds so far out need draws that reach there
+    removed = own.isel(set=[top])
     lost = losses(removed)["loss_correct"].isel(model=0, set=0)
-    bounds, surely = changed(lost), changed(lost, n_boot=draws, level=level)
+    bounds, surely = changed(lost), changed(lost, *of_looks(cells))
     row = {"mode": mode, "model": name, "heads": float(own["count"].values[top]), **bounds}
     row |= {"questions": float(np.isfinite(removed["correct"]).sum())}
     row |= {"surely_from": surely["lower"], "surely_to": surely["upper"]}
@@ -101,8 +98,8 @@ def attention_finds_the_heads_that_matter(evidence: Evidence) -> Finding:
     if table.empty:
         return missing("no model has both, with effects that two halves of the pictures agree on")
     table = table.assign(
-        estimate=table["spearman"] / table["ceiling"], lower=table["noisy_lower"] / table["ceiling"],
-        upper=table["noisy_upper"] / table["ceiling"],
+        estimate=table["spearman"] / table["ceiling"], lower=table["low"] / table["ceiling"],
+        upper=table["high"] / table["ceiling"],
     )  # fmt: skip
     numbers = _over_models(table)  # models are the other source of spread
     told = evidence.effects.coords

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from scipy import stats
 from visualheads.bootstrap import bootstrap, split_halves
 from visualheads.claims.attention import STRONGEST
 from visualheads.claims.evidence import Evidence
-from visualheads.claims.samples import bootstrapped, of_main_task, pictures_of, scores_of, sums_of
+from visualheads.claims.samples import bootstrapped, of_looks, of_main_task, pictures_of, scores_of, sums_of
 from visualheads.claims.verdicts import (
     Finding,
     all_of,
@@ -33,6 +34,7 @@ from visualheads.rankings import head_count, samples_with_control, top_heads
 
 EXCESS = 0.1
 """Log-odds by which a visual head must exceed its null: a tenth of a nat, 10 % more odds (ours)."""
+SURELY = {"surely_from": "lower", "surely_to": "upper"}
 
 
 def visual_heads_exist(evidence: Evidence) -> Finding:
@@ -41,12 +43,14 @@ def visual_heads_exist(evidence: Evidence) -> Finding:
     A family is that of the language model, and judged by its model with most such heads on the first half. Judged on
     LookTwice, where white pictures were asked too. Where no head is found on the first half, the head that comes
     closest there is judged on the other. A head of one untrained network lies above all heads of another often, so
-    that this has to be improbable as well, where that is the control.
+    that this has to be improbable as well, where that is the control. That a family is below is told at a level
+    corrected for their number (Bonferroni), and so is the interval of the least: it was picked from many.
     """
     if not has(evidence.traces, "image_log_odds"):
         return missing("there are no traces with image_log_odds")
     assert evidence.traces is not None
     rows, llm = [], language_models(evidence.traces)
+    looks = len({llm[name] for name in names_of(evidence.traces)})
     for name in names_of(evidence.traces):
         own = of_main_task(of_model(evidence.traces, name))
         asked = np.isin(evidence.traces["task"].values.astype(str), own["task"].values.astype(str))
@@ -59,7 +63,7 @@ def visual_heads_exist(evidence: Evidence) -> Finding:
             fresh = of_main_task(of_model(evidence.untrained, name))
         if not has_white and fresh is None:
             continue
-        found = _excess(own, white if has_white else None, fresh)
+        found = _excess(own, white if has_white else None, fresh, looks)
         if found is not None:
             rows.append({"family": llm[name], "model": name, **found})
     if not rows:
@@ -71,13 +75,13 @@ def visual_heads_exist(evidence: Evidence) -> Finding:
     kin = best["family"].map(table["family"].value_counts())
     best = best.assign(by_chance=np.minimum(1.0, best["by_chance"] * kin))  # the best of so many models
     verdicts = [
-        beyond_chance(decided(row["lower"], row["upper"], EXCESS), np.nan_to_num(row["by_chance"]), 0.0)
+        beyond_chance(decided(row["lower"], row["surely_to"], EXCESS), np.nan_to_num(row["by_chance"]), 0.0)
         for _, row in best.iterrows()
     ]
     also = {"families": len(best), "models": len(table), "models_with_heads": int((table["above"] > 0).sum())}
     also |= {"by_chance": float(best["by_chance"].max())}
     also |= {name: float(worst[name]) for name in ("white", "white_lower", "white_upper") if name in worst}
-    found = finding(worst[["estimate", "lower", "upper"]].tolist(), all_of(verdicts), table, **also)
+    found = finding(worst[["estimate", "surely_from", "surely_to"]].tolist(), all_of(verdicts), table, **also)
     return replace(found, where=f"{worst['model']} ({worst['family']})")
 
 
@@ -121,8 +125,10 @@ def in_early_and_middle_layers(evidence: Evidence) -> Finding:
     return finding(numbers, verdict, table.drop(columns="placing"), **also)
 
 
-def _excess(own: xr.Dataset, white: xr.Dataset | None, untrained: xr.Dataset | None) -> dict[str, float] | None:
-    """Mean excess (with bounds) on one half of the heads that are above null on the other; None for few pictures.
+def _excess(
+    own: xr.Dataset, white: xr.Dataset | None, untrained: xr.Dataset | None, looks: int
+) -> dict[str, float] | None:
+    """Mean excess (`_bounds`) on one half of the heads that are above null on the other; None for few pictures.
 
     `above` is how many those are. Without any, it is the excess of the one that comes closest (`closest`: by how much,
     on the first half): a choice made on the first half alone, so that the other half judges it fairly. `by_chance`:
@@ -140,10 +146,13 @@ def _excess(own: xr.Dataset, white: xr.Dataset | None, untrained: xr.Dataset | N
     if not count:
         chosen = top_heads(excess, 1)[:, 0]
     told = {"above": float(count), "closest": float(excess.max()), "by_chance": by_chance}
+    differences = [] if white is None else [_difference(second, white, chosen, same_heads=True)]
     if white is not None:
-        alone = bounds_of(bootstrap(_differences(second, white, None, chosen)))
+        alone = bounds_of(bootstrap(differences[0]))
         told |= {"white": alone["estimate"], "white_lower": alone["lower"], "white_upper": alone["upper"]}
-    return {**bounds_of(bootstrap(_differences(second, white, untrained, chosen))), **told}
+    if untrained is not None:
+        differences.append(_difference(second, untrained, chosen, same_heads=False))
+    return {**_bounds(differences, looks), **told}
 
 
 def _asked(own: xr.Dataset, *controls: xr.Dataset | None) -> bool:
@@ -158,24 +167,25 @@ def _above_all_others(count: int, heads: int) -> float:
     return float(np.prod((heads - ranks) / (2 * heads - ranks)))
 
 
-def _differences(
-    own: xr.Dataset, white: xr.Dataset | None, untrained: xr.Dataset | None, chosen: NDArray[np.bool_]
-) -> xr.DataArray:
-    """Per sample, the chosen heads' mean log-odds minus those of the stricter control, paired by prompt."""
-    values = scores_of(own, "image_log_odds")
+def _difference(own: xr.Dataset, control: xr.Dataset, chosen: NDArray[np.bool_], same_heads: bool) -> xr.DataArray:
+    """Per sample, the chosen heads' mean log-odds minus that of a control, paired by prompt: of the same heads, or of
+    the control's strongest head."""
+    values, told = scores_of(own, "image_log_odds"), scores_of(control, "image_log_odds")
     mean = values.values.reshape(-1, values.sizes["sample"])[chosen].mean(axis=0)
-    limits = []
-    keys = prompt_keys(own)
-    for control, of_heads in ((white, True), (untrained, False)):
-        if control is None:
-            continue
-        told = scores_of(control, "image_log_odds")
-        flat = told.values.reshape(-1, told.sizes["sample"])
-        limit = flat[chosen].mean(axis=0) if of_heads else flat[strongest_head(flat)]
-        index = dict(zip(prompt_keys(control), limit, strict=True))
-        limits.append([index.get(key, np.nan) for key in keys])
-    hardest = np.max(np.array(limits), axis=0)
-    return xr.DataArray(mean - hardest, {"image_id": ("sample", own["image_id"].values)}, ("sample",))
+    flat = told.values.reshape(-1, told.sizes["sample"])
+    limit = flat[chosen].mean(axis=0) if same_heads else flat[strongest_head(flat)]
+    index = dict(zip(prompt_keys(control), limit, strict=True))
+    limits = np.array([index.get(key, np.nan) for key in prompt_keys(own)])
+    return xr.DataArray(mean - limits, {"image_id": ("sample", own["image_id"].values)}, ("sample",))
+
+
+def _bounds(differences: Sequence[xr.DataArray], looks: int) -> dict[str, float]:
+    """The least of several mean differences: estimate, lower, upper, and surely_from and surely_to, the bounds of one
+    of `looks` (Bonferroni). To exceed all is to exceed each, so that the least of each bound counts."""
+    plain = [bounds_of(bootstrap(values)) for values in differences]
+    wide = [bounds_of(bootstrap(values, *of_looks(looks))) for values in differences]
+    told = {name: min(row[name] for row in plain) for name in ("estimate", "lower", "upper")}
+    return {**told, **{name: min(row[of] for row in wide) for name, of in SURELY.items()}}
 
 
 def _by_chance(models: pd.DataFrame, tail: str) -> float:

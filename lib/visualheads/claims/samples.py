@@ -8,11 +8,14 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from visualheads.bootstrap import N_BOOT, PictureSums, interval, picture_sums, picture_weights
+from visualheads.agreement import centred_interval
+from visualheads.bootstrap import LEVEL, N_BOOT, PictureSums, interval, picture_sums, picture_weights
 from visualheads.rankings import sample_scores
 
 TASK = "looktwice"
 QUERY = "first_generated"
+DRAWS_PER_LOOK = 500
+"""Draws of pictures per look of many: a corrected bound then lies six draws or more from the end."""
 
 
 def of_main_task(ds: xr.Dataset) -> xr.Dataset:
@@ -39,8 +42,22 @@ def pictures_of(ds: xr.Dataset) -> int:
     return len(np.unique(ds["image_id"].values.astype(str)))
 
 
-def bootstrapped(statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]], pictures: int) -> dict[str, float]:
-    """Estimate and 95 % interval of a statistic of picture weights, (replicate, picture) → (replicate)."""
+def of_looks(looks: int) -> tuple[int, float]:
+    """Draws of pictures and level of an interval that is one of `looks` (Bonferroni)."""
+    return max(N_BOOT, DRAWS_PER_LOOK * looks), 1 - (1 - LEVEL) / looks
+
+
+def bootstrapped(
+    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]], pictures: int, correlation: bool = False
+) -> dict[str, float]:
+    """Estimate and 95 % interval of a statistic of picture weights, (replicate, picture) → (replicate).
+
+    correlation   it is one over heads, whose replicates agree less than the estimate (`agreement.centred_interval`)
+    """
     estimate = float(statistic(np.ones((1, pictures)))[0])
-    lower, upper = interval(np.asarray(statistic(picture_weights(pictures, N_BOOT)), dtype=float))
+    replicates = np.asarray(statistic(picture_weights(pictures, N_BOOT)), dtype=float)
+    if correlation:
+        lower, upper = centred_interval(np.array(estimate), replicates, LEVEL, -1.0)
+    else:
+        lower, upper = interval(replicates)
     return {"estimate": estimate, "lower": float(lower), "upper": float(upper)}

@@ -215,16 +215,15 @@ def statistics(found: pd.DataFrame, errors: pd.DataFrame) -> str:
     tasks = int(found["tasks"].max()) if len(found) else 2
     corrected = ALPHA / tried
     limits = (
-        "n models have n! orders: p is 1/n! at least, with one benchmark 2/n!, since the reversed order goes as far; "
-        f"5 % takes {_models_for(ALPHA, tasks)} models (with one benchmark {_models_for(ALPHA, 1)}), and "
-        f"{100 * corrected:.2g} %, the level that stands against "
-        f"{counted(tried, 'statistic')} tried, {_models_for(corrected, tasks)}; of more than {thousands(MOST_EXACT)} "
-        f"orders {thousands(N_DRAWN)} are drawn"
+        "n language models have n! orders: p is 1/n! at least, with one benchmark 2/n!, since the reversed order goes "
+        f"as far; 5 % takes {_models_for(ALPHA, tasks)} of them (with one benchmark {_models_for(ALPHA, 1)}), and "
+        f"{100 * corrected:.2g} %, the level that stands against {counted(tried, 'statistic')} tried, "
+        f"{_models_for(corrected, tasks)}; of more than {thousands(MOST_EXACT)} orders {thousands(N_DRAWN)} are drawn"
     )
     if models < FEWEST_MODELS:
         return missing(
-            f"head statistics against scores need at least {FEWEST_MODELS} models, and there "
-            f"{agreeing(models, 'is', 'are')} {models}. The test permutes whole models; {limits}"
+            f"head statistics against scores need at least {FEWEST_MODELS} language models, and there "
+            f"{agreeing(models, 'is', 'are')} {models}. The test permutes whole language models; {limits}"
         )
     by_name = errors.set_index("statistic") if len(errors) else errors
     lines = []
@@ -234,11 +233,12 @@ def statistics(found: pd.DataFrame, errors: pd.DataFrame) -> str:
         p = f"{row.p_value:.3f}" if np.isfinite(row.p_value) else "–"
         rho = f"{row.rho:+z.2f}" if enough and np.isfinite(row.rho) else "–"
         lines.append((STATISTICS.get(str(row.statistic), row.statistic), rho, p, row.models, row.tasks, gain))
-    told = table(("head statistic", "ρ with the score", "p", "models", "benchmarks", "gain"), lines)
+    told = table(("head statistic", "ρ with the score", "p", "language models", "benchmarks", "gain"), lines)
     single = f", on one benchmark {least_p(models, 1):.2g}" if tasks > 1 and (found["tasks"] == 1).any() else ""
     text = (
-        "\n\nρ is Spearman's correlation over models within a benchmark, averaged over benchmarks; p comes from "
-        f"permuting whole models ({limits}). With {models} models p is {least_p(models, tasks):.2g} at least{single}. "
+        "\n\nρ is Spearman's correlation over language models (means over the models tuned from each) within a "
+        f"benchmark, averaged over benchmarks; p comes from permuting them ({limits}). With "
+        f"{models} of them p is {least_p(models, tasks):.2g} at least{single}. "
         "*Gain* is the share of squared error that the statistic saves when a model's score is predicted from models "
         "of *other* language models, against guessing their mean; below 0 the heads mislead."
     )
@@ -248,7 +248,7 @@ def statistics(found: pd.DataFrame, errors: pd.DataFrame) -> str:
 
 
 def _models_for(level: float, tasks: int) -> int:
-    """How many models a permutation test needs to fall below a level."""
+    """How many language models a permutation test needs to fall below a level."""
     return next(n for n in range(FEWEST_MODELS, 20) if least_p(n, tasks) < level)
 
 

@@ -45,8 +45,9 @@ def rankings(
     text = (
         table(header, lines)
         + f"\n\nMeans over {counted(whole['model'].nunique(), 'model')}; intervals are over the pictures of traces and "
-        "effects, and averaged. They aim at the correlation without the noise of few pictures, which is farther from 0 "
-        "than the estimate. *Ceiling* is the correlation that the noise of ranking and effects leaves room for; "
+        "effects, and averaged. They are of the correlation that so many pictures give on average; without their noise "
+        "it would be farther from 0, as far as the *ceiling* tells: the correlation that the noise of ranking and "
+        "effects leaves room for; "
         f"*top heads shared* compares the best {listed([str(int(k)) for k in sorted(set(whole['top']))])} heads of "
         "both; heads that are tied there count by lot, on average. "
         f"{_measured(traces, effects)}The best ranking is {who}."
