@@ -53,13 +53,13 @@ $(VENV)/.dev: $(DEPENDENCIES) | $(BIN)/python
 book: $(VENV)/.base ## trace the miniatures, run the notebooks, render the book (FULL=1, FORCE=1)
 	@$(BIN)/visualheads book $(if $(FULL),--full) $(if $(FORCE),--force)
 
-model: $(VENV)/.base ## one model's page: MODEL=… [DATA= DEVICE= DTYPE= N= SEED=]
+model: $(VENV)/.base ## one model's page: MODEL=… [DATA= DEVICE= DTYPE= N= SEED= UNTRAINED=]
 	@if [ -z "$(MODEL)" ]; then \
 	    echo "make model needs MODEL=…: a catalogue name ('$(BIN)/visualheads models' lists them), a folder or a hub id." >&2; exit 2; \
 	fi
 	@$(BIN)/visualheads page "$(MODEL)" \
 	    $(if $(DATA),-p "data=$(DATA)") $(if $(DEVICE),-p "device=$(DEVICE)") $(if $(DTYPE),-p "dtype=$(DTYPE)") \
-	    $(if $(N),-p "n=$(N)") $(if $(SEED),-p "seed=$(SEED)")
+	    $(if $(N),-p "n=$(N)") $(if $(SEED),-p "seed=$(SEED)") $(if $(UNTRAINED),-p "untrained=$(UNTRAINED)")
 	@$(BIN)/visualheads book
 
 serve: $(VENV)/.base ## show the built book at http://127.0.0.1:8000 (PORT=…)

@@ -10,6 +10,8 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# a GPU must not decide what they see: half precision, and other sums than those on CPUs
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # a data folder that the person running the tests has set must not decide what they see
 os.environ.pop("VISUALHEADS_DATA", None)
 

@@ -89,6 +89,7 @@ LAYERS = (
     (
         "adapters",
         "models",
+        "placement",
         "vision_language",
         "blueprints",
         "checkpoints",
@@ -279,6 +280,18 @@ def test_make_clean_keeps_the_traces_of_real_models(tmp_path: Path, target: str,
     assert not any((tmp_path / "book").iterdir())
     assert (tmp_path / "data" / "full" / "mini-1.5-7B").is_dir()
     assert (tmp_path / ".venv").is_dir() == (target == "clean")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_model_passes_on_what_it_documents():
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    [documented] = re.findall(r"^model:.*## .*\[(.*)\]", text, flags=re.MULTILINE)
+    given = [f"{name}17" for name in documented.split()]
+    told = subprocess.run(
+        ["make", "-n", "model", "MODEL=m", *given], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    assert "UNTRAINED=17" in given
+    assert all(f'-p "{name.lower()}"' in told for name in given)
 
 
 def test_continuous_integration_runs_what_a_person_types():

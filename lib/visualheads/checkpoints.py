@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from visualheads.adapters import adapter_of
 from visualheads.catalog import DATA_VARIABLE, Card, cards, converted_folder, miniature_folder
-from visualheads.errors import CheckpointError, UnknownModelError, UnsupportedModelError, got
+from visualheads.errors import CheckpointError, ParameterError, UnknownModelError, UnsupportedModelError, got
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -84,6 +84,14 @@ def _catalogued(card: Card) -> Source:
 def _converted_card(folder: Path) -> Card | None:
     """The card of a folder that `visualheads convert` made with one."""
     return cards().get(str(read_json(folder / RECORD).get("card"))) if (folder / RECORD).is_file() else None
+
+
+def check_revision(source: Source, revision: str | None) -> None:
+    """Raise ParameterError for a revision of a folder: what lies there would be recorded as what it may not be."""
+    if revision and source.folder is not None:
+        raise ParameterError(
+            got("revision", revision, f"none for {source.location}, a folder", "leave it out, or name a hub id")
+        )
 
 
 def check_folder(folder: Path) -> dict[str, Any]:

@@ -92,7 +92,7 @@ class DiskFullError(StoreError):
 
 
 class DeviceMemoryError(VisualHeadsError):
-    """One sample that is alone too large for the memory of the device."""
+    """A model, or one sample alone, that is too large for the memory of the device."""
 
 
 class KernelError(VisualHeadsError):

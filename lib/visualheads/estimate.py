@@ -13,6 +13,7 @@ from visualheads.catalog import Card, cards
 from visualheads.checkpoints import Source
 from visualheads.errors import CheckpointError, ParameterError, got
 from visualheads.jobs import TraceJob
+from visualheads.placement import AUTO, chosen_device
 from visualheads.plan import SHARD
 from visualheads.variables import QUERIES, TRACED
 
@@ -41,8 +42,9 @@ def estimate(job: TraceJob) -> dict[str, str]:
     Raises what resolving the model and drawing the samples raise.
     """
     source = _source(job.model)
+    checkpoints.check_revision(source, job.revision)
     plan, card = _blueprint(source, job.revision), source.card
-    known = _of_blueprint(plan, job) if plan else _of_card(card)
+    known = _of_blueprint(plan, job, card) if plan else _of_card(card)
     return {
         "model": f"{source.name} ({source.location})",
         **known,
@@ -75,9 +77,9 @@ def _blueprint(source: Source, revision: str | None) -> Blueprint | None:
     return plan
 
 
-def _of_blueprint(plan: Blueprint, job: TraceJob) -> dict[str, str]:
+def _of_blueprint(plan: Blueprint, job: TraceJob, card: Card | None) -> dict[str, str]:
     layers, heads, kv_heads = plan.shape
-    device, dtype = _placed(job)
+    device, dtype = _placed(job, card is not None and card.miniature)
     counts = [plan.image_tokens(size) for size in _sizes(job.samples)]
     tokens = max([job.batch_tokens or BATCH_TOKENS.get(device, BATCH_TOKENS["cpu"]), *counts])
     weights = plan.parameters * DTYPE_BYTES[dtype] / 1e9
@@ -110,20 +112,20 @@ def _shape(card: Card | None) -> tuple[int | None, int | None, int | None]:
     return card.shape if card else (None, None, None)
 
 
-def _placed(job: TraceJob) -> tuple[str, str]:
+def _placed(job: TraceJob, miniature: bool) -> tuple[str, str]:
     """(kind of device, dtype) that `load` would choose."""
     import torch
 
-    device = job.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = job.device or str(chosen_device(None, miniature))
     try:
         # whether there is one matters where the trace runs
-        kind = "cuda" if device == "auto" else torch.device(device).type
+        kind = "cuda" if device == AUTO else torch.device(device).type
     except RuntimeError:
-        raise ParameterError(got("device", device, ["cpu", "cuda", "cuda:1", "mps", "auto"])) from None
-    dtype = job.dtype or ("float32" if kind == "cpu" and device != "auto" else HALF)
-    chosen = HALF if dtype == "auto" else dtype
+        raise ParameterError(got("device", device, ["cpu", "cuda", "cuda:1", "mps", AUTO])) from None
+    dtype = job.dtype or ("float32" if miniature or kind == "cpu" else HALF)
+    chosen = HALF if dtype == AUTO else dtype
     if chosen not in DTYPE_BYTES:
-        raise ParameterError(got("dtype", dtype, [*DTYPE_BYTES, "auto"]))
+        raise ParameterError(got("dtype", dtype, [*DTYPE_BYTES, AUTO]))
     return kind, chosen
 
 

@@ -7,8 +7,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from visualheads import cluster, store, tracing
-from visualheads.errors import ParameterError
+from visualheads.errors import DeviceMemoryError, ParameterError
 from visualheads.models import load, untrained
+from visualheads.placement import aside, put_aside
 from visualheads.places import RESULTS, store_path
 from visualheads.progress import Wish, progress_bar
 from visualheads.reading import open_store
@@ -17,7 +18,10 @@ from visualheads.tasks.drawing import Skipped
 from visualheads.variables import UNTRAINED
 
 if TYPE_CHECKING:
+    import torch
     import xarray as xr
+
+    from visualheads.vision_language import VisionLanguageModel
 
 UNTRAINED_N = 48
 """Questions per condition that an untrained network is asked at most: pictures are what a null has to be sure of."""
@@ -116,7 +120,8 @@ class TraceJob:
     def loaded(self) -> Any:
         """The model, or the untrained network of its shape."""
         model = load(self.model, device=self.device, dtype=self.dtype, revision=self.revision)
-        return untrained(model, self.seed) if self.untrained else model
+        # a model that only tells the network's shape must not take its place
+        return untrained(model, self.seed, put_aside(model.module)) if self.untrained else model
 
     def white(self) -> TraceJob:
         """The same questions about white pictures, in the job's first format: the control of `above_null`."""
@@ -148,3 +153,27 @@ def run(job: TraceJob, *, scheduler: Any = None, fresh: bool = False, progress: 
     with progress_bar(f"shards {job.model}", len(store.pending(job.path)), progress) as advance:
         cluster.run_shards(job, scheduler, lambda _done, _total: advance(1))
     return open_store(job.path)
+
+
+def untrained_control(
+    model: VisionLanguageModel, job: TraceJob, *, fresh: bool = False, progress: Wish = "auto"
+) -> tuple[xr.Dataset | None, str]:
+    """Trace `job.fresh_network()` where `model`, the job's, is loaded; (its store in memory, "").
+
+    The model waits on the CPU meanwhile, so that its device has to hold one network at a time. Where the model lies in
+    several places it cannot wait, and the network is spread beside it. (None, why) where memory does not suffice.
+    """
+    with aside(model.module) as device:
+        try:
+            return _untrained_traced(model, job.fresh_network(), device, fresh, progress), ""
+        except DeviceMemoryError as error:
+            return None, str(error)
+
+
+def _untrained_traced(
+    model: VisionLanguageModel, asked: TraceJob, device: torch.device, fresh: bool, progress: Wish
+) -> xr.Dataset:
+    network = untrained(model, asked.seed, device)
+    return tracing.trace_to_store(
+        network, asked.samples, asked.path, fresh=fresh, progress=progress, **asked.arguments()
+    ).load()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 import xarray as xr
 
 from visualheads import comparison, protocol, shipped, survey
@@ -19,6 +20,7 @@ from visualheads.attribution import gradient_screen
 from visualheads.causes import MAIN_TASK
 from visualheads.errors import IdentityMismatch, SampleError, StoreError
 from visualheads.heads import rank
+from visualheads.placement import CPU
 from visualheads.places import slug_of
 from visualheads.rankings import real_samples
 from visualheads.sweeps import sweep, sweep_path, sweep_to_store
@@ -131,7 +133,7 @@ def repeat(
         if not float(np.nanmean(difference) if name == "correct" else np.nanmax(difference)) <= allowed:
             raise StoreError(
                 f"the full store of {model.name} is not what this machine computes: {name} differs by "
-                f"{apart[name]:.3g} (allowed: {allowed}); make it again with `visualheads full {model.name} --force`."
+                f"{apart[name]:.3g} (allowed: {allowed}); {_to_agree(model)}."
             )
     return Repeated(len(samples), len(sets), apart["margin"], apart["kl"], apart["correct"])
 
@@ -188,6 +190,13 @@ def run(
         return swept(False)
     except IdentityMismatch:
         return swept(True)
+
+
+def _to_agree(model: VisionLanguageModel) -> str:
+    """What to do about a full store that differs: making it again helps only where it is computed as it was made."""
+    if (model.device, model.dtype) == (CPU, torch.float32):
+        return f"make it again with `visualheads full {model.name} --force`"
+    return "load the model with device='cpu' and dtype='float32': so it was made"
 
 
 def _words(ds: xr.Dataset) -> str:

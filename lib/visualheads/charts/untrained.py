@@ -24,7 +24,7 @@ def against_untrained(ds: xr.Dataset, control: xr.Dataset | None) -> Any:
     ds, control: traces of one model each; without a control a placeholder.
     """
     if control is None:
-        return placeholder("No untrained network was traced (untrained=False).")
+        return placeholder("No untrained network was traced.")
     panels, told = [], []
     for measure in MEASURES:
         records = []

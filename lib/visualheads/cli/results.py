@@ -47,11 +47,15 @@ def trace(
     seed: Annotated[int, typer.Option(help="Decides the draw of questions and distractors.")] = 0,
     device: Annotated[
         str | None,
-        typer.Option(help="cpu, cuda, cuda:1, auto (spread the layers).", show_default="a GPU if there is one"),
+        typer.Option(
+            help="cpu, cuda, cuda:1, auto (spread the layers).", show_default="a GPU if there is one; miniatures: cpu"
+        ),
     ] = None,
     dtype: Annotated[
         str | None,
-        typer.Option(help="float32, bfloat16, float16.", show_default="the checkpoint's, float32 on CPUs"),
+        typer.Option(
+            help="float32, bfloat16, float16.", show_default="the checkpoint's; float32 on CPUs and for miniatures"
+        ),
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Of a hub id.", show_default=False)] = None,
     batch_tokens: Annotated[int | None, typer.Option(help="Tokens run together.", show_default=BATCH_DEFAULT)] = None,

@@ -41,8 +41,8 @@ def train(
     from visualheads.miniatures.shipped_traces import trace_short
     from visualheads.miniatures.train import is_trained
     from visualheads.miniatures.train import train as train_one
-    from visualheads.models import checked_device
     from visualheads.pages.traces import book_questions
+    from visualheads.placement import checked_device
 
     if every == bool(name):
         raise ParameterError("train: give the name of one miniature, or --all.")

@@ -97,7 +97,7 @@ class Editor:
             return edits.attended(call, pairs, image, edits.hidden)
         if self.intervention.operation.sinks:
             assert self.sinks is not None
-            sinks = _over_keys(self.sinks[layer] & self.image, total, keys, call)
+            sinks = _over_keys(self.sinks[layer].to(self.image.device) & self.image, total, keys, call)
             if mode == "sink_removal":
                 return edits.attended(call, pairs, sinks, edits.hidden)
             return edits.attended(call, pairs, sinks, weigh_of=edits.redistributed(image))

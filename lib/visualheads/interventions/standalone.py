@@ -27,7 +27,8 @@ def check_alone(model: VisionLanguageModel, encoding: Any, door: Door) -> None:
     inputs = dict(encoding.to(model.device, dtype=model.dtype))
     with torch.no_grad():
         whole = model.module(**inputs, logits_to_keep=1).logits[:, -1].float()
-        alone = forward(model, door.kwargs, new_cache(model)).logits.float()
+        # of a model in several places, the whole gives its logits where its inputs go, the head where it is
+        alone = forward(model, door.kwargs, new_cache(model)).logits.float().to(whole.device)
     apart = float((whole - alone).abs().max() / whole.abs().max().clamp_min(1e-9))
     allowed = SAME if model.dtype == torch.float32 else 50 * SAME
     if not apart <= allowed:

@@ -217,8 +217,8 @@ def forward(
 
 def logits_of(model: VisionLanguageModel, hidden: Float[Tensor, "row hidden"]) -> Float[Tensor, "row vocabulary"]:
     """Raw logits of normed hidden states, as the whole model gives them."""
-    head = model.module.get_output_embeddings()
-    logits = head(hidden.to(head.weight.device))
+    # in a model in several places accelerate brings hidden states to the head: its weights may be on no device yet
+    logits = model.module.get_output_embeddings()(hidden)
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
     return torch.tanh(logits / cap) * cap if cap else logits
 

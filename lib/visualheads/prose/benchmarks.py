@@ -139,10 +139,13 @@ def untrained_heads(trained: pd.DataFrame, fresh: pd.DataFrame | None) -> str:
     )
 
 
-def against_untrained(ds: xr.Dataset, control: xr.Dataset | None) -> str:
-    """Mean and spread over heads of a model and of the untrained network of its shape, and how stable their order."""
+def against_untrained(ds: xr.Dataset, control: xr.Dataset | None, why: str = "it was not asked for") -> str:
+    """Mean and spread over heads of a model and of the untrained network of its shape, and how stable their order.
+
+    why   there is no control
+    """
     if control is None:
-        return missing("the untrained network of this shape was not traced (untrained=False)")
+        return missing(f"the untrained network of this shape was not traced ({escaped(why.rstrip('.'))})")
     parts, spreads = [], []
     for name, words in (("image_weight", "image weight"), ("concentration", "concentration")):
         told = []
