@@ -191,6 +191,33 @@ def test_a_done_trace_is_known_without_a_model(tmp_path: Path, monkeypatch: pyte
     assert traces.made_from(TraceJob("mini-1.5-7B", formats=("free",), n=3, results=str(tmp_path))) != made
 
 
+@pytest.mark.parametrize("damaged", ["", '{"mini-1.5-7B/looktwice.za', "[]"])
+def test_a_record_that_was_cut_off_is_made_anew(tmp_path: Path, damaged: str) -> None:
+    job = TraceJob("mini-1.5-7B", formats=("free",), n=2, results=str(tmp_path))
+    (tmp_path / traces.STAMP).write_text(damaged)
+    assert not traces._is_done(job, "made")
+    traces._stamp(job, "made")
+    assert json.loads((tmp_path / traces.STAMP).read_text()) == {"mini-1.5-7B/looktwice.zarr": "made"}
+
+
+def test_a_kill_while_the_record_is_written_leaves_the_last_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = TraceJob("mini-1.5-7B", formats=("free",), n=2, results=str(tmp_path))
+    traces._stamp(job, "made")
+    write = Path.write_bytes
+
+    def killed(file: Path, raw: bytes) -> None:
+        write(file, raw[:5])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_bytes", killed)
+    monkeypatch.setattr(Path, "write_text", lambda file, text, **_: killed(file, text.encode()))
+    with pytest.raises(KeyboardInterrupt):
+        traces._stamp(job, "again")
+    assert traces._stamps(job) == {"mini-1.5-7B/looktwice.zarr": "made"}
+
+
 def test_the_traced_come_in_the_catalogues_order(many: Path) -> None:
     ds: xr.Dataset = survey.traced(many)
     assert str(ds["model"].values[0]) == "mini-1.5-7B"

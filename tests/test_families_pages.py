@@ -17,6 +17,7 @@ from visualheads import charts
 from visualheads.catalog import cards
 from visualheads.models import wrap
 from visualheads.pages import Page, run_page
+from visualheads.places import slug_of
 from visualheads.tasks.looktwice import LookTwice
 
 pytestmark = [
@@ -61,15 +62,15 @@ def test_prompt_trace_and_page_of_every_class(name: str, tmp_path: Path, monkeyp
     for tags, source in cells():
         exec(compile(source, f"{TEMPLATE.name}: {source[:40]!r}", "exec"), space)
         if "parameters" in tags:
-            space |= {"model": name, "slug": name, "n": 2, "heads": 2}
+            space |= {"model": name, "n": 2, "heads": 2}
     ds = space["ds"]
     vh.assert_valid(ds)
     assert isinstance(ds, xr.Dataset)
     assert (ds.sizes["layer"], ds.sizes["head"]) == model.shape[:2]
     assert all(text.strip() if isinstance(text, str) else text is not None for text in shown)
     assert (tmp_path / "data" / "results").is_dir()
-    facts = json.loads((tmp_path / "book" / "results" / f"{name}-facts.json").read_text(encoding="utf-8"))
-    assert facts
+    written = {path.name for path in (tmp_path / "book" / "results").iterdir()}
+    assert written == {f"{slug_of(model.name)}-{what}.json" for what in ("facts", "head-map")}, "not another model's"
 
 
 def test_the_page_of_a_class_beyond_the_shipped_miniature_runs_as_a_notebook(tmp_path: Path):

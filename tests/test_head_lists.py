@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from visualheads.errors import HeadError, RecordError
+from visualheads.errors import DiskFullError, HeadError, RecordError, StoreError
 from visualheads.head_lists import export_scores, read_scores
 
 examples = settings(max_examples=25, deadline=None, derandomize=True, database=None)
@@ -125,6 +126,27 @@ def test_lists_of_another_model_are_refused(tmp_path: Path):
     path.write_text('[{"layer": 0, "head": 0, "score": 1}, {"layer": 0, "head": 0, "score": 2}]')
     with pytest.raises(HeadError, match="listed twice"):
         read_scores(path)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".csv"])
+def test_a_list_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str):
+    path = export_scores(ranking_of(np.ones((1, 2, 2))), tmp_path / "new" / f"list{suffix}")
+    before = path.read_bytes()
+
+    def full(file: Path, raw: bytes) -> None:
+        with file.open("wb") as opened:
+            opened.write(raw[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(DiskFullError, match="no space left"):
+            export_scores(ranking_of(np.zeros((1, 2, 2))), path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="cannot write"):
+        export_scores(ranking_of(np.ones((1, 2, 2))), tmp_path / "file" / f"list{suffix}")
 
 
 def test_only_one_model_is_exported(tmp_path: Path):

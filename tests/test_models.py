@@ -14,7 +14,7 @@ from transformers import LlamaForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from helpers import BUILDERS, IMAGE_TOKEN, Tiny, gradient, llava, picture, samples, seeded, text_config, wrapped
-from visualheads import adapters, models
+from visualheads import adapters, models, places
 from visualheads.catalog import DATA_VARIABLE, cards
 from visualheads.errors import (
     CheckpointError,
@@ -47,7 +47,7 @@ def broken(folder, tmp_path) -> Path:
 def test_load_gives_what_was_saved(folder):
     model = models.load(folder)
     module, _ = llava()
-    assert model.name == "my-llava"
+    assert model.name == model.identity["checkpoint"] == places.slug_of(f"{folder.parent.name}/my-llava")
     assert model.shape == (3, 4, 2)
     assert model.dtype == torch.float32
     assert model.module.config._attn_implementation == "sdpa"

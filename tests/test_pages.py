@@ -17,10 +17,12 @@ import papermill.engines
 import pytest
 
 from children import launch
-from visualheads import kernels
+from tasks_data import looktwice
+from visualheads import jobs, kernels
 from visualheads.errors import KernelError, ParameterError
 from visualheads.pages import Page, clean, contents, engine, inputs, landing, parameters_of, plan, run_page, template
 from visualheads.pages import run as running
+from visualheads.pages import traces as tracing
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = """\
@@ -263,6 +265,45 @@ def test_model_page_of_a_hub_id_or_folder_has_its_own_name_and_command(tmp_path:
 def test_model_page_refuses_the_name_as_parameter(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="slug"):
         plan.run_model_page(tmp_path, "m", {"slug": "x"})
+
+
+def test_of_a_given_data_folder_only_annotations_are_read(tmp_path: Path) -> None:
+    data = looktwice(tmp_path / "data")
+    page = plan.model_page(tmp_path, "someone/a-model", {"data": str(data)})
+    job = jobs.TraceJob("mini-1.5-7B", data=str(data), results=str(tmp_path))
+    assert {path.name for path in page.data} == {"looktwiceqa_dataset.json", "looktwiceqa_test_imgs.json"}
+
+    def told() -> tuple[str, str]:
+        return inputs.page_hash(dataclasses.replace(page, template=data / "none"), {}), tracing.made_from(job)
+
+    page.template.parent.mkdir()
+    (data / "none").touch()
+    before = told()
+    for picture in (data / "images").iterdir():
+        picture.write_bytes(b"another picture")
+    assert told() == before
+    (data / "looktwiceqa_test_imgs.json").write_text("[]")
+    assert not set(told()) & set(before)
+    assert plan.model_page(tmp_path, "someone/a-model", {"data": str(tmp_path / "none")}).data == ()
+
+
+def test_a_fresh_start_is_for_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[dict[str, Any]] = []
+
+    def execute(source: Path, page: Page, parameters: dict[str, Any], _root: Path) -> None:
+        ran.append(parameters)
+        page.partial.write_bytes(source.read_bytes())
+
+    monkeypatch.setattr(running, "_execute", execute)
+    page = plan.model_page(tmp_path, "someone/a-model", {"n": 8, "fresh": True})
+    page = dataclasses.replace(page, template=ROOT / "notebooks" / "model.ipynb", products=())
+    assert "fresh" not in page.command
+    for _ in range(2):
+        assert run_page(page, tmp_path), "even where nothing changed"
+    assert all(parameters["fresh"] for parameters in ran)
+    kept = inputs.recorded(page.output)["parameters"]
+    assert kept == {"model": "someone/a-model", "slug": page.slug, "n": 8}
+    assert not run_page(dataclasses.replace(page, parameters=kept), tmp_path)
 
 
 def test_contents_follow_the_catalogue(tmp_path: Path) -> None:

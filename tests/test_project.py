@@ -66,7 +66,7 @@ PURE = (
 """Mathematics: torch, numpy and xarray, but no models."""
 
 LAYERS = (
-    ("errors", "places", "tokenizing", "titles"),
+    ("errors", "places", "disk", "tokenizing", "titles"),
     (*PURE, "head_lists", "sinks"),
     (
         "tasks",
@@ -302,6 +302,15 @@ def test_continuous_integration_runs_what_a_person_types():
     steps = workflow["jobs"]["book"]["steps"]
     assert any(step.get("run") == "bash .ci/run" for step in steps)
     assert workflow["jobs"]["book"]["timeout-minutes"] <= 30
+
+
+def test_a_failed_or_overlong_run_leaves_its_log_and_its_book():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "book.yml").read_text(encoding="utf-8"))
+    [left] = [step for step in workflow["jobs"]["book"]["steps"] if "success()" in step.get("if", "")]
+    assert left["if"] == "${{ !success() }}", "one that ran out of time is cancelled, not failed"
+    kept = left["with"]["path"].split()
+    assert kept == ["book/**/*.partial.ipynb", "book/_build/build.log", "book/_build/html"]
+    assert "github.event_name" in workflow["concurrency"]["group"], "the weekly run must not stop a push"
 
 
 def test_readme_gives_the_two_commands_and_its_links_lead_somewhere():

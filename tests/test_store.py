@@ -279,6 +279,18 @@ def test_other_samples_are_refused(ds: xr.Dataset, path: Path) -> None:
     assert list(error.value.differences) == ["sample ids"]
 
 
+def test_a_shorter_list_is_told_once_not_for_every_variable(ds: xr.Dataset, path: Path) -> None:
+    store.create(path, plan_for(ds, identity={**IDENTITY, "samples": "twelve"}))
+    with pytest.raises(IdentityMismatch, match=r"(?s)parameter fresh.*sample ids: store has '12: .*this run has '4: "):
+        store.create(path, plan_for(ds.isel(sample=slice(4)), identity={**IDENTITY, "samples": "four"}))
+    with pytest.raises(IdentityMismatch) as error:
+        store.create(path, plan_for(ds.isel(sample=slice(4)), identity={**IDENTITY, "samples": "four"}))
+    assert list(error.value.differences) == ["sample ids"]
+    with pytest.raises(IdentityMismatch) as error:
+        store.create(path, plan_for(ds, identity={**IDENTITY, "samples": "others of these ids"}))
+    assert list(error.value.differences) == ["samples"]
+
+
 def test_fresh_starts_anew_and_keeps_the_old_store(ds: xr.Dataset, path: Path) -> None:
     plan = plan_for(ds)
     store.create(path, plan)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from synthetic import traced_dataset
 from test_store import GRID, fill, plan_for
-from visualheads import reading, store, zarr_files
+from visualheads import disk, reading, store, zarr_files
 from visualheads.errors import StoreError
 
 DTYPES = ("float32", "float64", "int32", "int64", "bool", "str")
@@ -92,17 +92,17 @@ def test_a_store_that_zarr_made_is_read(tmp_path: Path) -> None:
     assert stored.values("t").tolist() == some("str", (2, 3)).tolist()
 
 
-def test_a_chunk_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "new" / "c.0"
-    zarr_files.write_file(file, b"first")
+    disk.write_file(file, b"first")
     with monkeypatch.context() as patch:
 
         def stopped(*_: object) -> None:
             raise KeyboardInterrupt
 
-        patch.setattr(zarr_files.os, "replace", stopped)
+        patch.setattr(disk.os, "replace", stopped)
         with pytest.raises(KeyboardInterrupt):
-            zarr_files.write_file(file, b"second")
+            disk.write_file(file, b"second")
     assert file.read_bytes() == b"first"
     assert [found.name for found in file.parent.iterdir()] == ["c.0"]
 

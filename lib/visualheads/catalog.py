@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 
+from visualheads.places import slug_of
+
 if TYPE_CHECKING:
     import pandas as pd
 
 DATA_VARIABLE = "VISUALHEADS_DATA"
 """Environment variable that names the data folder, for installations without the project's folder around them."""
+
+APART = "-folder"
+"""Ending of the name of a folder whose last two parts spell a catalogued model, such as mini/1.5-7B."""
 
 CATALOGUE = Path(__file__).with_name("catalog.yml")
 
@@ -107,6 +112,33 @@ def cards() -> dict[str, Card]:
     """All cards by name, in the catalogue's order."""
     entries = [Card(**entry) for entry in yaml.safe_load(CATALOGUE.read_text(encoding="utf-8"))]
     return {card.name: card for card in entries}
+
+
+def card_at(folder: str | os.PathLike[str]) -> Card | None:
+    """The card whose name loads this very folder: a miniature's, or a conversion's; None for any other folder."""
+    place = Path(os.path.abspath(folder))
+    card = cards().get(place.name)
+    if card is None or (card.hub_id and not card.miniature):
+        return None
+    home = miniature_folder(card.name) if card.miniature else converted_folder(card.name)
+    return card if place.resolve() == home.resolve() else None
+
+
+def name_of(model: str | os.PathLike[str]) -> str:
+    """What results, stores and pages call a model: its catalogue name, its hub id, or the slug of its folder.
+
+    A folder is called by the last two parts of its place, however it was given: many are called checkpoint-1000. None
+    is called as a catalogued model, except the one that this model's name loads.
+    """
+    text = os.fspath(model)
+    folder = Path(text).expanduser()
+    if text in cards() or not folder.is_dir():
+        return text
+    card = card_at(folder)
+    if card is not None:
+        return card.name
+    slug = slug_of(os.path.abspath(folder))
+    return f"{slug}{APART}" if slug in map(slug_of, cards()) else slug
 
 
 def is_available(card: Card) -> bool:

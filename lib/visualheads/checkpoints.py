@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from visualheads.adapters import adapter_of
-from visualheads.catalog import DATA_VARIABLE, Card, cards, converted_folder, miniature_folder
+from visualheads.catalog import DATA_VARIABLE, Card, card_at, cards, converted_folder, miniature_folder, name_of
 from visualheads.errors import CheckpointError, ParameterError, UnknownModelError, UnsupportedModelError, got
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -23,7 +23,7 @@ RECORD = "conversion.json"
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from: its display name, a folder or hub id, and its catalogue card where it has one."""
+    """Where a model comes from: what results call it, a folder or hub id, and its catalogue card where it has one."""
 
     name: str
     location: str
@@ -47,10 +47,8 @@ def resolve(name: str | os.PathLike[str]) -> Source:
         return _catalogued(known[text])
     path = Path(text).expanduser()
     if path.is_dir():
-        card = known.get(path.name)
-        if card and card.miniature and path.resolve() == miniature_folder(card.name).resolve():
-            return _catalogued(card)
-        return Source(path.resolve().name, str(path), _converted_card(path))
+        card = card_at(path)
+        return _catalogued(card) if card else Source(name_of(text), str(path), _converted_card(path))
     if path.is_file():
         raise CheckpointError(f"{text!r} is a file; give the folder that holds config.json and *.safetensors.")
     if HUB_ID.fullmatch(text) and not path.exists():

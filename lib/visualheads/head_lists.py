@@ -10,6 +10,7 @@ gaze-heads, `gaze_head_ranking.json`:               [{"layer": 5, "head": 10, "s
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
@@ -21,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from visualheads import disk
 from visualheads.errors import HeadError, RecordError, got
 from visualheads.places import slug_of
 
@@ -48,32 +50,29 @@ def export_scores(ranking: xr.DataArray, path: str | os.PathLike[str]) -> Path:
     """Write a ranking (layer, head), with or without `model` (one) and `bound`, to `path` (.json or .csv); return it.
 
     Heads are listed best first; heads that are NaN are left out. What is written reads back equal to the last
-    digit. Raises HeadError for another suffix, several models, or dimensions other than these.
+    digit; a file that is there is replaced whole or not at all. Raises HeadError for another suffix, several models,
+    or dimensions other than these, DiskFullError, and StoreError where nothing can be written.
     """
     path = Path(path)
     if path.suffix.lower() not in (".json", ".csv"):
         raise HeadError(got("file of head scores", path.name, [".json", ".csv"], suggest=False))
     scores, model = _entries(ranking)
     by = str(ranking.name or "")
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix.lower() == ".csv":
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            for entry in scores:
-                bounds = ["" if math.isnan(bound) else repr(bound) for bound in (entry.lower, entry.upper)]
-                writer.writerow([entry.model, entry.layer, entry.head, repr(entry.score), *bounds])
-        return path
-    record = {
-        "format": FORMAT,
-        "version": VERSION,
-        "by": by,
-        "model": model,
-        "layers": ranking.sizes["layer"],
-        "heads": ranking.sizes["head"],
-        "scores": [_record(entry) for entry in scores],
-    }
-    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = _csv(scores)
+    else:
+        record = {
+            "format": FORMAT,
+            "version": VERSION,
+            "by": by,
+            "model": model,
+            "layers": ranking.sizes["layer"],
+            "heads": ranking.sizes["head"],
+            "scores": [_record(entry) for entry in scores],
+        }
+        text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    with disk.refusals_told(path):
+        disk.write_file(path, text.encode())
     return path
 
 
@@ -160,6 +159,16 @@ def _entries(ranking: xr.DataArray) -> tuple[list[HeadScore], str]:
             numbers = (float(one[row, column]) for one in (estimate, lower, upper))
             scores.append(HeadScore(int(layers[row]), int(heads[column]), *numbers, model=model))
     return scores, model
+
+
+def _csv(scores: Sequence[HeadScore]) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for entry in scores:
+        bounds = ["" if math.isnan(bound) else repr(bound) for bound in (entry.lower, entry.upper)]
+        writer.writerow([entry.model, entry.layer, entry.head, repr(entry.score), *bounds])
+    return file.getvalue()
 
 
 def _record(entry: HeadScore) -> dict[str, float]:

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from visualheads import cluster, store, tracing
+from visualheads.catalog import name_of
 from visualheads.errors import DeviceMemoryError, ParameterError
 from visualheads.models import load, untrained
 from visualheads.placement import aside, put_aside
@@ -66,7 +67,7 @@ class TraceJob:
         """The store's path. A job of controls alone has a store of its own, such as `looktwice-white.zarr`."""
         name = self.task if "" in self.controls else "-".join([self.task, *self.controls])
         name = f"{name}-{UNTRAINED}" if self.untrained else name
-        return str(store_path(self.results, self.model, name))
+        return str(store_path(self.results, name_of(self.model), name))
 
     @cached_property
     def _benchmark(self) -> Benchmark:

@@ -1,4 +1,4 @@
-"""Where results lie: `<results>/<model>/<task>.zarr`, and what a model is called in file names."""
+"""Where results lie: `<results>/<model>/<task>.zarr`, what a model is called in file names, and the checkout."""
 
 from __future__ import annotations
 
@@ -8,6 +8,29 @@ from pathlib import Path
 
 RESULTS = Path("data/results")
 """The folder of results, seen from the project's folder."""
+
+
+def project_folder(inside: Path | None = None) -> Path | None:
+    """The checkout: the given (current) folder, or the nearest above it that holds notebooks/ and _config.yml.
+
+    None outside any checkout.
+    """
+    here = inside or Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "_config.yml").is_file() and (folder / "notebooks").is_dir():
+            return folder
+    return None
+
+
+def enter_project() -> None:
+    """Go to the project's folder from one inside it; elsewhere nothing changes.
+
+    Jupyter starts a kernel in its notebook's folder. Paths in notebooks are seen from the project's, as `make book`
+    runs them.
+    """
+    folder = project_folder()
+    if folder is not None:
+        os.chdir(folder)
 
 
 def slug_of(name: str) -> str:

@@ -42,7 +42,7 @@ import json
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,8 @@ import numpy as np
 import xarray as xr
 
 from visualheads import reading, zarr_files
-from visualheads.errors import DiskFullError, IdentityMismatch, StoreError
+from visualheads.disk import refusals_told
+from visualheads.errors import IdentityMismatch, StoreError
 from visualheads.packing import pack
 from visualheads.plan import Plan, shard_slice
 from visualheads.reading import open_store
@@ -59,9 +60,9 @@ from visualheads.variables import Variable
 
 __all__ = ["CircumstanceWarning", "Plan", "create", "open_results", "open_store", "pack", "pending", "write_shard"]
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SAMPLE_IDS = "sample ids"
 LABELS = {
-    "sample ids": ("sample",),
+    SAMPLE_IDS: ("sample",),
     "groups of the mean maps": ("map_condition", "map_format", "map_control"),
     "selected heads": ("selected_layer", "selected_index"),
 }
@@ -84,7 +85,7 @@ def create(path: str | Path, plan: Plan, fresh: bool = False) -> Path:
     if fresh and path.exists():
         _set_aside(path)
     if not path.exists():
-        with _disk(path):
+        with refusals_told(path):
             if _make(path, plan):
                 return path
     _check(path, plan)
@@ -117,7 +118,7 @@ def write_shard(path: str | Path, index: int, part: xr.Dataset, circumstance: Ma
     if told and dict(told) != stored.attrs["circumstance"]:
         text = np.array([json.dumps(dict(told), sort_keys=True)], dtype=object)
         ready.append((reading.CIRCUMSTANCE, text, (index,)))
-    with _disk(stored.path):
+    with refusals_told(stored.path):
         for name, values, start in (*ready, (reading.DONE, np.array([True]), (index,))):  # the mark comes last
             zarr_files.write_region(stored.path, name, stored.arrays[name], values, start)
 
@@ -219,10 +220,13 @@ def _check(path: Path, plan: Plan) -> None:
         key: (known.get(key), wanted.get(key)) for key in keys if known.get(key) != wanted.get(key)
     }
     differ |= _layout_differences(stored, plan)
+    if SAMPLE_IDS in differ:
+        differ.pop("samples", None)  # the hash of the same lists
     if differ:
         raise IdentityMismatch(
             f"{path} holds another run and is not mixed with this one: {', '.join(differ)} differ. "
-            "Start anew beside it with --fresh (fresh=True), or give another folder.",
+            "Start anew beside it with --fresh (fresh=True; for pages and notebooks their parameter fresh), or give "
+            "another folder.",
             differ,
         )
     _warn_of_circumstance(stored, plan)
@@ -232,10 +236,9 @@ def _layout_differences(stored: reading.Stored, plan: Plan) -> dict[str, tuple[o
     differ: dict[str, tuple[object, object]] = {}
     if stored.shard != plan.shard:
         differ["shard"] = (stored.shard, plan.shard)
-    sizes = plan.sizes()
-    planned = {name: [sizes[dim] for dim in variable.dims] for name, variable in plan.layout().items()}
+    planned = {name: _lengths(variable.dims, plan.sizes()) for name, variable in plan.layout().items()}
     inner = {*reading.INNER, *stored.coordinates}
-    there = {name: list(array["shape"]) for name, array in stored.arrays.items() if name not in inner}
+    there = {name: _lengths(stored.dims(name), stored.sizes) for name in stored.arrays if name not in inner}
     for name in sorted(set(planned) | set(there)):
         if planned.get(name) != there.get(name):
             differ[name] = (there.get(name), planned.get(name))
@@ -245,6 +248,11 @@ def _layout_differences(stored: reading.Stored, plan: Plan) -> dict[str, tuple[o
         if labels != wanted:
             differ[words] = (_brief(labels), _brief(wanted))
     return differ
+
+
+def _lengths(dims: Sequence[str], sizes: Mapping[str, int]) -> list[int]:
+    """Of an array, without what the list of samples decides: another list is told once, not for every variable."""
+    return [sizes[dim] for dim in dims if dim not in ("sample", "shard")]
 
 
 def _warn_of_circumstance(stored: reading.Stored, plan: Plan) -> None:
@@ -263,18 +271,6 @@ def _set_aside(path: Path) -> None:
         if not aside.exists():
             path.rename(aside)
             return
-
-
-@contextlib.contextmanager
-def _disk(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in FULL:
-            raise DiskFullError(
-                f"no space left for {path}; what is done is kept: make room and run the same command again."
-            ) from error
-        raise StoreError(f"cannot write {path}: {error}") from error
 
 
 def _told(part: xr.Dataset) -> dict[str, Any]:

@@ -7,12 +7,9 @@ files are written and read here in a tenth of that.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import math
-import os
-import uuid
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +17,8 @@ from typing import Any
 
 import numpy as np
 from numcodecs import Blosc, VLenUTF8, Zstd
+
+from visualheads.disk import write_file
 
 METADATA = "zarr.json"
 FORMAT = 3
@@ -202,22 +201,6 @@ def write_region(path: Path, name: str, array: Metadata, values: np.ndarray, sta
             whole[tuple(slice(0, size) for size in part.shape)] = part
             part = whole
         write_file(file, encode(array, part))
-
-
-def write_file(file: Path, raw: bytes) -> None:
-    """Whole or not at all, whoever else writes it at the same time."""
-    draft = file.with_name(f".{file.name}.{uuid.uuid4().hex}.partial")
-    try:
-        try:
-            draft.write_bytes(raw)
-        except FileNotFoundError:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_bytes(raw)
-        os.replace(draft, file)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
-        raise
 
 
 def write_new(

@@ -11,6 +11,7 @@ import altair as alt
 import pandas as pd
 import vl_convert as vlc
 
+from visualheads import disk
 from visualheads.errors import ParameterError
 
 MIME = "application/vnd.vegalite.v6+json"
@@ -71,8 +72,8 @@ def spec_of(chart: Any, alt_text: str = "") -> dict[str, Any]:
 def save_spec(chart: Any, path: str | Path) -> Path:
     """Write the chart's specification for the `{vegalite}` directive of another page; return the path."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(spec_of(chart), sort_keys=True), encoding="utf-8")
+    with disk.refusals_told(path):
+        disk.write_file(path, json.dumps(spec_of(chart), sort_keys=True).encode())
     return path
 
 

@@ -10,6 +10,7 @@ import yaml
 
 from visualheads.cli.console import out, say
 from visualheads.errors import KernelError, ParameterError, got
+from visualheads.places import project_folder
 
 
 def page(
@@ -99,10 +100,10 @@ def project_root() -> Path:
 
     Raises ParameterError outside any checkout: the book's sources are not part of an installed package.
     """
-    here = Path.cwd()
-    for folder in (here, *here.parents, Path(__file__).resolve().parents[3]):
-        if (folder / "_config.yml").is_file() and (folder / "notebooks").is_dir():
-            return folder
+    folder = project_folder() or project_folder(Path(__file__).resolve().parents[3])
+    if folder is not None:
+        return folder
     raise ParameterError(
-        f"{here} is not inside a checkout of the project (_config.yml and notebooks/); clone it, and run this there."
+        f"{Path.cwd()} is not inside a checkout of the project (_config.yml and notebooks/); clone it, and run this "
+        "there."
     )

@@ -11,10 +11,13 @@ from typing import Any
 
 import nbformat
 
+from visualheads.catalog import data_folder
+from visualheads.errors import VisualHeadsError
 from visualheads.pages.clean import RECORD
 from visualheads.pages.page import Page
 from visualheads.reading import PACKED, read_attrs
 from visualheads.store import pending
+from visualheads.tasks import task
 from visualheads.variables import UNTRAINED
 
 LIBRARY = Path(__file__).resolve().parents[1]
@@ -69,6 +72,19 @@ def files_hash(places: Iterable[Path]) -> str:
         for path in _files(place):
             _add(digest, path)
     return digest.hexdigest()
+
+
+def task_places(name: str, data: str | Path | None) -> tuple[Path, ...]:
+    """What decides a benchmark's samples: the folder of the shipped scenes, or a given folder's annotation files.
+
+    Pictures of a given folder do not count, as they do not in a store's identity: there may be a hundred thousand.
+    """
+    if not data:
+        return (data_folder() / "scenes" / name,)
+    try:
+        return tuple(task(name, data=data).annotations())
+    except VisualHeadsError:  # running the page tells what is wrong
+        return ()
 
 
 def recorded(output: Path) -> dict[str, Any]:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+ONCE = ("fresh",)
+"""Parameters of one run, which do not tell what a page shows: no later build repeats them."""
+
 
 @dataclass(frozen=True)
 class Page:

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from visualheads.catalog import Card, cards, data_folder, miniature_folder
+from visualheads.catalog import Card, cards, data_folder, miniature_folder, name_of
 from visualheads.errors import ParameterError, got
 from visualheads.pages import inputs
 from visualheads.pages.comparisons import MAIN_TASK, comparison_pages
-from visualheads.pages.page import Page
+from visualheads.pages.page import ONCE, Page
 from visualheads.pages.run import run_page
 from visualheads.pages.template import parameters_of
 from visualheads.places import RESULTS as DATA_RESULTS
@@ -33,19 +33,20 @@ FULL_N = 1000
 def model_page(root: str | Path, model: str, parameters: Mapping[str, Any] | None = None) -> Page:
     """The page of one model: a catalogue name, a checkpoint folder or a hub id."""
     root = Path(root).resolve()
-    slug = slug_of(model)
+    name = name_of(model)
+    slug = slug_of(name)
     given = {"model": model, "slug": slug, **(parameters or {})}
     template = root / TEMPLATES / "model.ipynb"
     task = str(given.get("task", "looktwice"))
-    folder = Path(str(given["data"])) if given.get("data") else data_folder() / "scenes" / task
+    asked = inputs.task_places(task, str(given.get("data") or ""))
     checkpoint = miniature_folder(model) if model in cards() else Path(model)
     return Page(
         template=template,
         output=root / MODELS / f"{slug}.ipynb",
         slug=slug,
-        title=model if "/" not in model else slug,
+        title=name if "/" not in name else slug,
         parameters=given,
-        data=(folder, *((checkpoint,) if checkpoint.is_dir() else ())),
+        data=(*asked, *((checkpoint,) if checkpoint.is_dir() else ())),
         products=(root / RESULTS / f"{slug}-head-map.json", root / RESULTS / f"{slug}-facts.json"),
         stores=root / str(given.get("results", DATA_RESULTS)),
         only=slug,
@@ -101,7 +102,8 @@ def model_pages(root: str | Path, full: bool = False, force: bool = False) -> li
         page = model_page(root, card.name)
         kept = {} if force else dict(inputs.recorded(page.output).get("parameters", {}))
         wanted = {**kept, "n": FULL_N, "results": FULL_RESULTS} if full else kept
-        pages.append(model_page(root, card.name, {k: v for k, v in wanted.items() if k not in ("model", "slug")}))
+        lasting = {k: v for k, v in wanted.items() if k not in ("model", "slug", *ONCE)}
+        pages.append(model_page(root, card.name, lasting))
     return pages
 
 
@@ -154,7 +156,7 @@ def _told(template: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """What a command line has to say: what was given, and always how many questions and which seed."""
     defaults = {name: p.default for name, p in parameters_of(template).items()} if template.is_file() else {}
     always = {name: defaults[name] for name in ALWAYS_TOLD if name in defaults}
-    return {name: value for name, value in {**always, **given}.items() if name not in ("model", "slug")}
+    return {name: value for name, value in {**always, **given}.items() if name not in ("model", "slug", *ONCE)}
 
 
 def _quoted(value: Any) -> str:

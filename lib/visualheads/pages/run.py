@@ -15,7 +15,7 @@ import nbformat
 from visualheads.errors import KernelError, VisualHeadsError
 from visualheads.kernels import use_warm_kernels
 from visualheads.pages import clean, inputs, template
-from visualheads.pages.page import Page
+from visualheads.pages.page import ONCE, Page
 from visualheads.pages.pool import Workers
 
 KERNEL_ENVIRONMENT = {
@@ -51,12 +51,14 @@ def run_page(page: Page, root: str | Path = ".", force: bool = False) -> bool:
     """
     root = Path(root).resolve()
     parameters = template.checked(page.template, page.parameters)
-    if not force and inputs.is_current(page, parameters):
+    lasting = {name: value for name, value in parameters.items() if name not in ONCE}
+    force = force or any(parameters.get(name) for name in ONCE)
+    if not force and inputs.is_current(page, lasting):
         return False
     page.output.parent.mkdir(parents=True, exist_ok=True)
     source = page.output.with_name(f".{page.output.stem}.source.ipynb")
     nbformat.write(template.filled(page.template, page.placeholders), source)
-    record = {"inputs": inputs.page_hash(page, parameters), "parameters": parameters, "title": page.title}
+    record = {"inputs": inputs.page_hash(page, lasting), "parameters": lasting, "title": page.title}
     try:
         _execute(source, page, parameters, root)
     finally:

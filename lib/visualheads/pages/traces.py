@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from visualheads import disk
 from visualheads.catalog import data_folder, miniature_folder
 from visualheads.errors import IdentityMismatch, StoreError, VisualHeadsError
 from visualheads.jobs import TraceJob
@@ -158,8 +159,7 @@ def trace_one(job: TraceJob) -> str:
 def made_from(job: TraceJob) -> str:
     """Hash of everything that decides a job's store."""
     described = asdict(job) | {"results": "", "definitions": DEFINITIONS_VERSION}
-    data = Path(job.data) if job.data else data_folder() / "scenes" / job.task
-    files = inputs.files_hash([miniature_folder(job.model), data])
+    files = inputs.files_hash([miniature_folder(job.model), *inputs.task_places(job.task, job.data)])
     return hashlib.sha256(f"{json.dumps(described, sort_keys=True)} {files}".encode()).hexdigest()
 
 
@@ -180,12 +180,18 @@ def _is_done(job: TraceJob, made: str) -> bool:
 
 def _stamp(job: TraceJob, made: str) -> None:
     path = Path(job.results) / STAMP
-    path.write_text(json.dumps({**_stamps(job), _key(job): made}, indent=1, sort_keys=True), encoding="utf-8")
+    with disk.refusals_told(path):
+        disk.write_file(path, json.dumps({**_stamps(job), _key(job): made}, indent=1, sort_keys=True).encode())
 
 
 def _stamps(job: TraceJob) -> dict[str, str]:
+    """Nothing where the file is damaged: what is done is then found in the stores, and stamped again."""
     path = Path(job.results) / STAMP
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def _key(job: TraceJob) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from visualheads import disk
 from visualheads.agreement import agreement
 from visualheads.charts import tables
 from visualheads.charts.display import plain
@@ -56,8 +57,9 @@ def save_facts(
         "note": NOTE_MINIATURE if miniature else NOTE_MODEL,
         "findings": findings(ds, above, alone),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(plain_tree(facts), indent=1, sort_keys=True, ensure_ascii=False), encoding="utf-8")
+    told = json.dumps(plain_tree(facts), indent=1, sort_keys=True, ensure_ascii=False)
+    with disk.refusals_told(path):
+        disk.write_file(path, told.encode())
     return path
 
 

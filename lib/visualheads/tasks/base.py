@@ -105,11 +105,15 @@ class Benchmark(ABC):
 
     def files_hash(self) -> str:
         """SHA-256 of the annotation files that are there (not of the pictures), for a run's identity."""
+        return records.hash_files(self.annotations())
+
+    def annotations(self) -> list[Path]:
+        """The annotation files that are there, of all splits; [] where none are."""
         paths: dict[str, Path] = {}
         for split in self.splits:
             if not self.missing(split):
                 paths |= {path.name: path for path in self.files(split)}
-        return records.hash_files(list(paths.values()))
+        return list(paths.values())
 
     def missing(self, split: str | None = None) -> str:
         """What a split lacks and where to get it, as one message; "" when its annotation files are there."""
