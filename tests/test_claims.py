@@ -116,6 +116,20 @@ def test_one_family_of_many_is_judged_at_a_corrected_level():
     assert one["surely_to"] == one["upper"] and five["surely_to"] > one["upper"] and five["upper"] == one["upper"]
 
 
+def test_the_family_told_is_one_that_decides(monkeypatch: pytest.MonkeyPatch):
+    """Where a family is below for certain, another's lower but uncertain number is not the one told."""
+    same = {"above": 0.0, "closest": -1.0, "by_chance": 1.0}
+    rows = {
+        "a": {"estimate": -0.6, "lower": -1.2, "upper": 0.0, "surely_from": -1.4, "surely_to": 0.2, **same},
+        "b": {"estimate": -0.4, "lower": -0.6, "upper": -0.2, "surely_from": -0.7, "surely_to": -0.1, **same},
+    }
+    told = iter(rows.values())
+    monkeypatch.setattr(looking, "_excess", lambda *_: next(told))
+    [found] = claims.judge(two_families(2.0, 1.0), [1])
+    assert found.finding.verdict == CONTRADICTED and found.finding.where == "b (B-7B)"
+    assert (found.finding.lower, found.finding.upper) == (-0.7, -0.1)
+
+
 def test_without_an_untrained_network_no_chance_is_told():
     [found] = claims.judge(two_families(2.0, 1.0), [1])
     assert np.isnan(found.finding.also["by_chance"])

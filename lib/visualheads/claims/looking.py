@@ -71,7 +71,8 @@ def visual_heads_exist(evidence: Evidence) -> Finding:
     table = pd.DataFrame(rows)
     first = table.sort_values(["above", "closest"], ascending=False, kind="stable")
     best = first.loc[~first.duplicated("family")]
-    worst = best.loc[best["lower"].idxmin()]
+    below = best[best["surely_to"] < EXCESS]
+    worst = below.loc[below["surely_to"].idxmin()] if len(below) else best.loc[best["lower"].idxmin()]
     kin = best["family"].map(table["family"].value_counts())
     best = best.assign(by_chance=np.minimum(1.0, best["by_chance"] * kin))  # the best of so many models
     verdicts = [
