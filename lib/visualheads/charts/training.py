@@ -48,11 +48,12 @@ def training_curves(records: Mapping[str, Mapping[str, Any]]) -> Any:
     if table.empty:
         return placeholder("No miniature was trained yet.")
     is_loss = table["figure"].str.contains("loss")
+    shares = sorted({figure(name) for name in table["figure"][~is_loss]})  # one colour each, whatever the stage
     lines = []
     for stage in dict.fromkeys(table["stage"]):
         of_stage = table["stage"] == stage
         parts = [
-            _curves(table[of_stage & chosen], stage if first else "", words, domain)
+            _curves(table[of_stage & chosen], stage if first else "", words, domain, shares)
             for first, chosen, words, domain in (
                 (True, is_loss, "loss", None),
                 (False, ~is_loss, "share right", [0, 1]),
@@ -66,11 +67,13 @@ def training_curves(records: Mapping[str, Mapping[str, Any]]) -> Any:
     return finished(chart.add_params(chosen_model(list(records))), words)
 
 
-def _curves(table: pd.DataFrame, title: str, words: str, domain: Sequence[float] | None) -> Any:
+def _curves(table: pd.DataFrame, title: str, words: str, domain: Sequence[float] | None, shares: Sequence[str]) -> Any:
     scale = alt.Scale(domain=domain) if domain else alt.Scale()
-    several = table["figure"].nunique() > 1
-    legend = alt.Legend(orient="bottom", title=None, columns=2) if several else None
     table = table.assign(figure=table["figure"].map(figure))
+    told = sorted(set(table["figure"]))
+    several = len(told) > 1
+    legend = alt.Legend(orient="bottom", title=None, columns=2, values=told) if several else None
+    colours = alt.Scale(scheme="category20", domain=shares) if several else alt.Undefined
     return (
         alt.Chart(rows(table.drop(columns="stage").to_dict("records")), title=title, width=240, height=150)
         .transform_filter("datum.model === chosen_model")
@@ -78,7 +81,7 @@ def _curves(table: pd.DataFrame, title: str, words: str, domain: Sequence[float]
         .encode(
             x=alt.X("step:Q", title="step", axis=alt.Axis(tickCount=5)),
             y=alt.Y("value:Q", title=words, scale=scale),
-            color=alt.Color("figure:N", legend=legend, scale=alt.Scale(scheme="category20")),
+            color=alt.Color("figure:N", legend=legend, scale=colours),
             tooltip=["figure:N", "step:Q", alt.Tooltip("value:Q", format=".3f")],
         )
     )
