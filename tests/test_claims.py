@@ -92,8 +92,8 @@ def test_one_head_above_an_untrained_network_supports_nothing():
     assert picked.finding.also["by_chance"] == pytest.approx(3 * looking._above_all_others(5, LAYERS * HEADS))
 
 
-def test_noise_of_the_controls_is_no_excess_of_theirs():
-    """Heads a nat above each of two noisy controls are above both, though one of the two is higher in most samples."""
+def excess_of_noisy_controls(looks: int) -> dict[str, float]:
+    """Eight heads a nat above each of two controls, whose samples are noisier than the model's."""
     rng, ds = np.random.default_rng(4), world({"a": Planted(llm="A-7B")}, pictures=400)
 
     def valued(heads: np.ndarray, noise: float) -> xr.Dataset:
@@ -103,17 +103,22 @@ def test_noise_of_the_controls_is_no_excess_of_theirs():
     heads = np.full((LAYERS, HEADS), -3.0)
     heads.flat[:8] = 1.0
     white = valued(heads - 1, 1.5).assign_coords(control=("sample", ["white"] * ds.sizes["sample"]))
-    told = looking._excess(valued(heads, 0.3), white, valued(np.zeros((LAYERS, HEADS)), 1.5), 1)
-    assert told is not None and told["above"] == 8
+    told = looking._excess(valued(heads, 0.3), white, valued(np.zeros((LAYERS, HEADS)), 1.5), looks)
+    assert told is not None
+    return told
+
+
+def test_noise_of_the_controls_is_no_excess_of_theirs():
+    """Such heads are above both, though one of the two is higher in most samples."""
+    told = excess_of_noisy_controls(1)
+    assert told["above"] == 8
     assert told["lower"] > 0.5 and told["estimate"] == pytest.approx(1.0, abs=0.35)
 
 
 def test_one_family_of_many_is_judged_at_a_corrected_level():
-    one, five = (
-        looking._bounds([xr.DataArray(np.random.default_rng(0).normal(-0.1, 1, 200), dims="sample")], looks)
-        for looks in (1, 5)
-    )
+    one, five = (excess_of_noisy_controls(looks) for looks in (1, 5))
     assert one["surely_to"] == one["upper"] and five["surely_to"] > one["upper"] and five["upper"] == one["upper"]
+    assert one["surely_from"] == one["lower"] and five["surely_from"] < one["lower"]
 
 
 def test_the_family_told_is_one_that_decides(monkeypatch: pytest.MonkeyPatch):

@@ -12,7 +12,6 @@ from scipy import stats
 from visualheads import nulls
 from visualheads.agreement import (
     agreement,
-    centred_interval,
     spearman,
     split_half,
     stepped_up,
@@ -23,6 +22,7 @@ from visualheads.agreement import (
 from visualheads.bootstrap import (
     bootstrap,
     bootstrap_difference,
+    centred_interval,
     half_weights,
     interval,
     picture_sums,
@@ -188,6 +188,10 @@ def test_localization_of_some_pictures_has_their_own_elbow():
     np.testing.assert_allclose(sums.means(np.ones((1, 20)))[:, 0], rank(ds, "localization").values.ravel())
     assert len(seen) > 1, "not all halves leave the same heads"
     fixed = picture_sums(sample_scores(ds, "localization"))
+    drawn = rank(ds, "localization", interval=True, n_boot=50)
+    np.testing.assert_allclose(drawn.sel(bound="estimate").values, rank(ds, "localization").values)
+    replicates = sums.means(picture_weights(20, 50, 0)).reshape(1, 4, 4, -1)
+    np.testing.assert_allclose(drawn.sel(bound="lower").values, interval(replicates)[0])
     mask = stepped_up(split_half(np.stack([fixed.means(halves).T, fixed.means(1 - halves).T], axis=1)))
     assert float(agreement(ds, by=["localization"], n_boot=10).reliability[0, 0]) < mask
 
@@ -254,11 +258,12 @@ def test_scores_are_lazy_safe():
 
 
 def test_select_of_one_model_without_its_dimension():
-    ds = traced()
+    """The stage that a dataset tells counts, not the one that its number of layers would give."""
+    told = np.array([["late", "early", "late", "early"]], dtype=object)
+    ds = traced().assign_coords(depth_stage=(("model", "layer"), told))
     chosen = select(rank(ds, "image_weight").isel(model=0), k=2, stage="late")
-    np.testing.assert_array_equal(
-        chosen.values, select(ds.assign_coords(stages=0), "image_weight", k=2, stage="late").values
-    )
+    assert set(np.argwhere(chosen.values)[:, 1].tolist()) == {2}, "heavier heads of layer 3 are told to be early"
+    np.testing.assert_array_equal(chosen.values, select(ds, "image_weight", k=2, stage="late").values)
 
 
 def test_select_by_hand():

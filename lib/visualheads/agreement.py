@@ -9,7 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
-from visualheads.bootstrap import LEVEL, N_BOOT, PictureSums, half_weights, interval, picture_weights
+from visualheads.bootstrap import LEVEL, N_BOOT, PictureSums, centred_interval, half_weights, picture_weights
 from visualheads.errors import ParameterError, got
 from visualheads.rankings import HEAD_DIMS, K, head_count, rankings, score_sums
 
@@ -122,23 +122,6 @@ def _shared(replicates: NDArray[np.floating], k: int) -> NDArray[np.float64]:
     return np.where(known[..., :, None] & known[..., None, :], top_k_overlap(replicates, k), np.nan)
 
 
-def centred_interval(
-    estimate: NDArray[np.float64], replicates: NDArray[np.float64], level: float, lowest: float
-) -> NDArray[np.float64]:
-    """Return an interval (…, bound) of the agreement that so many pictures give on average, within [lowest, 1].
-
-    Percentiles of the replicates (first axis) about their own mean: drawn pictures carry the noise of sampling twice,
-    so that replicates agree less than the estimate. What there would be without any noise is more than both: see the
-    ceiling.
-    """
-    spread = np.moveaxis(replicates, 0, -1)
-    finite = np.isfinite(spread)
-    counts = np.maximum(finite.sum(axis=-1), 1)  # without any, the bounds are NaN
-    mean = np.where(finite, spread, 0).sum(axis=-1) / counts
-    low, high = interval(spread, level)
-    return np.clip(np.stack([estimate + low - mean, estimate + high - mean], axis=-1), lowest, 1.0)
-
-
 def _seen(sums: Sequence[PictureSums]) -> list[PictureSums]:
     """The sums over the pictures that any of them knows a value of: others are no part of what is drawn."""
     there = np.asarray(np.stack([one.counts.any(axis=0) for one in sums]).any(axis=0)) if sums else np.zeros(0, bool)
@@ -230,7 +213,7 @@ def _one_model(
             ("spearman", spearman(replicates), -1.0),
             ("top_k_overlap", _shared(replicates, n_top), 0.0),
         ):
-            result[f"{name}_interval"][kept] = centred_interval(result[name][kept], values, level, lowest)
+            result[f"{name}_interval"][kept] = centred_interval(result[name][kept], values, level, lowest, 1.0)
         first = half_weights(n_pictures, n_splits, seed)
         halves = np.stack([scored(first), scored(1 - first)], axis=2)[..., heads]
         for index in np.flatnonzero(~empty[: len(sums)]):

@@ -16,7 +16,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from visualheads.bootstrap import LEVEL, half_weights
+from visualheads.bootstrap import LEVEL, centred_interval, half_weights
 from visualheads.errors import ParameterError, got
 from visualheads.patterns import FEWEST, Patterns, between, collected, drawn_halves, labels_of
 from visualheads.rankings import real_samples, sample_scores
@@ -242,10 +242,8 @@ def _compared(found: Patterns, n_splits: int, n_boot: int, level: float, seed: i
             told[name] = _symmetric(between(found, first, 1 - first, centred)).mean(axis=0)
         told["ceiling"], told["shortfall"] = _shortfall(told["correlation"])
         replicates = _shortfall(_symmetric(between(found, *drawn_halves(found.n_pictures, n_boot, seed))))[1]
-        tails = [(1 - level) / 2, (1 + level) / 2]
         there = np.isfinite(replicates).all(axis=0)
-        spread = np.quantile(replicates[:, there], tails, axis=0) - replicates[:, there].mean(axis=0)
-        bounds[there] = told["shortfall"][there][:, None] + np.stack([-spread[1], -spread[0]], axis=-1)
+        bounds[there] = centred_interval(told["shortfall"][there], replicates[:, there], level)
     both = ("group", "other")
     samples = found.counts.max(axis=1).sum(axis=1)
     return xr.Dataset(

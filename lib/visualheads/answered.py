@@ -99,15 +99,15 @@ def rare_changes(values: xr.DataArray, level: float = LEVEL) -> tuple[Bound, Bou
     1934), each times the mean size of such a change and at least `never_seen`; those of their difference are made of
     them as by Newcombe (1998, method 10): the squares of their widths add.
     """
-    unseen, sides = never_seen(_pictures(values), level), []
+    shape, sides = _shape(values), []
     for sign in (1, -1):
-        one_way = (sign * values).clip(min=0)  # NaN stays NaN
-        sums = picture_sums(one_way)
-        share = sums.means(np.ones((1, len(sums.pictures))))[:, 0].reshape(unseen.shape)
-        went, n = ((found > 0).sum(axis=1).reshape(unseen.shape) for found in (sums.sums, sums.counts))
-        size = np.divide(share * n, went, out=np.ones(unseen.shape), where=went > 0)
+        sums = picture_sums((sign * values).clip(min=0))  # NaN stays NaN
+        share = sums.means(np.ones((1, len(sums.pictures))))[:, 0].reshape(shape)
+        went, n = ((found > 0).sum(axis=1).reshape(shape) for found in (sums.sums, sums.counts))
+        size = np.divide(share * n, went, out=np.ones(shape), where=went > 0)
         low, high = _exact(went, n, level)
-        sides.append((share, np.minimum(share, size * low), np.minimum(1, np.maximum(size * high, unseen))))
+        most = np.maximum(size * high, never_seen(n, level))
+        sides.append((share, np.minimum(share, size * low), np.minimum(1, most)))
     (up, up_low, up_high), (down, down_low, down_high) = sides
     least = up - down - np.hypot(up - up_low, down_high - down)
     most = up - down + np.hypot(up_high - up, down - down_low)
@@ -133,8 +133,11 @@ def never_seen(n: int | NDArray[np.integer], level: float = LEVEL) -> NDArray[np
 
 def _pictures(values: xr.DataArray) -> NDArray[np.integer]:
     """How many pictures each value is known of, in the shape of `values` without the samples."""
-    shape = [values.sizes[dim] for dim in values.dims if dim != "sample"]
-    return (picture_sums(values).counts > 0).sum(axis=1).reshape(shape)
+    return (picture_sums(values).counts > 0).sum(axis=1).reshape(_shape(values))
+
+
+def _shape(values: xr.DataArray) -> list[int]:
+    return [values.sizes[dim] for dim in values.dims if dim != "sample"]
 
 
 def _both(bounds: xr.DataArray) -> tuple[Bound, Bound]:

@@ -114,7 +114,7 @@ def bootstrap(values: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, 
             rows = np.flatnonzero(which == place)
             own = PictureSums(sums.sums[rows][:, pictures], sums.counts[rows][:, pictures], sums.pictures[pictures])
             replicates[rows] = own.means(picture_weights(len(own.pictures), n_boot, seed))
-    return _bounded(values, estimate, replicates, level)
+    return bounded(values, estimate, replicates, level)
 
 
 def bootstrap_difference(
@@ -156,9 +156,34 @@ def interval(replicates: NDArray[np.float64], level: float = LEVEL) -> tuple[NDA
     return bounds[0], bounds[1]
 
 
-def _bounded(
+def centred_interval(
+    estimate: NDArray[np.float64],
+    replicates: NDArray[np.float64],
+    level: float = LEVEL,
+    lowest: float = -np.inf,
+    highest: float = np.inf,
+) -> NDArray[np.float64]:
+    """Return an interval (…, bound) about an estimate (…) of agreement, within [lowest, highest].
+
+    Percentiles of the replicates (first axis) about their own mean: drawn pictures carry the noise of sampling twice,
+    so that replicates agree less than the estimate. It is of the agreement that so many pictures give on average; what
+    there would be without any noise is more. NaN where no replicate is finite.
+    """
+    spread = np.moveaxis(replicates, 0, -1)
+    finite = np.isfinite(spread)
+    counts = np.maximum(finite.sum(axis=-1), 1)
+    mean = np.where(finite, spread, 0).sum(axis=-1) / counts
+    low, high = interval(spread, level)
+    return np.clip(np.stack([estimate + low - mean, estimate + high - mean], axis=-1), lowest, highest)
+
+
+def bounded(
     values: xr.DataArray, estimate: NDArray[np.float64], replicates: NDArray[np.float64], level: float
 ) -> xr.DataArray:
+    """Return estimates and percentile intervals (…, bound) in the shape of `values` without its samples.
+
+    `estimate` is (value), `replicates` (value, replicate), where value runs over all dimensions but `sample`.
+    """
     lower, upper = interval(replicates, level)
     template = values.isel(sample=0, drop=True)
     stacked = np.stack([lower, estimate, upper], axis=-1).reshape(*template.shape, 3)

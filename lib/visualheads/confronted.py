@@ -11,8 +11,8 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
-from visualheads.agreement import agreement, centred_interval, spearman, top_k_overlap, without_layer_means
-from visualheads.bootstrap import LEVEL, PictureSums, picture_sums, picture_weights
+from visualheads.agreement import agreement, spearman, top_k_overlap, without_layer_means
+from visualheads.bootstrap import LEVEL, PictureSums, centred_interval, picture_sums, picture_weights
 from visualheads.causes import EFFECT, Lists, usable
 from visualheads.rankings import head_count, score_sums
 
@@ -49,7 +49,7 @@ def ranking_agreement(
     """How well each observational ranking finds the heads that matter: one row per model and ranking.
 
     spearman, lower, upper   rank correlation over heads with the effects; interval over the pictures of both, of what
-                             so many pictures give on average (`agreement.centred_interval`)
+                             so many pictures give on average (`bootstrap.centred_interval`)
     within                   the same after removing layer means, so that depth alone makes no agreement
     unrelated                what 95 % of unrelated rankings of as many heads do not exceed, up or down
     ceiling                  √(reliability of the ranking · reliability of the effects): the most that noise allows
@@ -133,8 +133,8 @@ def _confronted(scores: Measured, effect: Measured, layer: NDArray[np.integer]) 
     bounds, overlaps = [np.nan, np.nan], [np.nan, np.nan]
     if drawn.shape[-1]:
         replicates = spearman(drawn)[:, 0, 1]
-        bounds = centred_interval(observed, replicates, LEVEL, -1.0).tolist()
-        overlaps = centred_interval(shared, top_k_overlap(drawn, k)[:, 0, 1], LEVEL, 0.0).tolist()
+        bounds = centred_interval(observed, replicates, LEVEL, -1.0, 1.0).tolist()
+        overlaps = centred_interval(shared, top_k_overlap(drawn, k)[:, 0, 1], LEVEL, 0.0, 1.0).tolist()
     return {
         "spearman": float(observed), "lower": bounds[0], "upper": bounds[1],
         "within": float(spearman(without_layer_means(pair, layer[heads]))[0, 1]), "ceiling": float(np.sqrt(room)),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from visualheads.agreement import spearman, split_half, stepped_up, without_layer_means
 from visualheads.alike import QUERY
-from visualheads.bootstrap import LEVEL, PictureSums, half_weights, picture_sums, picture_weights
+from visualheads.bootstrap import LEVEL, PictureSums, centred_interval, half_weights, picture_sums, picture_weights
 from visualheads.errors import ParameterError, got
 from visualheads.rankings import head_count, rank, sample_scores, top_heads
 
@@ -223,11 +223,8 @@ def _related(
     within = float(spearman(without_layer_means(whole, layer[heads]))[0, 1])
     drawn = pair(picture_weights(n_seen, n_boot, seed), picture_weights(n_told, n_boot, seed + 1))
     replicates = spearman(drawn)[:, 0, 1]
-    replicates = replicates[np.isfinite(replicates)]
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    spread = np.quantile(replicates, tails) - replicates.mean() if len(replicates) else np.full(2, np.nan)
     ceiling = np.sqrt(_reliability(seen, heads, seed) * _reliability(told, heads, seed))
-    bounds = np.clip([rho - spread[1], rho - spread[0]], -1.0, 1.0)
+    bounds = centred_interval(np.array(rho), replicates, level, -1.0, 1.0)
     return {"rho": rho, "lower": float(bounds[0]), "upper": float(bounds[1]), "within": within, "ceiling": ceiling}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -12,8 +13,14 @@ from numpy.typing import NDArray
 from visualheads.catalog import data_folder
 from visualheads.errors import UnknownTaskError
 from visualheads.tasks import registry
-from visualheads.tasks.drawing import Question
 from visualheads.tasks.records import MissingDataError
+
+
+class Known(NamedTuple):
+    """What is kept of a question: its files may hold pictures."""
+
+    kind: str
+    options: int
 
 
 def with_kinds(ds: xr.Dataset) -> xr.Dataset:
@@ -23,19 +30,19 @@ def with_kinds(ds: xr.Dataset) -> xr.Dataset:
     right counts (`Question.stratum`). "" where the shipped files are not those that the samples came from, or that is
     unknown.
     """
-    kinds = [question.stratum if question else "" for question in _questions(ds)]
+    kinds = [known.kind if known else "" for known in _known(ds)]
     return ds.assign_coords(kind=("sample", np.array(kinds, dtype=object)))
 
 
 def option_counts(ds: xr.Dataset) -> NDArray[np.int64]:
     """How many choices the benchmark's files give to each sample's question, (sample); 0 where that is unknown."""
-    return np.array([len(question.options) if question else 0 for question in _questions(ds)], dtype=np.int64)
+    return np.array([known.options if known else 0 for known in _known(ds)], dtype=np.int64)
 
 
-def _questions(ds: xr.Dataset) -> list[Question | None]:
-    """Each sample's question in the files that it came from; None where these are not in the data folder."""
+def _known(ds: xr.Dataset) -> list[Known | None]:
+    """What the files that each sample came from tell of its question; None where these are not in the data folder."""
     tasks, names = (np.atleast_1d(ds[name].values).astype(str) for name in ("task", "question_id"))
-    found: list[Question | None] = [None] * len(tasks)
+    found: list[Known | None] = [None] * len(tasks)
     if "provenance" not in ds.coords:
         return found
     seen = np.asarray(ds["n_image_tokens"].transpose("model", "sample").values, dtype=float) > 0
@@ -50,14 +57,18 @@ def _questions(ds: xr.Dataset) -> list[Question | None]:
 
 
 @lru_cache(maxsize=32)
-def _of_files(task: str, folder: str, files: str) -> dict[str, Question]:
-    """The questions in the files of the data folder by id; empty where their hash is another one than `files`."""
+def _of_files(task: str, folder: str, files: str) -> dict[str, Known]:
+    """What the files of the data folder tell of each question by id; none where their hash is not `files`."""
     del folder  # where the registry looks: another folder is another entry
     try:
         benchmark = registry.task(task)
         if benchmark.files_hash() != files:
             return {}
         there = [split for split in benchmark.splits if not benchmark.missing(split)]
-        return {q.question_id: q for split in there for q in benchmark.reading(split).questions}
+        return {
+            q.question_id: Known(q.stratum, len(q.options))
+            for split in there
+            for q in benchmark.reading(split).questions
+        }
     except (UnknownTaskError, MissingDataError):
         return {}

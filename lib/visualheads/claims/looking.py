@@ -34,7 +34,6 @@ from visualheads.rankings import head_count, samples_with_control, top_heads
 
 EXCESS = 0.1
 """Log-odds by which a visual head must exceed its null: a tenth of a nat, 10 % more odds (ours)."""
-SURELY = {"surely_from": "lower", "surely_to": "upper"}
 
 
 def visual_heads_exist(evidence: Evidence) -> Finding:
@@ -129,7 +128,7 @@ def in_early_and_middle_layers(evidence: Evidence) -> Finding:
 def _excess(
     own: xr.Dataset, white: xr.Dataset | None, untrained: xr.Dataset | None, looks: int
 ) -> dict[str, float] | None:
-    """Mean excess (`_bounds`) on one half of the heads that are above null on the other; None for few pictures.
+    """Mean excess (`_least`) on one half of the heads that are above null on the other; None for few pictures.
 
     `above` is how many those are. Without any, it is the excess of the one that comes closest (`closest`: by how much,
     on the first half): a choice made on the first half alone, so that the other half judges it fairly. `by_chance`:
@@ -148,12 +147,13 @@ def _excess(
         chosen = top_heads(excess, 1)[:, 0]
     told = {"above": float(count), "closest": float(excess.max()), "by_chance": by_chance}
     differences = [] if white is None else [_difference(second, white, chosen, same_heads=True)]
-    if white is not None:
-        alone = bounds_of(bootstrap(differences[0]))
-        told |= {"white": alone["estimate"], "white_lower": alone["lower"], "white_upper": alone["upper"]}
     if untrained is not None:
         differences.append(_difference(second, untrained, chosen, same_heads=False))
-    return {**_bounds(differences, looks), **told}
+    plain = [bounds_of(bootstrap(values)) for values in differences]
+    wide = _least([bounds_of(bootstrap(values, *of_looks(looks))) for values in differences])
+    if white is not None:
+        told |= {"white": plain[0]["estimate"], "white_lower": plain[0]["lower"], "white_upper": plain[0]["upper"]}
+    return {**_least(plain), "surely_from": wide["lower"], "surely_to": wide["upper"], **told}
 
 
 def _asked(own: xr.Dataset, *controls: xr.Dataset | None) -> bool:
@@ -180,13 +180,10 @@ def _difference(own: xr.Dataset, control: xr.Dataset, chosen: NDArray[np.bool_],
     return xr.DataArray(mean - limits, {"image_id": ("sample", own["image_id"].values)}, ("sample",))
 
 
-def _bounds(differences: Sequence[xr.DataArray], looks: int) -> dict[str, float]:
-    """The least of several mean differences: estimate, lower, upper, and surely_from and surely_to, the bounds of one
-    of `looks` (Bonferroni). To exceed all is to exceed each, so that the least of each bound counts."""
-    plain = [bounds_of(bootstrap(values)) for values in differences]
-    wide = [bounds_of(bootstrap(values, *of_looks(looks))) for values in differences]
-    told = {name: min(row[name] for row in plain) for name in ("estimate", "lower", "upper")}
-    return {**told, **{name: min(row[of] for row in wide) for name, of in SURELY.items()}}
+def _least(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The least of several mean differences: estimate, lower, upper. To exceed all is to exceed each, so that the least
+    of each bound counts."""
+    return {name: min(row[name] for row in rows) for name in ("estimate", "lower", "upper")}
 
 
 def _by_chance(models: pd.DataFrame, tail: str) -> float:

@@ -8,8 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from visualheads.agreement import centred_interval
-from visualheads.bootstrap import LEVEL, N_BOOT, PictureSums, interval, picture_sums, picture_weights
+from visualheads.bootstrap import LEVEL, N_BOOT, PictureSums, centred_interval, interval, picture_sums, picture_weights
 from visualheads.rankings import sample_scores
 
 TASK = "looktwice"
@@ -52,12 +51,12 @@ def bootstrapped(
 ) -> dict[str, float]:
     """Estimate and 95 % interval of a statistic of picture weights, (replicate, picture) → (replicate).
 
-    correlation   it is one over heads, whose replicates agree less than the estimate (`agreement.centred_interval`)
+    correlation   it is one over heads, whose replicates agree less than the estimate (`bootstrap.centred_interval`)
     """
     estimate = float(statistic(np.ones((1, pictures)))[0])
     replicates = np.asarray(statistic(picture_weights(pictures, N_BOOT)), dtype=float)
     if correlation:
-        lower, upper = centred_interval(np.array(estimate), replicates, LEVEL, -1.0)
+        lower, upper = centred_interval(np.array(estimate), replicates, LEVEL, -1.0, 1.0)
     else:
         lower, upper = interval(replicates)
     return {"estimate": estimate, "lower": float(lower), "upper": float(upper)}

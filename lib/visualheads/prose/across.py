@@ -43,7 +43,7 @@ def benchmark_scores(scores: pd.DataFrame) -> str:
         "so many pictures may hide (exact binomial bound); MMBench counts a question where every round is right. "
         f"{sampled(scores)} {above} of {counted(n, 'score')} with a known chance level "
         f"{agreeing(above, 'lies', 'lie')} above it with the whole interval; chance is the most frequent answer's "
-        f"share, or one letter of those offered{rest}."
+        f"share, or one of as many choices as each question offers{rest}."
     )
 
 
