@@ -56,14 +56,16 @@ def train(
         folder = Path(tempfile.mkdtemp(prefix="visualheads-smoke-"))
     target = folder or data_folder() / "miniatures"
     unfinished = work or (target / "unfinished" if smoke else data_folder() / "training")
+    short = not smoke and any(miniature(each).share < 1 for each in names)
+    questions = book_questions(project_root()) if short else None  # known before hours of training
     for each in names:
         if every and not again and not smoke and is_trained(each, target):
             say(f"{each}: trained already")
             continue
         made = train_one(each, target=target, work=unfinished, smoke=smoke, device=placed, report=_report)
         if not smoke:
-            if miniature(each).share < 1:
-                trace_short(each, made, unfinished, book_questions(project_root()))
+            if questions is not None and miniature(each).share < 1:
+                trace_short(each, made, unfinished, questions)
             else:
                 trace_moments(each, made, unfinished)
         say(f"{each}: {made}")
