@@ -37,6 +37,20 @@ class PictureSums:
         counts = self.counts @ weights.T
         return np.divide(self.sums @ weights.T, counts, out=np.full_like(counts, np.nan), where=counts > 0)
 
+    def drawn(self, n_boot: int, seed: int) -> NDArray[np.float64]:
+        """Return bootstrap means (value, replicate): of each value only the pictures are drawn that it is known of.
+
+        Values known of the same pictures share their draws. NaN for a value without any.
+        """
+        known, which = np.unique(self.counts > 0, axis=0, return_inverse=True)
+        replicates = np.full((len(self.sums), n_boot), np.nan)
+        for place, pictures in enumerate(known):
+            if pictures.any():
+                rows = np.flatnonzero(which == place)
+                own = PictureSums(self.sums[rows][:, pictures], self.counts[rows][:, pictures], self.pictures[pictures])
+                replicates[rows] = own.means(picture_weights(len(own.pictures), n_boot, seed))
+        return replicates
+
     def of(self, chosen: NDArray[np.bool_]) -> PictureSums:
         """Return the sums over some of the pictures."""
         return PictureSums(self.sums[:, chosen], self.counts[:, chosen], self.pictures[chosen])
@@ -107,14 +121,7 @@ def bootstrap(values: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, 
     """
     sums = picture_sums(values)
     estimate = sums.means(np.ones((1, len(sums.pictures))))[:, 0]
-    known, which = np.unique(sums.counts > 0, axis=0, return_inverse=True)
-    replicates = np.full((len(estimate), n_boot), np.nan)
-    for place, pictures in enumerate(known):
-        if pictures.any():
-            rows = np.flatnonzero(which == place)
-            own = PictureSums(sums.sums[rows][:, pictures], sums.counts[rows][:, pictures], sums.pictures[pictures])
-            replicates[rows] = own.means(picture_weights(len(own.pictures), n_boot, seed))
-    return bounded(values, estimate, replicates, level)
+    return bounded(values, estimate, sums.drawn(n_boot, seed), level)
 
 
 def bootstrap_difference(

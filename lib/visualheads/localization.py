@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from visualheads.bootstrap import PictureSums
+from visualheads.bootstrap import PictureSums, picture_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +41,13 @@ class LocalizationSums(PictureSums):
                 self.known[key] = self.among(mask)
             found[:, rows] = self.known[key].means(weights[rows])
         return found
+
+    def drawn(self, n_boot: int, seed: int) -> NDArray[np.float64]:
+        """Return bootstrap rankings (head, replicate), all heads with the same draws: one elbow is that of all."""
+        known = np.asarray(self.counts.any(axis=0))
+        if not known.any():
+            return np.full((len(self.sums), n_boot), np.nan)
+        return self.of(known).means(picture_weights(int(known.sum()), n_boot, seed))
 
     def of(self, chosen: NDArray[np.bool_]) -> LocalizationSums:
         """Return the sums over some of the pictures."""
