@@ -42,7 +42,7 @@ def launch(root: str) -> None:
     """Run the page in `root` with a warm kernel that has little to import."""
     from test_pages import a_page
     from visualheads import kernels
-    from visualheads.pages import run_page
+    from visualheads.pages.run import run_page
 
     kernels.PRELOADED = ("ipykernel.kernelapp",)
     kernels.use_warm_kernels()

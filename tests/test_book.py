@@ -12,7 +12,9 @@ import yaml
 
 from browser import PHONE, Pages, browser
 from visualheads.errors import ParameterError, VisualHeadsError
-from visualheads.pages import Page, render_book, run_page
+from visualheads.pages.book import render_book
+from visualheads.pages.page import Page
+from visualheads.pages.run import run_page
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = Path(__file__).resolve().parent

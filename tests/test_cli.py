@@ -204,7 +204,8 @@ def test_a_job_travels_without_its_samples(data):
 
 
 def test_page_and_book_pass_their_arguments_on(capsys, monkeypatch, tmp_path):
-    from visualheads import pages
+    from visualheads.pages import book as building
+    from visualheads.pages import plan
 
     seen: dict[str, object] = {}
 
@@ -217,8 +218,8 @@ def test_page_and_book_pass_their_arguments_on(capsys, monkeypatch, tmp_path):
         report("one page [of two]")
         return tmp_path / "index.html"
 
-    monkeypatch.setattr(pages, "run_model_page", page)
-    monkeypatch.setattr(pages, "build_book", book)
+    monkeypatch.setattr(plan, "run_model_page", page)
+    monkeypatch.setattr(building, "build_book", book)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "_config.yml").touch()

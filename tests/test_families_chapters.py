@@ -18,7 +18,7 @@ from visualheads import charts, layouts
 from visualheads.adapters import registry as adapters
 from visualheads.catalog import Card, miniature_folder
 from visualheads.models import wrap
-from visualheads.pages import parameters_of
+from visualheads.pages.template import parameters_of
 from visualheads.tasks import registry as tasks
 
 NOTEBOOK = ROOT / "notebooks" / "your_model.ipynb"

@@ -16,7 +16,8 @@ from helpers import BUILDERS, Tiny, llava_next
 from visualheads import charts
 from visualheads.catalog import cards
 from visualheads.models import wrap
-from visualheads.pages import Page, run_page
+from visualheads.pages.page import Page
+from visualheads.pages.run import run_page
 from visualheads.places import slug_of
 from visualheads.tasks.looktwice import LookTwice
 

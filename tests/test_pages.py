@@ -20,9 +20,12 @@ from children import launch
 from tasks_data import looktwice
 from visualheads import jobs, kernels
 from visualheads.errors import KernelError, ParameterError
-from visualheads.pages import Page, clean, contents, engine, inputs, landing, parameters_of, plan, run_page, template
+from visualheads.pages import clean, contents, engine, inputs, landing, plan, template
 from visualheads.pages import run as running
 from visualheads.pages import traces as tracing
+from visualheads.pages.page import Page
+from visualheads.pages.run import run_page
+from visualheads.pages.template import parameters_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = """\

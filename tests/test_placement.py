@@ -18,7 +18,7 @@ from visualheads import jobs, models, placement, reduced, tracing
 from visualheads.errors import DeviceMemoryError, IdentityMismatch, ParameterError
 from visualheads.estimate import estimate
 from visualheads.jobs import TraceJob
-from visualheads.pages import parameters_of
+from visualheads.pages.template import parameters_of
 from visualheads.prose import benchmarks as text
 
 CUDA = torch.device("cuda", 0)

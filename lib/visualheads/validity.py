@@ -208,23 +208,28 @@ def _boxes(ds: xr.Dataset) -> Iterator[str]:
     """
     if not _sound(ds, "image_weight") or "has_box" not in ds.coords:
         return
-    measured = ds["image_weight"].notnull()
+    # Computed once each: lazy arrays would be read again for every comparison.
+    measured = ds["image_weight"].notnull().compute()
     has_box = ds["has_box"].astype(bool)
-    arrays = [array for array, variable in _known(ds) if variable.needs_box and _sound(ds, variable.name)]
-    for array in arrays:
-        invented = measured & ~has_box & array.notnull()
+    known = {
+        array.name: array.notnull().compute()
+        for array, variable in _known(ds)
+        if variable.needs_box and _sound(ds, variable.name)
+    }
+    for name, there in known.items():
+        invented = measured & ~has_box & there
         if invented.any():
-            yield f"{array.name} has values for samples without a box in {_where(invented.compute())}"
-    if not arrays:
+            yield f"{name} has values for samples without a box in {_where(invented)}"
+    if not known:
         return
-    has_patches = xr.concat([array.notnull().any("head") for array in arrays], "variable").any("variable")
+    has_patches = xr.concat([there.any("head") for there in known.values()], "variable").any("variable")
     # Lift and hit are also undefined for a head that gives the whole image nothing, as is the entropy.
-    looks = ds["effective_patches"].notnull() if _sound(ds, "effective_patches") else measured & False
-    for array in arrays:
-        expected = measured if array.name == "region_weight" else looks
-        lost = expected & has_box & has_patches & array.isnull()
+    looks = ds["effective_patches"].notnull().compute() if _sound(ds, "effective_patches") else measured & False
+    for name, there in known.items():
+        expected = measured if name == "region_weight" else looks
+        lost = expected & has_box & has_patches & ~there
         if lost.any():
-            yield f"{array.name} is NaN for samples with a box in {_where(lost.compute())}"
+            yield f"{name} is NaN for samples with a box in {_where(lost)}"
 
 
 def _maps(ds: xr.Dataset) -> Iterator[str]:

@@ -243,12 +243,8 @@ def _pattern(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def _correlations(
     ones: Sequence[NDArray[np.float64]], others: Sequence[NDArray[np.float64]], centred: bool
 ) -> NDArray[np.float64]:
-    def ranks(patterns: Sequence[NDArray[np.float64]]) -> pd.DataFrame:
-        flat = [(p - _layer_means(p) if centred else p).ravel() for p in patterns]
-        return pd.DataFrame(np.array(flat).T).rank()
-
-    left, right = ranks(ones), ranks(others)
-    return np.array([[left[i].corr(right[j]) for j in right] for i in left])
+    flat = [(pattern - _layer_means(pattern) if centred else pattern).ravel() for pattern in (*ones, *others)]
+    return pd.DataFrame(np.array(flat).T).rank().corr().values[: len(ones), len(ones) :]
 
 
 def _layer_means(pattern: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -23,7 +23,7 @@ def page(
 ) -> None:
     """Run the model notebook for one model; `visualheads book` then puts its page into the book."""
     from visualheads.checkpoints import resolve
-    from visualheads.pages import run_model_page
+    from visualheads.pages.plan import run_model_page
 
     resolve(model)
     written = run_model_page(project_root(), model, parameters(parameter or []), force=force)
@@ -49,7 +49,7 @@ def build(
     ] = None,
 ) -> None:
     """Trace the miniatures, run the notebooks, render the book, and print the path of its first page."""
-    from visualheads.pages import build_book
+    from visualheads.pages.book import build_book
 
     index = build_book(project_root(), full=full, force=force, workers=workers, report=say)
     out.print("[bold green]The book:[/]", end=" ")
