@@ -40,7 +40,7 @@ def page_run(page: Any, root: Any, warm: bool) -> None:
 
 def launch(root: str) -> None:
     """Run the page in `root` with a warm kernel that has little to import."""
-    from test_pages import a_page
+    from made_pages import a_page
     from visualheads import kernels
     from visualheads.pages.run import run_page
 

@@ -590,6 +590,15 @@ def test_question_types_leave_the_names_out():
     assert evaluation.template("Is this image dark?") == evaluation.template("Is this image noisy?")
 
 
+@pytest.mark.parametrize("name", [*architectures.MINIATURES, *architectures.QUARTERS])
+def test_shipped_cards_are_what_the_code_writes(name: str):
+    recipe = architectures.miniature(name)
+    folder = miniature_folder(name)
+    record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    config = AutoConfig.from_pretrained(miniature_folder(recipe.parent or name))
+    assert (folder / "MODEL_CARD.md").read_text(encoding="utf-8") == card.model_card(recipe, config, record)
+
+
 def test_cards_say_which_intervals_are_too_narrow():
     record = json.loads((miniature_folder("mini-1.5-7B") / "training.json").read_text(encoding="utf-8"))
     config = AutoConfig.from_pretrained(miniature_folder("mini-1.5-7B"))

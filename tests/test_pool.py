@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from children import page_run, process, protocol_run, traced, worked
-from test_pages import a_page
+from made_pages import a_page
 from visualheads import whole
 from visualheads.errors import KernelError, StoreError
 from visualheads.jobs import TraceJob
