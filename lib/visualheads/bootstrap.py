@@ -75,16 +75,38 @@ def picture_ids(samples: xr.DataArray | xr.Dataset) -> NDArray[np.object_]:
 
 def picture_sums(values: xr.DataArray) -> PictureSums:
     """Return the sums and counts per picture of an array with dimension `sample`, pictures in sorted order."""
-    pictures, owner = np.unique(picture_ids(values).astype(str), return_inverse=True)
-    if len(owner) == 0:
-        raise ParameterError(got("samples", 0, "at least one sample"))
-    array = np.asarray(values.transpose(..., "sample").values, dtype=np.float64).reshape(-1, len(owner))
-    order = np.argsort(owner, kind="stable")
-    starts = np.searchsorted(owner[order], np.arange(len(pictures)))
-    there = np.isfinite(array)[:, order]
-    sums = np.add.reduceat(np.where(there, array[:, order], 0.0), starts, axis=1)
-    counts = np.add.reduceat(there.astype(np.float64), starts, axis=1)
-    return PictureSums(sums, counts, pictures.astype(object))
+    return Grouping.of(values).sums(values.transpose(..., "sample").values)
+
+
+@dataclass(frozen=True, eq=False)
+class Grouping:
+    """Samples by their pictures, found once for several arrays of the same samples.
+
+    pictures  the pictures (picture) in sorted order
+    order     the samples' places (sample), those of one picture side by side
+    starts    where each picture's samples begin in this order (picture)
+    """
+
+    pictures: NDArray[np.object_]
+    order: NDArray[np.intp]
+    starts: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, samples: xr.DataArray | xr.Dataset) -> Grouping:
+        """Group the samples of something with dimension `sample`; ParameterError where there are none."""
+        pictures, owner = np.unique(picture_ids(samples).astype(str), return_inverse=True)
+        if len(owner) == 0:
+            raise ParameterError(got("samples", 0, "at least one sample"))
+        order = np.argsort(owner, kind="stable")
+        return cls(pictures.astype(object), order, np.searchsorted(owner[order], np.arange(len(pictures))))
+
+    def sums(self, values: NDArray[np.generic]) -> PictureSums:
+        """Return the sums and counts per picture of values (…, sample)."""
+        array = np.asarray(values, dtype=np.float64).reshape(-1, len(self.order))[:, self.order]
+        there = np.isfinite(array)
+        sums = np.add.reduceat(np.where(there, array, 0.0), self.starts, axis=1)
+        counts = np.add.reduceat(there.astype(np.float64), self.starts, axis=1)
+        return PictureSums(sums, counts, self.pictures)
 
 
 @lru_cache(maxsize=16)

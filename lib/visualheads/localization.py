@@ -14,6 +14,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+def lowest_entropy(entropy: NDArray[np.floating], wanted: int) -> Callable[[NDArray[np.bool_]], NDArray[np.float64]]:
+    """Return what gives, of heads (head) above the elbow, those `wanted` of lowest entropy in each sample.
+
+    entropy   (head, sample); ties go to the lower head index
+    The result is 1 for these (head, sample), 0 for other heads, NaN where a head has no entropy.
+    """
+    there = np.isfinite(entropy)
+    order = np.argsort(entropy, axis=0, kind="stable")  # once for all sets of heads; NaN is last
+    ordered = np.take_along_axis(there, order, axis=0)
+
+    def among(above: NDArray[np.bool_]) -> NDArray[np.float64]:
+        eligible = above[order] & ordered
+        lowest = np.zeros(entropy.shape)
+        np.put_along_axis(lowest, order, eligible & (np.cumsum(eligible, axis=0) <= wanted), axis=0)
+        return np.where(there, lowest, np.nan)
+
+    return among
+
+
 @dataclass(frozen=True, eq=False)
 class LocalizationSums(PictureSums):
     """Sums per picture whose heads are chosen anew under every row of weights.

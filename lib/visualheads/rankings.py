@@ -13,9 +13,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from visualheads.bootstrap import LEVEL, N_BOOT, PictureSums, bounded, picture_sums
+from visualheads.bootstrap import LEVEL, N_BOOT, Grouping, PictureSums, bounded, picture_sums
 from visualheads.errors import HeadError, ParameterError, got
-from visualheads.localization import LocalizationSums
+from visualheads.localization import LocalizationSums, lowest_entropy
 
 HEAD_DIMS = ("model", "layer", "head")
 DETECTION_K = 100
@@ -82,9 +82,10 @@ def _sums(ds: xr.Dataset, values: xr.DataArray, by: str, model: int, query: str 
         return sums
     chosen = _one_query(real_samples(ds), query, by)
     entropy, weights = (_variable(chosen, name).isel(model=[model]) for name in ("spatial_entropy", "image_weight"))
+    among, pictures = _localized(entropy.values, k), Grouping.of(entropy)
     return LocalizationSums(
         sums.sums, sums.counts, sums.pictures, picture_sums(weights), _above_elbow,
-        lambda above: picture_sums(_lowest_entropy(entropy, above[None], k)),
+        lambda above: pictures.sums(among(above)),
     )  # fmt: skip
 
 
@@ -150,49 +151,38 @@ def elbow(sums: NDArray[np.floating]) -> float:
 
 
 def _detection(ds: xr.Dataset, k: K) -> xr.DataArray:
-    return _share_among(_variable(ds, "image_weight"), lambda n_heads: head_count(n_heads, k))
+    values = _variable(ds, "image_weight")
+    indicator = np.full(values.shape, np.nan)
+    for model, weights in enumerate(values.values):
+        flat = weights.reshape(-1, weights.shape[-1])
+        there = np.isfinite(flat)
+        if n_heads := int(there.any(axis=1).sum()):
+            top = top_heads(flat, head_count(n_heads, k))
+            indicator[model] = np.where(there, top, np.nan).reshape(weights.shape)
+    return values.copy(data=indicator)
 
 
 def _localization(ds: xr.Dataset, k: K) -> xr.DataArray:
     entropy, sums = _variable(ds, "spatial_entropy"), picture_sums(_variable(ds, "image_weight"))
     means = sums.means(np.ones((1, len(sums.pictures))))[:, 0].reshape(entropy.shape[0], -1)
-    return _lowest_entropy(entropy, np.stack([_above_elbow(model) for model in means]), k)
+    found = [_localized(own, k)(_above_elbow(mean)) for own, mean in zip(entropy.values, means, strict=True)]
+    return entropy.copy(data=np.stack(found).reshape(entropy.shape))
 
 
 def _above_elbow(means: NDArray[np.floating]) -> NDArray[np.bool_]:
     return means > elbow(means)
 
 
-def _lowest_entropy(entropy: xr.DataArray, above: NDArray[np.bool_], k: K) -> xr.DataArray:
-    """1 where the head is among those of lowest entropy of its model and sample, of the heads (model, head) `above`."""
-
-    def wanted(n_heads: int) -> int:
-        if k is not None:
-            return head_count(n_heads, k)
-        share = round(LOCALIZATION_K / 1024 * n_heads)
-        return LOCALIZATION_K if n_heads >= FULL_SIZE else min(n_heads, max(LOCALIZATION_LEAST, share))
-
-    chosen = above.reshape(*entropy.shape[:3], 1)
-    eligible = entropy.copy(data=np.where(chosen, -entropy.values, np.nan))
-    return _share_among(eligible, wanted, there=np.isfinite(entropy.values))
-
-
-def _share_among(
-    values: xr.DataArray,
-    wanted: Callable[[int], int],
-    there: NDArray[np.bool_] | None = None,
-) -> xr.DataArray:
-    """1 where the head is among the wanted largest of its model and sample, 0 elsewhere, NaN where it has no value."""
-    there = np.isfinite(values.values) if there is None else there
-    indicator = np.full(values.shape, np.nan)
-    for model, model_values in enumerate(values.values):
-        flat_there = there[model].reshape(-1, there.shape[-1])
-        n_heads = int(flat_there.any(axis=1).sum())
-        if n_heads == 0:
-            continue
-        top = top_heads(model_values.reshape(flat_there.shape), wanted(n_heads))
-        indicator[model] = np.where(flat_there, top, np.nan).reshape(model_values.shape)
-    return values.copy(data=indicator)
+def _localized(entropy: NDArray[np.floating], k: K) -> Callable[[NDArray[np.bool_]], NDArray[np.float64]]:
+    """`lowest_entropy` of one model's entropy (…, sample), with the number of heads that `k` wants."""
+    flat = entropy.reshape(-1, entropy.shape[-1])
+    n_heads = int(np.isfinite(flat).any(axis=1).sum())
+    if not n_heads:
+        return lowest_entropy(flat, 0)
+    if k is not None:
+        return lowest_entropy(flat, head_count(n_heads, k))
+    share = max(LOCALIZATION_LEAST, round(LOCALIZATION_K / 1024 * n_heads))
+    return lowest_entropy(flat, LOCALIZATION_K if n_heads >= FULL_SIZE else min(n_heads, share))
 
 
 def _weight_concentration(ds: xr.Dataset, k: K) -> xr.DataArray:  # noqa: ARG001  (every score has this signature)
