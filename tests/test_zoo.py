@@ -13,19 +13,22 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import ROOT
 from helpers import Tiny, llava
 from synthetic_models import model_dataset, questions, several, stored
-from visualheads import charts, comparison, figures, kinship, lineage, models, survey
+from visualheads import charts, comparison, figures, kinship, lineage, models, provenance, survey
+from visualheads.catalog import miniature_folder
 from visualheads.charts import display
 from visualheads.claims.gather import gather
 from visualheads.jobs import UNTRAINED_N, TraceJob
 from visualheads.miniatures import architectures, shipped_traces, train, training
 from visualheads.packing import pack
-from visualheads.pages import comparisons, traces
+from visualheads.pages import comparisons, plan, traces
 from visualheads.prose import benchmarks as text
 from visualheads.prose import kinship as kin
 from visualheads.prose import scale
 from visualheads.prose import training as chapter
+from visualheads.reading import open_store
 
 QUARTER = "mini-1.5-7B-quarter"
 
@@ -71,6 +74,24 @@ def test_a_short_tuning_starts_from_its_parents_alignment_and_ships_no_weights(s
     assert not train.is_trained(QUARTER, short / "miniatures"), "a smoke run is no training"
 
 
+def assert_of_the_books_questions(path: Path, job: TraceJob) -> None:
+    """Results are joined sample by sample only where both are of the same questions to the same files."""
+    told = json.loads(str(open_store(path)["provenance"].item()))["identity"]
+    assert told["task_files"] == job.arguments()["task_files"]
+    assert told["samples"] == provenance.hash_samples(job.samples)
+
+
+@pytest.mark.parametrize("name", architectures.QUARTERS)
+def test_shipped_answers_of_short_tunings_are_to_the_books_questions(name: str):
+    parent = architectures.miniature(name).parent
+    jobs = traces.book_jobs(ROOT, [parent], [plan.model_page(ROOT, parent)])
+    asked = [job for job in jobs if not job.untrained and "" in job.controls]
+    shipped = {path.name: path for path in (miniature_folder(name) / traces.TRACES).iterdir()}
+    assert set(shipped) == {f"{job.task}.zarr.zip" for job in asked}
+    for job in asked:
+        assert_of_the_books_questions(shipped[f"{job.task}.zarr.zip"], job)
+
+
 def test_a_short_tuning_is_read_from_its_shipped_traces(short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = short / "miniatures" / QUARTER
     written = shipped_traces.trace_short(QUARTER, folder, short / "work", {"looktwice": 1, "pope": 1})
@@ -80,6 +101,7 @@ def test_a_short_tuning_is_read_from_its_shipped_traces(short: Path, tmp_path: P
     traces.place_shipped(tmp_path)
     traces.place_shipped(tmp_path)
     stored(tmp_path, model_dataset(samples=questions(("plain",), 4, "pope")))
+    assert_of_the_books_questions(written[0], TraceJob("mini-1.5-7B", formats=("free", "letters"), n=1))
     alone, both = survey.traced(tmp_path), survey.traced(tmp_path, variants=True)
     assert alone["model"].values.tolist() == ["mini-1.5-7B"]
     assert both["model"].values.tolist() == ["mini-1.5-7B", QUARTER]

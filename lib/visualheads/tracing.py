@@ -43,6 +43,7 @@ def trace(
     max_new_tokens: int = MAX_NEW_TOKENS,
     progress: Wish = "auto",
     seed: int = 0,
+    task_files: str = "",
 ) -> xr.Dataset:
     """Measure every head on every sample: a Dataset with dims model, layer, head, sample (and query, see below).
 
@@ -55,6 +56,8 @@ def trace(
     max_new_tokens  longest answer
     progress        True, False, or "auto": a bar with rate and remaining time in terminals and notebooks
     seed            only recorded: greedy answers have no chance in them
+    task_files      only recorded: the hash of the benchmark's files (its `files_hash()`); results of several models are
+                    joined sample by sample where it agrees
 
     Variables, ranges and NaN rules: `visualheads.measures.measure`; with them prediction, correct, margin and
     n_image_tokens per sample. Batches are a pure function of the list; results do not depend on them beyond rounding.
@@ -65,7 +68,7 @@ def trace(
     settings = settings_of(model, samples, query, keep, heads, batch_tokens, max_new_tokens)
     with progress_bar(f"trace {model.name}", len(samples), progress) as advance:
         collector = _collected(model, samples, settings, advance)
-    coords = coordinates_of(model, samples, settings, seed, single=isinstance(query, str))
+    coords = coordinates_of(model, samples, settings, seed, task_files, single=isinstance(query, str))
     return schema.describe(collector.dataset(coords))
 
 

@@ -25,6 +25,7 @@ def trace_short(name: str, folder: Path, work: Path, questions: Mapping[str, int
     """Trace the short tuning `name`, whose weights lie in `work`, into `folder/traces/<benchmark>.zarr.zip`.
 
     questions   benchmarks and how many of their questions per condition: those that other models are asked in the book
+    They are recorded as the same questions, so that results join sample by sample.
     Only what pages compare is kept: answers, and the measures of `survey.MEASURES` for the first generated token.
     """
     from transformers import AutoModelForImageTextToText
@@ -38,7 +39,7 @@ def trace_short(name: str, folder: Path, work: Path, questions: Mapping[str, int
         asked = task(benchmark)
         formats = asked.formats if benchmark == "looktwice" else asked.formats[:1]
         samples = [sample for form in formats for sample in asked.samples(format=form, n=n)]
-        ds = tracing.trace(model, samples, query=(QUERY,), progress=False)
+        ds = tracing.trace(model, samples, query=(QUERY,), progress=False, task_files=asked.files_hash())
         kept = ds[[*survey.MEASURES, *survey.ANSWERS]]
         written.append(packing.pack(kept, folder / TRACES / f"{benchmark}.zarr.zip", BITS))
     return written
