@@ -491,6 +491,15 @@ def test_the_four_models_of_an_interaction_are_paired() -> None:
     assert none == {"estimate": 0, "lower": pytest.approx(-hidden), "upper": pytest.approx(hidden)}
 
 
+def test_the_four_models_of_tokens_and_data_are_found_by_recipe_and_share() -> None:
+    rows = [("few", "1.5", 1.0), ("few-less", "1.5", 0.25), ("many", "1.6", 1.0), ("many-less", "1.6", 0.25)]
+    table = pd.DataFrame(rows, columns=["model", "recipe", "data_share"])
+    assert kinship.four_models(table) == (("many", "few"), ("many-less", "few-less"))
+    for gone in range(4):
+        assert kinship.four_models(table.drop(index=gone)) is None
+    assert kinship.four_models(table[:0]) is None
+
+
 def test_survey_counts_heads_above_white_pictures(ds: xr.Dataset) -> None:
     found = survey.visual_heads(ds).set_index("model")
     assert set(found.index) == set(LINEAGE) and found["above"].isna().all()

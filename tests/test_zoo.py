@@ -110,6 +110,10 @@ def test_a_short_tuning_is_read_from_its_shipped_traces(short: Path, tmp_path: P
     assert found.loc[QUARTER, "llm"] == "Vicuna-7B" and found.loc[QUARTER, "tokens"] == 64
     assert "tuned on 25 % of the data" in kin.variants(lineage.lineage(both))
     assert "25 %" in scale.tokens_and_data(kinship.tokens_and_data(both))
+    assert kinship.data_interaction(both, kinship.tokens_and_data(both)) is None, "two models of the four"
+    paired = {"estimate": 0.044, "lower": -0.029, "upper": 0.114}
+    told = scale.tokens_and_data(kinship.tokens_and_data(both), paired)
+    assert "more tokens lose 4.4 points (-2.9 to 11.4) more" in told
 
 
 def test_what_is_trained_is_told_by_its_record(tmp_path: Path):

@@ -25,6 +25,8 @@ from visualheads.shape_pairs import ShapePairs, jackknifed, shuffled
 
 SIZE = re.compile(r"-?v?[\d.]+B?$|-mini$")
 RECIPE, MODEL_SIZE = "recipe", "size"
+TOKEN_RECIPES = "1.6", "1.5"
+"""Many image tokens and few."""
 Pair = tuple[str, str]
 
 
@@ -203,6 +205,24 @@ def tokens_and_data(ds: xr.Dataset) -> pd.DataFrame:
     )
 
 
+def four_models(table: pd.DataFrame) -> tuple[Pair, Pair] | None:
+    """Of `tokens_and_data`'s table: the two recipes' models tuned on most data, and the two tuned on least, as
+    `interaction` takes them. None where one of the four is missing."""
+    cells = {(str(row.recipe), float(row.data_share)): str(row.model) for row in table.itertuples()}
+    shares = sorted({share for _, share in cells})
+    wanted = [tuple((recipe, share) for recipe in TOKEN_RECIPES) for share in (shares[-1:] + shares[:1])]
+    if len(shares) < 2 or not all(cell in cells for pair in wanted for cell in pair):
+        return None
+    more, less = ((cells[many], cells[few]) for many, few in wanted)
+    return more, less
+
+
+def data_interaction(ds: xr.Dataset, table: pd.DataFrame) -> dict[str, float] | None:
+    """`interaction` of `tokens_and_data`'s four models; None where there are not four, or no question is shared."""
+    four = four_models(table)
+    return interaction(ds, *four) if four else None
+
+
 def interaction(ds: xr.Dataset, more: Pair, less: Pair, seed: int = 0) -> dict[str, float] | None:
     """What more tokens bring with all the data minus what they bring with less, in share right.
 
@@ -229,4 +249,6 @@ def overall(ds: xr.Dataset, model: str, seed: int = 0) -> dict[str, float]:
 
 
 def _tokens(ds: xr.Dataset, model: str) -> float:
-    return float(of_model(ds, model)["n_image_tokens"].astype(float).mean())
+    """Image tokens per question, each benchmark with the same weight, as in scores over all benchmarks."""
+    parts = [of_model(ds, model, task)["n_image_tokens"].astype(float) for task in tasks_of(ds)]
+    return float(np.mean([part.mean() for part in parts if part.size]))

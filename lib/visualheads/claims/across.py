@@ -195,18 +195,10 @@ def tokens_need_data_in_large_models(evidence: Evidence) -> Finding:
     if table.empty:
         return missing("no model has a variant that was tuned on less data")
     large = table[[size_of(llm) > SMALL for llm in table["llm"]]]
-    cells = {}
-    for (recipe, share), part in large.groupby(["recipe", "data_share"]):
-        cells[str(recipe), float(share)] = part.iloc[0]
-    shares = sorted({share for _, share in cells})
-    needed = [(recipe, share) for recipe in ("1.5", "1.6") for share in (shares[:1] + shares[-1:])]
-    if len(shares) < 2 or any(cell not in cells for cell in needed):
+    four = kinship.four_models(large)
+    if four is None:
         return missing("no 13B language model was tuned by both recipes with more and with less data")
-    less, more = shares[0], shares[-1]
-    with_all, with_less = (
-        (str(cells["1.6", part]["model"]), str(cells["1.5", part]["model"])) for part in (more, less)
-    )
-    told = kinship.interaction(every, with_all, with_less)
+    told = kinship.interaction(every, *four)
     if told is None:
         return missing("the four models have no questions in common that all of them answered")
     return finding(tuple(told.values()), decided(told["lower"], told["upper"]), large)

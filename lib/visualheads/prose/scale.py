@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from visualheads.catalog import cards
@@ -94,8 +96,11 @@ def _unlike_tuning(found: pd.DataFrame) -> str:
     )
 
 
-def tokens_and_data(found: pd.DataFrame) -> str:
-    """Whether many image tokens lose more than few when there is less data to tune on (claim 13)."""
+def tokens_and_data(found: pd.DataFrame, paired: Mapping[str, float] | None = None) -> str:
+    """Whether many image tokens lose more than few when there is less data to tune on (claim 13).
+
+    paired: `kinship.data_interaction`, the difference of the two losses with its interval.
+    """
     if found.empty or found["data_share"].nunique() < 2:
         return missing(NEEDS_DATA)
     lines, losses = [], {}
@@ -115,6 +120,12 @@ def tokens_and_data(found: pd.DataFrame) -> str:
         told = [f"{name}: {100 * loss:.1f} points at {tokens:.0f} tokens" for name, (tokens, loss) in losses.items()]
         text += (
             f"\n\nLoss from tuning on less data – {listed(told)}. The project page expects more loss with more tokens."
+        )
+    if paired is not None:
+        numbers = f"{100 * paired['estimate']:.1f} points ({between(100 * paired['lower'], 100 * paired['upper'], 1)})"
+        text += (
+            f" On the questions that all four answered, paired, more tokens lose {numbers} more; by this interval "
+            "claim 13 is judged."
         )
     return text
 
