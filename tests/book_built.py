@@ -18,6 +18,16 @@ HTML = ROOT / "book" / "_build" / "html"
 NAMES = sorted(path.relative_to(HTML).as_posix() for path in (HTML / "book").rglob("*.html"))
 
 
+UNSEEN = """
+return [...document.querySelectorAll('.vega-live svg.marks')].flatMap(svg => [
+  ...svg.querySelectorAll('.mark-rule.role-mark line'),
+  ...(svg.querySelector('.mark-rect.role-mark') ? [] : svg.querySelectorAll('.mark-text.role-mark text')),
+]).map(mark => mark.getAttribute('stroke') || mark.getAttribute('fill'))
+  .filter(colour => ['black', '#000', '#000000'].includes(colour)).length
+"""
+"""How many lines and words of charts are black; words on coloured cells may be."""
+
+
 @pytest.fixture(scope="module")
 def pages() -> Iterator[Pages]:
     with browser() as window:
@@ -38,6 +48,7 @@ def test_page(pages: Pages, name: str) -> None:
     assert pages.run("return [...document.images].every(i => i.alt || i.closest('a'))"), "a picture without words"
     assert pages.run("return !!document.querySelector('.provenance')")
     pages.set_theme("dark")
+    assert pages.run(UNSEEN) == 0, "black on a dark page"
     pages.set_theme("light")
     assert pages.errors() == []
 

@@ -134,10 +134,10 @@ def grounded(table: pd.DataFrame, baselines: pd.DataFrame, needs: str = "Nothing
         .transform_filter("datum.model === chosen_model")
         .transform_filter("datum.measure === measure_shown")
     )
-    rule = below.mark_rule(color="#333333", strokeDash=[4, 3]).encode(
+    rule = below.mark_rule(color=GREY, strokeDash=[4, 3]).encode(
         y="estimate:Q", tooltip=["what:N", alt.Tooltip("estimate:Q", format=".3f")]
     )
-    label = below.mark_text(align="left", dx=3, fontSize=11, color="#333333").encode(
+    label = below.mark_text(align="left", dx=3, fontSize=11, color=GREY).encode(
         y="estimate:Q", x=alt.value(SERIES), text="what:N"
     )
     first = table[(table["measure"] == "hit") & (table["rule"] == rules[0])]

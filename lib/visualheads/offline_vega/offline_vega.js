@@ -1,6 +1,7 @@
 /* Replace each static chart by the live one; redraw it when the page turns dark, light, narrow or wide. */
 (() => {
   const NARROW = 560; // px of text column below which charts that stand side by side are stacked
+  const PALE = { color: "#ced6dd" }; // on dark pages, for marks that Vega-Lite draws in black where none is given
   const root = document.documentElement;
   const isDark = () => root.dataset.theme === "dark";
   const isNarrow = (box) => box.clientWidth > 0 && box.clientWidth < NARROW;
@@ -37,7 +38,7 @@
         mode: "vega-lite",
         renderer: "svg",
         theme: isDark() ? "dark" : undefined,
-        config: { background: "transparent" },
+        config: { background: "transparent", ...(isDark() ? { rule: PALE, text: PALE } : {}) },
         actions: { export: true, source: true, compiled: false, editor: false },
         downloadFileName: box.closest("figure")?.id || "chart",
       });
