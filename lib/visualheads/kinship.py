@@ -206,8 +206,8 @@ def tokens_and_data(ds: xr.Dataset) -> pd.DataFrame:
 
 
 def four_models(table: pd.DataFrame) -> tuple[Pair, Pair] | None:
-    """Of `tokens_and_data`'s table: the two recipes' models tuned on most data, and the two tuned on least, as
-    `interaction` takes them. None where one of the four is missing."""
+    """Of one language model's `tokens_and_data`: the two recipes' models tuned on most data, and those tuned on least,
+    as `interaction` takes them. None where one of the four is missing."""
     cells = {(str(row.recipe), float(row.data_share)): str(row.model) for row in table.itertuples()}
     shares = sorted({share for _, share in cells})
     wanted = [tuple((recipe, share) for recipe in TOKEN_RECIPES) for share in (shares[-1:] + shares[:1])]
@@ -218,8 +218,9 @@ def four_models(table: pd.DataFrame) -> tuple[Pair, Pair] | None:
 
 
 def data_interaction(ds: xr.Dataset, table: pd.DataFrame) -> dict[str, float] | None:
-    """`interaction` of `tokens_and_data`'s four models; None where there are not four, or no question is shared."""
-    four = four_models(table)
+    """`interaction` of `tokens_and_data`'s four models; None where there are not four of a single language model, or
+    no question is shared."""
+    four = four_models(table) if table["llm"].nunique() == 1 else None
     return interaction(ds, *four) if four else None
 
 
