@@ -298,7 +298,7 @@ def _check(path: Path, plan: Plan) -> None:
     stored = read.opened(path)
     known = stored.attrs["identity"]
     wanted = json.loads(json.dumps(dict(plan.identity)))
-    keys = sorted(set(known) | set(wanted))
+    keys = sorted((set(known) | set(wanted)) - (LATER - set(known)))
     differ: dict[str, tuple[object, object]] = {
         key: (known.get(key), wanted.get(key)) for key in keys if known.get(key) != wanted.get(key)
     }
