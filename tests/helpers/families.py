@@ -156,7 +156,7 @@ def gemma3(implementation: str):
 
 
 def paligemma(version: int, implementation: str):
-    words = tokenizer({}, None)
+    words = tokenizer()
     text: dict[str, object] = {
         "model_type": "gemma" if version == 1 else "gemma2", "hidden_size": 32, "intermediate_size": 64,
         "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 1 if version == 1 else 2,
@@ -213,12 +213,10 @@ def family(name: str, implementation: str = "sdpa"):
     From a saved folder, as users have it; with eager attention, which only tests ask for, from memory.
     """
     from visualheads.models.loading import load, wrap
-    from visualheads.models.prompting import PLAIN_PROMPT
 
     with torch.random.fork_rng(devices=[]):
         module, processor = FAMILIES[name](implementation)
-    form = None if processor.tokenizer.chat_template else PLAIN_PROMPT
     if implementation != "sdpa":
-        return wrap(module, processor, name=name, prompt=form)
+        return wrap(module, processor, name=name)
     with tempfile.TemporaryDirectory() as place:
-        return load(save(module, processor, Path(place) / name), prompt=form)
+        return load(save(module, processor, Path(place) / name))

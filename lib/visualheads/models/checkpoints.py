@@ -142,7 +142,7 @@ def module_class(config_class: type) -> type:
 
     for kind in config_class.__mro__:
         if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-            found = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[kind]
+            found: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[kind]
             return found[0] if isinstance(found, tuple) else found
     raise UnsupportedModelError(
         f"{config_class.__name__} is of no model of pictures and text; supported classes: {', '.join(supported())}."
@@ -154,7 +154,10 @@ def weight_files(folder: Path) -> list[Path]:
     files = sorted(folder.glob("*.safetensors"))
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        shards = sorted(set(read_json(index).get("weight_map", {}).values()))
+        named = read_json(index).get("weight_map")
+        if not isinstance(named, dict) or not named or not all(map(_is_file_name, named.values())):
+            raise CheckpointError(f"{index} has no weight_map of names and files in this folder; fetch it again.")
+        shards = sorted(set(named.values()))
         missing = [shard for shard in shards if not (folder / shard).is_file()]
         if missing:
             raise CheckpointError(f"{folder} lacks {', '.join(missing)}, which its index lists; fetch them.")
@@ -169,6 +172,10 @@ def weight_files(folder: Path) -> list[Path]:
             "safely and writes safetensors."
         )
     raise CheckpointError(f"{folder} has no *.safetensors; fetch the weights or name another folder.")
+
+
+def _is_file_name(value: object) -> bool:
+    return isinstance(value, str) and Path(value).name == value and value.endswith(".safetensors")
 
 
 def read_json(path: Path) -> dict[str, Any]:

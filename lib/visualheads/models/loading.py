@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from visualheads.models.adapters import adapter_of
 from visualheads.models.blueprints import Blueprint
 from visualheads.models.devices import AUTO, CPU, chosen_device, chosen_dtype, in_places, room_for
 from visualheads.models.processors import fill, readable
+from visualheads.models.progress import quiet
 from visualheads.models.prompting import PLAIN_PROMPT, Prompts, prompts_of
 from visualheads.models.provenance import hash_weights
 from visualheads.models.quantization import bits_of, quantization_of
@@ -118,6 +117,7 @@ def load(
             source,
             revision,
             validate,
+            bool(quantized),
             dtype=kind,
             attn_implementation="eager" if plan.adapter.softcap(plan.config) else "sdpa",
             **{key: value for key, value in settings.items() if value is not None},
@@ -228,9 +228,6 @@ def _wrapped(
     module: Any, prompts: Prompts, name: str, card: Card | None, identity: dict[str, str], validate: bool
 ) -> VisionLanguageModel:
     module, tuned = lora.unwrapped(module)
-    tokenizer = prompts.processor.tokenizer
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
     if prompts.adapter.softcap(module.config) and module.config.get_text_config()._attn_implementation == "sdpa":
         raise UnsupportedModelError(
             f"{type(module).__name__} caps its attention scores, which SDPA cannot; build it with "
@@ -264,35 +261,25 @@ def _spread(module: Any, places: dict[str, Any]) -> None:
     dispatch_model(module, device_map=places, skip_keys=module._skip_keys_device_placement)
 
 
-@contextmanager
-def _quiet(wanted: bool) -> Iterator[None]:
-    """No progress bar for weights that lie on this disk; downloads keep theirs."""
-    from transformers.utils import logging
-
-    if not wanted or not logging.is_progress_bar_enabled():
-        yield
-        return
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.enable_progress_bar()
-
-
 def _weights(
-    plan: Blueprint, source: checkpoints.Source, revision: str | None, validate: bool, **settings: Any
+    plan: Blueprint, source: checkpoints.Source, revision: str | None, validate: bool, quantized: bool, **settings: Any
 ) -> Any:
     """The module with its weights, all of which it has and needs."""
     from transformers import AutoModelForImageTextToText
 
-    settings |= {"local_files_only": True} if source.folder else {"revision": revision}
+    reading: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
+    reading |= {"local_files_only": True} if source.folder else {"revision": revision}
     if source.folder is not None:
-        weights.check_sizes(plan, source.folder)
-    with readable("model", source.location), _quiet(source.folder is not None):
-        module, info = AutoModelForImageTextToText.from_pretrained(
-            source.location, trust_remote_code=False, use_safetensors=True, output_loading_info=True, **settings
-        )
-    weights.check_names(info, source.location)
+        weights.check_headers(plan.config, source.folder)
+    with readable("model", source.location), quiet(source.folder is not None):
+        if not quantized:  # their names and shapes first, without memory
+            told: Any = AutoModelForImageTextToText.from_pretrained(
+                source.location, device_map="meta", ignore_mismatched_sizes=True, **reading
+            )
+            weights.check_names(told[1], source.location, plan.config)
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(source.location, **reading, **settings)
+    module, info = loaded
+    weights.check_names(info, source.location, plan.config)
     if validate:
         weights.check_values(module, source.location)
     return module

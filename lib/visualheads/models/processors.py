@@ -11,7 +11,7 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 
-from visualheads.errors import CheckpointError, MissingDependencyError, UnsupportedModelError
+from visualheads.errors import CheckpointError, MissingDependencyError, UnsupportedModelError, VisualHeadsError
 from visualheads.models.adapters import Adapter
 from visualheads.models.devices import lacks_memory
 
@@ -20,6 +20,7 @@ FILES = {
     "image processor": ("processor_config.json", "preprocessor_config.json"),
     "tokenizer": ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json"),
 }
+TRAINERS = ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of")
 HUB_ADVICE = re.compile(r"\s*(If you were trying to load it from|Checkout your internet|Otherwise, make sure).*", re.S)
 PACKAGE = re.compile(r"pip install ([\w.\[\]-]+)|requires the ([\w.-]+) library|No module named '([\w]+)")
 
@@ -55,6 +56,7 @@ def load_processor(place: str, config: Any, adapter: Adapter, **settings: Any) -
     if Path(place).is_dir():
         _check_files(Path(place))
     with readable("image processor", place):
+        written, _ = transformers.ImageProcessingMixin.get_image_processor_dict(place, **settings)
         pictures = transformers.AutoImageProcessor.from_pretrained(place, backend="pil", **settings)
     with readable("tokenizer", place):
         tokenizer = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False, **settings)
@@ -64,7 +66,7 @@ def load_processor(place: str, config: Any, adapter: Adapter, **settings: Any) -
             told[VIDEO] = None
         for name, value in adapter.processor_settings(config).items():
             owner, _, key = name.rpartition(".")
-            known = told.get(key) if not owner else getattr(pictures, key, None)
+            known = (written if owner else told).get(key)
             if known is not None and known != value:
                 warnings.warn(
                     f"the {owner or 'processor'} of {place} says {key}={known!r}, its model {value!r}, which is used.",
@@ -74,11 +76,31 @@ def load_processor(place: str, config: Any, adapter: Adapter, **settings: Any) -
                 setattr(pictures, key, value)
             else:
                 told[key] = value
-        return kind.from_args_and_dict([pictures, tokenizer], told)
+        processor = kind.from_args_and_dict([pictures, tokenizer], told)
+    fill(processor, config, adapter)
+    return processor
 
 
 def fill(processor: Any, config: Any, adapter: Adapter) -> None:
-    """Set what a processor in memory leaves open (None) from the model's config, as transformers advises."""
+    """Set what a processor leaves open (None) from the model's config, as transformers advises, in place.
+
+    What a tokenizer's file kept of a trainer's padding and truncation is dropped: every call sets its own.
+
+    Raises
+    ------
+    CheckpointError
+        For a tokenizer without any token to pad with.
+    """
+    words = processor.tokenizer
+    for name in TRAINERS:
+        words.init_kwargs.pop(name, None)
+    if words.pad_token is None:
+        words.pad_token = words.eos_token or words.unk_token
+    if words.pad_token is None:
+        raise CheckpointError(
+            "the tokenizer has no pad, end or unknown token; its tokenizer_config.json or special_tokens_map.json is "
+            "incomplete, fetch them again."
+        )
     for name, value in adapter.processor_settings(config).items():
         owner, _, key = name.rpartition(".")
         part = getattr(processor, owner) if owner else processor
@@ -104,6 +126,8 @@ def readable(what: str, place: str) -> Iterator[None]:
     """
     try:
         yield
+    except VisualHeadsError:
+        raise
     except ImportError as error:
         found = PACKAGE.search(str(error))
         package = next((name for name in found.groups() if name), "") if found else error.name or ""

@@ -236,7 +236,7 @@ def _template(processor: Any, asked: str | Path | None) -> str:
             raise CheckpointError(got("chat_template", None, sorted(named), "name one of the checkpoint's templates"))
         return str(named.get("default", ""))
     text = str(asked)
-    if text in named and named[text]:
+    if named.get(text):
         return str(named[text])
     if "{" in text:
         return text
@@ -265,7 +265,9 @@ def _checked(asked: Prompts) -> Prompts:
         if made.system and made.system not in text:
             faults.append(f"it leaves out the system message {made.system[:60]!r}; write it into prompt= instead")
         elif text.count(marker) != 1 or PROBE not in text:
-            faults.append(f"it writes {text.count(marker)} image tokens {marker!r}, or not the question: {text[:120]!r}")
+            faults.append(
+                f"it writes {text.count(marker)} image tokens {marker!r}, or not the question: {text[:120]!r}"
+            )
         else:
             return made
     if asked.system and "leaves out the system message" in faults[0]:

@@ -29,16 +29,19 @@ def quantization_of(config: Any, asked: Any) -> dict[str, Any]:
     MissingDependencyError
         Without bitsandbytes.
     """
+    from transformers.utils.quantization_config import QuantizationConfigMixin
+
     found = asked if asked is not None else getattr(config, "quantization_config", None)
     if found is None:
         return {}
-    settings = dict(found) if isinstance(found, dict) else found.to_dict() if hasattr(found, "to_dict") else {}
+    settings = found.to_dict() if isinstance(found, QuantizationConfigMixin) else found
+    settings = dict(settings) if isinstance(settings, dict) else {}
     bits = settings.get("load_in_4bit") or settings.get("load_in_8bit")
     method = settings.get("quant_method", PACKAGE if bits else None)
     method = str(getattr(method, "value", method))
     if method != PACKAGE or not bits:
         raise UnsupportedModelError(
-            got("quantization_config", method if method != PACKAGE else settings,
+            got("quantization_config", method if method not in (PACKAGE, "None") else found,
                 "bitsandbytes with load_in_4bit or load_in_8bit", "load the model's unquantised checkpoint")
         )  # fmt: skip
     if find_spec(PACKAGE) is None:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from visualheads.errors import CheckpointError
 from visualheads.models.checkpoints import weight_files
-
-if TYPE_CHECKING:
-    from visualheads.models.blueprints import Blueprint
+from visualheads.models.config_checks import POSITIVE
 
 LAYER = re.compile(r"(.*?)\b(?:layers?|blocks)\.(\d+)\.")
 TOWER = re.compile(r"vision|visual|tower|encoder|image")
@@ -25,32 +23,27 @@ and extra heads that only speed up generation."""
 SHOWN = 3
 
 
-def check_sizes(plan: Blueprint, folder: Path) -> None:
-    """Compare the config with the headers of the safetensors files; nothing is built in memory.
+def check_headers(config: Any, folder: Path) -> None:
+    """Compare a config's layers and vocabulary with the headers of the safetensors files; nothing is built.
 
     Raises
     ------
     CheckpointError
-        Naming the field of the config, or the weight and the fields that its expected shape has numbers of.
+        Naming the field of the config.
     """
     stored = _headers(folder)
-    config = plan.config
     _check_layers(stored, config, folder)
     text = config.get_text_config()
+    if getattr(config, "quantization_config", None):
+        return  # packed weights have shapes of their own
     for name, shape in stored.items():
         if EMBEDDING.search(name) and not TOWER.search(name) and len(shape) == 2:
             for field, size in zip(("vocab_size", "hidden_size"), shape, strict=True):
-                if getattr(text, field) != size and not getattr(config, "quantization_config", None):
+                if getattr(text, field) != size:
                     raise _differs(folder, field, getattr(text, field), f"{name} has {size}")
-    if getattr(config, "quantization_config", None):
-        return  # packed weights have shapes of their own
-    for name, weight in plan.module.state_dict().items():
-        if name in stored and tuple(weight.shape) != stored[name]:
-            field = _fields_of(config, set(weight.shape) - set(stored[name]))
-            raise _differs(folder, field, tuple(weight.shape), f"{name} has the shape {stored[name]}")
 
 
-def check_names(info: Mapping[str, Any], where: str) -> None:
+def check_names(info: Mapping[str, Any], where: str, config: Any) -> None:
     """Refuse weights that the model lacks, and weights that it does not know: either way it is another model.
 
     Parameters
@@ -59,16 +52,23 @@ def check_names(info: Mapping[str, Any], where: str) -> None:
         transformers' loading info.
     where : str
         Folder or hub id.
+    config : transformers.PreTrainedConfig
+        Of the model; its fields that give a wrong shape are named.
 
     Raises
     ------
     CheckpointError
     """
-    lacking = sorted(map(str, (*info["missing_keys"], *(info.get("mismatched_keys") or ()))))
+    mismatched: list[Any] = sorted(info.get("mismatched_keys") or [])
+    for name, there, wanted in mismatched:
+        sizes = {size for size, had in zip(wanted, there, strict=False) if size != had}
+        field = _fields_of(config, name, sizes)
+        raise _differs(where, field, tuple(wanted), f"{name} has the shape {tuple(there)}")
+    lacking = sorted(map(str, info["missing_keys"]))
     if lacking:
         raise CheckpointError(
-            f"{where} lacks {len(lacking)} weights ({', '.join(lacking[:SHOWN])} …) or has them in another shape; "
-            "the checkpoint is incomplete, fetch it again."
+            f"{where} lacks {len(lacking)} weights ({', '.join(lacking[:SHOWN])} …); the checkpoint is incomplete, "
+            "fetch it again."
         )
     unknown = sorted(name for name in info["unexpected_keys"] if not HARMLESS.search(name))
     if unknown:
@@ -126,15 +126,21 @@ def _check_layers(stored: Mapping[str, Any], config: Any, folder: Path) -> None:
             raise _differs(folder, field, getattr(part, field), f"its weights have {max(counts[tower])}")
 
 
-def _fields_of(config: Any, sizes: set[int]) -> str:
-    """Names of the config's fields that have one of these values."""
-    parts = (config.get_text_config(), config.vision_config, config)
-    named = {name for part in parts for name, value in part.to_dict().items() if type(value) is int and value in sizes}
+def _fields_of(config: Any, weight: str, sizes: set[int]) -> str:
+    """The config's fields that a weight's shape with these numbers can come from."""
+    if "position" in weight:
+        return "image_size or patch_size"
+    part = config.vision_config if TOWER.search(weight) else config.get_text_config()
+    named = {name for name, value in part.to_dict().items() if name in POSITIVE and _divides(value, sizes)}
     return " or ".join(sorted(named)) or "its shape"
 
 
-def _differs(folder: Path, field: str, value: object, weights: str) -> CheckpointError:
+def _divides(value: Any, sizes: set[int]) -> bool:
+    return isinstance(value, int) and any(value == size or (value > 1 and size % value == 0) for size in sizes)
+
+
+def _differs(where: object, field: str, value: object, weights: str) -> CheckpointError:
     return CheckpointError(
-        f"config.json of {folder} and its weights are of different models: {field} is {value!r}, {weights}; fetch both "
+        f"config.json of {where} and its weights are of different models: {field} is {value!r}, {weights}; fetch both "
         "again from the same place."
     )

@@ -1,5 +1,4 @@
-"""A vision-language model in memory: its parts, prompts, inputs and geometry, wrapped for tracing.
-"""
+"""A vision-language model in memory: its parts, prompts, inputs and geometry, wrapped for tracing."""
 
 from __future__ import annotations
 

@@ -144,6 +144,8 @@ def _known(name: str, dims: Sequence[str]) -> Variable:
 __all__ = ["CircumstanceWarning", "Plan", "create", "open_results", "open_store", "pack", "pending", "write_shard"]
 
 SAMPLE_IDS = "sample ids"
+LATER = {"processor", "prompt"}
+"""Parts of an identity that older stores do not tell: they are not compared with those."""
 LABELS = {
     SAMPLE_IDS: ("sample",),
     "groups of the mean maps": ("map_condition", "map_format", "map_control"),
