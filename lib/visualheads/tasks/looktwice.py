@@ -164,7 +164,7 @@ def _labelled(record: Record) -> Mapping[str, Sequence[Box]] | None:
 
 def _box_of(box: Any, record: Record) -> Box:
     """{x, y, w, h} as corners."""
-    sides = [box.get(name) for name in "xywh"] if isinstance(box, dict) else []
+    sides: list[Any] = [box.get(name) for name in "xywh"] if isinstance(box, dict) else []
     if not sides or not all(isinstance(side, (int, float)) and abs(side) < FARTHEST for side in sides):
         raise record.error(f"BBox is {shown(box, 60)}, expected numbers x, y, w, h")
     x, y, w, h = sides
