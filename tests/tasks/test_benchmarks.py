@@ -33,7 +33,7 @@ LETTERS = "\nAnswer with the option's letter from the given choices directly."
 
 
 def test_registry() -> None:
-    assert task_names() == ("looktwice", "pope", "mmbench", "seedbench", "qbench")
+    assert task_names() == ("looktwice", "pope", "mmbench", "seedbench", "qbench", "table")
     with pytest.raises(UnknownTaskError, match="did you mean 'mmbench'"):
         task("mmbensh")
     with pytest.raises(ParameterError, match="registered already"):

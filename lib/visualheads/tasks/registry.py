@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from visualheads.errors import ParameterError, UnknownTaskError, got
 from visualheads.tasks.benchmark import Benchmark
 
-MODULES = ("looktwice", "pope", "mmbench", "seedbench", "qbench")
+MODULES = ("looktwice", "pope", "mmbench", "seedbench", "qbench", "table")
 """Modules of `visualheads.tasks` that register benchmarks."""
 
 _REGISTERED: dict[str, type[Benchmark]] = {}
