@@ -36,8 +36,12 @@ def test_registry() -> None:
     assert task_names() == ("looktwice", "pope", "mmbench", "seedbench", "qbench", "table")
     with pytest.raises(UnknownTaskError, match="did you mean 'mmbench'"):
         task("mmbensh")
+    assert register(LookTwice) is LookTwice  # a cell that is run again
     with pytest.raises(ParameterError, match="registered already"):
-        register(LookTwice)
+        register(type("Other", (LookTwice,), {}))
+    for wrong in (3, type("NotOne", (), {"name": "other"}), type("Named", (LookTwice,), {"name": "a b"})):
+        with pytest.raises(ParameterError, match="register"):
+            register(wrong)  # type: ignore[type-var]
 
 
 @pytest.mark.parametrize("name", BUILDERS)

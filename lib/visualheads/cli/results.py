@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from visualheads.cli.console import SHOWN_SKIPPED, err, out, say, warnings_as_notes
+from visualheads.cli.console import SHOWN_SKIPPED, Imports, err, out, say, warnings_as_notes
 from visualheads.errors import ParameterError, StoreError, got
 from visualheads.tracing.batching import BATCH_TOKENS
 
@@ -31,7 +31,9 @@ def trace(
     task: Annotated[str, typer.Option(help="Benchmark.")] = "looktwice",
     data: Annotated[
         str | None,
-        typer.Option(help="Folder with the official files.", show_default="the shipped scenes"),
+        typer.Option(
+            help="Folder with the official files; for the task table, the table.", show_default="the shipped scenes"
+        ),
     ] = None,
     condition: Annotated[list[str] | None, typer.Option(help="May be repeated.", show_default="all")] = None,
     form: Annotated[
@@ -73,8 +75,10 @@ def trace(
         Path | None, typer.Option(help="YAML file of a cluster of batch jobs (dask-jobqueue).", show_default=False)
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and how much of it.")] = False,
+    imports: Imports = None,
 ) -> None:
     """Measure every head on every sample, into a store. Repeating the command does only what is missing."""
+    del imports
     if scheduler and cluster:
         raise ParameterError("trace: got both --scheduler and --cluster; give the one whose workers are meant.")
     from visualheads.tracing import jobs

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from visualheads import plugins
 from visualheads.cards import name_of
 from visualheads.errors import DeviceMemoryError, ParameterError
 from visualheads.models.devices import aside, put_aside
@@ -137,7 +138,12 @@ class TraceJob:
 
     def __getstate__(self) -> dict[str, Any]:
         """Only the description travels: samples are drawn again where the shards are traced."""
-        return {name: self.__dict__[name] for name in self.__dataclass_fields__}
+        return {name: self.__dict__[name] for name in self.__dataclass_fields__} | {"plugins": plugins.named()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """What adds benchmarks or adapters here is imported there too."""
+        plugins.use(state.pop("plugins"))
+        self.__dict__.update(state)
 
 
 def run(job: TraceJob, *, scheduler: Any = None, fresh: bool = False, progress: Wish = "auto") -> xr.Dataset:
