@@ -97,10 +97,12 @@ def trace(
         dtype=dtype,
         revision=revision,
         batch_tokens=batch_tokens,
-        skip_bad=skip_bad,
+        skip_bad=skip_bad or dry_run,  # a dry run counts all that a run would stop at
         results=str(folder.expanduser().resolve()),
     )
     _tell_skipped(job)
+    if job.skipped and not skip_bad:
+        err.print("Without --skip-bad, a run stops at the first of them.")
     if dry_run:
         _tell_plan(job)
         return
@@ -179,8 +181,15 @@ def _tell_skipped(job: TraceJob) -> None:
     for entry in job.skipped[:SHOWN_SKIPPED]:
         err.print(f"skipped {entry.where}: {entry.reason}", markup=False, highlight=False)
     if job.skipped:
+        pictures = sum(entry.picture for entry in job.skipped)
         more = len(job.skipped) - SHOWN_SKIPPED
-        err.print(f"{len(job.skipped)} skipped{f', {more} of them not listed' if more > 0 else ''}.", highlight=False)
+        err.print(
+            f"{len(job.skipped)} skipped{f', {more} of them not listed' if more > 0 else ''}: "
+            f"{pictures} unusable pictures, {len(job.skipped) - pictures} malformed records.",
+            highlight=False,
+        )
+    for reason, count in job.left_out.items():
+        err.print(f"{count} left out: {reason}", markup=False, highlight=False)
 
 
 def _tell_plan(job: TraceJob) -> None:

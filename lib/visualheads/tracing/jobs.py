@@ -103,6 +103,11 @@ class TraceJob:
         """What skip_bad left out."""
         return tuple(dict.fromkeys(entry for part in self.drawn for entry in part.skipped))
 
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Reason → number of questions that the benchmark, or a format, does not ask."""
+        return {reason: count for part in self.drawn for reason, count in part.left_out.items()}
+
     def arguments(self) -> dict[str, Any]:
         """What decides the store, besides model and samples."""
         files = self._benchmark.files_hash()
