@@ -10,36 +10,15 @@ import logging
 import random
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, TypeVar
 
 from visualheads.errors import BoxError, ImageError, ParameterError, RecordError
-from visualheads.tasks.images import DrawBox, ShuffleBlocks, Whiten
+from visualheads.tasks.operations import DrawBox, ShuffleBlocks, Whiten
+from visualheads.tasks.questions import Question, Reading
 from visualheads.tasks.sample import LETTERS, Box, LazyImage, Sample, checked_box, clip_box
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Question:
-    """One question of a benchmark file before it is worded for a condition and a format.
-
-    picture   its name in the data folder, or base64 text
-    texts     condition → question without instructions; a condition that is missing is not asked
-    answer    the free-form answer
-    options   given choices, or () where a benchmark has none
-    stratum   draws keep the shares of the strata
-    """
-
-    question_id: str
-    image_id: str
-    picture: str = field(repr=False)
-    texts: Mapping[str, str]
-    answer: str
-    options: tuple[str, ...] = ()
-    stratum: str = ""
-    box: Box | None = None
-    boxes: Mapping[str, Sequence[Box]] | None = None
 
 
 @dataclass(frozen=True)
@@ -48,15 +27,7 @@ class Skipped:
 
     where: str
     reason: str
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What a file gave: its questions, its malformed records, and how many questions were left out, by reason."""
-
-    questions: tuple[Question, ...]
-    bad: tuple[RecordError, ...] = ()
-    left_out: Mapping[str, int] = field(default_factory=dict)
+    picture: bool = False
 
 
 class Samples(list[Sample]):
@@ -148,7 +119,7 @@ def draw_samples(task: Asker, plan: Plan, n: int | None) -> Samples:
         except (ImageError, BoxError) as error:
             if not plan.skip_bad:
                 raise
-            skipped.append(Skipped(f"question {question.question_id}", str(error)))
+            skipped.append(Skipped(f"question {question.question_id}", str(error), picture=True))
     _report(task, plan, n, len(drawn), skipped)
     ordered = [samples[name] for name in plan.conditions for samples in drawn if name in samples]
     return Samples(ordered, skipped, left_out, plan.split, plan.seed)
@@ -171,17 +142,18 @@ def _samples_of(
     samples = {}
     for condition in conditions:
         choices: tuple[str, ...] | None = None
-        answer = question.answer
+        answers = (question.answer, *question.answers) if question.answer else ("",)
         if plan.format == "letters":
             seed = seed_of("choices", task.name, question.question_id, plan.seed)
             choices = task.choices(question, condition, seed)
-            answer = LETTERS[choices.index(answer)] if answer else ""
+            answers = tuple(LETTERS[choices.index(answer)] if answer else "" for answer in answers)
         image = shown(picture, plan.control, box if condition in task.marked else None, shuffle)
         samples[condition] = Sample(
             id=f"{task.name}-{question.question_id}-{condition}-{plan.format}-{plan.control or 'none'}",
             image=image,
             question=task.wording(question, condition, plan.format, choices or ()),
-            answer=answer,
+            answer=answers[0],
+            answers=answers[1:],
             box=box,
             boxes=boxes or None,
             choices=choices,
@@ -247,9 +219,10 @@ def _report(task: Asker, plan: Plan, n: int | None, drawn: int, skipped: Sequenc
     if skipped:
         log.warning("%s: skipped %d, first %s", task.name, len(skipped), skipped[0])
     if not drawn:
+        first = f", the first of them: {skipped[0].reason}" if skipped else ""
         raise ParameterError(
             f"{task.name}: no question of split {plan.split!r} can be asked in condition {', '.join(plan.conditions)}, "
-            f"format {plan.format!r} ({len(skipped)} skipped); choose another split or format, or look at the data."
+            f"format {plan.format!r} ({len(skipped)} skipped{first}); choose another split or format, or see the data."
         )
     if n is not None and drawn < n:
         log.warning("%s: %d questions asked for, only %d there", task.name, n, drawn)
