@@ -77,7 +77,7 @@ class Prompts:
 
     def of(self, sample: Sample) -> str:
         """The whole prompt of a sample."""
-        return self.prompt(sample.question, getattr(sample, "answer_prefix", ""))
+        return self.prompt(sample.question, sample.answer_prefix)
 
     def encode(self, samples: Sequence[Sample]) -> Any:
         """Model inputs of a batch on the CPU: a left-padded BatchFeature with input_ids, attention_mask, pixels …
