@@ -13,7 +13,7 @@ import xarray as xr
 from helpers.planted import HEADS, LAYERS, Planted, always, effects_of, lists_of, pattern, swept, world
 from visualheads.analysis import claims, families, lineage
 from visualheads.analysis.claims import (
-    CLAIMS,
+    claims.declared(),
     CONTRADICTED,
     NOT_TESTABLE,
     SUPPORTED,
@@ -492,7 +492,7 @@ def test_a_planted_truth_is_found(number, verdict):
 
 
 def test_every_claim_has_all_three_truths():
-    assert set(CASES) == {(one.number, verdict) for one in CLAIMS for verdict in (SUPPORTED, CONTRADICTED, UNDECIDED)}
+    assert set(CASES) == {(one.number, verdict) for one in claims.declared() for verdict in (SUPPORTED, CONTRADICTED, UNDECIDED)}
 
 
 def test_without_evidence_nothing_is_testable_and_the_reason_is_told():
@@ -548,7 +548,7 @@ def test_the_hardest_of_many_controls_is_no_evidence_against_the_own_model():
 
 
 def test_claims_are_declared_whole():
-    for one in CLAIMS:
+    for one in claims.declared():
         assert all((one.statement, one.estimate, one.unit, one.control, one.rule, one.change)), one.number
         assert "contradicted" in one.rule and "supported" in one.rule
     assert claims.claim(5).number == 5

@@ -9,16 +9,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from visualheads.analysis.benchmarks import (
-    CIRCULAR,
-    answered_by_all,
-    head_statistics,
-    in_all_rounds,
-    of_model,
-    score_difference,
-    tasks_of,
-)
+from visualheads.analysis.benchmarks import head_statistics
 from visualheads.analysis.lineage import RELATIONS, lineage, matched, recorded_scores, relation, tuned_pictures
+from visualheads.analysis.scores import CIRCULAR, answered_by_all, in_all_rounds, score_difference
+from visualheads.analysis.subset import subset, tasks_of
 from visualheads.heads.patterns import QUERY, model_agreement, pairs, shapes_of
 from visualheads.heads.permutation import ShapePairs, jackknifed, shuffled
 from visualheads.heads.proportions import mean_share
@@ -243,7 +237,7 @@ def overall(ds: xr.Dataset, model: str, seed: int = 0) -> dict[str, float]:
     """Share right with every benchmark weighing the same, its 95 % interval, and n; empty without answers."""
     parts = []
     for task in tasks_of(ds):
-        part = of_model(ds, model, task)["correct"].isel(model=0).load()
+        part = subset(ds, model=model, task=task)["correct"].isel(model=0).load()
         if np.isfinite(part).any():
             parts.append(in_all_rounds(part) if task == CIRCULAR else part)
     return {**mean_share(parts, seed=seed), "n": sum(int(np.isfinite(part).sum()) for part in parts)} if parts else {}
@@ -251,5 +245,5 @@ def overall(ds: xr.Dataset, model: str, seed: int = 0) -> dict[str, float]:
 
 def _tokens(ds: xr.Dataset, model: str) -> float:
     """Image tokens per question, each benchmark with the same weight, as in scores over all benchmarks."""
-    parts = [of_model(ds, model, task)["n_image_tokens"].astype(float) for task in tasks_of(ds)]
+    parts = [subset(ds, model=model, task=task)["n_image_tokens"].astype(float) for task in tasks_of(ds)]
     return float(np.mean([part.mean() for part in parts if part.size]))

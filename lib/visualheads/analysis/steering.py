@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -117,6 +117,25 @@ def baseline_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
         for name, (measure, what) in BASELINES.items()
     ]
     return pd.DataFrame(rows, columns=list(BASELINE_COLUMNS))
+
+
+def directions(table: pd.DataFrame, order: str, measure: str = "accuracy") -> dict[str, int]:
+    """How many rows of a `steer_table` lie wholly above 0 (up) and below (down), of n; top heads against random ones."""
+    lower, upper = ("excess_lower", "excess_upper") if order == "top" else ("lower", "upper")
+    own = table[(table["order"] == order) & (table["measure"] == measure)].dropna(subset=[lower])
+    return {"up": int((own[lower] > 0).sum()), "down": int((own[upper] < 0).sum()), "n": len(own)}
+
+
+def best_pointing(table: pd.DataFrame) -> pd.DataFrame:
+    """The row of a `ground_table` in which each model's maps point best (its highest share of hits)."""
+    own = table[(table["measure"] == "hit") & (table["ranking"] != RANDOM)].reset_index(drop=True)
+    return own.loc[own.groupby("model", sort=False)["estimate"].idxmax()].reset_index(drop=True)
+
+
+def example_model(names: Sequence[str], table: pd.DataFrame) -> tuple[str, str] | None:
+    """(model, ranking) whose pictures are shown: the first model, and the ranking that points best there."""
+    own = best_pointing(table[table["model"] == next(iter(names), "")])
+    return None if own.empty else (str(own.loc[0, "model"]), str(own.loc[0, "ranking"]))
 
 
 def objects_steered(ds: xr.Dataset) -> int:

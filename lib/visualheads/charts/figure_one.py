@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from visualheads.analysis.benchmarks import head_means, of_model
+from visualheads.analysis.benchmarks import head_means
+from visualheads.analysis.subset import subset
 from visualheads.charts.comparison import placeholder
 from visualheads.charts.display import finished, rows
 from visualheads.charts.heads import CHOSEN, SIDE, SINGLE, title_of
@@ -37,7 +38,7 @@ def figure_one(
     records: list[dict[str, Any]] = []
     for told in statistics.to_dict("records"):
         model, task = str(told["model"]), str(told["task"])
-        part = of_model(ds, model, task)
+        part = subset(ds, model=model, task=task)
         maps = {name: head_means(part, name) for name in ("image_weight", "concentration")}
         there = np.isfinite(maps["image_weight"])
         layers, heads = int(there.any(axis=1).sum()), int(there.any(axis=0).sum())

@@ -85,8 +85,13 @@ def thousands(number: int) -> str:
     return f"{number:,}".replace(",", "\N{NO-BREAK SPACE}")
 
 
+def answer_format(name: str) -> str:
+    """`with letters` for `letters`."""
+    return ANSWER_FORMATS.get(name, name)
+
+
 OF_COLUMN: dict[str, Callable[[str], str]] = {
-    "task": benchmark, "group": benchmark, "other": benchmark, "ranking": ranking, "mode": mode, "moment": moment,
+    "format": answer_format, "task": benchmark, "group": benchmark, "other": benchmark, "ranking": ranking, "mode": mode, "moment": moment,
 }  # fmt: skip
 """Columns of tables whose values have words."""
 

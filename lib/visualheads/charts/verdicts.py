@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
-import numpy as np
 import pandas as pd
 
 from visualheads.analysis.claims import CONTRADICTED, NOT_TESTABLE, SUPPORTED, UNDECIDED
@@ -14,34 +12,6 @@ from visualheads.charts.comparison import GREY
 from visualheads.charts.display import finished, rows
 
 COLOURS = {SUPPORTED: "#2f7d4f", CONTRADICTED: "#b3402a", UNDECIDED: "#b8860b", NOT_TESTABLE: GREY}
-
-
-UNITS = {
-    "1": (1, 3, ""),
-    "correlation": (1, 3, " (correlation)"),
-    "share": (100, 1, " %"),
-    "difference of shares": (100, 1, " points"),
-    "share of the ceiling": (100, 0, " % of the ceiling"),
-}
-"""Unit of a claim → factor, digits and words of its numbers; other units are told as they are, with two digits."""
-
-
-def telling_digits(values: Sequence[float], limit: float, digits: int, most: int = 4) -> int:
-    """As many digits, `digits` or more, as tell on which side of a limit values lie; NaN values need none."""
-    known = [value for value in values if value == value]
-    while digits < most and any(np.sign(round(x, digits) - limit) != np.sign(x - limit) for x in known):
-        digits += 1
-    return digits
-
-
-def numbers(row: pd.Series | Mapping[str, Any]) -> str:
-    """`8.8 (4.2 to 13.0) points`: estimate and interval in the claim's unit; "" where there is none."""
-    if pd.isna(row["estimate"]):
-        return ""
-    scale, digits, words = UNITS.get(str(row["unit"]), (1, 2, f" {row['unit']}"))
-    digits = telling_digits([scale * row["lower"], scale * row["upper"]], scale * row["threshold"], digits)
-    estimate, lower, upper = (f"{scale * row[name]:z.{digits}f}" for name in ("estimate", "lower", "upper"))
-    return f"{estimate} ({lower} to {upper}){words}"
 
 
 def verdicts(table: pd.DataFrame) -> Any:
@@ -53,7 +23,7 @@ def verdicts(table: pd.DataFrame) -> Any:
     for number, row in table.iterrows():
         verdict = next(name for name in COLOURS if str(row["verdict"]).startswith(name))
         records.append(
-            {"claim": f"{number}", "verdict": verdict, "numbers": numbers(row), "statement": row["statement"],
+            {"claim": f"{number}", "verdict": verdict, "numbers": row["numbers"], "statement": row["statement"],
              "reason": row["reason"]}
         )  # fmt: skip
     order = [record["claim"] for record in records]
