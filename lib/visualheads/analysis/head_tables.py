@@ -124,25 +124,6 @@ def ranking_table(
     return best.head(n).reset_index(drop=True)
 
 
-def conditions(ds: xr.Dataset) -> list[str]:
-    """The conditions of the dataset's samples, in order of first appearance."""
-    return list(dict.fromkeys(np.atleast_1d(ds["condition"].values).astype(str)))
-
-
-def condition_patterns(
-    ds: xr.Dataset, measure: str = "image_weight", query: str = QUERY, format: str | None = None
-) -> pd.DataFrame:
-    """One row per head and condition: layer, head, name, condition, value (mean over that condition's samples)."""
-    parts = []
-    for condition in conditions(ds):
-        chosen = subset(ds, condition=condition, **({} if format is None else {"format": format}))
-        if chosen.sizes["sample"]:
-            parts.append(
-                head_table(chosen, [measure], query).rename(columns={measure: "value"}).assign(condition=condition)
-            )
-    return pd.concat(parts, ignore_index=True)
-
-
 def row_agreement(ds: xr.Dataset, queries: tuple[str, str] = ("first_generated", "last_prompt")) -> pd.DataFrame:
     """How alike two attention rows rank the heads of one model: measure, rho (Spearman over heads), shared (share of
     the strongest tenth that both name); measures without values are left out."""

@@ -152,7 +152,8 @@ def answered_by_all(ds: xr.Dataset, models: Sequence[str], task: str) -> list[xr
 
     MMBench: one value per question, right where all rounds that all were asked are.
     """
-    arrays = [subset(ds, model=name, task=task)["correct"].isel(model=0, drop=True).load().astype(float) for name in models]
+    parts = [subset(ds, model=name, task=task) for name in models]
+    arrays = [part["correct"].isel(model=0, drop=True).load().astype(float) for part in parts]
     arrays = list(xr.align(*arrays, join="inner"))
     known = np.flatnonzero(np.isfinite(np.stack([array.values for array in arrays])).all(axis=0))
     arrays = [array.isel(sample=known) for array in arrays]

@@ -55,8 +55,8 @@ def outlier_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
 
 
 def dimension_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
-    """One row per model: dimensions (number of sink dimensions), their names, and the highest of each criterion on these
-    prompts, in units of what a sink must reach."""
+    """One row per model: dimensions (number of sink dimensions), names (which), and the highest of each criterion on
+    these prompts, in units of what a sink must reach."""
     rows = []
     for model, ds in found.items():
         known = [name for name in str(ds["sink_dimensions"].values[0]).replace(",", " ").split() if name]

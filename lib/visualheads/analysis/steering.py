@@ -120,7 +120,7 @@ def baseline_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
 
 
 def directions(table: pd.DataFrame, order: str, measure: str = "accuracy") -> dict[str, int]:
-    """How many rows of a `steer_table` lie wholly above 0 (up) and below (down), of n; top heads against random ones."""
+    """How many rows of a `steer_table` lie wholly above 0 (up) or below (down), of n; top against random heads."""
     lower, upper = ("excess_lower", "excess_upper") if order == "top" else ("lower", "upper")
     own = table[(table["order"] == order) & (table["measure"] == measure)].dropna(subset=[lower])
     return {"up": int((own[lower] > 0).sum()), "down": int((own[upper] < 0).sum()), "n": len(own)}

@@ -11,14 +11,17 @@ from visualheads.analysis.lineage import RECORD, training_record
 from visualheads.cards import cards, data_folder
 
 Records = Mapping[str, Mapping[str, Any]]
-SCORES = ("model", "task", "kind", "estimate", "lower", "upper", "n", "chance", "white", "question_only", "above_chance")
+SCORES = (
+    "model", "task", "kind", "estimate", "lower", "upper", "n", "chance", "white", "question_only", "above_chance",
+)  # fmt: skip
 
 
 def training_records() -> dict[str, dict[str, Any]]:
     """The records of all miniatures that were trained, in the catalogue's order, then by name."""
-    names = [path.parent.name for path in (data_folder() / "miniatures").glob(f"*/{RECORD}")]
     place = {name: index for index, name in enumerate(cards())}
-    found = {name: training_record(name) for name in sorted(names, key=lambda name: (place.get(name, len(place)), name))}
+    names = [path.parent.name for path in (data_folder() / "miniatures").glob(f"*/{RECORD}")]
+    names.sort(key=lambda name: (place.get(name, len(place)), name))
+    found = {name: training_record(name) for name in names}
     return {name: record for name, record in found.items() if record.get("stages")}
 
 

@@ -43,7 +43,11 @@ def show_table(
 
 
 def prepared(
-    table: pd.DataFrame, columns: Sequence[str] | Mapping[str, str] = (), *, percent: Sequence[str] = (), digits: int = 2
+    table: pd.DataFrame,
+    columns: Sequence[str] | Mapping[str, str] = (),
+    *,
+    percent: Sequence[str] = (),
+    digits: int = 2,
 ) -> pd.DataFrame:
     """The table of `show_table` as text, before it is displayed."""
     names = dict(columns) if isinstance(columns, Mapping) else {name: name for name in columns or table.columns}

@@ -1,7 +1,6 @@
 """Charts: each function takes a dataset and returns an Altair chart that carries its own alternative text.
 
-They aggregate before they draw, are at most 640 pixels wide, and are displayed with `show`. The sentences that explain
-them, with numbers from the same data, are in `visualheads.book.prose`.
+They aggregate before they draw, are at most 640 pixels wide, and are displayed with `show`.
 """
 
 from __future__ import annotations
@@ -15,15 +14,12 @@ from visualheads.charts.comparison import (
     statistic_scores,
 )
 from visualheads.charts.conditions import (
-    condition_agreement,
-    condition_maps,
     condition_matrices,
-    condition_scores,
     condition_shortfalls,
 )
 from visualheads.charts.cost import cost_bars, sweep_bars
 from visualheads.charts.depth import query_agreement, stage_profile
-from visualheads.charts.display import save_spec, show, show_text, spec_of
+from visualheads.charts.display import save_spec, show, spec_of
 from visualheads.charts.effects import effect_map, loss_curves, overlap_lines, ranking_cells, scores_and_effects
 from visualheads.charts.emergence import moments_compared, text_and_pictures, text_relations
 from visualheads.charts.figure_one import figure_one
@@ -38,10 +34,7 @@ from visualheads.charts.verdicts import verdicts
 __all__ = [
     "against_untrained",
     "boosted",
-    "condition_agreement",
-    "condition_maps",
     "condition_matrices",
-    "condition_scores",
     "condition_shortfalls",
     "cost_bars",
     "effect_map",
@@ -68,7 +61,6 @@ __all__ = [
     "save_spec",
     "scores_and_effects",
     "show",
-    "show_text",
     "sink_frequency",
     "sink_heads",
     "spec_of",

@@ -91,7 +91,8 @@ def answer_format(name: str) -> str:
 
 
 OF_COLUMN: dict[str, Callable[[str], str]] = {
-    "format": answer_format, "task": benchmark, "group": benchmark, "other": benchmark, "ranking": ranking, "mode": mode, "moment": moment,
+    "format": answer_format,
+    "task": benchmark, "group": benchmark, "other": benchmark, "ranking": ranking, "mode": mode, "moment": moment,
 }  # fmt: skip
 """Columns of tables whose values have words."""
 

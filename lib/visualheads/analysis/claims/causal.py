@@ -92,7 +92,8 @@ def attention_finds_the_heads_that_matter(evidence: Evidence) -> Finding:
     assert evidence.traces is not None and evidence.effects is not None
     if MAIN_TASK not in evidence.traces["task"].values.astype(str):
         return missing(f"no model was traced on {MAIN_TASK}, where heads are removed")
-    table = ranking_agreement(in_format(subset(evidence.traces, task=MAIN_TASK)), evidence.effects, EFFECT, by=[RANKING])
+    own = in_format(subset(evidence.traces, task=MAIN_TASK))
+    table = ranking_agreement(own, evidence.effects, EFFECT, by=[RANKING])
     table = table[table["ceiling"] > 0].rename(columns={"lower": "low", "upper": "high", "overlap": "shared_top"})
     if table.empty:
         return missing("no model has both, with effects that two halves of the pictures agree on")
