@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 
 SHOWN_CHOICES = 12
 """How many allowed values a message lists before it only counts the rest."""
@@ -109,6 +110,15 @@ class ModeError(ParameterError):
 
 class MissingDependencyError(VisualHeadsError):
     """An optional package that the called function needs is not installed."""
+
+
+def require(*modules: str, extra: str) -> None:
+    """Raise MissingDependencyError, with the command that helps, unless all these modules can be imported."""
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise MissingDependencyError(
+            f"{', '.join(missing)} cannot be imported; fix: pip install 'visualheads[{extra}]'."
+        )
 
 
 def got(

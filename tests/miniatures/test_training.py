@@ -146,7 +146,7 @@ def test_a_tally_tells_every_class_present_with_its_number(seed, style):
     _, known = text_lists.text_list(rng, 10)
     ids, labels = dialogues.tally(rng, known, style)
     table = {index: word for word, index in language.vocabulary().items()}
-    start = len(language.encode(questions.TALLY_REQUEST)) + 1
+    start = len(language.encode(language.TALLY_REQUEST)) + 1
     asked, told = [], []
     for token, label in zip(ids[start:-1], labels[start:-1], strict=True):
         if label == dialogues.IGNORED:

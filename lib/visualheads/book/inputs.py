@@ -11,8 +11,8 @@ from typing import Any
 
 import nbformat
 
+from visualheads.book.clean import RECORD
 from visualheads.book.page import Page
-from visualheads.book.run import RECORD
 from visualheads.cards import data_folder
 from visualheads.errors import VisualHeadsError
 from visualheads.store.read import PACKED, read_attrs

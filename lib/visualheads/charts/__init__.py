@@ -5,6 +5,10 @@ They aggregate before they draw, are at most 640 pixels wide, and are displayed 
 
 from __future__ import annotations
 
+from visualheads.errors import require
+
+require("altair", "vl_convert", "IPython", extra="book")
+
 from visualheads.charts.comparison import (
     intervals,
     pattern_matrices,
