@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.cells import displayed
 from visualheads.book.tables import prepared, show_table
 from visualheads.book.text import render, say
 from visualheads.errors import ParameterError
@@ -68,7 +69,12 @@ def test_tables_join_bounds_and_round() -> None:
 
 
 def test_long_tables_tell_what_they_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = []
-    monkeypatch.setattr("IPython.display.display", lambda bundle, raw: shown.append(bundle["text/html"]))
-    show_table(pd.DataFrame({"name": ["<b>", "y", "z"]}), head=1)
-    assert "2 more rows" in shown[0] and "&lt;b&gt;" in shown[0] and "y" not in shown[0].split("<td>")[-1].split("<")[0]
+    shown = displayed(monkeypatch)
+    show_table(pd.DataFrame({"name": ["<b>", "yy", "zz"]}), head=1)
+    assert "2 more rows" in shown[0] and "&lt;b&gt;" in shown[0] and "yy" not in shown[0]
+
+
+def test_sentences_with_unknown_numbers_are_left_out() -> None:
+    texts, also = ["a {{ x }}.", "b {{ y }}.", "c {{ z }}."], {"x": 1.5, "y": np.nan}
+    told = render("{{ texts | filled(also) }}", texts=texts, also=also)
+    assert told == "a 1.50."

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from visualheads.analysis import models
-from visualheads.book.prose import training as chapter
 from visualheads.cards import miniature_folder
 from visualheads.miniatures import architectures, asked, card, evaluation, goals, questions, train, training
 from visualheads.tasks import task
@@ -54,8 +53,6 @@ def test_answers_are_scored_by_kind() -> None:
     assert sum(entry["seen"]["n"] for entry in found["kinds"].values()) == found["seen"]["n"] == 200
     text = goals.unlearned({"m": {"benchmarks": {"seedbench": found}}})
     assert "*colour* (above in 0 of 1 scores)" in text and "*which*" not in text
-    told_of = chapter.kinds({"mini-a": {"benchmarks": {"seedbench": found}}})
-    assert "colour, % (chance 25, 40 prompts)" in told_of and "| **25 (" in told_of
     assert "| seedbench | colour | 25.0 (" in card.kind_table({"seedbench": found})
 
 
@@ -95,17 +92,6 @@ def test_shares_of_kinds_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
         assert set(shares) == set(questions.WEIGHTS) and sum(shares.values()) == pytest.approx(1)
     quarter = plan.tuning_of("1.5", 0.25)
     assert asked.boxed_share(quarter) == pytest.approx(0.6) and 0.7 < asked.boxed_share(plan.tuning) < 0.9
-
-
-def test_a_short_tuning_has_its_parents_alignment() -> None:
-    stage = {"curve": [{"step": 1, "loss": 1.0, "object": 0.5}], "steps": 9, "batch": 4, "seconds": 3600.0}
-    stages = {name: stage for name in ("tower", "t", "alignment", "tuning")}
-    whole = {"text_model": "t", "stages": stages}
-    short = {**whole, "data_share": 0.25, "parent": "mini-a"}
-    told = chapter.costs({"mini-a": whole, "mini-a-quarter": short})
-    assert told.count("(shared)") == 3 and "took 5.0 hours" in told
-    counted = {**stage, "answers": {"object": 20}}
-    assert "count, named kind 50 (30 to 70; 20)" in chapter.accuracies({"mini-a": {"stages": {"tuning": counted}}})
 
 
 def test_the_most_frequent_answer_without_a_picture_is_told() -> None:

@@ -18,7 +18,7 @@ from visualheads.book import inputs
 from visualheads.book.catalogue import ABLATION, MODELS, RESULTS, book_pages, model_pages, remove_outdated
 from visualheads.book.protocols import run_full
 from visualheads.book.run import Report, run_pages, silent
-from visualheads.book.sphinx import extension
+from visualheads.book.sphinx import extension, reference
 from visualheads.book.traces import trace_all
 from visualheads.cards import cards
 from visualheads.charts.display import MIME
@@ -88,7 +88,8 @@ def _pieces(cell: NotebookNode, results: Path, place: int) -> list[str]:
         data = output.get("data", {})
         if MIME in data:
             name = f"landing-{place}.json"
-            _put(results / name, json.dumps(data[MIME], sort_keys=True))
+            spec = json.dumps(data[MIME], sort_keys=True)
+            _put(results / name, spec.replace('"#claim-', '"results/claims.html#claim-'))
             caption = cell.metadata.get("mystnb", {}).get("figure", {}).get("caption", "")
             found.append(f"```{{vegalite}} {RESULTS.name}/{name}\n:name: fig-landing-{place}\n{caption}\n```")
         elif "text/markdown" in data:
@@ -142,6 +143,7 @@ def render_book(root: str | Path = ".", force: bool = False, report: Report = si
     """
     root = checked_root(root)
     write_landing(root)
+    reference.written(root / RESULTS / "api.txt")
     html, stamp = root / BUILD / "html", root / BUILD / "inputs.txt"
     made_from = _book_hash(root)
     index = html / INDEX

@@ -1,4 +1,4 @@
-"""The words for what stores and tables name by identifiers: one map for charts and prose. An unknown name stays."""
+"""The words and colours of what stores and tables name by identifiers, one for each. An unknown name stays."""
 
 from __future__ import annotations
 
@@ -101,3 +101,22 @@ def in_words(table: pd.DataFrame) -> pd.DataFrame:
     """The table with words for the identifiers in those of its columns that OF_COLUMN names."""
     told = {name: table[name].map(str).map(words) for name, words in OF_COLUMN.items() if name in table.columns}
     return table.assign(**told) if told else table
+
+
+def colour(column: str, values: Sequence[Any], **options: Any) -> alt.Color:
+    """The colour of a column's values, the same in every chart; legend and title as in Altair.
+
+    Raises ValueError for more hues than a reader tells apart.
+    """
+    domain = list(dict.fromkeys(str(value) for value in values))
+    known = COLOURS.get(column, {})
+    scale = alt.Scale(domain=domain, range=[known[name] for name in domain]) if set(domain) <= set(known) else None
+    if scale is None and len(domain) > MOST_HUES:
+        raise ValueError(f"{len(domain)} values of {column!r} are more than {MOST_HUES} hues; draw them as panels")
+    return alt.Color(f"{column}:N", sort=domain, scale=scale or alt.Scale(domain=domain), **options)
+
+
+def with_family(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the language model of each `model` in the column `family`; its own name where that is unknown."""
+    llm = descent([str(name) for name in dict.fromkeys(table["model"])])["llm"].to_dict()
+    return table.assign(family=[llm[str(name)] or str(name) for name in table["model"]])
