@@ -42,7 +42,8 @@ def intervals(
     """Points with intervals (`value`, lower, upper): one line per `label`, panels side by side by `panel`.
 
     by: column that colours them, side by side; models are coloured by their language model. rule: a number drawn as a
-    dashed line in all panels, or a column with a number per row (such as chance). shared: panels have one scale. `words` begin the alternative text. Without rows: a placeholder with `needs`.
+    dashed line in all panels, or a column with a number per row (such as chance). shared: panels have one scale.
+    `words` begin the alternative text. Without rows: a placeholder with `needs`.
     """
     table = in_words(table.dropna(subset=[value])) if len(table) else table
     if table.empty:
