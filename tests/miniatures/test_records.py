@@ -90,8 +90,7 @@ def test_shares_of_kinds_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     plan, recipe = training.Plan(), architectures.miniature("mini-1.5-7B")
     for shares in asked.shares(recipe, plan.text, plan.tuning).values():
         assert set(shares) == set(questions.WEIGHTS) and sum(shares.values()) == pytest.approx(1)
-    quarter = plan.tuning_of("1.5", 0.25)
-    assert asked.boxed_share(quarter) == pytest.approx(0.6) and 0.7 < asked.boxed_share(plan.tuning) < 0.9
+    assert 0.7 < asked.boxed_share(plan.tuning) < 0.9
 
 
 def test_the_most_frequent_answer_without_a_picture_is_told() -> None:

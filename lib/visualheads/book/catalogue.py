@@ -55,7 +55,7 @@ COMPARISONS = (
     Comparison("training", "How the miniatures learned"),
     Comparison("conditions", "Six conditions"),
     Comparison("benchmarks", "Five benchmarks"),
-    Comparison("scale", "Scale: recipe, size, data"),
+    Comparison("scale", "Scale: recipe and size"),
     Comparison("families", "Families"),
     Comparison("emergence", "Emergence"),
     Comparison("removals", "Heads removed: all models", removes=True, last=True),

@@ -3,9 +3,39 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import altair as alt
 import pandas as pd
+
+from visualheads.analysis.lineage import descent
+
+GREY = "#8a8a8a"
+"""Controls: random heads, untrained networks, chance, ceilings."""
+MAIN = "#4c78a8"
+"""Marks that need no telling apart."""
+CHOSEN = "#ff2d55"
+"""What was clicked."""
+COLOURS: dict[str, dict[str, str]] = {
+    "order": {"top": "#d1495b", "random": GREY, "bottom": "#8c6bb1", "all": "#c98b2b"},
+    "stage": {"early": "#8fb339", "middle": "#2e9c6e", "late": "#146b8c"},
+    "task": {
+        "LookTwice-QA": "#4269d0", "POPE": "#efb118", "MMBench": "#ff725c", "SEED-Bench": "#6cc5b0",
+        "Q-Bench": "#a463f2",
+    },
+    "family": {
+        "Vicuna-7B": "#1f77b4", "Vicuna-13B": "#76b7e5", "Mistral-7B-v0.2": "#e377c2", "Phi-3-mini": "#17a589",
+        "Llama-3-8B": "#bc8f00",
+    },
+    "heads": {"trained": MAIN, "untrained": GREY},
+    "tokens": {"the marked tokens": "#d1495b", "random image tokens": GREY, "random background": "#8c6bb1"},
+    "verdict": {
+        "supported": "#2f7d4f", "contradicted": "#b3402a", "undecided": "#b8860b", "not testable here": GREY,
+    },
+}  # fmt: skip
+"""One meaning per colour across the book, by column and value; what is not listed takes the theme's colours in turn."""
+MOST_HUES = 8
 
 BENCHMARKS = {
     "looktwice": "LookTwice-QA", "pope": "POPE", "mmbench": "MMBench", "seedbench": "SEED-Bench", "qbench": "Q-Bench",
