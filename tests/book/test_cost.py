@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 
 from visualheads import charts
-from visualheads.book import cost
-from visualheads.book import cost as cost_sweeps
+from visualheads.book import cost, cost_sweeps
 from visualheads.charts import display
 from visualheads.errors import ParameterError
 

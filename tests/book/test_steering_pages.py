@@ -286,12 +286,6 @@ def test_rises_and_falls_are_of_paired_changes() -> None:
     assert risen["change_lower"] > 0, "the same pictures answered twice do not"
 
 
-def test_objects_are_counted_once_however_often_they_are_asked_about() -> None:
-    names = ["count: a→car", "count: a→dog", "name: a→car", "count: b→car"]
-    ds = xr.Dataset(coords={"sample": names, "image_id": ("sample", ["1", "1", "1", "2"])})
-    assert steering_tables.objects_steered(ds) == 3
-
-
 def test_nothing_run_is_said_in_words() -> None:
     empty = pd.DataFrame()
     for chart in (charts.steered_answers, charts.boosted, charts.outliers, charts.sink_heads, charts.removed_sinks):

@@ -138,16 +138,6 @@ def example_model(names: Sequence[str], table: pd.DataFrame) -> tuple[str, str] 
     return None if own.empty else (str(own.loc[0, "model"]), str(own.loc[0, "ranking"]))
 
 
-def objects_steered(ds: xr.Dataset) -> int:
-    """How many different objects a steering dataset steers to: each is asked about in several situations.
-
-    A sample's label ends in the kind of its object, after an arrow (`steering.candidates`): a picture's first of that
-    kind is the object.
-    """
-    kinds = [name.rpartition("→")[2] for name in ds["sample"].values.astype(str)]
-    return len(set(zip(ds["image_id"].values.astype(str), kinds, strict=True)))
-
-
 _MEASURED = {"accuracy": ("correct", "clean_correct"), "margin": ("margin", "clean_margin")}
 
 

@@ -23,7 +23,7 @@ from visualheads.tasks import task
 LIBRARY = Path(__file__).resolve().parents[1]
 RENDERING = ("book", "cli")
 """Rooms that turn pages into a book but decide no number and no chart on them …"""
-ON_PAGES = ("book/text.py", "book/tables.py", "book/cost.py")
+ON_PAGES = ("book/text.py", "book/tables.py", "book/cost.py", "book/cost_sweeps.py")
 """… but for these, which notebooks call."""
 WORDING = "analysis/claims/claims.yml"
 """Words of one page alone: that page names the file among its data."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -77,11 +76,6 @@ def benchmark(name: str) -> str:
     """`LookTwice-QA, letters` for `looktwice, letters`."""
     task, comma, rest = name.partition(", ")
     return BENCHMARKS.get(task, task) + comma + rest
-
-
-def in_sentence(text: str) -> str:
-    """A text that a record holds, with the benchmarks in it by their titles."""
-    return re.sub(rf"\b({'|'.join(BENCHMARKS)})\b", lambda match: BENCHMARKS[match[0]], text)
 
 
 def ranking(name: str) -> str:

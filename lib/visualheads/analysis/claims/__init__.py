@@ -77,7 +77,7 @@ def declared() -> tuple[Claim, ...]:
 
 def _claim(judge: str, rule: str, beside: Sequence[str], **words: Any) -> Claim:
     decide, threshold = JUDGES[judge]
-    rule = rule.format(threshold=f"{threshold:g}")
+    rule = rule.format(threshold=f"{threshold:g}", points=f"{100 * threshold:g}")
     return Claim(judge=decide, threshold=threshold, rule=rule, beside=tuple(beside), **words)
 
 

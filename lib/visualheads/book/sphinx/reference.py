@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 MODULES = (
-    "heads.ranking", "heads.selection", "heads.nulls", "heads.agreement", "heads.bootstrap",
     "analysis.subset", "analysis.models", "analysis.head_tables", "analysis.scores", "analysis.benchmarks",
     "analysis.effects", "analysis.rankings_vs_effects", "analysis.lineage", "analysis.families", "analysis.emergence",
     "analysis.sinks", "analysis.steering", "analysis.training", "analysis.claims", "charts", "book.text", "book.tables",
