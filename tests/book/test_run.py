@@ -210,7 +210,10 @@ def test_longest_page_starts_first_and_its_failure_stops_no_other(tmp_path: Path
     with pytest.raises(KernelError, match="broken"):
         running.run_pages([good, bad], tmp_path, workers=1, report=said.append)
     assert good.output.is_file() and not bad.output.is_file()
-    assert said == ["running One", "failed: One (1 of 2, about 0 s left)", "running One", "ran One (2 of 2)"]
+    assert [line.partition(",")[0].rstrip(")") for line in said] == [
+        "running One", "failed: One (1 of 2", "running One", "ran One (2 of 2",
+    ]  # fmt: skip
+    assert " left)" in said[1]
 
 
 @pytest.mark.parametrize("change", ["template", "parameters", "data", "title"])
