@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from visualheads.explorer.looking import look
 from visualheads.explorer.shown import Explorer
+from visualheads.explorer.stored import explore
 
-__all__ = ["Explorer", "look"]
+__all__ = ["Explorer", "explore", "look"]

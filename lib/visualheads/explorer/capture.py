@@ -13,15 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from visualheads.capture import align
-from visualheads.interventions.generating import step_forward
-from visualheads.interventions.standalone import check_alone
-from visualheads.interventions.text_model import Door, arrive, forward, new_cache
-from visualheads.memory import fitting
+from visualheads.interventions.engine.generating import step_forward
+from visualheads.interventions.engine.text_model import Door, arrive, check_alone, forward, new_cache
+from visualheads.models.attention_call import align
+from visualheads.models.devices import fitting
 
 if TYPE_CHECKING:
+    from visualheads.models.wrapper import VisionLanguageModel
     from visualheads.tasks.sample import Sample
-    from visualheads.vision_language import VisionLanguageModel
 
 WHITE = (255, 255, 255)
 
@@ -145,7 +144,9 @@ def capture(
 
 def white(sample: Sample) -> Sample:
     """Return the sample with a white picture of the same size."""
-    return replace(sample, id=f"{sample.id} white", image=Image.new("RGB", sample.open().size, WHITE), box=None, boxes=None)
+    return replace(
+        sample, id=f"{sample.id} white", image=Image.new("RGB", sample.open().size, WHITE), box=None, boxes=None
+    )
 
 
 def _wanted(rows: int | Sequence[int], inputs: Door, max_new_tokens: int) -> list[int]:

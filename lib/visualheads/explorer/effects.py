@@ -13,18 +13,17 @@ from numpy.typing import NDArray
 from visualheads.errors import ModeError, got
 from visualheads.explorer.capture import white
 from visualheads.explorer.look_data import Answers, Effect
-from visualheads.generation import decoded
-from visualheads.interventions.engine import Batch, Job
+from visualheads.interventions.engine.run import Batch, Job
+from visualheads.interventions.engine.text_model import arrive, check_alone
 from visualheads.interventions.modes import ALL, Intervention, check_possible
 from visualheads.interventions.reference import Reference, mean_reference
-from visualheads.interventions.standalone import check_alone
-from visualheads.interventions.text_model import arrive
-from visualheads.settings import settings_of
+from visualheads.models.generation import decoded
 from visualheads.tasks import task
+from visualheads.tracing.settings import settings_of
 
 if TYPE_CHECKING:
+    from visualheads.models.wrapper import VisionLanguageModel
     from visualheads.tasks.sample import Box, Sample
-    from visualheads.vision_language import VisionLanguageModel
 
 REMOVED, HIDDEN, STEERED = "mean", "image_knockout", "steer"
 LABELS = {REMOVED: "Removed", HIDDEN: "Picture hidden", STEERED: "Steered"}

@@ -16,7 +16,7 @@ from PIL import Image
 
 from visualheads.explorer.measures import MEASURES
 from visualheads.explorer.packing import pack, quantise, text_keys
-from visualheads.geometry import TokenMap
+from visualheads.models.token_map import TokenMap
 
 FORMAT = "visualheads.look"
 VERSION = 1
@@ -142,7 +142,6 @@ class Look:
 
     def to_json(self) -> dict[str, Any]:
         """Return the look in its format (FORMAT.md): plain JSON values, the same in every run."""
-        layers, heads = int(self.model["layers"]), int(self.model["heads"])
         first_layer, first_head = self.first_head
         made: dict[str, Any] = {
             "format": FORMAT,
@@ -159,7 +158,7 @@ class Look:
             "token_map": None if self.token_map is None else _token_map(self.token_map),
             "measures": {name: MEASURES[name] for name in self.measures},
             "rows": [self.row_json(index) for index in range(len(self.rows))],
-            "first_head": first_layer * heads + first_head,
+            "first_head": first_layer * int(self.model["heads"]) + first_head,
             "sinks": None if self.sinks is None else pack(self.sinks, "u1"),
             "answers": None,
             "effects": {mode: _effect(effect) for mode, effect in self.effects.items()},
@@ -169,7 +168,6 @@ class Look:
         if self.answers is not None:
             top = [{"id": token, "text": text, "probability": round(p, 6)} for token, text, p in self.answers.top]
             made["answers"] = {"text": self.answers.text, "top": top}
-        del layers
         return made
 
     def row_json(self, index: int) -> dict[str, Any]:

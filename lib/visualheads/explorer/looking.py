@@ -18,15 +18,15 @@ from visualheads.explorer.effects import HIDDEN, REMOVED, HeadChanger, answers_o
 from visualheads.explorer.look_data import GENERATED, PROMPT, Look, Row
 from visualheads.explorer.measures import MEASURES
 from visualheads.explorer.shown import Explorer
-from visualheads.measures import TokenSets, measure
-from visualheads.progress import Wish, progress_bar
-from visualheads.settings import MAX_NEW_TOKENS
+from visualheads.models.progress import Wish, progress_bar
 from visualheads.tasks.sample import LazyImage, Sample
+from visualheads.tracing.measures import TokenSets, measure
+from visualheads.tracing.settings import MAX_NEW_TOKENS
 
 if TYPE_CHECKING:
-    from visualheads.geometry import TokenMap
     from visualheads.interventions.reference import Reference
-    from visualheads.vision_language import VisionLanguageModel
+    from visualheads.models.token_map import TokenMap
+    from visualheads.models.wrapper import VisionLanguageModel
 
 ROWS = 24
 """Queries whose attention is kept by default."""
@@ -83,7 +83,7 @@ def look(
     samples = _samples(image, question)
     _check(rows, effects)
     if isinstance(model, str):
-        from visualheads.models import load
+        from visualheads.models.loading import load
 
         model = load(model)
     references: dict[str, Reference] = {}
@@ -112,12 +112,17 @@ def look_at(
     done = capture(model, sample, rows, max_new_tokens)
     if not isinstance(rows, int) and len(done.positions) < len(set(rows)):
         beyond = sorted(set(rows) - set(done.positions))
-        raise ParameterError(got("rows", beyond, f"positions from 0 to {len(done.ids) - 1}", "prompt and answer end there"))
+        raise ParameterError(
+            got("rows", beyond, f"positions from 0 to {len(done.ids) - 1}", "prompt and answer end there")
+        )
     blank = capture(model, white(sample), done.positions, max_new_tokens, forced=done.ids[done.prompt :])
     token_map, note = _known_map(model, picture.size, int(done.image.sum()))
-    measures = _measures(done, token_map, sample)
+    measures = _measures(done, token_map)
     measures["white_change"] = measures["image_weight"] - blank.attention[..., done.image.numpy()].sum(axis=-1)
-    texts = ["" if marked else model.tokenizer.decode([token]) for token, marked in zip(done.ids.tolist(), done.image, strict=True)]
+    texts = [
+        "" if marked else model.tokenizer.decode([token])
+        for token, marked in zip(done.ids.tolist(), done.image, strict=True)
+    ]
     layers, heads, kv_heads = model.shape
     return Look(
         model={"name": model.name, "layers": layers, "heads": heads, "kv_heads": kv_heads},
@@ -157,12 +162,15 @@ def _samples(image: Any, question: str | None) -> list[Sample]:
         if question is not None:
             raise SampleError("question: samples bring their own; leave it out, or give one picture.")
         if not image or not all(isinstance(sample, Sample) for sample in image):
-            raise SampleError(got("samples", [type(one).__name__ for one in image], "at least one, all of them vh.Sample"))
+            raise SampleError(
+                got("samples", [type(one).__name__ for one in image], "at least one, all of them vh.Sample")
+            )
         return list(image)
     if question is None or not question.strip():
         raise SampleError(got("question", question, "the text that is asked about the picture", "give a question"))
     name = Path(image).name if isinstance(image, (str, os.PathLike)) else "picture"
-    return [Sample(id=name, image=Path(image) if isinstance(image, os.PathLike) else image, question=question)]
+    picture = Path(image) if isinstance(image, os.PathLike) else image
+    return [Sample(id=name, image=picture, question=question, answer="")]
 
 
 def _check(rows: int | Sequence[int], effects: str) -> None:
@@ -203,7 +211,7 @@ def _row(position: int, prompt: int, texts: Sequence[str]) -> Row:
     return Row(position, PROMPT, f"“{text}”")
 
 
-def _measures(done: Captured, token_map: TokenMap | None, sample: Sample) -> dict[str, NDArray[np.float32]]:
+def _measures(done: Captured, token_map: TokenMap | None) -> dict[str, NDArray[np.float32]]:
     """(row, layer, head) of the measures that the explorer shows; NaN-only ones are left out."""
     rows, layers, _, tokens = done.attention.shape
     image = done.image.expand(rows, tokens)
@@ -212,7 +220,6 @@ def _measures(done: Captured, token_map: TokenMap | None, sample: Sample) -> dic
         patch[done.image] = torch.from_numpy(token_map.is_patch.copy())
     visible = torch.arange(tokens)[None] <= torch.tensor(done.positions)[:, None]
     found: dict[str, list[NDArray[np.float32]]] = {}
-    del sample
     for layer in range(layers):
         sink = None
         if done.sinks is not None:
@@ -229,10 +236,9 @@ def _measures(done: Captured, token_map: TokenMap | None, sample: Sample) -> dic
 
 
 def _tried(made: Look, effects: str) -> list[tuple[int, int]]:
-    layers, heads = made.gaze.shape
+    heads = made.gaze.shape[1]
     order = np.argsort(-made.gaze.reshape(-1), kind="stable")
     chosen = order if effects == "all" else order[:TOP_HEADS]
-    del layers
     return [divmod(int(index), heads) for index in sorted(chosen)]
 
 

@@ -22,7 +22,9 @@ THUMBNAIL = 144
 """Longest edge of the small pictures of a gallery."""
 INDEX_FORMAT = "visualheads.look-index"
 INDEX_VERSION = 1
-ON_REGION = "Share of attention on the asked region, from the last prompt token; of the pictures here, the highest first."
+ON_REGION = (
+    "Share of attention on the asked region, from the last prompt token; of the pictures here, the highest first."
+)
 ON_PICTURE = "Share of attention on the picture, from the last prompt token; of the pictures here, the highest first."
 
 
@@ -157,7 +159,8 @@ def _safe(name: str) -> str:
 
 PAGE_STYLE = """\
 html { color-scheme: light dark; }
-body { margin: 0; background: #fff; font-family: system-ui, -apple-system, "Segoe UI", "Noto Sans", "Liberation Sans", sans-serif; }
+body { margin: 0; background: #fff; }
+body { font-family: system-ui, -apple-system, "Segoe UI", "Noto Sans", "Liberation Sans", sans-serif; }
 main { max-width: 1120px; margin: 0 auto; padding: 20px clamp(14px, 3vw, 32px) 40px; }
 @media (prefers-color-scheme: dark) { body { background: #14181d; } }
 """

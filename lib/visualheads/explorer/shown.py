@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from visualheads import disk
 from visualheads.errors import ParameterError, got
 from visualheads.explorer.page import page
+from visualheads.store import files
 
 if TYPE_CHECKING:
     from visualheads.explorer.look_data import Look
     from visualheads.interventions.reference import Reference
+    from visualheads.models.wrapper import VisionLanguageModel
     from visualheads.tasks.sample import Sample
-    from visualheads.vision_language import VisionLanguageModel
 
 HEIGHT = 980
 """Of the frame in notebooks that show pages but no widgets, in pixels."""
@@ -73,8 +73,8 @@ class Explorer:
     def save(self, path: str | os.PathLike[str], **first: str) -> Path:
         """Write the page; return its path. `first` as in `page`."""
         target = Path(path)
-        with disk.refusals_told(target):
-            disk.write_file(target, self.page(**first).encode())
+        with files.refusals_told(target):
+            files.write_file(target, self.page(**first).encode())
         return target
 
     def to_dataset(self) -> xr.Dataset:
@@ -89,7 +89,7 @@ class Explorer:
     def save_data(self, path: str | os.PathLike[str]) -> Path:
         """Write the data behind the view as NetCDF; return the path."""
         target = Path(path)
-        with disk.refusals_told(target):
+        with files.refusals_told(target):
             self.to_dataset().to_netcdf(target, engine="scipy")
         return target
 
@@ -100,8 +100,8 @@ class Explorer:
         return widget(self)
 
     def _repr_html_(self) -> str:
-        words = html.escape(self.page(), quote=True)
-        return f'<iframe srcdoc="{words}" style="width:100%;height:{HEIGHT}px;border:0" title="{html.escape(repr(self), quote=True)}"></iframe>'
+        words, title = (html.escape(text, quote=True) for text in (self.page(), repr(self)))
+        return f'<iframe srcdoc="{words}" style="width:100%;height:{HEIGHT}px;border:0" title="{title}"></iframe>'
 
     def _repr_mimebundle_(self, **_kwargs: Any) -> Any:
         if importlib.util.find_spec("anywidget") is not None:

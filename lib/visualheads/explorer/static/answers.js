@@ -39,10 +39,7 @@ export function answerView(actions) {
   function update(context) {
     const { look, choice: chosen, effects, mode, live } = context;
     const { answers, sample } = look.json;
-    if (!answers) {
-      element.replaceChildren(h("p", { class: "vh-quiet" }, "These data hold no answers."));
-      return;
-    }
+    if (!answers) return; // the explorer hides what has nothing to show
     const modes = Object.entries(look.json.effects || {});
     const heads = chosen.heads.map(headName);
     const key = JSON.stringify([mode, heads, live?.settings]);

@@ -105,9 +105,11 @@ export class Explorer {
     this.body = h("div", { class: "vh-body" },
       h("section", { class: "vh-left", "aria-label": "picture" }, this.picture.element, this.order.element, h("div", { class: "vh-under" }, this.legend.element, this.tellsPatch), this.tools),
       h("section", { class: "vh-right", "aria-label": "heads" }, this.measureBox, this.map.element, this.bar.element, this.list));
+    this.keyHint = h("p", { class: "vh-quiet vh-key" }, "Outlined: the query, click another to look from there. Shaded: where the head looks in the text.");
+    this.effectsBox = h("section", { "aria-label": "effect on the answer" }, h("h4", {}, "What the head does"), this.answers.element);
     this.lower = h("div", { class: "vh-lower" },
-      h("section", { "aria-label": "prompt and answer" }, h("h4", {}, "Prompt and answer"), h("p", { class: "vh-quiet vh-key" }, "Outlined: the query, click another to look from there. Shaded: where the head looks in the text."), this.tokens.element),
-      h("section", { "aria-label": "effect on the answer" }, h("h4", {}, "What the head does"), this.answers.element));
+      h("section", { "aria-label": "prompt and answer" }, h("h4", {}, "Prompt and answer"), this.keyHint, this.tokens.element),
+      this.effectsBox);
     this.root.classList.add("vh-look");
     this.root.replaceChildren(this.heading, this.fault, this.body, this.sentence, this.lower, this.gallery.element, this.foot);
   }
@@ -278,6 +280,8 @@ export class Explorer {
     this.root.classList.toggle("vh-dark", isDark(this.root));
     for (const view of [this.map, this.bar, this.picture, this.order, this.legend, this.tokens, this.answers, this.gallery]) view.update(context);
     this.sentence.textContent = context.sentence;
+    this.effectsBox.hidden = !context.look.json.answers;
+    this.keyHint.hidden = !context.row.keys;
     this.drawHeading(context);
     this.drawTools(context);
     this.drawMeasure(context);

@@ -4,7 +4,7 @@ import { h, s, uniqueId } from "./dom.js";
 import { colourOf, number, told } from "./scale.js";
 import { headName } from "./state.js";
 
-const [LEFT, TOP, BOTTOM, TALLEST, LARGEST] = [28, 4, 30, 440, 48];
+const [LEFT, TOP, BOTTOM, TALLEST, LARGEST] = [36, 4, 30, 440, 48];
 const FAR = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 
 /** actions: choose(heads), hover(head or null). */
@@ -60,7 +60,7 @@ export function headMap(actions) {
     const { layers, perLayer } = context.look;
     const { across, down } = size();
     const gap = Math.min(1, across * 0.1);
-    const every = (n, step) => Array.from({ length: n }, (_, i) => i).filter((i) => i % step === 0 || (n <= 12 && step <= 2));
+    const every = (n, step) => Array.from({ length: n }, (_, i) => i).filter((i) => i % step === 0);
     const stepOf = (cell, least) => [1, 2, 4, 5, 8, 10, 16, 20].find((step) => step * cell >= least) || 32;
     svg.setAttribute("width", width);
     svg.setAttribute("height", TOP + layers * down + BOTTOM);
@@ -71,8 +71,8 @@ export function headMap(actions) {
         s("rect", { width: 5, height: 5, class: "vh-hatch-ground" }), s("line", { x1: 0, y1: 0, x2: 0, y2: 5, class: "vh-hatch" }))),
       s("g", { class: "vh-cells" }, cells),
       s("g", { class: "vh-axis" },
-        every(layers, stepOf(down, 12)).map((layer) => s("text", { x: LEFT - 6, y: TOP + (layer + 0.5) * down, dy: "0.35em", "text-anchor": "end" }, layer)),
-        every(perLayer, stepOf(across, 16)).map((head) => s("text", { x: LEFT + (head + 0.5) * across, y: TOP + layers * down + 12, "text-anchor": "middle" }, head)),
+        every(layers, stepOf(down, 22)).map((layer) => s("text", { x: LEFT - 6, y: TOP + (layer + 0.5) * down, dy: "0.35em", "text-anchor": "end" }, layer)),
+        every(perLayer, stepOf(across, 24)).map((head) => s("text", { x: LEFT + (head + 0.5) * across, y: TOP + layers * down + 12, "text-anchor": "middle" }, head)),
         s("text", { x: LEFT + (perLayer * across) / 2, y: TOP + layers * down + 26, "text-anchor": "middle" }, "head"),
         s("text", { transform: `translate(9 ${TOP + (layers * down) / 2}) rotate(-90)`, "text-anchor": "middle" }, "layer")),
       s("g", { class: "vh-marks" }),

@@ -2,7 +2,7 @@
 
 import { h, s } from "./dom.js";
 import { loops, pathOf } from "./outline.js";
-import { LEVELS, LEVEL_COLOURS, shade } from "./scale.js";
+import { LEVELS, LEVEL_COLOURS, VIRIDIS, mix, shade } from "./scale.js";
 import { tokenAt } from "./numbers.js";
 
 const CLOSEST = 12;
@@ -185,7 +185,15 @@ export function pictureView(actions) {
     const value = (token) => (weights && !hidden?.[token] ? shade(weights[token], top) : 0);
     const veiled = settings.overlay === "brightness" && weights;
     veil.style.display = veiled ? "" : "none";
-    if (veiled) for (const [token, rect] of rects) rect.setAttribute("fill-opacity", (settings.strength * (1 - value(token))).toFixed(3));
+    const bare = !look.json.picture.source; // no picture to darken: the map itself is coloured
+    veil.classList.toggle("vh-bare", bare);
+    if (veiled) {
+      for (const [token, rect] of rects) {
+        rect.setAttribute("fill-opacity", bare ? 1 : (settings.strength * (1 - value(token))).toFixed(3));
+        if (bare) rect.setAttribute("fill", mix(VIRIDIS, value(token)));
+        else rect.removeAttribute("fill");
+      }
+    }
     const lined = settings.overlay === "outline" && weights && map;
     outlines.replaceChildren(...(lined ? LEVELS.flatMap((level, i) => lineOf(map, rects, value, level, LEVEL_COLOURS[i])) : []));
     outlines.style.setProperty("--vh-strength", 0.5 + 3 * settings.strength);

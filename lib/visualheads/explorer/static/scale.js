@@ -1,6 +1,6 @@
 // Colours and the numbers beside them. All colour scales change in lightness, so that no hue has to be told apart.
 
-const VIRIDIS = ["#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725"];
+export const VIRIDIS = ["#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725"];
 const BLUE_ORANGE = ["#134b85", "#4d84bd", "#a5c7e2", "#f2f0eb", "#f5bf83", "#d9772b", "#8a3a05"];
 const BLUE_ORANGE_DARK = ["#9fd0ff", "#5696d4", "#2c5484", "#2a2a2c", "#7d4a1c", "#d17f36", "#ffc98c"];
 export const LEVELS = [0.25, 0.5, 0.75];

@@ -42,7 +42,7 @@ export function read(hash) {
       const heads = value.split("+").map(headOf);
       if (heads.length && heads.every(Boolean)) choice.heads = heads;
     } else if (name === "token" || name === "patch") {
-      if (/^\d+$/.test(value)) choice[name] = Number(value);
+      if (/^-?\d+$/.test(value)) choice[name] = Number(value);
     } else if (name === "box") {
       const edges = value.split(",").map(Number);
       if (edges.length === 4 && edges.every(Number.isFinite) && edges[0] < edges[2] && edges[1] < edges[3]) choice.box = edges;
