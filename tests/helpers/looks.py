@@ -33,7 +33,14 @@ def grid_map(rows: int, columns: int, size: tuple[int, int], tiles: tuple[int, i
     kind, tile, row, column, box = zip(*parts, strict=True)
     shape = (2 * rows, 2 * columns) if tiles[0] else (0, 0)
     return TokenMap(
-        np.array(kind), np.array(tile), np.array(row), np.array(column), np.array(box, float), size, (rows, columns), shape
+        np.array(kind),
+        np.array(tile),
+        np.array(row),
+        np.array(column),
+        np.array(box, float),
+        size,
+        (rows, columns),
+        shape,
     )
 
 
@@ -70,9 +77,10 @@ def made_look(
         attention[row, ..., position + 1 :] = 0
     attention /= attention.sum(axis=-1, keepdims=True)
     weight = attention[..., image].sum(axis=-1)
+    odds = np.clip(weight, 1e-6, 1 - 1e-6)
     measures = {
         "image_weight": weight,
-        "image_log_odds": np.log(weight / (1 - weight)) - np.log(n_image / (len(texts) - n_image)),
+        "image_log_odds": np.log(odds / (1 - odds)) - np.log(n_image / (len(texts) - n_image)),
         "concentration": random.random(weight.shape, dtype=np.float32),
         "white_change": weight - 0.5,
     }
@@ -95,7 +103,11 @@ def made_look(
         image=image,
         token_map=token_map if known else None,
         rows=[
-            Row(at, GENERATED if at >= prompt else PROMPT, f"“{texts[at].strip()}”" if at != prompt - 1 else "the last prompt token")
+            Row(
+                at,
+                GENERATED if at >= prompt else PROMPT,
+                f"“{texts[at].strip()}”" if at != prompt - 1 else "the last prompt token",
+            )
             for at in positions
         ],
         attention=attention,
@@ -115,4 +127,6 @@ def _effect(random: np.random.Generator, layers: int, heads: int, mode: str) -> 
     first[1, 2] = 11
     told = {"mean": ("Removed", "Its mean stands instead."), "image_knockout": ("Picture hidden", "It cannot look.")}
     label, description = told[mode]
-    return Effect(label, description, probability, first, np.full((layers, heads), 0.5, np.float32), {7: " two", 11: " many"})
+    return Effect(
+        label, description, probability, first, np.full((layers, heads), 0.5, np.float32), {7: " two", 11: " many"}
+    )

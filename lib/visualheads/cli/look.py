@@ -24,12 +24,12 @@ def look(
         ),
     ] = "top",
     rows: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="How many queries: the last prompt token, the generated ones, then the question's. "
+            help="How many queries, 24 by default: the last prompt token, the generated ones, then the question's. "
             "Or their positions, with commas between them (“90,91”; one alone: “90,”)."
         ),
-    ] = "24",
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.")] = 16,
     device: Annotated[str | None, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, auto …")] = None,
     data: Annotated[Path | None, typer.Option(help="Also write the numbers behind the page, as NetCDF.")] = None,
@@ -50,7 +50,9 @@ def look(
         say(f"Wrote {explorer.save_data(data)}")
 
 
-def _rows(text: str) -> int | list[int]:
+def _rows(text: str | None) -> int | list[int] | None:
+    if text is None:
+        return None
     parts = [part.strip() for part in text.split(",")]
     try:
         return int(text) if len(parts) == 1 else [int(part) for part in parts if part]

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from visualheads.tasks.sample import Sample
 
 WHITE = (255, 255, 255)
+ROWS = 24
+"""Queries whose attention is kept by default …"""
+PAGE = 7_500_000
+"""… or as many as these bytes hold in four bits a weight, so that a page stays below 10 MB."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ class Reader:
 def capture(
     model: VisionLanguageModel,
     sample: Sample,
-    rows: int | Sequence[int],
+    rows: int | Sequence[int] | None,
     max_new_tokens: int,
     forced: Int[Tensor, " token"] | None = None,
 ) -> Captured:
@@ -106,7 +110,7 @@ def capture(
         What runs on what.
     rows
         How many rows: the last prompt token, then the generated ones, then the tokens between image and answer, the
-        last ones first. Or the positions themselves, counted over prompt and answer.
+        last ones first. Or the positions themselves, counted over prompt and answer. None: as many as a page holds.
     max_new_tokens
         Longest answer.
     forced
@@ -116,6 +120,9 @@ def capture(
         encoding = model.encode([sample])
         inputs = arrive(model, encoding)
         check_alone(model, encoding, inputs)
+        if rows is None:
+            weights = model.shape.layers * model.shape.heads * int(inputs.image.sum())
+            rows = min(ROWS, max(2, 2 * PAGE // weights))
         reader = Reader(_wanted(rows, inputs, max_new_tokens), model.shape.layers)
         cache = new_cache(model)
         passed = forward(model, inputs.kwargs, cache, reader, sinks=bool(model.sink_dimensions))

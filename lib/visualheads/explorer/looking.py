@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from visualheads.models.token_map import TokenMap
     from visualheads.models.wrapper import VisionLanguageModel
 
-ROWS = 24
-"""Queries whose attention is kept by default."""
 EFFECTS = ("top", "all", "none")
 TOP_HEADS = 24
 """Heads that are changed by default: those with most attention on the asked region, else on the picture."""
@@ -41,7 +39,7 @@ def look(
     image: Image.Image | str | os.PathLike[str] | LazyImage | Sample | Sequence[Sample],
     question: str | None = None,
     *,
-    rows: int | Sequence[int] = ROWS,
+    rows: int | Sequence[int] | None = None,
     effects: str = "top",
     max_new_tokens: int = MAX_NEW_TOKENS,
     progress: Wish = "auto",
@@ -59,6 +57,7 @@ def look(
     rows
         How many queries are kept: the last prompt token (whose row makes the answer), then the generated tokens, then
         those of the question. Or their positions, counted over prompt and answer from 0. Nothing else is computed.
+        Default: 24, or as many as a page of 10 MB holds.
     effects
         Which heads are changed one by one, to see what the answer becomes: "top" (those that look most, 24), "all", or
         "none". Two passes a head, from its layer up; a shipped model needs a second or two for all.
@@ -105,12 +104,15 @@ def look(
 
 
 def look_at(
-    model: VisionLanguageModel, sample: Sample, rows: int | Sequence[int] = ROWS, max_new_tokens: int = MAX_NEW_TOKENS
+    model: VisionLanguageModel,
+    sample: Sample,
+    rows: int | Sequence[int] | None = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> Look:
     """Return what a model does at one sample, without changing heads."""
     picture = sample.open()
     done = capture(model, sample, rows, max_new_tokens)
-    if not isinstance(rows, int) and len(done.positions) < len(set(rows)):
+    if isinstance(rows, Sequence) and len(done.positions) < len(set(rows)):
         beyond = sorted(set(rows) - set(done.positions))
         raise ParameterError(
             got("rows", beyond, f"positions from 0 to {len(done.ids) - 1}", "prompt and answer end there")
@@ -173,9 +175,11 @@ def _samples(image: Any, question: str | None) -> list[Sample]:
     return [Sample(id=name, image=picture, question=question, answer="")]
 
 
-def _check(rows: int | Sequence[int], effects: str) -> None:
+def _check(rows: int | Sequence[int] | None, effects: str) -> None:
     if effects not in EFFECTS:
         raise ParameterError(got("effects", effects, EFFECTS))
+    if rows is None:
+        return
     positions = [rows] if isinstance(rows, int) else list(rows)
     least = 1 if isinstance(rows, int) else 0
     if not positions or any(isinstance(at, bool) or not isinstance(at, int) or at < least for at in positions):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import html
 import importlib.util
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from visualheads.errors import ParameterError, got
+from visualheads.errors import HeadError, ParameterError, got
 from visualheads.explorer.page import page
 from visualheads.store import files
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 HEIGHT = 980
 """Of the frame in notebooks that show pages but no widgets, in pixels."""
+
+
+HEAD = re.compile(r"L(\d+)H(\d+)")
+"""A head's name: layer and head, from 0."""
 
 
 class Explorer:
@@ -66,9 +71,21 @@ class Explorer:
         return Explorer([*self.looks, *other.looks])
 
     def page(self, *, heads: str = "", measure: str = "") -> str:
-        """Return the self-contained page. heads ("L3H5 L4H1") and measure are chosen first."""
+        """Return the self-contained page. heads ("L3H5 L4H1") and measure are chosen first.
+
+        Raises HeadError for a head that the model does not have.
+        """
+        self._check_heads(heads)
         first = {name: value for name, value in {"heads": heads, "measure": measure}.items() if value}
         return page(self.looks, first=first)
+
+    def _check_heads(self, heads: str) -> None:
+        layers, each = (min(look.model[name] for look in self.looks) for name in ("layers", "heads"))
+        for name in heads.split():
+            found = HEAD.fullmatch(name)
+            if found is None or int(found[1]) >= layers or int(found[2]) >= each:
+                allowed = f"L0H0 to L{layers - 1}H{each - 1}, with blanks between several"
+                raise HeadError(got("heads", name, allowed))
 
     def save(self, path: str | os.PathLike[str], **first: str) -> Path:
         """Write the page; return its path. `first` as in `page`."""

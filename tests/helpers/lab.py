@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import nbformat
+
 from helpers.browser import Pages
 
 WAIT = 120
@@ -25,17 +26,23 @@ def server(folder: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    settings = folder / ".settings"
+    places = ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR", "LAB_SETTINGS_DIR", "LAB_WORKSPACES_DIR")
     environment = {
         **os.environ,
-        **{f"JUPYTER{name}_DIR": str(settings / name.lower()) for name in ("_CONFIG", "_DATA", "_RUNTIME", "LAB_SETTINGS", "LAB_WORKSPACES")},
+        **{f"JUPYTER{'' if name.startswith('LAB') else '_'}{name}": str(folder / ".jupyter" / name) for name in places},
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path.endswith("lib")),
     }
-    command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ServerApp.token=", "--ServerApp.password=",
-        f"--ServerApp.root_dir={folder}", "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-        "--LabApp.extension_manager=readonly", "--LabApp.expose_app_in_browser=True",
-    ]  # fmt: skip
+    settings = [
+        f"ServerApp.root_dir={folder}",
+        "ServerApp.token=",
+        "ServerApp.password=",
+        "LabApp.news_url=None",
+        "LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        "LabApp.extension_manager=readonly",
+        "LabApp.expose_app_in_browser=True",
+    ]
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}"]
+    command += [f"--{setting}" for setting in settings]
     log = (folder / "server.log").open("w")
     process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
     address = f"http://127.0.0.1:{port}"
