@@ -46,16 +46,17 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
 
 
 def test_a_click_changes_the_linked_chart(lab: Pages):
-    words = "[...document.querySelectorAll('.vega-embed svg text, .vega-embed canvas')].length"
-    until(lab, f"return {words} > 0")
-    drawn = "return document.querySelector('.vega-embed canvas')?.toDataURL() || document.querySelector('.vega-embed').innerHTML"
-    before = lab.run(drawn)
+    until(lab, "return !!document.querySelector('.vega-embed canvas, .vega-embed svg')")
+    drawn = (
+        "(document.querySelector('.vega-embed canvas')?.toDataURL() || document.querySelector('.vega-embed').innerHTML)"
+    )
+    before = lab.run(f"return {drawn}")
     from selenium.webdriver.common.action_chains import ActionChains
 
     chart = lab.driver.find_element("css selector", ".vega-embed canvas, .vega-embed svg")
     # the second of two cells of 60 pixels, right of the left padding
     ActionChains(lab.driver).move_to_element_with_offset(chart, 95 - chart.size["width"] // 2, -12).click().perform()
-    until(lab, f"return ({drawn.removeprefix('return ')}) !== arguments[0]", before)
+    until(lab, f"return {drawn} !== arguments[0]", before)
 
 
 def test_the_explorer_is_live(lab: Pages):

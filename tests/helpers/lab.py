@@ -16,7 +16,7 @@ import nbformat
 
 from helpers.browser import Pages
 
-WAIT = 120
+WAIT = 300
 """Seconds for a server, a kernel or a model: continuous integration shares its processors."""
 
 
@@ -76,9 +76,13 @@ def run_all(pages: Pages, address: str, name: str) -> None:
     pages.resize(1400, 1600)
     pages.driver.get(f"{address}/lab/tree/{name}?reset")
     until(pages, "return !!document.querySelector('.jp-Notebook .jp-CodeCell')")
-    pages.run("document.querySelector('.jp-Dialog .jp-mod-accept')?.click()")
-    until(pages, "return !!document.querySelector('.jp-Notebook-ExecutionIndicator[data-status=idle]')")
-    pages.run("return window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    # on a slow machine Lab asks for the kernel before it knows which there are
+    until(
+        pages,
+        "document.querySelector('.jp-Dialog .jp-mod-accept')?.click();"
+        "return window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'",
+    )
+    pages.run("window.jupyterapp.commands.execute('notebook:run-all-cells')")
 
 
 def until(pages: Pages, script: str, *arguments: object) -> object:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from visualheads.errors import ParameterError, got
 from visualheads.interventions.engine.generating import step_forward
 from visualheads.interventions.engine.text_model import Door, arrive, check_alone, forward, new_cache
 from visualheads.models.attention_call import align
@@ -115,6 +116,11 @@ def capture(
         Longest answer.
     forced
         The answer that is given instead of the model's own, token by token.
+
+    Raises
+    ------
+    ParameterError
+        For positions behind the end of the answer.
     """
     with torch.no_grad(), fitting(model, [sample]):
         encoding = model.encode([sample])
@@ -140,6 +146,9 @@ def capture(
     ids = torch.cat([inputs.ids[0].cpu(), torch.tensor(said, dtype=torch.long)])
     image = torch.zeros(len(ids), dtype=torch.bool)
     image[: inputs.length] = inputs.image[0].cpu()
+    beyond = [] if isinstance(rows, int) else sorted(set(rows) - {position for position, _ in reader.rows})
+    if beyond:
+        raise ParameterError(got("rows", beyond, f"0 to {len(ids) - 1}, where prompt and answer end"))
     positions, attention = reader.stacked(len(ids))
     if isinstance(rows, int):
         kept = _most_asked(positions, rows, inputs.length)

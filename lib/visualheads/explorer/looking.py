@@ -112,11 +112,6 @@ def look_at(
     """Return what a model does at one sample, without changing heads."""
     picture = sample.open()
     done = capture(model, sample, rows, max_new_tokens)
-    if isinstance(rows, Sequence) and len(done.positions) < len(set(rows)):
-        beyond = sorted(set(rows) - set(done.positions))
-        raise ParameterError(
-            got("rows", beyond, f"positions from 0 to {len(done.ids) - 1}", "prompt and answer end there")
-        )
     blank = capture(model, white(sample), done.positions, max_new_tokens, forced=done.ids[done.prompt :])
     token_map, note = _known_map(model, picture.size, int(done.image.sum()))
     measures = _measures(done, token_map)

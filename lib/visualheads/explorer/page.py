@@ -79,11 +79,16 @@ def write_folder(looks: Sequence[Look], folder: Path) -> list[Path]:
     """
     index = index_of(looks)
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
+    written: list[Path] = []
+    taken: set[str] = set()
     names = iter([sample for model in index["models"] for sample in model["samples"]])
     ordered = [look for model in index["models"] for look in looks if look.model["name"] == model["name"]]
     for sample, look in zip(names, ordered, strict=True):
-        sample["file"] = f"{_safe(look.model['name'])}/{_safe(str(look.sample['id']))}.js"
+        name = f"{_safe(look.model['name'])}/{_safe(str(look.sample['id']))}"
+        while f"{name}.js" in taken:  # ids that differ only in signs that files cannot have
+            name += "-"
+        sample["file"] = f"{name}.js"
+        taken.add(sample["file"])
         path = folder / sample["file"]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(_provided(sample["file"], look.to_json()), encoding="utf-8")
