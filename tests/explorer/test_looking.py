@@ -9,10 +9,9 @@ import pytest
 
 import visualheads as vh
 from helpers.project import ROOT
-from visualheads.explorer import widget as widgets
 from visualheads.explorer.capture import white
-from visualheads.explorer.effects import REFERENCE_CONDITION, REFERENCE_SAMPLES, REFERENCE_TASK
-from visualheads.explorer.looking import _known_map, look_at
+from visualheads.explorer.effects import LABELS, REFERENCE_CONDITION, REFERENCE_SAMPLES, REFERENCE_TASK
+from visualheads.explorer.sampled import _known_map, look_at
 
 PICTURE = ROOT / "data" / "scenes" / "looktwice" / "images" / "335.jpg"
 
@@ -156,12 +155,23 @@ def test_stored_maps_can_be_explored(model, samples):
 
 
 def test_a_kernel_answers(explorer):
-    ask = {"number": 1, "sample": explorer.samples[0].id, "heads": [[1, 2], [3, 4]], "bias": 4.0, "box": [0, 0, 40, 40]}
-    for mode in widgets.MODES:
-        told = widgets.reply(explorer, {**ask, "kind": "answer", "mode": mode})
+    ask = {
+        "number": 1,
+        "sample": explorer.kernel.samples[0].id,
+        "heads": [[1, 2], [3, 4]],
+        "bias": 4.0,
+        "box": [0, 0, 40, 40],
+    }
+    for mode in LABELS:
+        told = explorer.kernel.reply({**ask, "kind": "answer", "mode": mode})
         assert told["number"] == 1 and len(told["result"]["top"]) == 5 and told["result"]["note"]
-    row = widgets.reply(explorer, {**ask, "kind": "row", "position": 0})["result"]
+    row = explorer.kernel.reply({**ask, "kind": "row", "position": 0})["result"]
     assert row["position"] == 0 and row["codes"]["shape"] == [64, 32]
-    for wrong in ({"mode": "explode"}, {"heads": [[99, 0]]}, {"mode": "steer", "box": [500, 500, 600, 600]}):
-        told = widgets.reply(explorer, {**ask, "kind": "answer", "mode": "mean", **wrong})
+    for wrong in (
+        {"mode": "explode"},
+        {"heads": [[99, 0]]},
+        {"sample": "nobody"},
+        {"mode": "steer", "box": [500, 500, 600, 600]},
+    ):
+        told = explorer.kernel.reply({**ask, "kind": "answer", "mode": "mean", **wrong})
         assert "result" not in told and told["error"]

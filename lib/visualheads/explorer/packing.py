@@ -71,7 +71,7 @@ def quantise(weights: NDArray[np.floating]) -> dict[str, NDArray[Any]]:
     """
     heads, tokens = weights.shape
     weights = np.asarray(weights, np.float32)
-    missing: NDArray[np.bool_] = np.isnan(weights).any(axis=1)
+    missing = np.asarray(np.isnan(weights).any(axis=1))
     clean = np.where(missing[:, None], 0.0, weights)
     peak, total = clean.max(axis=1, initial=0.0), clean.sum(axis=1)
     low = np.minimum(_lowest(clean), peak)

@@ -17,10 +17,8 @@ from visualheads.explorer.page import page
 from visualheads.store import files
 
 if TYPE_CHECKING:
+    from visualheads.explorer.kernel import Kernel
     from visualheads.explorer.look_data import Look
-    from visualheads.interventions.reference import Reference
-    from visualheads.models.wrapper import VisionLanguageModel
-    from visualheads.tasks.sample import Sample
 
 HEIGHT = 980
 """Of the frame in notebooks that show pages but no widgets, in pixels."""
@@ -40,26 +38,15 @@ class Explorer:
     ----------
     looks
         What is shown.
-    model, samples, max_new_tokens, references
+    kernel
         What a live widget asks again; None for stored looks.
     """
 
-    def __init__(
-        self,
-        looks: Sequence[Look],
-        *,
-        model: VisionLanguageModel | None = None,
-        samples: Sequence[Sample] = (),
-        max_new_tokens: int = 1,
-        references: dict[str, Reference] | None = None,
-    ) -> None:
+    def __init__(self, looks: Sequence[Look], kernel: Kernel | None = None) -> None:
         if not looks:
             raise ParameterError(got("looks", [], "at least one"))
         self.looks = list(looks)
-        self.model = model
-        self.samples = list(samples)
-        self.max_new_tokens = max_new_tokens
-        self.references = {} if references is None else references
+        self.kernel = kernel
 
     def __repr__(self) -> str:
         models = {look.model["name"]: look.model for look in self.looks}
@@ -114,7 +101,7 @@ class Explorer:
         """Return the live widget. Raises MissingDependencyError where `anywidget` is not installed."""
         from visualheads.explorer.widget import widget
 
-        return widget(self)
+        return widget(self.looks, self.kernel)
 
     def _repr_html_(self) -> str:
         words, title = (html.escape(text, quote=True) for text in (self.page(), repr(self)))

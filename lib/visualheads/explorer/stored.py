@@ -139,7 +139,7 @@ def _look(
 ) -> Look:
     # of models with several grids, the smaller ones are padded; a patch that no picture had counts as not looked at
     there = np.isfinite(maps).reshape(-1, *maps.shape[-2:]).any(axis=0)
-    maps = maps[..., there.any(axis=1), :][..., there.any(axis=0)]
+    maps = maps[..., there.any(axis=-1), :][..., there.any(axis=0)]
     maps = np.where(np.isfinite(maps).any(axis=(-2, -1), keepdims=True), np.nan_to_num(maps), np.nan)
     grid = maps.shape[-2:]
     size = picture.size if picture is not None else _size(grid)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from visualheads.errors import HeadError, MissingDependencyError, VisualHeadsError, got
+from visualheads.errors import MissingDependencyError
 from visualheads.explorer import assets
 from visualheads.explorer.page import index_of
 
 if TYPE_CHECKING:
-    from visualheads.explorer.shown import Explorer
+    from visualheads.explorer.kernel import Kernel
+    from visualheads.explorer.look_data import Look
 
-MODES = ("mean", "image_knockout", "steer")
 
+def widget(looks: Sequence[Look], kernel: Kernel | None = None) -> Any:
+    """Return an anywidget widget of looks.
 
-def widget(explorer: Explorer) -> Any:
-    """Return an anywidget widget of the explorer.
-
-    With the model in memory it changes any heads on request, steering included, and gives the rows of any token.
+    With a kernel it changes any heads on request, steering included, and gives the rows of any token.
     Raises MissingDependencyError where `anywidget` is not installed.
     """
     try:
@@ -39,40 +39,12 @@ def widget(explorer: Explorer) -> Any:
         first = traitlets.Dict().tag(sync=True)
         choice = traitlets.Dict().tag(sync=True)
 
-    live = explorer.model is not None
     made = LookWidget(
-        index=index_of(explorer.looks),
-        looks={look.key: look.to_json() for look in explorer.looks},
-        modes=[[mode, LABELS[mode]] for mode in MODES] if live else [],
-        steerable=[STEERED] if live else [],
+        index=index_of(looks),
+        looks={look.key: look.to_json() for look in looks},
+        modes=[list(labelled) for labelled in LABELS.items()] if kernel is not None else [],
+        steerable=[STEERED] if kernel is not None else [],
     )
-    if live:
-        made.on_msg(lambda _widget, content, _buffers: made.send(reply(explorer, content)))
+    if kernel is not None:
+        made.on_msg(lambda _widget, content, _buffers: made.send(kernel.reply(content)))
     return made
-
-
-def reply(explorer: Explorer, content: dict[str, Any]) -> dict[str, Any]:
-    """Return the answer to what the page asks; errors are told to the reader of the page."""
-    try:
-        return {"number": content["number"], "result": _result(explorer, content)}
-    except VisualHeadsError as error:
-        return {"number": content["number"], "error": str(error)}
-
-
-def _result(explorer: Explorer, content: dict[str, Any]) -> dict[str, Any]:
-    from visualheads.explorer.effects import HeadChanger
-    from visualheads.explorer.looking import added_row
-
-    model = explorer.model
-    assert model is not None
-    sample = next(one for one in explorer.samples if one.id == content["sample"])
-    if content["kind"] == "row":
-        return added_row(model, sample, int(content["position"]), explorer.max_new_tokens)
-    heads = [(int(layer), int(head)) for layer, head in content["heads"]]
-    layers, each, _ = model.shape
-    for layer, head in heads:
-        if not (0 <= layer < layers and 0 <= head < each):
-            raise HeadError(got("head", (layer, head), f"layers 0 to {layers - 1}, heads 0 to {each - 1}"))
-    changer = HeadChanger(model, sample, explorer.max_new_tokens, explorer.references)
-    box = content.get("box")
-    return changer.answer(content["mode"], heads, float(content["bias"]), None if box is None else tuple(box))

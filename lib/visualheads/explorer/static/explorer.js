@@ -1,21 +1,21 @@
 // The explorer: one choice (model, sample, heads, query, measure), and the views that show it.
 
 import { answerView } from "./answers.js";
-import { buttonRow, h, uniqueId } from "./dom.js";
+import { h } from "./dom.js";
 import { galleryView } from "./gallery.js";
 import { colourBar, headMap } from "./headmap.js";
 import { legend } from "./legend.js";
 import { lookOf } from "./look.js";
 import { measureOf, measuresOf } from "./measures.js";
-import { inBox, lift, meanWeights, strongest } from "./numbers.js";
+import { meanWeights } from "./numbers.js";
 import { orderView } from "./order.js";
+import { footView, headingView, listView, measureView, toolView } from "./panels.js";
 import { pictureView } from "./picture.js";
 import { dataFile, pictureFile } from "./save.js";
-import { headScale, number, percent, told } from "./scale.js";
+import { headScale, percent } from "./scale.js";
 import { headName, read, remember, remembered, written } from "./state.js";
 import { tokenView } from "./tokens.js";
-
-const LISTED = 8;
+import { sentenceOf } from "./words.js";
 
 /**
  * Put an explorer into an element.
@@ -94,24 +94,25 @@ export class Explorer {
     this.tokens = tokenView({ query: (token) => this.query(token) });
     this.answers = answerView({ mode: (mode) => this.setMode(mode), ask: (key) => this.ask(key), bias: (bias) => this.setBias(bias) });
     this.gallery = galleryView({ sample: (sample) => this.choose({ sample }) });
-    this.heading = h("header", { class: "vh-heading" });
-    this.tools = h("div", { class: "vh-tools" });
+    this.heading = headingView({ choose: (change) => this.choose(change), copy: (status) => this.copy(status), save: (kind) => this.save(kind) }, this.source.index.models, this.options.address);
+    this.tools = toolView({ set: (change) => this.set(change), strength: (value) => this.setStrength(value) }, this.picture.zoomer);
+    this.measureBox = measureView({ choose: (change) => this.choose(change) });
+    this.list = listView({ choose: (change) => this.choose(change) });
+    this.foot = footView();
     this.tellsPatch = h("p", { class: "vh-quiet vh-patch-line" });
-    this.measureBox = h("div", { class: "vh-measure" });
-    this.list = h("div", { class: "vh-list" });
     this.sentence = h("p", { class: "vh-sentence", "aria-live": "polite" });
     this.fault = h("p", { class: "vh-fault", role: "alert", hidden: true });
-    this.foot = h("footer", { class: "vh-foot" });
     this.body = h("div", { class: "vh-body" },
-      h("section", { class: "vh-left", "aria-label": "picture" }, this.picture.element, this.order.element, h("div", { class: "vh-under" }, this.legend.element, this.tellsPatch), this.tools),
-      h("section", { class: "vh-right", "aria-label": "heads" }, this.measureBox, this.map.element, this.bar.element, this.list));
+      h("section", { class: "vh-left", "aria-label": "picture" }, this.picture.element, this.order.element, h("div", { class: "vh-under" }, this.legend.element, this.tellsPatch), this.tools.element),
+      h("section", { class: "vh-right", "aria-label": "heads" }, this.measureBox.element, this.map.element, this.bar.element, this.list.element));
     this.keyHint = h("p", { class: "vh-quiet vh-key" }, "Outlined: the query, click another to look from there. Shaded: where the head looks in the text.");
     this.effectsBox = h("section", { "aria-label": "effect on the answer" }, h("h4", {}, "What the head does"), this.answers.element);
     this.lower = h("div", { class: "vh-lower" },
       h("section", { "aria-label": "prompt and answer" }, h("h4", {}, "Prompt and answer"), this.keyHint, this.tokens.element),
       this.effectsBox);
     this.root.classList.add("vh-look");
-    this.root.replaceChildren(this.heading, this.fault, this.body, this.sentence, this.lower, this.gallery.element, this.foot);
+    this.root.replaceChildren(this.heading.element, this.fault, this.body, this.sentence, this.lower, this.gallery.element, this.foot.element);
+    this.views = [this.map, this.bar, this.picture, this.order, this.legend, this.tokens, this.answers, this.gallery, this.heading, this.tools, this.measureBox, this.list, this.foot];
   }
 
   // --- the choice ---------------------------------------------------------------------------------------------------
@@ -198,12 +199,21 @@ export class Explorer {
   hover(head) {
     if (headName(head || { layer: -1, head: -1 }) === headName(this.hovered || { layer: -1, head: -1 })) return;
     this.hovered = head;
-    if (this.look) this.render();
+    // one drawing a frame, however fast the pointer moves
+    this.frame ||= requestAnimationFrame(() => {
+      this.frame = null;
+      this.render();
+    });
   }
 
   set(change) {
     Object.assign(this.settings, change);
     this.open();
+  }
+
+  setStrength(strength) {
+    this.settings.strength = strength;
+    this.render();
   }
 
   async query(token) {
@@ -278,91 +288,10 @@ export class Explorer {
     if (!this.look) return;
     const context = this.context();
     this.root.classList.toggle("vh-dark", isDark(this.root));
-    for (const view of [this.map, this.bar, this.picture, this.order, this.legend, this.tokens, this.answers, this.gallery]) view.update(context);
+    for (const view of this.views) view.update(context);
     this.sentence.textContent = context.sentence;
     this.effectsBox.hidden = !context.look.json.answers;
     this.keyHint.hidden = !context.row.keys;
-    this.drawHeading(context);
-    this.drawTools(context);
-    this.drawMeasure(context);
-    this.drawList(context);
-    this.drawFoot(context);
-  }
-
-  drawHeading({ look, choice, model }) {
-    const key = `${choice.model}/${choice.sample}`;
-    if (this.headed === key) return;
-    this.headed = key;
-    const { models } = this.source.index;
-    const select = (label, options, value, onchange) =>
-      h("label", { class: "vh-select" }, h("span", {}, label),
-        h("select", { onchange: (event) => onchange(event.target.value) }, options.map(([name, text]) => h("option", { value: name, selected: name === value }, text))));
-    const [firstLine, ...instructions] = look.json.sample.question.split("\n");
-    const status = h("span", { class: "vh-copied", role: "status" });
-    const save = h("details", { class: "vh-save" }, h("summary", {}, "Save"),
-      h("div", {}, [["picture.svg", "Picture, SVG"], ["picture.png", "Picture, PNG"], ["heads.svg", "Heads, SVG"], ["heads.png", "Heads, PNG"], ["nc", "Data, NetCDF"]]
-        .map(([kind, text]) => h("button", { type: "button", "data-kind": kind, onclick: () => { save.open = false; this.save(kind); } }, text))));
-    save.addEventListener("keydown", (event) => event.key === "Escape" && (save.open = false));
-    this.heading.replaceChildren(
-      h("div", { class: "vh-switches" },
-        models.length > 1 ? select("Model", models.map((one) => [one.name, one.title || one.name]), choice.model, (name) => this.choose({ model: name })) : h("span", { class: "vh-model" }, model.title || model.name),
-        model.samples.length > 1 ? select("Picture", model.samples.map((one, i) => [one.id, `${i + 1} · ${one.question}`]), choice.sample, (id) => this.choose({ sample: id })) : "",
-        h("span", { class: "vh-spring" }), status,
-        this.options.address ? h("button", { type: "button", class: "vh-copy", onclick: () => this.copy(status) }, "Copy link") : "", save),
-      h("h3", {}, firstLine),
-      instructions.length ? h("p", { class: "vh-quiet" }, instructions.join(" ")) : "");
-  }
-
-  drawTools({ look, settings }) {
-    const key = JSON.stringify([settings, this.choice.model, this.choice.sample]);
-    if (this.tooled === key) return;
-    this.tooled = key;
-    const tool = (label, options, name) => buttonRow(label, options, settings[name], (value) => this.set({ [name]: value }));
-    const check = (text, name) => h("label", { class: "vh-check" }, h("input", { type: "checkbox", checked: settings[name], onchange: (event) => this.set({ [name]: event.target.checked }) }), text);
-    const focused = document.activeElement?.closest?.(".vh-tools") === this.tools ? [...this.tools.querySelectorAll("button, input")].indexOf(document.activeElement) : -1;
-    this.tools.replaceChildren(...(look.map ? [
-      tool("overlay", [["brightness", "Brightness"], ["outline", "Outline"], ["off", "Off"]], "overlay"),
-      h("label", { class: "vh-slider" }, "strength ", h("input", { type: "range", min: 0.2, max: 1, step: 0.05, value: settings.strength, oninput: (event) => { settings.strength = Number(event.target.value); this.render(); } })),
-      tool("scale", [["shared", "Same scale"], ["own", "Scale per head"]], "scale"),
-      tool("tool", [["point", "Point"], ["box", "Draw box"]], "tool"),
-      this.picture.zoomer,
-      look.map.tiles[0] ? tool("grid", [["whole", "Whole picture"], ["tiles", "Tiles"]], "grid") : "",
-      look.sinkMarks ? check("hide sinks", "masked") : "",
-      look.json.sample.box ? check("asked region", "asked") : "",
-    ] : []));
-    if (focused >= 0) this.tools.querySelectorAll("button, input")[focused]?.focus();
-  }
-
-  drawMeasure({ look, choice, measure }) {
-    const options = measuresOf(look, choice);
-    const key = JSON.stringify([options.map(([name]) => name), choice.measure, choice.model]);
-    if (this.measured === key) return;
-    this.measured = key;
-    const help = uniqueId("measure");
-    this.measureBox.replaceChildren(
-      h("label", { class: "vh-select" }, h("span", {}, "Heads by"),
-        h("select", { "aria-describedby": help, onchange: (event) => this.choose({ measure: event.target.value }) },
-          options.map(([name, one]) => h("option", { value: name, selected: name === choice.measure }, one.long_name)))),
-      h("p", { class: "vh-quiet", id: help }, measure.description));
-  }
-
-  drawList({ look, values, measure, choice }) {
-    const best = strongest(values, LISTED, measure.kind === "diverging");
-    this.list.replaceChildren(
-      h("span", { class: "vh-label" }, measure.kind === "diverging" ? "Strongest" : "Highest"),
-      ...best.map((index) => {
-        const head = look.at(index);
-        return h("button", { type: "button", "aria-pressed": String(choice.heads.some((one) => headName(one) === headName(head))), onclick: () => this.choose({ heads: [head] }) },
-          headName(head), h("span", { class: "vh-quiet" }, ` ${told(values[index], measure.unit)}`));
-      }));
-  }
-
-  drawFoot({ look }) {
-    if (this.footed === look) return;
-    this.footed = look;
-    const { model, provenance, note } = look.json;
-    const parts = [`${model.name}: ${model.layers} layers × ${model.heads} heads`, ...Object.entries(provenance || {}).map(([name, value]) => `${name} ${value}`)];
-    this.foot.replaceChildren(note ? h("p", { class: "vh-note" }, note) : "", h("p", {}, parts.join(" · ")));
   }
 
   tellPatch(token) {
@@ -399,24 +328,4 @@ export function isDark(root) {
   const lab = document.body.dataset.jpThemeLight;
   if (lab) return lab === "false";
   return matchMedia("(prefers-color-scheme: dark)").matches;
-}
-
-function sentenceOf({ look, row, shown, weights, choice, measure, values }, indices) {
-  const name = shown.length > 3 ? `Mean of ${shown.length} heads` : shown.length > 1 ? `Mean of ${shown.map(headName).join(", ")}` : headName(shown[0]);
-  if (!weights) return `${name}: its map is not in these data.`;
-  const mean = (array) => indices.reduce((sum, index) => sum + array[index], 0) / indices.length;
-  const parts = [`${name} from ${row.label}: ${percent(mean(row.measures.image_weight || row.total))} of attention on the picture`];
-  const tiled = look.map?.tiles[0] ? weights.reduce((sum, weight, token) => sum + (look.map.tile[token] > 0 ? weight : 0), 0) : 0;
-  if (tiled) parts[0] += ` (${percent(tiled)} in its tiles)`;
-  const region = choice.box || look.json.sample.box;
-  if (region && look.map) {
-    const value = mean(lift(row.weights, look.map, inBox(look.map, region), look.heads));
-    if (Number.isFinite(value)) parts.push(`${number(value)} times an even look in the ${choice.box ? "drawn box" : "asked region"}`);
-  }
-  if (choice.patch != null) parts.push(`${percent(weights[choice.patch])} on the chosen patch`);
-  if (!["image_weight", "lift", "patch"].includes(choice.measure)) parts.push(`${measure.long_name} ${told(mean(values), measure.unit)}`);
-  const words = [...look.textWeights(row, indices)].sort((a, b) => b[1] - a[1]).slice(0, 2).filter(([, weight]) => weight >= 0.01);
-  const text = look.json.tokens.text;
-  if (words.length) parts.push(`in the prompt most on ${words.map(([position, weight]) => `“${text[position].trim() || "␣"}” (${percent(weight)})`).join(" and ")}`);
-  return `${parts.join("; ")}.`;
 }
