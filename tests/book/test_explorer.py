@@ -41,9 +41,8 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("_config.yml", "book/references.bib"):
         shutil.copy(ROOT / name, root / name)
     shutil.copytree(ROOT / "book" / "_static", root / "book" / "_static")
-    (root / "_toc.yml").write_text(
-        "format: jb-book\nroot: book/index\nparts:\n  - caption: More\n    chapters:\n      - file: book/chapters/again\n"
-    )
+    more = "parts:\n  - caption: More\n    chapters:\n      - file: book/chapters/again\n"
+    (root / "_toc.yml").write_text(f"format: jb-book\nroot: book/index\n{more}")
     (root / "book" / "index.md").write_text(INDEX)
     (root / "book" / "chapters" / "again.md").write_text(CHAPTER)
     looks = [made_look(sample=f"dogs {n}", seed=n) for n in range(3)] + [made_look("other", sample="dogs 0")]

@@ -101,6 +101,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "several.html").write_text(page(several), encoding="utf-8")
     tiled = made_look(tiles=(2, 2), sinks=True, effects=False)
     (folder / "tiles.html").write_text(page([tiled]), encoding="utf-8")
+    (folder / "anyres.html").write_text(page([made_look(tiles=(2, 2))]), encoding="utf-8")
     (folder / "unknown.html").write_text(page([made_look(known=False)]), encoding="utf-8")
     write_folder(several, folder / "looks")
     (folder / "explorer.js").write_text(assets.page_script(), encoding="utf-8")
@@ -271,6 +272,7 @@ def test_overlays_scales_and_zoom(pages: Pages, files: Path):
 
 def test_sinks_and_tiles(pages: Pages, files: Path):
     opened = Opened(pages, files / "tiles.html")
+    assert opened.get("x.settings.grid") == "whole", "its sink holds most of the attention"
     assert opened.get("document.querySelectorAll('.vh-sinks path').length") == 1
     opacity = "Number(document.querySelectorAll('.vh-veil rect')[5].getAttribute('fill-opacity'))"
     shown = opened.get(opacity)
@@ -282,6 +284,8 @@ def test_sinks_and_tiles(pages: Pages, files: Path):
     assert opened.get("document.querySelectorAll('.vh-tiles rect').length") == 4
     assert "in its tiles" in opened.sentence
     assert "No effects are in this page" in opened.text(".vh-answers")
+    opened = Opened(pages, files / "anyres.html")
+    assert opened.get("x.settings.grid") == "tiles", "where most of the attention lies"
 
 
 def test_answers_before_and_after(pages: Pages, files: Path):

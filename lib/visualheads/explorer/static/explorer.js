@@ -7,7 +7,7 @@ import { colourBar, headMap } from "./headmap.js";
 import { legend } from "./legend.js";
 import { lookOf } from "./look.js";
 import { measureOf, measuresOf } from "./measures.js";
-import { meanWeights } from "./numbers.js";
+import { meanWeights, sums } from "./numbers.js";
 import { orderView } from "./order.js";
 import { footView, headingView, listView, measureView, toolView } from "./panels.js";
 import { pictureView } from "./picture.js";
@@ -167,6 +167,8 @@ export class Explorer {
       const effects = mode && look.json.effects?.[mode] ? await look.effects(mode) : null;
       const values = await measureOf(choice.measure, { look, row, choice, settings: this.settings });
       if (turn !== this.turn) return; // something else was chosen meanwhile
+      if (look !== this.look) this.settings.grid = this.asksTiles ?? mostlyInTiles(look, row) ? "tiles" : "whole";
+      if (!look.map?.tiles[0]) this.settings.grid = "whole";
       Object.assign(this, { look, choice, row, mode, effects, values });
       this.fault.hidden = true;
       this.render();
@@ -207,6 +209,7 @@ export class Explorer {
   }
 
   set(change) {
+    if (change.grid) this.asksTiles = change.grid === "tiles";
     Object.assign(this.settings, change);
     this.open();
   }
@@ -320,6 +323,14 @@ export class Explorer {
     const [view, format] = kind.split(".");
     return pictureFile(`${name}_${view}`, view === "picture" ? this.picture.svg : this.map.svg, format);
   }
+}
+
+/** Whether most of the attention on a picture that is there twice lies in its tiles. */
+function mostlyInTiles(look, row) {
+  if (!look.map?.tiles[0]) return false;
+  const tiled = sums(row.weights, Array.from(look.map.tile, (tile) => tile > 0), look.heads);
+  const all = row.total.reduce((sum, value) => sum + (value || 0), 0);
+  return tiled.reduce((sum, value) => sum + (value || 0), 0) > all / 2;
 }
 
 export function isDark(root) {
