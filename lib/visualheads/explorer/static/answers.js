@@ -50,8 +50,8 @@ export function answerView(actions) {
     const changed = after && after.reduce((best, row) => (row.probability > best.probability ? row : best));
     element.replaceChildren(
       h("p", { class: "vh-says" }, "Answer ", h("strong", {}, answers.text || "(nothing)"),
-        sample.answer && h("span", { class: "vh-quiet" }, ` · expected ${sample.answer}`),
-        after && h("span", {}, " → ", h("strong", { class: "vh-now" }, asked?.text || changed.text.trim()))),
+        after && h("span", {}, " → ", h("strong", { class: "vh-now" }, asked?.text || changed.text.trim())),
+        sample.answer && h("span", { class: "vh-quiet" }, ` · expected ${sample.answer}`)),
       names.length ? buttonRow("what is done to the head", names, mode, actions.mode) : "",
       live && live.steerable.includes(mode) ? slider(live, actions) : "",
       bars(answers.top, after),
