@@ -146,7 +146,14 @@ def test_stored_maps_can_be_explored(model, samples):
     maps = ds.maps.sel(query="last_prompt").values[0, 0, 0]
     assert look.attention[0, 1, 2].reshape(maps.shape) == pytest.approx(maps)
     assert look.measures["image_weight"].shape == (2, 8, 8)
-    means = vh.explore(vh.trace(model, samples, query="last_prompt", keep=("mean_map",)))
+    others = vh.task("looktwice").samples(condition="plain-object", n=1)
+    ds = vh.trace(model, [*samples, *others], query=("first_generated", "last_prompt"), keep=("mean_map",))
+    means = vh.explore(ds)
+    assert [one.sample["id"] for one in means.looks] == ["visual-object, free", "plain-object, free"]
+    assert means.looks[0].rows[0].label == "the last prompt token"
+    exact = ds.image_weight.sel(query="last_prompt").values[0, :, :, :2].mean(-1)
+    assert means.looks[0].measures["image_weight"][0] == pytest.approx(exact)
+    ds = vh.trace(model, samples, query="last_prompt", keep=("maps",), heads=[(1, 2)])
     assert means.looks[0].picture is None and np.isfinite(means.looks[0].attention).all()
     with pytest.raises(vh.ParameterError, match="mean_map"):
         vh.explore(ds.drop_vars("maps"))

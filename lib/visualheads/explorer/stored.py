@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from visualheads.tasks.sample import Sample
 
 MAPS, MEAN_MAP = "maps", "mean_map"
+FIRST = "last_prompt"
+PARTS = ("condition", "format", "control")
+"""What a mean map is a mean over: samples alike in these."""
 SIDE = 480.0
 """Pixels of the longer edge of the ground on which maps lie where their pictures are not given."""
 MOST = 24
@@ -65,6 +68,8 @@ def explore(
         raise ParameterError(got("most", most, "1 or more"))
     pictured = {sample.id: sample for sample in samples or ()}
     whole = ds.expand_dims("query") if "query" not in ds.dims else ds
+    # the row that makes the answer is shown first
+    whole = whole.isel(query=np.argsort([name != FIRST for name in whole["query"].values.tolist()], kind="stable"))
     looks = []
     for index in range(whole.sizes["model"]):
         one = _of_model(whole.isel(model=index))
@@ -117,8 +122,12 @@ def _mean_look(ds: xr.Dataset, place: int, _pictured: Any, _model: Any) -> Any:
     maps = np.asarray(one[MEAN_MAP].transpose("query", "layer", "head", "grid_row", "grid_column").values, np.float32)
     if not np.isfinite(maps).any():
         return None
-    labels = [str(one[label].item()) for label in ("map_condition", "map_format", "map_control") if label in one.coords]
-    name = ", ".join(label for label in labels if label) or "all"
+    labels = {part: str(one[f"map_{part}"].item()) for part in PARTS if f"map_{part}" in one.coords}
+    name = ", ".join(label for label in labels.values() if label) or "all"
+    meant = np.ones(ds.sizes["sample"], bool)
+    for part, label in labels.items():
+        meant &= ds[part].values.astype(str) == label
+    ds = ds.isel(sample=np.flatnonzero(meant))
     measures = {
         measure: np.asarray(ds[measure].mean("sample").transpose("query", "layer", "head").values, np.float32)
         for measure in MEASURES
