@@ -11,6 +11,7 @@ import typer
 
 from visualheads import __version__
 from visualheads.cli import book, convert, information, results, training, verdicts
+from visualheads.cli import look as looking
 from visualheads.cli.console import BAD_INPUT, FAILED, INTERRUPTED, err, out
 from visualheads.errors import DiskFullError, KernelError, VisualHeadsError
 
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.command()(information.models)
 app.command()(information.doctor)
+app.command()(looking.look)
 app.command()(results.trace)
 app.command()(results.rank)
 app.command()(results.export)
