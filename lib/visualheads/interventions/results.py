@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 import xarray as xr
-from numpy.typing import NDArray
 
 from visualheads.errors import BoxError
-from visualheads.interventions.engine.run import Effects, Job
+from visualheads.interventions.engine.run import Effects
 from visualheads.interventions.modes import VERSION, Intervention
 from visualheads.store import schema
 from visualheads.tasks.sample import checked_box
@@ -96,29 +93,6 @@ def single(ds: xr.Dataset) -> xr.Dataset:
     """A sweep of one set without the dimension `set`."""
     along = [name for name, values in ds.coords.items() if values.dims == ("set",)]
     return ds.isel(set=0).drop_vars(along)
-
-
-@dataclass(frozen=True, eq=False)
-class Runner:
-    """The engine on these sets; sets of the same heads (one head is top of several rankings) run once."""
-
-    job: Job
-    places: NDArray[np.intp]
-
-    @classmethod
-    def of(
-        cls, model: VisionLanguageModel, samples: Sequence[Sample], sets: xr.DataArray, intervention: Intervention,
-        settings: Settings,
-    ) -> Runner:  # fmt: skip
-        marks = sets.transpose("set", "layer", "head").values.astype(bool)
-        unique, places = np.unique(marks, axis=0, return_inverse=True)
-        return cls(Job(model, samples, torch.from_numpy(unique), intervention, settings), places.reshape(-1))
-
-    def run(self, part: slice = slice(None), advance: Callable[[int], None] = lambda _count: None) -> Effects:
-        """The effects of every set on a part of the samples."""
-        effects = self.job.run(part, advance)
-        changed = {name: getattr(effects, name)[self.places] for name, dims in DIMS.items() if dims == SET_DIMS}
-        return replace(effects, **changed)
 
 
 def boxes_of(samples: Sequence[Sample], box: Any) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ from visualheads.book.prose.words import between, code, counted, escaped, listed
 from visualheads.charts import labels
 from visualheads.charts.effects import MEASURES
 from visualheads.charts.verdicts import telling_digits
-from visualheads.interventions.engine.editor import CLASSES
+from visualheads.interventions.engine.replacements import CLASSES
 from visualheads.interventions.modes import MODES
 from visualheads.studies.ablation import ROUNDING, TOLERANCE, Removed
 
