@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from visualheads.miniatures import goals
 from visualheads.miniatures.architectures import Miniature
-from visualheads.miniatures.goals import missed_by
+from visualheads.miniatures.training import TUNING_SHARES
 
 POOLED = """\
 The 95 % intervals of one condition and format are Wilson's: there is one prompt a scene. So are those of all together,
@@ -59,7 +59,7 @@ def kind_table(benchmarks: dict[str, Any]) -> str:
         "| benchmark | kind | accuracy % (95 % interval) | question only % | chance % | above both | prompts |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for name, found in goals.by_kind(benchmarks).items():
+    for name, found in by_kind(benchmarks).items():
         for kind, entry in found.items():
             cells = [percent(entry["seen"]), f"{100 * entry['question_only']['accuracy']:.1f}"]
             cells += [f"{100 * entry['chance']:.1f}", "yes" if entry["above_chance"] else "**no**"]
@@ -69,11 +69,11 @@ def kind_table(benchmarks: dict[str, Any]) -> str:
 
 def kind_section(record: dict[str, Any]) -> str:
     """Scores by kind of question, and which kinds were not learned; empty for a record without."""
-    if not goals.by_kind(record["benchmarks"]):
+    if not by_kind(record["benchmarks"]):
         return ""
     return (
         "\n### By kind of question\n\nAbove both: the 95 % interval lies above chance and above what the question "
-        f"alone tells.\n\n{kind_table(record['benchmarks'])}\n\n{goals.unlearned({'': record})}\n"
+        f"alone tells.\n\n{kind_table(record['benchmarks'])}\n\n{unlearned(record)}\n"
     )
 
 
@@ -82,12 +82,12 @@ def target_lines(targets: list[dict[str, Any]]) -> str:
     missed = [entry for entry in targets if not entry["reached"]]
     if not missed:
         return "All figures asked for are reached."
-    told = [
+    lines = [
         f"* {e['what']}: {100 * e['found']:.1f} %, limit {100 * e['wanted']:.1f} %, {missed_by(e)}"
         + (f" ({e['why']})" if "why" in e else "")
         for e in missed
     ]
-    return "Not reached:\n\n" + "\n".join(told)
+    return "Not reached:\n\n" + "\n".join(lines)
 
 
 def preparation(config: Any) -> str:
@@ -113,10 +113,10 @@ def stage_table(stages: dict[str, Any]) -> str:
     for name, stage in stages.items():
         last = {key: value for key, value in stage["curve"][-1].items() if key not in ("step", "seconds")}
         answers = stage.get("answers", {})
-        told = ", ".join(
+        figures = ", ".join(
             f"{key} {value:.2f}" + (f" (of {answers[key]})" if key in answers else "") for key, value in last.items()
         )
-        lines.append(f"| {name} | {stage['steps']} | {stage['batch']} | {stage['seconds'] / 60:.0f} | {told} |")
+        lines.append(f"| {name} | {stage['steps']} | {stage['batch']} | {stage['seconds'] / 60:.0f} | {figures} |")
     return "\n".join(lines)
 
 
@@ -152,7 +152,7 @@ Held-out scenes `data/scenes/looktwice`, greedy decoding, exact match, checkpoin
 All conditions and formats together: {percent(pooled["seen"])} %; with a white picture {percent(pooled["blind"])} %;
 the best answerer that sees only the question (it knows this set's answer frequencies):
 {percent(pooled["question_only"])} %.
-{POOLED}{goals.blind_answers({"": record})}
+{POOLED}{blind_answers(record)}
 
 `plain-general` has no referent in the picture: it is reported, no target is set.
 
@@ -177,3 +177,71 @@ in brackets. Minutes depend on what else the machine did.
 ## Licence
 
 Weights: Apache-2.0. {SOURCES}"""
+
+
+def missed_by(entry: Mapping[str, Any]) -> str:
+    """Say by how much a figure misses its limit: `1.2 points above its limit`."""
+    far = 100 * (entry["found"] - entry["wanted"])
+    return f"{abs(far):.1f} points {'above' if far > 0 else 'below'} its limit"
+
+
+def by_kind(benchmarks: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return benchmark → kind → scores of those that ask several kinds, from a training record's `benchmarks`."""
+    found = {name: entry.get("kinds", {}) for name, entry in benchmarks.items()}
+    return {name: kinds for name, kinds in found.items() if len(kinds) > 1}
+
+
+def above(record: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Count, by kind, the benchmarks whose score is above chance and what questions alone tell, and all that ask it."""
+    found: dict[str, tuple[int, int]] = {}
+    for kinds in by_kind(record.get("benchmarks", {})).values():
+        for kind, entry in kinds.items():
+            over, of = found.get(kind, (0, 0))
+            found[kind] = (over + bool(entry["above_chance"]), of + 1)
+    return found
+
+
+def unlearned(record: Mapping[str, Any]) -> str:
+    """Say which kinds were not learned everywhere, how often training asked them, and what it asked as rarely."""
+    counts = above(record)
+    missed = [kind for kind, (over, of) in counts.items() if over < of]
+    if not counts:
+        return ""
+    if not missed:
+        return "Every kind is above chance and above what questions alone tell in every score."
+    listed = [f"*{kind}* (above in {counts[kind][0]} of {counts[kind][1]} scores)" for kind in missed]
+    text = (
+        f"Not learned, or not everywhere: {', '.join(listed)}. There the 95 % interval does not lie above both chance "
+        "and what the question alone tells."
+    )
+    asked = record.get("asked")
+    if not asked:
+        return text
+    text += (
+        f" Shares of the questions of visual tuning: {_shares(asked['tuning'], missed)}; of the text-only "
+        f"stage: {_shares(asked['text'], missed)}. Besides, {100 * TUNING_SHARES['colours']:.0f} % of tuning's "
+        f"batches before its restart list objects with colours, {100 * TUNING_SHARES['places']:.0f} % their places."
+    )
+    learned = [kind for kind in counts if kind not in missed]
+    if learned:
+        rarest = min(learned, key=lambda kind: asked["tuning"].get(kind, 0.0))
+        text += f" The rarest kind that is above in every score: {_shares(asked['tuning'], [rarest])} of tuning's."
+    return text + " Shares do not tell the reason alone, which was not tested."
+
+
+def blind_answers(record: Mapping[str, Any]) -> str:
+    """Say what is answered most often to free questions about white pictures, by condition; "" where unknown."""
+    parts = []
+    for name, entry in record.get("scores", {}).items():
+        if name.endswith("/free") and "blind_answer" in entry:
+            answer = entry["blind_answer"]
+            parts.append(
+                f"*{name.removesuffix('/free')}* “{answer['text']}” ({100 * answer['share']:.1f} % of the answers; "
+                f"right for {100 * answer['right']:.1f} % of the questions)"
+            )
+    return f"\n\nWith white pictures the most frequent free answer is: {', '.join(parts)}." if parts else ""
+
+
+def _shares(asked: Mapping[str, float], kinds: Sequence[str]) -> str:
+    """`*colour* 2.2 %, *relation* 0.2 %`."""
+    return ", ".join(f"*{kind}* {100 * asked.get(kind, 0.0):.1f} %" for kind in kinds)

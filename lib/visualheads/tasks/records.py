@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from visualheads.errors import ImageError, RecordError, VisualHeadsError, shown
+from visualheads.tasks.sample import NO_TEXT
 
 MAX_FIELD = 1 << 28
 """Longest cell read, in characters: base64 pictures exceed the csv module's default."""
@@ -70,7 +71,7 @@ class Record:
         value = self.need(*names)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             value = str(value)
-        if isinstance(value, str) and value.strip():
+        if isinstance(value, str) and value.strip() and not NO_TEXT.search(value):
             return value.strip()
         raise self.error(f"the field {names[0]!r} is {shown(value, 60)}, expected text")
 
@@ -179,9 +180,11 @@ def rows(path: Path, required: Sequence[str], delimiter: str = "\t") -> Iterator
             raise RecordError(f"the header names a column twice: {', '.join(header)}", path, 1)
         start = reader.line_num + 1
         for cells in reader:
-            if len(cells) == len(header):
+            if not any(cell.strip() for cell in cells):
+                pass  # spreadsheets leave empty rows
+            elif len(cells) == len(header):
                 yield Record(dict(zip(header, cells, strict=True)), path, start)
-            elif any(cells):
+            else:
                 yield RecordError(f"the row has {len(cells)} cells, the header {len(header)}", path, start)
             start = reader.line_num + 1
     except csv.Error as error:
