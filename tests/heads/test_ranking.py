@@ -381,7 +381,7 @@ def test_one_picture_cannot_be_split():
 
 
 def planted(n_samples: int = 60, seed: int = 0) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset]:
-    """Return (ds, white, untrained): heads 0–9 of 40 exceed both nulls by one nat, 10–14 only the untrained one."""
+    """Return (ds, white, untrained draws): heads 0–9 of 40 exceed both nulls by one nat, 10–14 only the untrained one."""
     rng = np.random.default_rng(seed)
     ds = traced(4, 10, n_samples)
     shape = ds["image_log_odds"].shape
@@ -394,7 +394,7 @@ def planted(n_samples: int = 60, seed: int = 0) -> tuple[xr.Dataset, xr.Dataset,
         noise = rng.normal(scale=0.3, size=shape)
         return ds.assign(image_log_odds=ds["image_log_odds"].copy(data=values.reshape(1, 4, 10, 1) + noise))
 
-    return with_effect(effect), with_effect(control), with_effect(np.full(40, -0.5))
+    return with_effect(effect), with_effect(control), with_effect(np.full(40, -0.5)).expand_dims(draw=20)
 
 
 def test_above_null_finds_the_planted_heads():

@@ -29,7 +29,7 @@ from visualheads.models.progress import Wish, progress_bar
 from visualheads.tracing.settings import coordinates_of, settings_of
 
 if TYPE_CHECKING:
-    from visualheads.interventions.reference import Reference
+    from visualheads.interventions.modes import Reference
     from visualheads.models.wrapper import VisionLanguageModel
     from visualheads.tasks.sample import Sample
 
@@ -191,7 +191,7 @@ def _fitted(
     shares[:, samples] = np.reshape(every.coef_, (values.shape[1], -1)).T
     shares[~chosen.any(axis=0)] = np.nan
     fits = {"r2": guessed, "r2_fit": searched.predict(chosen)}
-    told = {name: r2_score(mean, fit, force_finite=False) for name, fit in fits.items()}
+    told = {name: r2_score(mean, fit) if np.ptp(mean) > 0 else np.nan for name, fit in fits.items()}
     told |= {"ridge": searched.alpha_ / (0.01 * n), "sets": n}
     return shares.reshape(*marks.shape[1:], -1), {name: float(value) for name, value in told.items()}
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from visualheads.errors import BoxError
 from visualheads.interventions.engine.run import Effects
@@ -42,9 +43,9 @@ def sweep_coordinates(
         {
             **along,
             "heads": (HEADS, sets.transpose("set", "layer", "head").values[None]),
-            "mode": ("model", _text(intervention.mode)),
-            "positions": ("model", _text(intervention.positions)),
-            "provenance": ("model", _text(schema.provenance(identity, circumstance_of(model)))),
+            "mode": ("model", objects([intervention.mode])),
+            "positions": ("model", objects([intervention.positions])),
+            "provenance": ("model", objects([schema.provenance(identity, circumstance_of(model))])),
         }
     )
 
@@ -95,6 +96,19 @@ def single(ds: xr.Dataset) -> xr.Dataset:
     return ds.isel(set=0).drop_vars(along)
 
 
+def samples_only(ds: xr.Dataset) -> xr.Dataset:
+    """A traced dataset's coordinates of models and samples, without its variables."""
+    bare = ds.drop_vars(list(ds.data_vars))
+    return bare.drop_vars([name for name in bare.variables if not set(bare[name].dims) <= {"model", "sample"}])
+
+
+def objects(names: Sequence[str]) -> NDArray[np.object_]:
+    """Names as labels of a dimension."""
+    array = np.empty(len(names), dtype=object)
+    array[:] = list(names)
+    return array
+
+
 def boxes_of(samples: Sequence[Sample], box: Any) -> Mapping[str, Any]:
     """Sample id → box: one for all, or one (or None) per sample; empty for None."""
     if box is None:
@@ -116,9 +130,3 @@ def boxes_of(samples: Sequence[Sample], box: Any) -> Mapping[str, Any]:
 
 def _hashed(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
-
-
-def _text(value: str) -> np.ndarray:
-    made = np.empty(1, dtype=object)
-    made[0] = value
-    return made

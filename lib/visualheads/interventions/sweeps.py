@@ -23,7 +23,7 @@ from visualheads.store.read import PACKED, open_store, read_attrs
 from visualheads.tracing.settings import MAX_NEW_TOKENS, circumstance_of, settings_of
 
 if TYPE_CHECKING:
-    from visualheads.interventions.reference import Reference
+    from visualheads.interventions.modes import Reference
     from visualheads.models.wrapper import VisionLanguageModel
     from visualheads.tasks.sample import Box, Sample
 

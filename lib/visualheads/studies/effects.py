@@ -13,7 +13,8 @@ from visualheads.interventions import head_sets
 from visualheads.interventions.attribution import visual_difference
 from visualheads.interventions.modes import ALL, LAST_PROMPT
 from visualheads.interventions.reference import as_reference
-from visualheads.interventions.sweeps import sweep, sweep_to_store
+from visualheads.interventions.sweeps import sweep, sweep_path, sweep_to_store
+from visualheads.paths import slug_of
 
 if TYPE_CHECKING:
     from visualheads.interventions.modes import Reference
@@ -70,7 +71,8 @@ def head_effects(
         if folder is None:
             swept = sweep(model, samples, sets, *given, **settings)
         else:
-            swept = sweep_to_store(model, samples, sets, Path(folder) / f"{EFFECTS}-{effect}.zarr", *given, **settings)
+            path = sweep_path(folder, slug_of(model.name), EFFECTS, mode, positions)
+            swept = sweep_to_store(model, samples, sets, path, *given, **settings)
         single = effects.head_effects(swept.load())
         for measure in MEASURES:
             lost = single[f"effect_{measure}"]
