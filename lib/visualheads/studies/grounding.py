@@ -1,12 +1,8 @@
-"""Steering experiments: does the answer follow the head's gaze, how much bias helps, and how well heads ground objects.
-
-`interventions.steer` does the steering; here are its questions, and the tables they are answered with.
-"""
+"""How well a few heads ground what is asked: boxes from their maps, against the objects that samples ask about."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -14,12 +10,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from visualheads.analysis import grounding
-from visualheads.analysis.grounding import kind_of_box, targets
+from visualheads.analysis.grounding import targets
 from visualheads.errors import HeadError, ParameterError, SampleError, got
 from visualheads.heads.ranking import top_heads
-from visualheads.interventions.modes import ALL
-from visualheads.interventions.sweeps import sweep
-from visualheads.tasks.prompts import free_form
+from visualheads.interventions.results import objects, samples_only
 from visualheads.tracing.trace import trace
 
 if TYPE_CHECKING:
@@ -29,72 +23,7 @@ if TYPE_CHECKING:
 
 MOST_HEADS = 10
 """Grounding is measured with the best 1 to 10 heads."""
-Ask = Literal["count", "name"]
-ASKED = ("count", "name")
-NAME_QUESTION = "What is the object in the rectangle?"
-"""What a steered model is asked for a name; miniatures are trained on this question, of drawn rectangles."""
 EDGES = ("left", "top", "right", "bottom")
-
-
-def candidates(samples: Sequence[Sample], ask: Ask = "count", others: bool = False) -> list[Sample]:
-    """Every object that a question could mean, as a sample of its own: steered to its box, does the answer follow?
-
-    One sample per labelled kind of object (`boxes`), whose `box` is the first object of it, and whose `answer` is what
-    would be right of it, so that `correct` of a steered run says whether the answer followed, `clean_correct` how often
-    it is given anyway. Ids end in “→kind”.
-
-    ask     "count": the question stays, the answer is the kind's number; needs two kinds in different numbers.
-            "name": asks what the object in the rectangle is, the answer is the kind; needs two kinds
-    others  leave out the kind that the sample's own box marks: steering against a mark
-    Samples without two such kinds, or with choices (whose letters name other things), are left out. Raises SampleError
-    where none is left, ParameterError for another `ask`.
-    """
-    if ask not in ASKED:
-        raise ParameterError(got("ask", ask, ASKED))
-    made = []
-    for sample in samples:
-        boxes = {name: found for name, found in (sample.boxes or {}).items() if found}
-        told = {name: str(len(found)) if ask == "count" else name for name, found in boxes.items()}
-        if sample.choices or len(set(told.values())) < 2:
-            continue
-        own = kind_of_box(sample) if others else None
-        question = sample.question if ask == "count" else free_form(NAME_QUESTION)
-        made += [
-            replace(
-                sample, id=f"{sample.id}→{name}", box=tuple(boxes[name][0]), answer=answer, question=question,
-                task=sample.task if ask == "count" else f"{sample.task}-names",
-            )
-            for name, answer in told.items()
-            if name != own
-        ]  # fmt: skip
-    if not made:
-        raise SampleError(
-            "no sample has two kinds of labelled objects in different numbers; give free-form samples with `boxes`, "
-            "such as vh.task('looktwice').samples(condition='plain-general', format='free')."
-        )
-    return made
-
-
-def bias_curve(
-    model: VisionLanguageModel, samples: Sequence[Sample], sets: Any, biases: Sequence[float], mode: str = "boost",
-    positions: str = ALL, box: Any = None, **settings: Any,
-) -> xr.Dataset:  # fmt: skip
-    """The same sweep at several strengths: a Dataset with the dimension `bias` (model, bias, set, sample).
-
-    mode "boost" (all image keys) or "steer" (to `box`). Negative biases take attention away; 0 is the clean run.
-    Raises ParameterError for no strengths or another mode.
-    """
-    if mode not in ("boost", "steer"):
-        raise ParameterError(got("mode", mode, ["boost", "steer"]))
-    if not len(biases) or len(set(biases)) < len(biases):
-        raise ParameterError(got("biases", list(biases), "at least one strength, each once"))
-    runs = [sweep(model, samples, sets, mode, positions, bias=bias, box=box, **settings) for bias in biases]
-    clean = [name for name in runs[0].data_vars if "set" not in runs[0][name].dims or name == "heads"]
-    changed = xr.concat(
-        [run.drop_vars(clean) for run in runs], "bias", coords="minimal", compat="override", combine_attrs="override"
-    )
-    order = ("model", "bias", "set", "sample")
-    return changed.transpose(*order, ...).assign(runs[0][clean]).assign_coords(bias=[float(bias) for bias in biases])
 
 
 def ground(
@@ -197,19 +126,6 @@ def ground(
         selected_layer=(along, pairs[..., 0]),
         selected_head=(along, pairs[..., 1]),
     )  # fmt: skip
-
-
-def samples_only(ds: xr.Dataset) -> xr.Dataset:
-    """A traced dataset's coordinates of models and samples, without its variables."""
-    bare = ds.drop_vars(list(ds.data_vars))
-    return bare.drop_vars([name for name in bare.variables if not set(bare[name].dims) <= {"model", "sample"}])
-
-
-def objects(names: Sequence[str]) -> NDArray[np.object_]:
-    """Names as labels of a dimension."""
-    array = np.empty(len(names), dtype=object)
-    array[:] = list(names)
-    return array
 
 
 def _best(scores: xr.DataArray, most: int) -> list[tuple[int, int]]:
