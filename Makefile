@@ -77,7 +77,7 @@ test: $(VENV)/.dev ## all tests but those of the built book, files side by side 
 
 test-book: $(VENV)/.dev ## browser tests over every page of the built book
 	@if [ ! -f $(INDEX) ]; then $(MAKE) --no-print-directory book; fi
-	@$(BIN)/python -m pytest -m built_book tests/book_built.py $(PYTEST)
+	@$(BIN)/python -m pytest -m built_book tests/book/built.py $(PYTEST)
 
 check: $(VENV)/.dev ## ruff, pyright, notebooks stripped, dependency lists agree
 	@$(BIN)/ruff check .

@@ -19,7 +19,8 @@ import pytest  # noqa: E402  (the environment has to be set before torch is impo
 import torch  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[1]
+from helpers.project import ROOT  # noqa: E402
+
 LOOPBACK = ("127.", "::1", "localhost")
 
 torch.set_num_threads(1)
@@ -61,7 +62,7 @@ def _no_network():
 def _nothing_shipped(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """No full stores: tests know all that the library finds. Notebooks that run as processes of their own find them."""
     monkeypatch.setattr(
-        "visualheads.shipped.full_folder", lambda: Path(tmp_path_factory.getbasetemp(), "no-full-stores")
+        "visualheads.studies.shipped.full_folder", lambda: Path(tmp_path_factory.getbasetemp(), "no-full-stores")
     )
 
 

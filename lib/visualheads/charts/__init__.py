@@ -1,14 +1,12 @@
 """Charts: each function takes a dataset and returns an Altair chart that carries its own alternative text.
 
 They aggregate before they draw, are at most 640 pixels wide, and are displayed with `show`. The sentences that explain
-them, with numbers from the same data, are in `visualheads.prose`.
+them, with numbers from the same data, are in `visualheads.book.prose`.
 """
 
 from __future__ import annotations
 
-from visualheads.charts.causes import effect_map, loss_curves, ranking_cells, scores_and_effects
-from visualheads.charts.claims import verdicts
-from visualheads.charts.compare import (
+from visualheads.charts.comparison import (
     intervals,
     pattern_matrices,
     placeholder,
@@ -26,16 +24,16 @@ from visualheads.charts.conditions import (
 from visualheads.charts.cost import cost_bars, sweep_bars
 from visualheads.charts.depth import query_agreement, stage_profile
 from visualheads.charts.display import save_spec, show, show_text, spec_of
+from visualheads.charts.effects import effect_map, loss_curves, overlap_lines, ranking_cells, scores_and_effects
 from visualheads.charts.emergence import moments_compared, text_and_pictures, text_relations
 from visualheads.charts.figure_one import figure_one
 from visualheads.charts.heads import head_map, top_heads, weight_concentration
-from visualheads.charts.overlaps import overlap_lines
-from visualheads.charts.overlays import overlays
-from visualheads.charts.samples import sample_overlays, strongest_heads
+from visualheads.charts.overlays import overlays, sample_overlays, strongest_heads
 from visualheads.charts.sinks import marked_examples, outliers, removed_sinks, sink_frequency, sink_heads
 from visualheads.charts.steering import boosted, examples, grounded, steered_answers
 from visualheads.charts.training import moment_lines, training_curves
 from visualheads.charts.untrained import against_untrained
+from visualheads.charts.verdicts import verdicts
 
 __all__ = [
     "against_untrained",

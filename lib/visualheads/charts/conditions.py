@@ -8,11 +8,11 @@ import altair as alt
 import pandas as pd
 import xarray as xr
 
-from visualheads.alike import MARGIN
-from visualheads.charts import tables
-from visualheads.charts.compare import chosen_model, intervals, matrix, matrix_models, placeholder
+from visualheads.analysis import head_tables
+from visualheads.charts.comparison import chosen_model, intervals, matrix, matrix_models, placeholder
 from visualheads.charts.display import finished, rows
 from visualheads.charts.heads import SINGLE, title_of
+from visualheads.heads.patterns import MARGIN
 
 FORMAT_NAMES = {"free": "free form", "letters": "letters A–D"}
 SMALL = 158
@@ -22,7 +22,7 @@ COLUMNS = 3
 
 def condition_scores(ds: xr.Dataset, model: str | None = None) -> Any:
     """Accuracy per condition and answer format, with intervals over pictures."""
-    table = tables.accuracy_table(ds, model)
+    table = head_tables.accuracy_table(ds, model)
     table["form"] = table["format"].map(lambda name: FORMAT_NAMES.get(name, name))
     shown = list(dict.fromkeys(table["condition"]))
     base = alt.Chart(rows(table.to_dict("records")), width=SINGLE - 40, height=alt.Step(13)).encode(
@@ -50,14 +50,14 @@ def condition_scores(ds: xr.Dataset, model: str | None = None) -> Any:
     return finished(alt.layer(bars, points), f"Share of right answers per condition and answer format. {told}.")
 
 
-def condition_maps(ds: xr.Dataset, measure: str = "image_weight", query: str = tables.QUERY) -> Any:
+def condition_maps(ds: xr.Dataset, measure: str = "image_weight", query: str = head_tables.QUERY) -> Any:
     """One layer × head map per condition, on one colour scale; the format is chosen below where there are several."""
-    forms = tables.formats(ds)
+    forms = head_tables.formats(ds)
     merged: dict[tuple[str, str], dict[str, Any]] = {}
     for form in forms:
-        for r in tables.condition_patterns(ds, measure, query, form).itertuples():
+        for r in head_tables.condition_patterns(ds, measure, query, form).itertuples():
             merged.setdefault((r.condition, r.name), {"layer": r.layer, "head": r.head, "name": r.name})[form] = r.value
-    shown = tables.conditions(ds)
+    shown = head_tables.conditions(ds)
     top = max(value for record in merged.values() for form in forms if (value := record.get(form)) is not None)
     names = [FORMAT_NAMES.get(form, form) for form in forms]
     fixed = alt.param(name="form", value=forms[0])
@@ -94,11 +94,12 @@ def condition_maps(ds: xr.Dataset, measure: str = "image_weight", query: str = t
     return finished(grid.add_params(choice) if len(forms) > 1 else grid.add_params(fixed), words)
 
 
-def condition_agreement(ds: xr.Dataset, measure: str = "image_weight", query: str = tables.QUERY) -> Any:
+def condition_agreement(ds: xr.Dataset, measure: str = "image_weight", query: str = head_tables.QUERY) -> Any:
     """How alike the head patterns of every two conditions are, one matrix per answer format; the diagonal is each
     pattern's own reliability."""
     told = {
-        form: tables.pattern_agreement(tables.where(ds, format=form), measure, query) for form in tables.formats(ds)
+        form: head_tables.pattern_agreement(head_tables.where(ds, format=form), measure, query)
+        for form in head_tables.formats(ds)
     }
     low = min(0.0, *(float(table["value"].min()) for table in told.values()))
     charts, words = [], []

@@ -14,7 +14,7 @@ PANELS = (("seconds", "processor seconds"), ("memory", "memory above the loaded 
 
 
 def cost_bars(measured: Sequence[pd.DataFrame]) -> AnyChart:
-    """Time and memory per method and prompt length, from tables of `visualheads.cost.measure_cost`."""
+    """Time and memory per method and prompt length, from tables of `visualheads.book.cost.measure_cost`."""
     records = [
         {
             "method": NAMES.get(str(method), str(method)),
@@ -54,7 +54,7 @@ SWEEPS = {"after_image": "after the image", "late, all": "all positions, late la
 
 
 def sweep_bars(measured: pd.DataFrame) -> AnyChart:
-    """Seconds per head set of `vh.sweep` and of a naive loop, from `visualheads.cost_sweeps.measure_sweeps`."""
+    """Seconds per head set of `vh.sweep` and of a naive loop, from `visualheads.book.cost.measure_sweeps`."""
     records = [
         {"case": SWEEPS.get(str(case), str(case)), "way": way, "seconds": float(row[column]), "times": row["ratio"]}
         for case, row in measured.iterrows()

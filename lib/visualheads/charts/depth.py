@@ -8,16 +8,16 @@ import altair as alt
 import numpy as np
 import xarray as xr
 
-from visualheads.charts import tables
+from visualheads.analysis import head_tables
 from visualheads.charts.display import finished, rows
 from visualheads.charts.heads import DIM, SINGLE, stage_colour, title_of
 
 
 def stage_profile(
-    ds: xr.Dataset, measure: str = "image_weight", query: str = tables.QUERY, model: str | None = None
+    ds: xr.Dataset, measure: str = "image_weight", query: str = head_tables.QUERY, model: str | None = None
 ) -> Any:
     """A measure over depth: every layer's mean head and strongest head, on bands of the stages."""
-    table = tables.stage_table(ds, measure, query, model)
+    table = head_tables.stage_table(ds, measure, query, model)
     bands = table.groupby("stage", sort=False)["layer"].agg(["min", "max"]).reset_index()
     shaded = (
         alt.Chart(rows({"stage": b.stage, "low": b["min"] - 0.5, "high": b["max"] + 0.5} for _, b in bands.iterrows()))
@@ -62,7 +62,7 @@ def query_agreement(
     model: str | None = None,
 ) -> Any:
     """One point per head: the same measure of two attention rows."""
-    one, other = (tables.head_table(ds, [measure], query, model) for query in queries)
+    one, other = (head_tables.head_table(ds, [measure], query, model) for query in queries)
     both = one.assign(first=one[measure], second=other[measure]).drop(columns=measure)
     top = float(np.nanmax(both[["first", "second"]].values))
     line = (

@@ -11,8 +11,8 @@ import altair as alt
 import pandas as pd
 import vl_convert as vlc
 
-from visualheads import disk
 from visualheads.errors import ParameterError
+from visualheads.store import files
 
 MIME = "application/vnd.vegalite.v6+json"
 VEGA_LITE = alt.SCHEMA_VERSION.lstrip("v").rsplit(".", 1)[0]
@@ -72,8 +72,8 @@ def spec_of(chart: Any, alt_text: str = "") -> dict[str, Any]:
 def save_spec(chart: Any, path: str | Path) -> Path:
     """Write the chart's specification for the `{vegalite}` directive of another page; return the path."""
     path = Path(path)
-    with disk.refusals_told(path):
-        disk.write_file(path, json.dumps(spec_of(chart), sort_keys=True).encode())
+    with files.refusals_told(path):
+        files.write_file(path, json.dumps(spec_of(chart), sort_keys=True).encode())
     return path
 
 

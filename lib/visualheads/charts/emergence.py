@@ -7,10 +7,10 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from visualheads.charts.compare import GREY, chosen_model, placeholder
+from visualheads.charts.comparison import GREY, chosen_model, placeholder
 from visualheads.charts.display import finished, rows
 from visualheads.charts.heads import SINGLE, title_of
-from visualheads.titles import in_words, moment
+from visualheads.charts.labels import in_words, moment
 
 PANELS = (("rho", "correlation with the end"), ("top", "mean of the heads strongest at the end"))
 

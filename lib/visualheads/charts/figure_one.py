@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from visualheads.charts.compare import placeholder
+from visualheads.analysis.benchmarks import head_means, of_model
+from visualheads.charts.comparison import placeholder
 from visualheads.charts.display import finished, rows
 from visualheads.charts.heads import CHOSEN, SIDE, SINGLE, title_of
-from visualheads.comparison import head_means, of_model
-from visualheads.titles import benchmark, in_words
+from visualheads.charts.labels import benchmark, in_words
 
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"]
 

@@ -8,9 +8,9 @@ from typing import Any
 import altair as alt
 import xarray as xr
 
-from visualheads.charts import tables
+from visualheads.analysis import head_tables
 from visualheads.charts.display import finished, rows
-from visualheads.variables import STAGES, VARIABLES
+from visualheads.store.variables import STAGES, VARIABLES
 
 STAGE_COLOURS = ("#4c78a8", "#f58518", "#54a24b")
 BINS = 20
@@ -40,7 +40,7 @@ def stage_colour(**options: Any) -> alt.Color:
 def head_map(
     ds: xr.Dataset,
     measures: Sequence[str] = ("image_weight", "region_weight"),
-    query: str = tables.QUERY,
+    query: str = head_tables.QUERY,
     model: str | None = None,
     *,
     normalise: bool = False,
@@ -51,20 +51,23 @@ def head_map(
     weakest head, to 1, the strongest, as in the paper's figures; the colour bar says so, and tooltips tell the
     measured mean too. The strongest head is chosen first.
     """
-    table = tables.head_table(ds, measures, query, model)
+    table = head_tables.head_table(ds, measures, query, model)
     measures = [name for name in measures if table[name].notna().any()]  # region measures need boxes
-    maps = tables.mean_maps(ds, query, model)
+    maps = head_tables.mean_maps(ds, query, model)
     coloured = list(measures)
     if normalise:
         coloured = [f"{name}_normalised" for name in measures]
         table = table.assign(
-            **{shown: tables.min_max(table[name].to_numpy()) for shown, name in zip(coloured, measures, strict=True)}
+            **{
+                shown: head_tables.min_max(table[name].to_numpy())
+                for shown, name in zip(coloured, measures, strict=True)
+            }
         )
     columns = ["layer", "head", "name", "stage", *dict.fromkeys([*measures, *coloured])]
     records: list[dict[str, Any]] = table[columns].to_dict("records")
     widths = {}
     for name in measures:
-        counts, widths[name] = tables.histograms(ds, name, BINS, query, model)
+        counts, widths[name] = head_tables.histograms(ds, name, BINS, query, model)
         for record, counted in zip(records, counts.reshape(-1, BINS), strict=True):
             record[f"{name}_counts"] = counted.tolist()
     if maps is not None:
@@ -197,9 +200,9 @@ def _mean_map(data: alt.Data, shape: tuple[int, ...], chosen: alt.Parameter) -> 
     )
 
 
-def weight_concentration(ds: xr.Dataset, query: str = tables.QUERY, model: str | None = None) -> Any:
+def weight_concentration(ds: xr.Dataset, query: str = head_tables.QUERY, model: str | None = None) -> Any:
     """Image weight against concentration, one point per head, coloured by stage of depth."""
-    table = tables.head_table(ds, ["image_weight", "concentration", "effective_patches"], query, model)
+    table = head_tables.head_table(ds, ["image_weight", "concentration", "effective_patches"], query, model)
     table = table.dropna(subset=["concentration"])
     hovered = alt.selection_point(name="stage_choice", fields=["stage"], bind="legend")
     chart = (
@@ -237,7 +240,7 @@ def top_heads(
     ds: xr.Dataset, by: str = "image_weight", n: int = 16, query: str | None = None, model: str | None = None
 ) -> Any:
     """The n best heads by a ranking, with bootstrap intervals over pictures."""
-    table = tables.ranking_table(ds, by, n, query, model)
+    table = head_tables.ranking_table(ds, by, n, query, model)
     base = alt.Chart(rows(table.to_dict("records")), width=SINGLE, height=max(120, 19 * len(table))).encode(
         y=alt.Y("name:N", sort=table["name"].tolist(), title="head")
     )

@@ -1,20 +1,29 @@
-"""Where heads look: their maps drawn over the picture."""
+"""Where heads look: their maps drawn over the picture.
+
+One sample's maps of chosen heads, ready for `overlays`.
+"""
 
 from __future__ import annotations
 
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import altair as alt
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 from PIL import Image
 
+from visualheads.analysis import head_tables
 from visualheads.charts.display import finished, rows
 from visualheads.errors import ParameterError, got
-from visualheads.geometry import TokenMap
+from visualheads.models.token_map import TokenMap
+
+if TYPE_CHECKING:
+    from visualheads.models.loading import VisionLanguageModel
+    from visualheads.tasks.sample import Sample
 
 PANEL = 180
 """Width of one picture in pixels."""
@@ -129,3 +138,28 @@ def outline(box: Sequence[float], colour: str = BOX_COLOUR, dash: Sequence[int] 
         .mark_rect(filled=False, stroke=colour, strokeWidth=2, strokeDash=list(dash), strokeOpacity=1, opacity=1)
         .encode(x="x:Q", x2="x2:Q", y="y:Q", y2="y2:Q")
     ]
+
+
+def strongest_heads(
+    ds: xr.Dataset, by: str = "region_weight", n: int = 5, query: str | None = None
+) -> list[tuple[int, int]]:
+    """(layer, head) of the n best heads by a ranking; by image weight where the ranking has no values (no boxes)."""
+    table = head_tables.ranking_table(ds, by, n, query)
+    if table.empty:
+        table = head_tables.ranking_table(ds, "image_weight", n, query)
+    return [(int(layer), int(head)) for layer, head in zip(table["layer"], table["head"], strict=True)]
+
+
+def sample_overlays(model: VisionLanguageModel, sample: Sample, traced: xr.Dataset) -> Any:
+    """The sample's picture, and over it the map of every head whose maps `traced` kept (keep="maps")."""
+    picture = sample.open()
+    maps = traced["maps"].isel(model=0, sample=0)
+    if "query" in maps.dims:
+        maps = maps.isel(query=0)
+    layers, heads = traced["selected_layer"].values, traced["selected_index"].values
+    titled = {}
+    for index, (layer, head) in enumerate(zip(layers.tolist(), heads.tolist(), strict=True)):
+        values = maps.isel(selected_head=index).transpose("grid_row", "grid_column").values
+        weight = traced["image_weight"].isel(model=0, sample=0).sel(layer=layer, head=head)
+        titled[f"{head_tables.head_name(layer, head)}: {float(weight.squeeze()):.0%} on the picture"] = values
+    return overlays(picture, titled, model.token_map(picture.size), sample.box)

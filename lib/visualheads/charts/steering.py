@@ -12,13 +12,13 @@ import xarray as xr
 from numpy.typing import NDArray
 from PIL import Image
 
-from visualheads.charts.compare import GREY, chosen_model, placeholder
+from visualheads.charts.comparison import GREY, chosen_model, placeholder
 from visualheads.charts.display import finished, rows
+from visualheads.charts.labels import in_words
 from visualheads.charts.overlays import PANEL, ground, heat, outline, panel
-from visualheads.grounding import even_cells
-from visualheads.steering import targets
+from visualheads.studies.gaze import targets
+from visualheads.studies.grounding import even_cells
 from visualheads.tasks.sample import Sample
-from visualheads.titles import in_words
 
 ORDERS = {"top": "#b3402a", "random": "#8a8a8a", "all": "#4c78a8"}
 MEASURES = {"accuracy": "share of answers", "margin": "margin (logits)"}

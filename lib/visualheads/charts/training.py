@@ -9,11 +9,11 @@ import altair as alt
 import pandas as pd
 import xarray as xr
 
-from visualheads.charts import tables
-from visualheads.charts.compare import chosen_model, placeholder
+from visualheads.analysis import head_tables as tables
+from visualheads.charts.comparison import chosen_model, placeholder
 from visualheads.charts.display import finished, rows
 from visualheads.charts.heads import SINGLE, title_of
-from visualheads.titles import figure, in_words, moment
+from visualheads.charts.labels import figure, in_words, moment
 
 CLOCK = ("step", "seconds")
 STAGES = ("tower", "language model", "alignment", "tuning")

@@ -8,11 +8,11 @@ import altair as alt
 import numpy as np
 import xarray as xr
 
-from visualheads.charts.compare import placeholder
+from visualheads.analysis.benchmarks import head_means
+from visualheads.charts.comparison import placeholder
 from visualheads.charts.display import finished, rows
 from visualheads.charts.heads import title_of
-from visualheads.comparison import head_means
-from visualheads.rankings import real_samples
+from visualheads.heads.ranking import real_samples
 
 MEASURES = ("image_weight", "concentration")
 TRAINED, UNTRAINED = "trained", "untrained"

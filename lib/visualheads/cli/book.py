@@ -10,7 +10,7 @@ import yaml
 
 from visualheads.cli.console import out, say
 from visualheads.errors import KernelError, ParameterError, got
-from visualheads.places import project_folder
+from visualheads.paths import project_folder
 
 
 def page(
@@ -22,8 +22,8 @@ def page(
     force: Annotated[bool, typer.Option("--force", help="Run the notebook even where nothing changed.")] = False,
 ) -> None:
     """Run the model notebook for one model; `visualheads book` then puts its page into the book."""
-    from visualheads.checkpoints import resolve
-    from visualheads.pages.plan import run_model_page
+    from visualheads.book.catalogue import run_model_page
+    from visualheads.models.checkpoints import resolve
 
     resolve(model)
     written = run_model_page(project_root(), model, parameters(parameter or []), force=force)
@@ -49,7 +49,7 @@ def build(
     ] = None,
 ) -> None:
     """Trace the miniatures, run the notebooks, render the book, and print the path of its first page."""
-    from visualheads.pages.book import build_book
+    from visualheads.book.build import build_book
 
     index = build_book(project_root(), full=full, force=force, workers=workers, report=say)
     out.print("[bold green]The book:[/]", end=" ")
@@ -70,7 +70,7 @@ def full(
     ] = None,
 ) -> None:
     """Run the full protocol of removed heads and keep it in data/full; a killed run goes on where it stopped."""
-    from visualheads.pages.protocols import run_full
+    from visualheads.book.protocols import run_full
 
     if every == bool(name):
         raise ParameterError("full: give the name of one miniature, or --all.")

@@ -40,7 +40,7 @@ def convert(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint folder at TARGET.")] = False,
 ) -> None:
     """Convert an original LLaVA checkpoint; TARGET appears when it is complete and checked."""
-    from visualheads.conversion import convert as converted
+    from visualheads.models.conversion import convert as converted
 
     try:
         with warnings_as_notes():

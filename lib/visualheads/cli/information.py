@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
-from visualheads.catalog import cards, data_folder, is_available
+from visualheads.cards import cards, data_folder, is_available
 from visualheads.cli.console import FAILED, out, say
 
 GIGABYTE = 1e9

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from visualheads.batching import BATCH_TOKENS
 from visualheads.cli.console import SHOWN_SKIPPED, err, out, say, warnings_as_notes
 from visualheads.errors import ParameterError, StoreError, got
+from visualheads.tracing.batching import BATCH_TOKENS
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from visualheads.jobs import TraceJob
+    from visualheads.tracing.jobs import TraceJob
 
 BATCH_DEFAULT = f"{BATCH_TOKENS['cpu']} on CPUs, {BATCH_TOKENS['cuda']} on GPUs"
 Store = Annotated[Path, typer.Argument(help="A store (….zarr), or a folder of results.")]
@@ -77,7 +77,7 @@ def trace(
     """Measure every head on every sample, into a store. Repeating the command does only what is missing."""
     if scheduler and cluster:
         raise ParameterError("trace: got both --scheduler and --cluster; give the one whose workers are meant.")
-    from visualheads import jobs
+    from visualheads.tracing import jobs
 
     job = jobs.TraceJob(
         model,
@@ -115,7 +115,7 @@ def rank(
     top: Annotated[int, typer.Option(min=1, help="How many heads to print.")] = 20,
 ) -> None:
     """Print the highest heads of a ranking with their 95 % intervals."""
-    from visualheads.heads import rank as rank_heads
+    from visualheads.heads.selection import rank as rank_heads
 
     scores = _of_one_model(rank_heads(_opened(store), by=by, interval=True, query=query), model)
     frame = scores.to_series().unstack("bound").dropna().sort_values("estimate", ascending=False).head(top)
@@ -135,16 +135,16 @@ def export(
     query: Query = None,
 ) -> None:
     """Write a ranking of all heads, with intervals, for other programs (vh.read_scores reads it back)."""
-    from visualheads.head_lists import export_scores
-    from visualheads.heads import rank as rank_heads
+    from visualheads.heads.lists import export_scores
+    from visualheads.heads.selection import rank as rank_heads
 
     scores = rank_heads(_opened(store), by=by, interval=True, query=query)
     say(str(export_scores(_of_one_model(scores, model, keep=True), target)))
 
 
 def _opened(path: Path) -> xr.Dataset:
-    from visualheads.reading import open_store
-    from visualheads.results import open_results
+    from visualheads.store.combine import open_results
+    from visualheads.store.read import open_store
 
     if not path.exists():
         raise StoreError(got("store", str(path), "a ….zarr store or a folder of results", "trace a model first"))
@@ -166,7 +166,7 @@ def _of_one_model(scores: xr.DataArray, model: str | None, keep: bool = False) -
 def _workers(scheduler: str | None, cluster: Path | None) -> Any:
     if cluster is None:
         return nullcontext(scheduler)
-    from visualheads.cluster import from_yaml
+    from visualheads.tracing.cluster import from_yaml
 
     return closing(from_yaml(cluster))
 
@@ -181,7 +181,7 @@ def _tell_skipped(job: TraceJob) -> None:
 
 def _tell_plan(job: TraceJob) -> None:
     """What a trace would do, without loading weights."""
-    from visualheads.estimate import estimate
+    from visualheads.tracing.dry_run import estimate
 
     table = Table(show_header=False)
     table.add_column()

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from visualheads.catalog import data_folder
+from visualheads.cards import data_folder
 from visualheads.cli.book import project_root
 from visualheads.cli.console import say
 from visualheads.errors import ParameterError
@@ -36,13 +36,13 @@ def train(
 ) -> None:
     """Train a miniature through all its stages, or go on where a killed run stopped. NAME-quarter: a short extra
     tuning of NAME on the first quarter of its data."""
+    from visualheads.book.traces import book_questions
     from visualheads.miniatures.architectures import miniature, training_order
     from visualheads.miniatures.moments import trace_moments
     from visualheads.miniatures.shipped_traces import trace_short
     from visualheads.miniatures.train import is_trained
     from visualheads.miniatures.train import train as train_one
-    from visualheads.pages.traces import book_questions
-    from visualheads.placement import checked_device
+    from visualheads.models.devices import checked_device
 
     if every == bool(name):
         raise ParameterError("train: give the name of one miniature, or --all.")

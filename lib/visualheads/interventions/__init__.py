@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from visualheads.heads.selection import head_mask, head_sets
 from visualheads.interventions.ablation import ablate, steer
 from visualheads.interventions.modes import MODES, POSITIONS, Intervention, Mode
 from visualheads.interventions.reference import Reference, mean_reference
-from visualheads.selection import head_mask, head_sets
 
 __all__ = [
     "MODES",

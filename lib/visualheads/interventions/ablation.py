@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from visualheads.errors import ModeError
+from visualheads.heads.selection import head_mask
 from visualheads.interventions import results
 from visualheads.interventions.modes import ALL, BIAS, Intervention, check_possible
 from visualheads.interventions.reference import as_reference
-from visualheads.progress import Wish, progress_bar
-from visualheads.selection import head_mask
-from visualheads.settings import MAX_NEW_TOKENS, settings_of
+from visualheads.models.progress import Wish, progress_bar
+from visualheads.tracing.settings import MAX_NEW_TOKENS, settings_of
 
 if TYPE_CHECKING:
     from visualheads.interventions.reference import Reference
+    from visualheads.models.wrapper import VisionLanguageModel
     from visualheads.tasks.sample import Box, Sample
-    from visualheads.vision_language import VisionLanguageModel
 
 
 def ablate(

@@ -11,8 +11,8 @@ from visualheads.errors import ModeError, ParameterError, got
 
 if TYPE_CHECKING:
     from visualheads.interventions.reference import Reference
+    from visualheads.models.wrapper import VisionLanguageModel
     from visualheads.tasks.sample import Box
-    from visualheads.vision_language import VisionLanguageModel
 
 ALL, AFTER_IMAGE = "all", "after_image"
 POSITIONS = (ALL, AFTER_IMAGE)

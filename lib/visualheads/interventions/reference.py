@@ -10,17 +10,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from visualheads import provenance
 from visualheads.errors import ParameterError
-from visualheads.interventions.editor import CLASSES, GENERATED, position_classes
-from visualheads.interventions.generating import ended, step_forward
-from visualheads.interventions.text_model import arrive, forward, new_cache
-from visualheads.memory import fitting
-from visualheads.settings import MAX_NEW_TOKENS, settings_of
+from visualheads.interventions.engine.editor import CLASSES, GENERATED, position_classes
+from visualheads.interventions.engine.generating import ended, step_forward
+from visualheads.interventions.engine.text_model import arrive, forward, new_cache
+from visualheads.models import provenance
+from visualheads.models.devices import fitting
+from visualheads.tracing.settings import MAX_NEW_TOKENS, settings_of
 
 if TYPE_CHECKING:
+    from visualheads.models.wrapper import VisionLanguageModel
     from visualheads.tasks.sample import Sample
-    from visualheads.vision_language import VisionLanguageModel
 
 
 @dataclass(frozen=True, eq=False)

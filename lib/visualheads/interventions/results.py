@@ -12,17 +12,17 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from visualheads import schema
 from visualheads.errors import BoxError
-from visualheads.interventions.engine import Effects, Job
+from visualheads.interventions.engine.run import Effects, Job
 from visualheads.interventions.modes import VERSION, Intervention
-from visualheads.settings import circumstance_of, coordinates_of, identity_of
+from visualheads.store import schema
 from visualheads.tasks.sample import checked_box
+from visualheads.tracing.settings import circumstance_of, coordinates_of, identity_of
 
 if TYPE_CHECKING:
-    from visualheads.settings import Settings
+    from visualheads.models.wrapper import VisionLanguageModel
     from visualheads.tasks.sample import Sample
-    from visualheads.vision_language import VisionLanguageModel
+    from visualheads.tracing.settings import Settings
 
 SET_DIMS, SAMPLE_DIMS = ("model", "set", "sample"), ("model", "sample")
 DIMS: dict[str, tuple[str, ...]] = {

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from visualheads.errors import UnknownModelError
-from visualheads.miniatures import words
+from visualheads.miniatures import language
 
 if TYPE_CHECKING:
     from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedConfig, PreTrainedModel
@@ -135,7 +135,7 @@ def text_config(shape: TextShape):
     """The transformers configuration of a text-only model."""
     from transformers import LlamaConfig, MistralConfig, Phi3Config
 
-    ids = words.vocabulary()
+    ids = language.vocabulary()
     common = {
         "vocab_size": len(ids),
         "hidden_size": shape.hidden,
@@ -147,9 +147,9 @@ def text_config(shape: TextShape):
         "rope_parameters": {"rope_type": "default", "rope_theta": shape.rope_theta},
         "tie_word_embeddings": False,
         "initializer_range": INITIAL_SPREAD,
-        "pad_token_id": ids[words.PAD],
-        "bos_token_id": ids[words.BOS],
-        "eos_token_id": ids[words.EOS],
+        "pad_token_id": ids[language.PAD],
+        "bos_token_id": ids[language.BOS],
+        "eos_token_id": ids[language.EOS],
     }
     match shape.architecture:
         case "llama":
@@ -196,7 +196,7 @@ def multimodal_config(recipe: Recipe, text: PreTrainedConfig, vision: PreTrained
     common: dict[str, Any] = {
         "vision_config": vision,
         "text_config": text,
-        "image_token_index": words.vocabulary()[words.IMAGE],
+        "image_token_index": language.vocabulary()[language.IMAGE],
         "image_seq_length": (PICTURE // PATCH) ** 2,
         "tie_word_embeddings": False,
     }
@@ -223,8 +223,8 @@ def build_multimodal(name: str, text: Any, tower: CLIPVisionModel) -> Any:
     model.model.vision_tower.load_state_dict(tower.state_dict())
     model.model.language_model.load_state_dict(text.model.state_dict())
     model.lm_head.load_state_dict(text.lm_head.state_dict())
-    model.generation_config.eos_token_id = words.vocabulary()[words.EOS]
-    model.generation_config.pad_token_id = words.vocabulary()[words.PAD]
+    model.generation_config.eos_token_id = language.vocabulary()[language.EOS]
+    model.generation_config.pad_token_id = language.vocabulary()[language.PAD]
     return model
 
 
@@ -240,7 +240,7 @@ def build_processor(recipe: Recipe) -> Any:
     square = {"height": PICTURE, "width": PICTURE}
     scale: dict[str, Any] = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "crop_size": square}
     common: dict[str, Any] = {
-        "tokenizer": words.build_tokenizer(),
+        "tokenizer": language.build_tokenizer(),
         "patch_size": PATCH,
         "vision_feature_select_strategy": "default",
         "num_additional_image_tokens": 1,

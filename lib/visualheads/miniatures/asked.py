@@ -9,13 +9,13 @@ import random
 from collections import Counter
 from typing import Any
 
-from visualheads.miniatures import batches, questions, towers, training
+from visualheads.miniatures import batches, questions, tower, training
 from visualheads.miniatures.architectures import Miniature, build_processor, text_shape
+from visualheads.miniatures.dialogues import IGNORED
 from visualheads.miniatures.distortions import QUALITIES
 from visualheads.miniatures.fitting import Schedule
-from visualheads.miniatures.listing import text_list
 from visualheads.miniatures.pictures import BOXED, picture
-from visualheads.miniatures.turns import IGNORED
+from visualheads.miniatures.text_lists import text_list
 
 DRAWN = 12_000
 """Questions drawn to count kinds: a share of 3 % is known to within 0.3 points."""
@@ -58,8 +58,8 @@ def measured(recipe: Miniature, stage: str, schedule: Schedule) -> dict[str, int
 
 def tower_counts(pictures: int) -> dict[str, int]:
     """Objects, boxed ones, ones whose colour shows, pictures: what the tower's figures are over."""
-    batch = towers.tower_batch(batches.generator(towers.TOWER_SEED, "tower-test", 0), pictures, build_processor("1.5"))
-    objects = batch["kind"] > towers.PART
+    batch = tower.tower_batch(batches.generator(tower.TOWER_SEED, "tower-test", 0), pictures, build_processor("1.5"))
+    objects = batch["kind"] > tower.PART
     shown = objects & (batch["quality"] != QUALITIES.index("fading"))[:, None]
     boxed = objects & (batch["boxed"] > 0.5)
     found = {"recall": objects, "box_accuracy": objects, "box_recall": boxed, "colour": shown}

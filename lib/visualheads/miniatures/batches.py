@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from visualheads.miniatures import listing, turns, words
+from visualheads.miniatures import dialogues, language, text_lists
+from visualheads.miniatures.dialogues import Pair
 from visualheads.miniatures.pictures import picture, prepared
-from visualheads.miniatures.turns import Pair
 
 
 def generator(seed: int, stage: str, step: int) -> random.Random:
@@ -24,8 +24,8 @@ def pad(pairs: Iterable[Pair]) -> tuple[Int[Tensor, "batch key"], Int[Tensor, "b
     """Right-padded ids and labels; causal attention needs no mask then, since nothing real looks at the padding."""
     rows = list(pairs)
     longest = max(len(ids) for ids, _ in rows)
-    ids = torch.full((len(rows), longest), words.vocabulary()[words.PAD], dtype=torch.long)
-    labels = torch.full((len(rows), longest), turns.IGNORED, dtype=torch.long)
+    ids = torch.full((len(rows), longest), language.vocabulary()[language.PAD], dtype=torch.long)
+    labels = torch.full((len(rows), longest), dialogues.IGNORED, dtype=torch.long)
     for row, (row_ids, row_labels) in enumerate(rows):
         ids[row, : len(row_ids)] = torch.tensor(row_ids)
         labels[row, : len(row_labels)] = torch.tensor(row_labels)
@@ -34,8 +34,8 @@ def pad(pairs: Iterable[Pair]) -> tuple[Int[Tensor, "batch key"], Int[Tensor, "b
 
 def behind(listed: list[int], told: Pair) -> Pair:
     """What is said behind the opening and its list or image tokens, which are not supervised."""
-    head = [*listing.opening(), *listed]
-    return head + told[0], [turns.IGNORED] * len(head) + told[1]
+    head = [*text_lists.opening(), *listed]
+    return head + told[0], [dialogues.IGNORED] * len(head) + told[1]
 
 
 def text_pair(
@@ -43,8 +43,8 @@ def text_pair(
 ) -> Pair:
     """One list in words with what `turns.told` says about it; `plain` lists tell neither colours nor distortions."""
     coloured = True if task == "colours" else None
-    listed, known = listing.text_list(rng, fillers, plain=plain, coloured=coloured, together=together)
-    return behind(listed, turns.told(rng, known, task, length))
+    listed, known = text_lists.text_list(rng, fillers, plain=plain, coloured=coloured, together=together)
+    return behind(listed, dialogues.told(rng, known, task, length))
 
 
 def picture_batch(
@@ -54,9 +54,9 @@ def picture_batch(
     share `boxed` with a drawn box."""
     shown = [picture(rng, boxed, colourful) for _ in range(size)]
     inputs, counts = prepared(processor, [each.image for each in shown])
-    image = words.vocabulary()[words.IMAGE]
+    image = language.vocabulary()[language.IMAGE]
     pairs = [
-        behind([image] * count, turns.told(rng, each.listing, task, length))
+        behind([image] * count, dialogues.told(rng, each.listing, task, length))
         for each, count in zip(shown, counts, strict=True)
     ]
     ids, labels = pad(pairs)
@@ -66,10 +66,10 @@ def picture_batch(
 def by_length(batch: dict[str, Any], parts: int = 2) -> Iterator[tuple[dict[str, Any], float]]:
     """A batch's rows in parts of like length, none padded further than it needs, with its share of the supervised
     tokens: losses weighted by these shares add up to the whole batch's, at less cost where lengths vary."""
-    lengths = (batch["input_ids"] != words.vocabulary()[words.PAD]).sum(dim=1)
-    supervised = (batch["labels"] != turns.IGNORED).sum().item()
+    lengths = (batch["input_ids"] != language.vocabulary()[language.PAD]).sum(dim=1)
+    supervised = (batch["labels"] != dialogues.IGNORED).sum().item()
     for rows in lengths.argsort(stable=True).chunk(parts):
         longest = int(lengths[rows].max())
         part = {name: value[rows] for name, value in batch.items()}
         part |= {name: part[name][:, :longest] for name in ("input_ids", "labels")}
-        yield part, (part["labels"] != turns.IGNORED).sum().item() / supervised
+        yield part, (part["labels"] != dialogues.IGNORED).sum().item() / supervised

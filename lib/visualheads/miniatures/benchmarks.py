@@ -20,10 +20,10 @@ from PIL import Image
 
 from visualheads.miniatures import questions
 from visualheads.miniatures.distortions import ADJECTIVES, DISTORTIONS, NONE, QUALITIES
-from visualheads.miniatures.listing import of_scene
+from visualheads.miniatures.language import PLACES, RELATIONS
 from visualheads.miniatures.pictures import distort, draw_shape
 from visualheads.miniatures.questions import NUMBERS, YES_NO, Question
-from visualheads.miniatures.wordings import PLACES, RELATIONS
+from visualheads.miniatures.text_lists import of_scene
 from visualheads.miniatures.world import CATEGORY, CLASSES, COLOURS, Scene, draw_scene, render, save_jpeg
 
 POPE_PICTURES, MMBENCH_ITEMS, SEEDBENCH_ITEMS, QBENCH_ITEMS = 75, 200, 200, 200

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from visualheads.miniatures import kinds
+from visualheads.miniatures import goals
 from visualheads.miniatures.architectures import Miniature
 from visualheads.miniatures.goals import missed_by
 
@@ -59,7 +59,7 @@ def kind_table(benchmarks: dict[str, Any]) -> str:
         "| benchmark | kind | accuracy % (95 % interval) | question only % | chance % | above both | prompts |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for name, found in kinds.by_kind(benchmarks).items():
+    for name, found in goals.by_kind(benchmarks).items():
         for kind, entry in found.items():
             cells = [percent(entry["seen"]), f"{100 * entry['question_only']['accuracy']:.1f}"]
             cells += [f"{100 * entry['chance']:.1f}", "yes" if entry["above_chance"] else "**no**"]
@@ -69,11 +69,11 @@ def kind_table(benchmarks: dict[str, Any]) -> str:
 
 def kind_section(record: dict[str, Any]) -> str:
     """Scores by kind of question, and which kinds were not learned; empty for a record without."""
-    if not kinds.by_kind(record["benchmarks"]):
+    if not goals.by_kind(record["benchmarks"]):
         return ""
     return (
         "\n### By kind of question\n\nAbove both: the 95 % interval lies above chance and above what the question "
-        f"alone tells.\n\n{kind_table(record['benchmarks'])}\n\n{kinds.unlearned({'': record})}\n"
+        f"alone tells.\n\n{kind_table(record['benchmarks'])}\n\n{goals.unlearned({'': record})}\n"
     )
 
 
@@ -162,7 +162,7 @@ Held-out scenes `data/scenes/looktwice`, greedy decoding, exact match, checkpoin
 All conditions and formats together: {percent(pooled["seen"])} %; with a white picture {percent(pooled["blind"])} %;
 the best answerer that sees only the question (it knows this set's answer frequencies):
 {percent(pooled["question_only"])} %.
-{POOLED}{kinds.blind_answers({"": record})}
+{POOLED}{goals.blind_answers({"": record})}
 
 `plain-general` has no referent in the picture: it is reported, no target is set.
 

@@ -13,11 +13,11 @@ import torch
 import xarray as xr
 from scipy import stats
 
-from visualheads.answered import share_right
-from visualheads.miniatures import words
+from visualheads.heads.proportions import share_right
+from visualheads.miniatures import language
 from visualheads.miniatures.distortions import ADJECTIVES
 from visualheads.miniatures.goals import FORMATS, targets
-from visualheads.miniatures.wordings import WORDINGS
+from visualheads.miniatures.language import WORDINGS
 from visualheads.miniatures.world import CLASSES, PLURAL, SUPERCATEGORIES
 from visualheads.tasks import task
 from visualheads.tasks.sample import LETTERS
@@ -79,7 +79,7 @@ def template(question: str) -> str:
     """
     names = {*CLASSES, *PLURAL.values(), *SUPERCATEGORIES, *(word for pair in ADJECTIVES.values() for word in pair)}
     asked = question.partition("\n")[0].partition("?")[0]
-    return " ".join("_" if word in names else word for word in words.split(asked))
+    return " ".join("_" if word in names else word for word in language.split(asked))
 
 
 @cache

@@ -9,13 +9,14 @@ from typing import Any
 
 import xarray as xr
 
-from visualheads import models, packing, tracing
-from visualheads.catalog import cards
+from visualheads.cards import cards
 from visualheads.errors import CheckpointError
 from visualheads.miniatures.architectures import build_processor, miniature
-from visualheads.miniatures.taking import TRAINING_RECORD
-from visualheads.miniatures.train import load_moment, moment_files
+from visualheads.miniatures.train import TRAINING_RECORD, load_moment, moment_files
+from visualheads.models import loading
+from visualheads.store import pack
 from visualheads.tasks import task
+from visualheads.tracing import trace
 
 MOMENTS = "moments.zarr.zip"
 SAMPLES = 48
@@ -64,8 +65,8 @@ def trace_moments(name: str, folder: Path, work: Path, n: int = SAMPLES) -> Path
     processor, card = build_processor(miniature(name).recipe), cards().get(name)
     traced = []
     for stage, step, module in moments(name, work, folder):
-        model = models.wrap(module, processor, name=f"{name}@{stage}-{max(step, 0)}", card=card)
-        ds = tracing.trace(model, samples, query=ROWS, max_new_tokens=2, progress=False)
+        model = loading.wrap(module, processor, name=f"{name}@{stage}-{max(step, 0)}", card=card)
+        ds = trace.trace(model, samples, query=ROWS, max_new_tokens=2, progress=False)
         traced.append(ds.assign_coords(training_step=("model", [step])))
     joined: xr.Dataset = xr.concat(traced, dim="model", join="exact")  # pyright: ignore[reportAssignmentType]
-    return packing.pack(joined.drop_vars(DERIVED), folder / MOMENTS, BITS)
+    return pack.pack(joined.drop_vars(DERIVED), folder / MOMENTS, BITS)

@@ -10,9 +10,9 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from visualheads.miniatures import words
+from visualheads.miniatures import language
 from visualheads.miniatures.distortions import DISTORTIONS, draw_strength
-from visualheads.miniatures.listing import Listing, of_scene
+from visualheads.miniatures.text_lists import Listing, of_scene
 from visualheads.miniatures.world import Box, Scene, as_jpeg, draw_scene, render
 
 Colour = tuple[int, int, int]
@@ -91,7 +91,9 @@ def picture(rng: random.Random, boxed: float = BOXED, colourful: bool = False) -
 
 def prepared(processor: Any, images: Sequence[Image.Image]) -> tuple[dict[str, Any], list[int]]:
     """The processor's own image inputs of a batch, and how many image tokens each picture has."""
-    encoded = dict(processor(images=list(images), text=[words.IMAGE] * len(images), padding=True, return_tensors="pt"))
-    counts = (encoded.pop("input_ids") == words.vocabulary()[words.IMAGE]).sum(1).tolist()
+    encoded = dict(
+        processor(images=list(images), text=[language.IMAGE] * len(images), padding=True, return_tensors="pt")
+    )
+    counts = (encoded.pop("input_ids") == language.vocabulary()[language.IMAGE]).sum(1).tolist()
     encoded.pop("attention_mask", None)
     return encoded, counts

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from visualheads.miniatures.distortions import ADJECTIVES, DISTORTIONS, NONE, QUALITIES
-from visualheads.miniatures.listing import Listing
-from visualheads.miniatures.wordings import PLACES, RELATIONS, WORDINGS
+from visualheads.miniatures.text_lists import Listing
 from visualheads.miniatures.world import CATEGORY, CLASSES, COLOURS, PLURAL, SUPERCATEGORIES
 
 HIGHEST_CHOICE = 7  # distractors are drawn from 1 … 7, as in the multiple-choice condition of LookTwice

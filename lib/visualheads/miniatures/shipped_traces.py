@@ -8,11 +8,14 @@ from typing import Any
 
 import torch
 
-from visualheads import models, packing, survey, tracing
-from visualheads.catalog import cards
+from visualheads.analysis import models as survey
+from visualheads.cards import cards
 from visualheads.miniatures.architectures import build_processor, miniature
 from visualheads.miniatures.train import TRACES, weights_folder
+from visualheads.models import loading
+from visualheads.store import pack
 from visualheads.tasks import task
+from visualheads.tracing import trace
 
 __all__ = ["TRACES", "trace_short"]
 
@@ -33,13 +36,13 @@ def trace_short(name: str, folder: Path, work: Path, questions: Mapping[str, int
     entry = miniature(name)
     weights = weights_folder(name, folder.parent, work)
     module: Any = AutoModelForImageTextToText.from_pretrained(weights, dtype=torch.float32)
-    model = models.wrap(module, build_processor(entry.recipe), name=name, card=cards().get(entry.parent))
+    model = loading.wrap(module, build_processor(entry.recipe), name=name, card=cards().get(entry.parent))
     written = []
     for benchmark, n in questions.items():
         asked = task(benchmark)
         formats = asked.formats if benchmark == "looktwice" else asked.formats[:1]
         samples = [sample for form in formats for sample in asked.samples(format=form, n=n)]
-        ds = tracing.trace(model, samples, query=(QUERY,), progress=False, task_files=asked.files_hash())
+        ds = trace.trace(model, samples, query=(QUERY,), progress=False, task_files=asked.files_hash())
         kept = ds[[*survey.MEASURES, *survey.ANSWERS]]
-        written.append(packing.pack(kept, folder / TRACES / f"{benchmark}.zarr.zip", BITS))
+        written.append(pack.pack(kept, folder / TRACES / f"{benchmark}.zarr.zip", BITS))
     return written

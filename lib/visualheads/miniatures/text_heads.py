@@ -17,12 +17,12 @@ import numpy as np
 import torch
 import xarray as xr
 
-from visualheads import capture
 from visualheads.errors import CheckpointError, ParameterError, got
-from visualheads.keeping import kept
-from visualheads.miniatures import listing, words
+from visualheads.miniatures import language, text_lists
 from visualheads.miniatures.world import PLURAL
-from visualheads.provenance import hash_weights
+from visualheads.models import attention_call
+from visualheads.models.provenance import hash_weights
+from visualheads.store.cached import kept
 
 KIND = "text-lists"
 STORE = "text-lists.zarr"
@@ -59,15 +59,15 @@ def list_questions(
     if n < 1:
         raise ParameterError(got("n", n, "1 or more lists"))
     rng = random.Random(f"{seed}/text-heads")
-    ids = words.vocabulary()
+    ids = language.vocabulary()
     own = ids if vocabulary is None else vocabulary
     translated = {index: own[word] for word, index in ids.items() if word in own}
     made = []
     for _ in range(n):
-        listed, known = listing.text_list(rng, fillers, plain=True, marks=0.0)
+        listed, known = text_lists.text_list(rng, fillers, plain=True, marks=0.0)
         name = rng.choice(known.present)
-        head = listing.opening()
-        question = words.encode(f"How many {PLURAL[name]} are there? {words.FREE_HINT} {words.ASSISTANT}")
+        head = text_lists.opening()
+        question = language.encode(f"How many {PLURAL[name]} are there? {language.FREE_HINT} {language.ASSISTANT}")
         places = tuple(range(len(head), len(head) + len(listed)))
         asked = tuple(place for place, token in zip(places, listed, strict=True) if token == ids[name])
         told = tuple(translated[index] for index in (*head, *listed, *question))
@@ -93,9 +93,9 @@ def trace_lists(
     module.eval()
     wrapped = nnsight.NNsight(module)
     layers = tuple(wrapped.model.layers[index] for index in range(len(wrapped.model.layers._module)))
-    operations = tuple(capture.attention_operation(layer.self_attn) for layer in layers)
-    table = words.vocabulary() if vocabulary is None else vocabulary
-    pad = table[words.PAD]
+    operations = tuple(attention_call.attention_operation(layer.self_attn) for layer in layers)
+    table = language.vocabulary() if vocabulary is None else vocabulary
+    pad = table[language.PAD]
     found: dict[str, list[np.ndarray]] = {key: [] for key in LONG_NAMES}
     correct: list[bool] = []
     for start in range(0, len(questions), BATCH):
@@ -111,7 +111,7 @@ def trace_lists(
         with torch.no_grad(), wrapped.trace(input_ids=ids, attention_mask=(ids != pad).long()):
             rows = nnsight.save([])
             for operation in operations:
-                rows.append(capture.read(operation).rows()[:, :, 0])
+                rows.append(attention_call.read(operation).rows()[:, :, 0])
             logits = wrapped.output.logits[:, -1].save()
         attention = torch.stack(list(rows))
         on_list, on_asked = (torch.einsum("lbhk,bk->lhb", attention, one) for one in (listed, asked))

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
-from visualheads.miniatures import batches, fitting, questions, turns, words
+from visualheads.miniatures import batches, dialogues, fitting, questions
+from visualheads.miniatures import language as words
 from visualheads.miniatures.architectures import build_multimodal, build_processor, build_text, miniature, text_shape
+from visualheads.miniatures.dialogues import Pair
 from visualheads.miniatures.fitting import Group, Progress, Report, Schedule
-from visualheads.miniatures.listing import Listing, text_list
+from visualheads.miniatures.language import LOOKTWICE
 from visualheads.miniatures.pictures import BOXED, Picture, picture, prepared
-from visualheads.miniatures.turns import Pair
-from visualheads.miniatures.wordings import LOOKTWICE
+from visualheads.miniatures.text_lists import Listing, text_list
 
 MOST_FILLERS = 55  # with nine objects, as many list places as a picture has image tokens
 FEWEST_FILLERS = 2
@@ -128,14 +129,14 @@ def probes(rng: Any, known: Listing) -> list[tuple[str, Pair]]:
     """What is measured on one list or picture: a question in free form or, under the name `letters`, with options."""
     asked = questions.ask(rng, known)
     text = asked.text
-    if asked.options and rng.random() < turns.LETTERS.get(asked.kind, turns.OTHER_LETTERS):
+    if asked.options and rng.random() < dialogues.LETTERS.get(asked.kind, dialogues.OTHER_LETTERS):
         options = questions.offered(rng, asked)
         letter = "ABCD"[options.index(asked.answer)]
-        text = turns.with_options(text, options) + f"\n{words.LETTERS_HINT}"
-        return [("letters", turns.exchange(text, letter, first=True))]
+        text = dialogues.with_options(text, options) + f"\n{words.LETTERS_HINT}"
+        return [("letters", dialogues.exchange(text, letter, first=True))]
     if known.marked and asked.kind in LOOKTWICE:
         text += " " + words.RECTANGLE_HINT
-    return [(asked.kind, turns.exchange(f"{text} {words.FREE_HINT}", asked.answer, first=True))]
+    return [(asked.kind, dialogues.exchange(f"{text} {words.FREE_HINT}", asked.answer, first=True))]
 
 
 def text_accuracy(
@@ -155,7 +156,7 @@ def text_test(seed: int, lists: int, fillers: int, together: float) -> list[tupl
     asked: list[tuple[str, Pair]] = []
     for _ in range(lists):
         listed, known = text_list(rng, fillers, together=together)
-        for kind, told in (*probes(rng, known), ("tally", turns.tally(rng, known))):
+        for kind, told in (*probes(rng, known), ("tally", dialogues.tally(rng, known))):
             asked.append((kind, batches.behind(listed, told)))
     return asked
 
@@ -164,7 +165,7 @@ def told_right(kinds: list[str], ids: torch.Tensor, labels: torch.Tensor, found:
     """Share of supervised tokens, end tokens aside, that were foretold, by kind."""
     records: list[tuple[str, bool]] = []
     for row, kind in enumerate(kinds):
-        told = (labels[row] != turns.IGNORED).nonzero()[:-1, 0]
+        told = (labels[row] != dialogues.IGNORED).nonzero()[:-1, 0]
         records += [(kind, bool(found[row, place - 1] == ids[row, place])) for place in told]
     return fitting.mean_by(records)
 
@@ -239,7 +240,7 @@ def picture_accuracy(model: Any, processor: Any, seed: int, device: str, picture
         inputs = {key: value.to(device) for key, value in inputs.items()}
         guessed = model(**inputs, input_ids=ids.to(device), use_cache=False).logits.argmax(-1).cpu()
         for row, (kind, _) in enumerate(asked):
-            place = int((labels[row] != turns.IGNORED).nonzero()[0, 0])
+            place = int((labels[row] != dialogues.IGNORED).nonzero()[0, 0])
             found.append((kind, bool(guessed[row, place - 1] == ids[row, place])))
     return fitting.mean_by(found)
 

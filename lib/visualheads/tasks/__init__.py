@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from visualheads.tasks.base import Benchmark, Task
-from visualheads.tasks.drawing import Samples
+from visualheads.tasks.benchmark import Benchmark, Task
 from visualheads.tasks.records import MissingDataError
 from visualheads.tasks.registry import task, task_names
 from visualheads.tasks.sample import Box, LazyImage, Sample
+from visualheads.tasks.sampling import Samples
 
 __all__ = ["Benchmark", "Box", "LazyImage", "MissingDataError", "Sample", "Samples", "Task", "task", "task_names"]

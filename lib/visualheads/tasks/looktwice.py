@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 from visualheads.errors import BoxError, ParameterError, RecordError, got
 from visualheads.tasks import images, records
-from visualheads.tasks.base import Benchmark
-from visualheads.tasks.drawing import Question, Reading
+from visualheads.tasks.benchmark import Benchmark
 from visualheads.tasks.registry import register
 from visualheads.tasks.sample import Box, Format, LazyImage, checked_box
+from visualheads.tasks.sampling import Question, Reading
 
 KINDS = {"general": "general_question", "object": "obj_question", "super": "super_question"}
 HIGHEST_CHOICE = 7

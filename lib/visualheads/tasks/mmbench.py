@@ -9,10 +9,10 @@ from typing import ClassVar
 
 from visualheads.errors import RecordError
 from visualheads.tasks import prompts, records, scoring
-from visualheads.tasks.base import Benchmark
-from visualheads.tasks.drawing import Question, Reading
+from visualheads.tasks.benchmark import Benchmark
 from visualheads.tasks.registry import register
 from visualheads.tasks.sample import LazyImage, Sample
+from visualheads.tasks.sampling import Question, Reading
 
 COLUMNS = ("index", "question", "A", "B", "image")
 CIRCULAR_COPY = 1_000_000

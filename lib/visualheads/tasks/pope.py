@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 from visualheads.errors import RecordError
 from visualheads.tasks import images, prompts, records, scoring
-from visualheads.tasks.base import Benchmark
-from visualheads.tasks.drawing import Question, Reading
+from visualheads.tasks.benchmark import Benchmark
 from visualheads.tasks.registry import register
 from visualheads.tasks.sample import Format, LazyImage, Sample
+from visualheads.tasks.sampling import Question, Reading
 
 FOLDERS = ("", "coco/", "output/coco/")
 SUBFOLDERS = (".", "val2014", "images", "coco/val2014")

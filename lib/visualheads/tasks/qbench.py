@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 from visualheads.errors import RecordError
 from visualheads.tasks import images, records
-from visualheads.tasks.base import Benchmark
-from visualheads.tasks.drawing import Question, Reading
+from visualheads.tasks.benchmark import Benchmark
 from visualheads.tasks.registry import register
 from visualheads.tasks.sample import LETTERS, LazyImage
+from visualheads.tasks.sampling import Question, Reading
 
 SUBFOLDERS = ("images", "LLVisionQA_images", ".")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from visualheads.errors import ParameterError, UnknownTaskError, got
-from visualheads.tasks.base import Benchmark
+from visualheads.tasks.benchmark import Benchmark
 
 MODULES = ("looktwice", "pope", "mmbench", "seedbench", "qbench")
 """Modules of `visualheads.tasks` that register benchmarks."""

@@ -1,8 +1,0 @@
-"""ViP-LLaVA: LLaVA's layout; several tower layers are concatenated per patch."""
-
-from __future__ import annotations
-
-from visualheads.adapters.llava import token_map
-from visualheads.adapters.registry import Adapter, register
-
-ADAPTER = register(Adapter("VipLlavaForConditionalGeneration", "model.language_model.layers", token_map))

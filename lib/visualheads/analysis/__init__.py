@@ -1,0 +1,1 @@
+"""Datasets to tables and verdicts; loads no model."""

@@ -1,0 +1,238 @@
+"""Tables of what is lost without heads, and of heads' scores beside their effects. Numpy and xarray."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from visualheads.errors import HeadError
+from visualheads.heads.bootstrap import bootstrap
+from visualheads.heads.effects import LOSSES, excess_loss, head_effects, losses
+from visualheads.heads.proportions import changes
+from visualheads.heads.ranking import SCORES, rank, real_samples
+
+MAIN_TASK = "looktwice"
+"""The benchmark on which heads are removed; of the others the full protocol asks about single heads only."""
+EFFECT = "effect_margin"
+"""The effect that rankings are compared with: what the margin of the right answer loses without the head."""
+ATTRIBUTION = "attribution"
+NEEDS: dict[str, tuple[str, ...]] = {
+    "region_weight": ("region_weight",),
+    "concentration": ("concentration",),
+    "weight_concentration": ("concentration",),
+    "gaze": ("region_weight",),
+    "localization": ("spatial_entropy",),
+    "sink_free": ("sink_share",),
+}
+"""Variables that rankings read besides image_weight."""
+ORDERS = ("top", "random", "bottom")
+LOSS_COLUMNS = (
+    "model", "mode", "measure", "ranking", "stage", "order", "count", "estimate", "lower", "upper", "sets", "samples",
+    "set_lowest", "set_highest",
+)  # fmt: skip
+
+EXCESS = ("excess", "excess_lower", "excess_upper")
+"""Columns of `beyond_random`."""
+
+Lists = Mapping[str, Mapping[str, xr.DataArray]]
+"""Published head lists: model → name → scores (layer, head), NaN where a head is not listed."""
+
+
+def loss_table(sweeps: Mapping[str, xr.Dataset], of: Sequence[str] = tuple(LOSSES)) -> pd.DataFrame:
+    """What is lost by model, mode, measure, ranking, stage, order and number of heads: one row each.
+
+    estimate, lower, upper   mean loss with its 95 % interval, paired bootstrap over pictures: a share for accuracy
+                             (`answered.changes`), logits for margin, nats for KL; positive where the removed heads
+                             were of use
+    sets                     head sets behind the row: random controls of several seeds are averaged per sample
+    samples                  samples on which any of them was tried
+    set_lowest, set_highest  smallest and largest mean loss of one set: how far the draw of random heads matters
+    `sweeps` maps modes to sweeps of `protocol.protocol_sets`; sets of another kind (single heads) are left out, and so
+    are those that a model did not run.
+    """
+    parts = []
+    for mode, sweep in sweeps.items():
+        own = sweep.isel(set=np.flatnonzero(np.isin(sweep["order"].values.astype(str), ORDERS)))
+        for name in own["model"].values.astype(str):
+            parts.append(_losses_of(own.sel(model=name), name, mode, of))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(LOSS_COLUMNS))
+
+
+def released_share(table: pd.DataFrame, ranking: str = "image_weight") -> pd.DataFrame:
+    """Of a `loss_table`, the largest number of heads of every model, mode, measure and stage, by one ranking: the
+    protocol's counts end at the released share of the heads (9.8 %)."""
+    own = table[(table["ranking"] == ranking) & table["stage"].isin(["late", "all"])]
+    if own.empty:
+        return own
+    largest = own.groupby(["model", "mode", "measure", "stage"])["count"].transform("max")
+    return own[own["count"] == largest].reset_index(drop=True)
+
+
+def beyond_random(sweeps: Mapping[str, xr.Dataset], table: pd.DataFrame) -> pd.DataFrame:
+    """A `loss_table` of these sweeps with what its top sets lose beyond their random controls (`effects.excess_loss`).
+
+    excess, excess_lower, excess_upper   mean difference to the mean of the controls with its 95 % interval, paired
+                                         bootstrap over pictures, in the unit of the measure; NaN in rows of other
+                                         orders, and of top sets without random controls
+    """
+    told = np.full((len(table), len(EXCESS)), np.nan)
+    for place, row in enumerate(table.to_dict("records")):
+        if row["order"] != "top":
+            continue
+        sweep = sweeps[str(row["mode"])]
+        wanted = np.isin(sweep["order"].values.astype(str), ORDERS[:2])
+        for name in ("ranking", "stage", "count"):
+            wanted &= sweep[name].values == row[name]
+        own = sweep.isel(set=np.flatnonzero(wanted)).sel(model=[row["model"]])
+        own = own.isel(set=np.flatnonzero(own["kl"].notnull().any(["model", "sample"])))
+        if "random" in own["order"].values:
+            found = excess_loss(own, str(row["measure"]))
+            told[place] = found.sel(bound=["estimate", "lower", "upper"]).values.reshape(-1)
+    return table.assign(**{name: told[:, place] for place, name in enumerate(EXCESS)})
+
+
+def random_draws(sweep: xr.Dataset) -> pd.DataFrame:
+    """How far the random controls of each top set differ, in a sweep of one model: one row per top set that has any.
+
+    ranking, stage, count   of the top set
+    drawn, distinct         random sets, and how many of them are different sets of heads: layers with few heads give
+                            few different ones
+    shared                  most heads that one of them shares with the top set, where a layer has too few others
+    """
+    marks = sweep["heads"].isel({"model": 0} if "model" in sweep["heads"].dims else {})
+    heads = marks.transpose("set", "layer", "head").values.astype(bool).reshape(sweep.sizes["set"], -1)
+    labels = pd.DataFrame({name: sweep[name].values for name in ("ranking", "stage", "order", "count")})
+    rows = []
+    for (ranking, stage, count), part in labels.groupby(["ranking", "stage", "count"], sort=False):
+        top, drawn = (heads[part.index[part["order"] == order]] for order in ORDERS[:2])
+        if len(top) and len(drawn):
+            distinct, shared = len(np.unique(drawn, axis=0)), int((drawn & top[0]).sum(axis=1).max())
+            rows.append((ranking, stage, int(count), len(drawn), distinct, shared))
+    return pd.DataFrame(rows, columns=["ranking", "stage", "count", "drawn", "distinct", "shared"])
+
+
+def over_models(table: pd.DataFrame) -> pd.DataFrame:
+    """Means of a `loss_table` over its models, by mode, stage and order: estimates and bounds are averaged, as of
+    models that answer the same questions (leave those of the reduced protocol out); `models` tells how many."""
+    if table.empty:
+        return table
+    means = table.groupby(["mode", "stage", "order"], sort=False)[["estimate", "lower", "upper"]].mean()
+    counts = table.groupby(["mode", "stage", "order"], sort=False)["model"].nunique().rename("models")
+    return pd.concat([means, counts], axis=1).reset_index()
+
+
+def usable(ds: xr.Dataset) -> list[str]:
+    """The observational rankings that a dataset has what they need for."""
+    found = [name for name in SCORES if all(need in ds for need in ("image_weight", *NEEDS.get(name, ())))]
+    if "query" in ds.coords and "last_prompt" not in np.atleast_1d(ds["query"].values).astype(str):
+        found = [name for name in found if name != "gaze"]
+    return found
+
+
+def effects_of(sweep: xr.Dataset | None, task: str = MAIN_TASK, form: str = "free") -> xr.Dataset | None:
+    """Effects of single heads on one benchmark asked in one format; None where none was removed alone there."""
+    if sweep is None:
+        return None
+    own = real_samples(sweep)
+    asked = (own["task"].values.astype(str) == task) & (own["format"].values.astype(str) == form)
+    if not asked.any():
+        return None
+    try:
+        found = head_effects(own.isel(sample=np.flatnonzero(asked)))
+    except HeadError:  # a sweep of larger sets alone
+        return None
+    seen = np.asarray(found["effect_kl"].notnull().any(["layer", "head", "sample"]))
+    return found.isel(model=np.flatnonzero(seen)) if seen.any() else None
+
+
+def head_table(
+    traces: xr.Dataset, effects: xr.Dataset, model: str, more: Mapping[str, xr.DataArray] | None = None
+) -> pd.DataFrame:
+    """One row per head of a model: model, layer, head, name, stage, effect (`EFFECT`, mean), and every ranking's score.
+
+    more   further scores (layer, head) of this model by name: other effects, published lists
+    Heads without an effect are left out; rankings that a model has no value for are NaN.
+    """
+    own = traces.sel(model=[model])
+    effect = effects.sel(model=model)[EFFECT].mean("sample").transpose("layer", "head")
+    scores = {name: rank(own, name).isel(model=0).transpose("layer", "head").values for name in usable(own)}
+    scores |= {name: values.transpose("layer", "head").values for name, values in (more or {}).items()}
+    stages = own["depth_stage"].isel(model=0).values.astype(str)
+    rows = [
+        {
+            "model": model, "layer": layer, "head": head, "name": f"L{layer}H{head}", "stage": stages[layer],
+            "effect": float(effect.values[layer, head]),
+            **{name: _at(values, layer, head) for name, values in scores.items()},
+        }
+        for layer, head in np.argwhere(np.isfinite(effect.values)).tolist()
+    ]  # fmt: skip
+    columns = ["model", "layer", "head", "name", "stage", "effect", *scores]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def head_tables(traces: xr.Dataset, effects: xr.Dataset | None, more: Lists | None = None) -> pd.DataFrame:
+    """`head_table` of every model that has both, one below the other; empty where there is none."""
+    told = more or {}
+    parts = [] if effects is None else [head_table(traces, effects, n, told.get(n)) for n in _both(traces, effects)]
+    columns = ["model", "layer", "head", "name", "stage", "effect", *usable(traces)]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+
+def more_scores(sweeps: Mapping[str, xr.Dataset], attributed: xr.Dataset | None, lists: Lists | None = None) -> Lists:
+    """What `head_tables` shows besides the rankings: each mode's effect, the attribution, published lists."""
+    told: dict[str, dict[str, xr.DataArray]] = {name: dict(own) for name, own in (lists or {}).items()}
+    for mode, sweep in sweeps.items():
+        effects = effects_of(sweep)
+        for name in [] if effects is None else effects["model"].values.astype(str):
+            assert effects is not None
+            found = effects.sel(model=name).mean("sample")
+            told.setdefault(name, {})[f"margin lost ({mode})"] = found[EFFECT]
+            told[name][f"KL ({mode})"] = found["effect_kl"]
+    for name in [] if attributed is None else attributed["model"].values.astype(str):
+        assert attributed is not None
+        told.setdefault(name, {})["share when many go"] = attributed.sel(model=name)[ATTRIBUTION].mean("sample")
+    return told
+
+
+def _losses_of(sweep: xr.Dataset, model: str, mode: str, of: Sequence[str]) -> pd.DataFrame:
+    values = losses(sweep)
+    labels = pd.DataFrame({name: sweep[name].values for name in ("ranking", "stage", "order", "count")})
+    tried = np.asarray(sweep["kl"].notnull().any("sample"))
+    groups = list(labels[tried].groupby(["ranking", "stage", "order", "count"], sort=False))
+    rows = []
+    for measure in of if groups else ():
+        lost = values[LOSSES[measure]].transpose("set", "sample")
+        means = np.stack([_mean_of(lost.values[part.index.to_numpy()]) for _, part in groups])
+        bounded = changes if measure == "accuracy" else bootstrap
+        told = bounded(lost.isel(set=0, drop=True).expand_dims(group=len(groups)).copy(data=means))
+        bounds = {name: told.sel(bound=name).values for name in ("estimate", "lower", "upper")}
+        for place, ((ranking, stage, order, count), part) in enumerate(groups):
+            each = [_mean_of(row[:, None])[0] for row in lost.values[part.index.to_numpy()]]
+            rows.append({
+                "model": model, "mode": mode, "measure": measure, "ranking": ranking, "stage": stage, "order": order,
+                "count": int(count), **{name: float(found[place]) for name, found in bounds.items()},
+                "sets": len(part), "samples": int(np.isfinite(means[place]).sum()),
+                "set_lowest": float(np.min(each)), "set_highest": float(np.max(each)),
+            })  # fmt: skip
+    return pd.DataFrame(rows, columns=list(LOSS_COLUMNS))
+
+
+def _mean_of(values: np.ndarray) -> np.ndarray:
+    """Mean over sets of what was tried; NaN on samples where none was."""
+    tried = np.isfinite(values)
+    counts = tried.sum(axis=0)
+    sums = np.where(tried, values, 0.0).sum(axis=0)
+    return np.divide(sums, counts, out=np.full(values.shape[1], np.nan), where=counts > 0)
+
+
+def _both(traces: xr.Dataset, effects: xr.Dataset) -> list[str]:
+    there = {str(name) for name in np.atleast_1d(effects["model"].values)}
+    return [str(name) for name in np.atleast_1d(traces["model"].values) if str(name) in there]
+
+
+def _at(values: np.ndarray, layer: int, head: int) -> float:
+    """A published list may name fewer layers and heads than the model has."""
+    return float(values[layer, head]) if layer < values.shape[0] and head < values.shape[1] else float("nan")

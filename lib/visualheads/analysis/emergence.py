@@ -1,0 +1,244 @@
+"""When visual heads appear: head patterns through the moments of training, and on text before it (numpy, xarray)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from visualheads.errors import ParameterError, got
+from visualheads.heads.agreement import spearman, split_half, stepped_up, without_layer_means
+from visualheads.heads.bootstrap import (
+    LEVEL,
+    PictureSums,
+    centred_interval,
+    half_weights,
+    picture_sums,
+    picture_weights,
+)
+from visualheads.heads.patterns import QUERY
+from visualheads.heads.ranking import head_count, rank, sample_scores, top_heads
+
+N_BOOT = 500
+N_SPLITS = 20
+OWN, FRESH, OTHER = "the model it grew from", "that network before its training", "another language model"
+AGAIN = "a second training of that language model"
+MEASURE, ROW = "region_weight", "last_prompt"
+"""What stands for looking at the asked object, as on lists: the row that produces the answer (claim 10)."""
+CHOICES = tuple((measure, row) for measure in (MEASURE, "image_weight") for row in (ROW, QUERY))
+"""Measures and rows by which heads could be said to look at pictures; visual heads elsewhere: the last."""
+FEWEST = 3
+
+
+def moment_table(moments: Mapping[str, xr.Dataset], measure: str = "image_weight", query: str = QUERY) -> pd.DataFrame:
+    """Head patterns through training: one row per model and moment, in the order of training.
+
+    Columns: model, moment (the part of the entry's name behind "@"), step, rho (Spearman over heads with the last
+    moment), within (the same after removing layer means), top (mean of the heads that are the strongest tenth at the
+    end), all (mean of all heads), shared (share of those strongest heads that are among the strongest tenth here).
+
+    `moments` maps a model's name to its dataset with one entry along `model` per moment and `training_step`.
+    """
+    records = []
+    for name, ds in moments.items():
+        asked = query if "query" in ds.dims else None
+        scores = rank(ds, measure, query=asked).transpose("model", "layer", "head")
+        order = np.argsort(ds["training_step"].values, kind="stable")
+        layer = np.repeat(np.arange(scores.sizes["layer"]), scores.sizes["head"])
+        flat = scores.values.reshape(scores.sizes["model"], -1)[order]
+        heads = np.isfinite(flat).all(axis=0)
+        if heads.sum() < FEWEST:
+            continue
+        flat, layer = flat[:, heads], layer[heads]
+        top = top_heads(flat.T, head_count(int(heads.sum())))
+        rho, within = (spearman(part)[-1] for part in (flat, without_layer_means(flat, layer)))
+        for place, index in enumerate(order):
+            records.append(
+                {
+                    "model": name,
+                    "moment": str(ds["model"].values[index]).split("@")[-1],
+                    "step": int(ds["training_step"].values[index]),
+                    "rho": float(rho[place]),
+                    "within": float(within[place]),
+                    "top": float(flat[place, top[:, -1]].mean()),
+                    "all": float(flat[place].mean()),
+                    "shared": float(top[top[:, -1], place].mean()),
+                }
+            )
+    return pd.DataFrame(records, columns=["model", "moment", "step", "rho", "within", "top", "all", "shared"])
+
+
+def with_text(
+    ds: xr.Dataset,
+    text: Mapping[str, xr.Dataset],
+    grown_from: Mapping[str, str],
+    measure: str = MEASURE,
+    *,
+    untrained: Mapping[str, xr.Dataset] | None = None,
+    networks: Mapping[str, str] | None = None,
+    of_text: str = "asked_weight",
+    query: str = ROW,
+    n_boot: int = N_BOOT,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """How far heads of tuned models do on pictures what they did on text lists: a row per model and text-only model.
+
+    Columns: model, text_model, kind (OWN, FRESH, AGAIN or OTHER), rho (Spearman over heads of `measure` on pictures
+    with `of_text` on lists), lower, upper, within (after removing layer means), ceiling (√ of the two split-half
+    reliabilities, stepped up to full length). The interval draws pictures and lists anew, percentiles centred on the
+    estimate. Text-only models of another shape are left out.
+
+    text         traced lists by name of the text-only model (`miniatures.text_heads`); untrained: of fresh networks
+    grown_from   text-only model of each tuned model; models whose own one is missing in `text` are left out
+    networks     what network each text-only model is a training of (`lineage.networks`): AGAIN are those of one network
+    """
+    records = []
+    asked = query if "query" in ds.dims else None
+    for index, name in enumerate(np.atleast_1d(ds["model"].values).astype(str)):
+        own = grown_from.get(str(name), "")
+        if own not in text:
+            continue
+        seen = picture_sums(sample_scores(ds.isel(model=[index]), measure, query=asked))
+        shape = (ds.sizes["layer"], ds.sizes["head"])
+        for kind, text_name, lists in _readers(own, text, untrained, networks):
+            told = picture_sums(_padded(lists[of_text].isel(model=0), shape))
+            row = _related(seen, told, shape, n_boot, level, seed)
+            if row is not None:
+                records.append({"model": str(name), "text_model": text_name, "kind": kind, **row})
+    return pd.DataFrame(records, columns=["model", "text_model", "kind", "rho", "lower", "upper", "within", "ceiling"])
+
+
+def by_choice(
+    ds: xr.Dataset,
+    text: Mapping[str, xr.Dataset],
+    grown_from: Mapping[str, str],
+    *,
+    untrained: Mapping[str, xr.Dataset] | None = None,
+    networks: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
+    """How much `with_text` owes to its measure and row: one row per model and choice (CHOICES) that the dataset holds.
+
+    Columns: model, measure, query, own (Spearman over heads with the lists of the model's own text-only model),
+    control (the largest with those of any other reader of its shape; NaN where there is none). All on the samples that
+    have a region.
+    """
+    if MEASURE in ds:
+        region = ds[MEASURE].notnull()
+        ds = ds.isel(sample=np.flatnonzero(region.any([dim for dim in region.dims if dim != "sample"])))
+    there = ds["query"].values.astype(str).tolist() if "query" in ds.dims else [ROW]
+    chosen = [(measure, row) for measure, row in CHOICES if measure in ds and row in there]
+    records = []
+    for name in np.atleast_1d(ds["model"].values).astype(str):
+        own = grown_from.get(str(name), "")
+        readers = _readers(own, text, untrained, networks) if own in text else []
+        for measure, row in chosen:
+            rho: dict[bool, list[float]] = {True: [], False: []}
+            for kind, _, lists in readers:
+                heads = head_pairs(ds, lists, str(name), measure, row)
+                if len(heads) >= FEWEST:
+                    rho[kind == OWN].append(float(spearman(heads[["text", "picture"]].to_numpy(dtype=float).T)[0, 1]))
+            if rho[True]:
+                told = {"own": rho[True][0], "control": max(rho[False], default=float("nan"))}
+                records.append({"model": str(name), "measure": measure, "query": row, **told})
+    return pd.DataFrame(records, columns=["model", "measure", "query", "own", "control"])
+
+
+def _readers(
+    own: str,
+    text: Mapping[str, xr.Dataset],
+    untrained: Mapping[str, xr.Dataset] | None,
+    networks: Mapping[str, str] | None,
+) -> list[tuple[str, str, xr.Dataset]]:
+    """Kind, name and lists of all that read lists, from a model's own text-only model on."""
+    known = networks or {}
+    again = [name for name in text if name != own and name in known and known[name] == known.get(own)]
+    found = [(OWN, own, text[own])]
+    if untrained and own in untrained:
+        found.append((FRESH, own, untrained[own]))
+    found += [(AGAIN, name, text[name]) for name in again]
+    return found + [(OTHER, name, lists) for name, lists in text.items() if name not in (own, *again)]
+
+
+def head_pairs(ds: xr.Dataset, lists: xr.Dataset, model: str, measure: str = MEASURE, query: str = ROW) -> pd.DataFrame:
+    """One row per head of a tuned model: layer, head, name, text (asked_weight on lists), picture (the measure).
+
+    Empty where the model that read the lists has another shape. Raises ParameterError for a model that is not in `ds`.
+    """
+    names = ds["model"].values.astype(str).tolist()
+    if model not in names:
+        raise ParameterError(got("model", model, names))
+    asked = query if "query" in ds.dims else None
+    one = ds.isel(model=[names.index(model)])
+    seen = rank(one, measure, query=asked).isel(model=0).transpose("layer", "head").values
+    told = _padded(lists["asked_weight"].isel(model=0), seen.shape).mean("sample").values
+    same = np.isfinite(seen).any() and np.array_equal(np.isfinite(seen), np.isfinite(told))
+    records = [
+        {
+            "layer": layer,
+            "head": head,
+            "name": f"L{layer}H{head}",
+            "text": told[layer, head],
+            "picture": seen[layer, head],
+        }
+        for layer, head in (np.argwhere(np.isfinite(seen)).tolist() if same else ())
+    ]
+    return pd.DataFrame(records, columns=["layer", "head", "name", "text", "picture"])
+
+
+def all_head_pairs(
+    ds: xr.Dataset, text: Mapping[str, xr.Dataset], grown_from: Mapping[str, str], measure: str = MEASURE
+) -> pd.DataFrame:
+    """`head_pairs` of every tuned model whose own text-only model is in `text`, with the column model."""
+    columns = ["layer", "head", "name", "text", "picture", "model"]
+    parts = []
+    for name in np.atleast_1d(ds["model"].values).astype(str):
+        own = grown_from.get(str(name), "")
+        if own in text:
+            parts.append(head_pairs(ds, text[own], str(name), measure).assign(model=str(name)))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+
+def _padded(values: xr.DataArray, shape: tuple[int, ...]) -> xr.DataArray:
+    """(layer, head, sample) with NaN for layers and heads that only other models have; all NaN if it is larger."""
+    array = values.transpose("layer", "head", "sample")
+    full = np.full((*shape, array.sizes["sample"]), np.nan)
+    if array.sizes["layer"] <= shape[0] and array.sizes["head"] <= shape[1]:
+        full[: array.sizes["layer"], : array.sizes["head"]] = array.values
+    return xr.DataArray(full, {"sample": array["sample"].values}, ("layer", "head", "sample"))
+
+
+def _related(
+    seen: PictureSums, told: PictureSums, shape: tuple[int, int], n_boot: int, level: float, seed: int
+) -> dict[str, float] | None:
+    """Correlation of two patterns with noise of their own; None where their heads are not the same places."""
+    layer = np.repeat(np.arange(shape[0]), shape[1])
+    there = [(one.counts.sum(axis=1) > 0) for one in (seen, told)]
+    if not np.array_equal(*there) or there[0].sum() < FEWEST:
+        return None
+    heads = there[0]
+
+    def pair(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.stack([seen.means(first)[heads].T, told.means(second)[heads].T], axis=1)
+
+    n_seen, n_told = len(seen.pictures), len(told.pictures)
+    whole = pair(np.ones((1, n_seen)), np.ones((1, n_told)))[0]
+    rho = float(spearman(whole)[0, 1])
+    within = float(spearman(without_layer_means(whole, layer[heads]))[0, 1])
+    drawn = pair(picture_weights(n_seen, n_boot, seed), picture_weights(n_told, n_boot, seed + 1))
+    replicates = spearman(drawn)[:, 0, 1]
+    ceiling = np.sqrt(_reliability(seen, heads, seed) * _reliability(told, heads, seed))
+    bounds = centred_interval(np.array(rho), replicates, level, -1.0, 1.0)
+    return {"rho": rho, "lower": float(bounds[0]), "upper": float(bounds[1]), "within": within, "ceiling": ceiling}
+
+
+def _reliability(one: PictureSums, heads: NDArray[np.bool_], seed: int) -> float:
+    """Split-half Spearman over heads, stepped up to full length (Spearman–Brown), clipped to [0, 1]."""
+    if len(one.pictures) < FEWEST:
+        return float("nan")
+    first = half_weights(len(one.pictures), N_SPLITS, seed)
+    halves = np.stack([one.means(first)[heads].T, one.means(1 - first)[heads].T], axis=1)
+    return float(np.clip(stepped_up(split_half(halves)), 0.0, 1.0))

@@ -1,0 +1,235 @@
+"""All traced models side by side: what they are, and where their visual heads lie (numpy and xarray)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from visualheads.analysis.benchmarks import head_means, of_model
+from visualheads.analysis.lineage import descent, training_record, without_variants
+from visualheads.cards import Card, cards, data_folder
+from visualheads.errors import ParameterError
+from visualheads.heads.agreement import agreement
+from visualheads.heads.nulls import above_null
+from visualheads.heads.patterns import QUERY
+from visualheads.heads.ranking import head_count, samples_with_control, top_heads
+from visualheads.paths import slug_of
+from visualheads.store.combine import open_results
+from visualheads.store.read import PACKED, open_store, read_attrs
+from visualheads.store.variables import STAGES, UNTRAINED
+
+MEASURES = ("image_weight", "region_weight", "concentration", "focus_nats", "image_log_odds", "region_lift")
+ANSWERS = ("prediction", "correct", "margin", "n_image_tokens")
+TRAINED_PARTS = {
+    "1.5": "adapter, language model", "ViP": "adapter, language model", "1.6": "adapter, language model, tower",
+}  # fmt: skip
+"""What LLaVA's recipes train in visual tuning (the first stage trains the adapter alone); ViP keeps its tower too.
+Told of models without a training record; a miniature's tells its own."""
+WHITE = "white"
+MOMENTS = "moments.zarr.zip"
+
+
+def traced(
+    results: str | Path = "data/results",
+    measures: Sequence[str] = MEASURES,
+    models: Sequence[str] | None = None,
+    variants: bool = False,
+) -> xr.Dataset:
+    """All results of a folder in memory, with these measures only: what the comparisons read.
+
+    models: only these, in this order; None: all, in the catalogue's order, then by name, and further trainings of a
+    miniature (`lineage.without_variants`) only with `variants`. Samples with white pictures
+    are there too (`control`). Raises StoreError where nothing was traced, ParameterError where none of `models` was.
+    """
+    ds = open_results(results, models=models, variables=(*measures, *ANSWERS), lazy=False)
+    names = [str(name) for name in ds["model"].values]
+    place = {name: index for index, name in enumerate(cards())}
+    wanted = sorted(names, key=lambda name: (place.get(name, len(place)), name)) if models is None else list(models)
+    chosen = [names.index(name) for name in wanted if name in names]
+    if not chosen:
+        raise ParameterError(f"none of {', '.join(wanted)} is in {results}; there are: {', '.join(names)}.")
+    ds = ds.isel(model=chosen)
+    return ds if variants or models is not None else without_variants(ds)
+
+
+def untrained(
+    results: str | Path = "data/results", measures: Sequence[str] = MEASURES, models: Sequence[str] | None = None
+) -> xr.Dataset | None:
+    """Traces of networks with random weights, in memory, under the names of the trained models of their shapes (all,
+    or only `models`); None where there are none."""
+    folders = "*" if models is None else "{}"
+    kinds = [f"{folders}/*.zarr", f"{folders}/*{PACKED}"]
+    found = [pattern.format(slug_of(name)) for pattern in kinds for name in models or [""]]
+    there = [path for pattern in found for path in Path(results).glob(pattern)]
+    if not any(read_attrs(path).get("kind") == UNTRAINED for path in there):
+        return None
+    ds = open_results(results, kind=UNTRAINED, models=models, variables=(*measures, "n_image_tokens"), lazy=False)
+    return ds if models is not None else without_variants(ds)
+
+
+def visual_heads(
+    ds: xr.Dataset, task: str = "looktwice", query: str = QUERY, fresh: xr.Dataset | None = None
+) -> pd.DataFrame:
+    """One row per model: how many heads look at pictures, where the strongest lie, and whether weight goes with focus.
+
+    Columns: model, heads, above (heads whose image log-odds exceed, at 5 % false discovery rate, those of the same
+    prompts with white pictures and those of the untrained network in `fresh`, as far as they are there; NaN without
+    either), nulls (which of the two were), strongest (number of heads in the strongest tenth), early,
+    middle, late (how many of these), layers_early … (share of all heads in that stage), rho, rho_lower, rho_upper,
+    rho_within (Spearman of image weight and concentration over heads; after removing layer means).
+    """
+    records = []
+    for name in np.atleast_1d(ds["model"].values).astype(str):
+        part = of_model(ds, str(name), task)
+        if not part.sizes["sample"]:
+            continue
+        weight = head_means(part, "image_weight", query)
+        known = np.isfinite(weight)
+        n_top = head_count(int(known.sum()), 0.1)
+        top = top_heads(weight.reshape(-1, 1), n_top)[:, 0].reshape(weight.shape)
+        stage = part["depth_stage"].isel(model=0).values.astype(str)
+        told = agreement(part, by=["image_weight", "concentration"], query=query).isel(model=0)
+        pair = {"ranking": "image_weight", "other": "concentration"}
+        low, high = (float(told["spearman_interval"].sel(pair).sel(bound=bound)) for bound in ("lower", "upper"))
+        above, nulls = _above(ds, str(name), task, query, fresh)
+        row: dict[str, Any] = {"model": str(name), "heads": int(known.sum()), "above": above, "nulls": nulls}
+        row["strongest"] = n_top
+        row |= {s: int(top[stage == s].sum()) for s in STAGES}
+        row |= {f"layers_{s}": float(known[stage == s].sum() / known.sum()) for s in STAGES}
+        row |= {"rho": float(told["spearman"].sel(pair)), "rho_lower": low, "rho_upper": high}
+        row["rho_within"] = float(told["spearman_within_layer"].sel(pair))
+        records.append(row)
+    return pd.DataFrame(records)
+
+
+def _above(ds: xr.Dataset, model: str, task: str, query: str, fresh: xr.Dataset | None) -> tuple[float, str]:
+    one = ds.isel(model=[ds["model"].values.astype(str).tolist().index(model)])
+    one = one.isel(sample=np.flatnonzero(one["task"].values.astype(str) == task))
+    white = samples_with_control(one, (WHITE,))
+    tokens = white["n_image_tokens"].isel(model=0).astype(float).values
+    nulls: dict[str, Any] = {}
+    if (white["control"].values.astype(str) == WHITE).any() and (tokens > 0).any():
+        nulls[WHITE] = white.isel(sample=np.flatnonzero(tokens > 0))
+    if fresh is not None and model in fresh["model"].values.astype(str):
+        part = of_model(fresh, model, task)
+        if part.sizes["sample"]:
+            nulls[UNTRAINED] = part
+    if not nulls:
+        return float("nan"), ""
+    own = of_model(ds, model, task)
+    return float(above_null(own, query=query, **nulls)["above_null"].sum()), " and ".join(nulls)
+
+
+def model_table(ds: xr.Dataset | None = None, names: Sequence[str] | None = None) -> pd.DataFrame:
+    """One row per model, from its checkpoint's config, its catalogue card and its training record.
+
+    Columns: model, paper_name, class_name, llm, recipe, layers, heads, kv_heads, parameters (billions), image_tokens
+    (as text; counted in the samples of `ds` where it has the model, else the card's), trained (parts trained in visual
+    tuning), seed, data_share. `names`: by default the models of `ds`, then the miniatures whose checkpoint is there.
+    """
+    if names is None:
+        seen = [] if ds is None else [str(name) for name in ds["model"].values]
+        names = list(dict.fromkeys([*seen, *miniatures()]))
+    table = descent(names)
+    rows = []
+    for name in names:
+        record = training_record(name)
+        parent = str(record.get("parent", ""))
+        card = cards().get(name) or cards().get(parent)
+        config = checkpoint_config(name) or checkpoint_config(parent)
+        text = config.get("text_config") or config
+        heads = text.get("num_attention_heads") or (card.heads if card else None)
+        seen_shape = _measured_shape(ds, name)
+        recipe = table.loc[name, "recipe"]
+        size = record.get("parameters")
+        rows.append(
+            {
+                "model": name,
+                "paper_name": card.paper_name if card and not table.loc[name, "variant"] else "",
+                "class_name": (config.get("architectures") or [card.class_name if card else ""])[0],
+                "llm": table.loc[name, "llm"],
+                "recipe": recipe,
+                "layers": text.get("num_hidden_layers") or (card.layers if card else None) or seen_shape[0],
+                "heads": heads or seen_shape[1],
+                "kv_heads": text.get("num_key_value_heads") or (card.kv_heads if card else None) or heads,
+                "parameters": size / 1e9 if size else table.loc[name, "parameters"],
+                "image_tokens": _tokens(ds, name) or (card.image_tokens if card else ""),
+                "trained": trained_parts(record, str(recipe)),
+                "seed": table.loc[name, "seed"],
+                "data_share": table.loc[name, "data_share"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def miniatures() -> list[str]:
+    """Names of the multimodal miniatures whose checkpoint is there, in the catalogue's order, then by name."""
+    folders = sorted((data_folder() / "miniatures").glob("*/config.json"))
+    found = [path.parent.name for path in folders if "vision_config" in json.loads(path.read_text(encoding="utf-8"))]
+    place = {name: index for index, name in enumerate(cards())}
+    return sorted(found, key=lambda name: (place.get(name, len(place)), name))
+
+
+def text_models() -> list[str]:
+    """Names of the text-only checkpoints that are there."""
+    folders = sorted((data_folder() / "miniatures").glob("*/config.json"))
+    return [p.parent.name for p in folders if "vision_config" not in json.loads(p.read_text(encoding="utf-8"))]
+
+
+def moments() -> dict[str, xr.Dataset]:
+    """The traced moments of training of every miniature that keeps them beside its checkpoint, in memory."""
+    found = {name: data_folder() / "miniatures" / name / MOMENTS for name in miniatures()}
+    return {name: open_store(path).load() for name, path in found.items() if path.is_file()}
+
+
+def paper_cards() -> list[Card]:
+    """The catalogue's cards of the paper's nine models, without miniatures and second readings."""
+    found: dict[str, Card] = {}
+    for card in cards().values():
+        if card.paper_name and not card.miniature:
+            found.setdefault(card.paper_name, card)
+    return list(found.values())
+
+
+def checkpoint_config(model: str) -> dict[str, Any]:
+    """The config of a miniature's checkpoint; empty for models without a folder."""
+    path = data_folder() / "miniatures" / model / "config.json"
+    return json.loads(path.read_text(encoding="utf-8")) if model and "/" not in model and path.is_file() else {}
+
+
+def shapes(ds: xr.Dataset) -> dict[str, tuple[int, int]]:
+    """(layers, heads) of every traced model, without what pads it to the shape of larger ones."""
+    found = {str(name): _measured_shape(ds, str(name)) for name in ds["model"].values}
+    return {name: (layers, heads) for name, (layers, heads) in found.items() if layers and heads}
+
+
+def trained_parts(record: Mapping[str, Any], recipe: str) -> str:
+    """What visual tuning trained, by the training record of a model, else by its recipe; "" where neither tells."""
+    return ", ".join(record.get("trainable", ())) or TRAINED_PARTS.get(recipe, "")
+
+
+def _measured_shape(ds: xr.Dataset | None, name: str) -> tuple[int, int] | tuple[None, None]:
+    """(layers, heads) that have values; (None, None) for a model that was not traced."""
+    if ds is None or name not in ds["model"].values.astype(str):
+        return None, None
+    own = of_model(ds, name)
+    if not own.sizes["sample"]:
+        return None, None
+    known = np.isfinite(head_means(own, "image_weight"))
+    return int(known.any(axis=1).sum()), int(known.any(axis=0).sum())
+
+
+def _tokens(ds: xr.Dataset | None, name: str) -> str:
+    if ds is None or name not in ds["model"].values.astype(str):
+        return ""
+    counts = of_model(ds, name)["n_image_tokens"].isel(model=0).values.astype(float)
+    if not np.isfinite(counts).any():
+        return ""
+    low, high = (int(edge) for edge in (np.nanmin(counts), np.nanmax(counts)))
+    return str(low) if low == high else f"{low} to {high}"

@@ -1,0 +1,137 @@
+"""Tables of sink tokens: activations, shares, concentrations with and without them, what removing them does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from visualheads.heads.bootstrap import bootstrap
+from visualheads.heads.proportions import changes
+from visualheads.heads.ranking import head_count, top_heads
+
+MASSIVE, BY_ATTENTION = "massive activations", "background that draws most attention"
+"""What stands for sink tokens: those of sink dimensions or, in models without, what heads look at beside objects."""
+BOUNDS = ("estimate", "lower", "upper")
+STRONGEST = 0.1
+VARIANTS = {
+    "concentration": "with all tokens",
+    "concentration_no_sink": "without the marked tokens",
+    "concentration_random": "without random background",
+}
+OUTLIER_COLUMNS = ("model", "part", "layer", "dimension", "measure", "value")
+HEAD_COLUMNS = ("model", "layer", "head", "name", "stage", "sink_share", *VARIANTS)
+FOCUS_COLUMNS = ("model", "heads", "variant", *BOUNDS)
+REMOVAL_COLUMNS = (
+    "model", "mode", "tokens", "heads", "measure", *BOUNDS, "samples", "draws", "excess", "excess_lower",
+    "excess_upper", "positions",
+)  # fmt: skip
+SINKS = "sinks"
+TOKENS = {
+    SINKS: "the marked tokens",
+    "random": "random image tokens",
+    "background": "random background",
+}
+OUTLIERS = {"both": "both on one token", "outlier": "strength", "ratio": "times the median"}
+"""Variable → name of the criterion, in units of its threshold; a sink dimension exceeds both on one token."""
+
+
+def outlier_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
+    """Highest activations of the strongest dimensions at every layer's input, in units of what a sink must reach."""
+    rows = []
+    for model, ds in found.items():
+        one = ds.isel(model=0)
+        for name, measure in OUTLIERS.items():
+            values = one[name].transpose("part", "state", "outlier_dimension").values
+            for (part, state, place), value in np.ndenumerate(values):
+                rows.append(
+                    {"model": model, "part": str(one["part"].values[part]), "layer": state,
+                     "dimension": int(one["outlier_dimension"].values[place]), "measure": measure,
+                     "value": float(value)}
+                )  # fmt: skip
+    return pd.DataFrame(rows, columns=list(OUTLIER_COLUMNS))
+
+
+def head_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
+    """One row per head: share of its image weight on the marked tokens, and its concentration with and without them."""
+    parts = []
+    for model, ds in found.items():
+        one = ds.isel(model=0)
+        stage = one["depth_stage"].values.astype(str)
+        means = {name: one[name].mean("sample").transpose("layer", "head").values for name in ("sink_share", *VARIANTS)}
+        layers, heads = np.indices(means["sink_share"].shape).reshape(2, -1).tolist()
+        told = {name: values.ravel().astype(float) for name, values in means.items()}
+        names = [f"L{layer}H{head}" for layer, head in zip(layers, heads, strict=True)]
+        stages = [stage[layer] for layer in layers]
+        parts.append(
+            pd.DataFrame({"model": model, "layer": layers, "head": heads, "name": names, "stage": stages, **told})
+        )
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(HEAD_COLUMNS))
+
+
+def focus_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
+    """Mean concentration of the most concentrated tenth and of all heads, with and without tokens; over pictures."""
+    rows = []
+    for model, ds in found.items():
+        one = ds.isel(model=0)
+        mean = one["concentration"].mean("sample").transpose("layer", "head").values
+        count = head_count(int(np.isfinite(mean).sum()), STRONGEST)
+        top = top_heads(mean.reshape(-1, 1), count)[:, 0].reshape(mean.shape)
+        for heads, marks in ((f"strongest {count}", top), ("all", np.isfinite(mean))):
+            chosen = xr.DataArray(marks, dims=("layer", "head"))
+            for name, words in VARIANTS.items():
+                told = bootstrap(one[name].where(chosen).mean(["layer", "head"]))
+                rows.append({"model": model, "heads": heads, "variant": words, **_bounds(told)})
+    return pd.DataFrame(rows, columns=list(FOCUS_COLUMNS))
+
+
+def removal_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
+    """What is lost without tokens: accuracy (share, `answered.changes`) and margin (logits), paired over pictures.
+
+    One row per model, mode, kind of tokens (random draws are averaged per sample), set of heads and measure; models in
+    which no sample has a sink are left out. excess, excess_lower, excess_upper: how much more the marked tokens cost
+    than these, paired; NaN for the marked ones. positions: where in the prompt heads were changed.
+    """
+    rows = []
+    for model, ds in found.items():
+        if "correct" not in ds or not ds.sizes["sample"]:
+            continue
+        one = ds.isel(model=0)
+        names = [str(name) for name in one["tokens"].values]
+        orders = one["order"].values.astype(str)
+        counts = one["count"].values.tolist()
+        for measure, (changed, clean) in {
+            "accuracy": ("correct", "clean_correct"), "margin": ("margin", "clean_margin")
+        }.items():  # fmt: skip
+            reference = one[clean]
+            for extra in ("tokens", "mode"):
+                reference = reference.isel({extra: 0}) if extra in reference.dims else reference
+            lost = (reference - one[changed]).assign_coords(image_id=one["image_id"])
+            marked = lost.isel(tokens=names.index(SINKS))
+            for kind, words in TOKENS.items():
+                index = [place for place, name in enumerate(names) if name.split()[0] == kind]
+                bounded = changes if measure == "accuracy" else bootstrap
+                own = lost.isel(tokens=index).mean("tokens")
+                told, more = bounded(own), bounded(marked - own)
+                for mode in one["mode"].values.tolist():
+                    for place, (order, count) in enumerate(zip(orders, counts, strict=True)):
+                        heads = "all heads" if order == "all" else f"the {count} most concentrated"
+                        at = told.isel(set=place).sel(mode=mode)
+                        rows.append(
+                            {"model": model, "mode": str(mode), "tokens": words, "heads": heads, "measure": measure,
+                             **_bounds(at), "samples": one.sizes["sample"], "draws": len(index),
+                             "positions": str(one["positions"].values),
+                             **_excess(more.isel(set=place).sel(mode=mode), kind)}
+                        )  # fmt: skip
+    return pd.DataFrame(rows, columns=list(REMOVAL_COLUMNS))
+
+
+def _excess(told: xr.DataArray, kind: str) -> dict[str, float]:
+    known = _bounds(told) if kind != SINKS else dict.fromkeys(BOUNDS, float("nan"))
+    return {"excess": known["estimate"], "excess_lower": known["lower"], "excess_upper": known["upper"]}
+
+
+def _bounds(told: xr.DataArray) -> dict[str, float]:
+    return {name: float(told.sel(bound=name)) for name in BOUNDS}

@@ -1,0 +1,196 @@
+"""Tables of what steering, boosting and grounding do, with intervals over pictures. Numpy and xarray."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from visualheads.heads.bootstrap import bootstrap
+from visualheads.heads.proportions import changes, shares
+
+BOUNDS = ("estimate", "lower", "upper")
+STEER_COLUMNS = (
+    "model", "condition", "bias", "order", "count", "what", "measure", *BOUNDS, "clean", "excess", "excess_lower",
+    "excess_upper", "sets", "samples",
+)  # fmt: skip
+CHANGES = ("change", "change_lower", "change_upper", "excess", "excess_lower", "excess_upper")
+BOOST_COLUMNS = (
+    "model", "bias", "order", "count", "what", "measure", *BOUNDS, *CHANGES, "sets", "samples", "positions",
+)  # fmt: skip
+GROUND_COLUMNS = ("model", "ranking", "rule", "heads", "measure", *BOUNDS, "samples")
+BASELINE_COLUMNS = ("model", "measure", "what", "estimate")
+MEASURES = ("accuracy", "margin")
+RANDOM = "random"
+BASELINES = {"chance": ("hit", "a random patch"), "centre_hit": ("hit", "middle"), "whole_iou": ("iou", "whole")}
+"""Variable → measure that it is a baseline of, and what it is called."""
+NOTHING: dict[str, float] = dict.fromkeys(BOUNDS, float("nan"))
+
+Kind = tuple[str, int]
+"""Which heads: their order (top, random, all) and how many."""
+Told = dict[Kind, list[dict[str, float]]]
+"""Estimate and bounds of every kind of heads, bias by bias."""
+
+
+def steer_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
+    """How far answers move to the object steered to: one row per model, situation, bias, kind of heads and measure.
+
+    estimate, lower, upper   mean change against the unchanged model, paired bootstrap over pictures: "accuracy", the
+                             share of answers that name the object steered to; "margin", its margin in logits
+    excess, …                for top heads: how much more than the mean of their matched random sets
+    clean                    the unchanged model's own share (accuracy), or margin
+    Random sets of several seeds are averaged per sample.
+    """
+    rows = []
+    for model, ds in found.items():
+        for condition in dict.fromkeys(ds["condition"].values.astype(str)):
+            part = ds.isel(model=0, sample=np.flatnonzero(ds["condition"].values.astype(str) == condition))
+            rows += [{"model": model, "condition": condition, **row} for row in _by_kind(part)]
+    return pd.DataFrame(rows, columns=list(STEER_COLUMNS))
+
+
+def boost_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
+    """Accuracy and margin over the strength of boosting: one row per model, kind of heads, strength (0: unchanged).
+
+    estimate, lower, upper   the value itself at this strength, bootstrap over pictures: "accuracy", the share of right
+                             answers; "margin", in logits
+    change, …                changed − unchanged per sample, paired bootstrap over pictures; NaN at 0
+    excess, …                for top heads: how much more their change is than the mean of their matched random sets
+    positions                where in the prompt heads were boosted
+    Random sets of several seeds are averaged per sample.
+    """
+    rows = []
+    for model, ds in found.items():
+        one = ds.isel(model=0)
+        kinds = _kinds(one)
+        moved, more = _moved(one, kinds)
+        places = {float(bias): place for place, bias in enumerate(one["bias"].values.tolist())}
+        known = {"samples": one.sizes["sample"], "positions": str(one["positions"].values)}
+        for kind, index in kinds.items():
+            for measure, (name, clean) in _MEASURED.items():
+                values = one[name].isel(set=index).mean("set")
+                zero = one[clean].expand_dims(bias=[0.0])
+                every = xr.concat([zero, values], "bias", coords="minimal", compat="override").sortby("bias")
+                told = shares(every) if measure == "accuracy" else bootstrap(every)
+                for place, bias in enumerate(told["bias"].values.tolist()):
+                    there = places.get(float(bias))
+                    change = NOTHING if there is None else moved[measure][kind][there]
+                    excess = NOTHING if there is None or kind not in more[measure] else more[measure][kind][there]
+                    rows.append(
+                        {"model": model, "bias": float(bias), "order": kind[0], "count": kind[1],
+                         "what": _what(*kind), "measure": measure, **_bounds(told.isel(bias=place)),
+                         **_named("change", change), **_named("excess", excess), "sets": len(index), **known}
+                    )  # fmt: skip
+    return pd.DataFrame(rows, columns=list(BOOST_COLUMNS))
+
+
+def ground_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
+    """Pointing game ("hit") and overlap ("iou") over the number of heads; random rankings are averaged per sample."""
+    rows = []
+    for model, ds in found.items():
+        one = ds.isel(model=0)
+        names = [str(name) for name in one["ranking"].values]
+        groups = {name: [name] for name in names if not name.startswith(RANDOM)}
+        groups[RANDOM] = [name for name in names if name.startswith(RANDOM)]
+        for measure in ("hit", "iou"):
+            for label, members in groups.items():
+                if not members:
+                    continue
+                told = shares(one[measure].sel(ranking=members).mean("ranking"))
+                for rule in told["rule"].values.tolist():
+                    for used in told["heads_used"].values.tolist():
+                        at = told.sel(rule=rule, heads_used=used)
+                        rows.append(
+                            {"model": model, "ranking": label, "rule": rule, "heads": int(used), "measure": measure,
+                             **_bounds(at), "samples": one.sizes["sample"]}
+                        )  # fmt: skip
+    return pd.DataFrame(rows, columns=list(GROUND_COLUMNS))
+
+
+def baseline_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
+    """What needs no head: a random patch, the picture's middle, a box around the whole picture."""
+    rows = [
+        {"model": model, "measure": measure, "what": what, "estimate": float(ds[name].mean())}
+        for model, ds in found.items()
+        for name, (measure, what) in BASELINES.items()
+    ]
+    return pd.DataFrame(rows, columns=list(BASELINE_COLUMNS))
+
+
+def objects_steered(ds: xr.Dataset) -> int:
+    """How many different objects a steering dataset steers to: each is asked about in several situations.
+
+    A sample's label ends in the kind of its object, after an arrow (`steering.candidates`): a picture's first of that
+    kind is the object.
+    """
+    kinds = [name.rpartition("→")[2] for name in ds["sample"].values.astype(str)]
+    return len(set(zip(ds["image_id"].values.astype(str), kinds, strict=True)))
+
+
+_MEASURED = {"accuracy": ("correct", "clean_correct"), "margin": ("margin", "clean_margin")}
+
+
+def _by_kind(part: xr.Dataset) -> list[dict[str, object]]:
+    """Rows of one model in one situation, by bias, measure and kind of heads."""
+    kinds = _kinds(part)
+    moved, more = _moved(part, kinds)
+    rows: list[dict[str, object]] = []
+    for place, bias in enumerate(part["bias"].values.tolist()):
+        for measure, (_, clean) in _MEASURED.items():
+            for kind, index in kinds.items():
+                excess = more[measure][kind][place] if kind in more[measure] else NOTHING
+                rows.append({
+                    "bias": float(bias), "order": kind[0], "count": kind[1], "what": _what(*kind), "measure": measure,
+                    **moved[measure][kind][place], "clean": float(part[clean].mean()), "sets": len(index),
+                    "samples": part.sizes["sample"], **_named("excess", excess),
+                })  # fmt: skip
+    return rows
+
+
+def _moved(part: xr.Dataset, kinds: Mapping[Kind, list[int]]) -> tuple[dict[str, Told], dict[str, Told]]:
+    """Measure → every kind's change against the unchanged model, and how much more top heads change than random ones.
+
+    Both are paired: differences per sample, then one interval over pictures. Sets of one kind are averaged per sample.
+    """
+    paired = [kind for kind in kinds if kind[0] == "top" and (RANDOM, kind[1]) in kinds]
+    moved, more = {}, {}
+    for measure, (name, clean) in _MEASURED.items():
+        change = (part[name].astype(float) - part[clean]).assign_coords(image_id=part["image_id"])
+        own = {kind: change.isel(set=index).mean("set") for kind, index in kinds.items()}
+        moved[measure] = _bootstrapped(own, measure)
+        more[measure] = _bootstrapped({kind: own[kind] - own[RANDOM, kind[1]] for kind in paired}, measure)
+    return moved, more
+
+
+def _bootstrapped(own: Mapping[Kind, xr.DataArray], measure: str) -> Told:
+    """Mean and bounds of every kind's change (bias, sample) at every bias: all from one draw of pictures."""
+    if not own:
+        return {}
+    every = xr.concat(list(own.values()), "kind", coords="minimal", compat="override")
+    told = changes(every) if measure == "accuracy" else bootstrap(every)
+    values = told.sel(bound=list(BOUNDS)).transpose("kind", "bias", "bound").values.tolist()
+    return {kind: [dict(zip(BOUNDS, row, strict=True)) for row in rows] for kind, rows in zip(own, values, strict=True)}
+
+
+def _kinds(ds: xr.Dataset) -> dict[Kind, list[int]]:
+    """Sets by (order, count): fewest heads first, top before random."""
+    kinds: dict[Kind, list[int]] = {}
+    pairs = zip(ds["order"].values.astype(str), ds["count"].values.tolist(), strict=True)
+    for index, (order, count) in enumerate(pairs):
+        kinds.setdefault((order, int(count)), []).append(index)
+    return dict(sorted(kinds.items(), key=lambda item: (item[0][1], item[0][0] == RANDOM)))
+
+
+def _what(order: str, count: int) -> str:
+    return f"all {count}" if order == "all" else f"{order} {count}"
+
+
+def _bounds(told: xr.DataArray) -> dict[str, float]:
+    return {name: float(told.sel(bound=name)) for name in BOUNDS}
+
+
+def _named(name: str, told: Mapping[str, float]) -> dict[str, float]:
+    """Estimate and bounds as columns of a table: `name`, `name_lower`, `name_upper`."""
+    return {name: told["estimate"], f"{name}_lower": told["lower"], f"{name}_upper": told["upper"]}

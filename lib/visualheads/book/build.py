@@ -1,0 +1,228 @@
+"""The table of contents: `_toc.yml` with its patterns replaced by the pages that exist.
+
+What the landing page takes from the runs: the key figure, and what was found, model by model.
+
+Building the book: run what changed, then Jupyter Book, strictly; a failed build leaves the last good book in "
+"place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from visualheads.book import inputs
+from visualheads.book.catalogue import ABLATION, MODELS, RESULTS, book_pages, model_pages
+from visualheads.book.comparisons import remove_outdated
+from visualheads.book.protocols import run_full
+from visualheads.book.run import Report, run_pages, silent
+from visualheads.book.sphinx import extension
+from visualheads.book.traces import trace_all
+from visualheads.cards import cards
+from visualheads.errors import KernelError, ParameterError, VisualHeadsError, got
+from visualheads.paths import slug_of
+
+SUFFIXES = (".md", ".ipynb")
+
+
+def written(root: Path, target: Path) -> Path:
+    """Write the table of contents for the pages there are; return `target`."""
+    told = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
+    told["parts"] = [
+        {**part, "chapters": chapters}
+        for part in told.get("parts", [])
+        if (chapters := [new for entry in part["chapters"] for new in _expanded(root, entry)])
+    ]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(yaml.safe_dump(told, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return target
+
+
+def _expanded(root: Path, entry: dict[str, Any]) -> list[dict[str, Any]]:
+    if "glob" in entry:
+        return _by_model(sorted(_pages(root, entry["glob"])))
+    there = any((root / f"{entry['file']}{suffix}").is_file() for suffix in SUFFIXES) if "file" in entry else True
+    return [entry] if there else []
+
+
+def _pages(root: Path, pattern: str) -> list[str]:
+    """Documents without their suffix; pages that are running or failed are no documents."""
+    found = [path for suffix in SUFFIXES for path in root.glob(f"{pattern}{suffix}")]
+    names = (path for path in found if ".partial." not in path.name and not path.name.startswith("."))
+    return [path.relative_to(root).with_suffix("").as_posix() if path.suffix in SUFFIXES else "" for path in names]
+
+
+def _by_model(documents: list[str]) -> list[dict[str, Any]]:
+    """Catalogue's order first, other models after it."""
+    order = {slug_of(name): index for index, name in enumerate(cards())}
+    placed = sorted(documents, key=lambda name: (order.get(Path(name).name.removesuffix(ABLATION), len(order)), name))
+    return [{"file": document} for document in placed]
+
+
+FACTS = "-facts.json"
+FIGURE = "landing-figure.txt"
+GLANCE = "landing-glance.txt"
+NOTHING = "No model has been traced yet: run `make book`."
+
+
+def write(root: Path, results: Path) -> None:
+    """Write the two pieces that the landing page includes."""
+    results.mkdir(parents=True, exist_ok=True)
+    models = _models(root, results)
+    _put(results / FIGURE, _figure(models))
+    _put(results / GLANCE, _glance(models))
+
+
+def _models(root: Path, results: Path) -> list[dict[str, Any]]:
+    """Facts of the models whose page is there, in the catalogue's order."""
+    order = {slug_of(name): index for index, name in enumerate(cards())}
+    found = []
+    for path in results.glob(f"*{FACTS}"):
+        slug = path.name.removesuffix(FACTS)
+        if (root / "book" / "models" / f"{slug}.ipynb").is_file():
+            found.append({**json.loads(path.read_text(encoding="utf-8")), "slug": slug})
+    return sorted(found, key=lambda facts: (order.get(facts["slug"], len(order)), facts["slug"]))
+
+
+def _figure(models: list[dict[str, Any]]) -> str:
+    if not models:
+        return NOTHING
+    first = models[0]
+    return (
+        f"```{{vegalite}} results/{first['slug']}-head-map.json\n:name: fig-landing\n"
+        f"How much each attention head of {first['model']} looks at the picture ({first['samples']} questions). "
+        "Click a head: "
+        "below appear its values over the questions, and where in the picture it looks on average.\n```\n\n"
+        f"The figure and its explanation are part of the [page of {first['model']}](models/{first['slug']}.ipynb).\n"
+    )
+
+
+def _glance(models: list[dict[str, Any]]) -> str:
+    if not models:
+        return NOTHING
+    pieces = []
+    for facts in models:
+        lines = [f"| {told['claim']} | {told['finding']} | {told['control']} |" for told in facts["findings"]]
+        pieces.append(
+            f"**[{facts['model']}](models/{facts['slug']}.ipynb)**, {facts['note']}:\n\n"
+            "| what the paper says | what this run shows | compared with |\n| --- | --- | --- |\n" + "\n".join(lines)
+        )
+    return "\n\n".join(pieces) + "\n"
+
+
+def _put(path: Path, text: str) -> None:
+    """Only when it changed: the book's hash is over contents, but editors and watchers look at times."""
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
+
+
+RUN = "from jupyter_book.cli.main import main; main()"
+"""Jupyter Book of this environment, whatever PATH says; the package cannot be run with -m."""
+BUILD = Path("book/_build")
+INDEX = Path("book/index.html")
+STRICT = ("-W", "-n", "--keep-going")
+LOG_LINES = 40
+
+
+def build_book(
+    root: str | Path = ".", full: bool = False, workers: int | None = None, force: bool = False, report: Report = silent
+) -> Path:
+    """Trace what is missing, run the pages whose inputs changed, build the book if anything changed; return its index.
+
+    full: all questions are traced, and the full protocol of removed heads is run where it is not shipped.
+
+    Pages that ran are in the book even if others failed; then KernelError tells which, after the build.
+    """
+    root = checked_root(root)
+    failures = trace_all(root, model_pages(root, full, force), full, workers, report)
+    if full:
+        failures += run_full(root, workers=workers, report=report)
+    pages = book_pages(root, full, force)
+    remove_outdated(root, pages)
+    try:
+        run_pages(pages, root, workers, force, report)
+    except KernelError as error:
+        failures.append(str(error))
+    index = render_book(root, force, report)
+    if failures:
+        raise KernelError("\n\n".join(failures))
+    return index
+
+
+def render_book(root: str | Path = ".", force: bool = False, report: Report = silent) -> Path:
+    """Build the book out of the chapters and the pages that are there; return the path of its index page.
+
+    Raises VisualHeadsError with the end of the log when the strict build fails: any warning is a failure.
+    """
+    root = checked_root(root)
+    write(root, root / RESULTS)
+    html, stamp = root / BUILD / "html", root / BUILD / "inputs.txt"
+    made_from = _book_hash(root)
+    index = html / INDEX
+    if not force and index.is_file() and stamp.is_file() and stamp.read_text(encoding="utf-8") == made_from:
+        report("book is up to date")
+        return index
+    fresh = root / BUILD / "fresh"
+    shutil.rmtree(fresh, ignore_errors=True)
+    toc = written(root, root / BUILD / "_toc.yml")
+    report("building the book")
+    log = _jupyter_book(root, fresh, toc)
+    made = fresh / "_build" / "html"
+    if not (made / INDEX).is_file():
+        raise VisualHeadsError(f"Jupyter Book ended without {INDEX}; the end of its log:\n{_end(log)}")
+    shutil.rmtree(html, ignore_errors=True)
+    made.rename(html)
+    shutil.rmtree(fresh, ignore_errors=True)
+    stamp.write_text(made_from, encoding="utf-8")
+    return index
+
+
+def checked_root(root: str | Path) -> Path:
+    """The project's folder. Raises ParameterError where it holds no book."""
+    root = Path(root).resolve()
+    if not (root / "_config.yml").is_file() or not (root / "_toc.yml").is_file():
+        raise ParameterError(got("root", str(root), "the project's folder, with _config.yml and _toc.yml"))
+    return root
+
+
+def _jupyter_book(root: Path, fresh: Path, toc: Path) -> str:
+    arguments = ["build", ".", "--path-output", str(fresh), "--toc", str(toc), *STRICT]
+    environment = {**os.environ, "PYTHONWARNINGS": "", "NO_COLOR": "1", extension.ROOT: str(root)}
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, *arguments],
+        cwd=root, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    log = done.stdout + done.stderr
+    (root / BUILD / "build.log").write_text(log, encoding="utf-8")
+    if done.returncode:
+        raise VisualHeadsError(
+            f"the strict build failed (exit code {done.returncode}); all of it is in "
+            f"{BUILD / 'build.log'}:\n{_end(log)}"
+        )
+    return log
+
+
+def _book_hash(root: Path) -> str:
+    chapters = sorted(path for path in (root / "book").iterdir() if path.name != "_build")
+    generated = [root / MODELS, root / RESULTS]
+    places = [
+        root / "_config.yml",
+        root / "_toc.yml",
+        *(p for p in chapters if p not in generated),
+        *generated,
+        inputs.LIBRARY,
+    ]
+    return f"{inputs.files_hash(places)} {extension.footer_text(root)}"
+
+
+def _end(log: str) -> str:
+    lines = log.splitlines()
+    telling = [line for line in lines if "WARNING" in line or "ERROR" in line]
+    return "\n".join(telling[:LOG_LINES] or lines[-LOG_LINES:])

@@ -1,0 +1,239 @@
+"""How papermill runs a page: with its own engine, but without writing the whole page around every cell.
+
+Executed notebooks made the same in every run: no times, no random ids, no memory addresses.
+
+Running pages with papermill: one kernel a page, several pages side by side, single-threaded kernels.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbformat import NotebookNode
+from papermill.engines import NBClientEngine, papermill_engines
+
+from visualheads.book import inputs
+from visualheads.book import page as template
+from visualheads.book.page import ONCE, Page
+from visualheads.book.pool import Workers
+from visualheads.book.warm_kernels import use_warm_kernels
+from visualheads.errors import KernelError, VisualHeadsError
+
+NAME = "visualheads-page"
+SAVE_EVERY = 30.0
+"""Seconds. A page of 70 cells and 4 MB is otherwise written 144 times, which took as long as running it."""
+
+
+class PageEngine(NBClientEngine):
+    """papermill's engine, saving the unfinished page at most every SAVE_EVERY seconds, and at its end or failure."""
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **kwargs: Any) -> Any:
+        """Run all cells; see papermill's `Engine`."""
+        save, saved = nb_man.save, time.monotonic()
+
+        def seldom(**options: Any) -> None:
+            nonlocal saved
+            if time.monotonic() - saved >= SAVE_EVERY:
+                save(**options)
+                saved = time.monotonic()
+
+        nb_man.save = seldom
+        try:
+            return super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
+        finally:
+            nb_man.save = save  # papermill writes the end through it, also after a failed cell or a dead kernel
+
+
+def registered() -> str:
+    """Make the engine known to papermill; returns the name to ask for it by."""
+    papermill_engines.register(NAME, PageEngine)
+    return NAME
+
+
+UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,}")
+TAGS_WITHOUT_OUTPUT = {"remove-output"}
+KEPT_CELL_METADATA = {"tags", "mystnb"}
+RECORD = "visualheads"
+"""Key of the notebook's metadata under which a page tells what it was made from."""
+
+
+def cleaned(notebook: NotebookNode, record: Mapping[str, Any]) -> NotebookNode:
+    """The notebook with `record` in its metadata; equal inputs give equal bytes. Changes `notebook` itself."""
+    ids: dict[str, str] = {}
+    for index, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{index + 1:02d}"
+        tags = set(cell.metadata.get("tags", ()))
+        if "injected-parameters" in tags:
+            tags.add("hide-input")
+        kept = {key: value for key, value in cell.metadata.items() if key in KEPT_CELL_METADATA and key != "tags"}
+        cell.metadata = NotebookNode({**kept, **({"tags": sorted(tags)} if tags else {})})
+        if cell.cell_type == "code":
+            cell.outputs = [] if tags & TAGS_WITHOUT_OUTPUT else [_steady(output, ids) for output in cell.outputs]
+    language = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python", "pygments_lexer": "ipython3"}
+    notebook.metadata = NotebookNode(
+        {"kernelspec": notebook.metadata.get("kernelspec", {}), "language_info": language, RECORD: dict(record)}
+    )
+    return notebook
+
+
+def _steady(value: Any, ids: dict[str, str]) -> Any:
+    if isinstance(value, str):
+        text = UUID.sub(lambda match: ids.setdefault(match[0], f"00000000-0000-0000-0000-{len(ids):012d}"), value)
+        return ADDRESS.sub("at 0x…", text)
+    if isinstance(value, Mapping):
+        return NotebookNode({key: _steady(item, ids) for key, item in value.items()})
+    if isinstance(value, list):
+        return [_steady(item, ids) for item in value]
+    return value
+
+
+KERNEL_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONHASHSEED": "0",
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    "PYTHONWARNINGS": "ignore:IProgress not found",
+}
+"""One thread per kernel: pages run side by side, and sums in one thread are the same in every run. No warning about
+progress bars in notebooks: any words on stderr fail the strict build."""
+QUIET_KERNEL = ["--IPKernelApp.log_level=CRITICAL"]
+"""Kernels warn at every start that they listen on a local port without encryption, and call it an error that they are
+interrupted before they are shut down. What cells raise comes through papermill."""
+WARM_FROM = 2
+"""Pages per worker from which on warm kernels start sooner: warming up takes as long as it saves on one or two."""
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+Report = Callable[[str], None]
+
+
+def silent(_line: str) -> None:
+    """Report nothing."""
+
+
+def run_page(page: Page, root: str | Path = ".", force: bool = False) -> bool:
+    """Run a page unless it is current; return whether it ran. The page appears whole or not at all.
+
+    Raises ParameterError before anything runs for parameters the template does not have; KernelError when a cell fails
+    or the kernel dies: the page as far as it came is kept as `<slug>.partial.ipynb`.
+    """
+    root = Path(root).resolve()
+    parameters = template.checked(page.template, page.parameters)
+    lasting = {name: value for name, value in parameters.items() if name not in ONCE}
+    force = force or any(parameters.get(name) for name in ONCE)
+    if not force and inputs.is_current(page, lasting):
+        return False
+    page.output.parent.mkdir(parents=True, exist_ok=True)
+    source = page.output.with_name(f".{page.output.stem}.source.ipynb")
+    nbformat.write(template.filled(page.template, page.placeholders), source)
+    record = {"inputs": inputs.page_hash(page, lasting), "parameters": lasting, "title": page.title}
+    try:
+        _execute(source, page, parameters, root)
+    finally:
+        source.unlink(missing_ok=True)
+    notebook = nbformat.read(page.partial, as_version=4)
+    nbformat.write(cleaned(notebook, record), page.partial)
+    page.partial.rename(page.output)
+    return True
+
+
+def run_pages(
+    pages: Iterable[Page],
+    root: str | Path = ".",
+    workers: int | None = None,
+    force: bool = False,
+    report: Report = silent,
+) -> list[Page]:
+    """Run all pages that are not current; return those that ran. One failing page does not stop the others.
+
+    workers: pages side by side, by default one per processor. Raises KernelError with all that failed: a cell, a
+    kernel or a process that died, parameters, or a damaged store.
+    """
+    pages = list(pages)
+    failed: list[str] = []
+    done: list[Page] = []
+
+    def finish(page: Page, why: str) -> None:
+        if why:
+            told = f"page {page.title!r}: "
+            failed.append(why if why.startswith(told) else told + why)
+        else:
+            done.append(page)
+        report(f"{'failed:' if why else 'ran'} {page.title}")
+
+    def stale(page: Page) -> bool:
+        try:
+            return force or not inputs.is_current(page, template.checked(page.template, page.parameters))
+        except VisualHeadsError as error:
+            finish(page, str(error))
+            return False
+
+    warm = False
+    with Workers(workers) as pool:
+        for last in (False, True):  # the last ones are stale only by what the others left
+            todo = sorted((page for page in pages if page.last == last and stale(page)), key=lambda p: not p.longest)
+            warm = warm or len(todo) > WARM_FROM * pool.number
+            for page, _, why in pool.run(partial(_run_one, root=root, warm=warm), todo):
+                finish(page, why)
+    if failed:
+        raise KernelError("\n\n".join(failed))
+    return done
+
+
+def _run_one(page: Page, root: str | Path, warm: bool) -> None:
+    if warm:
+        use_warm_kernels()
+    run_page(page, root, force=True)
+
+
+def _execute(source: Path, page: Page, parameters: dict[str, Any], root: Path) -> None:
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    pass  # MOVED
+
+    try:
+        with one_thread():
+            papermill.execute_notebook(
+                str(source), str(page.partial), parameters=parameters, kernel_name="python3", cwd=str(root),
+                progress_bar=False, log_output=False, extra_arguments=QUIET_KERNEL, engine_name=registered(),
+            )  # fmt: skip
+    except PapermillExecutionError as error:
+        last = COLOURS.sub("", str(error.evalue)).strip()
+        raise KernelError(
+            f"page {page.title!r}: cell {error.exec_count} failed with {error.ename}: {last}\n"
+            f"The page as far as it came: {page.partial}"
+        ) from error
+    except DeadKernelError as error:
+        raise KernelError(
+            f"page {page.title!r}: the kernel died, most often for lack of memory; give fewer samples or smaller "
+            "batches. "
+            f"The page as far as it came: {page.partial}"
+        ) from error
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """The environment of kernels and tracing processes, for those started within."""
+    before = {name: os.environ.get(name) for name in KERNEL_ENVIRONMENT}
+    os.environ.update(KERNEL_ENVIRONMENT)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

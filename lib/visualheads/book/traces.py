@@ -1,0 +1,205 @@
+"""Every miniature traced on every shipped benchmark, once, before the pages that read it; done work is not repeated."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from visualheads.book import inputs
+from visualheads.book.comparisons import MAIN_TASK
+from visualheads.book.page import Page, parameters_of
+from visualheads.book.pool import side_by_side
+from visualheads.book.run import Report, one_thread, silent
+from visualheads.cards import data_folder, miniature_folder
+from visualheads.errors import IdentityMismatch, StoreError, VisualHeadsError
+from visualheads.miniatures.shipped_traces import TRACES
+from visualheads.paths import RESULTS, slug_of
+from visualheads.store import files as disk
+from visualheads.store.read import PACKED
+from visualheads.store.write import pending
+from visualheads.tasks import task, task_names
+from visualheads.tracing.jobs import TraceJob
+from visualheads.tracing.measures import DEFINITIONS_VERSION
+
+FULL_RESULTS = "data/results-full"
+BOOK_N = {"pope": 48, "mmbench": 30, "seedbench": 100, "qbench": 100}
+"""Questions per condition that the book asks (looktwice: the model page's own number); --full asks all."""
+OTHER_UNTRAINED_N = 16
+"""Questions per condition of the other benchmarks that an untrained network is asked: charts need its level alone."""
+TEMPLATE = Path("notebooks/model.ipynb")
+STAMP = "traced.json"
+"""Beside the stores: what each was made from, so that a second build need not load any model to see it is done."""
+
+
+def shipped_tasks() -> list[str]:
+    """The benchmarks whose scenes are shipped, complete."""
+    return [name for name in task_names() if (data_folder() / "scenes" / name).is_dir() and not task(name).missing()]
+
+
+def taught(model: str) -> tuple[str, ...]:
+    """The shipped benchmarks that a miniature was trained for, by its training record: others are not asked of it."""
+    path = miniature_folder(model) / "training.json"
+    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known = {MAIN_TASK, *record.get("benchmarks", {})}
+    return tuple(name for name in shipped_tasks() if name in known)
+
+
+def book_jobs(root: Path, models: Sequence[str], pages: Sequence[Page], full: bool = False) -> list[TraceJob]:
+    """One job per miniature and shipped benchmark, the same of its untrained network, and white pictures for the
+    benchmark of its page. Further trainings of a miniature, which have no page, are asked the main benchmark alone.
+
+    Where a model's page has parameters of its own, its benchmark is traced with them.
+    """
+    results = str(root / (FULL_RESULTS if full else RESULTS))
+    own = {str(page.parameters.get("model")): page_job(root, page) for page in pages}
+    asked = book_questions(root)
+    jobs: list[TraceJob] = []
+    for model in models:
+        main = own.get(model)
+        jobs += [main, main.white(), main.fresh_network()] if main else []
+        for name in taught(model) if main else (MAIN_TASK,):
+            if main is not None and name == main.task:
+                continue
+            formats = tuple(task(name).formats if name == MAIN_TASK else task(name).formats[:1])
+            n = None if full else asked.get(name)
+            job = TraceJob(model, name, formats=formats, n=n, results=results)
+            jobs += [job, job.fresh_network(OTHER_UNTRAINED_N)] if main else [job]
+    return jobs
+
+
+def place_shipped(results: Path) -> None:
+    """Put the traces that are shipped instead of weights (of short extra tunings) among the results."""
+    for path in sorted((data_folder() / "miniatures").glob(f"*/{TRACES}/*{PACKED}")):
+        target = results / path.parents[1].name / path.name
+        if not target.is_file() or target.read_bytes() != path.read_bytes():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+
+
+def book_questions(root: Path) -> dict[str, int]:
+    """Questions per condition that the book asks, by benchmark: as many of the main one as a model's page does."""
+    return {MAIN_TASK: int(parameters_of(root / TEMPLATE)["n"].default), **BOOK_N}
+
+
+def page_job(root: Path, page: Page) -> TraceJob:
+    """The trace that a model's page reads: what its notebook asks for, so that it finds all done."""
+    told = {name: parameter.default for name, parameter in parameters_of(page.template).items()} | dict(page.parameters)
+    name, data = str(told["task"]), str(told["data"]) or None
+    return TraceJob(
+        str(told["model"]),
+        name,
+        data,
+        formats=tuple(task(name, data=data).formats),
+        n=int(told["n"]),
+        seed=int(told["seed"]),
+        device=str(told["device"]) or None,
+        dtype=str(told["dtype"]) or None,
+        batch_tokens=int(told["batch_tokens"]) or None,
+        results=str(root / str(told["results"])),
+    )
+
+
+def trace_all(
+    root: str | Path, pages: Sequence[Page], full: bool = False, workers: int | None = None, report: Report = silent
+) -> list[str]:
+    """Trace all `book_jobs` that are not done, several side by side; return what failed, in words.
+
+    A store of another run – other weights, other scenes – is set aside and made anew: these are the book's own.
+    """
+    from visualheads.book.catalogue import shipped
+
+    root = Path(root).resolve()
+    if not (root / TEMPLATE).is_file():
+        return []
+    place_shipped(root / (FULL_RESULTS if full else RESULTS))
+    names = [card.name for card in shipped()]
+    todo = [(job, made) for job in book_jobs(root, names, pages, full) if not _is_done(job, made := made_from(job))]
+    if not todo:
+        return []
+    made_of = dict(sorted(todo, key=lambda pair: _size(pair[0]), reverse=True))
+    failed: list[str] = []
+    with one_thread():
+        for job, error, why in side_by_side(trace_one, list(made_of), workers):
+            told = f"{job.model} on {Path(job.path).name.removesuffix('.zarr')}"
+            if error or why:
+                failed.append(f"trace of {told}: {error or why}")
+                report(f"failed: trace of {told}")
+            else:
+                _stamp(job, made_of[job])
+                report(f"traced {told}")
+    return failed
+
+
+def trace_one(job: TraceJob) -> str:
+    """Run one job in this process; return what went wrong, in words (errors with fields do not travel)."""
+    import torch
+
+    from visualheads.models import loading as models
+    from visualheads.tracing import trace
+
+    torch.set_num_threads(1)
+    try:
+        model, samples = _loaded(job.model, job.device, job.dtype), job.samples
+        model = models.untrained(model, job.seed) if job.untrained else model
+        try:
+            trace.trace_to_store(model, samples, job.path, progress=False, **job.arguments())
+        except IdentityMismatch:
+            trace.trace_to_store(model, samples, job.path, progress=False, fresh=True, **job.arguments())
+    except VisualHeadsError as error:
+        return str(error)
+    return ""
+
+
+def made_from(job: TraceJob) -> str:
+    """Hash of everything that decides a job's store."""
+    described = asdict(job) | {"results": "", "definitions": DEFINITIONS_VERSION}
+    files = inputs.files_hash([miniature_folder(job.model), *inputs.task_places(job.task, job.data)])
+    return hashlib.sha256(f"{json.dumps(described, sort_keys=True)} {files}".encode()).hexdigest()
+
+
+@cache
+def _loaded(model: str, device: str | None, dtype: str | None) -> Any:
+    from visualheads.models.loading import load
+
+    return load(model, device=device, dtype=dtype)
+
+
+def _is_done(job: TraceJob, made: str) -> bool:
+    path = Path(job.path)
+    try:
+        return path.is_dir() and _stamps(job).get(_key(job)) == made and not pending(path)
+    except StoreError:  # tracing tells what is damaged, and stops no other
+        return False
+
+
+def _stamp(job: TraceJob, made: str) -> None:
+    path = Path(job.results) / STAMP
+    with disk.refusals_told(path):
+        disk.write_file(path, json.dumps({**_stamps(job), _key(job): made}, indent=1, sort_keys=True).encode())
+
+
+def _stamps(job: TraceJob) -> dict[str, str]:
+    """Nothing where the file is damaged: what is done is then found in the stores, and stamped again."""
+    path = Path(job.results) / STAMP
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _key(job: TraceJob) -> str:
+    return f"{slug_of(job.model)}/{Path(job.path).name}"
+
+
+def _size(job: TraceJob) -> int:
+    """About how long a job takes: bytes of weights × samples; longest first keeps all processors busy to the end."""
+    weights = sum(path.stat().st_size for path in miniature_folder(job.model).glob("*.safetensors"))
+    tiles = 3 if "1.6" in job.model else 1
+    return weights * tiles * (job.n or 1000) * (6 if job.task == "looktwice" else 3)

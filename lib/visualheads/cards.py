@@ -1,0 +1,159 @@
+"""What models there are: one card each, read from catalog.yml."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, computed_field
+
+from visualheads.paths import slug_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DATA_VARIABLE = "VISUALHEADS_DATA"
+"""Environment variable that names the data folder, for installations without the project's folder around them."""
+
+APART = "-folder"
+"""Ending of the name of a folder whose last two parts spell a catalogued model, such as mini/1.5-7B."""
+
+CATALOGUE = Path(__file__).with_name("catalog.yml")
+
+
+class Card(BaseModel):
+    """What is known of one model. Empty means unknown, never a guess.
+
+    name            what `vh.load` and the pages call it
+    paper_name      its row in the paper's table; empty for other models
+    hub_id          checkpoint in transformers' format; empty where the original has to be converted
+    original_id     checkpoint that the paper's authors used
+    revision        commit of the checkpoint; empty: the newest
+    class_name      transformers class
+    llm             language model it was tuned from
+    parameters      in billions, as in its name
+    layers, heads, kv_heads     decoder shape
+    image_tokens    as text: a number, or how it depends on the picture
+    vision          tower and which of its features are used
+    preparation     how the original prepares a picture ("crop", "pad to square", "resize", "tiles", …)
+    prepared        how the processor that comes with the loaded checkpoint prepares it; geometry follows that one
+    prompt          form around <image> and {question}; the processor's chat template goes before it; empty: only that
+    stop            end token
+    memory_gb       gigabytes for the weights in 16 bit: 2 × parameters
+    differs         what is known to differ from the paper's use
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    family: str
+    class_name: str
+    miniature: bool = False
+    paper_name: str = ""
+    hub_id: str = ""
+    original_id: str = ""
+    revision: str = ""
+    llm: str = ""
+    recipe: str = ""
+    parameters: float | None = Field(default=None, gt=0)
+    layers: int | None = Field(default=None, gt=0)
+    heads: int | None = Field(default=None, gt=0)
+    kv_heads: int | None = Field(default=None, gt=0)
+    image_tokens: str = ""
+    vision: str = ""
+    preparation: str = ""
+    prepared: str = ""
+    prompt: str = ""
+    stop: str = ""
+    licence: str = ""
+    differs: str = ""
+
+    @computed_field
+    @property
+    def memory_gb(self) -> float | None:
+        """Gigabytes for the weights in 16 bit; None where the number of parameters is unknown."""
+        return None if self.parameters is None else round(2 * self.parameters, 1)
+
+    @property
+    def shape(self) -> tuple[int | None, int | None, int | None]:
+        """(layers, heads, kv_heads); None where unknown."""
+        return self.layers, self.heads, self.kv_heads
+
+
+def data_folder() -> Path:
+    """The project's data folder: $VISUALHEADS_DATA, else `data` of the checkout this package is installed from.
+
+    The variable may name the data folder, or the project's folder that holds it. Without a checkout around the package:
+    `data` below the current folder.
+    """
+    if os.environ.get(DATA_VARIABLE):
+        named = Path(os.environ[DATA_VARIABLE]).expanduser()
+        return named / "data" if (named / "data").is_dir() else named
+    checkout = Path(__file__).resolve().parents[2]
+    root = checkout if (checkout / "pyproject.toml").is_file() or (checkout / "data").is_dir() else Path.cwd()
+    return root / "data"
+
+
+def miniature_folder(name: str) -> Path:
+    """Where the checkpoint of a miniature lies, there or not."""
+    return data_folder() / "miniatures" / name
+
+
+def converted_folder(name: str) -> Path:
+    """Where a catalogued model without a hub id is looked for after its conversion, there or not."""
+    return data_folder() / "checkpoints" / name
+
+
+@cache
+def cards() -> dict[str, Card]:
+    """All cards by name, in the catalogue's order."""
+    entries = [Card(**entry) for entry in yaml.safe_load(CATALOGUE.read_text(encoding="utf-8"))]
+    return {card.name: card for card in entries}
+
+
+def card_at(folder: str | os.PathLike[str]) -> Card | None:
+    """The card whose name loads this very folder: a miniature's, or a conversion's; None for any other folder."""
+    place = Path(os.path.abspath(folder))
+    card = cards().get(place.name)
+    if card is None or (card.hub_id and not card.miniature):
+        return None
+    home = miniature_folder(card.name) if card.miniature else converted_folder(card.name)
+    return card if place.resolve() == home.resolve() else None
+
+
+def name_of(model: str | os.PathLike[str]) -> str:
+    """What results, stores and pages call a model: its catalogue name, its hub id, or the slug of its folder.
+
+    A folder is called by the last two parts of its place, however it was given: many are called checkpoint-1000. None
+    is called as a catalogued model, except the one that this model's name loads.
+    """
+    text = os.fspath(model)
+    folder = Path(text).expanduser()
+    if text in cards() or not folder.is_dir():
+        return text
+    card = card_at(folder)
+    if card is not None:
+        return card.name
+    slug = slug_of(os.path.abspath(folder))
+    return f"{slug}{APART}" if slug in map(slug_of, cards()) else slug
+
+
+def is_available(card: Card) -> bool:
+    """Whether the card's name can be given to `load`: a folder that is there (miniatures, conversions), or a hub id."""
+    if card.miniature:
+        return miniature_folder(card.name).is_dir()
+    return bool(card.hub_id) or converted_folder(card.name).is_dir()
+
+
+def catalog() -> pd.DataFrame:
+    """A table of all cards, one row per model, indexed by name, with the column `available`.
+
+    available: the folder of a miniature, or of a converted checkpoint, is there; or it can be fetched from the hub.
+    """
+    import pandas as pd
+
+    rows = [{**card.model_dump(), "available": is_available(card)} for card in cards().values()]
+    return pd.DataFrame(rows).set_index("name")

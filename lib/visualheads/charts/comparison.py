@@ -1,0 +1,267 @@
+"""Models and benchmarks beside each other: intervals, matrices with a choice of model, points with linked maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import pandas as pd
+import xarray as xr
+
+from visualheads.charts.display import finished, rows
+from visualheads.charts.heads import SINGLE, title_of
+from visualheads.charts.labels import benchmark, in_words
+
+COLUMN = 440
+"""Pixels that panels side by side share; axis labels stand beside them."""
+GREY = "#8a8a8a"
+
+
+def placeholder(reason: str) -> Any:
+    """What stands where a figure needs models that were not traced: the reason, in words."""
+    chart = alt.Chart(rows([{"text": reason}]), width=SINGLE, height=40).mark_text(fontSize=13, color=GREY)
+    return finished(chart.encode(text="text:N"), reason)
+
+
+def intervals(
+    table: pd.DataFrame,
+    label: str,
+    words: str,
+    *,
+    title: str,
+    value: str = "estimate",
+    panel: str | None = None,
+    colour: str | None = None,
+    rule: str | float | None = None,
+    share: bool = False,
+    shared: bool = True,
+    needs: str = "Nothing to compare yet.",
+) -> Any:
+    """Points with intervals (`value`, lower, upper): one line per `label`, panels side by side by `panel`.
+
+    rule: a number drawn as a dashed line in all panels, or a column with a number per row (such as chance). shared:
+    panels have one scale. `words` begin the alternative text. Without rows: a placeholder with `needs`.
+    """
+    table = in_words(table.dropna(subset=[value])) if len(table) else table
+    if table.empty:
+        return placeholder(needs)
+    names = list(dict.fromkeys(table[label]))
+    panels = list(dict.fromkeys(table[panel])) if panel else [""]
+    low, high = (float(f(table[["lower", value, "upper"]].stack())) for f in (min, max))
+    line = rule if isinstance(rule, (int, float)) else None
+    if share:
+        low, high = 0.0, 1.0
+    elif line is not None:
+        low, high = min(low, line), max(high, line)
+    axis = alt.Axis(format="%" if share else ".2~f", tickCount=3 if len(panels) > 2 else 6)
+    shown = []
+    for index, name in enumerate(panels):
+        part = table[table[panel] == name] if panel else table
+        base = alt.Chart(rows(part.to_dict("records"))).encode(
+            y=alt.Y(f"{label}:N", sort=names, scale=alt.Scale(domain=names), title=None,
+                    axis=alt.Axis(labels=index == 0, ticks=index == 0, labelLimit=190)),
+            tooltip=[f"{label}:N", *[alt.Tooltip(f"{b}:Q", format=".3f") for b in (value, "lower", "upper")]],
+        )  # fmt: skip
+        tint: dict[str, Any] = {}
+        if colour:
+            domain = list(dict.fromkeys(table[colour]))
+            legend = alt.Legend(orient="top", columns=3)
+            tint = {
+                "color": alt.Color(
+                    f"{colour}:N", sort=domain, scale=alt.Scale(domain=domain), title=None, legend=legend
+                )
+            }
+            base = base.encode(yOffset=alt.YOffset(f"{colour}:N", sort=domain)) if _crowded(part, label) else base
+        scale = alt.Scale(domain=[low, high], nice=not share) if shared else alt.Scale(zero=False)
+        x = alt.X("lower:Q", title=title if index == 0 or len(panels) < 3 else None, axis=axis, scale=scale)
+        layers = [base.mark_rule(strokeWidth=2).encode(x=x, x2="upper:Q", **tint)]
+        layers.append(base.mark_circle(size=60, opacity=1).encode(x=f"{value}:Q", **tint))
+        if line is not None:
+            edge = alt.Chart(rows([{"edge": line}])).mark_rule(strokeDash=[4, 3], color=GREY)
+            layers.append(edge.encode(x=alt.X("edge:Q")))
+        elif isinstance(rule, str):
+            layers.append(base.mark_tick(color="#d62728", thickness=2).encode(x=f"{rule}:Q"))
+        height = alt.Step(11) if colour and _crowded(part, label) else max(60, 17 * len(names))
+        shown.append(alt.layer(*layers).properties(width=COLUMN / len(panels) - 8, height=height, title=str(name)))
+    told = "; ".join(
+        " ".join(str(row[c]) for c in (panel, label, colour) if c) + f": {row[value]:.2f}"
+        for _, row in table.head(24).iterrows()
+    )
+    more = f"; and {len(table) - 24} more" if len(table) > 24 else ""
+    return finished(alt.hconcat(*shown, spacing=12), f"{words} {told}{more}.")
+
+
+def pattern_matrices(told: xr.Dataset, needs: str = "Nothing to compare yet.") -> Any:
+    """How alike the head patterns of every two groups are, one matrix; the model is chosen below it.
+
+    `told` is a result of `alike.group_agreement` (with `model`) or of `alike.model_agreement` (without).
+    """
+    models, found = matrix_models(told), matrix(told)
+    if found is None:
+        return placeholder(needs)
+    chart, words = found
+    return finished(chart.add_params(chosen_model(models)), words)
+
+
+def matrix_models(told: xr.Dataset) -> list[str]:
+    """The models of which a `told` of `pattern_matrices` holds anything, one name "" where it has no models."""
+    if "model" not in told.dims:
+        return [""]
+    there = told["correlation"].notnull().any([dim for dim in told["correlation"].dims if dim != "model"])
+    return [str(name) for name in told["model"].values[there.values]]
+
+
+def matrix(told: xr.Dataset, low: float | None = None) -> tuple[Any, str] | None:
+    """The layers of one matrix of `pattern_matrices` and its words, without the choice of model; None without any pair.
+
+    low: the correlation that is palest; by default the smallest, or 0 where that is more.
+    """
+    models = [str(name) for name in told["model"].values] if "model" in told.dims else [""]
+    records = []
+    for index, name in enumerate(models):
+        one = told.isel(model=index) if "model" in told.dims else told
+        for i, group in enumerate(one["group"].values):
+            for j, other in enumerate(one["other"].values):
+                at = {k: float(one[k].values[i, j]) for k in ("correlation", "within_layers", "ceiling")}
+                pair = {"group": benchmark(str(group)), "other": benchmark(str(other))}
+                records.append({"model": name, **pair, **at})
+    table = pd.DataFrame(records).dropna(subset=["correlation"])
+    if table.empty:
+        return None
+    groups = [name for group in told["group"].values if (name := benchmark(str(group))) in set(table["group"])]
+    low = min(0.0, float(table["correlation"].min())) if low is None else low
+    base = alt.Chart(rows(table.to_dict("records")), width=min(400, 60 * len(groups)), height=36 * len(groups))
+    base = base.transform_filter("datum.model === chosen_model").encode(
+        x=alt.X("other:N", sort=groups, title=None, axis=alt.Axis(labelAngle=-35, labelLimit=150)),
+        y=alt.Y("group:N", sort=groups, title=None, axis=alt.Axis(labelLimit=150)),
+    )
+    tips = [
+        alt.Tooltip(f"{n}:Q", format=".3f", title=n.replace("_", " "))
+        for n in ("correlation", "within_layers", "ceiling")
+    ]
+    cells = base.mark_rect().encode(
+        color=alt.Color("correlation:Q", scale=alt.Scale(scheme="blues", domain=[low, 1]), legend=None),
+        tooltip=["group:N", "other:N", *tips],
+    )
+    numbers = base.mark_text(fontSize=11).encode(
+        text=alt.Text("correlation:Q", format=".2f"),
+        color=alt.condition(
+            f"datum.correlation > {0.55 * (1 - low) + low:.2f}", alt.value("white"), alt.value("black")
+        ),
+    )
+    own = table[table["group"] == table["other"]]["correlation"]
+    pairs = table[table["group"] != table["other"]]["correlation"]
+    words = (
+        f"Matrix of rank correlations over heads between {len(groups)} groups, on different halves of the pictures. "
+        f"On the diagonal {own.min():.2f} to {own.max():.2f}"
+        + (f", elsewhere {pairs.min():.2f} to {pairs.max():.2f}." if len(pairs) else ".")
+    )
+    return alt.layer(cells, numbers), words
+
+
+def statistic_scores(table: pd.DataFrame, statistics: dict[str, str], needs: str) -> Any:
+    """Score against a head statistic, one point per model and benchmark; the statistic is chosen below.
+
+    `table` has the columns model, task, score and the statistics (names → words).
+    """
+    names = [name for name in statistics if name in table and table[[name, "score"]].dropna().shape[0] > 1]
+    if not names:
+        return placeholder(needs)
+    table, options = in_words(table), [statistics[name] for name in names]
+    choice = alt.param(
+        name="statistic", value=names[0], bind=alt.binding_select(options=names, labels=list(options), name="Heads: ")
+    )
+    chart = (
+        alt.Chart(rows(table[["model", "task", "score", *names]].to_dict("records")), width=SINGLE - 60, height=300)
+        .add_params(choice)
+        .transform_calculate(x="datum[statistic]")
+        .transform_filter("isValid(datum.x) && isValid(datum.score)")
+        .mark_circle(size=90, opacity=0.9)
+        .encode(
+            x=alt.X("x:Q", title="head statistic (chosen below)", scale=alt.Scale(zero=False)),
+            y=alt.Y("score:Q", title="score", axis=alt.Axis(format="%")),
+            color=alt.Color("task:N", title="benchmark", sort=list(dict.fromkeys(table["task"]))),
+            tooltip=["model:N", "task:N", alt.Tooltip("x:Q", format=".3f"), alt.Tooltip("score:Q", format=".1%")],
+        )
+    )
+    models, tasks = table["model"].nunique(), table["task"].nunique()
+    return finished(chart, f"Scatter plot of the scores of {models} models on {tasks} benchmarks against {options[0]}.")
+
+
+def predictions(table: pd.DataFrame, statistics: dict[str, str], needs: str) -> Any:
+    """Score as predicted from heads of models of other LLMs, against the score; on the dashed line both are equal."""
+    if table.empty:
+        return placeholder(needs)
+    table, names = in_words(table), list(dict.fromkeys(table["statistic"]))
+    options = [str(statistics.get(name, name)) for name in names]
+    choice = alt.param(
+        name="statistic", value=names[0], bind=alt.binding_select(options=names, labels=list(options), name="Heads: ")
+    )
+    low, high = (float(f(table[["score", "predicted"]].stack())) for f in (min, max))
+    line = alt.Chart(rows([{"a": low}, {"a": high}])).mark_line(strokeDash=[4, 4], color=GREY).encode(x="a:Q", y="a:Q")
+    points = (
+        alt.Chart(rows(table.to_dict("records")))
+        .transform_filter("datum.statistic === statistic")
+        .mark_circle(size=80, opacity=0.9)
+        .encode(
+            x=alt.X("predicted:Q", title="predicted from heads of models of other LLMs", axis=alt.Axis(format="%")),
+            y=alt.Y("score:Q", title="score", axis=alt.Axis(format="%"), scale=alt.Scale(zero=False)),
+            color=alt.Color("task:N", title="benchmark"),
+            tooltip=[
+                "model:N",
+                "task:N",
+                *[alt.Tooltip(f"{n}:Q", format=".1%") for n in ("predicted", "baseline", "score")],
+            ],
+        )
+    )
+    words = (
+        f"Scores of {table['model'].nunique()} models, predicted from models of other language models, and measured."
+    )
+    chart = alt.layer(line, points).properties(width=SINGLE - 100, height=320)
+    return finished(chart.add_params(choice), words)
+
+
+def relation_points(table: pd.DataFrame, relations: Sequence[str], needs: str, measure: str = "image_weight") -> Any:
+    """One point per pair of models of one shape: how alike their head patterns are, by what they are to each other.
+
+    `table` has the columns relation, group, other, correlation, within_layers, ceiling.
+    """
+    if table.empty:
+        return placeholder(needs)
+    order = [name for name in relations if name in set(table["relation"])]
+    base = alt.Chart(rows(table.to_dict("records")), width=SINGLE - 130, height=alt.Step(46)).encode(
+        y=alt.Y("relation:N", sort=order, title=None, axis=alt.Axis(labelLimit=220)),
+        tooltip=[
+            "group:N",
+            "other:N",
+            *[alt.Tooltip(f"{n}:Q", format=".3f") for n in ("correlation", "within_layers", "ceiling")],
+        ],
+    )
+    x = alt.X(
+        "correlation:Q",
+        title=f"Spearman over heads, {title_of(measure)}",
+        scale=alt.Scale(domain=[min(-0.2, float(table["correlation"].min())), 1]),
+    )
+    ceilings = base.mark_tick(color=GREY, thickness=2, size=18).encode(x="ceiling:Q")
+    points = base.mark_circle(size=80, opacity=0.8, color="#4c78a8").encode(x=x)
+    means = base.mark_tick(color="#d62728", thickness=3, size=26).encode(
+        x="mean(correlation):Q", tooltip=alt.value(None)
+    )
+    told = "; ".join(f"{name}: mean {table[table['relation'] == name]['correlation'].mean():.2f}" for name in order)
+    return finished(
+        alt.layer(ceilings, points, means), f"Correlations of head patterns between models by relation. {told}."
+    )
+
+
+def chosen_model(models: Sequence[str]) -> alt.Parameter:
+    """The parameter `chosen_model`, with a list to choose from below the chart where there are several models."""
+    if len(models) == 1:
+        return alt.param(name="chosen_model", value=models[0])
+    return alt.param(
+        name="chosen_model", value=models[0], bind=alt.binding_select(options=list(models), name="Model: ")
+    )
+
+
+def _crowded(table: pd.DataFrame, label: str) -> bool:
+    return bool(table[label].duplicated().any())

@@ -1,0 +1,274 @@
+"""What is lost without heads: curves over the number of heads, a map of single heads, scores beside effects.
+
+How many of the best heads rankings share with the effects, over the number of heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from visualheads.charts import labels
+from visualheads.charts.comparison import GREY, chosen_model, placeholder
+from visualheads.charts.display import finished, rows
+from visualheads.charts.heads import CHOSEN
+
+MEASURES = {
+    "accuracy": "share of right answers lost",
+    "margin": "margin of the right answer lost (logits)",
+    "kl": "change of the answer's distribution (KL, nats)",
+}
+ORDERS = {"top": "#b3402a", "random": "#8a8a8a", "bottom": "#4c78a8"}
+NEEDS_EFFECTS = "Needs a sweep of single heads, which the ablation pages make."
+BOUNDS = ("estimate", "lower", "upper")
+PANEL = 215
+SIDE = 250
+
+
+def loss_curves(table: pd.DataFrame, needs: str = "No heads were removed yet.") -> Any:
+    """What is lost over the number of removed heads: top heads against random others of the same layers, by stage.
+
+    `table` is a result of `causes.loss_table`; measure, ranking and mode are chosen below.
+    """
+    if table.empty:
+        return placeholder(needs)
+    choices = []
+    data = alt.Chart(rows(table.to_dict("records")))
+    for column, word_of in (("measure", MEASURES.__getitem__), ("ranking", labels.ranking), ("mode", labels.mode)):
+        options = list(dict.fromkeys(table[column]))
+        words = [word_of(name) for name in options]
+        bind = alt.binding_select(options=options, labels=words, name=f"{column.capitalize()}: ")
+        fixed: dict[str, Any] = {} if len(options) == 1 else {"bind": bind}
+        choices.append(alt.param(name=f"{column}_shown", value=options[0], **fixed))
+        data = data.transform_filter(f"datum.{column} === {column}_shown")
+    orders = [name for name in ORDERS if name in set(table["order"])]
+    colour = alt.Color(
+        "order:N", scale=alt.Scale(domain=orders, range=[ORDERS[name] for name in orders]), title=None,
+        legend=alt.Legend(orient="top"),
+    )  # fmt: skip
+    tips = ["order:N", "count:Q", "sets:Q", *[alt.Tooltip(f"{n}:Q", format=".3f") for n in BOUNDS]]
+    panels = []
+    stages = list(dict.fromkeys(table["stage"]))
+    for index, stage in enumerate(stages):
+        base = data.transform_filter(f"datum.stage === '{stage}'").encode(
+            x=alt.X("count:O", title="removed heads", axis=alt.Axis(labelAngle=0)),
+            color=colour,
+            xOffset=alt.XOffset("order:N", sort=orders),
+        )
+        y = alt.Y("estimate:Q", title="loss (chosen below)" if index == 0 else None)
+        lines = base.mark_line(strokeWidth=1.5).encode(y=y)
+        bars = base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("lower:Q"), y2="upper:Q")
+        points = base.mark_circle(size=60, opacity=1).encode(y=y, tooltip=tips)
+        title = "all layers" if stage == "all" else f"{stage} layers"
+        zero = alt.Chart(rows([{"zero": 0}])).mark_rule(color=GREY, strokeDash=[4, 3]).encode(y="zero:Q")
+        panels.append(alt.layer(zero, bars, lines, points).properties(width=PANEL, height=220, title=title))
+    shown = table[(table["measure"] == table["measure"].iloc[0]) & (table["ranking"] == table["ranking"].iloc[0])]
+    shown = shown[shown["mode"] == shown["mode"].iloc[0]]
+    told = "; ".join(
+        f"{row.order} {row.count} of {row.stage}: {row.estimate:.3f} ({row.lower:.3f} to {row.upper:.3f})"
+        for row in shown.itertuples()
+    )
+    words = f"{MEASURES[str(table['measure'].iloc[0])]} over the number of removed heads. {told}."
+    return finished(alt.hconcat(*panels, spacing=14).resolve_scale(y="shared").add_params(*choices), words)
+
+
+def effect_map(table: pd.DataFrame, needs: str = NEEDS_EFFECTS) -> Any:
+    """Layer × head map of what the margin loses without each head alone; a click tells all scores of a head.
+
+    `table` is a result of `causes.head_table`.
+    """
+    table = table.dropna(subset=["effect"]) if len(table) else table
+    if table.empty:
+        return placeholder(needs)
+    best = table.loc[table["effect"].idxmax()]
+    chosen = _chosen(best)
+    data = rows(_long(table).to_dict("records"))
+    limit = float(table["effect"].abs().max()) or 1.0
+    heads = alt.Chart(rows(table[["layer", "head", "name", "stage", "effect"]].to_dict("records"))).encode(
+        x=alt.X("head:O", title="head", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
+        y=alt.Y("layer:O", title="layer", axis=alt.Axis(labelOverlap=True)),
+    )
+    cells = heads.mark_rect(cursor="pointer").encode(
+        color=alt.Color(
+            "effect:Q", scale=alt.Scale(scheme="blueorange", domain=[-limit, limit]),
+            legend=alt.Legend(orient="top", title="margin lost (logits)", gradientLength=SIDE - 20, format=".2~f"),
+        ),
+        tooltip=["name:N", "stage:N", alt.Tooltip("effect:Q", format=".3f")],
+    )  # fmt: skip
+    frame = heads.transform_filter(chosen).mark_rect(filled=False, stroke=CHOSEN, strokeWidth=2.5)
+    shape = table["layer"].nunique() / table["head"].nunique()
+    grid = alt.layer(cells.add_params(chosen), frame).properties(width=SIDE - 20, height=(SIDE - 20) * min(1.6, shape))
+    words = (
+        f"Map of {table['layer'].nunique()} layers by {table['head'].nunique()} heads, coloured by what the margin of "
+        f"the right answer loses without the head. {best['name']} matters most: {best['effect']:.2f} logits. "
+        "A chosen head's place in every ranking stands beside the map."
+    )
+    return finished(alt.hconcat(grid, _detail(data, table, chosen), spacing=16), words)
+
+
+def scores_and_effects(table: pd.DataFrame, needs: str = NEEDS_EFFECTS) -> Any:
+    """One point per head: its score against its effect; ranking and model chosen below; a click tells all its scores.
+
+    `table` is a result of `causes.head_tables`.
+    """
+    table = table.dropna(subset=["effect"]) if len(table) else table
+    if table.empty:
+        return placeholder(needs)
+    names = _rankings(table)
+    models = list(dict.fromkeys(table["model"]))
+    choice = chosen_model(models)
+    ranking = alt.param(
+        name="ranking_shown", value=names[0],
+        bind=alt.binding_select(options=names, labels=[labels.ranking(name) for name in names], name="Ranking: "),
+    )  # fmt: skip
+    chosen = _chosen(table.loc[table[table["model"] == models[0]]["effect"].idxmax()])
+    points = (
+        alt.Chart(rows(table.to_dict("records")), width=SIDE, height=300)
+        .transform_filter("datum.model === chosen_model")
+        .transform_calculate(score="datum[ranking_shown]")
+        .transform_filter("isValid(datum.score)")
+        .mark_circle(size=70, opacity=0.85, cursor="pointer")
+        .encode(
+            x=alt.X("score:Q", title="score (ranking chosen below)", scale=alt.Scale(zero=False)),
+            y=alt.Y("effect:Q", title="margin lost without the head (logits)"),
+            color=alt.condition(chosen, alt.value(CHOSEN), alt.value("#4c78a8")),
+            tooltip=["name:N", "stage:N", *[alt.Tooltip(f"{n}:Q", format=".3f") for n in ("score", "effect")]],
+        )
+        .add_params(chosen)
+    )
+    data = rows(_long(table).to_dict("records"))
+    detail = _detail(data, table, chosen, "datum.model === chosen_model")
+    words = (
+        f"Scatter plot of {len(table)} heads of {', '.join(models)}: {labels.ranking(names[0])} against what the "
+        "margin loses without the head. A chosen head's place in every ranking stands beside it."
+    )
+    return finished(alt.hconcat(points, detail, spacing=16).add_params(choice, ranking), words)
+
+
+def ranking_cells(cells: pd.DataFrame, needs: str = NEEDS_EFFECTS) -> Any:
+    """Matrix of rankings by mode, benchmark and effect, coloured by ρ with the effects; the model is chosen below.
+
+    `cells` is a result of `cells.agreement_by_cell`.
+    """
+    if cells.empty:
+        return placeholder(needs)
+    told = cells.assign(
+        cell=cells["mode"].map(labels.mode) + " · " + cells["task"].map(labels.benchmark) + " · " + cells["effect"],
+        ranking=cells["ranking"].map(labels.ranking),
+    )
+    models, columns = list(dict.fromkeys(told["model"])), list(dict.fromkeys(told["cell"]))
+    choice = chosen_model(models)
+    kept = ["model", "cell", "ranking", "spearman", "lower", "upper", "ceiling", "overlap", "chance"]
+    tips = [alt.Tooltip(f"{name}:Q", format=".2f") for name in kept[3:]]
+    base = alt.Chart(rows(told[kept].to_dict("records")), width=min(440, 34 * len(columns)), height=alt.Step(24))
+    base = base.transform_filter("datum.model === chosen_model").encode(
+        x=alt.X("cell:N", sort=columns, title=None, axis=alt.Axis(labelAngle=-50, labelLimit=260)),
+        y=alt.Y("ranking:N", sort=list(dict.fromkeys(told["ranking"])), title=None, axis=alt.Axis(labelLimit=150)),
+    )
+    blocks = base.mark_rect().encode(
+        color=alt.Color(
+            "spearman:Q", scale=alt.Scale(scheme="blueorange", domain=[-1, 1]),
+            legend=alt.Legend(orient="top", title="ρ with the effect", gradientLength=200),
+        ),
+        tooltip=["ranking:N", "cell:N", *tips],
+    )  # fmt: skip
+    numbers = base.mark_text(fontSize=10).encode(
+        text=alt.Text("spearman:Q", format=".1f"),
+        color=alt.condition("abs(datum.spearman) > 0.6", alt.value("white"), alt.value("black")),
+    )
+    means = told.groupby("ranking", sort=False)["spearman"].mean().sort_values(ascending=False)
+    words = (
+        f"Matrix of rank correlations: {told['ranking'].nunique()} rankings against {len(columns)} kinds of effect, "
+        f"for {', '.join(models)}. On average {'; '.join(f'{n}: {v:.2f}' for n, v in means.items())}."
+    )
+    return finished(alt.layer(blocks, numbers).add_params(choice), words)
+
+
+def _chosen(best: pd.Series) -> alt.Parameter:
+    return alt.selection_point(
+        name="chosen_head", fields=["layer", "head"], empty=False,
+        value=[{"layer": int(best["layer"]), "head": int(best["head"])}],
+    )  # fmt: skip
+
+
+def _rankings(table: pd.DataFrame) -> list[str]:
+    known = {"model", "layer", "head", "name", "stage", "effect"}
+    return [str(name) for name in table.columns if name not in known and table[name].notna().any()]
+
+
+def _long(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per head and ranking: its value, and `above`, the share of the model's heads that lie below it.
+
+    Heads of the same value do not lie below each other; heads without a value do not count.
+    """
+    parts = []
+    for name in ("effect", *_rankings(table)):
+        part = table[["model", "layer", "head", "name"]].copy()
+        part["ranking"] = "effect on the margin" if name == "effect" else labels.ranking(name)
+        part["value"] = table[name].astype(float)
+        known = table.groupby("model")[name]
+        part["above"] = (known.rank(method="min") - 1) / known.transform("count")
+        parts.append(part.dropna(subset=["value"]))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _detail(data: alt.Data, table: pd.DataFrame, chosen: alt.Parameter, *filters: str) -> Any:
+    order: Sequence[str] = ["effect on the margin", *[labels.ranking(name) for name in _rankings(table)]]
+    base = alt.Chart(data)
+    for one in filters:
+        base = base.transform_filter(one)
+    base = base.transform_filter(chosen).encode(
+        y=alt.Y("ranking:N", sort=list(order), title=None, axis=alt.Axis(labelLimit=140)),
+        tooltip=["name:N", "ranking:N", alt.Tooltip("value:Q", format=".3f"), alt.Tooltip("above:Q", format=".0%")],
+    )
+    x = alt.X("above:Q", title="place among the heads", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%"))
+    bars = base.mark_bar(color="#4c78a8", height=14).encode(x=x)
+    values = base.mark_text(align="left", dx=3, fontSize=11).encode(x=x, text=alt.Text("value:Q", format=".3f"))
+    name = base.transform_aggregate(name="max(name)").mark_text(align="left", x=0, fontSize=13, color=CHOSEN)
+    title = name.encode(text="name:N", y=alt.value(8), tooltip=alt.value(None)).properties(width=130, height=16)
+    body = alt.layer(bars, values).properties(width=130, height=alt.Step(24))
+    return alt.vconcat(title, body, spacing=4)
+
+
+WIDTH, HEIGHT = 400, 280
+TITLE = "share in common"
+
+
+def overlap_lines(table: pd.DataFrame, needs: str = NEEDS_EFFECTS) -> Any:
+    """Share of the k best heads in common with the effects, one line per ranking; the model is chosen below.
+
+    `table` is a result of `overlaps.overlap_by_size`. Dashed: two unrelated rankings on average; the grey area holds
+    95 % of them.
+    """
+    if table.empty:
+        return placeholder(needs)
+    models, names = list(dict.fromkeys(table["model"])), list(dict.fromkeys(table["ranking"]))
+    choice = chosen_model(models)
+    told = table.assign(ranking=table["ranking"].map(labels.ranking))
+    data = alt.Chart(rows(told.to_dict("records"))).transform_filter("datum.model === chosen_model")
+    x = alt.X("k:Q", title="best heads compared", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(format="d"))
+    y = alt.Y("overlap:Q", title=TITLE, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%"))
+    lucky = data.transform_aggregate(limit="max(limit)", chance="max(chance)", groupby=["k"])
+    area = lucky.mark_area(color=GREY, opacity=0.2).encode(x=x, y=alt.Y("limit:Q", title=TITLE))
+    chance = lucky.mark_line(color=GREY, strokeDash=[4, 3]).encode(x=x, y=alt.Y("chance:Q", title=TITLE))
+    base = data.encode(
+        x=x,
+        y=y,
+        color=alt.Color(
+            "ranking:N", sort=[labels.ranking(name) for name in names], title=None,
+            scale=alt.Scale(domain=[labels.ranking(name) for name in names]), legend=alt.Legend(orient="right"),
+        ),
+        tooltip=["ranking:N", "size:N", "k:Q",
+                 *[alt.Tooltip(f"{name}:Q", format=".0%") for name in ("overlap", "chance", "limit")]],
+    )  # fmt: skip
+    layers = alt.layer(area, chance, base.mark_line(strokeWidth=1.5), base.mark_circle(size=55, opacity=1))
+    means = table.groupby("size", sort=False)[["overlap", "chance"]].mean()
+    words = (
+        f"Share of the best heads that {len(names)} rankings have in common with the effects, in {', '.join(models)}, "
+        "by size of the sets. On average "
+        + "; ".join(f"{size}: {row['overlap']:.0%}, by chance {row['chance']:.0%}" for size, row in means.iterrows())
+    )
+    return finished(layers.properties(width=WIDTH, height=HEIGHT).add_params(choice), f"{words}.")

@@ -1,0 +1,289 @@
+"""Head scores as files: our own JSON and CSV, and the layouts in which others publish theirs.
+
+Ours, JSON:        {"format": "visualheads-head-scores", "version": 1, "by": …, "model": …, "layers": …, "heads": …,
+                    "scores": [{"layer": 0, "head": 0, "score": 0.1, "lower": 0.0, "upper": 0.2}, …]}, best first
+Ours, CSV:         model,layer,head,score,lower,upper (the bounds stay empty without an interval)
+SparseMM and Retrieval_Head, `head_score/*.json`:   {"layer-head": [one score per detection, …], …}
+gaze-heads, `gaze_head_ranking.json`:               [{"layer": 5, "head": 10, "score": 0.15}, …]
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from visualheads.errors import HeadError, RecordError, got
+from visualheads.paths import slug_of
+from visualheads.store import files
+
+FORMAT, VERSION = "visualheads-head-scores", 1
+COLUMNS = ("model", "layer", "head", "score", "lower", "upper")
+LARGEST_INDEX = 4096
+"""A layer or head index above this is a damaged file, not a model; it would ask for a huge array."""
+
+LAYER_HEAD = re.compile(r"\s*(\d+)\s*-\s*(\d+)\s*")
+
+
+@dataclass(frozen=True)
+class HeadScore:
+    """One line of a head list; `lower` and `upper` are NaN where the list has no interval."""
+
+    layer: int
+    head: int
+    score: float
+    lower: float = math.nan
+    upper: float = math.nan
+    model: str = ""
+
+
+def export_scores(ranking: xr.DataArray, path: str | os.PathLike[str]) -> Path:
+    """Write a ranking (layer, head), with or without `model` (one) and `bound`, to `path` (.json or .csv); return it.
+
+    Heads are listed best first; heads that are NaN are left out. What is written reads back equal to the last
+    digit; a file that is there is replaced whole or not at all. Raises HeadError for another suffix, several models,
+    or dimensions other than these, DiskFullError, and StoreError where nothing can be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".json", ".csv"):
+        raise HeadError(got("file of head scores", path.name, [".json", ".csv"], suggest=False))
+    scores, model = _entries(ranking)
+    by = str(ranking.name or "")
+    if path.suffix.lower() == ".csv":
+        text = _csv(scores)
+    else:
+        record = {
+            "format": FORMAT,
+            "version": VERSION,
+            "by": by,
+            "model": model,
+            "layers": ranking.sizes["layer"],
+            "heads": ranking.sizes["head"],
+            "scores": [_record(entry) for entry in scores],
+        }
+        text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    with files.refusals_told(path):
+        files.write_file(path, text.encode())
+    return path
+
+
+def read_scores(
+    path: str | os.PathLike[str], shape: tuple[int, int] | None = None, model: str | None = None
+) -> xr.DataArray:
+    """Read a head list – ours, SparseMM's, Retrieval_Head's or gaze-heads' – as a ranking (model, layer, head).
+
+    The layout is told from the content. Several scores of one head (one per detection) are averaged, as their
+    authors do. `shape` is the model's (layers, heads); without it the file's own, or the smallest that holds all
+    listed heads. Unlisted heads are NaN. With an interval in the file there is a last dimension `bound` ("lower",
+    "estimate", "upper"). `model` names the model where the file does not. Raises RecordError for malformed files
+    and HeadError for heads outside `shape` or listed twice.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise RecordError(got("file of head scores", str(path), "an existing file"), path) from error
+    except UnicodeDecodeError as error:
+        raise RecordError("not a text file in UTF-8; allowed: JSON or CSV head scores", path) from error
+    by, own_shape, entries = _read_csv(text, path) if path.suffix.lower() == ".csv" else _read_json(text, path)
+    if not entries:
+        raise RecordError("no head in the file; allowed: at least one (layer, head, score)", path)
+    names = {entry.model for entry in entries if entry.model}
+    if len(names) > 1:
+        raise RecordError(got("models in one head list", sorted(names), "one model a file"), path)
+    return _as_ranking(entries, shape or own_shape, model or next(iter(names), path.stem), by or path.stem, path)
+
+
+def published(
+    folder: str | os.PathLike[str], shapes: Mapping[str, tuple[int, int]]
+) -> dict[str, dict[str, xr.DataArray]]:
+    """The head lists in a folder that belong to these models: model → name of the list → scores (layer, head).
+
+    shapes   (layers, heads) by model. A list in `<folder>/<model>/` is that model's; one in `<folder>` itself is the
+             model's whose name it tells or has as its file name
+    Unlisted heads are NaN. An absent folder holds none. Raises what `read_scores` raises, for lists of these models.
+    """
+    folder = Path(folder)
+    slugs = {slug_of(name): name for name in shapes}
+    found: dict[str, dict[str, xr.DataArray]] = {}
+    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".json", ".csv")):
+        owner = slugs.get(path.parent.name) if path.parent != folder else None
+        if owner is None:
+            told = str(read_scores(path)["model"].values[0])
+            owner = slugs.get(slug_of(told))
+        if owner is None:
+            continue
+        scores = read_scores(path, shapes[owner], owner).isel(model=0, drop=True)
+        scores = scores.sel(bound="estimate", drop=True) if "bound" in scores.dims else scores
+        found.setdefault(owner, {})[path.stem] = scores
+    return found
+
+
+def _entries(ranking: xr.DataArray) -> tuple[list[HeadScore], str]:
+    extra = set(ranking.dims) - {"model", "bound"}
+    if extra != {"layer", "head"} or ranking.sizes.get("model", 1) != 1:
+        raise HeadError(
+            got(
+                "ranking",
+                dict(ranking.sizes),
+                "layer and head, one model, and possibly bound",
+                "take ds.isel(model=[0])",
+            )
+        )
+    model = str(np.atleast_1d(ranking.coords["model"].values)[0]) if "model" in ranking.coords else ""
+    if "model" in ranking.dims:
+        ranking = ranking.isel(model=0)
+    missing = xr.full_like(ranking, np.nan)
+    if "bound" in ranking.dims:
+        lower, estimate, upper = (ranking.sel(bound=bound) for bound in ("lower", "estimate", "upper"))
+    else:
+        lower, estimate, upper = missing, ranking, missing
+    estimate, lower, upper = (
+        one.transpose("layer", "head").values.astype(np.float64) for one in (estimate, lower, upper)
+    )
+    layers = ranking.coords["layer"].values if "layer" in ranking.coords else np.arange(ranking.sizes["layer"])
+    heads = ranking.coords["head"].values if "head" in ranking.coords else np.arange(ranking.sizes["head"])
+    order = np.argsort(-estimate, axis=None, kind="stable")
+    scores = []
+    for row, column in zip(*np.unravel_index(order, estimate.shape), strict=True):
+        if np.isfinite(estimate[row, column]):
+            numbers = (float(one[row, column]) for one in (estimate, lower, upper))
+            scores.append(HeadScore(int(layers[row]), int(heads[column]), *numbers, model=model))
+    return scores, model
+
+
+def _csv(scores: Sequence[HeadScore]) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for entry in scores:
+        bounds = ["" if math.isnan(bound) else repr(bound) for bound in (entry.lower, entry.upper)]
+        writer.writerow([entry.model, entry.layer, entry.head, repr(entry.score), *bounds])
+    return file.getvalue()
+
+
+def _record(entry: HeadScore) -> dict[str, float]:
+    record: dict[str, float] = {"layer": entry.layer, "head": entry.head, "score": entry.score}
+    if not (math.isnan(entry.lower) or math.isnan(entry.upper)):
+        record |= {"lower": entry.lower, "upper": entry.upper}
+    return record
+
+
+_Read = tuple[str, tuple[int, int] | None, list[HeadScore]]
+
+
+def _read_json(text: str, path: Path) -> _Read:
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RecordError(f"not JSON: {error.msg}; fix: write it as one JSON value", path, error.lineno) from error
+    if isinstance(content, dict) and content.get("format") == FORMAT:
+        if content.get("version") != VERSION or not isinstance(content.get("scores"), list):
+            raise RecordError(got("version of the head list", content.get("version"), [VERSION]), path)
+        model = str(content.get("model") or "")
+        shape = (_index(content.get("layers"), "layers", path), _index(content.get("heads"), "heads", path))
+        return str(content.get("by") or ""), shape, [_entry(record, path, model) for record in content["scores"]]
+    if isinstance(content, dict):
+        return "", None, [_layer_head_entry(key, values, path) for key, values in content.items()]
+    if isinstance(content, list):
+        return "", None, [_entry(record, path) for record in content]
+    raise RecordError(got("head scores", type(content).__name__, "an object or a list, as in the documentation"), path)
+
+
+def _layer_head_entry(key: str, values: object, path: Path) -> HeadScore:
+    match = LAYER_HEAD.fullmatch(key)
+    if match is None:
+        raise RecordError(got("head", key, "'layer-head', such as '16-19'"), path)
+    listed = values if isinstance(values, list) else [values]
+    if not listed:
+        raise RecordError(f"head {key!r} has no score; allowed: at least one number", path)
+    score = float(np.mean([_number(value, f"score of head {key!r}", path) for value in listed]))
+    return HeadScore(_index(int(match[1]), "layer", path), _index(int(match[2]), "head", path), score)
+
+
+def _entry(record: object, path: Path, model: str = "") -> HeadScore:
+    if not isinstance(record, dict) or not {"layer", "head", "score"} <= set(record):
+        raise RecordError(got("head record", record, "an object with layer, head and score"), path)
+    bounds = [
+        math.nan if record.get(name) is None else _number(record[name], name, path) for name in ("lower", "upper")
+    ]
+    return HeadScore(
+        _index(record["layer"], "layer", path),
+        _index(record["head"], "head", path),
+        _number(record["score"], "score", path),
+        *bounds,
+        model=model,
+    )
+
+
+def _read_csv(text: str, path: Path) -> _Read:
+    reader = csv.DictReader(text.splitlines())
+    if not {"layer", "head", "score"} <= set(reader.fieldnames or ()):
+        raise RecordError(got("columns", reader.fieldnames, COLUMNS), path, 1)
+    entries = []
+    for row in reader:
+        try:
+            numbers = [float(row[name]) if row.get(name) else math.nan for name in ("lower", "upper")]
+            layer, head, score = int(row["layer"]), int(row["head"]), float(row["score"])
+        except (TypeError, ValueError) as error:
+            raise RecordError(got("head record", row, "whole numbers and a score"), path, reader.line_num) from error
+        if not math.isfinite(score):
+            raise RecordError(got("score", score, "a finite number"), path, reader.line_num)
+        layer, head = _index(layer, "layer", path), _index(head, "head", path)
+        entries.append(HeadScore(layer, head, score, *numbers, model=row.get("model") or ""))
+    return "", None, entries
+
+
+def _index(value: object, name: str, path: Path) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST_INDEX:
+        raise RecordError(got(name, value, f"a whole number from 0 to {LARGEST_INDEX}"), path)
+    return value
+
+
+def _number(value: object, name: str, path: Path) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise RecordError(got(name, value, "a finite number"), path)
+    return float(value)
+
+
+def _as_ranking(
+    entries: Sequence[HeadScore], shape: tuple[int, int] | None, model: str, by: str, path: Path
+) -> xr.DataArray:
+    needed = (max(entry.layer for entry in entries) + 1, max(entry.head for entry in entries) + 1)
+    shape = shape or needed
+    if needed[0] > shape[0] or needed[1] > shape[1]:
+        raise HeadError(
+            got(
+                f"head list {path.name}",
+                f"layers × heads up to {needed[0]} × {needed[1]}",
+                f"{shape[0]} × {shape[1]}",
+                "use a list of the same model",
+            )
+        )
+    has_bounds = any(not math.isnan(entry.lower) for entry in entries)
+    values = np.full((1, *shape, 3), np.nan)
+    for entry in entries:
+        if np.isfinite(values[0, entry.layer, entry.head, 1]):
+            raise HeadError(f"{path}: layer {entry.layer}, head {entry.head} is listed twice; allowed: each head once")
+        values[0, entry.layer, entry.head] = entry.lower, entry.score, entry.upper
+    ranking = xr.DataArray(
+        values,
+        dims=("model", "layer", "head", "bound"),
+        coords={
+            "model": [model],
+            "layer": np.arange(shape[0]),
+            "head": np.arange(shape[1]),
+            "bound": ["lower", "estimate", "upper"],
+        },
+        name=by,
+    )
+    return ranking if has_bounds else ranking.sel(bound="estimate", drop=True)

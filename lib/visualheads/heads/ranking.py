@@ -1,0 +1,319 @@
+"""The localization ranking under weights of pictures: which heads lie above its elbow hangs on the pictures too.
+
+Rankings of heads: the scores on offer, their means and intervals (pure xarray).
+
+A ranking is the mean over samples of a per-sample value of each head (`sample_scores`), so that every ranking has
+the same bootstrap over pictures. Samples with a `control` (white picture, …) never count unless a dataset holds
+nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from visualheads.errors import HeadError, ParameterError, got
+from visualheads.heads.bootstrap import LEVEL, N_BOOT, Grouping, PictureSums, bounded, picture_sums, picture_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def lowest_entropy(entropy: NDArray[np.floating], wanted: int) -> Callable[[NDArray[np.bool_]], NDArray[np.float64]]:
+    """Return what gives, of heads (head) above the elbow, those `wanted` of lowest entropy in each sample.
+
+    entropy   (head, sample); ties go to the lower head index
+    The result is 1 for these (head, sample), 0 for other heads, NaN where a head has no entropy.
+    """
+    there = np.isfinite(entropy)
+    order = np.argsort(entropy, axis=0, kind="stable")  # once for all sets of heads; NaN is last
+    ordered = np.take_along_axis(there, order, axis=0)
+
+    def among(above: NDArray[np.bool_]) -> NDArray[np.float64]:
+        eligible = above[order] & ordered
+        lowest = np.zeros(entropy.shape)
+        np.put_along_axis(lowest, order, eligible & (np.cumsum(eligible, axis=0) <= wanted), axis=0)
+        return np.where(there, lowest, np.nan)
+
+    return among
+
+
+@dataclass(frozen=True, eq=False)
+class LocalizationSums(PictureSums):
+    """Sums per picture whose heads are chosen anew under every row of weights.
+
+    weights   of image weight, (head, picture): its weighted means give the elbow
+    among     sums per picture of the ranking with these heads (head) above the elbow; kept, as draws often agree
+
+    A mask of heads that was computed once on all pictures would be shared by both halves of a split and by all draws
+    of a bootstrap, which then agree by it.
+    """
+
+    weights: PictureSums
+    above: Callable[[NDArray[np.float64]], NDArray[np.bool_]]
+    among: Callable[[NDArray[np.bool_]], PictureSums]
+    known: dict[bytes, PictureSums] = field(default_factory=dict)
+
+    def means(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the ranking (head, replicate) for weights (replicate, picture)."""
+        found = np.full((len(self.sums), len(weights)), np.nan)
+        masks = np.stack([self.above(means) for means in self.weights.means(weights).T])
+        for mask in np.unique(masks, axis=0):
+            rows = np.flatnonzero((masks == mask).all(axis=1))
+            key = mask.tobytes()
+            if key not in self.known:
+                self.known[key] = self.among(mask)
+            found[:, rows] = self.known[key].means(weights[rows])
+        return found
+
+    def drawn(self, n_boot: int, seed: int) -> NDArray[np.float64]:
+        """Return bootstrap rankings (head, replicate), all heads with the same draws: one elbow is that of all."""
+        known = np.asarray(self.counts.any(axis=0))
+        if not known.any():
+            return np.full((len(self.sums), n_boot), np.nan)
+        return self.of(known).means(picture_weights(int(known.sum()), n_boot, seed))
+
+    def of(self, chosen: NDArray[np.bool_]) -> LocalizationSums:
+        """Return the sums over some of the pictures."""
+        few, among = super().of(chosen), self.among
+        return LocalizationSums(
+            few.sums, few.counts, few.pictures, self.weights.of(chosen), self.above, lambda mask: among(mask).of(chosen)
+        )
+
+
+HEAD_DIMS = ("model", "layer", "head")
+DETECTION_K = 100
+"""K of the released code (files named heads-100), used from 1000 heads on."""
+DETECTION_SHARE = 0.098
+"""The same share of heads (100 of 32 × 32) in smaller models and in comparisons across sizes."""
+FULL_SIZE = 1000
+"""Number of heads from which the published counts K apply."""
+
+LOCALIZATION_K = 10
+"""Heads of lowest spatial entropy that count per sample (Kang et al., CVPR 2025)."""
+LOCALIZATION_LEAST = 3
+"""Least such number in small models: with one head per sample most heads would tie at 0 (ours)."""
+
+K = int | float | None
+
+
+def head_count(n_heads: int, k: K = None) -> int:
+    """Return how many of `n_heads` heads `k` means, at least one.
+
+    An int is a count, a float between 0 and 1 a share; None is detection's rule: 100 from 1000 heads on, else 9.8 %.
+    """
+    if k is None:
+        k = DETECTION_K if n_heads >= FULL_SIZE else DETECTION_SHARE
+    if isinstance(k, float) and 0 < k < 1:
+        return max(1, round(k * n_heads))
+    if isinstance(k, bool | float) or not 1 <= k <= n_heads:
+        raise HeadError(got("k", k, f"a count from 1 to {n_heads}, or a share between 0 and 1"))
+    return int(k)
+
+
+def rankings(ds: xr.Dataset) -> list[str]:
+    """Return the names `by` can take for this dataset: the defined scores, then every variable per head and sample."""
+    variables = [str(name) for name, values in ds.data_vars.items() if {"layer", "head", "sample"} <= set(values.dims)]
+    return [*SCORES, *(name for name in variables if name not in SCORES)]
+
+
+def sample_scores(ds: xr.Dataset, by: str, *, query: str | None = None, k: K = None) -> xr.DataArray:
+    """Return the per-sample value (model, layer, head, sample) whose mean over samples is the ranking `by`.
+
+    Raises ParameterError for an unknown ranking, or one whose measure or query the dataset lacks.
+    """
+    if by not in rankings(ds):
+        raise ParameterError(got("by", by, rankings(ds)))
+    chosen = _one_query(real_samples(ds), "last_prompt" if by == "gaze" and query is None else query, by)
+    score = SCORES.get(by)
+    values = score(chosen, k) if score is not None else _variable(chosen, by)
+    return values.rename(by)
+
+
+def score_sums(ds: xr.Dataset, by: str, model: int = 0, *, query: str | None = None, k: K = None) -> PictureSums:
+    """Return one model's sums per picture, (head, picture): their weighted means are the ranking `by` of such pictures.
+
+    Arguments and errors are those of `sample_scores`; `model` is a place along `model`.
+    """
+    own = ds.isel(model=[model]) if "model" in ds.dims else ds
+    return _sums(own, sample_scores(own, by, query=query, k=k), by, 0, query, k)
+
+
+def _sums(ds: xr.Dataset, values: xr.DataArray, by: str, model: int, query: str | None, k: K) -> PictureSums:
+    """`score_sums` from the dataset's `sample_scores`."""
+    sums = picture_sums(values.isel(model=[model]))
+    if by != "localization":
+        return sums
+    chosen = _one_query(real_samples(ds), query, by)
+    entropy, weights = (_variable(chosen, name).isel(model=[model]) for name in ("spatial_entropy", "image_weight"))
+    among, pictures = _localized(entropy.values, k), Grouping.of(entropy)
+    return LocalizationSums(
+        sums.sums, sums.counts, sums.pictures, picture_sums(weights), _above_elbow,
+        lambda above: pictures.sums(among(above)),
+    )  # fmt: skip
+
+
+def rank(
+    ds: xr.Dataset,
+    by: str = "detection",
+    interval: bool = False,
+    *,
+    query: str | None = None,
+    k: K = None,
+    n_boot: int = N_BOOT,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> xr.DataArray:
+    """Return the scores (model, layer, head) of one ranking; with `interval`, along a last dimension `bound` too.
+
+    `by` is one of
+
+    image_weight, region_weight, concentration   mean of the measure (code, code, ours)
+    weight_concentration  mean of w·C, the product taken per sample (ours)
+    detection     share of samples in which the head is among the K strongest by w; sums to K over the heads (ours).
+                  K = `k`: a count or a share; by default 100 from 1000 heads on, else 9.8 % of the heads
+    gaze          mean weight of the last prompt token on the asked region (Gaze Heads)
+    localization  share of samples in which the head is among the k of lowest spatial entropy, among heads whose
+                  mean w lies above the elbow (Kang et al., CVPR 2025), that of each draw in intervals; k = 10 from
+                  1000 heads on, else 1 %, at least 3
+    sink_free     mean of w·(1 − sink_share) (ours)
+
+    or any other variable per head and sample. `query` chooses the row where the dataset holds several
+    (first_generated by default, last_prompt for gaze). `bound` is "lower", "estimate", "upper": a percentile
+    bootstrap over pictures. NaN samples are left out; a head without any finite sample, and a head the model does
+    not have, is NaN.
+    """
+    values = sample_scores(ds, by, query=query, k=k)
+    models = [_sums(ds, values, by, place, query, k) for place in range(values.sizes["model"])]
+    mean = np.concatenate([sums.means(np.ones((1, len(sums.pictures))))[:, 0] for sums in models])
+    if interval:
+        replicates = np.concatenate([sums.drawn(n_boot, seed) for sums in models])
+        return bounded(values, mean, replicates, level).assign_attrs(values.attrs)
+    template = values.isel(sample=0, drop=True)
+    return template.copy(data=mean.reshape(template.shape)).assign_attrs(values.attrs)
+
+
+def top_heads(values: NDArray[np.floating], k: int) -> NDArray[np.bool_]:
+    """Return, per column of (head, sample), the k largest finite values; ties go to the lower head index."""
+    order = np.argsort(-values, axis=0, kind="stable")[:k]
+    top = np.zeros(values.shape, dtype=bool)
+    np.put_along_axis(top, order, True, axis=0)
+    return top & np.isfinite(values)
+
+
+def elbow(sums: NDArray[np.floating]) -> float:
+    """Return the value at the elbow of the sorted values: where they lie farthest from the chord of first and last.
+
+    −inf where there is no elbow (fewer than three values, or all on the chord), so that every value lies above it.
+    """
+    ordered = np.sort(sums[np.isfinite(sums)])
+    if len(ordered) < 3:
+        return -np.inf
+    chord = np.linspace(ordered[0], ordered[-1], len(ordered))
+    distance = np.abs(ordered - chord)
+    return float(ordered[distance.argmax()]) if distance.max() > 1e-9 else -np.inf
+
+
+def _detection(ds: xr.Dataset, k: K) -> xr.DataArray:
+    values = _variable(ds, "image_weight")
+    indicator = np.full(values.shape, np.nan)
+    for model, weights in enumerate(values.values):
+        flat = weights.reshape(-1, weights.shape[-1])
+        there = np.isfinite(flat)
+        if n_heads := int(there.any(axis=1).sum()):
+            top = top_heads(flat, head_count(n_heads, k))
+            indicator[model] = np.where(there, top, np.nan).reshape(weights.shape)
+    return values.copy(data=indicator)
+
+
+def _localization(ds: xr.Dataset, k: K) -> xr.DataArray:
+    entropy, sums = _variable(ds, "spatial_entropy"), picture_sums(_variable(ds, "image_weight"))
+    means = sums.means(np.ones((1, len(sums.pictures))))[:, 0].reshape(entropy.shape[0], -1)
+    found = [_localized(own, k)(_above_elbow(mean)) for own, mean in zip(entropy.values, means, strict=True)]
+    return entropy.copy(data=np.stack(found).reshape(entropy.shape))
+
+
+def _above_elbow(means: NDArray[np.floating]) -> NDArray[np.bool_]:
+    return means > elbow(means)
+
+
+def _localized(entropy: NDArray[np.floating], k: K) -> Callable[[NDArray[np.bool_]], NDArray[np.float64]]:
+    """`lowest_entropy` of one model's entropy (…, sample), with the number of heads that `k` wants."""
+    flat = entropy.reshape(-1, entropy.shape[-1])
+    n_heads = int(np.isfinite(flat).any(axis=1).sum())
+    if not n_heads:
+        return lowest_entropy(flat, 0)
+    if k is not None:
+        return lowest_entropy(flat, head_count(n_heads, k))
+    share = max(LOCALIZATION_LEAST, round(LOCALIZATION_K / 1024 * n_heads))
+    return lowest_entropy(flat, LOCALIZATION_K if n_heads >= FULL_SIZE else min(n_heads, share))
+
+
+def _weight_concentration(ds: xr.Dataset, k: K) -> xr.DataArray:  # noqa: ARG001  (every score has this signature)
+    return _variable(ds, "image_weight") * _variable(ds, "concentration")
+
+
+def _sink_free(ds: xr.Dataset, k: K) -> xr.DataArray:  # noqa: ARG001
+    return _variable(ds, "image_weight") * (1 - _variable(ds, "sink_share"))
+
+
+def _gaze(ds: xr.Dataset, k: K) -> xr.DataArray:  # noqa: ARG001
+    return _variable(ds, "region_weight")
+
+
+def _mean_of(name: str) -> Callable[[xr.Dataset, K], xr.DataArray]:
+    return lambda ds, _k: _variable(ds, name)
+
+
+SCORES: dict[str, Callable[[xr.Dataset, K], xr.DataArray]] = {
+    "image_weight": _mean_of("image_weight"),
+    "region_weight": _mean_of("region_weight"),
+    "concentration": _mean_of("concentration"),
+    "weight_concentration": _weight_concentration,
+    "detection": _detection,
+    "gaze": _gaze,
+    "localization": _localization,
+    "sink_free": _sink_free,
+}
+"""The observational rankings; each function gives the per-sample value (model, layer, head, sample)."""
+
+
+def _variable(ds: xr.Dataset, name: str) -> xr.DataArray:
+    if name not in ds:
+        raise ParameterError(got("measure", name, [str(n) for n in ds.data_vars], "trace with this measure"))
+    values = ds[name]
+    if "model" not in values.dims:
+        values = values.expand_dims("model")
+    if set(values.dims) != {*HEAD_DIMS, "sample"}:
+        raise ParameterError(got(f"dimensions of {name}", values.dims, f"{(*HEAD_DIMS, 'sample')}"))
+    return values.transpose(*HEAD_DIMS, "sample")
+
+
+def _one_query(ds: xr.Dataset, query: str | None, by: str) -> xr.Dataset:
+    """Take one attention row: the asked one, or the only one, or the first generated token's."""
+    present = [str(name) for name in np.atleast_1d(ds.coords["query"].values)] if "query" in ds.coords else []
+    if query is None:
+        query = present[0] if len(present) == 1 else "first_generated"
+    if present and query not in present:
+        raise ParameterError(got(f"query of {by}", query, present, f"trace with query={query!r}"))
+    return ds.sel(query=query) if "query" in ds.dims else ds
+
+
+def real_samples(ds: xr.Dataset) -> xr.Dataset:
+    """Return the samples whose picture is the one asked about; all of them where there is no such sample."""
+    return samples_with_control(ds, ("", "none"), otherwise_all=True)
+
+
+def samples_with_control(ds: xr.Dataset, controls: Sequence[str], *, otherwise_all: bool = False) -> xr.Dataset:
+    """Return the samples whose `control` is one of `controls` ("" or "none": the picture as it is)."""
+    if "control" not in ds.coords:
+        return ds
+    chosen = np.isin(np.atleast_1d(ds.coords["control"].values).astype(str), list(controls))
+    if chosen.all() or (otherwise_all and not chosen.any()):
+        return ds
+    return ds.isel(sample=np.flatnonzero(chosen))

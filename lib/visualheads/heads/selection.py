@@ -1,0 +1,224 @@
+"""Which heads look at the picture: depth stages and selections by rank (pure xarray).
+
+The rankings themselves are in `rankings`, their agreement in `agreement`, the heads above a null in `nulls`.
+
+Which heads: pairs, marks and named sets of heads, checked against a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Bool
+from numpy.typing import NDArray
+
+from visualheads.errors import HeadError, ParameterError, got
+from visualheads.heads.ranking import HEAD_DIMS, K, head_count, rank, rankings, sample_scores, top_heads
+
+if TYPE_CHECKING:
+    from visualheads.models.wrapper import VisionLanguageModel
+
+__all__ = [
+    "STAGES",
+    "TOP_COUNTS",
+    "TOP_SHARES",
+    "depth_stage",
+    "head_count",
+    "rank",
+    "rankings",
+    "sample_scores",
+    "select",
+    "stages",
+]
+
+STAGES = ("early", "middle", "late")
+STAGE_BOUNDS = {32: (10, 20), 40: (13, 27)}
+"""First middle and first late layer, from the released code; other depths are cut into thirds."""
+
+TOP_SHARES = (0.02, 0.05, 0.10, 0.20)
+TOP_COUNTS = (10, 20, 50, 100)
+
+
+def depth_stage(n_layers: int) -> list[str]:
+    """Return "early", "middle" or "late" for each layer (code for 32 and 40 layers, thirds elsewhere)."""
+    if n_layers < 1:
+        raise ParameterError(got("number of layers", n_layers, "at least 1"))
+    middle, late = STAGE_BOUNDS.get(n_layers, (round(n_layers / 3), round(2 * n_layers / 3)))
+    return [STAGES[(layer >= middle) + (layer >= late)] for layer in range(n_layers)]
+
+
+def select(
+    ds: xr.Dataset | xr.DataArray,
+    by: str = "detection",
+    k: K = None,
+    *,
+    largest: bool = True,
+    stage: Literal["early", "middle", "late", "all"] = "all",
+    above_null: xr.DataArray | None = None,
+    query: str | None = None,
+) -> xr.DataArray:
+    """Return the chosen heads, bool (model, layer, head): per model the `k` best by a ranking.
+
+    `ds` is a traced dataset, or a ranking (model, layer, head) itself. `k` is a count, a share of all the model's
+    heads, or None: all heads that `above_null` lets through, or detection's rule without it. `largest=False` takes
+    the lowest. `stage` keeps to layers of one depth; `above_null` (bool, as from `nulls.above_null`) to heads above
+    a null. Where fewer heads remain than `k`, all of them are chosen. Ties go to the lower layer and head. Raises
+    HeadError where no head remains.
+    """
+    if stage not in (*STAGES, "all"):
+        raise ParameterError(got("stage", stage, [*STAGES, "all"]))
+    scores = ds if isinstance(ds, xr.DataArray) else rank(ds, by, query=query)
+    if "bound" in scores.dims:
+        scores = scores.sel(bound="estimate", drop=True)
+    scores = _with_model(scores)
+    allowed = np.isfinite(scores.values)
+    if stage != "all":
+        allowed &= stages(scores).values[:, :, None] == stage
+    if above_null is not None:
+        allowed &= _with_model(above_null).reindex_like(scores).fillna(0).values.astype(bool)
+    chosen = np.zeros(scores.shape, dtype=bool)
+    for index, values in enumerate(scores.values):
+        if not allowed[index].any():
+            raise HeadError(
+                f"no head to select by {by!r} in model {index}: none is finite, in stage {stage!r} and above null"
+            )
+        n_all = int(np.isfinite(values).sum())
+        wanted = n_all if k is None and above_null is not None else head_count(n_all, k)
+        keyed = np.where(allowed[index], values if largest else -values, np.nan)
+        top = top_heads(keyed.reshape(-1, 1), wanted)[:, 0]
+        chosen[index] = top.reshape(values.shape)
+    return scores.copy(data=chosen).rename("selected").assign_attrs({"by": by, "largest": int(largest), "stage": stage})
+
+
+def stages(scores: xr.DataArray | xr.Dataset) -> xr.DataArray:
+    """Return the depth stage (model, layer): the coordinate, or else counted from each model's finite layers."""
+    if "depth_stage" in scores.coords:
+        told = scores.coords["depth_stage"]
+        return (told if "model" in told.dims else told.expand_dims("model")).transpose("model", "layer")
+    if isinstance(scores, xr.Dataset):
+        scores = rank(scores, "image_weight")
+    has_layer = np.asarray(np.isfinite(_with_model(scores).values).any(axis=2))
+    names = np.full(has_layer.shape, "", dtype=object)
+    for row, layers in zip(names, has_layer, strict=True):
+        n_layers = int(np.flatnonzero(layers).max(initial=-1)) + 1
+        row[:n_layers] = depth_stage(n_layers) if n_layers else []
+    return xr.DataArray(names, dims=("model", "layer"))
+
+
+def _with_model(scores: xr.DataArray) -> xr.DataArray:
+    if "model" not in scores.dims:
+        scores = scores.expand_dims("model")
+    return scores.transpose(*HEAD_DIMS)
+
+
+def head_pairs(model: VisionLanguageModel, heads: Any) -> list[tuple[int, int]]:
+    """Heads as (layer, head) pairs, from such pairs (in their order) or a bool DataArray over layer and head.
+
+    A DataArray marks heads of this model: it has its layers and heads (more where it is padded for a larger one, NaN
+    or False there), and where it names models, this one's name is among them. Raises HeadError for heads the model
+    does not have, and for an empty choice.
+    """
+    layers, count, _ = model.shape
+    fix = f"give (layer, head) pairs with layer 0 to {layers - 1} and head 0 to {count - 1}"
+    pairs = _marked(heads, model) if isinstance(heads, xr.DataArray) else _pairs(heads, fix)
+    wrong = [pair for pair in pairs if not (0 <= pair[0] < layers and 0 <= pair[1] < count)]
+    if wrong or not pairs:
+        raise HeadError(f"heads: got {wrong[:5] if wrong else 'none'}; {fix}.")
+    return pairs
+
+
+def head_mask(model: VisionLanguageModel, heads: Any) -> Bool[NDArray[np.bool_], "layer head"]:
+    """Heads as marks (layer, head): see `head_pairs`."""
+    mask = np.zeros(tuple(model.shape[:2]), dtype=bool)
+    mask[tuple(zip(*head_pairs(model, heads), strict=True))] = True
+    return mask
+
+
+def head_sets(model: VisionLanguageModel, sets: Any) -> xr.DataArray:
+    """Named head sets as marks, bool (set, layer, head), with whatever coordinates along `set` they came with.
+
+    `sets` maps names to heads (as in `head_mask`), or is a list of them (named "set 0", …), or a bool DataArray with
+    dims set, layer and head (and model). Raises HeadError for heads out of range or an empty set, by its name.
+    """
+    layers, count, _ = model.shape
+    extra: dict[str, Any] = {}
+    if isinstance(sets, xr.DataArray):
+        if "set" not in sets.dims:
+            raise HeadError(got("sets", tuple(sets.dims), "dims set, layer, head", "wrap one set as {'name': heads}"))
+        marks = _of_model(sets, model.name)
+        names = [str(name) for name in marks["set"].values] if "set" in marks.coords else None
+        extra = {str(k): v for k, v in marks.coords.items() if v.dims == ("set",) and k != "set"}
+        listed: list[Any] = [marks.isel(set=index, drop=True) for index in range(marks.sizes["set"])]
+        given = dict(zip(names or _numbered(len(listed)), listed, strict=True))
+    elif isinstance(sets, Mapping):
+        listed = list(sets.values())
+        given = {str(name): heads for name, heads in sets.items()}
+    else:
+        listed = list(sets)
+        given = dict(zip(_numbered(len(listed)), listed, strict=True))
+    if not given:
+        raise HeadError("sets: got none; give at least one set of heads, {'name': [(layer, head), …]}.")
+    if len(given) < len(listed):
+        raise ParameterError("names of sets are not unique; give every set its own name.")
+    masks = []
+    for name, heads in given.items():
+        try:
+            masks.append(head_mask(model, heads))
+        except HeadError as error:
+            raise HeadError(f"set {name!r}: {error}") from None
+    labels = np.empty(len(given), dtype=object)
+    labels[:] = list(given)
+    coords = {"set": labels, "layer": np.arange(layers), "head": np.arange(count)}
+    return xr.DataArray(np.stack(masks), dims=("set", "layer", "head"), coords=coords, name="heads").assign_coords(
+        {name: ("set", values.values) for name, values in extra.items()}
+    )
+
+
+def _numbered(count: int) -> list[str]:
+    return [f"set {index}" for index in range(count)]
+
+
+def _marked(heads: xr.DataArray, model: VisionLanguageModel) -> list[tuple[int, int]]:
+    marks, wanted = _of_model(heads, model.name), {"layer": model.shape.layers, "head": model.shape.heads}
+    allowed = f"dims layer: {model.shape.layers}, head: {model.shape.heads}"
+    if set(marks.dims) != set(wanted):
+        raise HeadError(got("heads", dict(marks.sizes), allowed))
+    for dim, count in wanted.items():
+        # only what is labelled can be padded: an unlabelled mask of another size is of another model
+        whole = np.arange(marks.sizes[dim] if dim in marks.coords else count)
+        if len(whole) < count or not np.array_equal(marks[dim].values, whole):
+            fix = "mark all layers and heads of this model, or give (layer, head) pairs"
+            raise HeadError(got("heads", dict(marks.sizes), f"{allowed}, numbered from 0", fix))
+    found = np.argwhere(marks.transpose("layer", "head").fillna(0).values.astype(bool))
+    return [(int(layer), int(head)) for layer, head in found]
+
+
+def _of_model(marks: xr.DataArray, name: str) -> xr.DataArray:
+    if "model" not in marks.coords:
+        if marks.sizes.get("model", 1) > 1:
+            raise HeadError(got("heads", dict(marks.sizes), "one model, or models with their names"))
+        return marks.squeeze("model", drop=True) if "model" in marks.dims else marks
+    names = [str(value) for value in np.atleast_1d(marks["model"].values)]
+    if name not in names:
+        raise HeadError(
+            got("heads chosen for model", ", ".join(names), [name], "heads of one model mean nothing in another")
+        )
+    return marks.isel(model=names.index(name), drop=True) if "model" in marks.dims else marks
+
+
+def _pairs(heads: Any, fix: str) -> list[tuple[int, int]]:
+    if isinstance(heads, (str, bytes)) or not isinstance(heads, Iterable):
+        raise HeadError(f"heads: got {heads!r}; {fix}.")
+    pairs = []
+    for pair in heads:
+        try:
+            layer, head = pair
+            if int(layer) != layer or int(head) != head:
+                raise ValueError
+        except (TypeError, ValueError):
+            raise HeadError(f"heads: got {pair!r}; {fix}.") from None
+        pairs.append((int(layer), int(head)))
+    return pairs

@@ -1,0 +1,1 @@
+"""How changed heads run: edits of attention outputs, shared prefixes, generation."""

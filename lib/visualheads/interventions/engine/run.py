@@ -1,0 +1,274 @@
+"""Many head sets on many samples, sharing what can be shared.
+
+Pictures are seen once per sample. Prompts of one length run together, never padded, so that a result depends on nothing
+but its own prompt. Where only positions after the image are changed, everything before is a cache made once. No layer
+below the lowest changed one is run again: its output is the clean one's. Head sets stand side by side in the batch.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from visualheads.interventions.engine.editor import Editor
+from visualheads.interventions.engine.generating import answers
+from visualheads.interventions.engine.text_model import (
+    Door,
+    arrive,
+    cache_rows,
+    check_alone,
+    forward,
+    joined,
+    new_cache,
+    select,
+)
+from visualheads.interventions.engine.tokens import in_boxes, named
+from visualheads.interventions.modes import AFTER_IMAGE, Intervention, image_sees_question
+from visualheads.models.devices import fitting, in_halves, rows_of_cache
+from visualheads.models.generation import decoded
+from visualheads.tasks import scoring
+from visualheads.tracing.batching import prefetched
+
+if TYPE_CHECKING:
+    from visualheads.models.wrapper import VisionLanguageModel
+    from visualheads.tasks.sample import Sample
+    from visualheads.tracing.settings import Settings
+
+BLOCK = 32
+"""Samples whose prompts are held at the language model's door at a time, to be grouped by length."""
+CACHES = 3
+"""Caches of keys and values held at a time: what was before the first position run again, the clean pass, and the rows
+that are changed (or answered)."""
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What head sets do: arrays (set, sample), and what the unchanged model does (sample)."""
+
+    prediction: NDArray[np.object_]
+    correct: NDArray[np.float32]
+    margin: NDArray[np.float32]
+    kl: NDArray[np.float32]
+    clean_prediction: NDArray[np.object_]
+    clean_correct: NDArray[np.float32]
+    clean_margin: NDArray[np.float32]
+
+    @classmethod
+    def empty(cls, sets: int, samples: int) -> Effects:
+        """Nothing measured yet."""
+
+        def numbers(*shape: int) -> NDArray[np.float32]:
+            return np.full(shape, np.nan, np.float32)
+
+        return cls(
+            np.full((sets, samples), "", dtype=object), numbers(sets, samples), numbers(sets, samples),
+            numbers(sets, samples), np.full(samples, "", dtype=object), numbers(samples), numbers(samples),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """Head sets (set, layer, head) to be tried on samples under one intervention."""
+
+    model: VisionLanguageModel
+    samples: Sequence[Sample]
+    sets: Bool[Tensor, "set layer head"]
+    intervention: Intervention
+    settings: Settings
+
+    @cached_property
+    def lowest(self) -> list[int]:
+        """The lowest changed layer of each set."""
+        return self.sets.any(-1).int().argmax(-1).tolist()
+
+    def run(self, part: slice = slice(None), advance: Callable[[int], None] = lambda _count: None) -> Effects:
+        """The effects on a part of the samples. `advance` is told the number of samples done."""
+        indices = list(range(len(self.samples)))[part]
+        effects = Effects.empty(len(self.sets), len(indices))
+        blocks = [indices[start : start + BLOCK] for start in range(0, len(indices), BLOCK)]
+
+        def prepare(index: int) -> Any:
+            return self.model.encode([self.samples[index]])
+
+        with torch.no_grad():
+            ready = prefetched(indices, prepare)
+            for block in blocks:
+                groups: dict[tuple[int, int], list[tuple[int, Door]]] = defaultdict(list)
+                for index, encoding in (next(ready) for _ in block):
+                    with fitting(self.model, [self.samples[index]]):
+                        door = arrive(self.model, encoding)
+                        check_alone(self.model, encoding, door)
+                    groups[door.length, door.after_image].append((index, door))
+                for (length, _), members in sorted(groups.items(), key=lambda item: item[0]):
+                    size = self.rows(length, length)
+                    for start in range(0, len(members), size):
+                        batch = members[start : start + size]
+                        for done, _ in in_halves(batch, lambda some: self._batch(some, indices[0], effects)):
+                            advance(len(done))
+            ready.close()  # pyright: ignore[reportAttributeAccessIssue]
+        return effects
+
+    def rows(self, length: int, again: int) -> int:
+        """Rows that run together, of prompts of `length` tokens of which the last `again` are run."""
+        most = rows_of_cache(self.model, length + self.settings.max_new_tokens, CACHES)
+        return max(1, min(self.settings.batch_tokens // again, most))
+
+    def _batch(self, members: Sequence[tuple[int, Door]], offset: int, effects: Effects) -> None:
+        with fitting(self.model, [self.samples[index] for index, _ in members]):
+            self._fill(members, offset, effects)
+
+    def _fill(self, members: Sequence[tuple[int, Door]], offset: int, effects: Effects) -> None:
+        """Some samples of one length: the clean pass, then all sets in pieces."""
+        owners = [index for index, _ in members]
+        batch = Batch.of(self, joined([door for _, door in members]), owners)
+        clean = batch.clean()
+        where = np.array(owners) - offset
+        for row, index in enumerate(owners):
+            effects.clean_margin[where[row]] = self._margin(index, clean.logits[row])
+        said = answers(
+            self.model, clean.logits, cache_rows(clean.cache, range(len(owners))), batch.door, range(len(owners)), None,
+            self.settings.max_new_tokens,
+        )  # fmt: skip
+        effects.clean_prediction[where], effects.clean_correct[where] = self._judged(owners, said)
+        reference = torch.log_softmax(clean.logits.float(), -1)
+        made = (done for rows in batch.pieces for done in in_halves(rows, lambda some: batch.changed(some, clean)))
+        for rows, (logits, said) in made:
+            samples, sets = [sample for sample, _ in rows], [chosen for _, chosen in rows]
+            asked = [owners[sample] for sample in samples]
+            place = (np.array(sets), where[samples])
+            found = torch.log_softmax(logits.float(), -1)
+            own = reference[samples]
+            kl = (own.exp() * (own - found)).sum(-1).clamp_min(0)
+            effects.kl[place] = kl.cpu().numpy()
+            effects.margin[place] = [self._margin(index, row) for index, row in zip(asked, logits, strict=True)]
+            effects.prediction[place], effects.correct[place] = self._judged(asked, said)
+
+    def _margin(self, index: int, logits: Tensor) -> float:
+        return self.settings.margins(self.samples[index], logits.float())
+
+    def _judged(self, indices: Sequence[int], said: Tensor) -> tuple[NDArray[np.object_], list[float]]:
+        texts = decoded(self.model.tokenizer, said, self.model.end_tokens)
+        made = np.empty(len(texts), dtype=object)
+        made[:] = texts
+        judged = [scoring.correct(self.samples[index], text) for index, text in zip(indices, texts, strict=True)]
+        return made, judged
+
+
+@dataclass(frozen=True)
+class Clean:
+    """The unchanged model on a batch: logits, layer outputs where sets begin, caches before and after the pass."""
+
+    logits: Float[Tensor, "sample vocabulary"]
+    outputs: dict[int, Tensor]
+    before: Any
+    cache: Any
+    sinks: Bool[Tensor, "layer sample token"] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Samples of one length and all head sets, cut into pieces of (sample, set) rows that run together.
+
+    start    the first position that is run again: 0, or the first after the image
+    """
+
+    job: Job
+    door: Door
+    owners: list[int]
+    start: int
+    first: int
+    pieces: list[list[tuple[int, int]]]
+    marked: Bool[Tensor, "sample token"] | None
+
+    @classmethod
+    def of(cls, job: Job, door: Door, owners: list[int]) -> Batch:
+        after = job.intervention.positions == AFTER_IMAGE
+        if after and job.model.adapter.bidirectional and door.image_sees_question():
+            raise image_sees_question(job.model)
+        first = door.after_image if after else 0
+        start = first if after and _can_resume(job, door) else 0
+        marked = in_boxes(job, door, owners) if job.intervention.mode == "steer" else None
+        return cls(job, door, owners, start, first, _pieces(job, door, start), marked)
+
+    def clean(self) -> Clean:
+        """The unchanged pass: over what comes before `start` (if anything), then over the rest."""
+        model, door = self.job.model, self.door
+        intervention = self.job.intervention
+        sinks = intervention.operation.sinks and intervention.tokens is None
+        before = new_cache(model)
+        marks = []
+        if self.start:
+            passed = forward(model, door.part(0, self.start), before, sinks=sinks)
+            marks.append(passed.sinks)
+        lowest = {self._lowest(rows) - 1 for rows in self.pieces}
+        cache = cache_rows(before, range(len(self.owners)))
+        passed = forward(model, door.part(self.start, door.length), cache, start=self.start, keep=lowest, sinks=sinks)
+        marks.append(passed.sinks)
+        found = torch.cat([mark for mark in marks if mark is not None], -1) if sinks else None
+        if intervention.tokens is not None:
+            found = named(self.job, door, self.owners)
+        return Clean(passed.logits, passed.outputs, before, cache, found)
+
+    def changed(self, rows: Sequence[tuple[int, int]], clean: Clean) -> tuple[Tensor, Tensor]:
+        """First logits and answers of (sample, set) rows."""
+        model, door = self.job.model, self.door
+        samples = [sample for sample, _ in rows]
+        # a part of a piece begins where the piece does: that layer's input is known
+        lowest = max((layer + 1 for layer in clean.outputs if layer < self._lowest(rows)), default=0)
+        upper = range(lowest, model.shape.layers)
+        cache = cache_rows(clean.before, samples, upper)
+        editor = self._editor(rows, clean)
+        kwargs = door.rows(samples).part(self.start, door.length)
+        entry = (lowest, select(clean.outputs[lowest - 1], samples)) if lowest else None
+        logits = forward(model, kwargs, cache, editor, start=self.start, entry=entry).logits
+        if self.job.settings.max_new_tokens > 1:
+            below = cache_rows(clean.cache, samples, range(lowest))
+            cache.layers[:lowest] = below.layers[:lowest]
+        said = answers(model, logits, cache, door, samples, editor, self.job.settings.max_new_tokens)
+        return logits, said
+
+    def _editor(self, rows: Sequence[tuple[int, int]], clean: Clean) -> Editor:
+        samples = torch.tensor([sample for sample, _ in rows])
+        sets = torch.tensor([chosen for _, chosen in rows])
+        own = samples.to(self.door.image.device)
+        return Editor(
+            self.job.intervention,
+            self.job.sets[sets],
+            self.door.image[own],
+            None if self.marked is None else self.marked[own],
+            None if clean.sinks is None else clean.sinks[:, samples.to(clean.sinks.device)],
+            self.first,
+        )
+
+    def _lowest(self, rows: Sequence[tuple[int, int]]) -> int:
+        return min(self.job.lowest[chosen] for _, chosen in rows)
+
+
+def _pieces(job: Job, door: Door, start: int) -> list[list[tuple[int, int]]]:
+    """(sample, set) rows that run together: sets that begin at a similar layer; on a cache, those of one sample."""
+    lowest = job.lowest
+    rows = [(sample, chosen) for sample in range(len(door.ids)) for chosen in range(len(job.sets))]
+    if start:
+        rows.sort(key=lambda row: (row[0], -lowest[row[1]], row[1]))
+    else:
+        rows.sort(key=lambda row: (-lowest[row[1]], row[1], row[0]))
+    size = job.rows(door.length, door.length - start)
+    return [rows[first : first + size] for first in range(0, len(rows), size)]
+
+
+def _can_resume(job: Job, door: Door) -> bool:
+    """Whether the prompt can be cut after the image and resumed from a cache with the same numbers."""
+    if job.model.adapter.bidirectional:
+        return False
+    window = getattr(job.model.config.get_text_config(), "sliding_window", None)
+    # a sliding cache forgets keys that “every key” of a whole prompt still counts
+    return not (job.intervention.mode == "uniform_released" and window and window < door.length)

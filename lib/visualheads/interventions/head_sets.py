@@ -1,0 +1,205 @@
+"""Which head sets a causal test needs: top and bottom by rankings, matched random controls, single heads, subsets.
+
+A random control has as many heads in every layer as the top set it controls: the layer's other heads, and some of the
+top set's own only where too few others are left. In layers of few heads, draws of several seeds can be alike.
+Pure xarray. Every function returns marks, bool (set, layer, head), with coordinates along `set` that say what each set
+is: `ranking`, `stage`, `order` ("top", "bottom", "random", "single", "subset"), `count` (heads) and `seed` (−1: none).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Bool
+from numpy.typing import NDArray
+
+from visualheads.errors import HeadError, ParameterError, got
+from visualheads.heads.bootstrap import half_weights
+from visualheads.heads.ranking import FULL_SIZE
+from visualheads.heads.selection import STAGES, depth_stage, select
+
+COUNTS = (1, 2, 5, 10, 20, 50, 100)
+"""Numbers of heads in the causal tests on models of FULL heads; 0 is the clean run, which every sweep holds."""
+FULL = 1024
+"""Heads of the models whose shares smaller models take over (32 × 32); large ones take COUNTS as they are."""
+SEEDS = 5
+"""Random controls per set, at least."""
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, eq=False)
+class HeadSet:
+    """One set of heads, and what it is."""
+
+    heads: Bool[NDArray[np.bool_], "layer head"]
+    ranking: str = ""
+    stage: str = "all"
+    order: str = ""
+    seed: int = -1
+
+    @property
+    def count(self) -> int:
+        """Number of heads."""
+        return int(self.heads.sum())
+
+    @property
+    def name(self) -> str:
+        """A label that tells it from every other set of a protocol."""
+        parts = [self.ranking, self.stage, self.order, str(self.count)]
+        return " ".join([part for part in parts if part] + ([f"#{self.seed}"] if self.seed >= 0 else []))
+
+
+def scaled_counts(n_heads: int, counts: Sequence[int] = COUNTS) -> list[int]:
+    """`counts`, in models below FULL_SIZE heads the same shares of `n_heads`: ascending, at least 1, each once."""
+    if n_heads < 1:
+        raise ParameterError(got("number of heads", n_heads, "1 or more"))
+    if n_heads >= FULL_SIZE:
+        return sorted({min(n_heads, count) for count in counts})
+    return sorted({min(n_heads, max(1, round(count * n_heads / FULL))) for count in counts})
+
+
+def protocol_sets(
+    rankings: Mapping[str, xr.DataArray],
+    counts: Sequence[int] | None = None,
+    stages: Sequence[str] = (*STAGES, "all"),
+    seeds: int = SEEDS,
+    bottom: bool = True,
+) -> xr.DataArray:
+    """For every ranking, stage and count: the top heads, the bottom ones, and random controls matched per layer.
+
+    rankings   name → scores (layer, head), or (model, layer, head) of a single model; NaN heads are never chosen
+    counts     numbers of heads; default `scaled_counts`; those above the heads of a stage are left out
+    seeds      random controls per top set; each has as many heads in every layer as the top set it controls, drawn
+               from the layer's other heads as far as there are enough (`matched_random`)
+    Raises HeadError where nothing can be selected, ParameterError for unknown stages.
+    """
+    made: list[HeadSet] = []
+    for name, scores in rankings.items():
+        flat = _one_model(scores)
+        for stage in stages:
+            if stage not in (*STAGES, "all"):
+                raise ParameterError(got("stage", stage, [*STAGES, "all"]))
+            available = _available(flat, stage)
+            for count in scaled_counts(int(np.isfinite(flat).sum())) if counts is None else counts:
+                if count > available:
+                    continue
+                top = _selected(flat, count, stage, largest=True)
+                made.append(HeadSet(top, name, stage, "top"))
+                if bottom:
+                    made.append(HeadSet(_selected(flat, count, stage, largest=False), name, stage, "bottom"))
+                made += [
+                    HeadSet(matched_random(top, np.isfinite(flat.values), seed), name, stage, "random", seed)
+                    for seed in range(seeds)
+                ]
+    return as_array(made)
+
+
+def matched_random(
+    heads: Bool[NDArray[np.bool_], "layer head"], allowed: Bool[NDArray[np.bool_], "layer head"] | None = None,
+    seed: int = 0,
+) -> Bool[NDArray[np.bool_], "layer head"]:  # fmt: skip
+    """As many random heads in every layer as in `heads`: all from the layer's other heads while there are enough.
+
+    Where there are too few, all others are drawn, and the rest are random ones of `heads` itself. `allowed`: which
+    others may be drawn (default all).
+    """
+    rng = np.random.default_rng(seed)
+    allowed = np.ones_like(heads) if allowed is None else allowed
+    drawn = np.zeros_like(heads)
+    for layer, count in enumerate(heads.sum(axis=1)):
+        others = rng.permutation(np.flatnonzero(allowed[layer] & ~heads[layer]))
+        own = rng.permutation(np.flatnonzero(heads[layer]))
+        drawn[layer, np.concatenate([others, own])[:count]] = True
+    return drawn
+
+
+def single_heads(layers: int, heads: int) -> xr.DataArray:
+    """Every head alone."""
+    made = []
+    for layer in range(layers):
+        for head in range(heads):
+            marks = np.zeros((layers, heads), dtype=bool)
+            marks[layer, head] = True
+            made.append(HeadSet(marks, f"L{layer}H{head}", "", "single"))
+    return as_array(made)
+
+
+def random_subsets(layers: int, heads: int, n: int, share: float = 0.1, seed: int = 0) -> xr.DataArray:
+    """`n` random subsets, each head with probability `share`, none empty: for `attribution.linear_attribution`."""
+    if n < 1 or not 0 < share < 1:
+        raise ParameterError(got("n, share", (n, share), "n of 1 or more, share between 0 and 1"))
+    rng = np.random.default_rng(seed)
+    made = []
+    for index in range(n):
+        marks = rng.random((layers, heads)) < share
+        if not marks.any():
+            marks[rng.integers(layers), rng.integers(heads)] = True
+        made.append(HeadSet(marks, "", "", "subset", index))
+    return as_array(made)
+
+
+def as_array(sets: Sequence[HeadSet]) -> xr.DataArray:
+    """Sets as marks (set, layer, head) with their descriptions along `set`. Raises HeadError for none."""
+    if not sets:
+        raise HeadError("sets: got none; give at least one ranking and a count that its heads allow.")
+    names = [one.name for one in sets]
+    if len(set(names)) < len(names):
+        raise ParameterError("names of sets are not unique; give rankings different names.")
+
+    def text(values: Sequence[str]) -> NDArray[np.object_]:
+        array = np.empty(len(values), dtype=object)
+        array[:] = values
+        return array
+
+    return xr.DataArray(
+        np.stack([one.heads for one in sets]),
+        dims=("set", "layer", "head"),
+        coords={
+            "set": text(names),
+            "ranking": ("set", text([one.ranking for one in sets])),
+            "stage": ("set", text([one.stage for one in sets])),
+            "order": ("set", text([one.order for one in sets])),
+            "count": ("set", [one.count for one in sets]),
+            "seed": ("set", [one.seed for one in sets]),
+        },
+        name="heads",
+    )
+
+
+def split_samples(samples: Sequence[Item], seed: int = 0) -> tuple[list[Item], list[Item]]:
+    """Two halves of a list of samples by picture: select heads on one, judge them on the other."""
+    pictures = [getattr(sample, "image_id", "") or getattr(sample, "id", "") for sample in samples]
+    unique = sorted(set(pictures))
+    first = {name for name, chosen in zip(unique, half_weights(len(unique), 1, seed)[0], strict=True) if chosen}
+    return (
+        [sample for sample, picture in zip(samples, pictures, strict=True) if picture in first],
+        [sample for sample, picture in zip(samples, pictures, strict=True) if picture not in first],
+    )
+
+
+def _one_model(scores: xr.DataArray) -> xr.DataArray:
+    if "bound" in scores.dims:
+        scores = scores.sel(bound="estimate", drop=True)
+    if "model" in scores.dims:
+        if scores.sizes["model"] != 1:
+            raise ParameterError(got("models in a ranking", scores.sizes["model"], "1", "make sets model by model"))
+        scores = scores.squeeze("model", drop=True)
+    return scores.transpose("layer", "head")
+
+
+def _available(scores: xr.DataArray, stage: str) -> int:
+    finite = np.isfinite(scores.values)
+    if stage != "all":
+        finite = finite[np.array(depth_stage(scores.sizes["layer"])) == stage]
+    return int(finite.sum())
+
+
+def _selected(scores: xr.DataArray, count: int, stage: str, largest: bool) -> NDArray[np.bool_]:
+    bare = scores.drop_vars([name for name in scores.coords if name not in ("layer", "head")])
+    chosen = select(bare, k=int(count), largest=largest, stage=stage)  # pyright: ignore[reportArgumentType]
+    return chosen.values[0].astype(bool)

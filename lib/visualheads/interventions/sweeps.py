@@ -1,0 +1,187 @@
+"""Many head sets on many samples: in memory, or into a store that can be resumed; stored sweeps opened together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import xarray as xr
+
+from visualheads.errors import ParameterError, StoreError, got
+from visualheads.heads.selection import head_sets
+from visualheads.interventions import results
+from visualheads.interventions.modes import ALL, MODES, POSITIONS, Intervention, check_possible
+from visualheads.interventions.reference import as_reference
+from visualheads.models.progress import Wish, progress_bar
+from visualheads.store import write
+from visualheads.store.join import SOURCE, joined
+from visualheads.store.read import PACKED, open_store, read_attrs
+from visualheads.tracing.settings import MAX_NEW_TOKENS, Settings, circumstance_of, settings_of
+
+if TYPE_CHECKING:
+    from visualheads.interventions.reference import Reference
+    from visualheads.models.wrapper import VisionLanguageModel
+    from visualheads.tasks.sample import Box, Sample
+
+__all__ = ["SHARD", "Sweep", "joined", "kind_of", "open_sweeps", "sweep", "sweep_path", "sweep_to_store"]
+
+SHARD = 8
+"""Samples per shard: every set runs on each of them, so that a shard is work for many passes."""
+
+
+def sweep(
+    model: VisionLanguageModel,
+    samples: Sequence[Sample],
+    sets: Any,
+    mode: str = "zero",
+    positions: str = ALL,
+    reference: Reference | Sequence[Sample] | None = None,
+    *,
+    bias: float | None = None,
+    box: Box | Sequence[Box | None] | None = None,
+    tokens: Mapping[str, Sequence[int]] | None = None,
+    batch_tokens: int | None = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    progress: Wish = "auto",
+) -> xr.Dataset:
+    """Change many sets of heads, one after the other, on the same samples; a Dataset (model, set, sample).
+
+    sets    {name: heads}, a list of heads, or a bool DataArray (set, layer, head) as
+            `visualheads.interventions.head_sets` makes them, whose coordinates along `set` are kept;
+            heads as in `ablate`
+    box     mode "steer" only: as in `steer`
+    tokens  modes on sinks only: as in `ablate`
+
+    The rest, and the variables, as in `ablate`; clean_* have no `set`, and `heads` (model, set, layer, head) tells
+    what was changed. The numbers are those of `ablate` on each set: pictures are seen once, prompts before the image's
+    end are cached for positions="after_image", no layer below a set's lowest head runs again, sets fill the batch
+    together, and sets of the same heads run once. Raises what `ablate` raises, naming the set.
+    """
+    run = Sweep.of(
+        model, samples, sets, mode, positions, reference, bias=bias, box=box, tokens=tokens, batch_tokens=batch_tokens,
+        max_new_tokens=max_new_tokens,
+    )  # fmt: skip
+    with progress_bar(f"{mode} {model.name}", len(samples), progress) as advance:
+        effects = run.runner.run(advance=advance)
+    return results.dataset(effects, run.coords)
+
+
+def sweep_to_store(
+    model: VisionLanguageModel,
+    samples: Sequence[Sample],
+    sets: Any,
+    path: str | os.PathLike[str],
+    mode: str = "zero",
+    positions: str = ALL,
+    reference: Reference | Sequence[Sample] | None = None,
+    *,
+    bias: float | None = None,
+    box: Box | Sequence[Box | None] | None = None,
+    tokens: Mapping[str, Sequence[int]] | None = None,
+    shard: int = SHARD,
+    fresh: bool = False,
+    batch_tokens: int | None = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    progress: Wish = "auto",
+    seed: int = 0,
+    task_files: str = "",
+) -> xr.Dataset:
+    """Sweep into a Zarr store, shard by shard, and return it opened (lazily). What is done already is skipped.
+
+    A killed run loses at most the shard in hand. Raises IdentityMismatch when the store is of another run – other
+    weights, samples, sets, mode, positions, bias, boxes or reference – (`fresh=True` starts anew beside it), and what
+    `sweep` raises.
+    """
+    run = Sweep.of(
+        model, samples, sets, mode, positions, reference, bias=bias, box=box, tokens=tokens, batch_tokens=batch_tokens,
+        max_new_tokens=max_new_tokens, seed=seed, task_files=task_files,
+    )  # fmt: skip
+    path, plan = Path(path), run.plan(shard)
+    write.create(path, plan, fresh=fresh)
+    todo = write.pending(path)
+    left = sum(len(samples[plan.slice(index)]) for index in todo)
+    with progress_bar(f"{mode} {model.name}", len(samples), progress, done=len(samples) - left) as advance:
+        for index in todo:
+            part = plan.slice(index)
+            effects = run.runner.run(part, advance)
+            made = results.dataset(effects, run.coords.isel(sample=part))
+            write.write_shard(path, index, made, circumstance=plan.circumstance)
+    return results.with_heads(open_store(path))
+
+
+def sweep_path(folder: str | os.PathLike[str], model: str, task: str, mode: str, positions: str = ALL) -> Path:
+    """Where a sweep is kept beside its task's trace: `<folder>/<model>/<task>.<mode>-<positions>.zarr`."""
+    return Path(folder) / model / f"{task}.{mode}-{positions}.zarr"
+
+
+def open_sweeps(folder: str | os.PathLike[str], mode: str, positions: str = ALL) -> xr.Dataset:
+    """All stored sweeps of one mode and positions, in memory: dims model, set, layer, head, sample.
+
+    Samples and sets are the union over models and tasks; what a model was not asked, or a set it did not run, is NaN
+    (numbers), "" (text) or False (`heads`). Raises StoreError where there is none, or where they cannot be joined
+    (`visualheads.store.join`): another bias, the same sample twice; ParameterError for unknown names.
+    """
+    for what, value, allowed in (("mode", mode, MODES), ("positions", positions, POSITIONS)):
+        if value not in allowed:
+            raise ParameterError(got(what, value, allowed))
+    paths = sorted(path for path in Path(folder).glob("*/*") if path.name.endswith((".zarr", PACKED)))
+    chosen = [path for path in paths if read_attrs(path).get("kind") == kind_of(mode, positions)]
+    chosen = [path for path in chosen if path.suffix == ".zarr" or path.with_suffix("") not in chosen]
+    if not chosen:
+        raise StoreError(
+            f"no sweep of mode {mode!r} at positions {positions!r} in {folder}; run sweep_to_store first, or give "
+            "another folder."
+        )
+    sweeps = [results.with_heads(open_store(path)) for path in chosen]
+    for path, ds in zip(chosen, sweeps, strict=True):
+        ds.encoding[SOURCE] = str(path)
+    return joined(sweeps)
+
+
+def kind_of(mode: str, positions: str) -> str:
+    """The kind of store that holds sweeps of this mode at these positions."""
+    return f"sweep-{mode}-{positions}"
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """A checked sweep: its coordinates, and the runner of its shards."""
+
+    runner: results.Runner
+    coords: xr.Dataset
+    intervention: Intervention
+    settings: Settings
+    identity: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls, model: VisionLanguageModel, samples: Sequence[Sample], sets: Any, mode: str, positions: str,
+        reference: Reference | Sequence[Sample] | None, *, bias: float | None, box: Any, batch_tokens: int | None,
+        max_new_tokens: int, tokens: Mapping[str, Sequence[int]] | None = None, seed: int = 0, task_files: str = "",
+    ) -> Sweep:  # fmt: skip
+        """Check everything, run nothing but a reference set. Raises what `sweep` raises."""
+        if box is not None and mode != "steer":
+            raise ParameterError(got("box", box, f"None in mode {mode!r}", "use mode 'steer'"))
+        marks = head_sets(model, sets)
+        settings = settings_of(model, samples, "first_generated", (), None, batch_tokens, max_new_tokens)
+        boxes = results.boxes_of(samples, box)
+        intervention = Intervention(mode, positions, bias, as_reference(model, reference), boxes, tokens)
+        check_possible(model, intervention)
+        described = (model, samples, settings, marks, intervention, seed, task_files)
+        coords = results.sweep_coordinates(*described)
+        runner = results.Runner.of(model, samples, marks, intervention, settings)
+        return cls(runner, coords, intervention, settings, results.sweep_identity(*described))
+
+    def plan(self, shard: int) -> write.Plan:
+        """The plan of the store of this sweep."""
+        return write.Plan(
+            self.coords,
+            identity=self.identity,
+            circumstance=circumstance_of(self.runner.job.model),
+            shard=shard,
+            variables=results.DIMS,
+            kind=kind_of(self.intervention.mode, self.intervention.positions),
+        )

@@ -1,0 +1,159 @@
+"""The miniatures' language: plain English over a closed vocabulary of words and plural endings, and its tokenizer."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import TYPE_CHECKING
+
+from visualheads.miniatures.distortions import ADJECTIVES, QUALITIES
+from visualheads.miniatures.world import CLASSES, COLOURS, SUPERCATEGORIES
+
+WORDINGS: dict[str, tuple[str, ...]] = {
+    "general": ("How many of these are there?",),
+    "name": ("What is the object in the rectangle?",),
+    "object": ("How many {plural} are there?",),
+    "super": ("How many of these {category} are there?",),
+    "number": ("How many {plural} are in the image?", "How many {plural} can be seen in the picture?"),
+    "exists": ("Is there {article} {name} in the image?",),
+    "which": ("Which of the following objects can be seen in the image?", "Which object is in the picture?"),
+    "colour": ("What is the colour of the {name}?", "What color is the {name}?"),
+    "location": ("Where is the {name} located in the image?", "In which part of the picture is the {name}?"),
+    "relation": (
+        "Where is the {name} when seen from the {other}?",
+        "What is the position of the {name} relative to the {other}?",
+    ),
+    "distortion": (
+        "Which distortion problem does the image have?",
+        "What is the main distortion of this picture?",
+    ),
+    "quality": ("Is this image {adjective}?", "Is this picture {adjective}?"),
+    "appearance": ("How {adjective} is this image?", "How {adjective} is this picture?"),
+}
+LOOKTWICE = ("general", "object", "super")
+PLACES = ("top left", "top right", "bottom left", "bottom right")
+RELATIONS = ("left", "right", "above", "below")
+
+LIST_REQUEST = "List the objects."
+COLOUR_REQUEST = "List the objects with their colours."
+TALLY_REQUEST = "Count the objects."
+PLACE_REQUEST = "Where are the objects located?"
+THESE = "these"  # in a tally: the class of the marked object
+# A tally asks in three steps from a bare word to nearly a whole question: (class, supercategory, the marked class).
+TALLY_STYLES = (
+    ("{name}", "{category}", THESE),
+    ("{plural} ?", "{category} ?", f"{THESE} ?"),
+    ("How many {plural} ?", "How many of these {category} ?", f"How many of {THESE} ?"),
+)
+
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jaxtyping import Float, Int
+    from torch import Tensor, nn
+    from transformers import PreTrainedTokenizerFast
+
+PAD, BOS, EOS, UNK, IMAGE = "<pad>", "<s>", "</s>", "<unk>", "<image>"
+USER, ASSISTANT = "USER:", "ASSISTANT:"
+SPECIAL = (PAD, BOS, EOS, UNK, IMAGE)
+WORD = r"USER:|ASSISTANT:|[A-Za-z]+(?:'s)?|[0-9]+|[^\sA-Za-z0-9]"
+PLURAL_ENDINGS = ("##s", "##es")  # “cars” is two pieces, “car” and “##s”: plurals share their singular's embedding
+FILLER = "."  # what stands between the objects of a text list, as empty ground does between those of a picture
+MARK = "rectangle"  # stands before the object that a text list points at
+
+RECTANGLE_HINT = "The exemplary object is within the rectangle."
+FREE_HINT = "Answer the question using a single word or phrase."
+LETTERS_HINT = "Answer with the option's letter from the given choices directly."
+
+
+def _sentences() -> str:
+    """Every sentence that is asked, with its place holders left out, and every option that is offered."""
+    asked = [form for forms in WORDINGS.values() for form in forms] + [form for forms in TALLY_STYLES for form in forms]
+    adjectives = [adjective for pair in ADJECTIVES.values() for adjective in pair]
+    hints = [RECTANGLE_HINT, FREE_HINT, LETTERS_HINT, LIST_REQUEST, COLOUR_REQUEST, TALLY_REQUEST, PLACE_REQUEST]
+    text = " ".join([*asked, *hints, *adjectives, *QUALITIES, *PLACES, *RELATIONS, "a an Yes No"])
+    return re.sub(r"\{\w+\}", " ", text)
+
+
+def split(text: str) -> list[str]:
+    """The words of a text, as the miniatures' tokenizer separates them (special tokens aside)."""
+    return re.findall(WORD, text)
+
+
+@cache
+def vocabulary() -> dict[str, int]:
+    """Word → id; special tokens first, `<pad>` = 0."""
+    words = [
+        *SPECIAL,
+        USER,
+        ASSISTANT,
+        *(str(number) for number in range(21)),
+        *"ABCDEF",
+        *SUPERCATEGORIES,
+        *CLASSES,
+        *PLURAL_ENDINGS,
+        *COLOURS,
+        *split(_sentences()),
+        *".,;:?!()'-",
+    ]
+    return {word: index for index, word in enumerate(dict.fromkeys(words))}
+
+
+def encode(text: str) -> list[int]:
+    """Ids of a text without special tokens; raises KeyError for a word outside the vocabulary."""
+    ids = vocabulary()
+    pieces = [piece for word in split(text) for piece in ([word] if word in ids else _pieces(word))]
+    return [ids[piece] for piece in pieces]
+
+
+def _pieces(word: str) -> list[str]:
+    """A plural as its longest known stem and its ending, as WordPiece separates them."""
+    for ending in ("s", "es"):
+        stem = word.removesuffix(ending)
+        if stem != word and stem in vocabulary():
+            return [stem, f"##{ending}"]
+    return [word]
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """The same vocabulary as a transformers tokenizer: `<s>` in front, unknown words become `<unk>`."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    ids = vocabulary()
+    tokenizer = Tokenizer(models.WordPiece(ids, unk_token=UNK))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(r"\s+"), "removed"), pre_tokenizers.Split(Regex(WORD), "isolated")]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, ids[BOS])]
+    )
+    tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=True)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        unk_token=UNK,
+        extra_special_tokens={"image_token": IMAGE},
+        padding_side="left",
+        model_max_length=1024,
+    )
+
+
+def together(ids: Sequence[int]) -> int:
+    """One id for several words told in a single place, the first of which is not `<pad>`: digits to the vocabulary's
+    base."""
+    return sum(word * len(vocabulary()) ** digit for digit, word in enumerate(ids))
+
+
+def embedded(table: nn.Embedding, ids: Int[Tensor, "batch key"]) -> Float[Tensor, "batch key hidden"]:
+    """Embeddings of ids; of words told together, the sum of theirs."""
+    size = len(vocabulary())
+    told, rest = table(ids % size), ids // size
+    while bool(rest.any()):
+        more = rest % size
+        told = told + table(more) * (more > 0)[..., None]
+        rest = rest // size
+    return told

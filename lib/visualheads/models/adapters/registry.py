@@ -1,0 +1,65 @@
+"""What an adapter says about one family, and the registry that finds the adapter of a module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from visualheads.errors import ParameterError, UnsupportedModelError
+from visualheads.models.token_map import TokenMap
+
+
+def image_token(processor: Any) -> str:
+    """The processor's own image token, the placeholder of a plain prompt."""
+    return str(getattr(processor, "image_token", "<image>"))
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A mapping, no arithmetic: where one transformers class keeps what the library needs.
+
+    class_name      the transformers class
+    layers          dotted path of the decoder layers
+    token_map       (config, processor, (width, height)) → TokenMap over the image tokens in sequence order
+    placeholder     processor → text that stands for the picture in a prompt without a chat template
+    nested          the processor wants one list of pictures per prompt
+    bidirectional   the prompt prefix sees itself both ways: a prompt cannot be cut after the picture and resumed
+    softcap         attention scores are soft-capped, which SDPA refuses: such a model runs on eager attention
+    """
+
+    class_name: str
+    layers: str
+    token_map: Callable[[Any, Any, tuple[int, int]], TokenMap]
+    placeholder: Callable[[Any], str] = image_token
+    nested: bool = False
+    bidirectional: bool = False
+    softcap: Callable[[Any], bool] = lambda _config: False
+
+
+_ADAPTERS: dict[str, Adapter] = {}
+
+
+def register(adapter: Adapter) -> Adapter:
+    """Add an adapter. Raises ParameterError for a class that has one: two mappings of one class would disagree."""
+    if adapter.class_name in _ADAPTERS:
+        raise ParameterError(
+            f"{adapter.class_name} has an adapter already; change that one, or register under another class name."
+        )
+    _ADAPTERS[adapter.class_name] = adapter
+    return adapter
+
+
+def supported() -> list[str]:
+    """Names of the transformers classes that have an adapter."""
+    return sorted(_ADAPTERS)
+
+
+def adapter_of(class_name: str) -> Adapter:
+    """The adapter of a transformers class. Raises UnsupportedModelError with the list of supported classes."""
+    if class_name in _ADAPTERS:
+        return _ADAPTERS[class_name]
+    raise UnsupportedModelError(
+        f"{class_name} has no adapter, so its layers and image tokens are unknown; supported classes: "
+        f"{', '.join(supported())}. The chapter “Add a model” tells how to write an adapter."
+    )

@@ -1,0 +1,157 @@
+"""From a name to checked files: which folder or hub id is meant, and is what lies there complete and safe to read."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from visualheads.cards import DATA_VARIABLE, Card, card_at, cards, converted_folder, miniature_folder, name_of
+from visualheads.errors import CheckpointError, ParameterError, UnknownModelError, UnsupportedModelError, got
+from visualheads.models.adapters import adapter_of
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+RECORD = "conversion.json"
+"""What a folder was converted from, and the catalogue name it was given then (see `visualheads.models.conversion`)."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from: what results call it, a folder or hub id, and its catalogue card where it has one."""
+
+    name: str
+    location: str
+    card: Card | None = None
+
+    @property
+    def folder(self) -> Path | None:
+        """The local folder, None for a hub id."""
+        path = Path(self.location)
+        return path if path.is_dir() else None
+
+
+def resolve(name: str | os.PathLike[str]) -> Source:
+    """Find what `name` means: a catalogue name, else a local folder, else a hub id `owner/name`.
+
+    Raises UnknownModelError with close matches, CheckpointError for a catalogued model whose weights are not there.
+    """
+    text = os.fspath(name)
+    known = cards()
+    if text in known:
+        return _catalogued(known[text])
+    path = Path(text).expanduser()
+    if path.is_dir():
+        card = card_at(path)
+        return _catalogued(card) if card else Source(name_of(text), str(path), _converted_card(path))
+    if path.is_file():
+        raise CheckpointError(f"{text!r} is a file; give the folder that holds config.json and *.safetensors.")
+    if HUB_ID.fullmatch(text) and not path.exists():
+        by_hub = {card.hub_id: card for card in known.values() if card.hub_id}
+        return Source(text, text, by_hub.get(text))
+    raise UnknownModelError(
+        got("model", text, list(known), "name a catalogue entry, an existing folder, or a hub id such as owner/name")
+    )
+
+
+def _catalogued(card: Card) -> Source:
+    if card.miniature:
+        folder = miniature_folder(card.name)
+        if not folder.is_dir():
+            raise CheckpointError(
+                f"the miniature {card.name!r} is not in {folder.parent}; run `make miniatures`, or set "
+                f"{DATA_VARIABLE} to the folder that holds miniatures/."
+            )
+        return Source(card.name, str(folder), card)
+    if card.hub_id:
+        return Source(card.name, card.hub_id, card)
+    folder = converted_folder(card.name)
+    if folder.is_dir():
+        return Source(card.name, str(folder), card)
+    raise CheckpointError(
+        f"{card.name!r} has no checkpoint in transformers' format: fetch the original ({card.original_id}) and run "
+        f"`visualheads convert SOURCE {folder} --card {card.name}`; the name then loads that folder."
+    )
+
+
+def _converted_card(folder: Path) -> Card | None:
+    """The card of a folder that `visualheads convert` made with one."""
+    return cards().get(str(read_json(folder / RECORD).get("card"))) if (folder / RECORD).is_file() else None
+
+
+def check_revision(source: Source, revision: str | None) -> None:
+    """Raise ParameterError for a revision of a folder: what lies there would be recorded as what it may not be."""
+    if revision and source.folder is not None:
+        raise ParameterError(
+            got("revision", revision, f"none for {source.location}, a folder", "leave it out, or name a hub id")
+        )
+
+
+def check_folder(folder: Path) -> dict[str, Any]:
+    """The config of a checkpoint folder whose class is supported and whose weights are complete safetensors.
+
+    Raises CheckpointError (missing or broken config, pickled-only or truncated weights, missing shards) or
+    UnsupportedModelError.
+    """
+    config = read_json(folder / "config.json")
+    check_class(config, str(folder))
+    files = weight_files(folder)
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as opened:
+                opened.keys()
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"{file.name} in {folder} is truncated or damaged ({error}); fetch or copy it again."
+            ) from error
+    return config
+
+
+def check_class(config: dict[str, Any], where: str) -> None:
+    """Raise UnsupportedModelError unless the config names a supported class and asks for no code of its own."""
+    if config.get("auto_map") and not config.get("architectures"):
+        raise UnsupportedModelError(f"{where} runs code of its own (auto_map), which stays off (trust_remote_code).")
+    names = config.get("architectures") or [f"model_type {config.get('model_type')!r}"]
+    adapter_of(str(names[0]))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors of a folder, sorted. Raises CheckpointError when there are none, or fewer than its index says."""
+    files = sorted(folder.glob("*.safetensors"))
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = sorted(set(read_json(index).get("weight_map", {}).values()))
+        missing = [shard for shard in shards if not (folder / shard).is_file()]
+        if missing:
+            raise CheckpointError(f"{folder} lacks {', '.join(missing)}, which its index lists; fetch them.")
+        return [folder / shard for shard in shards]
+    if files:
+        return files
+    pickled = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern))
+    if pickled:
+        raise CheckpointError(
+            f"{folder} has pickled weights only ({', '.join(pickled[:3])}), which can run code when opened; "
+            "if this is an original LLaVA folder, run `visualheads convert SOURCE TARGET` once, which reads them "
+            "safely and writes safetensors."
+        )
+    raise CheckpointError(f"{folder} has no *.safetensors; fetch the weights or name another folder.")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a checkpoint folder. Raises CheckpointError."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path.parent} has no {path.name}; name the folder of a checkpoint, with all of its files."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); fetch it again.") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path} holds a {type(data).__name__}, not an object; fetch it again.")
+    return data

@@ -1,0 +1,221 @@
+"""One user of a tokenizer at a time.
+
+Tokenizers keep padding as state that every call sets anew. Prompts are encoded ahead in a thread of their own, so a
+call without padding between that thread's setting and its encoding would leave its batch unpadded.
+
+A vision-language model in memory: its parts, prompts, inputs and geometry, wrapped for tracing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from visualheads.cards import Card
+from visualheads.errors import SampleError, UnsupportedModelError
+from visualheads.models.adapters import Adapter
+from visualheads.models.attention_call import attention_operation
+from visualheads.models.sinks import find_sink_dimensions
+from visualheads.models.token_map import TokenMap
+
+if TYPE_CHECKING:
+    from visualheads.tasks.sample import Sample
+
+ONE_AT_A_TIME = threading.RLock()
+"""Held around every call that turns text into ids for a loaded model."""
+
+PLAIN_PROMPT = "USER: {image}\n{question} ASSISTANT:"
+"""For processors without a chat template: the form of LLaVA-1.5."""
+
+SINK_TEXT = "There is a picture. What is in the picture? How many of these are there?"
+"""Any text will do: sink dimensions are the model's, and its first token is a sink in every text."""
+
+
+class Shape(NamedTuple):
+    """Decoder layers, query heads per layer, key-value heads per layer."""
+
+    layers: int
+    heads: int
+    kv_heads: int
+
+
+@dataclass(frozen=True, eq=False)
+class VisionLanguageModel:
+    """A vision-language model in memory, wrapped for tracing. Made by `load` and `wrap`, not directly.
+
+    name        how results call it
+    module      the transformers module, in evaluation mode
+    processor   its processor: pictures and text → model inputs
+    adapter     where this class keeps its layers, and how its image tokens lie
+    card        the catalogue card, None for a model that is not catalogued
+    identity    what was loaded: checkpoint, revision, hash of the weights
+    """
+
+    name: str
+    module: Any
+    processor: Any
+    adapter: Adapter
+    card: Card | None = None
+    identity: dict[str, str] = field(default_factory=dict)
+    _maps: dict[tuple[int, int], TokenMap] = field(default_factory=dict, repr=False)
+
+    @property
+    def config(self) -> Any:
+        """The transformers config."""
+        return self.module.config
+
+    @property
+    def tokenizer(self) -> Any:
+        """The processor's tokenizer, padding on the left."""
+        return self.processor.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        """Where the inputs go (with several devices, the first)."""
+        return self.module.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' dtype. Statistics are float32 under any."""
+        return self.module.dtype
+
+    @property
+    def image_token_id(self) -> int:
+        """The id that stands for one image token in a prompt."""
+        return int(self.config.image_token_id)
+
+    @cached_property
+    def shape(self) -> Shape:
+        """(layers, heads, kv_heads) from the text config; heads are query heads."""
+        text = self.config.get_text_config()
+        heads = int(text.num_attention_heads)
+        return Shape(int(text.num_hidden_layers), heads, int(getattr(text, "num_key_value_heads", None) or heads))
+
+    @cached_property
+    def parameters(self) -> float:
+        """Billions of parameters: the card's for real checkpoints, else counted."""
+        if self.card and self.card.parameters and not self.card.miniature:
+            return self.card.parameters
+        return sum(weight.numel() for weight in self.module.parameters()) / 1e9
+
+    @cached_property
+    def lm(self) -> Any:
+        """The nnsight model around `module`. One wrapped model per thread."""
+        from nnsight.modeling.transformers import TransformersModel
+
+        return TransformersModel(
+            self.module,
+            processor=self.processor,
+            tokenizer=self.tokenizer,
+            image_processor=self.processor.image_processor,
+            task="image-text-to-text",
+        )
+
+    @cached_property
+    def layers(self) -> tuple[Any, ...]:
+        """The decoder layers as nnsight envoys. Raises UnsupportedModelError where the class has changed its layout."""
+        place = self.lm
+        for name in self.adapter.layers.split("."):
+            place = getattr(place, name, None)
+            if place is None:
+                raise UnsupportedModelError(
+                    f"{type(self.module).__name__} has no {self.adapter.layers!r} in this version of transformers; "
+                    "install the tested version (constraints.txt) or change its adapter."
+                )
+        layers = tuple(place[index] for index in range(len(place._module)))
+        if len(layers) != self.shape.layers:
+            raise UnsupportedModelError(
+                f"{type(self.module).__name__}: {len(layers)} layers at {self.adapter.layers!r}, "
+                f"{self.shape.layers} in its config; change its adapter."
+            )
+        return layers
+
+    @cached_property
+    def attention(self) -> tuple[Any, ...]:
+        """Each layer's attention operation (see `visualheads.models.attention_call`), found once."""
+        return tuple(attention_operation(layer.self_attn) for layer in self.layers)
+
+    @cached_property
+    def end_tokens(self) -> frozenset[int]:
+        """Ids that end an answer: the generation config's and the tokenizer's."""
+        found: set[int] = set()
+        for ids in (getattr(self.module.generation_config, "eos_token_id", None), self.tokenizer.eos_token_id):
+            found.update([ids] if isinstance(ids, int) else ids or [])
+        return frozenset(int(index) for index in found)
+
+    @cached_property
+    def sink_dimensions(self) -> tuple[int, ...]:
+        """Dimensions of the residual stream in which sink tokens are massive, found from a short text; often none.
+
+        The states between the layers of the second half of a text prompt's pass are searched (see `sinks`).
+        """
+        with ONE_AT_A_TIME:
+            ids = self.tokenizer(SINK_TEXT, return_tensors="pt")["input_ids"].to(self.device)
+        with torch.no_grad():
+            states = self.module(input_ids=ids, output_hidden_states=True, logits_to_keep=1).hidden_states
+        between = states[len(states) // 2 : -1]  # the first states have no sinks yet, the last is normed
+        if not between:
+            return ()
+        return find_sink_dimensions(torch.stack([state[0].float().cpu() for state in between]))
+
+    def token_map(self, image_size: tuple[int, int]) -> TokenMap:
+        """Where each image token of a picture of `image_size` (width, height in pixels) lies in it."""
+        size = (int(image_size[0]), int(image_size[1]))
+        if size not in self._maps:
+            self._maps[size] = self.adapter.token_map(self.config, self.processor, size)
+        return self._maps[size]
+
+    def prompt(self, question: str) -> str:
+        """The prompt around picture and question: the processor's chat template, else the card's form, else plain.
+
+        Raises SampleError for a question that contains the image token: it would count as a second picture.
+        """
+        token = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
+        placeholder = self.adapter.placeholder(self.processor)
+        for marker in {token, placeholder}:
+            if marker in question:
+                raise SampleError(
+                    f"the question {question!r} contains the image token {marker!r}; remove it: the prompt adds it."
+                )
+        if not (getattr(self.processor, "chat_template", None) or self.tokenizer.chat_template):
+            form = self.card.prompt.replace("<image>", "{image}") if self.card and self.card.prompt else PLAIN_PROMPT
+            return form.format(image=placeholder, question=question)
+        content = [{"type": "image"}, {"type": "text", "text": question}]
+        return self.processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+
+    def encode(self, samples: Sequence[Sample]) -> Any:
+        """Model inputs of a batch on the CPU: a left-padded BatchFeature with input_ids, attention_mask, pixels …
+
+        Opens the pictures; raises ImageError or SampleError naming the sample.
+        """
+        prompts = [self.prompt(sample.question) for sample in samples]
+        pictures: list[Any] = [sample.open() for sample in samples]
+        if self.adapter.nested:
+            pictures = [[picture] for picture in pictures]
+        start = self.tokenizer.bos_token
+        with ONE_AT_A_TIME:
+            encoding = self.processor(
+                text=prompts,
+                images=pictures,
+                padding=True,
+                padding_side="left",
+                # templates that write the begin token themselves must not get a second one
+                add_special_tokens=not (start and prompts[0].startswith(start)),
+                return_tensors="pt",
+            )
+        encoding.pop("labels", None)  # PaliGemma's processor adds them for training
+        return encoding
+
+    def image_positions(self, encoding: Any) -> list[Int[Tensor, " image_token"]]:
+        """Positions of the image tokens in each prompt of a batch, in sequence order (padding counts)."""
+        found = encoding["input_ids"] == self.image_token_id
+        return [row.nonzero().flatten() for row in found]

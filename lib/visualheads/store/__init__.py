@@ -1,0 +1,1 @@
+"""Labelled results on disk: schema, writing, reading, combining. Knows no models."""

@@ -1,0 +1,255 @@
+"""All results of a folder as one lazy dataset: models of any shape, tasks of any length."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from visualheads.errors import StoreError
+from visualheads.paths import slug_of
+from visualheads.store.read import PACKED, open_store, read_attrs
+from visualheads.store.schema import describe
+from visualheads.store.variables import MAP_COORDINATES, SAMPLE_COORDINATES, SELECTED_COORDINATES
+
+SELECTED = "selected_head"
+SAMPLE_LABELS = (*SAMPLE_COORDINATES, "has_box")
+PLACES = ("grid_row", "grid_column")
+"""Dimensions without labels."""
+GROUP = "\x1f"
+"""Stands between a mean map's condition, format and control while stores are aligned."""
+HEAD_BITS = 16
+"""A selected head is one number while stores are aligned: its layer, then this many bits for its index."""
+MARK_LENGTH = 6
+"""Hex digits put after a sample's id where two data sets use the same id for different samples."""
+
+
+def open_results(
+    folder: str | Path = "data/results", *, kind: str = "trace", models: Sequence[str] | None = None,
+    variables: Sequence[str] | None = None, lazy: bool = True,
+) -> xr.Dataset:  # fmt: skip
+    """One Dataset over all models and tasks: `<folder>/<model>/<task>.zarr`, or packed as `….zarr.zip`.
+
+    Samples are the union over tasks and models, in order of first appearance; what a model did not see, or a layer
+    or head it does not have, is NaN (numbers) or "" (text). Stores that are still being filled give what is done. Where
+    two stores use one id for different samples (scenes and real pictures), "@" and a mark of the sample follow it.
+    Mean maps keep their groups (condition, format, control); a condition that several tasks share, or that is empty, is
+    led by the task's name. Where stores in two folders are of models of one name, the one whose folder has another name
+    is called as its folder is. Maps of selected heads are there for every head that any store selected.
+    models: only stores in these models' folders are opened, where each has one.
+    variables: only these, as far as any store has them. lazy=False: read them first and join them in memory, which is
+    far quicker for what fits.
+    Raises StoreError when the folder holds no store of this kind.
+    """
+    paths = _stores(Path(folder), kind)
+    own = {slug_of(name) for name in models or ()}
+    if own and own <= {path.parent.name for path in paths}:
+        paths = [path for path in paths if path.parent.name in own]
+    if not paths:
+        raise StoreError(
+            f"no results in {folder}: there is no <model>/<task>.zarr of kind {kind!r}; "
+            "trace a model first (visualheads trace), or give another folder."
+        )
+    stores = [(path, _read(path, variables, lazy)) for path in paths]
+    opened = [(task_of(path), ds) for path, ds in _with_distinct_names(stores)]
+    filled = [(task, ds) for task, ds in opened if ds.sizes["sample"]] or opened[:1]
+    tasks = [task for task, _ in filled]
+    parts, labels = _with_distinct_ids([ds for _, ds in filled])
+    parts, conditions = _with_distinct_conditions(parts, tasks)
+    by_model: dict[str, dict[str, xr.Dataset]] = defaultdict(dict)
+    for task, part in zip(tasks, parts, strict=True):
+        for model in part["model"].values.tolist():
+            by_model[model][task] = part.sel(model=[model])
+    joined = _over_models([_over_tasks(same) for same in by_model.values()], labels.index, conditions)
+    along = {name: ("sample", labels[name].to_numpy(dtype=bool if name == "has_box" else object)) for name in labels}
+    return describe(joined.assign_coords(along))
+
+
+def task_of(path: Path) -> str:
+    """The task's name in a store's file name."""
+    return path.name.split(".zarr")[0]
+
+
+def _stores(folder: Path, kind: str) -> list[Path]:
+    """Sorted; a live store wins over its packed copy."""
+    live = sorted(folder.glob("*/*.zarr"))
+    packed = [path for path in sorted(folder.glob(f"*/*{PACKED}")) if path.with_suffix("") not in live]
+    return [path for path in sorted([*live, *packed]) if read_attrs(path)["kind"] == kind]
+
+
+def _read(path: Path, variables: Sequence[str] | None, lazy: bool) -> xr.Dataset:
+    ds = open_store(path)
+    if variables is not None:
+        ds = ds.drop_vars([name for name in ds.data_vars if name not in variables])
+    return ds if lazy else ds.load(scheduler="synchronous")  # small stores: threads cost more than they bring
+
+
+def _with_distinct_names(opened: list[tuple[Path, xr.Dataset]]) -> list[tuple[Path, xr.Dataset]]:
+    """The same, with the folder's name for a model whose name is also that of a model in a folder of that name."""
+    homes: dict[str, set[str]] = defaultdict(set)
+    for path, ds in opened:
+        for model in ds["model"].values.tolist():
+            homes[model].add(path.parent.name)
+    told = []
+    for path, ds in opened:
+        home, names = path.parent.name, ds["model"].values.tolist()
+        distinct = [home if len(homes[name]) > 1 and slug_of(name) != home else name for name in names]
+        if distinct != names:
+            ds = ds.assign_coords(model=np.array(distinct, dtype=object))
+        told.append((path, ds))
+    return told
+
+
+def _with_distinct_ids(datasets: list[xr.Dataset]) -> tuple[list[xr.Dataset], pd.DataFrame]:
+    """The datasets without their sample labels, and the labels of the union, indexed by id."""
+    frames = [_labels(ds) for ds in datasets]
+    distinct = pd.concat(frames).reset_index().drop_duplicates()
+    clashing = set(distinct.loc[distinct["sample"].duplicated(), "sample"])
+    if clashing:
+        for frame in frames:
+            told = [f"{i}@{_mark(row)}" if i in clashing else i for i, *row in frame.itertuples()]
+            frame.index = pd.Index(told, dtype=object)
+    union = pd.concat(frames)
+    union = union.loc[~union.index.duplicated()].drop(columns="data")
+    bare = [
+        ds.drop_vars(SAMPLE_LABELS, errors="ignore").assign_coords(sample=frame.index.to_numpy(dtype=object))
+        for ds, frame in zip(datasets, frames, strict=True)
+    ]
+    return bare, union
+
+
+def _labels(ds: xr.Dataset) -> pd.DataFrame:
+    columns: dict[str, Any] = {name: ds[name].values for name in SAMPLE_LABELS if name in ds.coords}
+    index = pd.Index(ds["sample"].values, name="sample", dtype=object)
+    return pd.DataFrame({**columns, "data": str(_identity(ds).get("task_files", ""))}, index=index)
+
+
+def _identity(ds: xr.Dataset) -> Mapping[str, object]:
+    return json.loads(str(ds["provenance"].values[0])).get("identity", {})
+
+
+def _mark(labels: Sequence[object]) -> str:
+    """Of what a sample is, whatever else its model was asked: models that were asked the same have the same mark."""
+    return hashlib.sha256(json.dumps([str(label) for label in labels]).encode()).hexdigest()[:MARK_LENGTH]
+
+
+def _with_distinct_conditions(datasets: list[xr.Dataset], tasks: list[str]) -> tuple[list[xr.Dataset], list[str]]:
+    """The datasets with labels along the `condition` dimension, and all labels in order of first appearance."""
+    tasks_of: dict[str, set[str]] = defaultdict(set)
+    for ds, task in zip(datasets, tasks, strict=True):
+        for condition, *_ in _groups(ds):
+            tasks_of[condition].add(task)
+    labelled, order = [], []
+    for ds, task in zip(datasets, tasks, strict=True):
+        groups = _groups(ds)
+        bare = ds.drop_vars(MAP_COORDINATES, errors="ignore")
+        if groups:
+            names = [GROUP.join((_condition(c, task, len(tasks_of[c]) > 1), *more)) for c, *more in groups]
+            order += names
+            bare = bare.assign_coords(condition=np.array(names, dtype=object))
+        labelled.append(bare)
+    return labelled, list(dict.fromkeys(order))
+
+
+def _groups(ds: xr.Dataset) -> list[tuple[str, ...]]:
+    if "mean_map" not in ds:
+        return []
+    labels = [ds[name].values.astype(str).tolist() for name in MAP_COORDINATES]
+    return list(zip(*labels, strict=True))
+
+
+def _condition(condition: str, task: str, shared: bool) -> str:
+    if not condition:
+        return task
+    return f"{task}: {condition}" if shared else condition
+
+
+def _over_tasks(by_task: Mapping[str, xr.Dataset]) -> xr.Dataset:
+    """One model: its samples one task after the other, its mean maps one group after the other."""
+    told = _merged_provenance({task: str(ds["provenance"].values[0]) for task, ds in by_task.items()})
+    numbered = [_numbered(ds) for ds in by_task.values()]
+    joined = [
+        _concat([ds[names] for ds in numbered if (names := [v for v in ds.data_vars if dim in ds[v].dims])], dim)
+        for dim in ("sample", "condition")
+        if any(dim in ds[v].dims for ds in numbered for v in ds.data_vars)
+    ]
+    merged = xr.merge(joined, join="outer", compat="override")
+    return merged.assign_coords(provenance=("model", np.array([told], dtype=object)))
+
+
+def _over_models(datasets: list[xr.Dataset], samples: pd.Index, conditions: list[str]) -> xr.Dataset:
+    wanted: dict[str, Any] = {"sample": samples.to_numpy(dtype=object)}
+    if conditions:
+        wanted["condition"] = np.array(conditions, dtype=object)
+    aligned = [
+        ds.reindex({dim: ids for dim, ids in wanted.items() if dim in ds.dims}, fill_value=_fills(ds))
+        for ds in datasets
+    ]
+    joined = _concat(aligned, "model")
+    if conditions:
+        labels = np.array([name.split(GROUP) for name in conditions], dtype=object).T
+        joined = joined.drop_vars("condition").assign_coords(
+            {name: ("condition", values) for name, values in zip(MAP_COORDINATES, labels, strict=True)}
+        )
+    if SELECTED in joined.coords:
+        places = np.divmod(joined[SELECTED].values, 1 << HEAD_BITS)
+        joined = joined.drop_vars(SELECTED).assign_coords(
+            {name: (SELECTED, values) for name, values in zip(SELECTED_COORDINATES, places, strict=True)}
+        )
+    return joined.drop_vars([dim for dim in PLACES if dim in joined.coords])
+
+
+def _numbered(ds: xr.Dataset) -> xr.Dataset:
+    """Labels to align by: grids of different size at their first cell, selected heads by what they are."""
+    labels = {dim: np.arange(ds.sizes[dim]) for dim in PLACES if dim in ds.dims}
+    if SELECTED in ds.dims:
+        layers, heads = (ds[name].values for name in SELECTED_COORDINATES)
+        labels[SELECTED] = (layers << HEAD_BITS) + heads
+    return ds.drop_vars(SELECTED_COORDINATES, errors="ignore").assign_coords(labels)
+
+
+def _concat(datasets: list[xr.Dataset], dim: str) -> xr.Dataset:
+    fills: dict[Hashable, Any] = {}
+    for ds in datasets:
+        fills |= _fills(ds)
+    return xr.concat(
+        datasets,
+        dim,
+        data_vars="all" if dim == "model" else "minimal",
+        coords="minimal",
+        compat="override",
+        join="outer",
+        combine_attrs="drop",
+        fill_value=fills,
+    )
+
+
+def _fills(ds: xr.Dataset) -> dict[Hashable, Any]:
+    """Text is filled with "", everything else with NaN (which turns whole numbers into floats)."""
+    return {name: "" for name, array in ds.variables.items() if array.dtype == object}
+
+
+def _merged_provenance(by_task: Mapping[str, str]) -> str:
+    """What all tasks share, and {task: value} for what differs between them."""
+    told = {task: json.loads(text) for task, text in by_task.items()}
+    merged: dict[str, dict[str, Any]] = {}
+    for part in dict.fromkeys(name for said in told.values() for name in said):
+        said = {task: told[task].get(part, {}) for task in told}
+        if not all(isinstance(value, Mapping) for value in said.values()):
+            merged[part] = said
+            continue
+        keys = dict.fromkeys(key for value in said.values() for key in value)
+        merged[part] = {key: _common({task: value.get(key) for task, value in said.items()}) for key in keys}
+    return json.dumps(merged, sort_keys=True)
+
+
+def _common(by_task: Mapping[str, Any]) -> Any:
+    values = list(by_task.values())
+    return values[0] if all(value == values[0] for value in values) else dict(by_task)

@@ -1,0 +1,201 @@
+"""The shape of a traced dataset: its coordinates, its attributes, and the check that it keeps its promises.
+
+The variables and their ranges are in `visualheads.store.variables`, the invariants in `visualheads.store.validate`.
+
+    coords = schema.coordinates("mini-1.5-7B", samples, layers=8, heads=8, queries=("first_generated",))
+    dataset = coords.assign(image_weight=(("model", "layer", "head", "sample", "query"), values), …)
+    dataset = schema.describe(dataset)
+    schema.assert_valid(dataset)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from visualheads.errors import ParameterError, SchemaError, got
+from visualheads.store.validate import violations
+from visualheads.store.variables import (
+    AS_THEY_ARE,
+    COORDINATE_NAMES,
+    MAP_COORDINATES,
+    QUERIES,
+    SAMPLE_COORDINATES,
+    SELECTED_COORDINATES,
+    STAGES,
+    TRACED,
+    VARIABLES,
+    Variable,
+)
+
+if TYPE_CHECKING:
+    from visualheads.tasks.sample import Sample
+
+__all__ = [
+    "QUERIES",
+    "STAGES",
+    "TRACED",
+    "VARIABLES",
+    "MapGroup",
+    "Variable",
+    "assert_valid",
+    "coordinates",
+    "depth_stages",
+    "describe",
+    "map_group",
+    "map_groups",
+    "mean_map_of",
+    "provenance",
+    "violations",
+]
+
+PAPER_STAGES = {32: (10, 20), 40: (13, 27)}
+"""First layer of the middle and of the late stage, read off the authors' released code (layers → bounds)."""
+
+
+def assert_valid(ds: xr.Dataset) -> None:
+    """Raise SchemaError with every violation of the schema and its invariants; return nothing when there is none.
+
+    Reads every value: on results larger than memory give it one model or task at a time.
+    """
+    found = violations(ds)
+    if found:
+        raise SchemaError(found)
+
+
+def describe(ds: xr.Dataset) -> xr.Dataset:
+    """The same dataset with long_name, units and range on every variable the schema knows. The input is unchanged."""
+    described = ds.copy()
+    for name, variable in described.variables.items():
+        if name in described.coords and name in COORDINATE_NAMES:
+            variable.attrs["long_name"] = COORDINATE_NAMES[str(name)]
+        elif name in described.data_vars and name in VARIABLES:
+            variable.attrs.update(VARIABLES[str(name)].attrs)
+    return described
+
+
+def depth_stages(layers: int) -> tuple[np.ndarray, np.ndarray]:
+    """Stage ("early", "middle", "late") and depth (0 first layer … 1 last layer) of each layer, both of shape (layer,).
+
+    32 layers: 0–9, 10–19, 20–31; 40 layers: 0–12, 13–26, 27–39 (code); other depths: thirds (ours).
+    """
+    if layers < 1:
+        raise ParameterError(got("layers", layers, "1 or more"))
+    middle, late = PAPER_STAGES.get(layers, (round(layers / 3), round(2 * layers / 3)))
+    index = np.arange(layers)
+    stages = np.array([STAGES[(i >= middle) + (i >= late)] for i in index.tolist()], dtype=object)
+    return stages, index / max(layers - 1, 1)
+
+
+def provenance(identity: Mapping[str, object], circumstance: Mapping[str, object]) -> str:
+    """The JSON text of the `provenance` coordinate: what was measured (identity), and on what (circumstance)."""
+    return json.dumps({"identity": dict(identity), "circumstance": dict(circumstance)}, sort_keys=True)
+
+
+class MapGroup(NamedTuple):
+    """Samples whose maps are averaged together: never two conditions, answer formats, or a picture and its control."""
+
+    condition: str = ""
+    format: str = "free"
+    control: str = ""
+
+
+def map_group(sample: Sample) -> MapGroup:
+    """The group of one sample."""
+    return MapGroup(sample.condition, sample.format, sample.control)
+
+
+def map_groups(samples: Iterable[Sample]) -> tuple[MapGroup, ...]:
+    """The groups in the order in which they first occur: the order along the `condition` dimension of mean maps."""
+    return tuple(dict.fromkeys(map_group(sample) for sample in samples))
+
+
+def coordinates(
+    model: str,
+    samples: Sequence[Sample],
+    layers: int,
+    heads: int,
+    *,
+    queries: Sequence[str] | str | None = QUERIES,
+    llm: str = "",
+    family: str = "",
+    recipe: str = "",
+    parameters: float = float("nan"),
+    training_step: int = -1,
+    provenance: str = '{"circumstance": {}, "identity": {}}',
+    groups: Sequence[MapGroup] | None = None,
+    selected: Sequence[tuple[int, int]] | None = None,
+) -> xr.Dataset:
+    """A dataset with all coordinates of one traced model and no variables yet.
+
+    queries as one text makes `query` a scalar coordinate (a single query in memory); None leaves it out. `groups` adds
+    the labels `map_condition`, `map_format` and `map_control` of the mean maps' `condition` dimension, whose own name
+    is taken by the samples' coordinate; `selected` those of the heads, (layer, head), whose maps are kept:
+    `selected_layer` and `selected_index` along `selected_head`.
+    Raises ParameterError for sample ids that are not unique.
+    """
+    ids = [sample.id for sample in samples]
+    if len(set(ids)) < len(ids):
+        twice = sorted({i for i in ids if ids.count(i) > 1})[:5]
+        raise ParameterError(f"sample ids are not unique: {', '.join(twice)}; give every sample its own id.")
+    stages, depth = depth_stages(layers)
+    coords: dict[str, object] = {
+        "model": _text([model]),
+        "layer": np.arange(layers),
+        "head": np.arange(heads),
+        "sample": _text(ids),
+        **{name: ("sample", _text([getattr(sample, name) for sample in samples])) for name in SAMPLE_COORDINATES},
+        "has_box": ("sample", np.array([sample.box is not None for sample in samples], dtype=bool)),
+        "llm": ("model", _text([llm])),
+        "family": ("model", _text([family])),
+        "recipe": ("model", _text([recipe])),
+        "parameters": ("model", np.array([parameters], dtype=float)),
+        "training_step": ("model", np.array([training_step], dtype=int)),
+        "provenance": ("model", _text([provenance])),
+        "depth_stage": (("model", "layer"), stages[None]),
+        "depth": (("model", "layer"), depth[None]),
+    }
+    if queries is not None:
+        coords["query"] = queries if isinstance(queries, str) else _text(queries)
+    if groups is not None:
+        for index, name in enumerate(MAP_COORDINATES):
+            coords[name] = ("condition", _text([group[index] for group in groups]))
+    if selected is not None:
+        for index, name in enumerate(SELECTED_COORDINATES):
+            coords[name] = ("selected_head", np.array([pair[index] for pair in selected], dtype=int))
+    return describe(xr.Dataset(coords=coords))
+
+
+def mean_map_of(ds: xr.Dataset, condition: str, format: str | None = None, control: str | None = None) -> xr.DataArray:
+    """`ds.mean_map` of one group of samples, without its `condition` dimension.
+
+    format, control: needed where the condition was asked in several formats, or under controls; by default the
+    pictures as they are. Groups are never averaged. Raises ParameterError for an unknown or ambiguous group.
+    """
+    if "mean_map" not in ds or not {*MAP_COORDINATES} <= set(ds.coords):
+        raise ParameterError("the dataset has no mean maps; trace with keep=('mean_map',).")
+    labels = zip(*(ds[name].values.astype(str).tolist() for name in MAP_COORDINATES), strict=True)
+    groups = [MapGroup(*label) for label in labels]
+    if condition not in {group.condition for group in groups}:
+        raise ParameterError(got("condition", condition, dict.fromkeys(group.condition for group in groups)))
+    controls = AS_THEY_ARE if control is None else (control,)
+    chosen = [
+        index
+        for index, group in enumerate(groups)
+        if group.condition == condition and group.control in controls and format in (None, group.format)
+    ]
+    if len(chosen) != 1:
+        there = [f"{g.format}, {g.control or 'none'}" for g in groups if g.condition == condition]
+        raise ParameterError(got(f"format, control of the mean map of {condition!r}", f"{format}, {control}", there))
+    return ds["mean_map"].isel(condition=chosen[0])
+
+
+def _text(values: Sequence[str]) -> np.ndarray:
+    """Object dtype, because zarr warns about fixed-width text."""
+    texts = np.empty(len(values), dtype=object)
+    texts[:] = [str(value) for value in values]
+    return texts

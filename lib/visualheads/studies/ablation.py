@@ -1,0 +1,274 @@
+"""What the ablation pages show: the full protocol's shipped stores where they hold, else a reduced protocol.
+
+Reduced means few questions, few rankings, few random controls; it is kept as a sweep beside the traces. Where a full
+store is shown, a part of it is computed again and compared, so that a page never tells another machine's story unseen.
+
+Experiments of a page on several models: the shipped large run where it holds, else a small one that is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from visualheads.analysis import benchmarks, models
+from visualheads.analysis.benchmarks import of_model
+from visualheads.analysis.effects import MAIN_TASK
+from visualheads.errors import IdentityMismatch, SampleError, StoreError
+from visualheads.heads.ranking import real_samples
+from visualheads.heads.selection import rank
+from visualheads.interventions import head_sets
+from visualheads.interventions.attribution import gradient_screen
+from visualheads.interventions.sweeps import sweep, sweep_path, sweep_to_store
+from visualheads.models.devices import CPU
+from visualheads.models.loading import load
+from visualheads.paths import slug_of
+from visualheads.store.cached import kept
+from visualheads.studies import shipped
+from visualheads.tasks import task as benchmark
+
+if TYPE_CHECKING:
+    from visualheads.models.wrapper import VisionLanguageModel
+    from visualheads.tasks.sample import Sample
+
+MEASURES = (*models.MEASURES, "concentration_no_sink", "sink_share", "spatial_entropy")
+"""Of the traces: all that rankings read."""
+
+
+RANKINGS = ("image_weight", "region_weight")
+STAGES = ("late", "all")
+MODE, POSITIONS = "zero", "all"
+COMPARED_SAMPLES, COMPARED_SETS = 64, 10
+"""Of a full store, computed again whenever it is shown."""
+SWEEP = "sweep-"
+TOLERANCE = {"margin": 0.05, "kl": 0.02, "correct": 0.02}
+"""How far the repeated computation may lie off, in logits, nats, and the share of answers that change: other processors
+round otherwise, which turns the odd tie. The rounding of what is shipped (ROUNDING) is allowed for besides."""
+ROUNDING = 2.0 ** -(shipped.BITS + 1)
+"""How far a shipped number may lie off by its rounding, as a share of it: half a step of its last bit."""
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A part of a full store computed again: largest differences of margin and KL, share of changed answers."""
+
+    samples: int
+    sets: int
+    margin: float
+    kl: float
+    correct: float
+
+
+@dataclass(frozen=True, eq=False)
+class Removed:
+    """What an ablation page shows.
+
+    sweeps     by mode and positions ("zero, all")
+    traces     of the main benchmark, for the scores of the heads
+    pictures   on how many (other) pictures the heads were chosen
+    repeated   the comparison with a full store; None where the protocol was reduced
+    why        why no full store is shown
+    """
+
+    sweeps: dict[str, xr.Dataset]
+    traces: xr.Dataset
+    pictures: int
+    repeated: Repeated | None = None
+    why: str = ""
+
+
+def removed(
+    model: VisionLanguageModel, results: str | Path, task: str = MAIN_TASK, condition: str = "plain-object",
+    n: int = 16, seed: int = 0, modes: Sequence[str] = (MODE,), rankings: Sequence[str] = RANKINGS,
+    stages: Sequence[str] = STAGES, controls: int = 3, bottom: bool = False, full: bool = True,
+) -> Removed:  # fmt: skip
+    """The full protocol's stores of this model, partly computed again; where there are none that hold, the reduced one.
+
+    full=False, or another benchmark than the main one: the reduced protocol, whatever is there. The other arguments
+    are the reduced protocol's. Raises StoreError where a full store is not what this machine computes.
+    """
+    traces = benchmarks.of_task(models.traced(results, MEASURES, [model.name]), task)
+    stores = shipped.full_stores(model.name) if full and task == MAIN_TASK else {}
+    found = {name: ds for name in stores if (ds := shipped.opened(model.name, name)) is not None}
+    sweeps = {_words(ds): ds for ds in found.values() if {"set", "sample", "heads"} <= {*ds.dims, *ds.data_vars}}
+    main = f"{MODE}, {POSITIONS}"
+    if main in sweeps:
+        sweeps = {main: sweeps.pop(main), **sweeps}
+        pictures = int(sweeps[main]["chosen_pictures"].values[0])
+        return Removed(sweeps, traces, pictures, repeat(model, sweeps[main]))
+    asked = list(benchmark(task).samples(condition=condition or None, format="free", n=n, seed=seed))
+    chosen = other_pictures(traces, asked)
+    sets = sets_of(chosen, rankings, stages, controls, bottom)
+    files = benchmark(task).files_hash()
+    swept = {f"{mode}, {POSITIONS}": run(model, asked, sets, results, task, mode, task_files=files) for mode in modes}
+    if swept:
+        first = next(iter(swept.values()))
+        screen = gradient_screen(model, asked, modes[0], POSITIONS, progress=False)["screen_margin"]
+        first["screen_margin"] = (screen.dims, screen.values)
+    return Removed(swept, traces, len(set(chosen["image_id"].values.tolist())), why=_why_reduced(model.name, full))
+
+
+def repeat(
+    model: VisionLanguageModel, store: xr.Dataset, n: int = COMPARED_SAMPLES, n_sets: int = COMPARED_SETS
+) -> Repeated:
+    """Compute sets spread over a full store again, on its first questions, and compare.
+
+    Raises StoreError where they differ by more than TOLERANCE: then the store is not of this code and these weights.
+    """
+    whole = np.flatnonzero(store["kl"].isel(model=0).notnull().all("set").values)[:n]
+    sets = np.unique(np.linspace(0, store.sizes["set"] - 1, n_sets).round().astype(int))
+    told = store.isel(model=0, sample=whole, set=sets)
+    known = {sample.id: sample for sample in benchmark(MAIN_TASK).samples(format="free")}
+    samples = [known[name] for name in told["sample"].values.tolist()]
+    marks = told["heads"].transpose("set", "layer", "head").astype(bool)
+    mode, positions = (str(store[name].values[0]) for name in ("mode", "positions"))
+    again = sweep(model, samples, marks, mode, positions, progress=False).isel(model=0)
+    apart: dict[str, float] = {}
+    for name, allowed in TOLERANCE.items():
+        difference = np.abs(again[name].values - told[name].transpose("set", "sample").values)
+        if name == "correct":
+            apart[name] = float(np.nanmean(difference))
+        else:
+            rounded = np.abs(told[name].transpose("set", "sample").values) * ROUNDING
+            difference = np.maximum(difference - rounded, 0)
+            apart[name] = float(np.nanmax(difference))
+        if not float(np.nanmean(difference) if name == "correct" else np.nanmax(difference)) <= allowed:
+            raise StoreError(
+                f"the full store of {model.name} is not what this machine computes: {name} differs by "
+                f"{apart[name]:.3g} (allowed: {allowed}); {_to_agree(model)}."
+            )
+    return Repeated(len(samples), len(sets), apart["margin"], apart["kl"], apart["correct"])
+
+
+def other_pictures(traces: xr.Dataset, samples: Sequence[Sample]) -> xr.Dataset:
+    """The traced samples of other pictures than these: heads are chosen there and judged here.
+
+    Samples with a control (white pictures) are left out. Raises SampleError where nothing is left.
+    """
+    own = real_samples(traces)
+    judged = {sample.image_id for sample in samples}
+    chosen = np.array([picture not in judged for picture in own["image_id"].values.astype(str)])
+    if not chosen.any():
+        raise SampleError("every traced picture is also judged; trace more questions, or remove heads on fewer.")
+    return own.isel(sample=np.flatnonzero(chosen))
+
+
+def sets_of(
+    traces: xr.Dataset, rankings: Sequence[str] = RANKINGS, stages: Sequence[str] = STAGES, seeds: int = 3,
+    bottom: bool = False, single: bool = True,
+) -> xr.DataArray:  # fmt: skip
+    """The head sets of one model: top heads with random others of their layers, and (`single`) every head alone.
+
+    traces   of one model; rankings without any finite score there are left out. Arguments as `protocol_sets`.
+    """
+    scores = {name: rank(traces, name).isel(model=0) for name in rankings}
+    known = {name: values for name, values in scores.items() if bool(np.isfinite(values).any())}
+    made = head_sets.protocol_sets(known, stages=stages, seeds=seeds, bottom=bottom)
+    if not single:
+        return made
+    alone = head_sets.single_heads(traces.sizes["layer"], traces.sizes["head"])
+    return xr.concat([made, alone], "set", coords="different", compat="equals")
+
+
+def run(
+    model: VisionLanguageModel, samples: Sequence[Sample], sets: xr.DataArray, results: str | Path, task: str,
+    mode: str = MODE, positions: str = POSITIONS, task_files: str = "", progress: Any = False,
+    reference: Sequence[Sample] | None = None,
+) -> xr.Dataset:  # fmt: skip
+    """Remove these sets on these samples and keep the sweep beside the traces; what is done already is not repeated.
+
+    A store of another run (other weights, questions or sets) is set aside and made anew: these are the book's own.
+    """
+    path = sweep_path(results, slug_of(model.name), task, mode, positions)
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def swept(fresh: bool) -> xr.Dataset:
+        return sweep_to_store(
+            model, samples, sets, path, mode, positions, reference, task_files=task_files, progress=progress,
+            fresh=fresh,
+        ).load()  # fmt: skip
+
+    try:
+        return swept(False)
+    except IdentityMismatch:
+        return swept(True)
+
+
+def _to_agree(model: VisionLanguageModel) -> str:
+    """What to do about a full store that differs: making it again helps only where it is computed as it was made."""
+    if (model.device, model.dtype) == (CPU, torch.float32):
+        return f"make it again with `visualheads full {model.name} --force`"
+    return "load the model with device='cpu' and dtype='float32': so it was made"
+
+
+def _words(ds: xr.Dataset) -> str:
+    return f"{ds['mode'].values[0]}, {ds['positions'].values[0]}"
+
+
+def _why_reduced(model: str, full: bool) -> str:
+    if not full:
+        return "it was asked for"
+    paths = shipped.all_stores(shipped.path_of(model, "").parent)
+    outdated = [why for path in paths if (why := shipped.why_outdated(path))]
+    return f"the shipped full stores were {outdated[0]}" if outdated else "no full stores of this model are shipped"
+
+
+Maker = Callable[["VisionLanguageModel", "Sequence[Sample]", xr.Dataset, Any, Mapping[str, xr.Dataset]], xr.Dataset]
+"""(model, questions, traces in which heads are chosen, size, what the makers before gave) → dataset."""
+
+
+def studied(
+    makers: Mapping[str, Maker], names: Sequence[str], results: str | Path, traces: xr.Dataset,
+    asked: Sequence[Sample], size: Any, small: bool = False,
+) -> dict[str, dict[str, xr.Dataset]]:  # fmt: skip
+    """The experiments of several models: store name → model → dataset; the shipped large run where it holds.
+
+    makers   by the name of their store, in the order in which they run
+    names    miniatures whose checkpoints are there
+    traces   of all of them (`survey.traced`): heads are chosen there, on other pictures than those asked about
+    size     a dataclass: how much is run
+    small    run the small size even where a large run is shipped
+    A small run is kept beside the traces and used again while weights, files and size are the same.
+    """
+    told: dict[str, dict[str, xr.Dataset]] = {store: {} for store in makers}
+    for name in names:
+        for store, ds in _of_model(makers, name, results, traces, asked, size, small).items():
+            told[store][name] = ds
+    return told
+
+
+def own_heads(traces: xr.Dataset, name: str) -> xr.Dataset:
+    """One model's samples of the main benchmark, with the layers and heads that it has."""
+    own = of_model(traces, name, MAIN_TASK)
+    weight = own["image_weight"].isel(model=0)
+    there = np.asarray(weight.notnull().any([dim for dim in weight.dims if dim not in ("layer", "head")]))
+    return own.isel(layer=np.flatnonzero(there.any(axis=1)), head=np.flatnonzero(there.any(axis=0)))
+
+
+def _of_model(
+    makers: Mapping[str, Maker], name: str, results: str | Path, traces: xr.Dataset, asked: Sequence[Sample],
+    size: Any, small: bool,
+) -> dict[str, xr.Dataset]:  # fmt: skip
+    whole = {store: None if small else shipped.opened(name, store) for store in makers}
+    if all(ds is not None for ds in whole.values()):
+        return {store: ds for store, ds in whole.items() if ds is not None}
+    chosen_on = other_pictures(own_heads(traces, name), asked)
+    loaded: list[VisionLanguageModel] = []
+    made: dict[str, xr.Dataset] = {}
+
+    def run(maker: Maker) -> xr.Dataset:
+        if not loaded:
+            loaded.append(load(name))
+        return maker(loaded[0], asked, chosen_on, size, made)
+
+    for store, maker in makers.items():
+        path = Path(results) / slug_of(name) / f"{MAIN_TASK}-{store}.zarr"
+        identity = {**shipped.identity_of(name, [MAIN_TASK], store), "size": asdict(size)}
+        made[store] = kept(path, store, identity, lambda maker=maker: run(maker))
+    return made

@@ -1,0 +1,235 @@
+"""The full protocol of one model (*Method*, “Interventions”): everything that verdicts about causes come from.
+
+Heads are chosen on one half of the pictures and judged on the other. Parts run one after the other, each through stores
+of its own below `work`, so that a killed run goes on where it stopped; what a part gives is shipped (`visualheads.
+shipped`) when all of the part is done. A new part is a function and an entry in PARTS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from visualheads.analysis.effects import MAIN_TASK, usable
+from visualheads.heads.ranking import head_count
+from visualheads.interventions import head_sets
+from visualheads.interventions.attribution import gradient_screen
+from visualheads.interventions.head_sets import split_samples
+from visualheads.interventions.modes import ALL
+from visualheads.interventions.sweeps import joined, kind_of
+from visualheads.studies import shipped, steering
+from visualheads.studies import sinks as sink_study
+from visualheads.studies.ablation import run, sets_of
+from visualheads.tasks import task as benchmark
+from visualheads.tracing import trace
+from visualheads.tracing.forward import QUERIES
+from visualheads.tracing.settings import circumstance_of
+
+if TYPE_CHECKING:
+    from visualheads.models.wrapper import VisionLanguageModel
+    from visualheads.tasks.sample import Sample
+
+N = 64
+"""Questions on which every set is judged."""
+CONDITION, OTHER_CONDITION = "plain-object", "visual-object"
+"""Condition in which heads are chosen and judged; the other one only adds pictures' worth of answers to claim 5."""
+SUBSETS, SHARE = 160, 0.12
+"""Random subsets for the linear attribution, and the share of the heads in each."""
+SEEDS = 5
+STAGES = ("early", "middle", "late", "all")
+MODES = (
+    ("zero", ALL), ("zero", "after_image"), ("mean", ALL), ("uniform", ALL), ("uniform_released", ALL),
+    ("image_knockout", ALL),
+)  # fmt: skip
+"""Modes and positions; the first is asked everything, the others the sets of claim 5 and every head alone."""
+MAIN_RANKING = "image_weight"
+TEXTS = ("prediction", "clean_prediction")
+STEPS = {"margin": 2.0**-6, "clean_margin": 2.0**-6, "screen_margin": 2.0**-8, "kl": 2.0**-10}
+"""What is shipped is told in these steps (logits, nats): finer than any effect, and it packs well."""
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What a part of the protocol works with.
+
+    tasks    benchmarks that the model knows, the main one among them
+    work     folder for what is unfinished
+    """
+
+    model: VisionLanguageModel
+    tasks: tuple[str, ...]
+    work: Path
+    report: Report = lambda _line: None
+    progress: Any = False
+    n: int = N
+
+    @cached_property
+    def halves(self) -> tuple[list[Sample], list[Sample]]:
+        """Questions on which heads are chosen, and on which they are judged: no picture is in both."""
+        asked = benchmark(MAIN_TASK).samples(condition=CONDITION, format="free")
+        first, second = split_samples(list(asked))
+        return first, second
+
+    @property
+    def chosen(self) -> list[Sample]:
+        """The half on which heads are chosen."""
+        return self.halves[0]
+
+    @property
+    def judged(self) -> list[Sample]:
+        """The first `n` questions of the half on which they are judged."""
+        return self.halves[1][: self.n]
+
+    @cached_property
+    def traces(self) -> xr.Dataset:
+        """The model on the half on which heads are chosen, both attention rows, in memory."""
+        self.report(f"{self.model.name}: tracing {len(self.chosen)} questions on which heads are chosen")
+        return trace.trace(self.model, self.chosen, query=QUERIES, progress=self.progress)
+
+
+Made = Mapping[str, tuple[xr.Dataset, str, Sequence[str]]]
+"""Datasets of one model by the name of their store: (dataset, kind of store, tasks whose files decided it)."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the protocol: the stores that it ships, and the function that gives their datasets."""
+
+    stores: tuple[str, ...]
+    run: Callable[[Setting], Made]
+
+
+def removed_heads(setting: Setting) -> Made:
+    """Heads removed in every mode: many sets, every head alone, random subsets; the late sets on more questions."""
+    found: dict[str, tuple[xr.Dataset, str, Sequence[str]]] = {}
+    for mode, positions in MODES:
+        tasks = setting.tasks if (mode, positions) == MODES[0] else (MAIN_TASK,)
+        ds = _swept(setting, mode, positions, tasks)
+        found[f"{mode}-{positions}"] = (ds, kind_of(mode, positions), tasks)
+    return found
+
+
+def steered_heads(setting: Setting) -> Made:
+    """Heads steered to objects, heads boosted, boxes from heads' maps: the experiments of the page on steering."""
+    found = steering.run(setting.model, setting.judged, setting.traces, steering.FULL, setting.progress)
+    return {store: (ds, store, (MAIN_TASK,)) for store, ds in found.items()}
+
+
+def sinks(setting: Setting) -> Made:
+    """What sinks hold, and what hiding or redistributing them does: the experiments of the page on sinks."""
+    found = sink_study.run(setting.model, setting.judged, setting.traces, sink_study.FULL, setting.progress)
+    return {store: (ds, store, (MAIN_TASK,)) for store, ds in found.items()}
+
+
+PARTS: dict[str, Part] = {
+    "removed heads": Part(tuple(f"{mode}-{positions}" for mode, positions in MODES), removed_heads),
+    "steering": Part(steering.STORES, steered_heads),
+    "sinks": Part(sink_study.STORES, sinks),
+}
+"""In the order in which they run."""
+
+
+def run_protocol(
+    model: VisionLanguageModel, tasks: Sequence[str], work: str | Path, report: Report = lambda _line: None,
+    force: bool = False, progress: Any = False, root: Path | None = None, n: int = N,
+) -> list[Path]:  # fmt: skip
+    """Run every part that is not shipped for what is there now, and ship it; return the stores that were written.
+
+    tasks    benchmarks that the model knows; the main one is always asked
+    work     folder for what is unfinished: the same call goes on from there
+    root     where the stores go, by default the shipped ones' folder
+    """
+    known = (MAIN_TASK, *(name for name in tasks if name != MAIN_TASK))
+    setting = Setting(model, known, Path(work), report, progress, n)
+    written: list[Path] = []
+    for name, part in PARTS.items():
+        if not force and is_current(model.name, [name], root):
+            report(f"{model.name}: {name} is up to date")
+            continue
+        for store, (ds, kind, decided) in part.run(setting).items():
+            written.append(shipped.ship(_stepped(ds), model.name, store, decided, kind, circumstance_of(model), root))
+        report(f"{model.name}: {name} done")
+    return written
+
+
+def is_current(model: str, parts: Sequence[str] | None = None, root: Path | None = None) -> bool:
+    """Whether these parts (all) are shipped for the weights and files that are there now."""
+    wanted = {store for name in (PARTS if parts is None else parts) for store in PARTS[name].stores}
+    return wanted <= set(shipped.full_stores(model, root))
+
+
+def _stepped(ds: xr.Dataset) -> xr.Dataset:
+    return ds.assign({name: (ds[name] / step).round() * step for name, step in STEPS.items() if name in ds})
+
+
+def _swept(setting: Setting, mode: str, positions: str, tasks: Sequence[str]) -> xr.Dataset:
+    """All sweeps of one mode, joined: sets × samples, NaN where a set was not tried."""
+    model, first = setting.model, (mode, positions) == MODES[0]
+    layers, heads, _ = model.shape
+    names = usable(setting.traces) if first else (MAIN_RANKING,)
+    sets = sets_of(setting.traces, names, STAGES if first else ("late", "all"), SEEDS, bottom=True)
+    if first:
+        subsets = head_sets.random_subsets(layers, heads, SUBSETS, SHARE)
+        sets = xr.concat([sets, subsets], "set", coords="different", compat="equals")
+    alone = sets.isel(set=np.flatnonzero(sets["order"].values == "single"))
+    asked: list[tuple[str, str, list[Sample], xr.DataArray]] = [
+        (MAIN_TASK, "", setting.judged, sets),
+        (MAIN_TASK, "-more", _more(setting), _of_claim_five(sets, layers * heads)),
+    ]
+    if first:
+        asked.append((MAIN_TASK, "-letters", _as_letters(setting.judged), alone))
+        asked += [(name, "", _others(name, setting.n), alone) for name in tasks if name != MAIN_TASK]
+    reference = setting.chosen[: setting.n] if mode == "mean" else None
+    parts = []
+    for task, ending, samples, chosen in asked:
+        told = f"{len(chosen)} sets of heads, {len(samples)} questions of {task}{ending}"
+        setting.report(f"{model.name}: {mode}, {positions}: {told}")
+        parts.append(
+            run(model, samples, chosen, setting.work, f"{task}{ending}", mode, positions, benchmark(task).files_hash(),
+                reference=reference, progress=setting.progress)
+        )  # fmt: skip
+    ds = joined(parts).drop_vars(list(TEXTS))
+    if first:
+        setting.report(f"{model.name}: gradient screen")
+        screen = gradient_screen(model, setting.judged, mode, positions, progress=setting.progress)
+        ds["screen_margin"] = screen["screen_margin"].drop_vars(list(screen.coords)).assign_coords(
+            model=ds["model"], sample=screen["sample"]).reindex(sample=ds["sample"])  # fmt: skip
+    pictures = len({sample.image_id for sample in setting.chosen})
+    return ds.assign_coords(chosen_pictures=("model", [pictures]))
+
+
+def _of_claim_five(sets: xr.DataArray, n_heads: int) -> xr.DataArray:
+    """The late top set of the released share of heads, and its random controls."""
+    late = (sets["ranking"].values == MAIN_RANKING) & (sets["stage"].values == "late")
+    counts = sets["count"].values
+    nearest = min(set(counts[late].tolist()), key=lambda count: abs(count - head_count(n_heads)))
+    wanted = late & (counts == nearest) & np.isin(sets["order"].values, ["top", "random"])
+    return sets.isel(set=np.flatnonzero(wanted))
+
+
+def _more(setting: Setting) -> list[Sample]:
+    """The rest of the judging half, and its pictures in the other condition."""
+    other = benchmark(MAIN_TASK).samples(condition=OTHER_CONDITION, format="free")
+    pictures = {sample.image_id for sample in setting.halves[1]}
+    return [*setting.halves[1][setting.n :], *(sample for sample in other if sample.image_id in pictures)]
+
+
+def _as_letters(samples: Sequence[Sample]) -> list[Sample]:
+    """The same questions with letters to choose from, as far as they have choices."""
+    asked = {sample.question_id for sample in samples}
+    found = benchmark(MAIN_TASK).samples(condition=CONDITION, format="letters")
+    return [sample for sample in found if sample.question_id in asked]
+
+
+def _others(task: str, n: int) -> list[Sample]:
+    """Questions of another benchmark, in its first condition and format."""
+    known = benchmark(task)
+    return list(known.samples(condition=known.conditions[0], format=known.formats[0], n=n))

@@ -1,0 +1,260 @@
+"""Steering experiments: does the answer follow the head's gaze, how much bias helps, and how well heads ground objects.
+
+`interventions.steer` does the steering; here are its questions, and the tables they are answered with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from visualheads.errors import HeadError, ParameterError, SampleError, got
+from visualheads.heads.ranking import top_heads
+from visualheads.interventions.modes import ALL
+from visualheads.interventions.sweeps import sweep
+from visualheads.studies import grounding
+from visualheads.tasks.prompts import free_form
+from visualheads.tracing.trace import trace
+
+if TYPE_CHECKING:
+    from visualheads.models.token_map import TokenMap
+    from visualheads.models.wrapper import VisionLanguageModel
+    from visualheads.tasks.sample import Box, Sample
+
+MOST_HEADS = 10
+"""Grounding is measured with the best 1 to 10 heads."""
+Ask = Literal["count", "name"]
+ASKED = ("count", "name")
+NAME_QUESTION = "What is the object in the rectangle?"
+"""What a steered model is asked for a name; miniatures are trained on this question, of drawn rectangles."""
+EDGES = ("left", "top", "right", "bottom")
+
+
+def candidates(samples: Sequence[Sample], ask: Ask = "count", others: bool = False) -> list[Sample]:
+    """Every object that a question could mean, as a sample of its own: steered to its box, does the answer follow?
+
+    One sample per labelled kind of object (`boxes`), whose `box` is the first object of it, and whose `answer` is what
+    would be right of it, so that `correct` of a steered run says whether the answer followed, `clean_correct` how often
+    it is given anyway. Ids end in “→kind”.
+
+    ask     "count": the question stays, the answer is the kind's number; needs two kinds in different numbers.
+            "name": asks what the object in the rectangle is, the answer is the kind; needs two kinds
+    others  leave out the kind that the sample's own box marks: steering against a mark
+    Samples without two such kinds, or with choices (whose letters name other things), are left out. Raises SampleError
+    where none is left, ParameterError for another `ask`.
+    """
+    if ask not in ASKED:
+        raise ParameterError(got("ask", ask, ASKED))
+    made = []
+    for sample in samples:
+        boxes = {name: found for name, found in (sample.boxes or {}).items() if found}
+        told = {name: str(len(found)) if ask == "count" else name for name, found in boxes.items()}
+        if sample.choices or len(set(told.values())) < 2:
+            continue
+        own = kind_of_box(sample) if others else None
+        question = sample.question if ask == "count" else free_form(NAME_QUESTION)
+        made += [
+            replace(
+                sample, id=f"{sample.id}→{name}", box=tuple(boxes[name][0]), answer=answer, question=question,
+                task=sample.task if ask == "count" else f"{sample.task}-names",
+            )
+            for name, answer in told.items()
+            if name != own
+        ]  # fmt: skip
+    if not made:
+        raise SampleError(
+            "no sample has two kinds of labelled objects in different numbers; give free-form samples with `boxes`, "
+            "such as vh.task('looktwice').samples(condition='plain-general', format='free')."
+        )
+    return made
+
+
+def kind_of_box(sample: Sample) -> str | None:
+    """The kind of labelled object whose box is the sample's own; None where there is none."""
+    if sample.box is None:
+        return None
+    return next((name for name, found in (sample.boxes or {}).items() if sample.box in list(found)), None)
+
+
+def targets(sample: Sample) -> list[Box]:
+    """What a sample asks about: all labelled objects of the kind that its box marks, else that box."""
+    kind = kind_of_box(sample)
+    if kind is not None and sample.boxes is not None:
+        return list(sample.boxes[kind])
+    return [] if sample.box is None else [sample.box]
+
+
+def steer_to_candidates(
+    model: VisionLanguageModel, samples: Sequence[Sample], sets: Any, bias: float = 4.0, positions: str = ALL,
+    ask: Ask = "count", others: bool = False, **settings: Any,
+) -> xr.Dataset:  # fmt: skip
+    """Steer sets of heads to each candidate object: a sweep's Dataset over `candidates(samples, ask, others)`.
+
+    `correct` is 1 where the answer is that of the object steered to: its number, or its name. `sets` and `settings` as
+    in `sweep`: compare top heads, matched random ones and all heads.
+    """
+    asked = candidates(samples, ask, others)
+    return sweep(model, asked, sets, "steer", positions, bias=bias, box=[one.box for one in asked], **settings)
+
+
+def bias_curve(
+    model: VisionLanguageModel, samples: Sequence[Sample], sets: Any, biases: Sequence[float], mode: str = "boost",
+    positions: str = ALL, box: Any = None, **settings: Any,
+) -> xr.Dataset:  # fmt: skip
+    """The same sweep at several strengths: a Dataset with the dimension `bias` (model, bias, set, sample).
+
+    mode "boost" (all image keys) or "steer" (to `box`). Negative biases take attention away; 0 is the clean run.
+    Raises ParameterError for no strengths or another mode.
+    """
+    if mode not in ("boost", "steer"):
+        raise ParameterError(got("mode", mode, ["boost", "steer"]))
+    if not len(biases) or len(set(biases)) < len(biases):
+        raise ParameterError(got("biases", list(biases), "at least one strength, each once"))
+    runs = [sweep(model, samples, sets, mode, positions, bias=bias, box=box, **settings) for bias in biases]
+    clean = [name for name in runs[0].data_vars if "set" not in runs[0][name].dims or name == "heads"]
+    changed = xr.concat(
+        [run.drop_vars(clean) for run in runs], "bias", coords="minimal", compat="override", combine_attrs="override"
+    )
+    order = ("model", "bias", "set", "sample")
+    return changed.transpose(*order, ...).assign(runs[0][clean]).assign_coords(bias=[float(bias) for bias in biases])
+
+
+def ground(
+    model: VisionLanguageModel,
+    samples: Sequence[Sample],
+    scores: xr.DataArray,
+    most: int = MOST_HEADS,
+    rule: Literal["threshold", "gaussian"] = "threshold",
+    level: float = grounding.LEVEL,
+    query: str = "last_prompt",
+    **settings: Any,
+) -> xr.Dataset:
+    """Boxes from the maps of the best 1 … `most` heads by a ranking, against the objects that each sample asks about.
+
+    hit   (model, heads_used, sample) 1 where the strongest patch's centre lies in one of their boxes (pointing game)
+    iou   (model, heads_used, sample) of the box made from the map (`grounding.box_of_map`) with the nearest, 0…1
+    box   (model, heads_used, sample, edge) that box: left, top, right, bottom in original pixels; NaN for an empty map
+    and (model, sample) baselines: chance, the share of the picture's patches whose centre lies in one of the boxes,
+    which is how often a random patch hits; whole_iou, of the whole picture; centre_hit, of the picture's middle. The
+    coordinates selected_layer and selected_head (heads_used) name the heads in order.
+
+    scores  (layer, head), or (model, layer, head) of this model; find them on other pictures than those judged
+    The objects are all labelled ones of the kind that the sample's box marks (`targets`), else that box. Samples
+    without a box are refused (SampleError). `settings` as in `trace`.
+    """
+    found = ground_rankings(model, samples, {"scores": scores}, most, (rule,), level, query, **settings)
+    one = found.isel(ranking=0, rule=0, drop=True)
+    return one.drop_vars([name for name in one.variables if "grid_row" in one[name].dims])
+
+
+def ground_rankings(
+    model: VisionLanguageModel,
+    samples: Sequence[Sample],
+    rankings: Mapping[str, xr.DataArray],
+    most: int = MOST_HEADS,
+    rules: Sequence[Literal["threshold", "gaussian"]] = grounding.RULES,
+    level: float = grounding.LEVEL,
+    query: str = "last_prompt",
+    **settings: Any,
+) -> xr.Dataset:
+    """`ground` by several rankings and rules in one pass: hit, iou and box with the dimensions ranking and rule too.
+
+    map   (model, ranking, sample, grid_row, grid_column): the maps of the `most` best heads added up (`combined`)
+    Where a ranking has fewer heads with a finite score than `most`, all rankings use that many.
+    """
+    if isinstance(most, bool) or not most >= 1:
+        raise ParameterError(got("most", most, "1 or more heads"))
+    for sample in samples:
+        if sample.box is None:
+            raise SampleError(f"sample {sample.id!r} has no box to ground; give samples that ask about a box.")
+    best = {name: _best(scores, most) for name, scores in rankings.items()}
+    used = min(len(chosen) for chosen in best.values())
+    best = {name: chosen[:used] for name, chosen in best.items()}
+    union = sorted({pair for chosen in best.values() for pair in chosen})
+    ds = trace(model, samples, query=query, keep=("maps",), heads=union, **settings)
+    maps = ds["maps"].values[0]
+    shape = (1, len(best), len(rules), used, len(samples))
+    hit, overlap = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    boxes = np.full((*shape, 4), np.nan, np.float32)
+    added = np.zeros((1, len(best), len(samples), *maps.shape[-2:]), np.float32)
+    baselines = {name: np.zeros((1, len(samples)), np.float32) for name in ("chance", "whole_iou", "centre_hit")}
+    for index, sample in enumerate(samples):
+        size = sample.open().size
+        asked, token_map = targets(sample), model.token_map(size)
+        cells = grounding.cells_of(token_map, maps.shape[-2:])
+        for name, value in _baselines(token_map, asked, size).items():
+            baselines[name][0, index] = value
+        for place, chosen in enumerate(best.values()):
+            own = maps[index, [union.index(pair) for pair in chosen]]
+            for count in range(used):
+                values = grounding.combined(own[: count + 1])
+                point = grounding.point_of_map(values, cells)
+                hit[0, place, :, count, index] = point is not None and any(
+                    grounding.inside(point, box) for box in asked
+                )
+                for way, rule in enumerate(rules):
+                    found = grounding.box_of_map(values, cells, rule, level)
+                    if found is not None:
+                        boxes[0, place, way, count, index] = found
+                        overlap[0, place, way, count, index] = max(grounding.iou(found, box) for box in asked)
+            added[0, place, index] = grounding.combined(own)
+    dims = ("model", "ranking", "rule", "heads_used", "sample")
+    pairs = np.array(list(best.values()))
+    along = ("ranking", "heads_used")
+    return samples_only(ds).assign(
+        hit=(dims, hit), iou=(dims, overlap), box=((*dims, "edge"), boxes),
+        map=(("model", "ranking", "sample", "grid_row", "grid_column"), added),
+    ).assign({name: (("model", "sample"), values) for name, values in baselines.items()}).assign_coords(
+        ranking=objects(list(best)),
+        rule=objects(list(rules)),
+        heads_used=np.arange(1, used + 1),
+        edge=objects(EDGES),
+        selected_layer=(along, pairs[..., 0]),
+        selected_head=(along, pairs[..., 1]),
+    )  # fmt: skip
+
+
+def samples_only(ds: xr.Dataset) -> xr.Dataset:
+    """A traced dataset's coordinates of models and samples, without its variables."""
+    bare = ds.drop_vars(list(ds.data_vars))
+    return bare.drop_vars([name for name in bare.variables if not set(bare[name].dims) <= {"model", "sample"}])
+
+
+def objects(names: Sequence[str]) -> NDArray[np.object_]:
+    """Names as labels of a dimension."""
+    array = np.empty(len(names), dtype=object)
+    array[:] = list(names)
+    return array
+
+
+def _best(scores: xr.DataArray, most: int) -> list[tuple[int, int]]:
+    if "bound" in scores.dims:
+        scores = scores.sel(bound="estimate", drop=True)
+    if "model" in scores.dims:
+        if scores.sizes["model"] != 1:
+            raise ParameterError(got("models in the ranking", scores.sizes["model"], "1", "select this model's scores"))
+        scores = scores.squeeze("model", drop=True)
+    values = scores.transpose("layer", "head").values
+    flat: NDArray[np.floating] = np.where(np.isfinite(values), values, np.nan).reshape(-1, 1)
+    marks = top_heads(flat, min(most, int(np.isfinite(flat).sum())))[:, 0]
+    if not marks.any():
+        raise HeadError("the ranking has no finite score, so there is no head to ground with.")
+    order = sorted(np.flatnonzero(marks), key=lambda place: (-flat[place, 0], place))
+    return [(int(place) // values.shape[1], int(place) % values.shape[1]) for place in order]
+
+
+def _baselines(token_map: TokenMap, asked: Sequence[Box], size: tuple[int, int]) -> dict[str, float]:
+    patches = token_map.is_patch & (token_map.tile == 0)
+    inside = np.any([token_map.in_box(box, rule="centre") for box in asked], axis=0)
+    whole = (0.0, 0.0, float(size[0]), float(size[1]))
+    middle = (size[0] / 2, size[1] / 2)
+    return {
+        "chance": float(inside[patches].mean()) if patches.any() else float("nan"),
+        "whole_iou": max(grounding.iou(whole, box) for box in asked),
+        "centre_hit": float(any(grounding.inside(middle, box) for box in asked)),
+    }

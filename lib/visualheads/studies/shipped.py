@@ -1,0 +1,130 @@
+"""The full protocol's stores that are shipped with the project: where they lie, and whether they still hold.
+
+`data/full/<model>/<name>.zarr.zip`. A store is used only where its identity – weights, task files, definitions, modes,
+protocol – is that of what is there now. Making them is `visualheads.studies.full_protocol`'s work.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from visualheads.cards import data_folder, miniature_folder
+from visualheads.interventions.modes import VERSION
+from visualheads.interventions.results import with_heads
+from visualheads.models.provenance import hash_weights
+from visualheads.paths import slug_of
+from visualheads.store.pack import pack
+from visualheads.store.read import PACKED, open_store
+from visualheads.store.schema import provenance
+from visualheads.tasks import task as benchmark
+from visualheads.tracing.measures import DEFINITIONS_VERSION
+
+FULL = "full"
+"""The folder of the shipped stores, in the data folder."""
+PROTOCOL = "1"
+"""Part of the identity: raised whenever the full protocol asks something else."""
+REVISED = {"sinks": "2", "sink-removal": "2"}
+"""By the name of a store: what stands for PROTOCOL where only this store's part has changed since, raised likewise."""
+KEPT = ("reference", "bias")
+"""Of the identity that a dataset brings along: what it was made with, kept where it is told. Stores shipped before
+this was kept lack it, and hold nevertheless: only what `identity_of` names outdates a store."""
+BITS = 8
+"""Mantissa bits kept of what is shipped: within 0.2 % of each number, and small."""
+
+
+def full_folder() -> Path:
+    """Where the shipped stores lie, there or not."""
+    return data_folder() / FULL
+
+
+def path_of(model: str, name: str, root: Path | None = None) -> Path:
+    """Where one of a model's full stores lies, there or not. `root`: a folder other than the shipped one."""
+    return (root or full_folder()) / slug_of(model) / f"{name}{PACKED}"
+
+
+def identity_of(model: str, tasks: Sequence[str], name: str) -> dict[str, Any]:
+    """What decides the numbers of the full store `name`, as it is now; weights are "" for models whose folder is not
+    there."""
+    folder = miniature_folder(model)
+    return {
+        "checkpoint": model,
+        "weights": _weights(folder, _changed(folder)) if folder.is_dir() else "",
+        "task_files": {name: _task_files(name, _changed(data_folder() / "scenes" / name)) for name in sorted(tasks)},
+        "definitions": DEFINITIONS_VERSION,
+        "interventions": VERSION,
+        "protocol": REVISED.get(name, PROTOCOL),
+    }
+
+
+def ship(
+    ds: xr.Dataset, model: str, name: str, tasks: Sequence[str], kind: str, circumstance: dict[str, Any] | None = None,
+    root: Path | None = None,
+) -> Path:  # fmt: skip
+    """Write one full store of a model, with the identity of what is there now; return its path.
+
+    ds      dims (model, …) of this model alone; float32 is rounded to BITS; of its own identity KEPT is kept
+    tasks   benchmarks whose files decided it
+    kind    as of any store: "sweep-zero-all", "sinks", …
+    """
+    told = np.empty(1, dtype=object)
+    told[0] = provenance(identity_of(model, tasks, name) | _kept(ds), circumstance or {})
+    return pack(ds.assign_coords(provenance=("model", told)), path_of(model, name, root), BITS, kind)
+
+
+def why_outdated(path: Path) -> str:
+    """Why a full store is not to be used; "" where it holds. Raises StoreError for a damaged store."""
+    told = json.loads(str(open_store(path)["provenance"].values[0]))["identity"]
+    if slug_of(str(told.get("checkpoint", ""))) != path.parent.name:
+        return f"made from {told.get('checkpoint')}, which is another model than its folder's"
+    tasks = list(told.get("task_files", {}))
+    now = identity_of(str(told.get("checkpoint", "")), tasks, path.name.removesuffix(PACKED))
+    differing = [name for name, value in now.items() if told.get(name) != value]
+    return f"made from other {', '.join(differing).replace('_', ' ')} than there are now" if differing else ""
+
+
+def full_stores(model: str, root: Path | None = None) -> dict[str, Path]:
+    """A model's full stores that hold, by name."""
+    folder = path_of(model, "", root).parent
+    return {path.name.removesuffix(PACKED): path for path in all_stores(folder) if not why_outdated(path)}
+
+
+def opened(model: str, name: str, root: Path | None = None) -> xr.Dataset | None:
+    """One of a model's full stores in memory; None where there is none that holds."""
+    path = path_of(model, name, root)
+    return with_heads(open_store(path).load()) if path.is_file() and not why_outdated(path) else None
+
+
+def all_stores(folder: Path) -> list[Path]:
+    """Packed stores in a model's folder, in the order of their names."""
+    return sorted(folder.glob(f"*{PACKED}"))
+
+
+def _kept(ds: xr.Dataset) -> dict[str, Any]:
+    """What of KEPT a dataset tells of itself; a dimension of that name holds several, of which its identity has one."""
+    told = json.loads(str(ds["provenance"].values[0])).get("identity", {}) if "provenance" in ds.coords else {}
+    return {name: told[name] for name in KEPT if name not in ds.dims and told.get(name) not in (None, "")}
+
+
+def _changed(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Size and time of the files that lie there: hashing them again and again would take longer than reading stores."""
+    found = sorted(path for path in folder.glob("*") if path.is_file()) if folder.is_dir() else []
+    return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in found)
+
+
+@cache
+def _weights(folder: Path, changed: tuple[tuple[str, int, int], ...]) -> str:
+    del changed  # weights that changed are another entry
+    return hash_weights(folder)
+
+
+@cache
+def _task_files(name: str, changed: tuple[tuple[str, int, int], ...]) -> str:
+    del changed
+    return benchmark(name).files_hash()

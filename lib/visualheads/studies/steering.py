@@ -1,0 +1,185 @@
+"""The experiments of the steering page on one model: steering between objects, boosting, grounding.
+
+`visualheads.studies.full_protocol` runs them large, a build of the book small (`REDUCED`),
+unless a large run is shipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from visualheads.analysis.effects import MAIN_TASK
+from visualheads.errors import HeadError
+from visualheads.heads.selection import rank
+from visualheads.interventions import head_sets
+from visualheads.interventions.modes import AFTER_IMAGE
+from visualheads.studies import ablation
+from visualheads.studies.gaze import MOST_HEADS, Ask, bias_curve, candidates, ground_rankings, objects
+from visualheads.tasks import task as benchmark
+
+if TYPE_CHECKING:
+    from visualheads.models.wrapper import VisionLanguageModel
+    from visualheads.tasks.sample import Sample
+
+STEERING, BOOST, GROUNDING = "steering", "boost", "grounding"
+STORES = (STEERING, BOOST, GROUNDING)
+"""Names and kinds of the stores that these experiments leave."""
+CONDITION = "plain-object"
+"""Questions that are boosted and grounded."""
+SITUATIONS: tuple[tuple[Ask, str, str], ...] = (
+    ("count", "nothing marked", "plain-general"),
+    ("count", "another marked", "visual-general"),
+    ("name", "nothing marked", "plain-general"),
+    ("name", "another marked", "visual-general"),
+)
+"""What is asked of an object steered to, what the picture marks, and the condition whose pictures are used."""
+RANDOM = "random"
+EXAMPLES = 3
+"""Pictures whose maps are kept to be shown."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is run.
+
+    questions   boosted and grounded; scenes: pictures that are steered in
+    counts      numbers of top heads, of a model of 1024 heads
+    seeds       random sets per top set
+    biases      of steering; strengths: of boosting
+    """
+
+    questions: int = 16
+    scenes: int = 10
+    counts: tuple[int, ...] = (20, 100)
+    ranking: str = "gaze"
+    grounding: tuple[str, ...] = ("gaze", "localization")
+    seeds: int = 3
+    biases: tuple[float, ...] = (4.0,)
+    strengths: tuple[float, ...] = (-4.0, -1.0, 1.0, 2.0, 4.0)
+    most: int = MOST_HEADS
+    positions: str = AFTER_IMAGE
+
+
+REDUCED = Size()
+FULL = Size(
+    questions=64, scenes=32, counts=(20, 50, 100, 200), seeds=5, biases=(2.0, 4.0, 8.0),
+    strengths=(-8.0, -4.0, -2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 4.0, 8.0),
+)  # fmt: skip
+
+
+def run(
+    model: VisionLanguageModel, asked: Sequence[Sample], traces: xr.Dataset, size: Size = FULL, progress: Any = False
+) -> dict[str, xr.Dataset]:
+    """All experiments on one model: datasets by the name of their store, each with `model` of length 1.
+
+    asked    questions about boxes (condition `CONDITION`); scenes are their pictures
+    traces   of this model alone, both attention rows, on other pictures: there heads are chosen
+    """
+    return {
+        STEERING: steering(model, asked, traces, size, progress),
+        BOOST: boost(model, asked, traces, size, progress),
+        GROUNDING: grounding(model, asked, traces, size, progress),
+    }
+
+
+def sets_of(traces: xr.Dataset, size: Size) -> xr.DataArray:
+    """Top heads by the ranking, matched random ones, and all heads (order "all")."""
+    scores = rank(traces, size.ranking).isel(model=0)
+    counts = head_sets.scaled_counts(int(np.isfinite(scores).sum()), size.counts)
+    made = head_sets.protocol_sets({size.ranking: scores}, counts, ("all",), size.seeds, bottom=False)
+    everything = head_sets.HeadSet(np.isfinite(scores.transpose("layer", "head").values), "", "all", "all")
+    return xr.concat([made, head_sets.as_array([everything])], "set", coords="different", compat="equals")
+
+
+def steering(
+    model: VisionLanguageModel, asked: Sequence[Sample], traces: xr.Dataset, size: Size, progress: Any = False
+) -> xr.Dataset:
+    """Heads steered to every candidate object of every situation: dims (model, bias, set, sample).
+
+    `correct` tells whether the answer is that of the object steered to; the coordinate `condition` the situation, such
+    as "name, another marked". Raises SampleError where no picture has two kinds of objects.
+    """
+    pictures = list(dict.fromkeys(sample.image_id for sample in asked))
+    parts = []
+    for ask, marked, condition in SITUATIONS:
+        every = benchmark(MAIN_TASK).samples(condition=condition, format="free")
+        mine = {sample.image_id: sample for sample in every if sample.image_id in set(pictures)}
+        usable = _scenes([mine[picture] for picture in pictures if picture in mine], size.scenes)
+        found = candidates(usable, ask, others=marked != "nothing marked")
+        boxes = [sample.box for sample in found]
+        swept = bias_curve(
+            model, found, sets_of(traces, size), size.biases, "steer", size.positions, box=boxes, progress=progress
+        )
+        names = objects([f"{ask}, {marked}: {name}" for name in swept["sample"].values])
+        label = objects([f"{ask}, {marked}"] * len(found))
+        parts.append(_slim(swept).assign_coords(sample=names, condition=("sample", label)))
+    settings: Any = {"data_vars": "minimal", "coords": "minimal", "compat": "override", "join": "override"}
+    return xr.concat(parts, "sample", **settings)
+
+
+def boost(
+    model: VisionLanguageModel, asked: Sequence[Sample], traces: xr.Dataset, size: Size, progress: Any = False
+) -> xr.Dataset:
+    """All image keys boosted at several strengths: dims (model, bias, set, sample); the largest top set, and all."""
+    sets = sets_of(traces, size)
+    counts = sets["count"].values
+    most = max(counts[sets["order"].values == "top"])
+    chosen = np.flatnonzero((sets["order"].values == "all") | (counts == most))
+    few = list(asked)[: size.questions]
+    return _slim(bias_curve(
+        model, few, sets.isel(set=chosen), size.strengths, "boost", size.positions, progress=progress
+    ))  # fmt: skip
+
+
+def grounding(
+    model: VisionLanguageModel, asked: Sequence[Sample], traces: xr.Dataset, size: Size, progress: Any = False
+) -> xr.Dataset:
+    """Boxes from the best heads by several rankings and from random heads ("random 0", …).
+
+    Dims (model, ranking, rule, heads_used, sample); `map` of the first EXAMPLES samples only, along `example`.
+    """
+    rankings = {name: rank(traces, name).isel(model=0) for name in size.grounding}
+    rankings = {name: scores for name, scores in rankings.items() if bool(np.isfinite(scores).any())}
+    if not rankings:
+        raise HeadError(f"no ranking of {', '.join(size.grounding)} has a finite score; trace samples with boxes.")
+    like = next(iter(rankings.values()))
+    for seed in range(size.seeds):
+        rankings[f"{RANDOM} {seed}"] = like.copy(data=np.random.default_rng(seed).random(like.shape))
+    few = list(asked)[: size.questions]
+    found = ground_rankings(model, few, rankings, size.most, progress=progress, max_new_tokens=1)
+    maps = (
+        found["map"]
+        .isel(sample=slice(EXAMPLES))
+        .drop_vars([name for name in found["map"].coords if "sample" in found[name].dims])
+    )
+    return found.drop_vars("map").assign(map=maps.rename(sample="example"))
+
+
+def studied(
+    names: Sequence[str], results: str | Path, traces: xr.Dataset, size: Size = REDUCED, small: bool = False
+) -> dict[str, dict[str, xr.Dataset]]:
+    """`studies.studied` of these experiments: store name → model → dataset."""
+    makers: dict[str, ablation.Maker] = {
+        STEERING: lambda model, asked, traces, size, _: steering(model, asked, traces, size),
+        BOOST: lambda model, asked, traces, size, _: boost(model, asked, traces, size),
+        GROUNDING: lambda model, asked, traces, size, _: grounding(model, asked, traces, size),
+    }
+    asked = list(benchmark(MAIN_TASK).samples(condition=CONDITION, format="free", n=max(size.questions, size.scenes)))
+    return ablation.studied(makers, names, results, traces, asked, size, small)
+
+
+def _scenes(samples: Sequence[Sample], n: int) -> list[Sample]:
+    """The first `n` pictures that hold two kinds of objects in different numbers: every situation can be asked."""
+    able = [one for one in samples if len({len(found) for found in (one.boxes or {}).values()}) > 1]
+    return able[:n]
+
+
+def _slim(swept: xr.Dataset) -> xr.Dataset:
+    """Without the texts of the answers and the marks of the heads, which the labels of the sets tell."""
+    return swept.drop_vars([name for name in ("prediction", "clean_prediction", "heads") if name in swept])

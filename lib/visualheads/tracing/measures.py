@@ -1,0 +1,232 @@
+"""From attention rows to measures: what one head does with the picture in one sample.
+
+Pure torch. Every definition is that of the method chapter, whose symbols are used here: A the attention row, I the
+image tokens, J the patch tokens among them, R the patches that meet the asked box, N the number of visible keys,
+and p = A / Σ_J A on J. Statistics are float32 whatever the rows' dtype. A mean over samples is the mean of these
+per-sample values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from visualheads.errors import ParameterError, got
+from visualheads.tracing.spatial_entropy import component_entropy
+
+DEFINITIONS_VERSION = "1"
+"""Part of a store's identity: raised whenever a definition below changes its numbers."""
+
+MEASURES = (
+    "image_weight",
+    "region_weight",
+    "concentration",
+    "focus_nats",
+    "effective_patches",
+    "image_log_odds",
+    "region_lift",
+    "top_patch_hit",
+    "newline_weight",
+    "sink_share",
+    "concentration_no_sink",
+    "spatial_entropy",
+)
+
+LEAST_MASS = 1e-6
+"""Below this weight on the patches (or on the image) shares and entropies of it are rounding noise, and NaN."""
+
+LEAST_SIDE = 1e-6
+"""w and 1 − w are kept above this before the logit, so that one saturated sample cannot make a head's mean infinite."""
+
+
+@dataclass(frozen=True)
+class TokenSets:
+    """Which keys of each prompt are what; one row per sample of a (left- or right-padded) batch.
+
+    `image` is I, `patch` is J ⊆ I, `region` is R ⊆ J (all False: no box asked), `visible` the keys the query can
+    see (never padding; with a sliding window only those inside it). `sink` marks sink tokens in this layer, None
+    where the model has no sink dimensions. `row` and `column` place patch tokens on the whole-picture grid; −1 for
+    every other key (text, newline, patches of other tiles). Image tokens that are not visible count in no set.
+    Queries that see different keys are measured in separate calls.
+    """
+
+    image: Bool[Tensor, "batch key"]
+    patch: Bool[Tensor, "batch key"]
+    region: Bool[Tensor, "batch key"]
+    visible: Bool[Tensor, "batch key"]
+    row: Int[Tensor, "batch key"] | None = None
+    column: Int[Tensor, "batch key"] | None = None
+    sink: Bool[Tensor, "batch key"] | None = None
+
+    def __post_init__(self) -> None:
+        shape = self.image.shape
+        for name in ("image", "patch", "region", "visible", "sink"):
+            mask = getattr(self, name)
+            if mask is not None and (mask.dtype != torch.bool or mask.shape != shape):
+                raise ParameterError(
+                    got(
+                        f"TokenSets.{name}",
+                        f"{mask.dtype} {tuple(mask.shape)}",
+                        f"a bool tensor of shape {tuple(shape)}",
+                    )
+                )
+        for name in ("row", "column"):
+            cells = getattr(self, name)
+            if cells is not None and cells.shape != shape:
+                raise ParameterError(
+                    got(f"TokenSets.{name}", tuple(cells.shape), f"an integer tensor of shape {tuple(shape)}")
+                )
+
+
+def measure(
+    rows: Float[Tensor, "batch head query key"], sets: TokenSets, grid: tuple[int, int] | None = None
+) -> dict[str, Float[Tensor, "batch head query"]]:
+    """Return every measure for every row, as float32 tensors of shape (batch, head, query).
+
+    The formulas stand in the book's chapter *Method*, section “Measures”.
+
+    `rows` are post-softmax attention rows (sum 1 over the visible keys). `grid` is the shape (rows, columns) of the
+    whole-picture grid – the largest in the batch where pictures differ – and is needed for `spatial_entropy` only:
+    without it, or without `sets.row` and `sets.column`, that measure is NaN.
+
+    ======================  ===================  ==========  ===========================================================
+    measure                 range                source      NaN where
+    ======================  ===================  ==========  ===========================================================
+    image_weight            [0, 1]               code        never
+    region_weight           [0, 1]               code        R is empty (no box, or the box was cropped away)
+    concentration           [0, 1]               ours        Σ_J A < 1e-6, or fewer than two patches
+    focus_nats              [0, ln |J|]          ours        Σ_J A < 1e-6
+    effective_patches       [1, |J|]             ours        Σ_J A < 1e-6
+    image_log_odds          real                 ours        no image token visible, or nothing else visible
+    region_lift             [0, |J|/|R|]         ours        R is empty, or Σ_J A < 1e-6
+    top_patch_hit           0 or 1               literature  R is empty, or Σ_J A < 1e-6; ties go to the first patch
+    newline_weight          [0, 1]               ours        never (0 where there are no newline or separator tokens)
+    sink_share              [0, 1]               literature  no sink dimensions (`sink` is None), or w < 1e-6
+    concentration_no_sink   [0, 1]               ours        as concentration, on J without sinks; or `sink` is None
+    spatial_entropy         [0, ln(|J|/4 + …)]   literature  no grid, Σ A < 1e-6 on it, or a constant map on it
+    ======================  ===================  ==========  ===========================================================
+
+    Raises ParameterError where shapes disagree.
+    """
+    if rows.ndim != 4 or rows.shape[0] != sets.image.shape[0] or rows.shape[3] != sets.image.shape[1]:
+        raise ParameterError(
+            got(
+                "attention rows",
+                tuple(rows.shape),
+                f"(batch, head, query, key) with batch, key = {tuple(sets.image.shape)}, as in the token sets",
+            )
+        )
+    batch, head, query, _ = rows.shape
+    flat = rows.to(torch.float32).flatten(1, 2)
+
+    image = sets.image & sets.visible
+    patch = sets.patch & image
+    region = sets.region & patch
+    sink = image & sets.sink if sets.sink is not None else torch.zeros_like(image)
+    masks = torch.stack([image, patch, region, image & ~patch, sink, patch & ~sink, sets.visible & ~image], dim=-1).to(
+        torch.float32
+    )
+    counts = masks.sum(dim=1)[:, None, :]
+    sums = torch.bmm(flat, masks)
+    w, on_patches, r, newline, on_sinks, off_sinks, other = sums.unbind(-1)
+    n_image, n_patch, n_region, _, _, n_off_sinks, n_other = counts.unbind(-1)
+
+    # Σ A ln A over two patch sets gives both entropies without ever forming p.
+    a_ln_a = torch.bmm(torch.special.xlogy(flat, flat), masks[..., [1, 5]])
+    entropy = _entropy(on_patches, a_ln_a[..., 0])
+    entropy_no_sink = _entropy(off_sinks, a_ln_a[..., 1])
+    uniform_entropy = torch.log(n_patch)
+
+    top_patch = flat.masked_fill(~patch[:, None, :], -1.0).argmax(dim=-1)
+    hit = region.gather(1, top_patch).to(torch.float32)
+    asked = n_region > 0
+    enough = on_patches >= LEAST_MASS
+
+    measures = {
+        "image_weight": w.clamp(0, 1),
+        "region_weight": _where(asked, r.clamp(0, 1)),
+        "concentration": _where(n_patch > 1, (1 - entropy / uniform_entropy).clamp(0, 1)),
+        "focus_nats": (uniform_entropy - entropy).clamp_min(0),
+        "effective_patches": torch.minimum(entropy.exp().clamp_min(1), n_patch),
+        "image_log_odds": image_log_odds(w, other, n_image, n_image + n_other),
+        "region_lift": _where(asked & enough, (r / on_patches) * (n_patch / n_region)),
+        "top_patch_hit": _where(asked & enough, hit),
+        "newline_weight": newline.clamp(0, 1),
+        "sink_share": _where(w >= LEAST_MASS, (on_sinks / w).clamp(0, 1)),
+        "concentration_no_sink": _where(n_off_sinks > 1, (1 - entropy_no_sink / torch.log(n_off_sinks)).clamp(0, 1)),
+    }
+    if sets.sink is None:
+        for name in ("sink_share", "concentration_no_sink"):
+            measures[name] = torch.full_like(w, float("nan"))
+    measures = {name: values.reshape(batch, head, query) for name, values in measures.items()}
+    measures["spatial_entropy"] = _spatial_entropy(rows, sets, patch, grid)
+    return {name: measures[name] for name in MEASURES}
+
+
+def image_log_odds(
+    image_weight: Float[Tensor, "*any"], other_weight: Float[Tensor, "*any"], n_image: Tensor, n_visible: Tensor
+) -> Float[Tensor, "*any"]:
+    """Return logit(w) − logit(|I|/N): 0 for a head that looks everywhere alike, in nats (ours).
+
+    `other_weight` is 1 − w, summed over the other visible keys: near w = 1 the difference would be rounding noise.
+    Both are kept above 1e-6. NaN where no image token is visible, or nothing else is.
+    """
+    share = n_image.to(torch.float32) / n_visible.to(torch.float32)
+    logit = torch.log(image_weight.clamp_min(LEAST_SIDE)) - torch.log(other_weight.clamp_min(LEAST_SIDE))
+    return _where((share > 0) & (share < 1), logit - torch.logit(share))
+
+
+def whole_picture_maps(
+    rows: Float[Tensor, "batch head query key"], sets: TokenSets, grid: tuple[int, int]
+) -> Float[Tensor, "batch head query row column"]:
+    """Return the rows laid out on the whole-picture grid (tile 0), NaN where a sample has no visible patch there.
+
+    `grid` is (rows, columns). Raises ParameterError where the sets have no grid positions or one lies outside `grid`.
+    """
+    if sets.row is None or sets.column is None:
+        raise ParameterError(got("TokenSets.row, TokenSets.column", None, "grid positions of the patch tokens"))
+    n_rows, n_columns = grid
+    placed = sets.patch & sets.visible & (sets.row >= 0) & (sets.column >= 0)
+    if bool(((sets.row >= n_rows) | (sets.column >= n_columns))[placed].any()):
+        raise ParameterError(got("grid", grid, "a shape that holds every patch position of the token sets"))
+    batch, head, query, _ = rows.shape
+    # Keys off the grid go to one cell beyond it, which is cut away: one scatter, no loop over samples.
+    cell = torch.where(placed, sets.row * n_columns + sets.column, n_rows * n_columns)
+    maps = torch.full((batch, head, query, n_rows * n_columns + 1), float("nan"), device=rows.device)
+    maps.scatter_(3, cell[:, None, None, :].expand(batch, head, query, -1), rows.to(torch.float32))
+    return maps[..., :-1].unflatten(3, (n_rows, n_columns))
+
+
+def spatial_entropy(maps: Float[Tensor, "*any row column"]) -> Float[Tensor, "*any"]:
+    """Return the entropy, in nats, over the 8-connected components of ReLU(A − mean A) (Kang et al., CVPR 2025).
+
+    0 where all excess attention lies in one patch of neighbours; high where it is scattered. A component's
+    probability is its share of the excess Σ ReLU(A − mean A); the mean is over the map's cells that hold a token
+    (NaN cells hold none). On tiled models the map is the whole picture's (ours). NaN where a map holds no attention
+    (Σ A < 1e-6) or is constant. Computed on the CPU.
+    """
+    entropy = component_entropy(maps.detach().to("cpu", torch.float32).numpy(), least_mass=LEAST_MASS)
+    return torch.from_numpy(entropy).to(maps.device)
+
+
+def _spatial_entropy(
+    rows: Float[Tensor, "batch head query key"],
+    sets: TokenSets,
+    patch: Bool[Tensor, "batch key"],
+    grid: tuple[int, int] | None,
+) -> Float[Tensor, "batch head query"]:
+    if grid is None or sets.row is None or sets.column is None or not bool(patch.any()):
+        return torch.full(rows.shape[:3], float("nan"), device=rows.device)
+    return spatial_entropy(whole_picture_maps(rows, sets, grid))
+
+
+def _entropy(mass: Tensor, a_ln_a: Tensor) -> Tensor:
+    """Entropy of A / mass from Σ A and Σ A ln A: ln Σ A − Σ A ln A / Σ A. NaN below LEAST_MASS."""
+    return _where(mass >= LEAST_MASS, (torch.log(mass) - a_ln_a / mass).clamp_min(0))
+
+
+def _where(condition: Tensor, values: Tensor) -> Tensor:
+    return torch.where(condition, values, torch.full_like(values, float("nan")))

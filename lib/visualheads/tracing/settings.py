@@ -1,0 +1,156 @@
+"""What a trace is asked to do: checked once, before anything runs, and the same for every shard."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import xarray as xr
+from PIL import Image
+
+from visualheads.errors import ParameterError, SampleError, got
+from visualheads.models import provenance
+from visualheads.models.generation import Margins
+from visualheads.store import schema
+from visualheads.tasks.sample import Sample, as_lazy
+from visualheads.tracing.batching import BATCH_TOKENS
+from visualheads.tracing.collect import KEEPABLE, chosen_heads, common_grid
+from visualheads.tracing.forward import QUERIES
+from visualheads.tracing.measures import DEFINITIONS_VERSION
+
+if TYPE_CHECKING:
+    from visualheads.models.wrapper import VisionLanguageModel
+
+MAX_NEW_TOKENS = 16
+"""Longest answer by default; generation ends with the last answer of its batch, short ones cost less."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A trace's settings, and what they mean for this list of samples: shared grid, other answers, picture sizes."""
+
+    queries: tuple[str, ...]
+    keep: tuple[str, ...]
+    heads: tuple[tuple[int, int], ...]
+    grid: tuple[int, int]
+    batch_tokens: int
+    max_new_tokens: int
+    margins: Margins
+    groups: tuple[schema.MapGroup, ...]
+    sizes: dict[str, tuple[int, int]]
+
+
+def settings_of(
+    model: VisionLanguageModel,
+    samples: Sequence[Sample],
+    query: str | Sequence[str],
+    keep: str | Sequence[str],
+    heads: Any,
+    batch_tokens: int | None,
+    max_new_tokens: int,
+) -> Settings:
+    """Check the samples and every setting. Raises SampleError, ImageError, HeadError or ParameterError."""
+    _check(samples)
+    queries = (query,) if isinstance(query, str) else tuple(query)
+    kept = (keep,) if isinstance(keep, str) else tuple(keep)
+    for name, values, allowed in (("query", queries, QUERIES), ("keep", kept, KEEPABLE)):
+        for value in values:
+            if value not in allowed:
+                raise ParameterError(got(name, value, allowed))
+        if len(set(values)) < len(values):
+            raise ParameterError(got(name, values, f"each of {', '.join(allowed)} at most once"))
+    if not queries:
+        raise ParameterError(got("query", queries, QUERIES, "ask for at least one"))
+    if max_new_tokens < 1:
+        raise ParameterError(got("max_new_tokens", max_new_tokens, "1 or more"))
+    tokens = batch_tokens if batch_tokens is not None else BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["cpu"])
+    if tokens < 1:
+        raise ParameterError(got("batch_tokens", tokens, "1 or more"))
+    sizes = {sample.id: _size(sample) for sample in samples}
+    return Settings(
+        queries=queries,
+        keep=kept,
+        heads=chosen_heads(model, heads, kept),
+        grid=common_grid([model.token_map(size) for size in set(sizes.values())]),
+        batch_tokens=tokens,
+        max_new_tokens=max_new_tokens,
+        margins=Margins(model.tokenizer, samples),
+        groups=schema.map_groups(samples),
+        sizes=sizes,
+    )
+
+
+def coordinates_of(
+    model: VisionLanguageModel,
+    samples: Sequence[Sample],
+    settings: Settings,
+    seed: int = 0,
+    task_files: str = "",
+    single: bool = False,
+) -> xr.Dataset:
+    """The coordinates of this trace's Dataset; `single`: `query` is a scalar coordinate."""
+    card = model.card
+    identity = identity_of(model, samples, settings, seed, task_files)
+    return schema.coordinates(
+        model.name,
+        samples,
+        model.shape.layers,
+        model.shape.heads,
+        queries=settings.queries[0] if single else settings.queries,
+        llm=card.llm if card else "",
+        family=card.family if card else "",
+        recipe=card.recipe if card else "",
+        parameters=model.parameters,
+        provenance=schema.provenance(identity, circumstance_of(model)),
+        groups=settings.groups if "mean_map" in settings.keep else None,
+        selected=settings.heads if "maps" in settings.keep else None,
+    )
+
+
+def identity_of(
+    model: VisionLanguageModel, samples: Sequence[Sample], settings: Settings, seed: int = 0, task_files: str = ""
+) -> dict[str, str | int]:
+    """What decides the numbers of a trace; stores of another identity are never mixed."""
+    made = provenance.identity(
+        checkpoint=model.identity["checkpoint"],
+        revision=model.identity["revision"],
+        weights=model.identity["weights"],
+        task_files=task_files,
+        definitions=DEFINITIONS_VERSION,
+        dtype=str(model.dtype).removeprefix("torch."),
+        seed=seed,
+        samples=provenance.hash_samples(samples),
+    )
+    return {**made, "max_new_tokens": settings.max_new_tokens}
+
+
+def circumstance_of(model: VisionLanguageModel) -> dict[str, str]:
+    """What should not decide the numbers: versions, device, attention implementation."""
+    attention = str(getattr(model.config.get_text_config(), "_attn_implementation", ""))
+    return dict(_circumstance(model.device.type, attention))
+
+
+@cache
+def _circumstance(device: str, attention: str) -> dict[str, str]:
+    return provenance.circumstance(device=device, attention=attention)  # asks for package versions: some 10 ms
+
+
+def _check(samples: Sequence[Sample]) -> None:
+    if isinstance(samples, (Sample, str)) or not isinstance(samples, Sequence):
+        raise SampleError(f"samples: got a {type(samples).__name__}; give a list of vh.Sample.")
+    if not samples:
+        raise SampleError("samples: got an empty list; give at least one vh.Sample.")
+    for index, sample in enumerate(samples):
+        if not isinstance(sample, Sample):
+            raise SampleError(f"samples[{index}] is a {type(sample).__name__}; give vh.Sample objects.")
+    ids = [sample.id for sample in samples]
+    if len(set(ids)) < len(ids):
+        twice = sorted({i for i in ids if ids.count(i) > 1})[:5]
+        raise SampleError(f"sample ids are not unique: {', '.join(twice)}; give every sample its own id.")
+
+
+def _size(sample: Sample) -> tuple[int, int]:
+    """(width, height) of a sample's picture, from its header alone."""
+    return sample.image.size if isinstance(sample.image, Image.Image) else as_lazy(sample.image).size()

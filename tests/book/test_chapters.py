@@ -1,0 +1,172 @@
+"""The chapters “Add a model” and “Add a benchmark”, and the notebook for one's own model: what they say works."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+import visualheads as vh
+from helpers.networks import llava, picture
+from helpers.project import ROOT
+from visualheads import charts
+from visualheads.book.page import parameters_of
+from visualheads.cards import Card, miniature_folder
+from visualheads.models import token_layouts
+from visualheads.models.adapters import registry as adapters
+from visualheads.models.loading import wrap
+from visualheads.tasks import registry as tasks
+
+NOTEBOOK = ROOT / "notebooks" / "your_model.ipynb"
+
+
+def blocks(chapter: str, language: str) -> list[str]:
+    text = (ROOT / "book" / f"{chapter}.md").read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def run(source: str, space: dict[str, Any]) -> None:
+    exec(compile(source, "chapter", "exec"), space)
+
+
+def test_add_a_model_runs(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(adapters, "_ADAPTERS", dict(adapters._ADAPTERS))
+    module, processor = llava()
+    space: dict[str, Any] = {"module": module, "processor": processor}
+    for source in blocks("add_a_model", "python"):
+        run(source, space)
+    assert "MyVisionForConditionalGeneration" in adapters.supported()
+    # the adapter written there is right for a plain LLaVA
+    theirs, ours = space["token_map"](module.config, processor, (90, 60)), space["model"].token_map((90, 60))
+    assert (theirs.box == ours.box).all() and len(theirs) == len(ours)
+
+
+def test_the_card_in_add_a_model_is_valid():
+    [text] = blocks("add_a_model", "yaml")
+    [entry] = yaml.safe_load(text)
+    card = Card(**entry)
+    assert card.class_name in adapters.supported()
+
+
+def test_add_a_model_names_what_there_is():
+    text = (ROOT / "book" / "add_a_model.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    assert len(named) == 4 and all(hasattr(token_layouts, name) for name in named)
+    fields = adapters.Adapter.__dataclass_fields__
+    for field in ("layers", "token_map", "placeholder", "nested", "bidirectional", "softcap"):
+        assert field in fields and f"`{field}`" in text
+    for path in re.findall(r"`((?:lib|tests|notebooks)/[\w./]+)`", text):
+        assert (ROOT / path).exists(), path
+    for path in re.findall(r"tests/\w+\.py", "".join(blocks("add_a_model", "bash"))):
+        assert (ROOT / path).exists(), path
+
+
+def test_add_a_benchmark_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    tasks.task_names()  # all that there are are registered before the copy
+    monkeypatch.setattr(tasks, "_REGISTERED", dict(tasks._REGISTERED))
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "my-data"
+    (folder / "images").mkdir(parents=True)
+    records = [
+        {"id": i, "image": f"{i}.png", "question": "How many cars are there?", "answer": str(i)} for i in (1, 2, 3)
+    ]
+    for record in records:
+        picture(record["id"]).save(folder / "images" / record["image"])
+    lines = [json.dumps(record) for record in records]
+    (folder / "counting.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    space: dict[str, Any] = {}
+    for source in blocks("add_a_benchmark", "python"):
+        run(source, space)
+    samples, blank = space["samples"], space["blank"]
+    assert len(samples) == len(blank) == 2
+    assert samples[0].question.startswith("How many cars are there?\nAnswer the question using")
+    assert [sample.image_id for sample in samples] == [sample.image_id for sample in blank]
+    assert blank[0].open().getextrema() == ((255, 255),) * 3
+    assert samples[0].open().size == (48, 36)
+    (folder / "counting.jsonl").write_text("\n".join([*lines, '{"id": 4}']), encoding="utf-8")
+    with pytest.raises(vh.RecordError, match=r"counting\.jsonl"):
+        vh.task("counting", data=folder).samples()
+    assert len(vh.task("counting", data=folder).samples(skip_bad=True)) == 3
+
+
+def test_add_a_benchmark_names_what_there_is():
+    from visualheads.tasks.benchmark import Benchmark
+
+    text = (ROOT / "book" / "add_a_benchmark.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| (`.+?) \|", text, re.MULTILINE)
+    for name in re.findall(r"`(\w+)", " ".join(table)):
+        assert hasattr(Benchmark, name), name
+    for path in re.findall(r"`((?:lib|tests|notebooks)/[\w./]+)`", text):
+        assert (ROOT / path).exists(), path
+
+
+def code_cells() -> list[dict[str, Any]]:
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    return [cell for cell in cells if cell["cell_type"] == "code"]
+
+
+def run_notebook(monkeypatch: pytest.MonkeyPatch, **parameters: Any) -> dict[str, Any]:
+    """The cells' own text, run one after another with these parameters."""
+    assert set(parameters) <= set(parameters_of(NOTEBOOK))
+    space: dict[str, Any] = {"shown": []}
+    monkeypatch.setattr(charts, "show", space["shown"].append)
+    for cell in code_cells():
+        run("".join(cell["source"]), space)
+        if "parameters" in cell["metadata"].get("tags", []):
+            space |= parameters
+    return space
+
+
+def test_the_first_map_takes_ten_lines():
+    first = next(cell for cell in code_cells() if "parameters" not in cell["metadata"].get("tags", []))
+    lines = [line for line in "".join(first["source"]).splitlines() if line.strip()]
+    assert len(lines) <= 10 and "sample_overlays" in lines[-1]
+
+
+@pytest.mark.skipif(
+    not (miniature_folder("mini-1.5-7B") / "config.json").is_file(), reason="the shipped miniature is not there"
+)
+def test_the_notebook_runs_as_it_is_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    space = run_notebook(monkeypatch, n=4)
+    assert len(space["shown"]) == 2
+    assert space["ds"].sizes["sample"] == 4
+    assert vh.read_scores("your_heads.csv").sizes["head"] == space["loaded"].shape.heads
+
+
+def test_the_notebook_runs_on_ones_own_model_pictures_and_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    model = wrap(*llava(), name="mine")
+    monkeypatch.setattr(vh, "load", lambda *_args, **_settings: model)
+    for index in range(3):
+        picture(index, 60 + index, 40).save(f"{index}.png")
+    rows = [
+        {"image": f"{index}.png", "question": "how many cars ?", "answer": ("two", "")[index % 2]} for index in range(3)
+    ]
+    pd.DataFrame(rows).to_csv("questions.csv", index=False)
+    space = run_notebook(
+        monkeypatch, picture="0.png", question="how many cars ?", box="5, 5, 30, 20", table="questions.csv",
+        scores="mine.json",
+    )  # fmt: skip
+    assert space["mine"].box == (5, 5, 30, 20)
+    assert space["ds"].sizes["sample"] == 3
+    assert (tmp_path / "mine.json").is_file()
+
+
+def test_the_notebooks_table_may_hold_boxes_and_lack_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    cell = next("".join(cell["source"]) for cell in code_cells() if "read_csv" in "".join(cell["source"]))
+    monkeypatch.setattr(vh, "trace", lambda _model, samples, **_settings: samples)
+    space: dict[str, Any] = {"vh": vh, "loaded": None, "shipped": [], "table": str(tmp_path / "asked.csv")}
+    lines = ["image,question,box", '0.png,how many ?,"5, 5,30,20"', "1.png,how many ?,"]
+    (tmp_path / "asked.csv").write_text("\n".join(lines), encoding="utf-8")
+    run(cell.rpartition("\n")[0], space)  # the last line ranks
+    assert [sample.box for sample in space["ds"]] == [(5, 5, 30, 20), None]
+    assert [sample.answer for sample in space["ds"]] == ["", ""]
+    (tmp_path / "asked.csv").write_text('image,question,box\n0.png,how many ?,"5,5"', encoding="utf-8")
+    with pytest.raises(vh.BoxError, match="not four numbers"):
+        run(cell.rpartition("\n")[0], space)

@@ -1,0 +1,416 @@
+"""The pages about steering and sinks: their experiments in small, tables against hand-made truth, and their cells."""
+
+from __future__ import annotations
+
+import re
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import vl_convert as vlc
+import xarray as xr
+
+from helpers.model_datasets import model_dataset, stored
+from helpers.networks import samples, wrapped
+from helpers.planted import Planted, pattern, world
+from visualheads import charts
+from visualheads.analysis import claims
+from visualheads.analysis import sinks as sink_tables
+from visualheads.analysis import steering as steering_tables
+from visualheads.analysis.models import checkpoint_config
+from visualheads.book.prose import sinks as sink_words
+from visualheads.book.prose import steering as words
+from visualheads.cards import miniature_folder
+from visualheads.charts import display
+from visualheads.errors import ModeError, ParameterError, SampleError
+from visualheads.interventions import ablate, head_sets, sweeps
+from visualheads.store import cached
+from visualheads.studies import gaze, grounding, sink_finding
+from visualheads.studies import sinks as sink_study
+from visualheads.studies import steering as steered
+
+ROOT = Path(__file__).resolve().parents[2]
+QUIET = {"progress": False, "max_new_tokens": 1}
+BOXES = {"car": [(8.0, 8.0, 22.0, 20.0)], "dog": [(2.0, 30.0, 12.0, 40.0), (14.0, 40.0, 20.0, 45.0)]}
+
+
+def scenes(count: int = 2) -> list[Any]:
+    return samples(count, boxes=BOXES)
+
+
+def test_names_are_asked_of_every_kind_and_marked_ones_can_be_left_out() -> None:
+    found = gaze.candidates(scenes(1), "name")
+    assert [one.answer for one in found] == ["car", "dog"] and found[0].task == "toy-names"
+    assert all("in the rectangle" in one.question for one in found)
+    assert [one.answer for one in gaze.candidates(scenes(1), others=True)] == ["2"], "the box marks the car"
+    assert gaze.targets(scenes(1)[0]) == BOXES["car"] and gaze.kind_of_box(samples(1)[0]) is None
+    with pytest.raises(ParameterError, match="ask"):
+        gaze.candidates(scenes(1), "colour")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(SampleError, match="two kinds"):
+        gaze.candidates(samples(1, boxes={"car": BOXES["car"]}), "name")
+    with pytest.raises(SampleError):
+        gaze.candidates(samples(1, boxes={"car": BOXES["car"], "bus": []}), "name")
+
+
+def test_named_tokens_are_hidden_as_steering_away_hides_them() -> None:
+    """A box that holds exactly these tokens, steered away from with a huge bias, is the same."""
+    model, asked = wrapped("llava"), scenes(2)
+    box = (8.0, 12.0, 40.0, 40.0)
+    marks = {one.id: np.flatnonzero(model.token_map(one.open().size).in_box(box)).tolist() for one in asked}
+    heads = [(layer, head) for layer in range(3) for head in range(4)]
+    hidden = ablate(model, asked, heads, "sink_removal", "after_image", tokens=marks, **QUIET)
+    steer = sweeps.sweep(model, asked, [heads], "steer", "after_image", bias=-1e4, box=box, **QUIET).isel(set=0)
+    np.testing.assert_allclose(hidden.kl, steer.kl, atol=1e-5)
+    assert float(hidden.kl.min()) > 1e-7
+    nothing = ablate(model, asked, heads, "sink_redistribution", tokens={}, **QUIET)
+    assert float(nothing.kl.max()) < 1e-6, "no token, nothing changed"
+    with pytest.raises(ParameterError, match="tokens"):
+        ablate(model, asked, heads, "sink_removal", tokens={asked[0].id: [99]}, **QUIET)
+    with pytest.raises(ParameterError, match="tokens"):
+        ablate(model, asked, heads, "zero", tokens=marks, **QUIET)
+    with pytest.raises(ModeError, match="tokens="):
+        ablate(model, asked, heads, "sink_removal", **QUIET)
+
+
+def test_several_rankings_are_grounded_in_one_pass() -> None:
+    model, asked = wrapped("llava"), scenes(2)
+    rng = np.random.default_rng(1)
+    rankings = {name: xr.DataArray(rng.random((3, 4)), dims=("layer", "head")) for name in "ab"}
+    found = gaze.ground_rankings(model, asked, rankings, most=2, **QUIET)
+    alone = gaze.ground(model, asked, rankings["b"], most=2, rule="gaussian", **QUIET)
+    np.testing.assert_allclose(found.iou.sel(ranking="b", rule="gaussian"), alone.iou, atol=1e-6)
+    np.testing.assert_array_equal(found.hit.sel(ranking="b", rule="gaussian"), alone.hit)
+    width, height = asked[0].open().size
+    assert found.whole_iou[0, 0].item() == pytest.approx(14 * 12 / (width * height))
+    assert found["map"].isel(sample=0, ranking=0).sum().item() == pytest.approx(2, abs=1e-4), "two heads, each 1"
+    np.testing.assert_array_equal(grounding.even_cells((20, 10), (2, 2))[1, 0], [0, 5, 10, 10])
+
+
+def sink_model_traces(model: Any) -> xr.Dataset:
+    return model_dataset(model.name, pattern=np.random.default_rng(0).random(model.shape[:2]))
+
+
+def test_the_criterion_that_fails_is_named() -> None:
+    def told(both: float, strength: float, ratio: float, known: str = "") -> str:
+        rows = [
+            {"model": "m", "part": part, "layer": 0, "dimension": 7, "measure": measure, "value": value * share}
+            for measure, value in zip(sink_tables.OUTLIERS.values(), (both, strength, ratio), strict=True)
+            for part, share in (("image tokens", 1.0), ("text tokens", 0.5))
+        ]
+        return sink_words.dimensions({"m": xr.Dataset({"sink_dimensions": ("model", [known])})}, pd.DataFrame(rows))
+
+    where = "(dimension 7, image tokens)"
+    assert f"| 0.55 {where} | 1.70 {where} | 0.60 {where} |" in told(0.55, 1.7, 0.6)
+    assert "the lesser of the two is 0.55 at most" in told(0.55, 1.7, 0.6)
+    apart = told(0.8, 1.7, 1.2)  # each is exceeded, by two tokens
+    assert "the lesser of the two is 0.80 at most" in apart and "some token" not in apart
+    assert "(dimension 7 of image tokens at the input of layer 0) some token of these prompts" in told(1.1, 1.7, 1.2)
+    assert "the lesser of the two is" not in told(1.1, 1.7, 1.2)
+    for known in ((1.1, 1.7, 1.2), (0.5, 1.7, 0.6)):
+        assert "some token" not in told(*known, known="7") and "the lesser of the two is" not in told(*known, known="7")
+
+
+@pytest.mark.parametrize(
+    ("layers", "told"), [((3,), "layer 3"), ((3, 4), "layers 3 and 4"), ((3, 4, 5), "layers 3 to 5"),
+                         ((1, 4, 5), "layers 1, 4 and 5")],
+)  # fmt: skip
+def test_layers_with_gaps_are_not_told_as_a_span(layers: tuple[int, ...], told: str) -> None:
+    above = pd.DataFrame({"dimension": 7, "part": "image tokens", "layer": layers})
+    assert sink_words._where(above) == f"dimension 7 of image tokens at the input of {told}"
+
+
+def test_both_criteria_are_held_against_one_token() -> None:
+    model, asked = wrapped("llava"), scenes(2)
+    found = sink_finding.find(model, asked).isel(model=0)
+    highest = np.zeros((2, *(found.sizes[dim] for dim in ("part", "state", "outlier_dimension"))))
+    chosen = found["outlier_dimension"].values
+    for sample in asked:
+        encoding = model.encode([sample])
+        image = (encoding["input_ids"][0] == model.image_token_id).numpy()
+        states = model.module(**encoding, output_hidden_states=True).hidden_states[:-1]
+        for state, hidden in enumerate(states):
+            size = np.abs(hidden[0].detach().double().numpy())
+            strength = size / np.sqrt((size**2).mean(1, keepdims=True)) / (20 * np.sqrt(size.shape[1] / 4096))
+            median = np.sort(size, axis=1)[:, [(size.shape[1] - 1) // 2]]
+            lesser = np.minimum(strength, size / median / 20)
+            for part, where in enumerate((image, ~image)):
+                highest[0, part, state] = np.maximum(highest[0, part, state], lesser[where].max(0)[chosen])
+                highest[1, part, state] = np.maximum(highest[1, part, state], strength[where].max(0)[chosen])
+    np.testing.assert_allclose(found["both"], highest[0], rtol=1e-4)
+    np.testing.assert_allclose(found["outlier"], highest[1], rtol=1e-4)
+    assert bool((found["both"] <= np.minimum(found["outlier"], found["ratio"])).all())
+
+
+def test_random_tokens_are_drawn_anew_for_every_picture_and_draw() -> None:
+    sinks, allowed = np.arange(64) < 3, np.ones(64, bool)
+    drawn = {
+        (draw, picture): sink_finding.others(sinks, allowed, draw, picture) for draw in range(4) for picture in range(9)
+    }
+    assert all(len(set(found)) == 3 and min(found) >= 3 for found in drawn.values())
+    assert len({tuple(found) for found in drawn.values()}) == len(drawn), "none is like another"
+    np.testing.assert_array_equal(drawn[2, 5], sink_finding.others(sinks, allowed, 2, 5))
+    assert sink_finding.others(sinks, np.arange(64) < 4, 0, 0).tolist() == [3], "as far as there are enough"
+
+
+def test_no_two_pictures_of_a_study_share_their_random_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More pictures than are in memory at a time; their random tokens do not begin again."""
+    drawn, original = [], sink_finding.others
+    monkeypatch.setattr(sink_finding, "CHUNK", 2)
+    monkeypatch.setattr(sink_finding, "others", lambda *given: drawn.append(given[2:]) or original(*given))
+    sink_finding.find(wrapped("llava"), scenes(5), seed=3)
+    assert drawn == [(3, place) for place in range(5)]
+
+
+def test_removal_draws_tokens_of_every_picture_with_a_sink_at_its_own_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, asked = wrapped("llava"), scenes(3)
+    found = sink_finding.find(model, asked)
+    found["sink"][{"sample": 0}] = False
+    seen, swept, sweep = [], [], sink_study.sweep
+    original = sink_finding.others
+    monkeypatch.setattr(sink_study, "others", lambda *given: seen.append(given) or original(*given))
+    monkeypatch.setattr(
+        sink_study, "sweep", lambda *given, **named: swept.append(named["tokens"]) or sweep(*given, **named)
+    )
+    sink_study.removal(model, asked, found, sink_model_traces(model), sink_study.Size(questions=3, seeds=2))
+    assert [given[2:] for given in seen] == [(draw, place) for draw in (0, 1, 0, 1) for place in (1, 2)]
+    random, background = found["patch"].values[0].astype(bool), found["background"].values[0].astype(bool)
+    for allowed, tokens in zip((random, random, background, background), swept[1:5], strict=True):
+        for place in (1, 2):
+            chosen = tokens[asked[place].id]
+            assert len(chosen) == int(found["sink"].values[0, place].sum())
+            assert allowed[place, chosen].all() and not found["sink"].values[0, place, chosen].any()
+
+
+def test_the_background_that_draws_most_stands_for_sinks() -> None:
+    model, asked = wrapped("llava"), scenes(2)
+    found = sink_finding.find(model, asked)
+    assert str(found["definition"].values[0]) == sink_finding.BY_ATTENTION
+    one = found.isel(model=0, sample=0)
+    inside = np.any(
+        [model.token_map(asked[0].open().size).in_box(box) for box in chain.from_iterable(BOXES.values())], axis=0
+    )
+    np.testing.assert_array_equal(one.background.values, ~inside)
+    [marked] = np.flatnonzero(one.sink.values)
+    assert one.drawn.values[marked] == pytest.approx(one.drawn.values[~inside].max())
+    assert one.drawn.mean().item() == pytest.approx(1, abs=1e-4), "even shares are 1"
+    assert bool((found.sink_share >= 0).all()) and bool((found.concentration_no_sink <= 1).all())
+    size = sink_study.Size(questions=2, seeds=1)
+    removed = sink_study.removal(model, asked, found, sink_model_traces(model), size)
+    assert removed["kl"].dims == ("model", "mode", "tokens", "set", "sample")
+    assert removed["tokens"].values.tolist() == ["sinks", "random 0", "background 0"]
+    told = {asked[0].id: [int(marked)], asked[1].id: np.flatnonzero(found.sink.values[0, 1]).tolist()}
+    heads = [(layer, head) for layer in range(3) for head in range(4)]
+    alone = ablate(model, asked, heads, "sink_redistribution", size.positions, tokens=told, progress=False)
+    np.testing.assert_allclose(
+        removed.kl.isel(set=0).sel(mode="sink_redistribution", tokens="sinks"), alone.kl, atol=1e-6
+    )
+    table = sink_tables.removal_table({"m": removed})
+    assert set(table["tokens"]) == set(sink_tables.TOKENS.values()) and len(table) == 2 * 2 * 2 * 3
+    assert set(table["positions"]) == {size.positions}
+    said = sink_words.removal(table)
+    assert "Heads were changed at these positions: after the image." in said and "of 4 comparisons" in said
+    none = found.assign(sink=found["sink"] & False)
+    empty = sink_study.removal(model, asked, none, sink_model_traces(model), size)
+    assert empty.sizes["sample"] == 0 and sink_tables.removal_table({"m": empty}).empty
+    assert "no picture has a marked token" in sink_words.removal(sink_tables.removal_table({"m": empty}))
+    focus = sink_tables.focus_table({"m": found})
+    assert set(focus["variant"]) == set(sink_tables.VARIANTS.values())
+
+
+def test_massive_dimensions_mark_the_tokens_where_a_model_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, asked = wrapped("llava"), scenes(1)
+    monkeypatch.setitem(model.__dict__, "sink_dimensions", tuple(range(32)))
+    found = sink_finding.find(model, asked)
+    assert str(found["definition"].values[0]) == sink_finding.MASSIVE
+    highest = found["outlier"].sel(part="image tokens").max().item()
+    assert bool(found["sink"].any()) == (highest > 1)
+
+
+def steered_dataset(gain: float) -> xr.Dataset:
+    """Twelve pictures; the top head moves the answers of a share `gain` of them, random heads of none."""
+    sets = head_sets.protocol_sets(
+        {"gaze": xr.DataArray(np.arange(12.0).reshape(3, 4), dims=("layer", "head"))}, [1], ("all",), 2, bottom=False
+    )
+    moved = (np.arange(12) < gain * 12).astype(float)
+    answers = np.stack([moved if order == "top" else 0 * moved for order in sets["order"].values])[None, None]
+    coords = {name: ("set", values.values) for name, values in sets.coords.items() if values.dims == ("set",)}
+    return xr.Dataset(
+        {
+            "correct": (("model", "bias", "set", "sample"), answers),
+            "margin": (("model", "bias", "set", "sample"), 2 * answers),
+            "clean_correct": (("model", "sample"), np.zeros((1, 12))),
+            "clean_margin": (("model", "sample"), np.zeros((1, 12))),
+        },
+        {**coords, "model": ["m"], "bias": [4.0], "sample": [str(i) for i in range(12)],
+         "image_id": ("sample", [str(i) for i in range(12)]),
+         "condition": ("sample", np.array(["name, nothing marked"] * 12, dtype=object)),
+         "positions": ("model", ["after_image"])},
+    )  # fmt: skip
+
+
+def test_a_planted_move_is_found_beyond_random_heads() -> None:
+    table = steering_tables.steer_table({"m": steered_dataset(0.75)})
+    top = table[(table["order"] == "top") & (table["measure"] == "accuracy")].iloc[0]
+    assert top["estimate"] == pytest.approx(0.75) and top["excess"] == pytest.approx(0.75) and top["excess_lower"] > 0
+    random = table[(table["order"] == "random") & (table["measure"] == "margin")].iloc[0]
+    assert random["estimate"] == 0 and random["sets"] == 2 and np.isnan(random["excess"])
+    curve = steering_tables.boost_table({"m": steered_dataset(0.5)})
+    top = curve[(curve["order"] == "top") & (curve["measure"] == "accuracy")].set_index("bias")["estimate"]
+    assert top[0.0] == 0 and top[4.0] == pytest.approx(0.5)
+    chart = display.spec_of(charts.steered_answers(table))
+    assert "top 1: +0.75" in chart["description"]
+
+
+def boosted_dataset() -> xr.Dataset:
+    """Forty pictures, the first 20 right unchanged; biases −2, −1, 1, 2.
+
+    top      −2: the 20 right ones fall; −1: 10 of them do; 1: nothing; 2: 10 of the wrong ones rise
+    random   −2 and −1: nothing; 1: half of the two sets loses 4 answers; 2: both lose all 20
+    all      wrong at every strength
+    Margins change as much as answers.
+    """
+    clean = np.repeat([1.0, 0.0], 20)
+    kept, none = clean.copy(), np.zeros(40)
+    half, risen, four = clean.copy(), clean.copy(), clean.copy()
+    half[:10], risen[20:30], four[:4] = 0, 1, 0
+    answers = [[none, kept, kept, none], [half, kept, kept, none], [kept, four, kept, none], [risen, none, none, none]]
+    names = [str(index) for index in range(40)]
+    values = np.array(answers)[None]
+    return xr.Dataset(
+        {
+            "correct": (("model", "bias", "set", "sample"), values),
+            "margin": (("model", "bias", "set", "sample"), 3 * values),
+            "clean_correct": (("model", "sample"), clean[None]),
+            "clean_margin": (("model", "sample"), 3 * clean[None]),
+        },
+        {"model": ["m"], "bias": [-2.0, -1.0, 1.0, 2.0], "sample": names, "image_id": ("sample", names),
+         "order": ("set", ["top", "random", "random", "all"]), "count": ("set", [2, 2, 2, 12]),
+         "positions": ("model", ["after_image"])},
+    )  # fmt: skip
+
+
+def test_rises_and_falls_are_of_paired_changes() -> None:
+    table = steering_tables.boost_table({"m": boosted_dataset()})
+    assert table.columns.tolist() == list(steering_tables.BOOST_COLUMNS)
+    own = table[table["measure"] == "accuracy"].set_index(["order", "bias"])
+    change = {kind: [own.loc[(kind, bias), "change"] for bias in (-2, -1, 1, 2)] for kind in ("top", "random", "all")}
+    assert change["top"] == pytest.approx([-0.5, -0.25, 0, 0.25])
+    assert change["random"] == pytest.approx([0, 0, -0.05, -0.5]) and change["all"] == pytest.approx([-0.5] * 4)
+    assert own.loc[("top", 1), "excess"] == pytest.approx(0.05)
+    assert own.loc[("top", 2), "excess"] == pytest.approx(0.75) and np.isnan(own.loc[("random", 2), "excess"])
+    assert np.isnan(own.loc[("top", 0), "change"]) and own.loc[("top", 0), "estimate"] == 0.5
+    risen, unchanged = own.loc[("top", 2)], own.loc[("top", 0)]
+    assert risen["lower"] < unchanged["upper"], "two unpaired intervals overlap"
+    assert risen["change_lower"] > 0, "the same pictures answered twice do not"
+    told = words.strengths(table)
+    assert "| top heads with none | negative | 2 | 0 | 2 | 0 | 2 |" in told
+    assert "| random heads with none | negative | 2 | 0 | 0 | 0 | 0 |" in told
+    assert "| top heads with random ones | negative | 2 | 0 | 2 | 0 | 2 |" in told
+    assert "| top heads with none | positive | 2 | 1 | 0 | 1 | 0 |" in told
+    assert "| all heads with none | positive | 2 | 0 | 2 | 0 | 2 |" in told
+    assert "2 negative ones (-2, -1) and 2 positive ones (1, 2)" in told and "mean of 2 sets" in told
+    assert "with the top heads in 1 and 0 of 2" in told and "these positions: after the image" in told
+    assert "| top 2 |" in told and "| +2 |" in told
+    assert "| random 2 | 50 % (35 to 65) | 50 % (35 to 65) | 0.0 %" in told and told.count("0 (unchanged)") == 2
+
+
+def test_objects_are_counted_once_however_often_they_are_asked_about() -> None:
+    names = ["count: a→car", "count: a→dog", "name: a→car", "count: b→car"]
+    ds = xr.Dataset(coords={"sample": names, "image_id": ("sample", ["1", "1", "1", "2"])})
+    assert steering_tables.objects_steered(ds) == 3
+
+
+def test_nothing_run_is_said_in_words() -> None:
+    none: dict[str, Any] = {"steering": {}, "boost": {}, "grounding": {}, "sinks": {}}
+    assert words.NOTHING in words.protocol(none) and sink_words.NOTHING in sink_words.protocol(none)
+    empty = pd.DataFrame()
+    for chart in (charts.steered_answers, charts.boosted, charts.outliers, charts.sink_heads, charts.removed_sinks):
+        assert len(display.spec_of(chart(empty))["description"]) > 20
+    assert charts.grounded(empty, empty) and charts.examples({}, None, {}) and charts.marked_examples({}, {})
+
+
+def test_what_is_kept_is_used_until_its_identity_changes(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def make() -> xr.Dataset:
+        made.append(1)
+        labels = np.array(["a", "b"], dtype=object)
+        return xr.Dataset(
+            {"x": ("sample", np.array([1.0, np.nan], np.float32)), "marked": ("sample", np.array([True, False]))},
+            {"sample": labels, "task": ("sample", labels)},
+        )
+
+    path = tmp_path / "m" / "looktwice-x.zarr"
+    first = cached.kept(path, "x", {"weights": "1", "size": (1, 2)}, make)
+    again = cached.kept(path, "x", {"weights": "1", "size": [1, 2]}, make)
+    xr.testing.assert_identical(first, again)
+    xr.testing.assert_equal(first, make())
+    assert "task" in first.coords and len(made) == 2
+    cached.kept(path, "x", {"weights": "2", "size": (1, 2)}, make)
+    assert len(made) == 3 and [one.name for one in path.parent.iterdir()] == [path.name]
+    with pytest.raises(ParameterError, match=r"\.zarr"):
+        cached.kept(tmp_path / "x.nc", "x", {}, make)
+
+
+def test_claim_nine_needs_sink_dimensions() -> None:
+    values = pattern(3)
+    traces = world({"m": Planted(concentration=values)})
+    without = traces.assign(concentration_no_sink=traces["concentration_no_sink"] * np.nan)
+    [verdict] = claims.judge(claims.Evidence(traces=without), [9])
+    assert verdict.finding.verdict == claims.NOT_TESTABLE
+    own = without.assign(concentration_no_sink=without["concentration"]).assign_coords(
+        definition=("model", np.array([sink_finding.BY_ATTENTION], dtype=object))
+    )
+    [verdict] = claims.judge(claims.Evidence(traces=without, sinks={"m": own}), [9])
+    assert verdict.finding.verdict == claims.NOT_TESTABLE
+    massive = own.assign_coords(definition=("model", np.array([sink_finding.MASSIVE], dtype=object)))
+    [verdict] = claims.judge(claims.Evidence(traces=without, sinks={"m": massive}), [9])
+    assert verdict.finding.verdict == claims.CONTRADICTED and abs(verdict.finding.estimate) < 0.01
+    assert verdict.finding.table["sinks"].tolist() == [sink_finding.MASSIVE]
+
+
+SMALL = {
+    "steering": {"questions": 2, "scenes": 1, "counts": (20,), "seeds": 1, "strengths": (-1.0, 1.0), "most": 2},
+    "sinks": {"questions": 2, "seeds": 1},
+}
+
+
+def test_the_pages_run_on_a_shipped_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "mini-1.5-7B"
+    if not (miniature_folder(name) / "config.json").is_file():
+        pytest.skip("the miniature is not there")
+    config = checkpoint_config(name)["text_config"]
+    shape = (config["num_hidden_layers"], config["num_attention_heads"])
+    traces = model_dataset(name, pattern=np.random.default_rng(0).random(shape))
+    stored(tmp_path, traces)
+    kept: list[Any] = []
+    monkeypatch.setattr(charts, "show", kept.append)
+    monkeypatch.setattr(charts, "show_text", kept.append)
+    for module, slug in ((steered, "steering"), (sink_study, "sinks")):
+        run, size = module.studied, module.Size(**SMALL[slug])
+
+        def small(names: Any, results: Any, ds: xr.Dataset, small: bool, run: Any = run, size: Any = size) -> Any:
+            return run(names, results, ds, size, small)
+
+        monkeypatch.setattr(module, "studied", small)
+        space: dict[str, Any] = {}
+        for cell in nbformat.read(ROOT / "notebooks" / f"{slug}.ipynb", as_version=4).cells:
+            if cell.cell_type == "code":
+                exec(cell.source, space)
+            if "parameters" in cell.metadata.get("tags", ()):
+                space.update(results=str(tmp_path), small=True)
+    shown = [display.spec_of(one) for one in kept if not isinstance(one, str)]
+    assert len(shown) == 9 and all(len(spec["description"]) > 40 for spec in shown)
+    for spec in shown:
+        svg = vlc.vegalite_to_svg(spec, vl_version=display.VEGA_LITE)
+        width = re.search(r'<svg[^>]* width="([\d.]+)"', svg)
+        assert width is not None and float(width[1]) <= 688, spec["description"]
+    told = [one for one in kept if isinstance(one, str)]
+    assert len(told) == 10 and not [one for one in told if re.search(r"\bnan\b", one)]
+    assert sum("reduced protocol" in one for one in told) == 2
+    stores = sorted(path.name for path in (tmp_path / name).glob("*-*.zarr"))
+    assert stores == [f"looktwice-{kind}.zarr" for kind in ("boost", "grounding", "sink-removal", "sinks", "steering")]

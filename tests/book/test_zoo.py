@@ -1,0 +1,320 @@
+"""What stands beside the nine miniatures: short tunings, untrained networks, benchmarks' own figures, pages."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import vl_convert as vlc
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers.model_datasets import model_dataset, questions, several, stored
+from helpers.networks import Tiny, llava
+from helpers.project import ROOT
+from visualheads import charts
+from visualheads.analysis import benchmarks, families, lineage, scores
+from visualheads.analysis import models as survey
+from visualheads.book import catalogue as plan
+from visualheads.book import comparisons, traces
+from visualheads.book.prose import benchmarks as text
+from visualheads.book.prose import kinship as kin
+from visualheads.book.prose import scale
+from visualheads.book.prose import training as chapter
+from visualheads.cards import miniature_folder
+from visualheads.charts import display
+from visualheads.miniatures import architectures, shipped_traces, train, training
+from visualheads.models import loading, provenance
+from visualheads.store.pack import pack
+from visualheads.store.read import open_store
+from visualheads.studies.evidence import gather
+from visualheads.tracing.jobs import UNTRAINED_N, TraceJob
+
+QUARTER = "mini-1.5-7B-quarter"
+
+
+def test_everything_is_trained_in_an_order_that_shares_stages():
+    order = architectures.training_order()
+    assert order[0] == "mini-1.5-7B" and len(order) == len(set(order)) == 13
+    texts = [architectures.miniature(name).text for name in order[:9]]
+    assert len(dict.fromkeys(texts)) == sum(one != other for one, other in zip(texts, [None, *texts], strict=False))
+    assert [architectures.miniature(name).share for name in order] == [1.0] * 11 + [0.25] * 2
+    assert all(architectures.miniature(name).parent in order for name in order[11:])
+    with pytest.raises(architectures.UnknownModelError, match="quarter"):
+        architectures.miniature("mini-1.5-7B-half")
+
+
+def test_a_quarter_has_a_quarter_of_the_steps_of_its_recipe():
+    plan = training.Plan()
+    assert plan.tuning_of("1.5") == plan.tuning and plan.tuning_of("1.6", 1.0) == plan.tiled_tuning
+    for recipe, whole in (("1.5", plan.tuning), ("1.6", plan.tiled_tuning)):
+        short = plan.tuning_of(recipe, 0.25)
+        assert short.steps == whole.steps // 4 and not short.moments
+        assert (short.batch, short.rate, short.warm_up) == (whole.batch, whole.rate, whole.warm_up)
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short tuning, in a few steps of every stage."""
+    root = tmp_path_factory.mktemp("short")
+    train.train(QUARTER, target=root / "miniatures", work=root / "work", smoke=True)
+    return root
+
+
+def test_a_short_tuning_starts_from_its_parents_alignment_and_ships_no_weights(short: Path):
+    kept = {path.name for path in (short / "work").glob("*.pt")}
+    assert {"mini-1.5-7B-alignment.pt", f"{QUARTER}-tuning.pt"} <= kept
+    assert f"{QUARTER}-alignment.pt" not in kept and f"{QUARTER}-tuning-0.pt" not in kept
+    assert (short / "work" / QUARTER / "model.safetensors").is_file()
+    left = [path.name for path in (short / "miniatures" / QUARTER).iterdir()]
+    assert left == ["training.json"]
+    record = json.loads((short / "miniatures" / QUARTER / "training.json").read_text())
+    assert record["data_share"] == 0.25 and record["parent"] == "mini-1.5-7B"
+    assert record["stages"]["tuning"]["steps"] == 1
+    assert not train.is_trained(QUARTER, short / "miniatures"), "a smoke run is no training"
+
+
+def assert_of_the_books_questions(path: Path, job: TraceJob) -> None:
+    """Results are joined sample by sample only where both are of the same questions to the same files."""
+    told = json.loads(str(open_store(path)["provenance"].item()))["identity"]
+    assert told["task_files"] == job.arguments()["task_files"]
+    assert told["samples"] == provenance.hash_samples(job.samples)
+
+
+@pytest.mark.parametrize("name", architectures.QUARTERS)
+def test_shipped_answers_of_short_tunings_are_to_the_books_questions(name: str):
+    parent = architectures.miniature(name).parent
+    jobs = traces.book_jobs(ROOT, [parent], [plan.model_page(ROOT, parent)])
+    asked = [job for job in jobs if not job.untrained and "" in job.controls]
+    shipped = {path.name: path for path in (miniature_folder(name) / traces.TRACES).iterdir()}
+    assert set(shipped) == {f"{job.task}.zarr.zip" for job in asked}
+    for job in asked:
+        assert_of_the_books_questions(shipped[f"{job.task}.zarr.zip"], job)
+
+
+def test_a_short_tuning_is_read_from_its_shipped_traces(short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = short / "miniatures" / QUARTER
+    written = shipped_traces.trace_short(QUARTER, folder, short / "work", {"looktwice": 1, "pope": 1})
+    assert [path.name for path in written] == ["looktwice.zarr.zip", "pope.zarr.zip"]
+    monkeypatch.setattr(traces, "data_folder", lambda: short)
+    monkeypatch.setattr(lineage, "miniature_folder", lambda name: short / "miniatures" / name)
+    traces.place_shipped(tmp_path)
+    traces.place_shipped(tmp_path)
+    stored(tmp_path, model_dataset(samples=questions(("plain",), 4, "pope")))
+    assert_of_the_books_questions(written[0], TraceJob("mini-1.5-7B", formats=("free", "letters"), n=1))
+    alone, both = survey.traced(tmp_path), survey.traced(tmp_path, variants=True)
+    assert alone["model"].values.tolist() == ["mini-1.5-7B"]
+    assert both["model"].values.tolist() == ["mini-1.5-7B", QUARTER]
+    found = families.tokens_and_data(both).set_index("model")
+    assert found["data_share"].to_dict() == {"mini-1.5-7B": 1.0, QUARTER: 0.25}
+    assert found.loc[QUARTER, "llm"] == "Vicuna-7B" and found.loc[QUARTER, "tokens"] == 64
+    assert "tuned on 25 % of the data" in kin.variants(lineage.lineage(both))
+    assert "25 %" in scale.tokens_and_data(families.tokens_and_data(both))
+    assert families.data_interaction(both, families.tokens_and_data(both)) is None, "two models of the four"
+    paired = {"estimate": 0.044, "lower": -0.029, "upper": 0.114}
+    told = scale.tokens_and_data(families.tokens_and_data(both), paired)
+    assert "more tokens lose 4.4 points (-2.9 to 11.4) more" in told
+
+
+def test_what_is_trained_is_told_by_its_record(tmp_path: Path):
+    name, plan = "mini-1.5-7B", training.Plan()
+    folder = tmp_path / name
+    folder.mkdir()
+    assert not train.is_trained(name, tmp_path)
+    stages = {
+        str(i): {key: getattr(schedule, key) for key in ("steps", "batch", "rate", "warm_up")}
+        for i, schedule in enumerate(train.schedules_of(name, plan))
+    }
+    (folder / "training.json").write_text(json.dumps({"stages": stages, "benchmarks": {}}))
+    assert not train.is_trained(name, tmp_path), "without its weights"
+    (folder / "model.safetensors").write_bytes(b"")
+    assert train.is_trained(name, tmp_path)
+    stages["3"]["steps"] += 1
+    (folder / "training.json").write_text(json.dumps({"stages": stages, "benchmarks": {}}))
+    assert not train.is_trained(name, tmp_path), "of another plan"
+
+
+def test_an_untrained_network_has_the_shape_and_the_name_and_other_weights():
+    model = loading.wrap(*llava(Tiny(layers=2)), name="tiny", validate=False)
+    before = torch.random.get_rng_state()
+    first, again, other = (loading.untrained(model, seed) for seed in (7, 7, 8))
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert first.name == model.name and first.shape == model.shape and first.dtype == model.dtype
+    hashes = [one.identity["weights"] for one in (model, first, other)]
+    assert len(set(hashes)) == 3 and first.identity == again.identity
+    assert "untrained" in first.identity["checkpoint"]
+    assert first.end_tokens == model.end_tokens
+
+
+def test_untrained_networks_have_stores_of_their_own():
+    job = TraceJob("m", formats=("free", "letters"), n=48, results="r").fresh_network()
+    assert job.path == "r/m/looktwice-untrained.zarr" and job.formats == ("free",) and job.n == UNTRAINED_N
+    assert TraceJob("m", n=4).fresh_network().n == 4 and TraceJob("m", n=None).fresh_network().n == UNTRAINED_N
+    assert job.arguments()["kind"] == "untrained"
+
+
+def test_further_trainings_are_no_models_of_the_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    records = {"mini-1.5-7B-text1": {"text_model": "another"}}
+    monkeypatch.setattr(lineage, "training_record", lambda name: records.get(name, {}))
+    ds = several(("looktwice",), pictures=4)
+    seed = ds.sel(model=["mini-1.5-7B"]).assign_coords(model=["mini-1.5-7B-seed1"])
+    retrained = ds.sel(model=["mini-vip-llama-3-8B"]).assign_coords(
+        model=["mini-1.5-7B-text1"], llm=("model", ["Vicuna-7B"])
+    )
+    stored(tmp_path, ds)
+    stored(tmp_path, seed)
+    stored(tmp_path, retrained)
+    assert survey.traced(tmp_path).sizes["model"] == 4
+    every = benchmarks.of_task(survey.traced(tmp_path, variants=True), "looktwice")
+    assert every.sizes["model"] == 6
+    found = families.relations(every)
+    assert (found["relation"] == lineage.RETRAINED).sum() == 3
+    own = families.without_variant_pairs(found, every)
+    assert len(own) == 3 and not {"mini-1.5-7B-seed1", "mini-1.5-7B-text1"} & {*own["group"], *own["other"]}
+    told = families.kin_difference(found, every)
+    assert told is not None and (told["pairs_same"], told["pairs_other"]) == (1, 2)
+    assert families.matched_pairs(every, families.RECIPE) == [("mini-1.5-7B", "mini-1.6-vicuna-7B")]
+    gathered = gather(tmp_path, full=tmp_path / "none").evidence
+    assert gathered.traces is not None and gathered.traces.sizes["model"] == 4
+    assert gathered.every_training is not None and gathered.every_training.sizes["model"] == 6
+
+
+def test_untrained_networks_are_controls_and_no_models(tmp_path: Path):
+    ds = several(("looktwice",), pictures=4)
+    stored(tmp_path, ds)
+    assert survey.untrained(tmp_path) is None
+    assert "Not shown yet" in text.untrained_heads(benchmarks.head_statistics(ds), None)
+    fresh = model_dataset(samples=questions(pictures=4), pattern=np.full((4, 4), 0.5))
+    pack(fresh, tmp_path / "mini-1.5-7B" / "looktwice-untrained.zarr.zip", kind="untrained")
+    control = survey.untrained(tmp_path)
+    assert control is not None and survey.traced(tmp_path).sizes["sample"] == ds.sizes["sample"]
+    told = survey.visual_heads(survey.traced(tmp_path), fresh=control).set_index("model")
+    assert told.loc["mini-1.5-7B", "nulls"] == "untrained" and 0 < told.loc["mini-1.5-7B", "above"] < 16
+    assert np.isnan(told.loc["mini-1.5-13B", "above"])
+    statistics = benchmarks.head_statistics(control)
+    assert statistics["image_weight"][0] == pytest.approx(0.45, abs=0.01)
+    assert "1 pair" in text.untrained_heads(benchmarks.head_statistics(ds), statistics)
+    drawn = charts.figure_one(ds, benchmarks.head_statistics(ds), benchmarks.scores(ds), {}, statistics)
+    assert "untrained" in display.spec_of(drawn)["description"]
+    assert vlc.vegalite_to_svg(display.spec_of(drawn)).startswith("<svg")
+    one = ds.sel(model=["mini-1.5-7B"])
+    assert "untrained" in display.spec_of(charts.against_untrained(one, control))["description"]
+    assert "No untrained" in display.spec_of(charts.against_untrained(one, None))["description"]
+    assert "untrained 0.45" in text.against_untrained(one, control)
+    assert gather(tmp_path, full=tmp_path / "none").evidence.untrained is not None
+
+
+def answered(task: str, answers: list[str], said: list[str], condition: str = "plain") -> xr.Dataset:
+    """One model's answers to questions of a task, one picture each."""
+    ds = model_dataset(samples=questions((condition,), len(answers), task))
+    ds = ds.assign_coords(answer=("sample", np.array(answers, dtype=object)))
+    ds["prediction"][:] = np.array([said], dtype=object)
+    ds["correct"][:] = np.array([[float(a == s) for a, s in zip(answers, said, strict=True)]])
+    return ds
+
+
+def figure(ds: xr.Dataset) -> dict[str, float]:
+    return scores.own_figures(ds, n_boot=50).set_index("figure")["estimate"].to_dict()
+
+
+def test_popes_figures_by_hand():
+    told = figure(answered("pope", ["Yes", "Yes", "Yes", "No", "No"], ["Yes", "Yes", "No", "Yes", "No"], "random"))
+    assert told == pytest.approx(
+        {
+            "accuracy": 0.6,
+            "precision": 2 / 3,
+            "recall": 2 / 3,
+            "F1": 2 / 3,
+            "share of yes": 0.6,
+            "accuracy, random": 0.6,
+        }
+    )
+    never = figure(answered("pope", ["Yes", "No"], ["No", "No"]))
+    assert np.isnan(never["precision"]) and never["recall"] == 0 and never["F1"] == 0
+
+
+def test_mmbenchs_rounds_by_hand():
+    ds = model_dataset(samples=questions(("round-1", "round-2"), 3, "mmbench"))
+    ds["correct"][:] = [[1, 1, 0, 1, 0, 0]]
+    told = figure(ds)
+    assert told == pytest.approx({"circular": 1 / 3, "vanilla (first round)": 2 / 3, "accuracy, all rounds": 0.5})
+
+
+def test_questions_without_a_referent_are_told_apart():
+    ds = model_dataset(samples=questions(("plain-general", "plain-object"), 2))
+    ds["correct"][:] = [[0, 0, 1, 1]]
+    told = scores.own_figures(ds, n_boot=50).set_index("figure")
+    assert told["estimate"].to_dict() == {"accuracy": 0.5, "accuracy, questions with a referent": 1.0}
+    assert told["n"].to_dict() == {"accuracy": 4, "accuracy, questions with a referent": 2}
+
+
+@settings(max_examples=10)
+@given(st.lists(st.tuples(st.sampled_from(["Yes", "No"]), st.sampled_from(["Yes", "No"])), min_size=1, max_size=9))
+def test_figures_are_shares_within_their_intervals(pairs: list[tuple[str, str]]):
+    found = scores.own_figures(answered("pope", [a for a, _ in pairs], [s for _, s in pairs]), n_boot=40)
+    known = found.dropna(subset=["estimate"])
+    assert ((known["estimate"] >= 0) & (known["estimate"] <= 1)).all()
+    assert (known["lower"] < known["upper"]).all() and (known["lower"] >= 0).all() and (known["upper"] <= 1).all()
+    assert (known["lower"] < known["estimate"]).where(known["estimate"] == 1, True).all(), (
+        "a few pictures prove no 100 %"
+    )
+
+
+def test_statistics_by_benchmark_and_their_words():
+    ds = several(pictures=4).sel(model=["mini-1.5-7B"])
+    fresh = model_dataset(samples=questions(pictures=4), pattern=np.full((4, 4), 0.5))
+    found = scores.statistic_intervals(ds, fresh)
+    assert set(found["task"]) == {"looktwice", "pope"} and len(found) == 6
+    weight = found[(found["task"] == "looktwice") & (found["statistic"] == "image weight")].iloc[0]
+    own = benchmarks.head_statistics(ds).set_index("task").loc["looktwice", "image_weight"]
+    assert weight["estimate"] == pytest.approx(own, abs=1e-6) and weight["untrained"] == pytest.approx(0.45, abs=0.01)
+    assert found[found["task"] == "pope"]["untrained"].isna().all()
+    assert "untrained network" in text.by_benchmark(found) and "Not shown yet" in text.by_benchmark(found.head(1))
+    shown = display.spec_of(
+        charts.intervals(found, "task", "w", title="t", panel="statistic", rule="untrained", shared=False)
+    )
+    assert "image weight" in shown["description"]
+
+
+def test_words_of_a_models_benchmarks():
+    ds = answered("pope", ["Yes", "No"], ["Yes", "No"], "random")
+    found = scores.own_figures(ds, n_boot=20)
+    entry = {"chance": 0.5, "blind": {"accuracy": 0.4}, "question_only": {"accuracy": 0.55}, "above_chance": False}
+    told = text.own_figures(found, {"benchmarks": {"pope": entry}})
+    assert "| POPE | accuracy | 100.0 (15.8 to 100.0) | 2 | 50 | 40 | 55 |" in told
+    assert "accuracy is not clearly above chance and questions alone on POPE." in told
+    assert "training.json" not in text.own_figures(found)
+    assert "Not shown yet" in text.own_figures(found.head(0))
+    assert "POPE: precision, %" in text.figure_table(found) and "Not shown yet" in text.figure_table(found.head(0))
+
+
+def test_the_chapter_tells_what_is_reached_and_why_not():
+    wanted = [
+        {"what": "plain-object/free", "wanted": 0.8, "found": 0.9, "reached": True},
+        {"what": "pope blind", "wanted": 0.5, "found": 0.61, "reached": False},
+    ]
+    short = {"targets": wanted, "data_share": 0.25}
+    records = {"mini-1.5-7B": {"targets": wanted}, "mini-x": {"targets": wanted[:1]}, "mini-x-quarter": short}
+    told = chapter.targets(records)
+    assert "| <code>mini&#45;1.5&#45;7B</code> | 90 | **61** (not < 50) |" in told
+    assert "POPE, white pictures, upper 95 % limit – 11.0 points above its limit." in told
+    assert "mini&#45;x</code>: " not in told and "quarter" not in told, "nothing is asked of short tunings"
+    assert "2 of 3 figures" in told
+    noisy = {"mini-x": {"targets": [{**wanted[1], "why": "Few prompts"}]}}
+    assert "11.0 points above its limit (Few prompts)." in chapter.targets(noisy)
+    assert "Trained so far: 1 of the 9" in chapter.trained(records)
+    for words in (chapter.trained({}), chapter.costs({}), chapter.accuracies({}), chapter.targets({})):
+        assert "Not shown yet" in words
+
+
+def test_pages_of_single_trainings_of_earlier_versions_leave_the_book(tmp_path: Path):
+    old, own = (tmp_path / "book" / "models" / f"{name}.ipynb" for name in ("mini-1.5-7B-training", "mini-1.5-7B"))
+    old.parent.mkdir(parents=True)
+    for path in (old, own):
+        path.write_text("{}")
+    comparisons.remove_outdated(tmp_path, [])
+    assert own.is_file() and not old.exists()

@@ -1,0 +1,266 @@
+"""The command line: what it prints, what it passes on, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from helpers.command import run
+from helpers.networks import llava
+from helpers.task_files import looktwice
+from visualheads.cli import main
+from visualheads.cli import training as training_commands
+from visualheads.cli.book import parameters
+from visualheads.errors import DiskFullError, KernelError, ParameterError
+from visualheads.heads.lists import read_scores
+from visualheads.miniatures import train as miniature_training
+from visualheads.paths import slug_of, store_path
+from visualheads.store.read import open_store
+from visualheads.tracing import cluster, jobs
+from visualheads.tracing.batching import BATCH_TOKENS
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A small random Llava as a folder."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "small-llava"
+    module, processor = llava()
+    module.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """LookTwice-QA files with a few pictures."""
+    return looktwice(tmp_path_factory.mktemp("looktwice"))
+
+
+def test_models_lists_every_card(capsys):
+    code, out, _ = run(capsys, "models", "--json")
+    listed = {card["name"]: card for card in json.loads(out)}
+    assert code == 0
+    assert listed["1.5-7B"]["layers"] == 32
+    code, out, _ = run(capsys, "models")
+    assert code == 0
+    assert "mini-1.5-7B" in out
+
+
+def test_version_and_help(capsys):
+    from visualheads import __version__
+
+    code, out, _ = run(capsys, "--version")
+    assert (code, out.strip()) == (0, f"visualheads {__version__}")
+    code, out, _ = run(capsys, "trace", "--help")
+    assert code == 0
+    assert all(option in out for option in ("--dry-run", "--scheduler", "--skip-bad", "--fresh"))
+    words = " ".join(out.replace("│", " ").split())
+    for default in ("the task's first", "{cpu} on CPUs, {cuda} on GPUs".format(**BATCH_TOKENS)):
+        assert f"[default: ({default})]" in words, "what is in brackets must not be read as a style"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("trace", "no-such-model"), "got 'no-such-model'"),
+        (("trace", "mini-1.5-7B", "--task", "no-such-task"), "no-such-task"),
+        (("trace", "mini-1.5-7B", "--scheduler", "tcp://a:1", "--cluster", "b.yml"), "--scheduler and --cluster"),
+        (("rank", "no/such/store.zarr"), "trace a model first"),
+        (("page", "mini-1.5-7B", "-p", "64"), "NAME=VALUE"),
+        (("page", "no-such-model"), "got 'no-such-model'"),
+        (("trace", "mini-1.5-7B", "--n", "1", "--dry-run", "--device", "gpu"), "device: got 'gpu'"),
+        (("trace", "mini-1.5-7B", "--n", "1", "--device", "gpu", "--out", "no-such-folder"), "device: got 'gpu'"),
+        (("train",), "--all"),
+        (("train", "mini-1.5-7B", "--device", "gpu"), "device: got 'gpu'"),
+        (("train", "no-such-miniature"), "no-such-miniature"),
+        (("no-such-command",), "no-such-command"),
+        (("trace",), "trace"),
+    ],
+)
+def test_bad_input_ends_with_2_and_one_message(capsys, arguments, told):
+    code, out, err = run(capsys, *arguments)
+    assert code == 2
+    assert told in err
+    assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(ParameterError("a"), 2), (KernelError("b"), 1), (DiskFullError("c"), 1), (KeyboardInterrupt(), 130)],
+)
+def test_exit_codes(capsys, monkeypatch, error, code):
+    def fail(_job, **_settings):
+        raise error
+
+    monkeypatch.setattr(jobs, "run", fail)
+    monkeypatch.setattr(jobs.TraceJob, "drawn", ())
+    ended, _, err = run(capsys, "trace", "mini-1.5-7B")
+    assert ended == code
+    assert "Traceback" not in err
+
+
+def test_debug_shows_where_an_error_comes_from(monkeypatch):
+    monkeypatch.setattr(jobs.TraceJob, "drawn", ())
+    with pytest.raises(ParameterError):
+        main(["--debug", "train"])
+
+
+def test_a_smoke_training_goes_to_a_folder_of_its_own(capsys, monkeypatch, tmp_path):
+    placed: list[Path] = []
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(miniature_training, "train", lambda name, target, **_: placed.append(target) or target / name)
+    code, out, _ = run(capsys, "train", "mini-1.5-7B", "--smoke")
+    (folder,) = placed
+    assert code == 0 and folder.parent == tmp_path and str(folder) in "".join(out.splitlines()[-2:])
+
+
+def test_a_short_tuning_outside_a_checkout_is_refused_before_it_trains(capsys, monkeypatch, tmp_path):
+    """Its questions are the book's, whose sources an installed package lacks."""
+
+    def nowhere() -> Path:
+        raise ParameterError("not inside a checkout")
+
+    started: list[str] = []
+    monkeypatch.setattr(training_commands, "project_root", nowhere)
+    monkeypatch.setattr(miniature_training, "train", lambda name, **_: started.append(name))
+    code, _, err = run(capsys, "train", "mini-1.5-13B-quarter", "--out", tmp_path, "--work", tmp_path)
+    assert code == 2 and "not inside a checkout" in err and not started
+
+
+def test_a_message_with_brackets_is_printed_as_it_is(capsys, monkeypatch):
+    def fail(_job, **_settings):
+        raise ParameterError("samples[3] is [bold] nothing")
+
+    monkeypatch.setattr(jobs, "run", fail)
+    monkeypatch.setattr(jobs.TraceJob, "drawn", ())
+    _, _, err = run(capsys, "trace", "mini-1.5-7B")
+    assert "samples[3] is [bold] nothing" in err
+
+
+def test_trace_rank_export(capsys, tmp_path, checkpoint, data):
+    asked = ("trace", checkpoint, "--data", data, "--condition", "plain-object", "--format", "free", "--n", 3)
+    code, out, _ = run(capsys, *asked, "--out", tmp_path / "results", "--dry-run")
+    assert code == 0
+    assert "3 × 4 / 2" in out
+    assert not (tmp_path / "results").exists()
+
+    code, out, _ = run(capsys, *asked, "--out", tmp_path / "results")
+    store = store_path(tmp_path / "results", str(checkpoint), "looktwice")
+    assert code == 0
+    assert store.is_dir()
+    assert "3 samples" in out
+
+    code, out, _ = run(capsys, "rank", store, "--by", "image_weight", "--top", 2)
+    assert code == 0
+    assert out.count("–") == 2
+
+    code, _, _ = run(capsys, "export", tmp_path / "results", tmp_path / "heads.json", "--by", "image_weight")
+    assert code == 0
+    assert read_scores(tmp_path / "heads.json").sizes["head"] == 4
+
+    code, _, err = run(capsys, *asked, "--seed", 1, "--out", tmp_path / "results")
+    assert code == 2
+    assert "seed" in err, "another run's store is not continued"
+
+
+def test_shards_on_workers_equal_those_done_here(tmp_path, checkpoint, data):
+    here = jobs.TraceJob(
+        str(checkpoint), data=str(data), conditions=("plain-object",), n=3, results=str(tmp_path / "a")
+    )
+    there = jobs.TraceJob(
+        str(checkpoint), data=str(data), conditions=("plain-object",), n=3, results=str(tmp_path / "b")
+    )
+    expected = jobs.run(here, progress=False)
+    tracer = there.setup()
+    assert cluster.run_shards(there) == tracer.plan.n_shards
+    measured = open_store(there.path)
+    np.testing.assert_array_equal(measured["image_weight"].values, expected["image_weight"].values)
+    assert list(measured["sample"].values) == list(expected["sample"].values)
+
+
+def test_a_job_travels_without_its_samples(data):
+    import pickle
+
+    job = jobs.TraceJob("some/model", data=str(data), conditions=("plain-object",), n=2)
+    size = len(pickle.dumps(job))
+    assert len(job.samples) == 2
+    assert len(pickle.dumps(job)) == size
+    assert pickle.loads(pickle.dumps(job)) == job
+
+
+def test_page_and_book_pass_their_arguments_on(capsys, monkeypatch, tmp_path):
+    from visualheads.book import build as building
+    from visualheads.book import catalogue
+
+    seen: dict[str, object] = {}
+
+    def page(root, model, given, force):
+        seen.update(model=model, given=given, force=force, root=root)
+        return tmp_path / "page.ipynb"
+
+    def book(root, full, force, workers, report):
+        seen.update(full=full, force=force, workers=workers, root=root)
+        report("one page [of two]")
+        return tmp_path / "index.html"
+
+    monkeypatch.setattr(catalogue, "run_model_page", page)
+    monkeypatch.setattr(building, "build_book", book)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "_config.yml").touch()
+    code, _, _ = run(capsys, "page", "1.5-7B", "-p", "n=64", "-p", "dtype=bfloat16", "-p", "data=a b=c")
+    assert code == 0
+    assert seen == {
+        "model": "1.5-7B",
+        "given": {"n": 64, "dtype": "bfloat16", "data": "a b=c"},
+        "force": False,
+        "root": tmp_path,
+    }
+    code, out, _ = run(capsys, "book", "--full", "--workers", 2)
+    assert code == 0
+    assert seen["full"] is True
+    assert seen["workers"] == 2
+    assert out.strip().endswith("index.html")
+    assert "[of two]" in out
+
+
+def test_parameters_are_read_as_yaml_values():
+    read = parameters(["n=64", "bias=4.5", "text=two words", "on=true", "none=", "conditions=[a, b]"])
+    assert read == {"n": 64, "bias": 4.5, "text": "two words", "on": True, "none": "", "conditions": ["a", "b"]}
+    with pytest.raises(ParameterError, match="twice"):
+        parameters(["n=1", "n=2"])
+    with pytest.raises(ParameterError, match="cannot be read"):
+        parameters(["n=[1"])
+
+
+@pytest.mark.parametrize(
+    ("name", "slug"),
+    [("mini-1.5-7B", "mini-1.5-7B"), ("llava-hf/llava-1.5-7b-hf", "llava-hf-llava-1.5-7b-hf"), ("/", "model")],
+)
+def test_slugs(name, slug):
+    assert slug_of(name) == slug
+
+
+def test_the_package_imports_neither_torch_nor_nnsight():
+    """`visualheads --help` and `import visualheads` are quick."""
+    heavy = "('torch', 'nnsight', 'transformers', 'xarray')"
+    code = f"import sys, visualheads, visualheads.cli; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_public_name_is_there():
+    import visualheads as vh
+
+    for name in vh.__all__:
+        assert getattr(vh, name) is not None
+    assert set(dir(vh)) == set(vh.__all__)
+    assert callable(vh.catalog), "the function, not the module of that name"
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = vh.no_such_name  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,0 +1,173 @@
+"""What could pass for a finding about heads and is none: kinds of question, answer formats, guesses, few models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+from helpers.model_datasets import model_dataset, questions, random_pattern
+from visualheads.analysis import benchmarks, claims
+from visualheads.analysis import benchmarks as comparison
+from visualheads.analysis.claims import Evidence
+from visualheads.book.prose import across, models
+from visualheads.heads import patterns, permutation, profiles
+from visualheads.store import schema
+from visualheads.tasks import question_kinds, task
+
+
+def of_seedbench(samples: int, files: str) -> xr.Dataset:
+    """Made-up traces whose questions are the first of the shipped SEED-Bench, drawn from files of this hash."""
+    told = task("seedbench").reading("test").questions[:samples]
+    ds = model_dataset(samples=questions(("plain",), samples, "seedbench"))
+    names = np.array([question.question_id for question in told], dtype=object)
+    provenance = schema.provenance({"task_files": files}, {})
+    return ds.assign_coords(question_id=("sample", names), provenance=("model", np.array([provenance], dtype=object)))
+
+
+def test_a_difference_of_kinds_is_none_of_answers() -> None:
+    ds = model_dataset(samples=questions(("plain",), 40, "seedbench"))
+    kind = np.array(["count"] * 20 + ["where"] * 20, dtype=object)
+    right = np.array([1] * 15 + [0] * 5 + [1] * 5 + [0] * 15)  # the first kind is easy
+    focus = np.where(kind == "count", 0.8, 0.2)  # and narrowly looked at, whatever the answer
+    ds["correct"][:], ds["concentration"][:] = right[None], focus[None, None, None, :, None]
+    (pooled,) = comparison.right_wrong(ds, n_boot=50).to_dict("records")
+    assert pooled["difference"] == pytest.approx(0.3) and pooled["lower"] > 0 and pooled["kinds"] == 0
+    (row,) = comparison.right_wrong(ds.assign_coords(kind=("sample", kind)), n_boot=50).to_dict("records")
+    assert [row[name] for name in ("difference", "lower", "upper")] == pytest.approx([0, 0, 0]) and row["kinds"] == 2
+    told = across.right_wrong(pd.DataFrame([row] * 18))
+    assert "about 0.9 of 18 intervals would lie off 0" in told and "to the same kind of question" in told
+    assert "kinds of question are not known here" in across.right_wrong(pd.DataFrame([pooled]))
+    both = across.right_wrong(pd.DataFrame([row, {**pooled, "task": "own"}]))
+    assert "on own kinds are not known" in both and "| unknown |" in both
+
+
+def test_kinds_come_from_the_files_that_were_asked_and_no_others() -> None:
+    seedbench = task("seedbench")
+    found = question_kinds.with_kinds(of_seedbench(6, seedbench.files_hash()))["kind"].values.tolist()
+    assert found == [question.stratum for question in seedbench.reading("test").questions[:6]] and "" not in found
+    assert set(question_kinds.with_kinds(of_seedbench(6, "another"))["kind"].values) == {""}
+    assert set(question_kinds.with_kinds(model_dataset().drop_vars("provenance"))["kind"].values) == {""}
+
+
+def test_chance_of_letters_is_that_of_the_choices_there_are() -> None:
+    qbench = task("qbench")
+    asked = [question for question in qbench.reading(qbench.splits[0]).questions if question.options][:60]
+    ds = model_dataset(samples=questions(("plain",), 60, "qbench"))
+    names = np.array([question.question_id for question in asked], dtype=object)
+    letters = np.array(["ABCD"[q.options.index(q.answer)] for q in asked], dtype=object)
+    ds = ds.assign_coords(
+        question_id=("sample", names), answer=("sample", letters), format=("sample", ["letters"] * 60)
+    )
+    from_files = [schema.provenance({"task_files": files}, {}) for files in (qbench.files_hash(), "another")]
+    known, unknown = (ds.assign_coords(provenance=("model", np.array([one], dtype=object))) for one in from_files)
+    expected = np.mean([1 / len(question.options) for question in asked])
+    assert len({len(question.options) for question in asked}) > 1, "questions have other numbers of choices"
+    assert benchmarks.chance_of(known) == pytest.approx(expected) and benchmarks.chance_of(unknown) == pytest.approx(
+        1 / 4
+    )
+
+
+def in_formats(letters: Sequence[int], free: Sequence[int]) -> xr.Dataset:
+    """LookTwice-QA and another benchmark, each in both formats, with patterns of these seeds."""
+    tasks, forms = ("looktwice", "qbench"), ("letters", "free")
+    samples = [
+        replace(sample, id=f"{sample.id}-{form}") for name in tasks for form in forms
+        for sample in questions(("plain",), 30, name)
+    ]  # fmt: skip
+    parts = np.repeat(np.arange(4), 30)
+    ds = model_dataset(samples=samples, pattern=random_pattern(0))
+    weights = [
+        model_dataset(samples=samples, pattern=random_pattern(seed))["image_weight"].values
+        for seed in (letters[0], free[0], letters[1], free[1])
+    ]
+    ds["image_weight"][:] = np.choose(parts[None, None, None, :, None], weights)
+    form = np.array(forms, dtype=object)[parts % 2]
+    return ds.assign_coords(format=("sample", form))
+
+
+def test_profiles_that_differ_by_format_alone_are_no_profiles_of_tasks() -> None:
+    ds = in_formats(letters=(1, 1), free=(9, 9))
+    pooled = patterns.model_pairs(patterns.group_agreement(ds, "format"))
+    assert set(pooled["verdict"]) == {patterns.DIFFERENT}
+    found = profiles.pairs(patterns.group_agreement(ds, profiles.BY))
+    verdicts = found.groupby("kind")["verdict"].agg(set).to_dict()
+    assert verdicts == {"letters": {patterns.ALIKE}, "free": {patterns.ALIKE}, profiles.FORMATS: {patterns.DIFFERENT}}
+    assert found["kind"].value_counts()[profiles.FORMATS] == 2, "each benchmark against itself in the other format"
+    judged = claims.claim(14).judge(Evidence(traces=ds))
+    assert judged.verdict == claims.CONTRADICTED and judged.also["format"] > 0.3
+    told = across.task_profiles(found, profiles.identified(ds))
+    assert "*With letters*: of 1 pair" in told and "0 have profiles that differ" in told and "The yardstick" in told
+
+
+def test_every_format_has_to_say_that_profiles_differ() -> None:
+    judged = claims.claim(14).judge(Evidence(traces=in_formats(letters=(1, 1), free=(1, 9))))
+    assert judged.verdict == claims.UNDECIDED and judged.where == "letters" and judged.also["most"] > 0.3
+    assert claims.claim(14).judge(Evidence(traces=in_formats((1, 9), (1, 9)))).verdict == claims.SUPPORTED
+
+
+def test_a_task_is_told_among_those_of_its_format() -> None:
+    told = profiles.identified(in_formats(letters=(1, 9), free=(1, 9))).set_index("format")
+    assert told.loc["letters", ["right", "chance", "groups"]].tolist() == [1.0, 0.5, 2]
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [(["A", "B"], 1 / 4), (["D", "C", "B", "A"], 1 / 256), (["C"], 1 / 3), (["A"], 1 / 2), ([], math.nan)],
+)
+def test_guessing_every_round_right(answers: list[str], expected: float) -> None:
+    samples = questions([f"round-{place + 1}" for place in range(len(answers))] or ["round-1"], 1, "mmbench")
+    coords = {"format": ["letters"] * len(samples), "answer": answers or [""]}
+    ds = model_dataset(samples=samples).assign_coords(
+        {name: ("sample", np.array(values, dtype=object)) for name, values in coords.items()}
+    )
+    assert benchmarks.circular_chance(ds) == pytest.approx(expected, nan_ok=True)
+    told = across.benchmark_scores(comparison.scores(ds)) if answers else ""
+    assert not answers or ("of 1 score with" in told and "on MMBench, guessing all rounds right" in told)
+
+
+def test_scores_without_a_known_chance_are_named() -> None:
+    same = {"model": "m", "estimate": 0.5, "lower": 0.4, "upper": 0.6, "n": 20}
+    told = across.benchmark_scores(
+        pd.DataFrame([{**same, "group": "pope", "chance": 0.5}, {**same, "group": "qbench", "chance": math.nan}])
+    )
+    assert "0 of 1 score with" in told and "(not known for Q&#45;Bench)" in told
+
+
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_the_least_p_is_that_of_the_best_order(tasks: int) -> None:
+    names = ("looktwice", "pope")[:tasks]
+    # a second benchmark that ranks two models otherwise: no order turns all ranks round
+    rows = [
+        {"model": str(n), "task": name, "score": score, "focus": score}
+        for name, order in zip(names, ((0, 1, 2, 3, 4), (1, 0, 2, 3, 4)), strict=False)
+        for n, score in enumerate(order)
+    ]
+    found = permutation.correlations(pd.DataFrame(rows), ["focus"])
+    assert found["p_value"].tolist() == pytest.approx([permutation.least_p(5, tasks)]) == [(3 - tasks) / 120]
+
+
+def test_drawn_orders_limit_p() -> None:
+    assert permutation.least_p(7) == 1 / 5040 and permutation.least_p(9) == 1 / 5000 > 1 / math.factorial(9)
+    columns = {"statistic": ["image_weight", "top_region_weight"], "rho": 0.5, "p_value": 0.2, "models": 6}
+    told = across.statistics(pd.DataFrame({**columns, "tasks": [5, 1]}), pd.DataFrame())
+    assert "With 6 of them p is 0.0014 at least, on one benchmark 0.0028." in told
+    assert "of more than 5\N{NO-BREAK SPACE}040 orders 5\N{NO-BREAK SPACE}000 are drawn" in told
+    alone = across.statistics(pd.DataFrame({**columns, "models": 4, "tasks": 1}), pd.DataFrame())
+    assert "5 % takes 5 of them" in alone and "With 4 of them p is 0.083 at least." in alone
+
+
+def test_a_page_of_models_says_what_its_scores_are_over() -> None:
+    ds = model_dataset(samples=[*questions(pictures=4), *questions(("adversarial",), 3, "pope")])
+    told = models.asked(ds, comparison.scores(ds))
+    assert (
+        "LookTwice&#45;QA: 4 pictures, plain&#45;general, " in told and "POPE: 3 pictures, adversarial, in free" in told
+    )
+    assert "24" in told and "prompts of LookTwice&#45;QA" in told and "counts plain&#45;general like" in told
+    pope = comparison.of_task(ds, "pope")
+    assert "plain" not in models.asked(pope, comparison.scores(pope))

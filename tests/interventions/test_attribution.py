@@ -1,0 +1,316 @@
+"""Gradient screen, linear attribution, steering experiments, grounding, and the modes that work on sinks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from helpers.ablating import decoder_layers
+from helpers.networks import llava, samples, wrapped
+from visualheads.errors import HeadError, ModeError, ParameterError, SampleError
+from visualheads.heads.effects import head_effects
+from visualheads.heads.ranking import rank
+from visualheads.interventions import ablate, head_sets, steer, sweeps
+from visualheads.interventions.attribution import attributed, gradient_screen, linear_attribution
+from visualheads.models.generation import greedy
+from visualheads.models.loading import wrap
+from visualheads.models.sinks import sink_tokens
+from visualheads.studies import gaze, grounding
+
+QUIET = {"progress": False, "max_new_tokens": 2}
+BOX = (14.0, 24.0, 26.0, 40.0)
+
+
+@pytest.mark.parametrize(("mode", "positions"), [("zero", "all"), ("uniform", "after_image"), ("boost", "all")])
+def test_the_screen_is_the_slope_of_the_exact_effect(mode, positions):
+    """Scaled down, every head's effect is linear: the guess for a tiny change equals the exact one."""
+    module, processor = llava()
+    for layer in module.model.language_model.layers:
+        layer.self_attn.o_proj.weight.data *= 0.01
+    model, asked = wrap(module, processor, validate=False), samples(3)
+    guessed = gradient_screen(model, asked, mode, positions, progress=False)
+    swept = sweeps.sweep(model, asked, head_sets.single_heads(3, 4), mode, positions, **QUIET)
+    exact = head_effects(swept)
+    assert guessed.screen_margin.dims == exact.effect_margin.dims
+    largest = float(abs(exact.effect_margin).max())
+    np.testing.assert_allclose(guessed.screen_margin, exact.effect_margin, atol=0.1 * largest + 1e-5)
+    merged = xr.merge([guessed[["screen_margin"]], exact[["effect_margin"]]], compat="override", join="inner")
+    for index in range(3):
+        pair = [merged[name].isel(sample=index).values.ravel() for name in merged]
+        assert stats.spearmanr(*pair).statistic > 0.9
+    assert rank(guessed, "screen_margin").dims == ("model", "layer", "head")
+
+
+def test_the_screen_leaves_samples_without_a_margin_out():
+    asked = [*samples(2), replace(samples(3)[2], answer="")]
+    found = gradient_screen(wrapped("llava"), asked, progress=False)
+    assert found.screen_margin.notnull().all(("layer", "head")).values.tolist() == [[True, True, False]]
+    with pytest.raises(ModeError, match="sink"):
+        gradient_screen(wrapped("llava"), samples(1), "sink_removal", progress=False)
+
+
+def test_a_set_that_was_not_tried_takes_no_effect_away():
+    marks = np.zeros((1, 3, 1, 2), bool)
+    marks[0, 0, 0, 0] = marks[0, 1, 0, 1] = marks[0, 2, 0, 0] = True  # the third is the first head again
+    lost = np.array([[[1.0, 2.0], [3.0, 4.0], [np.nan, np.nan]]])
+    dims, zero = ("model", "set", "sample"), np.zeros((1, 2))
+    ds = xr.Dataset(
+        {"margin": (dims, -lost), "correct": (dims, 1 - lost), "kl": (dims, lost),
+         "clean_margin": (("model", "sample"), zero), "clean_correct": (("model", "sample"), zero + 1),
+         "heads": (("model", "set", "layer", "head"), marks)},
+        {"model": ["m"], "set": ["a", "b", "a again"], "sample": ["s", "t"]},
+    )  # fmt: skip
+    np.testing.assert_array_equal(head_effects(ds).effect_margin[0, 0], [[1, 2], [3, 4]])
+
+
+def test_each_models_samples_keep_their_labels():
+    parts = []
+    for name, seed in (("m", 0), ("n", 1)):
+        ds, _ = additive(0.0, n=40, seed=seed)
+        ids = [f"{name}{index}" for index in range(6)]
+        ds = ds.assign_coords(model=[name], sample=ids, image_id=("sample", np.array(ids, dtype=object)))
+        parts.append(ds.assign_coords(order=("set", ["subset"] * 40)))
+    both = xr.concat(parts, "model", data_vars="all", coords="minimal", compat="override", join="outer")
+    both = both.assign_coords(image_id=("sample", both["sample"].values), order=("set", ["subset"] * both.sizes["set"]))
+    both["heads"] = both["heads"].fillna(False).astype(bool)
+    found = attributed(both)
+    assert found is not None and found["image_id"].values.tolist() == found["sample"].values.tolist()
+    assert found.sizes["model"] == 2 and len(set(found["image_id"].values)) == 12
+
+
+def additive(noise: float, n: int = 200, seed: int = 0) -> tuple[xr.Dataset, np.ndarray]:
+    """A sweep whose loss is a known share of each head, plus noise per set."""
+    rng = np.random.default_rng(seed)
+    marks = head_sets.random_subsets(3, 4, n, 0.3, seed)
+    shares = rng.normal(size=(3, 4))
+    lost = (marks.values * shares).sum((1, 2))[:, None] + rng.normal(size=(n, 1)) * noise + np.zeros((1, 6))
+    ds = xr.Dataset(
+        {
+            "margin": (("model", "set", "sample"), -lost[None]),
+            "clean_margin": (("model", "sample"), np.zeros((1, 6))),
+            "correct": (("model", "set", "sample"), np.ones((1, n, 6))), "kl": (("model", "set", "sample"), lost[None]),
+            "clean_correct": (("model", "sample"), np.ones((1, 6))),
+            "heads": (("model", "set", "layer", "head"), marks.values[None]),
+        },
+        {"model": ["m"], "set": marks["set"].values, "sample": list("abcdef"), "layer": range(3), "head": range(4)},
+    )  # fmt: skip
+    return ds, shares
+
+
+def test_linear_attribution_finds_additive_shares():
+    ds, shares = additive(0.0)
+    found = linear_attribution(ds)
+    np.testing.assert_allclose(found.attribution.mean("sample")[0], shares, atol=0.02)
+    assert found.r2.item() > 0.99
+    assert found.sets.item() == 200
+    other = linear_attribution(ds.isel(set=np.random.default_rng(1).permutation(200)))
+    xr.testing.assert_allclose(other.attribution, found.attribution)
+    assert other.r2.item() == pytest.approx(found.r2.item(), abs=1e-12)
+    np.testing.assert_allclose(rank(found, "attribution")[0], shares, atol=0.02)
+
+
+def test_linear_attribution_says_when_it_is_poor():
+    ds, _ = additive(5.0)
+    found = linear_attribution(ds)
+    assert found.r2.item() < 0.5
+    constant = ds.assign(margin=ds.margin * 0)
+    assert np.isnan(linear_attribution(constant).r2.item())
+    with pytest.raises(ParameterError, match="at least 20"):
+        linear_attribution(ds.isel(set=slice(10)))
+    with pytest.raises(ParameterError, match="of"):
+        linear_attribution(ds, "speed")
+
+
+def test_heads_in_no_subset_have_no_share():
+    ds, _ = additive(0.0)
+    ds["heads"] = ds["heads"].copy()
+    ds["heads"][:, :, 2, 3] = False
+    found = linear_attribution(ds)
+    assert found.attribution[0, 2, 3].isnull().all() and found.attribution.notnull().sum() == 11 * 6
+
+
+def scene(index: int = 0, **fields) -> list:
+    boxes = {"car": [(15, 20, 20, 30)], "dog": [(10, 30, 20, 40), (14, 40, 20, 45)]}
+    return samples(2, boxes=boxes, **fields)
+
+
+def test_every_object_a_question_could_mean_is_a_candidate():
+    found = gaze.candidates(scene())
+    assert [(one.id, one.answer, one.box) for one in found[:2]] == [
+        ("s0→car", "1", (15, 20, 20, 30)),
+        ("s0→dog", "2", (10, 30, 20, 40)),
+    ]
+    for useless in (samples(2), samples(2, boxes={"car": [BOX]}), samples(1, boxes={"car": [BOX], "dog": [BOX]})):
+        with pytest.raises(SampleError, match="two kinds"):
+            gaze.candidates(useless)
+
+
+def test_steering_to_candidates_is_steering_to_their_boxes():
+    model = wrapped("llava")
+    sets = {"one": [(2, 1)], "all": [(layer, head) for layer in range(3) for head in range(4)]}
+    found = gaze.steer_to_candidates(model, scene(), sets, 3.0, **QUIET)
+    assert found["mode"].item() == "steer"
+    asked = gaze.candidates(scene())
+    alone = steer(model, asked, sets["all"], [one.box for one in asked], 3.0, **QUIET)
+    np.testing.assert_allclose(found.kl.sel(set="all"), alone.kl, atol=1e-5)
+
+
+def test_strengths_are_a_dimension():
+    model, asked, sets = wrapped("llava"), samples(2), {"a": [(0, 0)], "b": [(2, 3)]}
+    found = gaze.bias_curve(model, asked, sets, [-2, 0, 2], **QUIET)
+    assert found.margin.dims == ("model", "bias", "set", "sample")
+    assert found.clean_margin.dims == ("model", "sample")
+    clean = np.broadcast_to(found.clean_margin.values[:, None], (1, 2, 2))
+    np.testing.assert_allclose(found.margin.sel(bias=0), clean, atol=1e-5)
+    expected = ablate(model, asked, [(2, 3)], "boost", bias=2.0, **QUIET)
+    np.testing.assert_allclose(found.margin.sel(bias=2, set="b"), expected.margin, atol=1e-5)
+    for wrong in ({"biases": []}, {"biases": [1, 1]}, {"biases": [1], "mode": "zero"}):
+        with pytest.raises(ParameterError):
+            gaze.bias_curve(model, asked, sets, **wrong, **QUIET)
+
+
+def square_cells(side: int, pixels: float = 10.0) -> np.ndarray:
+    left, top = np.meshgrid(np.arange(side) * pixels, np.arange(side) * pixels)
+    return np.stack([left, top, left + pixels, top + pixels], axis=-1)
+
+
+def test_a_box_surrounds_the_strongest_part():
+    values = np.zeros((4, 4))
+    values[1, 1], values[1, 2], values[3, 0] = 1.0, 0.6, 0.9
+    cells = square_cells(4)
+    assert grounding.box_of_map(values, cells) == (10, 10, 30, 20)
+    assert grounding.box_of_map(values, cells, level=0.7) == (10, 10, 20, 20)
+    assert grounding.point_of_map(values, cells) == (15, 15)
+    assert grounding.box_of_map(np.zeros((4, 4)), cells) is None
+    assert grounding.point_of_map(np.zeros((4, 4)), cells) is None
+    values[3, 0] = 0
+    assert grounding.box_of_map(values, cells, "gaussian") == (0, 0, 30, 30), "smoothing spreads"
+    cells[1, 1] = np.nan
+    assert grounding.point_of_map(values, cells) == (25, 15), "a cell that shows nothing of the picture points nowhere"
+    for wrong in ({"rule": "guess"}, {"level": 0.0}, {"level": 1.5}):
+        with pytest.raises(ParameterError):
+            grounding.box_of_map(values, cells, **wrong)
+
+
+def test_overlap_of_boxes():
+    assert grounding.iou((0, 0, 2, 2), (0, 0, 2, 2)) == 1
+    assert grounding.iou((0, 0, 2, 2), (1, 0, 3, 2)) == pytest.approx(1 / 3)
+    assert grounding.iou((0, 0, 1, 1), (2, 2, 3, 3)) == 0
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 1000), st.floats(0.1, 1.0), st.sampled_from(grounding.RULES))
+def test_the_strongest_cell_lies_in_the_box(seed, level, rule):
+    values = np.random.default_rng(seed).random((5, 6))
+    cells = np.stack([np.moveaxis(np.indices((5, 6))[::-1], 0, -1)] * 2, axis=2).reshape(5, 6, 4).astype(float)
+    cells[..., 2:] += 1
+    box = grounding.box_of_map(values, cells, rule, level)
+    assert box is not None and 0 <= box[0] < box[2] <= 6 and 0 <= box[1] < box[3] <= 5
+    if rule == "threshold" and level == 1.0:
+        assert grounding.inside(grounding.point_of_map(values, cells), box)
+    heads = np.random.default_rng(seed).random((3, 5, 6))
+    np.testing.assert_allclose(grounding.combined(heads * np.array([1, 10, 100])[:, None, None]),
+                               grounding.combined(heads))  # fmt: skip
+
+
+def test_grounding_compares_boxes_with_the_asked_one():
+    model, asked = wrapped("llava"), samples(3, box=BOX)
+    scores = xr.DataArray(np.arange(12.0).reshape(1, 3, 4), dims=("model", "layer", "head"))
+    found = gaze.ground(model, asked, scores, most=3, max_new_tokens=1, progress=False)
+    assert found.iou.dims == found.hit.dims == ("model", "heads_used", "sample")
+    assert found.selected_layer.values.tolist() == [2, 2, 2]
+    assert found.selected_head.values.tolist() == [3, 2, 1]
+    for index, sample in enumerate(asked):
+        for used in range(3):
+            assert float(found.iou[0, used, index]) == pytest.approx(
+                grounding.iou(tuple(found.box.values[0, used, index]), sample.box), abs=1e-5
+            )
+    assert ((found.chance > 0) & (found.chance < 1)).all()
+    with pytest.raises(SampleError, match="box"):
+        gaze.ground(model, samples(1, box=None), scores)
+    with pytest.raises(HeadError, match="finite"):
+        gaze.ground(model, asked, scores * np.nan)
+    with pytest.raises(ParameterError, match="most"):
+        gaze.ground(model, asked, scores, most=0)
+
+
+@pytest.fixture
+def with_sinks():
+    """A model of which one dimension of the residual stream is said to mark sinks; some image tokens are, some not."""
+    module, processor = llava()
+    model = wrap(module, processor, name="with sinks", validate=False)
+    (sample,) = samples(1)
+    with torch.no_grad():
+        encoding = model.encode([sample])
+        states = model.module(**dict(encoding), output_hidden_states=True).hidden_states[2][0]
+    image = encoding["input_ids"][0] == model.image_token_id
+    marked = [int((sink_tokens(states, (one,)) & image).sum()) for one in range(32)]
+    model.__dict__["sink_dimensions"] = (next(i for i, count in enumerate(marked) if 1 < count < 8),)
+    return model
+
+
+@pytest.mark.parametrize("positions", ["all", "after_image"])
+@pytest.mark.parametrize("mode", ["sink_removal", "sink_redistribution"])
+def test_sink_modes_equal_whole_matrices(with_sinks, mode, positions):
+    model, (sample,) = with_sinks, samples(1)
+    head = (2, 1)
+    found = ablate(model, [sample], [head], mode, positions, max_new_tokens=1, progress=False)
+    encoding = model.encode([sample])
+    image = encoding["input_ids"][0] == model.image_token_id
+    layer = decoder_layers(model)[head[0]]
+    grabbed = {}
+
+    def grab(_module, _args, kwargs):
+        grabbed["hidden"] = kwargs["hidden_states"]
+
+    before = layer.self_attn.register_forward_pre_hook(grab, with_kwargs=True)
+    with torch.no_grad(), greedy(model.module, 0):
+        states = model.module(**dict(encoding), output_hidden_states=True, logits_to_keep=1)
+    before.remove()
+    sinks = sink_tokens(states.hidden_states[head[0]][0], model.sink_dimensions) & image
+    assert 0 < sinks.sum() < image.sum()
+    attention = layer.self_attn
+    hidden = grabbed["hidden"][0]
+    size, total = 8, len(hidden)
+    text = model.module.model.language_model
+    cos, sin = text.rotary_emb(hidden[None], torch.arange(total)[None])
+    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+    query = attention.q_proj(hidden).view(total, 4, size).transpose(0, 1)[None]
+    key = attention.k_proj(hidden).view(total, 2, size).transpose(0, 1)[None]
+    value = attention.v_proj(hidden).view(total, 2, size).transpose(0, 1)
+    query, key = apply_rotary_pos_emb(query, key, cos, sin)
+    scores = query[0, head[1]] @ key[0, head[1] // 2].T * size**-0.5
+    causal = torch.ones(total, total).tril().bool()
+    weights = scores.masked_fill(~causal, -torch.inf).softmax(-1)
+    if mode == "sink_removal":
+        changed = weights * ~sinks
+        changed = changed / changed.sum(-1, keepdim=True)
+    else:
+        others = weights * (image & ~sinks)
+        changed = weights * ~sinks + others * (weights * sinks).sum(-1, keepdim=True) / others.sum(-1, keepdim=True)
+        changed = torch.where(others.sum(-1, keepdim=True) > 0, changed, weights)
+    first = int(image.nonzero().max()) + 1 if positions == "after_image" else 0
+    weights = torch.where((torch.arange(total) >= first)[:, None], changed, weights)
+    expected = weights @ value[head[1] // 2]
+
+    def put(_module, args):
+        inputs = args[0].clone()
+        inputs[0, :, head[1] * size : (head[1] + 1) * size] = expected
+        return (inputs,)
+
+    hook = attention.o_proj.register_forward_pre_hook(put)
+    with torch.no_grad():
+        logits = model.module(**dict(encoding), logits_to_keep=1).logits[0, -1]
+    hook.remove()
+    clean = states.logits[0, -1].log_softmax(-1)
+    kl = (clean.exp() * (clean - logits.log_softmax(-1))).sum()
+    assert float(kl) > 1e-6
+    assert found.kl.item() == pytest.approx(float(kl), rel=1e-3, abs=1e-6)

@@ -1,0 +1,270 @@
+"""The full protocol: what it asks, how it is shipped, when it holds, and that pages and verdicts read it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from helpers.model_datasets import model_dataset, stored
+from helpers.planted import LAYERS, Planted, always, effects_of, pattern, swept, world
+from visualheads import charts
+from visualheads.analysis import effects, models, rankings_vs_effects
+from visualheads.book import protocols
+from visualheads.book.prose import causes as words
+from visualheads.book.prose import cells as across
+from visualheads.book.prose import rankings as ranked
+from visualheads.cards import miniature_folder
+from visualheads.charts import display
+from visualheads.errors import HeadError, ParameterError, StoreError
+from visualheads.heads import lists as head_lists
+from visualheads.interventions import attribution, head_sets
+from visualheads.models.loading import load
+from visualheads.models.provenance import HASH_LENGTH
+from visualheads.store.read import open_store
+from visualheads.store.schema import assert_valid
+from visualheads.studies import ablation, full_protocol, shipped
+from visualheads.studies import evidence as gathering
+
+NAME = "mini-1.5-7B"
+
+
+@pytest.fixture
+def planted_sweep() -> xr.Dataset:
+    """A sweep with the coordinates of a real one: three sets, forty questions."""
+    ds = swept(0.25, samples=40)
+    texts = {"task": "looktwice", "format": "free", "condition": "plain-object", "control": ""}
+    along = {name: ("sample", np.array([value] * 40, dtype=object)) for name, value in texts.items()}
+    told = np.array(['{"identity": {}, "circumstance": {}}'], dtype=object)
+    return ds.assign_coords(
+        **along, mode=("model", ["zero"]), positions=("model", ["all"]), seed=("set", [-1, 0, 1]),
+        provenance=("model", told), chosen_pictures=("model", [20]),
+    )  # fmt: skip
+
+
+def identity(path: Path) -> dict[str, Any]:
+    """What a shipped store says it was made from."""
+    return json.loads(str(open_store(path)["provenance"].values[0]))["identity"]
+
+
+def shipped_sweep(ds: xr.Dataset, root: Path) -> Path:
+    return shipped.ship(ds, NAME, "zero-all", ["looktwice"], "sweep-zero-all", root=root)
+
+
+def test_what_is_shipped_holds_until_something_it_was_made_from_changes(
+    planted_sweep: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = shipped_sweep(planted_sweep, tmp_path)
+    assert path == tmp_path / NAME / "zero-all.zarr.zip" and shipped.why_outdated(path) == ""
+    assert shipped.full_stores(NAME, tmp_path) == {"zero-all": path}
+    found = shipped.opened(NAME, "zero-all", tmp_path)
+    assert found is not None
+    np.testing.assert_array_equal(found["correct"], planted_sweep["correct"])
+    np.testing.assert_array_equal(found["heads"], planted_sweep["heads"])
+    assert path.read_bytes() == shipped_sweep(planted_sweep, tmp_path).read_bytes()
+    assert {"reference", "bias"}.isdisjoint(identity(path))
+    made = {"reference": "a1b2", "bias": 2.0, "checkpoint": "what it was called then"}
+    own = np.array([json.dumps({"identity": made, "circumstance": {}})], dtype=object)
+    path = shipped_sweep(planted_sweep.assign_coords(provenance=("model", own)), tmp_path)
+    assert shipped.why_outdated(path) == "" and identity(path)["checkpoint"] == NAME
+    assert (identity(path)["reference"], identity(path)["bias"]) == ("a1b2", 2.0)
+    several = planted_sweep.expand_dims(bias=[0.0, 2.0]).assign_coords(provenance=("model", own))
+    assert shipped._kept(several) == {"reference": "a1b2"}, "of several biases the identity tells one"
+    astray = tmp_path / "mini-vip-7B" / path.name
+    astray.parent.mkdir()
+    astray.write_bytes(path.read_bytes())
+    assert (
+        "another model" in shipped.why_outdated(astray) and shipped.opened("mini-vip-7B", "zero-all", tmp_path) is None
+    )
+    for name, changed in (("DEFINITIONS_VERSION", "other"), ("VERSION", "other"), ("PROTOCOL", "other")):
+        with monkeypatch.context() as patch:
+            patch.setattr(shipped, name, changed)
+            assert "made from other" in shipped.why_outdated(path)
+            assert not shipped.full_stores(NAME, tmp_path) and shipped.opened(NAME, "zero-all", tmp_path) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(shipped, "REVISED", {"mean-all": "2"})
+        assert shipped.why_outdated(path) == "", "another store's part has changed"
+        patch.setitem(shipped.REVISED, "zero-all", "2")
+        assert shipped.why_outdated(path) == "made from other protocol than there are now"
+    monkeypatch.setattr(shipped, "_weights", lambda *_: "other")
+    assert shipped.why_outdated(path) == "made from other weights than there are now"
+    assert shipped.opened(NAME, "mean-all", tmp_path) is None
+
+
+def test_verdicts_come_from_full_stores_that_hold(
+    planted_sweep: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results, full = tmp_path / "results", tmp_path / "full"
+    stored(results, model_dataset())
+    assert gathering.reduced_models([NAME], full) == [NAME]
+    shipped_sweep(planted_sweep, full)
+    found = gathering.gather(results, full=full)
+    assert list(found.evidence.sweeps) == ["zero, all"]
+    row = found.sources[found.sources["what"] == "sweep zero, all"].iloc[0]
+    assert row["used"] and row["store"] == f"full: {NAME}/zero-all.zarr.zip"
+    assert gathering.reduced_models([NAME], full) == [] and list(gathering.removed(results, full=full)) == ["zero, all"]
+    assert gathering.removed(results, ["another"], full) == {}
+    monkeypatch.setattr(shipped, "PROTOCOL", "other")
+    found = gathering.gather(results, full=full)
+    row = found.sources[found.sources["what"] == "sweep zero, all"].iloc[0]
+    assert not row["used"] and "protocol" in row["why"] and not found.evidence.sweeps
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    if not (miniature_folder(NAME) / "config.json").is_file():
+        pytest.skip("the miniature is not there")
+    return load(NAME)
+
+
+def test_the_whole_protocol_is_run_resumed_shipped_and_repeated(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(full_protocol, "MODES", (("zero", "all"), ("mean", "all")))
+    monkeypatch.setitem(
+        full_protocol.PARTS, "removed heads", full_protocol.Part(("zero-all", "mean-all"), full_protocol.removed_heads)
+    )
+    monkeypatch.setattr(full_protocol, "PARTS", {"removed heads": full_protocol.PARTS["removed heads"]})
+    monkeypatch.setattr(full_protocol, "SUBSETS", 24)
+    monkeypatch.setattr(full_protocol, "STAGES", ("late",))
+    monkeypatch.setattr(full_protocol, "_more", lambda setting: setting.halves[1][setting.n : setting.n + 1])
+    monkeypatch.setattr(full_protocol, "usable", lambda _traces: ["image_weight", "gaze"])
+    first, second = full_protocol.Setting(model, ("looktwice",), tmp_path).halves
+    assert not {one.image_id for one in first} & {one.image_id for one in second}
+    monkeypatch.setattr(full_protocol.Setting, "halves", (first[:4], second))
+    said: list[str] = []
+    root = tmp_path / "full"
+    made = full_protocol.run_protocol(model, ["pope"], tmp_path / "work", said.append, root=root, n=2)
+    assert [path.name for path in made] == ["zero-all.zarr.zip", "mean-all.zarr.zip"]
+    assert full_protocol.is_current(NAME, root=root) and not full_protocol.is_current(NAME, root=tmp_path)
+    assert full_protocol.run_protocol(model, ["pope"], tmp_path / "work", said.append, root=root, n=2) == []
+    assert said[-1] == f"{NAME}: removed heads is up to date"
+    ds = shipped.opened(NAME, "zero-all", root)
+    assert ds is not None
+    assert_valid(ds)
+    assert set(ds["task"].values.tolist()) == {"looktwice", "pope"} and set(ds["format"].values.tolist()) >= {"letters"}
+    orders = ds["order"].values.tolist()
+    assert orders.count("subset") == 24 and {"top", "bottom", "random", "single"} < set(orders)
+    assert len({int(seed) for seed in ds["seed"].values[np.array(orders) == "random"]}) == 5
+    late = ds.isel(sample=np.flatnonzero(ds["sample"].isin([second[2].id]).values))
+    tried = late["kl"].isel(model=0, sample=0).notnull().values
+    assert set(ds["ranking"].values[tried].tolist()) == {"image_weight"} and tried.sum() == 6
+    told = attribution.attributed(ds)
+    assert told is not None and told.sizes["sample"] == 2
+    assert rankings_vs_effects.guesses(ds, told)["guess"].tolist() == ["gradient screen", "many at once"]
+    assert rankings_vs_effects.guesses(ds, None)["spearman"].iloc[0] > 0.5, "the gradient is a fair guess"
+
+    repeated = ablation.repeat(model, ds)
+    assert repeated.samples == 2 and repeated.sets == 10 and repeated.correct == 0
+    assert repeated.margin < 0.05 and repeated.kl < 0.02
+    with pytest.raises(StoreError, match="margin differs by"):
+        ablation.repeat(model, ds.assign(margin=ds["margin"] + 1))
+    with pytest.raises(StoreError, match="correct differs by"):
+        ablation.repeat(model, ds.assign(correct=1 - ds["correct"]))
+
+    monkeypatch.setattr(shipped, "full_folder", lambda: root)
+    shape = model.shape[:2]
+    stored(tmp_path / "results", model_dataset(NAME, pattern=np.random.default_rng(0).random(shape)))
+    shown = ablation.removed(model, tmp_path / "results")
+    assert list(shown.sweeps) == ["zero, all", "mean, all"] and shown.repeated is not None and shown.pictures == 4
+    text = words.protocol(shown)
+    assert "This is the full protocol" in text and "2 questions were computed again" in text
+    assert "on the same 2 questions (plain-object;" in text and "24 random subsets" in text
+    assert "6 of them, the late heads of claim 5 and their random controls, were also judged on 1 further" in text
+    assert "mode `mean` is the first 2 of the questions on which heads were ranked" in text
+    assert "(image, text, last prompt and generated tokens)" in text
+    assert f"| mean | all positions | {shown.sweeps['mean, all'].sizes['set']} | " in text
+    assert "More than 0.05 logits, 0.02 nats or 2 %" in text
+    assert len(identity(root / NAME / "mean-all.zarr.zip")["reference"]) == HASH_LENGTH
+    table = effects.loss_table(shown.sweeps)
+    assert table["estimate"].notna().all() and set(table["mode"]) == {"zero, all", "mean, all"}
+    assert set(effects.released_share(table)["stage"]) == {"late", "all"}
+    monkeypatch.setattr(shipped, "PROTOCOL", "other")
+    assert "made from other protocol" in ablation._why_reduced(NAME, True)
+
+
+def test_the_full_protocol_of_models_that_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocols, "full_models", lambda: ["a", "b"])
+    with pytest.raises(ParameterError, match="model"):
+        protocols.run_full(tmp_path, ["c"])
+    monkeypatch.setattr(full_protocol, "is_current", lambda name, *_: name == "a")
+    ran: list[str] = []
+    monkeypatch.setattr(protocols, "run_one", lambda name, *_: (ran.append(name), "it broke")[1])
+    said: list[str] = []
+    assert protocols.run_full(tmp_path, report=said.append) == ["it broke"]
+    assert ran == ["b"] and said == ["a: the full protocol is up to date"]
+
+
+def test_the_best_ranking_is_held_against_every_cell() -> None:
+    values, other = pattern(3), pattern(4)
+    traces = world({"m": Planted(weight=always(values), concentration=other, noise=0.001)}, tasks=("looktwice", "pope"))
+    sets = head_sets.single_heads(*values.shape)
+
+    def removed(found: np.ndarray, tasks: tuple[str, ...]) -> xr.Dataset:
+        parts = []
+        for task in tasks:
+            lost = effects_of(found, noise=0.001)["effect_margin"].stack(set=("layer", "head")).transpose(..., "sample")
+            ids = np.array([f"{task}{i}" for i in range(lost.sizes["sample"])], dtype=object)
+            dims = ("model", "set", "sample")
+            texts = {name: np.array([value] * len(ids), dtype=object)
+                     for name, value in (("task", task), ("format", "free"), ("control", ""))}  # fmt: skip
+            coords = {name: ("sample", text) for name, text in texts.items()}
+            parts.append(xr.Dataset(
+                {"margin": (dims, -lost.values), "correct": (dims, np.ones(lost.shape)),
+                 "kl": (dims, np.abs(lost.values)), "clean_margin": (("model", "sample"), np.zeros((1, len(ids)))),
+                 "clean_correct": (("model", "sample"), np.ones((1, len(ids)))),
+                 "heads": (("model", "set", "layer", "head"), sets.values[None])},
+                {"model": ["m"], "sample": ids, "image_id": ("sample", ids), "layer": range(LAYERS),
+                 "head": range(values.shape[1]), "order": ("set", sets["order"].values), **coords},
+            ))  # fmt: skip
+        return xr.concat(parts, "sample", data_vars="minimal", coords="minimal", compat="override")
+
+    sweeps = {"zero, all": removed(values, ("looktwice", "pope")), "mean, all": removed(other, ("looktwice",))}
+    lists = {"m": {"someone": xr.DataArray(values, dims=("layer", "head"),
+                                           coords={"layer": range(LAYERS), "head": range(4)})}}  # fmt: skip
+    found = rankings_vs_effects.agreement_by_cell(traces, sweeps, None, lists, n_boot=50)
+    told = found[found["ranking"] == "someone"]
+    assert found.groupby(["mode", "task", "effect"]).ngroups == 5 and len(told) == 5
+    first = told[told["mode"] == "zero, all"]
+    assert first["spearman"].min() > 0.99 and (first["lower"] <= first["spearman"]).all()
+    best = rankings_vs_effects.best_rankings(found[found["ranking"] != "someone"])
+    assert set(best[best["mode"] == "zero, all"]["ranking"]) <= {"image_weight", "region_weight"}
+    assert set(best[best["mode"] == "mean, all"]["ranking"]) == {"concentration"}
+    text = across.held(found, rankings_vs_effects.best_rankings(found))
+    assert "a single best ranking **holds" in text or "**does not hold**" in text
+    spec = display.spec_of(charts.ranking_cells(found))
+    assert "kinds of effect, for m" in spec["description"]
+    heads = effects.head_tables(
+        traces, effects.effects_of(sweeps["zero, all"]), effects.more_scores(sweeps, None, lists)
+    )
+    assert {"someone", "margin lost (mean, all)", "KL (zero, all)"} <= set(heads.columns)
+    assert "someone" in json.dumps(display.spec_of(charts.scores_and_effects(heads)))
+    shared = effects.effects_of(sweeps["zero, all"]).rename(effect_margin="attribution")
+    shared = shared.assign_coords(mode=("model", ["zero"]), positions=("model", ["all"]))
+    many = rankings_vs_effects.agreement_by_cell(traces, dict(reversed(sweeps.items())), shared, n_boot=10)
+    assert set(many[many["effect"] == "many"]["mode"]) == {"zero, all"}, "shares are of the mode they were fitted in"
+    assert "no single heads" in across.held(found.iloc[:0], best.iloc[:0])
+
+
+def test_published_lists_join_the_models_they_are_of(tmp_path: Path) -> None:
+    shapes = models.shapes(model_dataset(NAME, pattern=np.random.default_rng(0).random((3, 2))))
+    assert shapes == {NAME: (3, 2)}
+    assert head_lists.published(tmp_path, shapes) == {}
+    assert "No published head lists" in ranked.published_lists({}, "lists")
+    (tmp_path / NAME).mkdir()
+    (tmp_path / "another-model").mkdir()
+    (tmp_path / NAME / "gaze.json").write_text('[{"layer": 1, "head": 0, "score": 0.5}]', encoding="utf-8")
+    (tmp_path / "another-model" / "gaze.json").write_text('{"40-1": [1.0]}', encoding="utf-8")
+    (tmp_path / "own.csv").write_text(f"model,layer,head,score\n{NAME},2,1,3.0\n", encoding="utf-8")
+    found = head_lists.published(tmp_path, shapes)
+    assert list(found) == [NAME] and list(found[NAME]) == ["gaze", "own"]
+    assert found[NAME]["gaze"].shape == (3, 2) and float(found[NAME]["gaze"][1, 0]) == 0.5
+    assert np.isnan(found[NAME]["own"].values).sum() == 5
+    assert "gaze" in ranked.published_lists(found, "lists")
+    (tmp_path / NAME / "wrong.json").write_text('{"7-1": [1.0]}', encoding="utf-8")
+    with pytest.raises(HeadError, match=r"wrong\.json"):
+        head_lists.published(tmp_path, shapes)
