@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from visualheads.cards import Card
-from visualheads.errors import CheckpointError, UnsupportedModelError
+from visualheads.errors import CheckpointError, ParameterError, UnsupportedModelError, got
 from visualheads.models import checkpoints
 from visualheads.models.adapters import adapter_of
 from visualheads.models.devices import AUTO, CPU, chosen_device, chosen_dtype, device_map, lacks_memory, room_for
@@ -47,6 +47,8 @@ def load(
     or DeviceMemoryError.
     """
     source = checkpoints.resolve(name)
+    if source.card is not None and source.card.joined:
+        return _joined(source, device, dtype, revision, validate)
     folder = source.folder
     checkpoints.check_revision(source, revision)
     revision = revision or (source.card.revision if source.card and folder is None else None) or None
@@ -64,7 +66,7 @@ def load(
             dtype=kind,
             use_safetensors=True,
             output_loading_info=True,
-            attn_implementation="eager" if adapter.softcap(config) else "sdpa",
+            attn_implementation=adapter.attention_setting("eager" if adapter.softcap(config) else "sdpa"),
             **({"device_map": AUTO} if placed == AUTO else {}),
         )
     if info["missing_keys"] or info.get("mismatched_keys"):
@@ -82,6 +84,28 @@ def load(
         "revision": revision or commit or "",
         "weights": hash_weights(folder) if folder else f"commit:{commit or ''}",
     }
+    return _wrapped(module, processor, source.name, source.card, identity, validate)
+
+
+def _joined(
+    source: checkpoints.Source,
+    device: str | torch.device | None,
+    dtype: str | torch.dtype | None,
+    revision: str | None,
+    validate: bool,
+) -> VisionLanguageModel:
+    """A model whose base weights come from packages; on the CPU in float32 like miniatures, unless told otherwise."""
+    from visualheads.models import smol
+
+    if revision:
+        raise ParameterError(got("revision", revision, f"none for {source.name}", "leave it out"))
+    placed = chosen_device(device, miniature=True)
+    kind = chosen_dtype(dtype, placed, miniature=True)
+    file = Path(source.location)
+    module, processor = smol.join(smol.read_learned(file), dtype=torch.float32 if isinstance(kind, str) else kind)
+    with room_for(source.name, placed):
+        module.to(CPU if placed == AUTO else placed)
+    identity = {"checkpoint": source.name, "revision": "", "weights": smol.weights_identity(file)}
     return _wrapped(module, processor, source.name, source.card, identity, validate)
 
 
@@ -107,6 +131,7 @@ def untrained(model: VisionLanguageModel, seed: int = 0, device: torch.device | 
     from transformers import AutoModelForImageTextToText
 
     config = copy.deepcopy(model.config)
+    attention = str(getattr(model.config.get_text_config(), "_attn_implementation", None) or "sdpa")
     places = device_map(model.module)
     where = CPU if places or model.device.type == "meta" else device or model.device
     told = f"{model.identity.get('checkpoint', model.name)}, untrained"
@@ -114,7 +139,7 @@ def untrained(model: VisionLanguageModel, seed: int = 0, device: torch.device | 
         with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []), torch.device(where):
             torch.manual_seed(seed)
             module: Any = AutoModelForImageTextToText.from_config(
-                config, dtype=model.dtype, attn_implementation=getattr(model.config, "_attn_implementation", None)
+                config, dtype=model.dtype, attn_implementation=model.adapter.attention_setting(attention)
             )
         identity = {**model.identity, "checkpoint": told, "weights": weights_hash(module)}
         if places:

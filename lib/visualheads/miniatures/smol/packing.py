@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from visualheads.miniatures.smol.questions import Question
+from visualheads.models.smol.architecture import IMAGE_TOKEN
 
-IMAGE_TOKEN = "<file_sep>"
-"""A special token of SmolLM2 that its texts do not use; stands for one image token."""
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 """The language model's own system message, which its chat template writes."""
 BEFORE = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n"

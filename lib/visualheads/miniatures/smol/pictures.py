@@ -10,16 +10,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from visualheads.miniatures.smol.tower import STRIDE
+from visualheads.models.smol.architecture import DEVIATION, MEAN, RESAMPLE, SIDE
 from visualheads.tasks.images import DrawBox
-
-SIDE = 384
-"""Every picture is resized to a square of this many pixels."""
-GRID = SIDE // STRIDE
-IMAGE_TOKENS = GRID * GRID
-MEAN, DEVIATION = 0.498, 0.502
-"""Normalisation of the tower's pictures, all channels."""
-RESAMPLE = Image.Resampling.BICUBIC
 
 
 def as_pixels(picture: Image.Image) -> Float[Tensor, "channel height width"]:

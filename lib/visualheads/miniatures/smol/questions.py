@@ -108,9 +108,7 @@ def colour(rng: random.Random, scene: Scene) -> Question | None:
 def relation(rng: random.Random, scene: Scene) -> Question | None:
     """Whether one object, the only one of its class, is left or right of another one."""
     single = [thing for thing in scene.objects if scene.count(thing.name) == 1]
-    pairs = [
-        (one, other) for one in single for other in single if abs(one.centre[0] - other.centre[0]) >= APART
-    ]
+    pairs = [(one, other) for one in single for other in single if abs(one.centre[0] - other.centre[0]) >= APART]
     if not pairs:
         return None
     one, other = rng.choice(pairs)
@@ -146,11 +144,11 @@ def of_marked_picture(rng: random.Random, scene: Scene, marked: Placed, letters:
     name, category = marked.name, CATEGORY[marked.name]
     count = scene.count(name)
     asked = [
+        list_objects(scene),
         free("general", GENERAL, count, marked=True),
         free("object", count_object(name), count, marked=True),
         free("super", count_super(category), scene.count(category), marked=True),
         Question("name", prompts.free_form("What is the object within the rectangle?"), name),
-        list_objects(scene),
         yes_no(rng, scene, rng.random() < 0.5),
     ]
     if rng.random() < letters:

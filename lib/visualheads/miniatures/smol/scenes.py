@@ -96,9 +96,7 @@ def draw_scene(
     """
     size = rng.choice(SHAPES)
     names = _draw_classes(rng, held_out_pairs, distinct_categories)
-    counts = Counter(
-        {name: number for name, number in zip(names, _draw_counts(rng, len(names)), strict=True)}
-    )
+    counts = Counter({name: number for name, number in zip(names, _draw_counts(rng, len(names)), strict=True)})
     total = counts.total()
     largest = LARGEST if total <= 4 else 104 if total <= 6 else 92
     order = list(counts.elements())

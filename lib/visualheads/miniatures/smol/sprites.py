@@ -234,7 +234,9 @@ def read_sheet(folder: Path) -> SpriteSheet:
     """
     for name in ("sprites.webp", "sprites.json"):
         if not (folder / name).is_file():
-            raise MissingDataError(f"the folder {str(folder)!r} lacks {name}; it comes with the repository (data/smol).")
+            raise MissingDataError(
+                f"the folder {str(folder)!r} lacks {name}; it comes with the repository (data/smol)."
+            )
     entries = json.loads((folder / "sprites.json").read_text(encoding="utf-8"))
     with Image.open(folder / "sprites.webp") as opened:
         sheet = opened.convert("RGBA")

@@ -10,13 +10,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, EfficientNetModel
 
-from visualheads.miniatures.smol.learned import Adapter, add_lora
-from visualheads.miniatures.smol.pictures import SIDE
 from visualheads.miniatures.smol.quick_evaluation import exact_answers
 from visualheads.miniatures.smol.scenes import use_sheet
 from visualheads.miniatures.smol.sprites import read_sheet
-from visualheads.miniatures.smol.tower import FEATURES, lite2_config
-from visualheads.miniatures.smol.training import STAGES, Learner, train, training_rows
+from visualheads.miniatures.smol.training import STAGES, Learner, Mix, train, training_rows
+from visualheads.models.smol.architecture import SIDE
+from visualheads.models.smol.lora import add_lora
+from visualheads.models.smol.projector import Projector
+from visualheads.models.smol.tower import FEATURES, lite2_config
 
 MOMENTS = (25, 100, 200, 400, 800, 1500, 2500, 4000)
 
@@ -32,10 +33,10 @@ def build_learner(base: Path, data: Path) -> Learner:
         part.requires_grad_(False)
     sheet = read_sheet(data)
     use_sheet(sheet)
-    adapter = Adapter(FEATURES, language_model.config.hidden_size)
+    adapter = Projector(FEATURES, language_model.config.hidden_size)
     learner = Learner(tokenizer, language_model, tower, adapter, sheet)
-    _, pictures = training_rows(learner, random.Random("statistics"), 16, 0)
-    adapter.standardise(learner.features([], pictures), language_model.get_input_embeddings().weight.float().std().item())
+    _, pictures = training_rows(learner, random.Random("statistics"), Mix(16))
+    adapter.standardise(learner.features(pictures), language_model.get_input_embeddings().weight.float().std().item())
     return learner
 
 

@@ -18,12 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from visualheads.miniatures.smol import questions
-from visualheads.miniatures.smol.learned import Adapter, add_lora, lora_layers, lora_state
 from visualheads.miniatures.smol.packing import IGNORED, Packed, pack, prefix_ids
-from visualheads.miniatures.smol.pictures import IMAGE_TOKENS, as_pixels, as_saved, draw_box
+from visualheads.miniatures.smol.pictures import as_pixels, as_saved, draw_box
 from visualheads.miniatures.smol.questions import Question
-from visualheads.miniatures.smol.scenes import Scene, draw_scene, render
+from visualheads.miniatures.smol.scenes import draw_scene, render
 from visualheads.miniatures.smol.sprites import SpriteSheet
+from visualheads.models.smol.architecture import IMAGE_TOKEN, IMAGE_TOKENS
+from visualheads.models.smol.joined_model import ADAPTER, LORA
+from visualheads.models.smol.lora import lora_layers, lora_state
+from visualheads.models.smol.projector import Projector
 
 Row = tuple[Sequence[int], Sequence[Question]]
 WEIGHTS = {"list": 0.5, "tally": 0.5}
@@ -35,22 +38,35 @@ ANNEAL_FLOOR = 0.05
 
 
 @dataclass(frozen=True)
+class Mix:
+    """What one batch asks.
+
+    pictures    scenes shown as pictures, half of them with a drawn box
+    texts       scenes told in words
+    letters     share of pictures with a question whose answer is a letter
+    asked       most questions on one picture beside its list
+    """
+
+    pictures: int
+    texts: int = 0
+    letters: float = 1.0
+    asked: int = 99
+
+
+@dataclass(frozen=True)
 class Stage:
-    """One stage of training and its settings."""
+    """One stage of training: whether the language model adapts (LoRA), peak rates, and what batches ask."""
 
     name: str
     lora: bool
     adapter_rate: float
     lora_rate: float
-    pictures: int
-    texts: int
-    letters: float
-    """Share of pictures with a question whose answer is a letter."""
+    mix: Mix
 
 
 STAGES = {
-    "smol-frozen": Stage("smol-frozen", lora=False, adapter_rate=2e-3, lora_rate=0.0, pictures=4, texts=0, letters=0.0),
-    "smol-1.5": Stage("smol-1.5", lora=True, adapter_rate=5e-4, lora_rate=1e-3, pictures=4, texts=1, letters=0.4),
+    "smol-frozen": Stage("smol-frozen", False, 2e-3, 0.0, Mix(pictures=4, letters=0.0, asked=4)),
+    "smol-1.5": Stage("smol-1.5", True, 5e-4, 1e-3, Mix(pictures=4, texts=1, letters=0.4, asked=9)),
 }
 
 
@@ -61,28 +77,27 @@ class Learner:
     tokenizer: Any
     language_model: nn.Module
     tower: nn.Module
-    adapter: Adapter
+    adapter: Projector
     sheet: SpriteSheet
 
     def learned(self) -> dict[str, Tensor]:
         """All learned tensors and the adapter's statistics, by the names they are saved under."""
-        adapter = {f"adapter.{name}": value.detach() for name, value in self.adapter.state_dict().items()}
-        lora = {f"lora.{name}": value for name, value in lora_state(self.language_model).items()}
+        adapter = {f"{ADAPTER}{name}": value.detach() for name, value in self.adapter.state_dict().items()}
+        lora = {f"{LORA}{name}": value for name, value in lora_state(self.language_model).items()}
         return {**adapter, **lora}
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Take learned tensors; LoRA matrices that `weights` lacks keep their initial values."""
-        prefix = "adapter."
-        self.adapter.load_state_dict({k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)})
+        projector = {name[len(ADAPTER) :]: value for name, value in weights.items() if name.startswith(ADAPTER)}
+        self.adapter.load_state_dict(projector)
         with torch.no_grad():
             for name, layer in lora_layers(self.language_model):
                 for part in ("down", "up"):
-                    if f"lora.{name}.{part}" in weights:
-                        getattr(layer, part).copy_(weights[f"lora.{name}.{part}"])
+                    if f"{LORA}{name}.{part}" in weights:
+                        getattr(layer, part).copy_(weights[f"{LORA}{name}.{part}"])
 
-    def features(self, scenes: Sequence[Scene], pictures: Sequence[Any]) -> Tensor:
+    def features(self, pictures: Sequence[Any]) -> Tensor:
         """Features of rendered pictures, one row of tokens each."""
-        del scenes
         pixels = torch.stack([as_pixels(picture) for picture in pictures])
         with torch.no_grad():
             return self.tower(pixels).last_hidden_state.flatten(2).transpose(1, 2)
@@ -97,8 +112,6 @@ class Learner:
 
     @property
     def image_token(self) -> int:
-        from visualheads.miniatures.smol.packing import IMAGE_TOKEN
-
         return self.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
 
     def scores(self, batch: Packed, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,24 +123,24 @@ class Learner:
         return self.language_model.lm_head(hidden[answered]).float(), batch.targets[answered]
 
 
-def training_rows(
-    learner: Learner, rng: random.Random, pictures: int, texts: int, letters: float = 1.0
-) -> tuple[list[Row], list[Any]]:
-    """Draw scenes and questions: `pictures` rows with a picture (half of them with a box), then `texts` in words."""
+def training_rows(learner: Learner, rng: random.Random, mix: Mix) -> tuple[list[Row], list[Any]]:
+    """Draw scenes and questions: rows with a picture first, then those in words; and the pictures."""
     before = prefix_ids(learner.tokenizer, IMAGE_TOKENS)
     rows: list[Row] = []
     drawn: list[Any] = []
-    for _ in range(pictures):
+    for _ in range(mix.pictures):
         scene = draw_scene(rng)
         picture = render(scene, learner.sheet)
         if rng.random() < 0.5:
             marked = rng.choice(scene.objects)
             picture = draw_box(picture, marked.box)
-            rows.append((before, questions.of_marked_picture(rng, scene, marked, letters)))
+            asked = questions.of_marked_picture(rng, scene, marked, mix.letters)
         else:
-            rows.append((before, questions.of_plain_picture(rng, scene, letters)))
+            asked = questions.of_plain_picture(rng, scene, mix.letters)
+        first, *others = asked
+        rows.append((before, [first, *rng.sample(others, min(mix.asked, len(others)))]))
         drawn.append(as_saved(picture, rng.randint(65, 95)))
-    for _ in range(texts):
+    for _ in range(mix.texts):
         scene = draw_scene(rng)
         told = prefix_ids(learner.tokenizer, 0, questions.told_in_words(scene))
         rows.append((told, questions.of_text(rng, scene)))
@@ -235,9 +248,9 @@ def train(
 
 def train_step(learner: Learner, stage: Stage, optimiser: torch.optim.AdamW, rng: random.Random) -> tuple[float, float]:
     """One step on fresh scenes; returns the loss and the share of right answer tokens."""
-    rows, pictures = training_rows(learner, rng, stage.pictures, stage.texts, stage.letters)
+    rows, pictures = training_rows(learner, rng, stage.mix)
     batch = pack(learner.tokenizer, rows, learner.tokenizer.pad_token_id)
-    inputs = learner.inputs(batch, learner.features([], pictures), len(pictures))
+    inputs = learner.inputs(batch, learner.features(pictures), len(pictures))
     logits, targets = learner.scores(batch, inputs)
     weights = answer_weights(batch, rows)
     loss = (functional.cross_entropy(logits, targets, reduction="none") * weights).sum() / weights.sum()
@@ -295,7 +308,7 @@ class Keeper:
             state[f"moments.{index}.first"] = optimiser.state[parameter]["exp_avg"]
             state[f"moments.{index}.second"] = optimiser.state[parameter]["exp_avg_sq"]
         write_tensors(self.state, state)
-        write_tensors(self.weights, {name: value.bfloat16() for name, value in learned.items()})
+        write_tensors(self.weights, shortened(learned))
         lines = ",\n".join(json.dumps(entry) for entry in log)
         partial = self.log.with_suffix(".partial")
         partial.write_text(f'{{"step": {step}, "log": [\n{lines}\n]}}\n', encoding="utf-8")
@@ -303,7 +316,13 @@ class Keeper:
 
     def moment(self, learner: Learner, step: int) -> None:
         path = self.folder / "moments" / f"{self.stage}-{step:06d}.safetensors"
-        write_tensors(path, {name: value.bfloat16() for name, value in learner.learned().items()})
+        write_tensors(path, shortened(learner.learned()))
+
+
+def shortened(learned: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Learned tensors as they are kept: weights in bfloat16, statistics of features in float32."""
+    exact = {ADAPTER + name for name in ("mean", "deviation", "scale")}
+    return {name: value if name in exact else value.bfloat16() for name, value in learned.items()}
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
