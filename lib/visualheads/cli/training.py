@@ -13,6 +13,8 @@ from visualheads.cli.book import project_root
 from visualheads.cli.console import say
 from visualheads.errors import ParameterError
 
+SMOL_STAGES = ("smol-frozen", "smol-1.5")
+
 
 def train(
     name: Annotated[str, typer.Argument(help="The miniature, such as mini-1.5-7B.")] = "",
@@ -33,9 +35,17 @@ def train(
     work: Annotated[
         Path | None, typer.Option(help="Where unfinished stages are kept.", show_default="data/training")
     ] = None,
+    until: Annotated[int, typer.Option(help="smol-frozen, smol-1.5: the step at which training ends.")] = 3000,
+    anneal: Annotated[int, typer.Option(help="smol-frozen, smol-1.5: last steps, in which the rate goes down.")] = 600,
 ) -> None:
     """Train a miniature through all its stages, or go on where a killed run stopped. NAME-quarter: a short extra
-    tuning of NAME on the first quarter of its data."""
+    tuning of NAME on the first quarter of its data. smol-frozen, smol-1.5: a stage of the language model that learns to
+    see."""
+    if name in SMOL_STAGES:
+        from visualheads.miniatures.smol.start import start
+
+        start(name, until, anneal, folder=folder, report=say)
+        return
     from visualheads.book.traces import book_questions
     from visualheads.miniatures.architectures import miniature, training_order
     from visualheads.miniatures.moments import trace_moments

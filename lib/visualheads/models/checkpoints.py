@@ -11,7 +11,16 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from visualheads.cards import DATA_VARIABLE, Card, card_at, cards, converted_folder, learned_file, miniature_folder, name_of
+from visualheads.cards import (
+    DATA_VARIABLE,
+    Card,
+    card_at,
+    cards,
+    converted_folder,
+    learned_file,
+    miniature_folder,
+    name_of,
+)
 from visualheads.errors import CheckpointError, ParameterError, UnknownModelError, UnsupportedModelError, got
 from visualheads.models.adapters import adapter_of
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from visualheads.miniatures.smol.questions import Question
 from visualheads.models.smol.architecture import IMAGE_TOKEN
@@ -73,3 +73,41 @@ def pack(tokenizer: Tokenizer, rows: Sequence[tuple[Sequence[int], Sequence[Ques
     causal = torch.ones(shape[1], shape[1], dtype=torch.bool).tril()
     mask = (same | (segment[:, None, :] == -1)) & causal
     return Packed(ids, positions, mask[:, None], targets, question)
+
+
+def answer_logits(model: Any, head: nn.Module, batch: Packed, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (float32) and targets of all answer tokens of a batch, in row order.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        The language model's decoder.
+    head : nn.Module
+        What makes logits of its last states.
+    batch : Packed
+        From `pack`.
+    inputs : Tensor
+        Language-model inputs, (row, token, hidden).
+
+    Returns
+    -------
+    tuple of Tensor
+        (answer token, vocabulary) and (answer token,).
+    """
+    hidden = model(
+        inputs_embeds=inputs, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
+    ).last_hidden_state
+    answered = batch.targets != IGNORED
+    return head(hidden[answered]).float(), batch.targets[answered]
+
+
+def right_answers(batch: Packed, logits: Tensor) -> list[list[bool]]:
+    """Whether each question of each row is answered exactly: every token is the most probable one after the right
+    ones before it, which is what greedy decoding gives, too."""
+    hits = torch.ones_like(batch.targets, dtype=torch.bool)
+    answered = batch.targets != IGNORED
+    hits[answered] = logits.argmax(-1) == batch.targets[answered]
+    return [
+        [bool(row_hits[row == number].all()) for number in range(int(row.max()) + 1)]
+        for row, row_hits in zip(batch.question, hits, strict=True)
+    ]

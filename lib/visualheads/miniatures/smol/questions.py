@@ -7,16 +7,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from visualheads.miniatures.smol.scenes import Placed, Scene
-from visualheads.miniatures.smol.sprites import CATEGORY, CLASSES, COLOURS, PAINTED, PLURAL, SUPERCATEGORIES, WORLD
+from visualheads.miniatures.smol.sprites import CATEGORY, CLASSES, COLOURS, PAINTED, PLURAL
 from visualheads.tasks import prompts
 
 YES, NO = "Yes", "No"
 HIGHEST_CHOICE = 7
 """Largest number offered as a choice, as in the LookTwice task."""
+GENERAL = "How many of these are there?"
+WHICH = "Which of the following objects can be seen in the image?"
 LIST_REQUEST = "List the objects from left to right."
 TALLY_REQUEST = "List the objects with their numbers."
-APART = 40
-"""Pixels between two centres from which one object counts as left of the other."""
+SIDES = ("left", "right", "above", "below")
+APART, CLEARLY = 40, 1.5
+"""An object lies on one side of another from this many pixels between their centres, and so many times the other way."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,16 @@ def count_super(category: str) -> str:
     return f"How many {category} are there?"
 
 
-GENERAL = "How many of these are there?"
-
-
 def exists(name: str) -> str:
     return f"Is there {with_article(name)} in the image?"
+
+
+def colour_of(name: str) -> str:
+    return f"What is the colour of the {name}?"
+
+
+def where(name: str, other: str) -> str:
+    return f"Where is the {name} when seen from the {other}?"
 
 
 def free(kind: str, question: str, answer: int | str, marked: bool = False) -> Question:
@@ -59,7 +67,7 @@ def lettered(rng: random.Random, kind: str, question: str, answer: str, others: 
     return Question(f"{kind}-letters", prompts.with_letters(question, choices), "ABCD"[choices.index(answer)])
 
 
-def _numbers(rng: random.Random, answer: int) -> list[str]:
+def other_numbers(rng: random.Random, answer: int) -> list[str]:
     """Three other numbers, as the LookTwice task draws them."""
     return rng.sample([str(number) for number in range(1, HIGHEST_CHOICE + 1) if number != answer], 3)
 
@@ -92,7 +100,7 @@ def yes_no(rng: random.Random, scene: Scene, there: bool) -> Question:
 def which(rng: random.Random, scene: Scene) -> Question | None:
     name = rng.choice(scene.names)
     others = rng.sample([other for other in CLASSES if other not in scene.names], 3)
-    return lettered(rng, "which", "Which of the following objects can be seen in the image?", name, others)
+    return lettered(rng, "which", WHICH, name, others)
 
 
 def colour(rng: random.Random, scene: Scene) -> Question | None:
@@ -102,24 +110,33 @@ def colour(rng: random.Random, scene: Scene) -> Question | None:
         return None
     thing = rng.choice(painted)
     others = rng.sample([other for other in COLOURS if other != thing.colour], 3)
-    return lettered(rng, "colour", f"What is the colour of the {thing.name}?", thing.colour, others)
+    return lettered(rng, "colour", colour_of(thing.name), thing.colour, others)
 
 
 def relation(rng: random.Random, scene: Scene) -> Question | None:
-    """Whether one object, the only one of its class, is left or right of another one."""
+    """Where one object, the only one of its class, lies when seen from another one."""
     single = [thing for thing in scene.objects if scene.count(thing.name) == 1]
-    pairs = [(one, other) for one in single for other in single if abs(one.centre[0] - other.centre[0]) >= APART]
+    pairs = [(one, other, side) for one in single for other in single if (side := side_of(one, other))]
     if not pairs:
         return None
-    one, other = rng.choice(pairs)
-    sides = ["left", "right"] if one.centre[0] < other.centre[0] else ["right", "left"]
-    return lettered(rng, "relation", f"On which side of the {other.name} is the {one.name}?", sides[0], sides[1:])
+    one, other, side = rng.choice(pairs)
+    return lettered(rng, "relation", where(one.name, other.name), side, [place for place in SIDES if place != side])
+
+
+def side_of(one: Placed, other: Placed) -> str:
+    """On which side of `other` an object lies; empty where that is not clear."""
+    across, down = (mine - theirs for mine, theirs in zip(one.centre, other.centre, strict=True))
+    if abs(across) >= max(APART, CLEARLY * abs(down)):
+        return "right" if across > 0 else "left"
+    if abs(down) >= max(APART, CLEARLY * abs(across)):
+        return "below" if down > 0 else "above"
+    return ""
 
 
 def number(rng: random.Random, scene: Scene) -> Question | None:
     name = rng.choice(scene.names)
     answer = scene.count(name)
-    return lettered(rng, "number", count_object(name), str(answer), _numbers(rng, answer))
+    return lettered(rng, "number", count_object(name), str(answer), other_numbers(rng, answer))
 
 
 CHOICES: tuple[Callable[[random.Random, Scene], Question | None], ...] = (which, colour, relation, number)
@@ -152,7 +169,7 @@ def of_marked_picture(rng: random.Random, scene: Scene, marked: Placed, letters:
         yes_no(rng, scene, rng.random() < 0.5),
     ]
     if rng.random() < letters:
-        asked.append(lettered(rng, "general", GENERAL, str(count), _numbers(rng, count)))
+        asked.append(lettered(rng, "general", GENERAL, str(count), other_numbers(rng, count)))
     others = [other for other in scene.names if other != name]
     if others:
         other = rng.choice(others)
@@ -172,13 +189,3 @@ def of_text(rng: random.Random, scene: Scene) -> list[Question]:
 def told_in_words(scene: Scene) -> str:
     """The scene as the text that stands in the picture's place: its objects in the order they were drawn."""
     return "Image: " + ", ".join(thing.name for thing in scene.objects)
-
-
-def guess(question_kinds: Sequence[str], answers: Sequence[str]) -> dict[str, str]:
-    """The most frequent answer of each kind of question: what can be said without the picture."""
-    kinds = sorted(set(question_kinds))
-    of_kind = {kind: [a for k, a in zip(question_kinds, answers, strict=True) if k == kind] for kind in kinds}
-    return {kind: max(sorted(set(told)), key=told.count) for kind, told in of_kind.items()}
-
-
-__all__ = ["GENERAL", "SUPERCATEGORIES", "WORLD", "Question", "of_marked_picture", "of_plain_picture", "of_text"]

@@ -7,7 +7,7 @@ from collections import defaultdict
 
 import torch
 
-from visualheads.miniatures.smol.packing import IGNORED, pack
+from visualheads.miniatures.smol.packing import pack, right_answers
 from visualheads.miniatures.smol.training import Learner, Mix, mean, training_rows
 
 SCENES = 40
@@ -17,11 +17,7 @@ BATCH = 8
 def exact_answers(
     learner: Learner, scenes: int = SCENES, seed: str = "held-out", texts: bool = False
 ) -> dict[str, float]:
-    """Return the share of exactly answered questions of each kind on fresh scenes that training never draws.
-
-    An answer is right if every token is the most probable one after the right tokens before it: what greedy decoding
-    gives, too.
-    """
+    """Return the share of exactly answered questions of each kind on fresh scenes that training never draws."""
     rng = random.Random(seed)
     right: dict[str, list[float]] = defaultdict(list)
     for _ in range(-(-scenes // BATCH)):
@@ -30,11 +26,9 @@ def exact_answers(
         with torch.no_grad():
             features = learner.features(pictures) if pictures else None
             logits, targets = learner.scores(batch, learner.inputs(batch, features, len(pictures)))
-        hits = torch.ones_like(batch.targets, dtype=torch.bool)
-        hits[batch.targets != IGNORED] = logits.argmax(-1) == targets
-        for row, (_, asked) in enumerate(rows):
-            for number, question in enumerate(asked):
-                of_question = hits[row][batch.question[row] == number]
+        for (_, asked), answered in zip(rows, right_answers(batch, logits), strict=True):
+            for question, hit in zip(asked, answered, strict=True):
                 kind = question.kind if question.kind != "exists" else f"exists-{question.answer}"
-                right[kind].append(float(of_question.all() if kind != "list" else of_question.float().mean()))
+                right[kind].append(float(hit))
+        right["token"].extend((logits.argmax(-1) == targets).float().tolist())
     return {kind: mean(values) for kind, values in sorted(right.items())}

@@ -197,7 +197,7 @@ def draw_ground(size: tuple[int, int], style: str, seed: int) -> Image.Image:
         waves = np.sin(2 * np.pi * along / period) * np.sin(2 * np.pi * across / period)
         pattern = np.sign(waves) * 0.6
     else:
-        pattern = rng.normal(0, 0.5, (height, width))
-    noise = rng.normal(0, rng.uniform(0, 6), (height, width, 1))
+        pattern = rng.normal(0, 0.35, (height, width))
+    noise = rng.normal(0, rng.uniform(0, 4), (height, width, 1))
     pixels = colour + pattern[..., None] * other + noise
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))

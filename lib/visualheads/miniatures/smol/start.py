@@ -1,65 +1,95 @@
-"""Start or resume training: `python -m visualheads.miniatures.smol.start STAGE BASE DATA FOLDER UNTIL ANNEAL`."""
+"""Start a stage of training, or go on where it stopped: build the model, take the stage before, train."""
 
 from __future__ import annotations
 
 import random
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, EfficientNetModel
 
+from visualheads.cards import data_folder
+from visualheads.errors import CheckpointError
 from visualheads.miniatures.smol.quick_evaluation import exact_answers
 from visualheads.miniatures.smol.scenes import use_sheet
 from visualheads.miniatures.smol.sprites import read_sheet
 from visualheads.miniatures.smol.training import STAGES, Learner, Mix, train, training_rows
 from visualheads.models.smol.architecture import SIDE
+from visualheads.models.smol.base_weights import LANGUAGE, TOWER, check_prepared
 from visualheads.models.smol.lora import add_lora
 from visualheads.models.smol.projector import Projector
 from visualheads.models.smol.tower import FEATURES, lite2_config
 
 MOMENTS = (25, 100, 200, 400, 800, 1500, 2500, 4000)
+"""Steps whose weights are kept, for traces of the heads in the course of training."""
+FIRST_STAGE = "smol-frozen"
+STATISTICS = 16
+"""Pictures from which features are standardised."""
 
 
 def build_learner(base: Path, data: Path) -> Learner:
-    """Join the converted base weights and a fresh adapter."""
+    """Join the converted base weights and a fresh projector; language model in bfloat16, tower in float32."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, EfficientNetModel
+
     torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(base / "language")
-    language_model = AutoModelForCausalLM.from_pretrained(base / "language", dtype=torch.bfloat16).eval()
+    tokenizer = AutoTokenizer.from_pretrained(base / LANGUAGE)
+    language_model = AutoModelForCausalLM.from_pretrained(base / LANGUAGE, dtype=torch.bfloat16).eval()
     tower = EfficientNetModel(lite2_config(SIDE)).eval()
-    tower.load_state_dict(load_file(base / "tower.safetensors"))
+    tower.load_state_dict(load_file(base / TOWER))
     for part in (language_model, tower):
         part.requires_grad_(False)
     sheet = read_sheet(data)
     use_sheet(sheet)
-    adapter = Projector(FEATURES, language_model.config.hidden_size)
-    learner = Learner(tokenizer, language_model, tower, adapter, sheet)
-    _, pictures = training_rows(learner, random.Random("statistics"), Mix(16))
-    adapter.standardise(learner.features(pictures), language_model.get_input_embeddings().weight.float().std().item())
+    learner = Learner(tokenizer, language_model, tower, Projector(FEATURES, language_model.config.hidden_size), sheet)
+    _, pictures = training_rows(learner, random.Random("statistics"), Mix(STATISTICS))
+    scale = language_model.get_input_embeddings().weight.float().std().item()
+    learner.adapter.standardise(learner.features(pictures), scale)
     return learner
 
 
-def main(arguments: list[str]) -> None:
-    name, base, data, folder = arguments[0], *map(Path, arguments[1:4])
-    until, anneal = map(int, arguments[4:6])
-    torch.set_num_threads(2)
+def start(
+    name: str,
+    until: int,
+    anneal: int,
+    *,
+    folder: Path | None = None,
+    base: Path | None = None,
+    data: Path | None = None,
+    report: Callable[[str], None],
+) -> None:
+    """Train one stage up to a step, going on from what the folder holds.
+
+    Parameters
+    ----------
+    name : str
+        One of `STAGES`.
+    until : int
+        Step at which training ends.
+    anneal : int
+        Number of last steps over which the learning rate goes down.
+    folder : Path, optional
+        Where weights and log are kept; data/smol/training by default.
+    base : Path, optional
+        Folder of the base weights.
+    data : Path, optional
+        Folder of the sprites; data/smol by default.
+    report : callable
+        Takes a line about progress.
+
+    Raises
+    ------
+    CheckpointError
+        If base weights, or the stage before, are missing.
+    """
+    data = data or data_folder() / "smol"
+    folder = folder or data / "training"
     stage = STAGES[name]
-    learner = build_learner(base, data)
+    before = folder / f"{FIRST_STAGE}.safetensors"
+    if stage.lora and not before.is_file():
+        raise CheckpointError(f"{name} grows from {FIRST_STAGE}, and {before} is missing; train {FIRST_STAGE} first.")
+    learner = build_learner(check_prepared(base), data)
     if stage.lora:
-        learner.load({name: value.float() for name, value in load_file(folder / "smol-frozen.safetensors").items()})
+        learner.load({name: value.float() for name, value in load_file(before).items()})
         add_lora(learner.language_model)
-    train(
-        learner,
-        stage,
-        folder,
-        until=until,
-        anneal=anneal,
-        moments=MOMENTS,
-        evaluate=exact_answers,
-        report=lambda line: print(line, flush=True),
-    )
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+    train(learner, stage, folder, until=until, anneal=anneal, moments=MOMENTS, evaluate=exact_answers, report=report)

