@@ -32,17 +32,14 @@ WINDOW = 512
 Asked = tuple[Image.Image, list[Sample]]
 
 
-def benchmark_samples(data: Path, name: str, n: int | None = None, control: str | None = None) -> list[Sample]:
+def benchmark_samples(data: Path, name: str, n: int | None = None) -> list[Sample]:
     """Return the samples of all conditions of a benchmark on the shipped scenes, in free form where it has one."""
     benchmark = task(name, data=data)
-    format: Any = "free" if "free" in benchmark.formats and name != "seedbench" else "letters"
-    conditions = benchmark.conditions or (None,)
+    form: Any = "letters" if name == "seedbench" else "free"
     return [
         sample
-        for condition in conditions
-        for sample in benchmark.samples(
-            condition=condition, format=format, n=n, **({"control": control} if control else {})
-        )
+        for condition in benchmark.conditions or (None,)
+        for sample in benchmark.samples(condition=condition, format=form, n=n)
     ]
 
 

@@ -19,7 +19,7 @@ LIST_REQUEST = "List the objects from left to right."
 TALLY_REQUEST = "List the objects with their numbers."
 SIDES = ("left", "right", "above", "below")
 APART, CLEARLY = 40, 1.5
-"""An object lies on one side of another from this many pixels between their centres, and so many times the other way."""
+"""An object lies on a side of another from this many pixels between centres, so many times those the other way."""
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from collections import defaultdict
 
 import torch
 
+from visualheads.miniatures.smol.learner import Learner
 from visualheads.miniatures.smol.packing import pack, right_answers
-from visualheads.miniatures.smol.training import Learner, Mix, mean, training_rows
+from visualheads.miniatures.smol.training import Mix, mean, training_rows
 
 SCENES = 40
 BATCH = 8

@@ -11,10 +11,11 @@ from safetensors.torch import load_file
 
 from visualheads.cards import data_folder
 from visualheads.errors import CheckpointError
+from visualheads.miniatures.smol.learner import Learner
 from visualheads.miniatures.smol.quick_evaluation import exact_answers
 from visualheads.miniatures.smol.scenes import use_sheet
 from visualheads.miniatures.smol.sprites import read_sheet
-from visualheads.miniatures.smol.training import STAGES, Learner, Mix, train, training_rows
+from visualheads.miniatures.smol.training import STAGES, Mix, train, training_rows
 from visualheads.models.smol.architecture import SIDE
 from visualheads.models.smol.base_weights import LANGUAGE, TOWER, check_prepared
 from visualheads.models.smol.lora import add_lora

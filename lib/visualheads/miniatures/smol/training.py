@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,20 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from visualheads.miniatures.smol import questions
-from visualheads.miniatures.smol.packing import Packed, answer_logits, pack, prefix_ids
-from visualheads.miniatures.smol.pictures import as_pixels, as_saved, draw_box
+from visualheads.miniatures.smol.learner import Learner
+from visualheads.miniatures.smol.packing import Packed, pack, prefix_ids
+from visualheads.miniatures.smol.pictures import as_saved, draw_box
 from visualheads.miniatures.smol.questions import Question
+from visualheads.miniatures.smol.run_files import Run, RunFiles
 from visualheads.miniatures.smol.scenes import draw_scene, render
-from visualheads.miniatures.smol.sprites import SpriteSheet
-from visualheads.models.smol.architecture import IMAGE_TOKEN, IMAGE_TOKENS
-from visualheads.models.smol.joined_model import ADAPTER, LORA
-from visualheads.models.smol.lora import lora_layers, lora_state
-from visualheads.models.smol.projector import Projector
+from visualheads.models.smol.architecture import IMAGE_TOKENS
+from visualheads.models.smol.lora import lora_layers
 
 Row = tuple[Sequence[int], Sequence[Question]]
 WEIGHTS = {"list": 0.5, "tally": 0.5}
@@ -35,6 +32,8 @@ BETAS = (0.9, 0.98)
 WARM_UP = 40
 """Steps over which the rate rises, at the start and after a restart without the optimiser's state."""
 ANNEAL_FLOOR = 0.05
+REPORTED = 20
+"""Steps between two lines about progress."""
 
 
 @dataclass(frozen=True)
@@ -68,55 +67,6 @@ STAGES = {
     "smol-frozen": Stage("smol-frozen", False, 2e-3, 0.0, Mix(pictures=4, letters=0.0, asked=4)),
     "smol-1.5": Stage("smol-1.5", True, 5e-4, 1e-3, Mix(pictures=4, texts=1, letters=0.4, asked=9)),
 }
-
-
-@dataclass
-class Learner:
-    """The model while it learns: frozen parts in their own precision, learned parts in float32."""
-
-    tokenizer: Any
-    language_model: nn.Module
-    tower: nn.Module
-    adapter: Projector
-    sheet: SpriteSheet
-
-    def learned(self) -> dict[str, Tensor]:
-        """All learned tensors and the adapter's statistics, by the names they are saved under."""
-        adapter = {f"{ADAPTER}{name}": value.detach() for name, value in self.adapter.state_dict().items()}
-        lora = {f"{LORA}{name}": value for name, value in lora_state(self.language_model).items()}
-        return {**adapter, **lora}
-
-    def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Take learned tensors; LoRA matrices that `weights` lacks keep their initial values."""
-        projector = {name[len(ADAPTER) :]: value for name, value in weights.items() if name.startswith(ADAPTER)}
-        self.adapter.load_state_dict(projector)
-        with torch.no_grad():
-            for name, layer in lora_layers(self.language_model):
-                for part in ("down", "up"):
-                    if f"{LORA}{name}.{part}" in weights:
-                        getattr(layer, part).copy_(weights[f"{LORA}{name}.{part}"])
-
-    def features(self, pictures: Sequence[Any]) -> Tensor:
-        """Features of rendered pictures, one row of tokens each."""
-        pixels = torch.stack([as_pixels(picture) for picture in pictures])
-        with torch.no_grad():
-            return self.tower(pixels).last_hidden_state.flatten(2).transpose(1, 2)
-
-    def inputs(self, batch: Packed, features: Tensor | None, pictures: int) -> Tensor:
-        """Language-model inputs: word embeddings, with adapted features in the first rows' image tokens."""
-        embedded = self.language_model.get_input_embeddings()(batch.ids)
-        if features is None:
-            return embedded
-        image = (batch.ids == self.image_token) & (torch.arange(len(batch.ids))[:, None] < pictures)
-        return embedded.masked_scatter(image[..., None], self.adapter(features).to(embedded.dtype))
-
-    @property
-    def image_token(self) -> int:
-        return self.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-
-    def scores(self, batch: Packed, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (float32) and targets of all answer tokens of a batch, in row order."""
-        return answer_logits(self.language_model.model, self.language_model.lm_head, batch, inputs)
 
 
 def training_rows(learner: Learner, rng: random.Random, mix: Mix) -> tuple[list[Row], list[Any]]:
@@ -183,7 +133,7 @@ def train(
     save_every: float = 300.0,
     evaluate_every: int = 200,
     evaluate: Callable[[Learner], Mapping[str, float]] | None = None,
-    report: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], object] = str,
 ) -> None:
     """Train one stage up to step `until`, going on from what `folder` holds.
 
@@ -194,8 +144,7 @@ def train(
     stage : Stage
         Settings.
     folder : Path
-        Holds `<stage>.safetensors` (learned weights in bfloat16), `<stage>.json` (step and log) and, not for version
-        control, `state/` (weights and optimiser in float32) and `moments/`.
+        Where weights and log are kept (see `run_files`).
     until : int
         Step at which training ends.
     anneal : int
@@ -207,38 +156,37 @@ def train(
     evaluate_every : int
         Steps between two evaluations.
     evaluate : callable, optional
-        Returns figures for the log.
+        Returns figures for the log; what it sees are averaged weights.
     report : callable, optional
         Takes a line about progress.
     """
-    keep = Keeper(folder, stage.name)
-    optimiser = optimiser_of(learner, stage)
-    step, log, started = keep.resume(learner, optimiser)
+    run = Run(learner, optimiser_of(learner, stage))
+    files = RunFiles(folder, stage.name)
+    files.resume(run)
     kept, saved, clock = set(moments), time.monotonic(), time.monotonic()
-    losses: list[float] = []
-    rights: list[float] = []
-    while step < until:
-        factor = rate_factor(step, started, until - anneal, until)
-        for group in optimiser.param_groups:
+    recent: list[tuple[float, float]] = []
+    while run.step < until:
+        factor = rate_factor(run.step, run.started, until - anneal, until)
+        for group in run.optimiser.param_groups:
             group["lr"] = group["peak"] * factor
-        loss, right = train_step(learner, stage, optimiser, random.Random(f"{stage.name}/{step}"))
-        losses.append(loss)
-        rights.append(right)
-        step += 1
-        if step % 20 == 0:
-            seconds = (time.monotonic() - clock) / len(losses)
-            entry = {"step": step, "loss": mean(losses), "right": mean(rights), "seconds": round(seconds, 2)}
-            log.append(entry)
-            report(json.dumps(entry))
-            losses, rights, clock = [], [], time.monotonic()
-        if evaluate is not None and step % evaluate_every == 0:
-            log.append({"step": step, **evaluate(learner)})
-            report(json.dumps(log[-1]))
+        recent.append(train_step(learner, stage, run.optimiser, random.Random(f"{stage.name}/{run.step}")))
+        run.step += 1
+        run.update_average()
+        if run.step % REPORTED == 0:
+            loss, right = map(mean, zip(*recent, strict=True))
+            seconds = round((time.monotonic() - clock) / len(recent), 2)
+            run.log.append({"step": run.step, "loss": loss, "right": right, "seconds": seconds})
+            report(json.dumps(run.log[-1]))
+            recent, clock = [], time.monotonic()
+        if evaluate is not None and run.step % evaluate_every == 0:
+            with run.averaged():
+                run.log.append({"step": run.step, **evaluate(learner)})
+            report(json.dumps(run.log[-1]))
             clock = time.monotonic()
-        if step in kept:
-            keep.moment(learner, step)
-        if step == until or time.monotonic() - saved > save_every:
-            keep.save(learner, optimiser, step, log)
+        if run.step in kept:
+            files.save_moment(run)
+        if run.step == until or time.monotonic() - saved > save_every:
+            files.save(run)
             saved = time.monotonic()
 
 
@@ -260,69 +208,3 @@ def train_step(learner: Learner, stage: Stage, optimiser: torch.optim.AdamW, rng
 
 def mean(values: Sequence[float]) -> float:
     return round(sum(values) / len(values), 4)
-
-
-class Keeper:
-    """Files of one stage; each is written beside its place and moved there."""
-
-    def __init__(self, folder: Path, stage: str) -> None:
-        self.folder, self.stage = folder, stage
-        self.state = folder / "state" / f"{stage}.safetensors"
-        self.weights = folder / f"{stage}.safetensors"
-        self.log = folder / f"{stage}.json"
-        for path in (self.state.parent, folder / "moments"):
-            path.mkdir(parents=True, exist_ok=True)
-
-    def resume(self, learner: Learner, optimiser: torch.optim.AdamW) -> tuple[int, list[dict[str, Any]], int]:
-        """Load the newest state; returns the step, the log, and the step from which the rate rises."""
-        log = json.loads(self.log.read_text(encoding="utf-8")) if self.log.is_file() else {"step": 0, "log": []}
-        if self.state.is_file():
-            state = load_file(self.state)
-            step = int(state.pop("step"))
-            if step >= log["step"]:
-                learner.load({k: v for k, v in state.items() if not k.startswith("moments.")})
-                self._load_moments(optimiser, state, step)
-                return step, [entry for entry in log["log"] if entry["step"] <= step], -WARM_UP
-        if self.weights.is_file():
-            learner.load({name: value.float() for name, value in load_file(self.weights).items()})
-        return log["step"], log["log"], log["step"]
-
-    def _load_moments(self, optimiser: torch.optim.AdamW, state: Mapping[str, Tensor], step: int) -> None:
-        parameters = [p for group in optimiser.param_groups for p in group["params"]]
-        for index, parameter in enumerate(parameters):
-            optimiser.state[parameter] = {
-                "step": torch.tensor(float(step)),
-                "exp_avg": state[f"moments.{index}.first"],
-                "exp_avg_sq": state[f"moments.{index}.second"],
-            }
-
-    def save(self, learner: Learner, optimiser: torch.optim.AdamW, step: int, log: Sequence[Mapping[str, Any]]) -> None:
-        learned = learner.learned()
-        state = {**learned, "step": torch.tensor(step)}
-        parameters = [p for group in optimiser.param_groups for p in group["params"]]
-        for index, parameter in enumerate(parameters):
-            state[f"moments.{index}.first"] = optimiser.state[parameter]["exp_avg"]
-            state[f"moments.{index}.second"] = optimiser.state[parameter]["exp_avg_sq"]
-        write_tensors(self.state, state)
-        write_tensors(self.weights, shortened(learned))
-        lines = ",\n".join(json.dumps(entry) for entry in log)
-        partial = self.log.with_suffix(".partial")
-        partial.write_text(f'{{"step": {step}, "log": [\n{lines}\n]}}\n', encoding="utf-8")
-        os.replace(partial, self.log)
-
-    def moment(self, learner: Learner, step: int) -> None:
-        path = self.folder / "moments" / f"{self.stage}-{step:06d}.safetensors"
-        write_tensors(path, shortened(learner.learned()))
-
-
-def shortened(learned: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Learned tensors as they are kept: weights in bfloat16, statistics of features in float32."""
-    exact = {ADAPTER + name for name in ("mean", "deviation", "scale")}
-    return {name: value if name in exact else value.bfloat16() for name, value in learned.items()}
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file whole or not at all."""
-    partial = path.with_suffix(".partial")
-    save_file({name: value.contiguous().clone() for name, value in tensors.items()}, partial)
-    os.replace(partial, path)

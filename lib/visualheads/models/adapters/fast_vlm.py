@@ -21,8 +21,8 @@ def token_map(config: Any, processor: Any, image_size: tuple[int, int]) -> Token
     stride = int(processor.patch_size)
     if width % stride or height % stride or (width // stride) * (height // stride) != config.image_seq_length:
         raise UnsupportedModelError(
-            f"pictures of {width} × {height} pixels with a stride of {stride} do not make the {config.image_seq_length} "
-            "image tokens of the model; load processor and model from the same checkpoint."
+            f"pictures of {width} × {height} pixels with a stride of {stride} do not make the "
+            f"{config.image_seq_length} image tokens of the model; load processor and model from the same checkpoint."
         )
     return single_grid(placed, (height // stride, width // stride))
 
