@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from visualheads.cards import data_folder
-from visualheads.cli.book import project_root
 from visualheads.cli.console import say
 from visualheads.errors import ParameterError
 
@@ -38,18 +37,15 @@ def train(
     until: Annotated[int, typer.Option(help="smol-frozen, smol-1.5: the step at which training ends.")] = 3000,
     anneal: Annotated[int, typer.Option(help="smol-frozen, smol-1.5: last steps, in which the rate goes down.")] = 600,
 ) -> None:
-    """Train a miniature through all its stages, or go on where a killed run stopped. NAME-quarter: a short extra
-    tuning of NAME on the first quarter of its data. smol-frozen, smol-1.5: a stage of the language model that learns to
-    see."""
+    """Train a miniature through all its stages, or go on where a killed run stopped; smol-frozen, smol-1.5: a stage of
+    the language model that learns to see."""
     if name in SMOL_STAGES:
         from visualheads.miniatures.smol.start import start
 
         start(name, until, anneal, folder=folder, report=say)
         return
-    from visualheads.book.traces import book_questions
     from visualheads.miniatures.architectures import miniature, training_order
     from visualheads.miniatures.moments import trace_moments
-    from visualheads.miniatures.shipped_traces import trace_short
     from visualheads.miniatures.train import is_trained
     from visualheads.miniatures.train import train as train_one
     from visualheads.models.devices import checked_device
@@ -66,18 +62,13 @@ def train(
         folder = Path(tempfile.mkdtemp(prefix="visualheads-smoke-"))
     target = folder or data_folder() / "miniatures"
     unfinished = work or (target / "unfinished" if smoke else data_folder() / "training")
-    short = not smoke and any(miniature(each).share < 1 for each in names)
-    questions = book_questions(project_root()) if short else None  # known before hours of training
     for each in names:
         if every and not again and not smoke and is_trained(each, target):
             say(f"{each}: trained already")
             continue
         made = train_one(each, target=target, work=unfinished, smoke=smoke, device=placed, report=_report)
         if not smoke:
-            if questions is not None and miniature(each).share < 1:
-                trace_short(each, made, unfinished, questions)
-            else:
-                trace_moments(each, made, unfinished)
+            trace_moments(each, made, unfinished)
         say(f"{each}: {made}")
     if smoke:
         say(f"Every stage ran, nothing is learned; what was written is in {target}")

@@ -24,8 +24,8 @@ PACKAGES = ("visualheads", "torch", "transformers", "nnsight", "numpy", "xarray"
 HASH_LENGTH = 16
 """Hex digits kept of a SHA-256: 64 bits tell any two files apart, and fit on a line."""
 BLOCK = 1 << 20
-NOT_PLAIN = ("image", "boxes")
-"""Fields of a sample whose text depends on more than their value."""
+NOT_PLAIN = ("image", "boxes", "answers", "answer_prefix")
+"""Fields of a sample whose text depends on more than their value, or that samples of older stores lack."""
 HUB_BLOB = re.compile(r"[0-9a-f]{64}")
 
 
@@ -97,6 +97,8 @@ def hash_samples(samples: Sequence[Sample]) -> str:
         boxes = sorted((name, tuple(found)) for name, found in (sample.boxes or {}).items())
         told = (plain, boxes, _picture_name(sample))
         digest.update(repr(told).encode())
+        if sample.answers or sample.answer_prefix:
+            digest.update(repr((sample.answers, sample.answer_prefix)).encode())
     return digest.hexdigest()[:HASH_LENGTH]
 
 

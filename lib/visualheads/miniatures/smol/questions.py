@@ -94,7 +94,7 @@ def absent_class(rng: random.Random, scene: Scene) -> str:
 
 def yes_no(rng: random.Random, scene: Scene, there: bool) -> Question:
     name = rng.choice(scene.names) if there else absent_class(rng, scene)
-    return Question("exists", prompts.yes_no(exists(name)), YES if there else NO)
+    return Question("exists", prompts.short_answer(exists(name)), YES if there else NO)
 
 
 def which(rng: random.Random, scene: Scene) -> Question | None:
