@@ -15,7 +15,7 @@ from visualheads.miniatures.smol.learner import Learner
 from visualheads.miniatures.smol.scenes import use_sheet
 from visualheads.miniatures.smol.sprites import CLASSES, COLOURS, PLURAL, SUPERCATEGORIES, SpriteSheet, read_sheet
 from visualheads.miniatures.smol.training import Mix, training_rows
-from visualheads.models.smol.architecture import IMAGE_TOKEN, SIDE
+from visualheads.models.smol.architecture import IMAGE_TOKEN, IMAGE_TOKENS, SIDE, build_processor
 from visualheads.models.smol.projector import Projector
 
 DATA = ROOT / "data" / "smol"
@@ -87,3 +87,19 @@ def learner(seed: int = 0) -> Learner:
     _, pictures = training_rows(made, random.Random(0), Mix(2))
     made.adapter.standardise(made.features(pictures), 0.02)
     return made
+
+
+@cache
+def fast_vlm():
+    """A random FastVLM of the same shape as the learner's parts, and its processor."""
+    from transformers import FastVlmConfig, FastVlmForConditionalGeneration
+
+    words = word_tokenizer()
+    config = FastVlmConfig(
+        vision_config=tower_config(), text_config=llama_config(len(words)),
+        image_token_index=words.convert_tokens_to_ids(IMAGE_TOKEN), image_seq_length=IMAGE_TOKENS,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = FastVlmForConditionalGeneration(config).eval().requires_grad_(False)
+    return module, build_processor(words)

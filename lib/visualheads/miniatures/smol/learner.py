@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from visualheads.miniatures.smol.packing import Packed, answer_logits
 from visualheads.miniatures.smol.pictures import as_pixels
@@ -23,8 +23,8 @@ class Learner:
     """The model while it learns: frozen parts in their own precision, learned parts in float32."""
 
     tokenizer: Any
-    language_model: nn.Module
-    tower: nn.Module
+    language_model: Any
+    tower: Any
     adapter: Projector
     sheet: SpriteSheet
 

@@ -36,8 +36,9 @@ def build_learner(base: Path, data: Path) -> Learner:
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(base / LANGUAGE)
     language_model = AutoModelForCausalLM.from_pretrained(base / LANGUAGE, dtype=torch.bfloat16).eval()
-    tower = EfficientNetModel(lite2_config(SIDE)).eval()
+    tower = EfficientNetModel(lite2_config(SIDE))
     tower.load_state_dict(load_file(base / TOWER))
+    tower.eval()
     for part in (language_model, tower):
         part.requires_grad_(False)
     sheet = read_sheet(data)

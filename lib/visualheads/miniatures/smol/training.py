@@ -65,7 +65,7 @@ class Stage:
 
 STAGES = {
     "smol-frozen": Stage("smol-frozen", False, 2e-3, 0.0, Mix(pictures=4, letters=0.0, asked=4)),
-    "smol-1.5": Stage("smol-1.5", True, 5e-4, 1e-3, Mix(pictures=4, texts=1, letters=0.4, asked=9)),
+    "smol-1.5": Stage("smol-1.5", True, 1e-3, 1e-3, Mix(pictures=4, texts=1, letters=0.4, asked=6)),
 }
 
 
