@@ -36,6 +36,7 @@ app.command()(verdicts.compare)
 app.command()(convert.convert)
 app.command()(smol.weights)
 app.command("export-checkpoint")(smol.export_checkpoint)
+app.command()(smol.card)
 app.command()(training.train)
 app.command()(training.scenes)
 

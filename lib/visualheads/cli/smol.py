@@ -30,6 +30,16 @@ def weights(
     say(f"{prepare_base(source, again=again)}")
 
 
+def card(
+    name: Annotated[str, typer.Argument(help="smol-1.5 or smol-frozen.")],
+    n: Annotated[int | None, typer.Option("-n", help="Samples of each condition.", show_default="all")] = None,
+) -> None:
+    """Score a joined model on the shipped scenes and write its card."""
+    from visualheads.miniatures.smol.card import evaluate_model, write_card
+
+    say(f"{write_card(name, evaluate_model(name, n))}")
+
+
 def export_checkpoint(
     name: Annotated[str, typer.Argument(help="smol-1.5 or smol-frozen.")],
     folder: Annotated[Path, typer.Argument(help="Folder to make.")],

@@ -71,7 +71,7 @@ def start(
     anneal : int
         Number of last steps over which the learning rate goes down.
     folder : Path, optional
-        Where weights and log are kept; data/smol/training by default.
+        Where weights and log are kept; data/smol by default.
     base : Path, optional
         Folder of the base weights.
     data : Path, optional
@@ -85,7 +85,7 @@ def start(
         If base weights, or the stage before, are missing.
     """
     data = data or data_folder() / "smol"
-    folder = folder or data / "training"
+    folder = folder or data
     stage = STAGES[name]
     before = folder / f"{FIRST_STAGE}.safetensors"
     if stage.lora and not before.is_file():
