@@ -5,14 +5,30 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Annotated
 
+import typer
 from rich.console import Console
+
+from visualheads import plugins
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 SHOWN_SKIPPED = 20
 
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
+
+Imports = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--import",
+        metavar="MODULE",
+        callback=lambda names: plugins.use(names or []),
+        is_eager=True,
+        help="A module or .py file that adds a benchmark or an adapter; may be repeated.",
+    ),
+]
+"""Option of the commands that know benchmarks or load models."""
 
 
 def say(line: str) -> None:

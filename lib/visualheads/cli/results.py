@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from visualheads.cli.console import SHOWN_SKIPPED, err, out, say, warnings_as_notes
+from visualheads.cli.console import SHOWN_SKIPPED, Imports, err, out, say, warnings_as_notes
 from visualheads.errors import ParameterError, StoreError, got
 from visualheads.tracing.batching import BATCH_TOKENS
 
@@ -31,7 +31,9 @@ def trace(
     task: Annotated[str, typer.Option(help="Benchmark.")] = "looktwice",
     data: Annotated[
         str | None,
-        typer.Option(help="Folder with the official files.", show_default="the shipped scenes"),
+        typer.Option(
+            help="Folder with the official files; for the task table, the table.", show_default="the shipped scenes"
+        ),
     ] = None,
     condition: Annotated[list[str] | None, typer.Option(help="May be repeated.", show_default="all")] = None,
     form: Annotated[
@@ -73,8 +75,10 @@ def trace(
         Path | None, typer.Option(help="YAML file of a cluster of batch jobs (dask-jobqueue).", show_default=False)
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and how much of it.")] = False,
+    imports: Imports = None,
 ) -> None:
     """Measure every head on every sample, into a store. Repeating the command does only what is missing."""
+    del imports
     if scheduler and cluster:
         raise ParameterError("trace: got both --scheduler and --cluster; give the one whose workers are meant.")
     from visualheads.tracing import jobs
@@ -93,10 +97,12 @@ def trace(
         dtype=dtype,
         revision=revision,
         batch_tokens=batch_tokens,
-        skip_bad=skip_bad,
+        skip_bad=skip_bad or dry_run,  # a dry run counts all that a run would stop at
         results=str(folder.expanduser().resolve()),
     )
     _tell_skipped(job)
+    if job.skipped and not skip_bad:
+        err.print("Without --skip-bad, a run stops at the first of them.")
     if dry_run:
         _tell_plan(job)
         return
@@ -115,7 +121,7 @@ def rank(
     top: Annotated[int, typer.Option(min=1, help="How many heads to print.")] = 20,
 ) -> None:
     """Print the highest heads of a ranking with their 95 % intervals."""
-    from visualheads.heads.selection import rank as rank_heads
+    from visualheads.heads.ranking import rank as rank_heads
 
     scores = _of_one_model(rank_heads(_opened(store), by=by, interval=True, query=query), model)
     frame = scores.to_series().unstack("bound").dropna().sort_values("estimate", ascending=False).head(top)
@@ -136,7 +142,7 @@ def export(
 ) -> None:
     """Write a ranking of all heads, with intervals, for other programs (vh.read_scores reads it back)."""
     from visualheads.heads.lists import export_scores
-    from visualheads.heads.selection import rank as rank_heads
+    from visualheads.heads.ranking import rank as rank_heads
 
     scores = rank_heads(_opened(store), by=by, interval=True, query=query)
     say(str(export_scores(_of_one_model(scores, model, keep=True), target)))
@@ -175,8 +181,15 @@ def _tell_skipped(job: TraceJob) -> None:
     for entry in job.skipped[:SHOWN_SKIPPED]:
         err.print(f"skipped {entry.where}: {entry.reason}", markup=False, highlight=False)
     if job.skipped:
+        pictures = sum(entry.picture for entry in job.skipped)
         more = len(job.skipped) - SHOWN_SKIPPED
-        err.print(f"{len(job.skipped)} skipped{f', {more} of them not listed' if more > 0 else ''}.", highlight=False)
+        err.print(
+            f"{len(job.skipped)} skipped{f', {more} of them not listed' if more > 0 else ''}: "
+            f"{pictures} unusable pictures, {len(job.skipped) - pictures} malformed records.",
+            highlight=False,
+        )
+    for reason, count in job.left_out.items():
+        err.print(f"{count} left out: {reason}", markup=False, highlight=False)
 
 
 def _tell_plan(job: TraceJob) -> None:

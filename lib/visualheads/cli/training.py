@@ -45,8 +45,7 @@ def train(
         start(name, until, anneal, folder=folder, report=say)
         return
     from visualheads.miniatures.architectures import miniature, training_order
-    from visualheads.miniatures.moments import trace_moments
-    from visualheads.miniatures.train import is_trained
+    from visualheads.miniatures.train import is_trained, trace_moments
     from visualheads.miniatures.train import train as train_one
     from visualheads.models.devices import checked_device
 

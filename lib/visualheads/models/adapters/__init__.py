@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from visualheads import plugins
 from visualheads.models.adapters import (
     fast_vlm,
     gemma3,
@@ -32,3 +33,5 @@ __all__ = [
     "supported",
     "vip_llava",
 ]
+
+plugins.load(plugins.ADAPTERS)
