@@ -76,13 +76,23 @@ def tower_config() -> EfficientNetConfig:
     return config
 
 
+def lively(tower):
+    """The tower with normalisations that do not hush it: drawn as transformers draws them, it tells nothing."""
+    for part in tower.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            torch.nn.init.ones_(part.weight)
+        elif isinstance(part, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(part.weight)
+    return tower
+
+
 def learner(seed: int = 0) -> Learner:
     """A fresh learner; the same for the same seed."""
     words, sprites = word_tokenizer(), sheet()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         language = LlamaForCausalLM(llama_config(len(words))).eval().requires_grad_(False)
-        tower = EfficientNetModel(tower_config()).eval().requires_grad_(False)
+        tower = lively(EfficientNetModel(tower_config())).eval().requires_grad_(False)
         made = Learner(words, language, tower, Projector(FEATURES, 32), sprites)
     _, pictures = training_rows(made, random.Random(0), Mix(2))
     made.adapter.standardise(made.features(pictures), 0.02)
@@ -102,4 +112,5 @@ def fast_vlm():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = FastVlmForConditionalGeneration(config).eval().requires_grad_(False)
+        lively(module.model.vision_tower)
     return module, build_processor(words)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from visualheads.cards import Card
+from visualheads.cards import Card, data_folder
 from visualheads.errors import CheckpointError, ParameterError, UnsupportedModelError, got
 from visualheads.models import checkpoints
 from visualheads.models.adapters import adapter_of
@@ -22,6 +22,9 @@ from visualheads.models.self_check import validate_capture
 from visualheads.models.wrapper import PLAIN_PROMPT, Shape, VisionLanguageModel
 
 __all__ = ["PLAIN_PROMPT", "Shape", "VisionLanguageModel", "load", "untrained", "weights_hash", "wrap"]
+
+UNTRAINED_PICTURES = 8
+"""Shipped emoji scenes on which an untrained projector is scaled."""
 
 
 def load(
@@ -126,10 +129,13 @@ def untrained(model: VisionLanguageModel, seed: int = 0, device: torch.device | 
 
     Weights are drawn as transformers draws them for the model's config, from `seed`, on `device`, by default the
     model's. Where the model lies in several places they are drawn on the CPU and spread in the same way; what would
-    lie on a disk stays in memory. Raises DeviceMemoryError.
+    lie on a disk stays in memory. Of a joined model only the projector is drawn anew, scaled to the trained one's
+    outputs: its language model stays what others trained. Raises DeviceMemoryError.
     """
     from transformers import AutoModelForImageTextToText
 
+    if model.card is not None and model.card.joined:
+        return _untrained_projector(model, seed)
     config = copy.deepcopy(model.config)
     attention = str(getattr(model.config.get_text_config(), "_attn_implementation", None) or "sdpa")
     places = device_map(model.module)
@@ -145,6 +151,23 @@ def untrained(model: VisionLanguageModel, seed: int = 0, device: torch.device | 
         if places:
             _spread(module, {name: "cpu" if place == "disk" else place for name, place in places.items()})
     module.generation_config = copy.deepcopy(model.module.generation_config)
+    return _wrapped(module, model.processor, model.name, model.card, identity, validate=False)
+
+
+def _untrained_projector(model: VisionLanguageModel, seed: int) -> VisionLanguageModel:
+    """A joined model whose projector learned nothing; it is scaled on some shipped scenes."""
+    from PIL import Image
+
+    from visualheads.models import smol
+
+    pictures = []
+    for number in range(1, UNTRAINED_PICTURES + 1):
+        with Image.open(data_folder() / "smol" / "scenes" / "images" / f"{number}.jpg") as opened:
+            pictures.append(opened.convert("RGB"))
+    pixels = model.processor.image_processor(pictures, return_tensors="pt")["pixel_values"].to(model.device)
+    module = smol.with_untrained_projector(model.module, pixels, seed)
+    told = f"{model.identity.get('checkpoint', model.name)}, untrained projector"
+    identity = {**model.identity, "checkpoint": told, "weights": f"{model.identity['weights']}, projector {seed}"}
     return _wrapped(module, model.processor, model.name, model.card, identity, validate=False)
 
 

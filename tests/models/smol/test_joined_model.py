@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from PIL import Image
 from transformers import EfficientNetModel
 
+from helpers.smol import fast_vlm
 from visualheads.errors import VisualHeadsError
-from visualheads.models.smol import export
+from visualheads.miniatures.smol.packing import ASK, BEFORE
+from visualheads.models.smol import export, with_untrained_projector
+from visualheads.models.smol.architecture import IMAGE_TOKEN
 from visualheads.models.smol.lora import LoraLinear, merged
 from visualheads.models.smol.projector import Projector, folded
 from visualheads.models.smol.tower import PUBLISHED_FEATURES, lite2_config, lite2_weights
@@ -91,3 +95,30 @@ def test_only_joined_models_are_exported(tmp_path):
     (tmp_path / "there").mkdir()
     with pytest.raises(VisualHeadsError, match="--overwrite"):
         export("smol-1.5", tmp_path / "there")
+
+
+def test_an_untrained_projector_has_the_trained_ones_deviation():
+    module, processor = fast_vlm()
+    torch.manual_seed(0)
+    pixels = processor.image_processor(
+        [Image.fromarray((torch.rand(90, 120, 3) * 255).byte().numpy()) for _ in range(2)], return_tensors="pt"
+    )["pixel_values"]
+    fresh, again, other = (with_untrained_projector(module, pixels, seed) for seed in (0, 0, 1))
+    with torch.no_grad():
+        outputs = [
+            made.get_image_features(pixels, return_dict=True).pooler_output for made in (module, fresh, again, other)
+        ]
+    torch.testing.assert_close(outputs[1].std(), outputs[0].std(), rtol=1e-3, atol=0)
+    assert torch.equal(outputs[1], outputs[2]) and not torch.allclose(outputs[1], outputs[3])
+    assert fresh.model.language_model is module.model.language_model
+
+
+def test_prompts_are_those_of_the_language_models_own_template():
+    _, processor = fast_vlm()
+    words = [{"role": "user", "content": "How many dogs are there?"}]
+    parts = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many dogs are there?"}]}]
+    plain, shown = (
+        processor.apply_chat_template(one, add_generation_prompt=True, tokenize=False) for one in (words, parts)
+    )
+    assert plain == f"{BEFORE}How many dogs are there?{ASK}"
+    assert shown == f"{BEFORE}{IMAGE_TOKEN}\nHow many dogs are there?{ASK}"

@@ -3,6 +3,20 @@
 from __future__ import annotations
 
 from visualheads.models.smol.base_weights import base_folder, prepare_base
-from visualheads.models.smol.joined_model import export, join, read_learned, weights_identity
+from visualheads.models.smol.joined_model import (
+    export,
+    join,
+    read_learned,
+    weights_identity,
+    with_untrained_projector,
+)
 
-__all__ = ["base_folder", "export", "join", "prepare_base", "read_learned", "weights_identity"]
+__all__ = [
+    "base_folder",
+    "export",
+    "join",
+    "prepare_base",
+    "read_learned",
+    "weights_identity",
+    "with_untrained_projector",
+]

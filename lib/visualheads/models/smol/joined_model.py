@@ -20,7 +20,7 @@ from visualheads.errors import CheckpointError, UnknownModelError, got
 from visualheads.models.smol import base_weights
 from visualheads.models.smol.architecture import IMAGE_TOKEN, build_config, build_processor
 from visualheads.models.smol.lora import merged
-from visualheads.models.smol.projector import folded
+from visualheads.models.smol.projector import Projector, folded
 
 ADAPTER, LORA = "adapter.", "lora."
 """Beginnings of the names of learned tensors: of the projector, and of LoRA matrices."""
@@ -71,7 +71,7 @@ def join(
     CheckpointError
         If the base weights are not prepared.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer, FastVlmForConditionalGeneration
+    from transformers import AutoModelForCausalLM, AutoTokenizer, EfficientNetModel
 
     base = base_weights.check_prepared(base)
     tokenizer = AutoTokenizer.from_pretrained(base / base_weights.LANGUAGE, local_files_only=True)
@@ -83,18 +83,61 @@ def join(
     for name in sorted({name.rpartition(".")[0] for name in matrices}):
         weight = weights[f"{name}.weight"]
         weights[f"{name}.weight"] = merged(weight, matrices[f"{name}.down"], matrices[f"{name}.up"])
-    config = build_config(language.config, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
-    with torch.device("meta"):
-        module: Any = FastVlmForConditionalGeneration(config)
-    module.to_empty(device="cpu")
-    projector = folded({name[len(ADAPTER) :]: value for name, value in learned.items() if name.startswith(ADAPTER)})
-    module.model.multi_modal_projector.load_state_dict(projector)
-    module.model.vision_tower.load_state_dict(load_file(base / base_weights.TOWER))
     language.load_state_dict(weights)
-    module.model.language_model = language.model
-    module.lm_head = language.lm_head
+    config = build_config(language.config, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
+    tower = EfficientNetModel(config.vision_config)
+    tower.load_state_dict(load_file(base / base_weights.TOWER))
+    projector = folded({name[len(ADAPTER) :]: value for name, value in learned.items() if name.startswith(ADAPTER)})
+    module = assembled(config, language.model, language.lm_head, tower, projector)
     module.generation_config = language.generation_config
     return module.to(dtype).eval(), build_processor(tokenizer)
+
+
+def assembled(config: Any, language_model: Any, head: Any, tower: Any, projector: Mapping[str, Tensor]) -> Any:
+    """Return a FastVLM made of these parts, which it shares, and a projector with these weights."""
+    from transformers import FastVlmForConditionalGeneration
+
+    with torch.device("meta"):
+        module: Any = FastVlmForConditionalGeneration(config)
+    module.model.multi_modal_projector.to_empty(device="cpu").load_state_dict(dict(projector))
+    module.model.vision_tower = tower
+    module.model.language_model = language_model
+    module.lm_head = head
+    return module
+
+
+@torch.no_grad()
+def with_untrained_projector(module: Any, pixels: Tensor, seed: int = 0) -> Any:
+    """Return the model with a projector that learned nothing: the control of a model on a real language model.
+
+    Parameters
+    ----------
+    module : FastVlmForConditionalGeneration
+        The trained model; tower and language model are shared with it.
+    pixels : Tensor
+        Some prepared pictures, by whose features the new projector is standardised, and on which its outputs get the
+        deviation of the trained one's.
+    seed : int
+        Of the random weights, drawn as torch draws them for a linear layer.
+
+    Returns
+    -------
+    FastVlmForConditionalGeneration
+    """
+    parts = module.model
+    features = parts.vision_tower(pixels.to(module.dtype)).last_hidden_state.flatten(2).transpose(1, 2).float()
+    trained = parts.multi_modal_projector.float()(features).std()
+    parts.multi_modal_projector.to(module.dtype)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = Projector(features.shape[-1], module.config.text_config.hidden_size)
+    fresh.standardise(features, 1.0)
+    fresh.scale.copy_(trained / fresh(features).std())
+    projector = folded({name: value.detach() for name, value in fresh.state_dict().items()})
+    made = assembled(module.config, parts.language_model, module.lm_head, parts.vision_tower, projector)
+    made.model.multi_modal_projector.to(module.dtype)
+    made.generation_config = module.generation_config
+    return made.eval()
 
 
 def export(name: str, folder: Path, *, overwrite: bool = False) -> Path:
