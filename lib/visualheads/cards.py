@@ -21,6 +21,9 @@ DATA_VARIABLE = "VISUALHEADS_DATA"
 APART = "-folder"
 """Ending of the name of a folder whose last two parts spell a catalogued model, such as mini/1.5-7B."""
 
+DEFAULT_MODEL = "mini-1.5-7B"
+"""The model that examples, the landing page and the explorer take when none is named."""
+
 CATALOGUE = Path(__file__).with_name("catalog.yml")
 
 

@@ -82,9 +82,23 @@ def _report(stage: str, step: int, steps: int, record: dict[str, Any]) -> None:
 
 
 def scenes(
-    folder: Annotated[Path | None, typer.Option("--out", show_default="data/scenes")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--out", show_default="data/scenes; with --smol data/smol/scenes")
+    ] = None,
+    smol: Annotated[bool, typer.Option("--smol", help="The emoji scenes of smol-1.5.")] = False,
 ) -> None:
     """Draw the shipped scenes of all five benchmarks again: the same bytes every time."""
+    if smol:
+        from visualheads.miniatures.smol.benchmarks import write_test_scenes
+        from visualheads.miniatures.smol.scenes import use_sheet
+        from visualheads.miniatures.smol.sprites import read_sheet
+
+        sheet = read_sheet(data_folder() / "smol")
+        use_sheet(sheet)
+        target = folder or data_folder() / "smol" / "scenes"
+        write_test_scenes(target, sheet)
+        say(str(target))
+        return
     from visualheads.miniatures.scenes import WRITERS
 
     target = folder or data_folder() / "scenes"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from visualheads.cards import data_folder
-from visualheads.errors import CheckpointError, MissingDependencyError
+from visualheads.errors import CheckpointError, require
 from visualheads.models.smol.tower import lite2_weights
 
 BASE = "smol-base"
@@ -213,6 +213,8 @@ def convert_base(files: Mapping[Package, Path], folder: Path) -> None:
 
     from visualheads.models.smol.architecture import SIDE
 
+    require("gguf", "accelerate", extra="train")
+
     _convert_language(files[LANGUAGE_MODEL], folder / LANGUAGE)
     published = torch.load(files[VISION_TOWER], weights_only=True, map_location="cpu")
     save_file(lite2_weights(published, SIDE), folder / TOWER)
@@ -222,18 +224,12 @@ def _convert_language(file: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        model = AutoModelForCausalLM.from_pretrained(
-            file.parent,
-            gguf_file=file.name,
-            quantization_config=GgufConfig(gguf_file=file.name, dequantize=True),
-            dtype=torch.bfloat16,
-        )
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"reading {file.name} needs the packages gguf and accelerate ({error}); install them: pip install gguf "
-            "accelerate."
-        ) from error
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    model = AutoModelForCausalLM.from_pretrained(
+        file.parent,
+        gguf_file=file.name,
+        quantization_config=GgufConfig(gguf_file=file.name, dequantize=True),
+        dtype=torch.bfloat16,
+    )
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
