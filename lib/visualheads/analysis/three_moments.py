@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from visualheads.heads.agreement import spearman, split_half, stepped_up, top_k_overlap
+from visualheads.heads.agreement import spearman, spearman_brown, split_half, top_k_overlap
 from visualheads.heads.bootstrap import LEVEL, N_BOOT, half_weights, interval, picture_sums, picture_weights
 
 SCORES = ("content_weight", "asked_weight", "looking")
@@ -62,7 +62,7 @@ def agreement_table(ds: xr.Dataset, share: float = SHARE, n_boot: int = N_BOOT, 
         whole = _replicates(values, np.ones((1, pictures)))[0]
         half = half_weights(pictures, SPLITS, seed)
         halves = np.stack([_replicates(values, half), _replicates(values, half.max() - half)], axis=1)
-        reliability = [stepped_up(split_half(halves[:, :, model])) for model in range(len(models))]
+        reliability = [spearman_brown(split_half(halves[:, :, model])) for model in range(len(models))]
         k = max(1, round(share * whole.shape[1]))
         for one, other in combinations(range(len(models)), 2):
             pair = [one, other]
