@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from transformers import AutoConfig
 
-from visualheads.book.prose import training as chapter
 from visualheads.cards import miniature_folder
 from visualheads.miniatures import architectures, card, evaluation
 
@@ -47,12 +46,3 @@ def test_shipped_records_tell_what_their_figures_are_over(name: str) -> None:
             assert right == pytest.approx(round(right), abs=1e-3), "a share of so many answers"
     assert record["trainable"] and set(record["asked"]) == {"text", "tuning"}
     assert card.above({name: record})["which"][0] == 2, "a kind that is learned"
-
-
-def test_what_stages_cost_and_measured_is_told() -> None:
-    stage = {"curve": [{"step": 1, "loss": 1.0, "object": 0.5}], "steps": 9, "batch": 4, "seconds": 3600.0}
-    whole = {"text_model": "t", "stages": {name: stage for name in ("tower", "t", "alignment", "tuning")}}
-    told = chapter.costs({"mini-a": whole, "mini-b": whole})
-    assert told.count("(shared)") == 2 and "took 6.0 hours" in told
-    counted = {**stage, "answers": {"object": 20}}
-    assert "count, named kind 50 (30 to 70; 20)" in chapter.accuracies({"mini-a": {"stages": {"tuning": counted}}})

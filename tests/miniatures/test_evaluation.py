@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from visualheads.book.prose import training as chapter
 from visualheads.miniatures import card, evaluation, questions
 from visualheads.tasks import task
 from visualheads.tasks.sample import Sample
@@ -80,8 +79,6 @@ def test_answers_are_scored_by_kind() -> None:
     assert sum(entry["seen"]["n"] for entry in found["kinds"].values()) == found["seen"]["n"] == 200
     text = card.unlearned({"m": {"benchmarks": {"seedbench": found}}})
     assert "*colour* (above in 0 of 1 scores)" in text and "*which*" not in text
-    told_of = chapter.kinds({"mini-a": {"benchmarks": {"seedbench": found}}})
-    assert "colour, % (chance 25, 40 prompts)" in told_of and "| **25 (" in told_of
     assert "| seedbench | colour | 25.0 (" in card.kind_table({"seedbench": found})
 
 
