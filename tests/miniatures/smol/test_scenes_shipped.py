@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
 
-from helpers.smol import DATA, sheet
+from helpers.smol import DATA, fast_vlm, sheet
 from visualheads.miniatures.smol.benchmarks import draw_test_scene
-from visualheads.miniatures.smol.evaluation import benchmark_samples, by_picture
+from visualheads.miniatures.smol.evaluation import answered, answered_blindly, benchmark_samples, by_picture
 from visualheads.miniatures.smol.scenes import HELD_OUT_GROUND, render
 from visualheads.tasks import task
 
@@ -42,6 +43,15 @@ def test_other_benchmarks_ask_about_the_same_pictures():
         assert max(Counter(sample.answer for sample in samples).values()) / len(samples) <= 0.5
         assert samples[0].open().mode == "RGB"
     assert len(by_picture(benchmark_samples(SCENES, "pope"))) == 200
+
+
+def test_questions_on_a_white_picture_are_answered_as_if_each_were_shown():
+    module, processor = fast_vlm()
+    samples = benchmark_samples(SCENES, "pope", n=6)
+    blind = answered_blindly(module, processor.tokenizer, samples)
+    shown = [replace(sample, image=Image.new("RGB", (300, 200), "white")) for sample in samples]
+    assert blind == answered(module, processor.tokenizer, shown)
+    assert set(blind) == {sample.id for sample in samples}
 
 
 def test_some_scenes_show_what_training_never_shows():

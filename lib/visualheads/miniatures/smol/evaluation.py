@@ -19,12 +19,14 @@ from visualheads.miniatures.smol.packing import answer_logits, pack, prefix_ids,
 from visualheads.miniatures.smol.pictures import as_pixels
 from visualheads.miniatures.smol.questions import Question
 from visualheads.miniatures.smol.scenes import draw_scene
-from visualheads.models.smol.architecture import IMAGE_TOKENS
+from visualheads.models.smol.architecture import IMAGE_TOKENS, SIDE
 from visualheads.tasks import task
 from visualheads.tasks.sample import Sample
 
 BENCHMARKS = ("looktwice", "pope", "seedbench")
 BATCH = 4
+TOGETHER = 12
+"""Questions on one white picture that are computed together."""
 TEXT_SCENES = 60
 WINDOW = 512
 """Tokens of running text that are read together."""
@@ -51,25 +53,42 @@ def by_picture(samples: Iterable[Sample]) -> list[Asked]:
     return [(asked[0].open(), asked) for asked in groups.values()]
 
 
-@torch.no_grad()
-def answered(module: Any, tokenizer: Any, samples: Sequence[Sample], white: bool = False) -> dict[str, bool]:
-    """Return whether each sample is answered exactly, by id; `white` shows a white picture in every one's place.
+def answered(module: Any, tokenizer: Any, samples: Sequence[Sample]) -> dict[str, bool]:
+    """Return whether each sample is answered exactly, by id.
 
     Questions on one picture are computed together (see `packing`); each is answered as if it were asked alone.
     """
+    groups = [
+        (picture, [(sample.id, sample.question, sample.answer) for sample in asked])
+        for picture, asked in by_picture(samples)
+    ]
+    return _right(module, tokenizer, groups)
+
+
+def answered_blindly(module: Any, tokenizer: Any, samples: Sequence[Sample]) -> dict[str, bool]:
+    """Return the same with a white picture in every one's place: all are one, so that each question is asked once."""
+    different = {(sample.question, sample.answer): sample.id for sample in samples}
+    asked = [(sample_id, question, answer) for (question, answer), sample_id in different.items()]
+    white = Image.new("RGB", (SIDE, SIDE), "white")
+    found = _right(module, tokenizer, [(white, asked[at : at + TOGETHER]) for at in range(0, len(asked), TOGETHER)])
+    return {sample.id: found[different[sample.question, sample.answer]] for sample in samples}
+
+
+@torch.no_grad()
+def _right(
+    module: Any, tokenizer: Any, groups: Sequence[tuple[Image.Image, Sequence[tuple[str, str, str]]]]
+) -> dict[str, bool]:
+    """Whether questions (id, text, answer) on pictures are answered exactly."""
     before = prefix_ids(tokenizer, IMAGE_TOKENS)
     found: dict[str, bool] = {}
-    groups = by_picture(samples)
     for start in range(0, len(groups), BATCH):
         chunk = groups[start : start + BATCH]
-        rows = [(before, [Question(s.condition, s.question, s.answer) for s in asked]) for _, asked in chunk]
+        rows = [(before, [Question("", text, answer) for _, text, answer in asked]) for _, asked in chunk]
         batch = pack(tokenizer, rows, tokenizer.pad_token_id)
-        pictures = [Image.new("RGB", picture.size, "white") if white else picture for picture, _ in chunk]
-        logits, _ = answer_logits(
-            module.model.language_model, module.lm_head, batch, _inputs(module, batch.ids, pictures)
-        )
+        inputs = _inputs(module, batch.ids, [picture for picture, _ in chunk])
+        logits, _ = answer_logits(module.model.language_model, module.lm_head, batch, inputs)
         for (_, asked), hits in zip(chunk, right_answers(batch, logits), strict=True):
-            found.update({sample.id: hit for sample, hit in zip(asked, hits, strict=True)})
+            found.update({sample_id: hit for (sample_id, _, _), hit in zip(asked, hits, strict=True)})
     return found
 
 
@@ -87,7 +106,7 @@ def benchmark_scores(module: Any, tokenizer: Any, data: Path, name: str, n: int 
     `question_only` is the most frequent answer of the condition: what the best answerer without a picture says.
     """
     samples = benchmark_samples(data, name, n)
-    seen, blind = (answered(module, tokenizer, samples, white=white) for white in (False, True))
+    seen, blind = (answer(module, tokenizer, samples) for answer in (answered, answered_blindly))
     by_condition: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         by_condition[sample.condition or "all"].append(sample)

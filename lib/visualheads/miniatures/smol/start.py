@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -35,8 +36,8 @@ def build_learner(base: Path, data: Path) -> Learner:
 
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(base / LANGUAGE)
-    language_model = AutoModelForCausalLM.from_pretrained(base / LANGUAGE, dtype=torch.bfloat16).eval()
-    tower = EfficientNetModel(lite2_config(SIDE))
+    language_model: Any = AutoModelForCausalLM.from_pretrained(base / LANGUAGE, dtype=torch.bfloat16).eval()
+    tower: Any = EfficientNetModel(lite2_config(SIDE))
     tower.load_state_dict(load_file(base / TOWER))
     tower.eval()
     for part in (language_model, tower):
