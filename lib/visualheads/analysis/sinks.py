@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from visualheads.analysis.subset import bounds_of
 from visualheads.heads.bootstrap import bootstrap
 from visualheads.heads.proportions import changes
 from visualheads.heads.ranking import head_count, top_heads
@@ -54,6 +55,17 @@ def outlier_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(OUTLIER_COLUMNS))
 
 
+def dimension_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
+    """One row per model: dimensions (number of sink dimensions), names (which), and the highest of each criterion on
+    these prompts, in units of what a sink must reach."""
+    rows = []
+    for model, ds in found.items():
+        known = [name for name in str(ds["sink_dimensions"].values[0]).replace(",", " ").split() if name]
+        highest = {words: float(ds[name].max()) for name, words in OUTLIERS.items()}
+        rows.append({"model": model, "dimensions": len(known), "names": ", ".join(known), **highest})
+    return pd.DataFrame(rows, columns=["model", "dimensions", "names", *OUTLIERS.values()])
+
+
 def head_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
     """One row per head: share of its image weight on the marked tokens, and its concentration with and without them."""
     parts = []
@@ -83,7 +95,7 @@ def focus_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
             chosen = xr.DataArray(marks, dims=("layer", "head"))
             for name, words in VARIANTS.items():
                 told = bootstrap(one[name].where(chosen).mean(["layer", "head"]))
-                rows.append({"model": model, "heads": heads, "variant": words, **_bounds(told)})
+                rows.append({"model": model, "heads": heads, "variant": words, **bounds_of(told)})
     return pd.DataFrame(rows, columns=list(FOCUS_COLUMNS))
 
 
@@ -121,7 +133,7 @@ def removal_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
                         at = told.isel(set=place).sel(mode=mode)
                         rows.append(
                             {"model": model, "mode": str(mode), "tokens": words, "heads": heads, "measure": measure,
-                             **_bounds(at), "samples": one.sizes["sample"], "draws": len(index),
+                             **bounds_of(at), "samples": one.sizes["sample"], "draws": len(index),
                              "positions": str(one["positions"].values),
                              **_excess(more.isel(set=place).sel(mode=mode), kind)}
                         )  # fmt: skip
@@ -129,9 +141,5 @@ def removal_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
 
 
 def _excess(told: xr.DataArray, kind: str) -> dict[str, float]:
-    known = _bounds(told) if kind != SINKS else dict.fromkeys(BOUNDS, float("nan"))
+    known = bounds_of(told) if kind != SINKS else dict.fromkeys(BOUNDS, float("nan"))
     return {"excess": known["estimate"], "excess_lower": known["lower"], "excess_upper": known["upper"]}
-
-
-def _bounds(told: xr.DataArray) -> dict[str, float]:
-    return {name: float(told.sel(bound=name)) for name in BOUNDS}

@@ -144,6 +144,8 @@ def _known(name: str, dims: Sequence[str]) -> Variable:
 __all__ = ["CircumstanceWarning", "Plan", "create", "open_results", "open_store", "pack", "pending", "write_shard"]
 
 SAMPLE_IDS = "sample ids"
+LATER = {"processor", "prompt"}
+"""Parts of an identity that older stores do not tell: they are not compared with those."""
 LABELS = {
     SAMPLE_IDS: ("sample",),
     "groups of the mean maps": ("map_condition", "map_format", "map_control"),
@@ -298,7 +300,7 @@ def _check(path: Path, plan: Plan) -> None:
     stored = read.opened(path)
     known = stored.attrs["identity"]
     wanted = json.loads(json.dumps(dict(plan.identity)))
-    keys = sorted(set(known) | set(wanted))
+    keys = sorted((set(known) | set(wanted)) - (LATER - set(known)))
     differ: dict[str, tuple[object, object]] = {
         key: (known.get(key), wanted.get(key)) for key in keys if known.get(key) != wanted.get(key)
     }

@@ -122,7 +122,8 @@ def identity_of(
         seed=seed,
         samples=provenance.hash_samples(samples),
     )
-    return {**made, "max_new_tokens": settings.max_new_tokens}
+    asked = {key: model.identity[key] for key in ("processor", "prompt")}
+    return {**made, **asked, "max_new_tokens": settings.max_new_tokens}
 
 
 def circumstance_of(model: VisionLanguageModel) -> dict[str, str]:

@@ -12,7 +12,7 @@ import xarray as xr
 
 from visualheads.models.devices import fitting, in_halves
 from visualheads.models.progress import Wish, progress_bar
-from visualheads.models.wrapper import ONE_AT_A_TIME
+from visualheads.models.prompting import ONE_AT_A_TIME
 from visualheads.store import schema, write
 from visualheads.store.write import SHARD
 from visualheads.tracing import batching
@@ -207,6 +207,6 @@ def _run(
 def _lengths(model: VisionLanguageModel, samples: Sequence[Sample], settings: Settings) -> list[int]:
     """Tokens of each prompt: its text's and its picture's, without decoding the picture."""
     with ONE_AT_A_TIME:
-        texts = model.tokenizer([model.prompt(sample.question) for sample in samples])["input_ids"]
+        texts = model.tokenizer([model.prompts.of(sample) for sample in samples])["input_ids"]
     maps = [model.token_map(settings.sizes[sample.id]) for sample in samples]
     return [len(text) + len(token_map) for text, token_map in zip(texts, maps, strict=True)]

@@ -8,14 +8,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from visualheads.analysis.benchmarks import of_task
-from visualheads.analysis.claims.evidence import Evidence, names_of
+from visualheads.analysis.claims.evidence import Evidence
 from visualheads.analysis.claims.samples import of_looks
 from visualheads.analysis.claims.verdicts import (
     CONTRADICTED,
     Finding,
     all_of,
-    bounds_of,
     decided,
     finding,
     has,
@@ -24,6 +22,7 @@ from visualheads.analysis.claims.verdicts import (
 )
 from visualheads.analysis.effects import EFFECT, MAIN_TASK
 from visualheads.analysis.rankings_vs_effects import in_format, ranking_agreement
+from visualheads.analysis.subset import bounds_of, models_of, subset
 from visualheads.heads.effects import excess_loss, loss, losses
 from visualheads.heads.proportions import changed
 from visualheads.heads.ranking import head_count
@@ -48,7 +47,7 @@ def late_heads_can_go(evidence: Evidence) -> Finding:
     for mode, sweep in evidence.sweeps.items():
         if mode.split(",")[0] not in REMOVING:
             continue
-        for name in names_of(sweep):
+        for name in models_of(sweep):
             own = sweep.sel(model=[name])
             chosen = _late_sets(own)
             if chosen is not None:
@@ -92,7 +91,8 @@ def attention_finds_the_heads_that_matter(evidence: Evidence) -> Finding:
     assert evidence.traces is not None and evidence.effects is not None
     if MAIN_TASK not in evidence.traces["task"].values.astype(str):
         return missing(f"no model was traced on {MAIN_TASK}, where heads are removed")
-    table = ranking_agreement(in_format(of_task(evidence.traces, MAIN_TASK)), evidence.effects, EFFECT, by=[RANKING])
+    own = in_format(subset(evidence.traces, task=MAIN_TASK))
+    table = ranking_agreement(own, evidence.effects, EFFECT, by=[RANKING])
     table = table[table["ceiling"] > 0].rename(columns={"lower": "low", "upper": "high", "overlap": "shared_top"})
     if table.empty:
         return missing("no model has both, with effects that two halves of the pictures agree on")
