@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from visualheads import __version__
-from visualheads.cli import book, convert, information, results, training, verdicts
+from visualheads.cli import book, convert, information, results, smol, training, verdicts
 from visualheads.cli import look as looking
 from visualheads.cli.console import BAD_INPUT, FAILED, INTERRUPTED, err, out
 from visualheads.errors import DiskFullError, KernelError, VisualHeadsError
@@ -36,6 +36,9 @@ app.command("book")(book.build)
 app.command("full")(book.full)
 app.command()(verdicts.compare)
 app.command()(convert.convert)
+app.command()(smol.weights)
+app.command("export-checkpoint")(smol.export_checkpoint)
+app.command()(smol.card)
 app.command()(training.train)
 app.command()(training.scenes)
 
