@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import platform
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from visualheads.errors import CheckpointError, RecordError
+from visualheads.errors import CheckpointError, ImageError
 from visualheads.tasks.sample import as_lazy
 
 if TYPE_CHECKING:
@@ -80,34 +82,64 @@ def hash_weights(folder: str | Path) -> str:
     return _hash_named((file.name, _digest(file)) for file in files) if files else ""
 
 
-def hash_files(files: Iterable[str | Path]) -> str:
-    """Hash of files, names (without folders) and contents, in any order. Raises RecordError for a missing file."""
-    paths = sorted((Path(file) for file in files), key=lambda path: (path.name, str(path)))
-    for path in paths:
-        if not path.is_file():
-            raise RecordError("no such file; give the benchmark's official files.", path=path)
-    return _hash_named((path.name, _digest(path)) for path in paths) if paths else ""
+def hash_processor(processor: Any) -> str:
+    """Hash of what makes inputs of a picture and a question: picture settings, tokenizer and chat templates."""
+    tokenizer = processor.tokenizer
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    words = json.loads(backend.to_str()) if backend is not None else tokenizer.get_vocab()
+    words = {name: value for name, value in words.items() if name not in ("padding", "truncation")}  # as last used
+    told = (
+        processor.image_processor.to_dict(),
+        words,
+        sorted(tokenizer.special_tokens_map.items()),
+        [getattr(owner, "chat_template", None) for owner in (processor, tokenizer)],
+    )
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:HASH_LENGTH]
 
 
 def hash_samples(samples: Sequence[Sample]) -> str:
-    """Hash of a list of samples: every field, in order. Pictures count by pixels in memory, else by file name."""
-    digest = hashlib.sha256()
-    for sample in samples:
-        plain = [getattr(sample, field.name) for field in dataclasses.fields(sample) if field.name not in NOT_PLAIN]
-        boxes = sorted((name, tuple(found)) for name, found in (sample.boxes or {}).items())
-        told = (plain, boxes, _picture_name(sample))
-        digest.update(repr(told).encode())
-    return digest.hexdigest()[:HASH_LENGTH]
+    """Hash of a list of samples: everything of each, in order."""
+    return hash_list([hash_sample(sample) for sample in samples])
 
 
-def _picture_name(sample: Sample) -> str:
-    """The folder is left out: the same data in another place is the same list."""
+def hash_list(hashes: Iterable[str]) -> str:
+    """Hash of hashes, in order."""
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:HASH_LENGTH]
+
+
+def hash_sample(sample: Sample, prompt: str = "") -> str:
+    """Hash of everything that decides a sample's numbers: its fields, its picture's content, and the rendered prompt.
+
+    Raises ImageError for a picture that is missing.
+    """
+    plain = [getattr(sample, field.name) for field in dataclasses.fields(sample) if field.name not in NOT_PLAIN]
+    boxes = sorted((name, tuple(found)) for name, found in (sample.boxes or {}).items())
+    told = (plain, boxes, _picture(sample), prompt)
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:HASH_LENGTH]
+
+
+def _picture(sample: Sample) -> str:
+    """What a picture is, wherever it lies: its pixels in memory, else its file's content, and what is done to it."""
     if isinstance(sample.image, Image.Image):
         pixels = hashlib.sha256(sample.image.convert("RGBA").tobytes()).hexdigest()
         return repr((sample.image.size, sample.image.mode, pixels))
     lazy = as_lazy(sample.image)
-    inline = hashlib.sha256(lazy.base64.encode()).hexdigest() if lazy.base64 else ""
-    return repr((Path(lazy.path).name, inline, lazy.operations))
+    if lazy.base64:
+        return repr((hashlib.sha256(lazy.base64.encode()).hexdigest(), lazy.operations))
+    try:
+        told = Path(lazy.path).stat()
+        return repr((_content(lazy.path, told.st_size, told.st_mtime_ns), lazy.operations))
+    except OSError as error:
+        raise ImageError(
+            f"cannot read {lazy.path}: {error.strerror or error}; give a picture that is there."
+        ) from error
+
+
+@cache
+def _content(path: str, size: int, changed: int) -> str:
+    """Digest of a picture's file, read again only where its size or time of change is another."""
+    del size, changed
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _digest(path: Path) -> str:
