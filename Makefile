@@ -15,12 +15,12 @@ DEPENDENCIES := pyproject.toml $(wildcard $(CONSTRAINTS))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help book test test-book lab serve model miniatures check format constraints clean clean-all
+.PHONY: help book test test-book test-long lab serve model miniatures check format constraints clean clean-all
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
-# --- environment: `book` needs the base installation, everything else the dev extra -------------------------------------------
+# --- environment: `book` needs the extras book and train, everything else the dev extra -------------------------------------
 
 $(BIN)/python:
 	@python="$(PYTHON)"; \
@@ -39,8 +39,8 @@ $(BIN)/python:
 	exit 2
 
 $(VENV)/.base: $(DEPENDENCIES) | $(BIN)/python
-	@echo "Installing visualheads (some minutes the first time)"
-	@$(BIN)/python -m pip install --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e .
+	@echo "Installing visualheads[book] (some minutes the first time)"
+	@$(BIN)/python -m pip install --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e ".[book,train]"
 	@touch $@
 
 $(VENV)/.dev: $(DEPENDENCIES) | $(BIN)/python
@@ -78,6 +78,9 @@ test: $(VENV)/.dev ## all tests but those of the built book, files side by side 
 test-book: $(VENV)/.dev ## browser tests over every page of the built book
 	@if [ ! -f $(INDEX) ]; then $(MAKE) --no-print-directory book; fi
 	@$(BIN)/python -m pytest -m built_book tests/book/built.py $(PYTEST)
+
+test-long: $(VENV)/.dev ## what takes longer: every class, every damaged file, Lab, schedulers (15 minutes)
+	@$(BIN)/python -m pytest -n auto --dist loadfile -m long $(PYTEST)
 
 check: $(VENV)/.dev ## ruff, pyright, notebooks stripped, dependency lists agree
 	@$(BIN)/ruff check .

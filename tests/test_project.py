@@ -34,7 +34,7 @@ LONGEST_MODULE = 400
 LARGEST_FILE = 10 * 2**20
 SIZES = (("", "", 60e6), ("data/miniatures", ".safetensors", 38e6), ("data/scenes", "", 8e6), ("data/full", "", 6e6))
 """(folder, ending, bytes): what files may have together, so that a clone is quick and a small machine takes it."""
-TARGETS = ["book", "test", "test-book", "lab", "serve", "model", "miniatures", "check", "clean"]
+TARGETS = ["book", "test", "test-book", "test-long", "lab", "serve", "model", "miniatures", "check", "clean"]
 RENDERED = ("_build", "models", "results")
 
 ROOMS = {
@@ -223,11 +223,11 @@ def test_make_model_passes_on_what_it_documents():
 def test_continuous_integration_runs_what_a_person_types():
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     ran = re.findall(r"^timed make (\S+)$", script, re.MULTILINE)
-    assert ran == ["check", "test", "book", "test-book"]
+    assert ran == ["check", "test", "book", "test-book", "test-long"]
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "book.yml").read_text(encoding="utf-8"))
     steps = workflow["jobs"]["book"]["steps"]
     assert any(step.get("run") == "bash .ci/run" for step in steps)
-    assert workflow["jobs"]["book"]["timeout-minutes"] <= 30
+    assert workflow["jobs"]["book"]["timeout-minutes"] <= 60
 
 
 def test_a_failed_or_overlong_run_leaves_its_log_and_its_book():
@@ -307,7 +307,7 @@ def test_rooms_import_only_from_those_above(path):
     room = module_name(path).split(".")[0]
     allowed = ROOMS.get(room, "*").split()
     strange = {name.split(".")[1] for name in imports(path, typing_too=True) if name.startswith("visualheads.")}
-    assert room == "cli" or "cli" not in strange
+    assert room in ("cli", "__main__") or "cli" not in strange
     assert allowed == ["*"] or strange <= {room, *allowed, "__version__"}, strange - {room, *allowed}
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 
 SHOWN_CHOICES = 12
 """How many allowed values a message lists before it only counts the rest."""
+SHOWN_CHARACTERS = 200
+"""How much of a value a message shows."""
 
 
 class VisualHeadsError(ValueError):
@@ -111,6 +114,15 @@ class MissingDependencyError(VisualHeadsError):
     """An optional package that the called function needs is not installed."""
 
 
+def require(*modules: str, extra: str) -> None:
+    """Raise MissingDependencyError, with the command that helps, unless all these modules can be imported."""
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise MissingDependencyError(
+            f"{', '.join(missing)} cannot be imported; fix: pip install 'visualheads[{extra}]'."
+        )
+
+
 def got(
     what: str, value: object, allowed: Iterable[object] | str | None = None, fix: str = "", *, suggest: bool = True
 ) -> str:
@@ -119,7 +131,7 @@ def got(
     `allowed` is a list of values, or a sentence that describes them. With a list, values close to a given
     string are suggested (difflib) unless `suggest` is False. `fix` is one plain imperative sentence.
     """
-    parts = [f"{what}: got {value!r}"]
+    parts = [f"{what}: got {shown(value)}"]
     if isinstance(allowed, str):
         parts.append(f"allowed: {allowed}")
     elif allowed is not None:
@@ -131,6 +143,15 @@ def got(
     if fix:
         parts.append(f"fix: {fix}")
     return "; ".join(parts).replace("?; ", "? ")
+
+
+def shown(value: object, most: int = SHOWN_CHARACTERS) -> str:
+    """Return the repr of a value on one line, cut where it is longer than `most` characters."""
+    try:
+        text = " ".join(repr(value).split())
+    except (ValueError, RecursionError, OverflowError):  # such as a whole number of 5 000 digits
+        return f"a {type(value).__name__} too large to show"
+    return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
 
 
 def close_matches(value: str, choices: Iterable[str], n: int = 3) -> list[str]:

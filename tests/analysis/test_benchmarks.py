@@ -442,7 +442,7 @@ def test_pairs_differ_in_one_thing(ds: xr.Dataset, data_folder: Path) -> None:
     found = families.changes(ds, [("mini-1.5-7B", "mini-1.6-vicuna-7B")])
     assert list(found["task"]) == ["looktwice", "pope"]
     assert found["pictures_one"].isna().all() and "Something else differs" not in words.changes(found, "")
-    assert families.changes(ds, []).empty and families.tokens_and_data(ds).empty
+    assert families.changes(ds, []).empty
     for name, steps in (("mini-1.5-7B", 7000), ("mini-1.6-vicuna-7B", 3200)):
         folder = data_folder / "miniatures" / name
         folder.mkdir(parents=True)
@@ -467,41 +467,6 @@ def test_orders_that_leave_nothing_to_correlate_do_not_count() -> None:
     half[1]["model"] = ["n0", "n1", "n2"]
     found = permutation.correlations(pd.concat(half), ["x"]).iloc[0]
     assert found["rho"] == pytest.approx(1) and found["p_value"] > 0.05
-
-
-def test_every_benchmark_weighs_the_same() -> None:
-    samples = [*questions(("plain",), 8, "pope"), *questions(("plain",), 2, "qbench")]
-    ds = model_dataset(samples=samples)
-    ds["correct"][:] = [[1] * 8 + [0] * 2]
-    told = families.overall(ds, "mini-1.5-7B")
-    assert told["estimate"] == pytest.approx(0.5) and told["n"] == 10
-
-
-def test_the_four_models_of_an_interaction_are_paired() -> None:
-    """Ten questions right or wrong as all models find them easy or hard: only what differs between models counts."""
-    samples = questions(("plain",), 10, "pope")
-    easy = np.array([1.0, 0.0] * 5)
-    answers = {"many": np.ones(10), "few": easy, "many-less": easy, "few-less": easy}
-    parts = []
-    for name, right in answers.items():
-        part = model_dataset("mini-1.5-7B", samples=samples).assign_coords(model=[name])
-        part["correct"][:] = right[None]
-        parts.append(part)
-    ds = xr.concat(parts, "model", data_vars="all", coords="minimal", compat="override")
-    told = families.interaction(ds, ("many", "few"), ("many-less", "few-less"))
-    assert told is not None and told["estimate"] == pytest.approx(0.5)  # what many tokens bring: 0.5 against 0
-    none = families.interaction(ds, ("many", "many"), ("few", "few-less"))
-    hidden = 1 - 0.025 ** (1 / 10)  # what ten questions may hide
-    assert none == {"estimate": 0, "lower": pytest.approx(-hidden), "upper": pytest.approx(hidden)}
-
-
-def test_the_four_models_of_tokens_and_data_are_found_by_recipe_and_share() -> None:
-    rows = [("few", "1.5", 1.0), ("few-less", "1.5", 0.25), ("many", "1.6", 1.0), ("many-less", "1.6", 0.25)]
-    table = pd.DataFrame(rows, columns=["model", "recipe", "data_share"])
-    assert families.four_models(table) == (("many", "few"), ("many-less", "few-less"))
-    for gone in range(4):
-        assert families.four_models(table.drop(index=gone)) is None
-    assert families.four_models(table[:0]) is None
 
 
 def test_survey_counts_heads_above_white_pictures(ds: xr.Dataset) -> None:

@@ -447,21 +447,6 @@ case(12, CONTRADICTED)(lambda: recipes(0.75, 0.25))
 case(12, UNDECIDED)(lambda: recipes(0.5, 0.53125))
 
 
-def amounts(gain_less: float, gain_more: float, pictures: int = 128) -> Evidence:
-    """What the recipe with more tokens adds at 13B, with less and with all of the data (`less` in the name)."""
-    models = {}
-    for data, gain in (("less", gain_less), ("more", gain_more)):
-        for recipe, right in (("1.5", 0.5), ("1.6", 0.5 + gain)):
-            tokens = 576 if recipe == "1.5" else 2340
-            models[f"{recipe}-{data}"] = Planted(right=right, tokens=tokens, recipe=recipe, llm="Vicuna-13B")
-    return traces(models, pictures=pictures)
-
-
-case(13, SUPPORTED)(lambda: amounts(-0.25, 0.5))
-case(13, CONTRADICTED)(lambda: amounts(0.5, -0.25))
-case(13, UNDECIDED)(lambda: amounts(0.0, 0.0))
-
-
 def profiles(apart: float, pictures: int = 40, noise: float = 0.02) -> Evidence:
     def asked(_condition: str, task: str) -> np.ndarray:
         return pattern(0) + apart * (task == "pope") * (pattern(3) - pattern(0))
@@ -476,8 +461,8 @@ case(14, UNDECIDED)(lambda: profiles(0.0, pictures=16, noise=0.6))
 
 @pytest.fixture(autouse=True)
 def _records(monkeypatch):
-    """Made-up models have no checkpoint: the amount of data is told by their name."""
-    monkeypatch.setattr(lineage, "training_record", lambda name: {"data_share": 0.25 if "less" in name else 1.0})
+    """Made-up models have no checkpoint."""
+    monkeypatch.setattr(lineage, "training_record", lambda _name: {})
 
 
 @pytest.mark.parametrize(("number", "verdict"), CASES, ids=lambda value: str(value))
@@ -492,7 +477,8 @@ def test_a_planted_truth_is_found(number, verdict):
 
 
 def test_every_claim_has_all_three_truths():
-    assert set(CASES) == {(one.number, verdict) for one in CLAIMS for verdict in (SUPPORTED, CONTRADICTED, UNDECIDED)}
+    numbers = {one.number for one in CLAIMS} - {13}  # which no model here can test
+    assert set(CASES) == {(number, verdict) for number in numbers for verdict in (SUPPORTED, CONTRADICTED, UNDECIDED)}
 
 
 def test_without_evidence_nothing_is_testable_and_the_reason_is_told():

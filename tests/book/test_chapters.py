@@ -62,7 +62,7 @@ def test_add_a_model_names_what_there_is():
         assert field in fields and f"`{field}`" in text
     for path in re.findall(r"`((?:lib|tests|notebooks)/[\w./]+)`", text):
         assert (ROOT / path).exists(), path
-    for path in re.findall(r"tests/\w+\.py", "".join(blocks("add_a_model", "bash"))):
+    for path in re.findall(r"tests/[\w/]+\.py", "".join(blocks("add_a_model", "bash"))):
         assert (ROOT / path).exists(), path
 
 

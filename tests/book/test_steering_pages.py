@@ -18,7 +18,7 @@ from helpers.model_datasets import model_dataset, stored
 from helpers.networks import samples, wrapped
 from helpers.planted import Planted, pattern, world
 from visualheads import charts
-from visualheads.analysis import claims
+from visualheads.analysis import claims, grounding
 from visualheads.analysis import sinks as sink_tables
 from visualheads.analysis import steering as steering_tables
 from visualheads.analysis.models import checkpoint_config
@@ -29,7 +29,7 @@ from visualheads.charts import display
 from visualheads.errors import ModeError, ParameterError, SampleError
 from visualheads.interventions import ablate, head_sets, sweeps
 from visualheads.store import cached
-from visualheads.studies import gaze, grounding, sink_finding
+from visualheads.studies import gaze, sink_finding
 from visualheads.studies import sinks as sink_study
 from visualheads.studies import steering as steered
 
@@ -47,7 +47,7 @@ def test_names_are_asked_of_every_kind_and_marked_ones_can_be_left_out() -> None
     assert [one.answer for one in found] == ["car", "dog"] and found[0].task == "toy-names"
     assert all("in the rectangle" in one.question for one in found)
     assert [one.answer for one in gaze.candidates(scenes(1), others=True)] == ["2"], "the box marks the car"
-    assert gaze.targets(scenes(1)[0]) == BOXES["car"] and gaze.kind_of_box(samples(1)[0]) is None
+    assert grounding.targets(scenes(1)[0]) == BOXES["car"] and grounding.kind_of_box(samples(1)[0]) is None
     with pytest.raises(ParameterError, match="ask"):
         gaze.candidates(scenes(1), "colour")  # pyright: ignore[reportArgumentType]
     with pytest.raises(SampleError, match="two kinds"):
@@ -80,8 +80,8 @@ def test_several_rankings_are_grounded_in_one_pass() -> None:
     model, asked = wrapped("llava"), scenes(2)
     rng = np.random.default_rng(1)
     rankings = {name: xr.DataArray(rng.random((3, 4)), dims=("layer", "head")) for name in "ab"}
-    found = gaze.ground_rankings(model, asked, rankings, most=2, **QUIET)
-    alone = gaze.ground(model, asked, rankings["b"], most=2, rule="gaussian", **QUIET)
+    found = gaze.ground(model, asked, rankings, most=2, **QUIET)
+    alone = gaze.ground(model, asked, {"b": rankings["b"]}, most=2, rules=["gaussian"], **QUIET).isel(ranking=0, rule=0)
     np.testing.assert_allclose(found.iou.sel(ranking="b", rule="gaussian"), alone.iou, atol=1e-6)
     np.testing.assert_array_equal(found.hit.sel(ranking="b", rule="gaussian"), alone.hit)
     width, height = asked[0].open().size

@@ -1,4 +1,4 @@
-"""What stands beside the nine miniatures: short tunings, untrained networks, benchmarks' own figures, pages."""
+"""What stands beside the nine miniatures: untrained networks, benchmarks' own figures, pages."""
 
 from __future__ import annotations
 
@@ -15,109 +15,25 @@ from hypothesis import strategies as st
 
 from helpers.model_datasets import model_dataset, questions, several, stored
 from helpers.networks import Tiny, llava
-from helpers.project import ROOT
 from visualheads import charts
 from visualheads.analysis import benchmarks, families, lineage, scores
 from visualheads.analysis import models as survey
-from visualheads.book import catalogue as plan
-from visualheads.book import comparisons, traces
+from visualheads.book import comparisons
 from visualheads.book.prose import benchmarks as text
-from visualheads.book.prose import kinship as kin
-from visualheads.book.prose import scale
 from visualheads.book.prose import training as chapter
-from visualheads.cards import miniature_folder
 from visualheads.charts import display
-from visualheads.miniatures import architectures, shipped_traces, train, training
-from visualheads.models import loading, provenance
+from visualheads.miniatures import architectures, train, training
+from visualheads.models import loading
 from visualheads.store.pack import pack
-from visualheads.store.read import open_store
 from visualheads.studies.evidence import gather
 from visualheads.tracing.jobs import UNTRAINED_N, TraceJob
-
-QUARTER = "mini-1.5-7B-quarter"
 
 
 def test_everything_is_trained_in_an_order_that_shares_stages():
     order = architectures.training_order()
-    assert order[0] == "mini-1.5-7B" and len(order) == len(set(order)) == 13
+    assert order[0] == "mini-1.5-7B" and len(order) == len(set(order)) == 11
     texts = [architectures.miniature(name).text for name in order[:9]]
     assert len(dict.fromkeys(texts)) == sum(one != other for one, other in zip(texts, [None, *texts], strict=False))
-    assert [architectures.miniature(name).share for name in order] == [1.0] * 11 + [0.25] * 2
-    assert all(architectures.miniature(name).parent in order for name in order[11:])
-    with pytest.raises(architectures.UnknownModelError, match="quarter"):
-        architectures.miniature("mini-1.5-7B-half")
-
-
-def test_a_quarter_has_a_quarter_of_the_steps_of_its_recipe():
-    plan = training.Plan()
-    assert plan.tuning_of("1.5") == plan.tuning and plan.tuning_of("1.6", 1.0) == plan.tiled_tuning
-    for recipe, whole in (("1.5", plan.tuning), ("1.6", plan.tiled_tuning)):
-        short = plan.tuning_of(recipe, 0.25)
-        assert short.steps == whole.steps // 4 and not short.moments
-        assert (short.batch, short.rate, short.warm_up) == (whole.batch, whole.rate, whole.warm_up)
-
-
-@pytest.fixture(scope="module")
-def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A short tuning, in a few steps of every stage."""
-    root = tmp_path_factory.mktemp("short")
-    train.train(QUARTER, target=root / "miniatures", work=root / "work", smoke=True)
-    return root
-
-
-def test_a_short_tuning_starts_from_its_parents_alignment_and_ships_no_weights(short: Path):
-    kept = {path.name for path in (short / "work").glob("*.pt")}
-    assert {"mini-1.5-7B-alignment.pt", f"{QUARTER}-tuning.pt"} <= kept
-    assert f"{QUARTER}-alignment.pt" not in kept and f"{QUARTER}-tuning-0.pt" not in kept
-    assert (short / "work" / QUARTER / "model.safetensors").is_file()
-    left = [path.name for path in (short / "miniatures" / QUARTER).iterdir()]
-    assert left == ["training.json"]
-    record = json.loads((short / "miniatures" / QUARTER / "training.json").read_text())
-    assert record["data_share"] == 0.25 and record["parent"] == "mini-1.5-7B"
-    assert record["stages"]["tuning"]["steps"] == 1
-    assert not train.is_trained(QUARTER, short / "miniatures"), "a smoke run is no training"
-
-
-def assert_of_the_books_questions(path: Path, job: TraceJob) -> None:
-    """Results are joined sample by sample only where both are of the same questions to the same files."""
-    told = json.loads(str(open_store(path)["provenance"].item()))["identity"]
-    assert told["task_files"] == job.arguments()["task_files"]
-    assert told["samples"] == provenance.hash_samples(job.samples)
-
-
-@pytest.mark.parametrize("name", architectures.QUARTERS)
-def test_shipped_answers_of_short_tunings_are_to_the_books_questions(name: str):
-    parent = architectures.miniature(name).parent
-    jobs = traces.book_jobs(ROOT, [parent], [plan.model_page(ROOT, parent)])
-    asked = [job for job in jobs if not job.untrained and "" in job.controls]
-    shipped = {path.name: path for path in (miniature_folder(name) / traces.TRACES).iterdir()}
-    assert set(shipped) == {f"{job.task}.zarr.zip" for job in asked}
-    for job in asked:
-        assert_of_the_books_questions(shipped[f"{job.task}.zarr.zip"], job)
-
-
-def test_a_short_tuning_is_read_from_its_shipped_traces(short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    folder = short / "miniatures" / QUARTER
-    written = shipped_traces.trace_short(QUARTER, folder, short / "work", {"looktwice": 1, "pope": 1})
-    assert [path.name for path in written] == ["looktwice.zarr.zip", "pope.zarr.zip"]
-    monkeypatch.setattr(traces, "data_folder", lambda: short)
-    monkeypatch.setattr(lineage, "miniature_folder", lambda name: short / "miniatures" / name)
-    traces.place_shipped(tmp_path)
-    traces.place_shipped(tmp_path)
-    stored(tmp_path, model_dataset(samples=questions(("plain",), 4, "pope")))
-    assert_of_the_books_questions(written[0], TraceJob("mini-1.5-7B", formats=("free", "letters"), n=1))
-    alone, both = survey.traced(tmp_path), survey.traced(tmp_path, variants=True)
-    assert alone["model"].values.tolist() == ["mini-1.5-7B"]
-    assert both["model"].values.tolist() == ["mini-1.5-7B", QUARTER]
-    found = families.tokens_and_data(both).set_index("model")
-    assert found["data_share"].to_dict() == {"mini-1.5-7B": 1.0, QUARTER: 0.25}
-    assert found.loc[QUARTER, "llm"] == "Vicuna-7B" and found.loc[QUARTER, "tokens"] == 64
-    assert "tuned on 25 % of the data" in kin.variants(lineage.lineage(both))
-    assert "25 %" in scale.tokens_and_data(families.tokens_and_data(both))
-    assert families.data_interaction(both, families.tokens_and_data(both)) is None, "two models of the four"
-    paired = {"estimate": 0.044, "lower": -0.029, "upper": 0.114}
-    told = scale.tokens_and_data(families.tokens_and_data(both), paired)
-    assert "more tokens lose 4.4 points (-2.9 to 11.4) more" in told
 
 
 def test_what_is_trained_is_told_by_its_record(tmp_path: Path):
@@ -297,12 +213,11 @@ def test_the_chapter_tells_what_is_reached_and_why_not():
         {"what": "plain-object/free", "wanted": 0.8, "found": 0.9, "reached": True},
         {"what": "pope blind", "wanted": 0.5, "found": 0.61, "reached": False},
     ]
-    short = {"targets": wanted, "data_share": 0.25}
-    records = {"mini-1.5-7B": {"targets": wanted}, "mini-x": {"targets": wanted[:1]}, "mini-x-quarter": short}
+    records = {"mini-1.5-7B": {"targets": wanted}, "mini-x": {"targets": wanted[:1]}}
     told = chapter.targets(records)
     assert "| <code>mini&#45;1.5&#45;7B</code> | 90 | **61** (not < 50) |" in told
     assert "POPE, white pictures, upper 95 % limit – 11.0 points above its limit." in told
-    assert "mini&#45;x</code>: " not in told and "quarter" not in told, "nothing is asked of short tunings"
+    assert "mini&#45;x</code>: " not in told
     assert "2 of 3 figures" in told
     noisy = {"mini-x": {"targets": [{**wanted[1], "why": "Few prompts"}]}}
     assert "11.0 points above its limit (Few prompts)." in chapter.targets(noisy)

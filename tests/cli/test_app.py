@@ -15,7 +15,6 @@ from helpers.command import run
 from helpers.networks import llava
 from helpers.task_files import looktwice
 from visualheads.cli import main
-from visualheads.cli import training as training_commands
 from visualheads.cli.book import parameters
 from visualheads.errors import DiskFullError, KernelError, ParameterError
 from visualheads.heads.lists import read_scores
@@ -118,19 +117,6 @@ def test_a_smoke_training_goes_to_a_folder_of_its_own(capsys, monkeypatch, tmp_p
     code, out, _ = run(capsys, "train", "mini-1.5-7B", "--smoke")
     (folder,) = placed
     assert code == 0 and folder.parent == tmp_path and str(folder) in "".join(out.splitlines()[-2:])
-
-
-def test_a_short_tuning_outside_a_checkout_is_refused_before_it_trains(capsys, monkeypatch, tmp_path):
-    """Its questions are the book's, whose sources an installed package lacks."""
-
-    def nowhere() -> Path:
-        raise ParameterError("not inside a checkout")
-
-    started: list[str] = []
-    monkeypatch.setattr(training_commands, "project_root", nowhere)
-    monkeypatch.setattr(miniature_training, "train", lambda name, **_: started.append(name))
-    code, _, err = run(capsys, "train", "mini-1.5-13B-quarter", "--out", tmp_path, "--work", tmp_path)
-    assert code == 2 and "not inside a checkout" in err and not started
 
 
 def test_a_message_with_brackets_is_printed_as_it_is(capsys, monkeypatch):

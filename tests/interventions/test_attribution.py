@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import stats
 
 from helpers.ablating import decoder_layers
 from helpers.networks import llava, samples, wrapped
+from visualheads.analysis import grounding
 from visualheads.errors import HeadError, ModeError, ParameterError, SampleError
 from visualheads.heads.effects import head_effects
 from visualheads.heads.ranking import rank
@@ -22,7 +21,7 @@ from visualheads.interventions.attribution import attributed, gradient_screen, l
 from visualheads.models.generation import greedy
 from visualheads.models.loading import wrap
 from visualheads.models.sinks import sink_tokens
-from visualheads.studies import gaze, grounding
+from visualheads.studies import gaze
 
 QUIET = {"progress": False, "max_new_tokens": 2}
 BOX = (14.0, 24.0, 26.0, 40.0)
@@ -155,10 +154,11 @@ def test_every_object_a_question_could_mean_is_a_candidate():
 def test_steering_to_candidates_is_steering_to_their_boxes():
     model = wrapped("llava")
     sets = {"one": [(2, 1)], "all": [(layer, head) for layer in range(3) for head in range(4)]}
-    found = gaze.steer_to_candidates(model, scene(), sets, 3.0, **QUIET)
-    assert found["mode"].item() == "steer"
     asked = gaze.candidates(scene())
-    alone = steer(model, asked, sets["all"], [one.box for one in asked], 3.0, **QUIET)
+    boxes = [one.box for one in asked]
+    found = gaze.bias_curve(model, asked, sets, [3.0], "steer", box=boxes, **QUIET).isel(bias=0)
+    assert found["mode"].item() == "steer"
+    alone = steer(model, asked, sets["all"], boxes, 3.0, **QUIET)
     np.testing.assert_allclose(found.kl.sel(set="all"), alone.kl, atol=1e-5)
 
 
@@ -176,54 +176,11 @@ def test_strengths_are_a_dimension():
             gaze.bias_curve(model, asked, sets, **wrong, **QUIET)
 
 
-def square_cells(side: int, pixels: float = 10.0) -> np.ndarray:
-    left, top = np.meshgrid(np.arange(side) * pixels, np.arange(side) * pixels)
-    return np.stack([left, top, left + pixels, top + pixels], axis=-1)
-
-
-def test_a_box_surrounds_the_strongest_part():
-    values = np.zeros((4, 4))
-    values[1, 1], values[1, 2], values[3, 0] = 1.0, 0.6, 0.9
-    cells = square_cells(4)
-    assert grounding.box_of_map(values, cells) == (10, 10, 30, 20)
-    assert grounding.box_of_map(values, cells, level=0.7) == (10, 10, 20, 20)
-    assert grounding.point_of_map(values, cells) == (15, 15)
-    assert grounding.box_of_map(np.zeros((4, 4)), cells) is None
-    assert grounding.point_of_map(np.zeros((4, 4)), cells) is None
-    values[3, 0] = 0
-    assert grounding.box_of_map(values, cells, "gaussian") == (0, 0, 30, 30), "smoothing spreads"
-    cells[1, 1] = np.nan
-    assert grounding.point_of_map(values, cells) == (25, 15), "a cell that shows nothing of the picture points nowhere"
-    for wrong in ({"rule": "guess"}, {"level": 0.0}, {"level": 1.5}):
-        with pytest.raises(ParameterError):
-            grounding.box_of_map(values, cells, **wrong)
-
-
-def test_overlap_of_boxes():
-    assert grounding.iou((0, 0, 2, 2), (0, 0, 2, 2)) == 1
-    assert grounding.iou((0, 0, 2, 2), (1, 0, 3, 2)) == pytest.approx(1 / 3)
-    assert grounding.iou((0, 0, 1, 1), (2, 2, 3, 3)) == 0
-
-
-@settings(max_examples=20)
-@given(st.integers(0, 1000), st.floats(0.1, 1.0), st.sampled_from(grounding.RULES))
-def test_the_strongest_cell_lies_in_the_box(seed, level, rule):
-    values = np.random.default_rng(seed).random((5, 6))
-    cells = np.stack([np.moveaxis(np.indices((5, 6))[::-1], 0, -1)] * 2, axis=2).reshape(5, 6, 4).astype(float)
-    cells[..., 2:] += 1
-    box = grounding.box_of_map(values, cells, rule, level)
-    assert box is not None and 0 <= box[0] < box[2] <= 6 and 0 <= box[1] < box[3] <= 5
-    if rule == "threshold" and level == 1.0:
-        assert grounding.inside(grounding.point_of_map(values, cells), box)
-    heads = np.random.default_rng(seed).random((3, 5, 6))
-    np.testing.assert_allclose(grounding.combined(heads * np.array([1, 10, 100])[:, None, None]),
-                               grounding.combined(heads))  # fmt: skip
-
-
 def test_grounding_compares_boxes_with_the_asked_one():
     model, asked = wrapped("llava"), samples(3, box=BOX)
     scores = xr.DataArray(np.arange(12.0).reshape(1, 3, 4), dims=("model", "layer", "head"))
-    found = gaze.ground(model, asked, scores, most=3, max_new_tokens=1, progress=False)
+    found = gaze.ground(model, asked, {"scores": scores}, 3, ["threshold"], max_new_tokens=1, progress=False)
+    found = found.isel(ranking=0, rule=0)
     assert found.iou.dims == found.hit.dims == ("model", "heads_used", "sample")
     assert found.selected_layer.values.tolist() == [2, 2, 2]
     assert found.selected_head.values.tolist() == [3, 2, 1]
@@ -234,11 +191,11 @@ def test_grounding_compares_boxes_with_the_asked_one():
             )
     assert ((found.chance > 0) & (found.chance < 1)).all()
     with pytest.raises(SampleError, match="box"):
-        gaze.ground(model, samples(1, box=None), scores)
+        gaze.ground(model, samples(1, box=None), {"scores": scores})
     with pytest.raises(HeadError, match="finite"):
-        gaze.ground(model, asked, scores * np.nan)
+        gaze.ground(model, asked, {"scores": scores * np.nan})
     with pytest.raises(ParameterError, match="most"):
-        gaze.ground(model, asked, scores, most=0)
+        gaze.ground(model, asked, {"scores": scores}, most=0)
 
 
 @pytest.fixture

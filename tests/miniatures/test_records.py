@@ -93,17 +93,14 @@ def test_shares_of_kinds_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     plan, recipe = training.Plan(), architectures.miniature("mini-1.5-7B")
     for shares in asked.shares(recipe, plan.text, plan.tuning).values():
         assert set(shares) == set(questions.WEIGHTS) and sum(shares.values()) == pytest.approx(1)
-    quarter = plan.tuning_of("1.5", 0.25)
-    assert asked.boxed_share(quarter) == pytest.approx(0.6) and 0.7 < asked.boxed_share(plan.tuning) < 0.9
+    assert 0.7 < asked.boxed_share(plan.tuning) < 0.9
 
 
-def test_a_short_tuning_has_its_parents_alignment() -> None:
+def test_what_stages_cost_and_measured_is_told() -> None:
     stage = {"curve": [{"step": 1, "loss": 1.0, "object": 0.5}], "steps": 9, "batch": 4, "seconds": 3600.0}
-    stages = {name: stage for name in ("tower", "t", "alignment", "tuning")}
-    whole = {"text_model": "t", "stages": stages}
-    short = {**whole, "data_share": 0.25, "parent": "mini-a"}
-    told = chapter.costs({"mini-a": whole, "mini-a-quarter": short})
-    assert told.count("(shared)") == 3 and "took 5.0 hours" in told
+    whole = {"text_model": "t", "stages": {name: stage for name in ("tower", "t", "alignment", "tuning")}}
+    told = chapter.costs({"mini-a": whole, "mini-b": whole})
+    assert told.count("(shared)") == 2 and "took 6.0 hours" in told
     counted = {**stage, "answers": {"object": 20}}
     assert "count, named kind 50 (30 to 70; 20)" in chapter.accuracies({"mini-a": {"stages": {"tuning": counted}}})
 

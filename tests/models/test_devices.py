@@ -238,4 +238,4 @@ def test_a_model_on_the_cpu_or_in_several_places_stays() -> None:
 def test_the_page_of_a_model_leaves_its_control_to_one_function() -> None:
     cells = json.loads((ROOT / "notebooks" / "model.ipynb").read_text(encoding="utf-8"))["cells"]
     code = "".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    assert "jobs.untrained_control(" in code and "models.untrained(" not in code
+    assert "jobs.untrained_control(" in code and "loading.untrained(" not in code

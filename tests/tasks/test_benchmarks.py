@@ -23,8 +23,8 @@ from helpers.task_files import (
 )
 from visualheads.errors import ImageError, ParameterError, RecordError, UnknownTaskError
 from visualheads.tasks import Benchmark, MissingDataError, task, task_names
-from visualheads.tasks.images import RED
 from visualheads.tasks.looktwice import LookTwice
+from visualheads.tasks.operations import RED
 from visualheads.tasks.registry import register
 
 PAGE = Path(__file__).resolve().parents[2] / "book" / "add_a_benchmark.md"
@@ -180,7 +180,7 @@ def test_pope_scores_come_with_the_task(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ("{", "line 3: this line is not JSON"),
-        ("[]", "line 3: this line is not a JSON object"),
+        ("[]", "line 3: expected a JSON object"),
         ('{"question_id": 9, "image": "a.jpg", "text": "?", "label": "perhaps"}', "line 3: the label is 'perhaps'"),
         ('{"question_id": 9, "image": "a.jpg", "label": "no"}', "line 3: the field 'text' is missing"),
         (
@@ -252,12 +252,13 @@ def test_mmbench_pictures_above_the_csv_default(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"answer": "D"}, "line 4: the answer is 'D', expected one of A, B"),
+        ({"answer": "D"}, "line 4: the options are"),
+        ({"answer": "E"}, "line 4: the answer is 'E', expected one of A, B, C, D"),
         ({"B": ""}, "line 4: the options are"),
         ({"B": "red"}, "line 4: the options are"),
         ({"question": ""}, "line 4: the field 'question'"),
-        ({"image": ""}, "line 4: the row has no picture"),
-        ({"index": "1"}, "line 4: the index '1' is empty or occurs twice"),
+        ({"image": ""}, "line 4: the field 'image'"),
+        ({"index": "1"}, "line 4: the question id '1' occurs twice"),
     ],
 )
 def test_mmbench_bad_rows(tmp_path: Path, changes: dict[str, str], message: str) -> None:
@@ -305,7 +306,7 @@ def test_mmbench_test_split_has_no_answers(tmp_path: Path) -> None:
 def test_seedbench_by_field(tmp_path: Path) -> None:
     built = task("seedbench", seedbench(tmp_path / "seed"))
     samples = built.samples()
-    assert samples.left_out == {"not about one picture": 1}
+    assert samples.left_out == {"not about one picture: video": 1}
     one = next(sample for sample in samples if sample.question_id == "502")
     assert one.question == "What is shown?\nA. a dog\nB. a cat\nC. a cow\nD. a hen" + LETTERS
     assert (one.answer, one.image_id) == ("C", "2_9")
@@ -383,7 +384,7 @@ def test_pictures_outside_the_folder_are_refused(tmp_path: Path, name: str, fiel
     folder = BUILDERS[name](tmp_path / name)
     for path in folder.glob("*.json"):
         path.write_text(path.read_text().replace(f'"{field}": "', f'"{field}": "../../'))
-    with pytest.raises(ImageError, match="leads out of the data folder"):
+    with pytest.raises(RecordError, match="leads out of the data folder"):
         task(name, folder).samples()
 
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from helpers.task_files import looktwice, looktwice_again, looktwice_record, picture, write_looktwice
 from visualheads.errors import ImageError, ParameterError, RecordError
 from visualheads.tasks import MissingDataError, task
-from visualheads.tasks.images import RED
 from visualheads.tasks.looktwice import LookTwice
+from visualheads.tasks.operations import RED
 from visualheads.tasks.sampling import Question, in_drawing_order
 
 SIX = ("plain-general", "plain-object", "plain-super", "visual-general", "visual-object", "visual-super")
@@ -275,7 +275,7 @@ def test_unusable_pictures_are_told_and_can_be_skipped(data: Path) -> None:
 
 def test_image_ids_cannot_leave_the_folder(data: Path) -> None:
     write_looktwice(data, {"../secret": [looktwice_record("x", 1)]})
-    with pytest.raises(ImageError, match="leads out of the data folder"):
+    with pytest.raises(RecordError, match="leads out of the data folder"):
         task("looktwice", data).samples("plain-object")
 
 

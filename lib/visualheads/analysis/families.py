@@ -10,10 +10,8 @@ import pandas as pd
 import xarray as xr
 
 from visualheads.analysis.benchmarks import (
-    CIRCULAR,
     answered_by_all,
     head_statistics,
-    in_all_rounds,
     of_model,
     score_difference,
     tasks_of,
@@ -25,7 +23,6 @@ from visualheads.heads.proportions import mean_share
 
 SIZE = re.compile(r"-?v?[\d.]+B?$|-mini$")
 RECIPE, MODEL_SIZE = "recipe", "size"
-TOKEN_RECIPES = "1.6", "1.5"
 """Many image tokens and few."""
 Pair = tuple[str, str]
 
@@ -181,72 +178,6 @@ def mean_change(ds: xr.Dataset, found: Sequence[tuple[str, str]], seed: int = 0)
             changes = [second.values - first.values for first, second in zip(arrays[::2], arrays[1::2], strict=True)]
             parts.append(arrays[0].copy(data=np.mean(changes, axis=0)))
     return mean_share(parts, seed=seed, lowest=-1.0) if parts else {}
-
-
-def tokens_and_data(ds: xr.Dataset) -> pd.DataFrame:
-    """Every model that has a variant tuned on less data, and these variants: the score over all benchmarks.
-
-    Columns: model, llm, recipe, data_share, tokens, estimate, lower, upper (bootstrap over pictures, each benchmark
-    with the same weight), n.
-    """
-    table = lineage(ds)
-    less = table[table["data_share"] < 1]
-    kind = ["llm", "recipe", "miniature"]
-    table = table[~table["variant"] | (table["data_share"] < 1)]
-    chosen = [str(name) for name, own in table[kind].iterrows() if (less[kind] == own).all(axis=1).any()]
-    records = []
-    for name in chosen:
-        told = overall(ds, name)
-        if told:
-            row = {column: table.loc[name, column] for column in ("llm", "recipe", "data_share")}
-            records.append({"model": name, **row, "tokens": _tokens(ds, name), **told})
-    return pd.DataFrame(
-        records, columns=["model", "llm", "recipe", "data_share", "tokens", "estimate", "lower", "upper", "n"]
-    )
-
-
-def four_models(table: pd.DataFrame) -> tuple[Pair, Pair] | None:
-    """Of one language model's `tokens_and_data`: the two recipes' models tuned on most data, and those tuned on least,
-    as `interaction` takes them. None where one of the four is missing."""
-    cells = {(str(row.recipe), float(row.data_share)): str(row.model) for row in table.itertuples()}
-    shares = sorted({share for _, share in cells})
-    wanted = [tuple((recipe, share) for recipe in TOKEN_RECIPES) for share in (shares[-1:] + shares[:1])]
-    if len(shares) < 2 or not all(cell in cells for pair in wanted for cell in pair):
-        return None
-    more, less = ((cells[many], cells[few]) for many, few in wanted)
-    return more, less
-
-
-def data_interaction(ds: xr.Dataset, table: pd.DataFrame) -> dict[str, float] | None:
-    """`interaction` of `tokens_and_data`'s four models; None where there are not four of a single language model, or
-    no question is shared."""
-    four = four_models(table) if table["llm"].nunique() == 1 else None
-    return interaction(ds, *four) if four else None
-
-
-def interaction(ds: xr.Dataset, more: Pair, less: Pair, seed: int = 0) -> dict[str, float] | None:
-    """What more tokens bring with all the data minus what they bring with less, in share right.
-
-    more, less   with all the data and with less: the model of many image tokens, and that of few
-    Keys estimate, lower, upper: on the questions that all four models answered, paired, each benchmark with the same
-    weight, pictures drawn anew. None where they share none.
-    """
-    parts = []
-    for task in tasks_of(ds):
-        first, second, third, fourth = answered_by_all(ds, (*more, *less), task)
-        if first.sizes["sample"]:
-            parts.append(first.copy(data=first.values - second.values - (third.values - fourth.values)))
-    return mean_share(parts, seed=seed, lowest=-2.0) if parts else None
-
-
-def overall(ds: xr.Dataset, model: str, seed: int = 0) -> dict[str, float]:
-    """Share right with every benchmark weighing the same, its 95 % interval, and n; empty without answers."""
-    parts = []
-    for task in tasks_of(ds):
-        part = of_model(ds, model, task)["correct"].isel(model=0).load()
-        if np.isfinite(part).any():
-            parts.append(in_all_rounds(part) if task == CIRCULAR else part)
-    return {**mean_share(parts, seed=seed), "n": sum(int(np.isfinite(part).sum()) for part in parts)} if parts else {}
 
 
 def _tokens(ds: xr.Dataset, model: str) -> float:

@@ -18,3 +18,9 @@ extension.py   Sphinx extension: footer with provenance, faults of the theme
 
 Nothing is imported here: a process that only runs pages then starts without torch.
 """
+
+from __future__ import annotations
+
+from visualheads.errors import require
+
+require("papermill", "nbformat", "nbclient", "jupyter_book", "altair", extra="book")

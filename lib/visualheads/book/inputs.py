@@ -11,8 +11,8 @@ from typing import Any
 
 import nbformat
 
+from visualheads.book.clean import RECORD
 from visualheads.book.page import Page
-from visualheads.book.run import RECORD
 from visualheads.cards import data_folder
 from visualheads.errors import VisualHeadsError
 from visualheads.store.read import PACKED, read_attrs
@@ -21,8 +21,9 @@ from visualheads.store.write import pending
 from visualheads.tasks import task
 
 LIBRARY = Path(__file__).resolve().parents[1]
-RENDERING = ("pages", "offline_vega", "cli")
-"""Parts of the library that turn pages into a book but decide no number and no chart on them."""
+RENDERING = ("book", "cli")
+COMPUTING = ("prose", "cost.py")
+"""Parts of the library that turn pages into a book but decide no number and no chart on them, and what of them does."""
 BIG = 8_000_000
 """Bytes from which a file counts by size and time of change instead of content: real benchmarks are gigabytes."""
 TRACES = ("trace", UNTRAINED)
@@ -35,7 +36,8 @@ def page_hash(page: Page, parameters: dict[str, Any]) -> str:
     digest = hashlib.sha256()
     told = [page.slug, page.title, page.command, {name: parameters[name] for name in sorted(parameters)}]
     digest.update(json.dumps(told, sort_keys=True, default=str).encode())
-    library = (path for path in _files(LIBRARY) if path.relative_to(LIBRARY).parts[0] not in RENDERING)
+    parts = ((path, path.relative_to(LIBRARY).parts) for path in _files(LIBRARY))
+    library = (path for path, (room, *rest) in parts if room not in RENDERING or (rest and rest[0] in COMPUTING))
     for path in (page.template, *library, *(file for place in page.data for file in _files(place))):
         _add(digest, path)
     if page.stores is not None:

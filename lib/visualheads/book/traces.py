@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
@@ -18,10 +17,8 @@ from visualheads.book.pool import side_by_side
 from visualheads.book.run import Report, one_thread, silent
 from visualheads.cards import data_folder, miniature_folder
 from visualheads.errors import IdentityMismatch, StoreError, VisualHeadsError
-from visualheads.miniatures.shipped_traces import TRACES
 from visualheads.paths import RESULTS, slug_of
 from visualheads.store import files as disk
-from visualheads.store.read import PACKED
 from visualheads.store.write import pending
 from visualheads.tasks import task, task_names
 from visualheads.tracing.jobs import TraceJob
@@ -73,15 +70,6 @@ def book_jobs(root: Path, models: Sequence[str], pages: Sequence[Page], full: bo
     return jobs
 
 
-def place_shipped(results: Path) -> None:
-    """Put the traces that are shipped instead of weights (of short extra tunings) among the results."""
-    for path in sorted((data_folder() / "miniatures").glob(f"*/{TRACES}/*{PACKED}")):
-        target = results / path.parents[1].name / path.name
-        if not target.is_file() or target.read_bytes() != path.read_bytes():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
-
-
 def book_questions(root: Path) -> dict[str, int]:
     """Questions per condition that the book asks, by benchmark: as many of the main one as a model's page does."""
     return {MAIN_TASK: int(parameters_of(root / TEMPLATE)["n"].default), **BOOK_N}
@@ -117,7 +105,6 @@ def trace_all(
     root = Path(root).resolve()
     if not (root / TEMPLATE).is_file():
         return []
-    place_shipped(root / (FULL_RESULTS if full else RESULTS))
     names = [card.name for card in shipped()]
     todo = [(job, made) for job in book_jobs(root, names, pages, full) if not _is_done(job, made := made_from(job))]
     if not todo:

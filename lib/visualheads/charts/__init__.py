@@ -1,10 +1,13 @@
 """Charts: each function takes a dataset and returns an Altair chart that carries its own alternative text.
 
-They aggregate before they draw, are at most 640 pixels wide, and are displayed with `show`. The sentences that explain
-them, with numbers from the same data, are in `visualheads.book.prose`.
+They aggregate before they draw, are at most 640 pixels wide, and are displayed with `show`.
 """
 
 from __future__ import annotations
+
+from visualheads.errors import require
+
+require("altair", "vl_convert", "IPython", extra="book")
 
 from visualheads.charts.comparison import (
     intervals,

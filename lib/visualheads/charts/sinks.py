@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from visualheads.analysis.grounding import even_cells
 from visualheads.analysis.sinks import TOKENS, VARIANTS
 from visualheads.charts.comparison import GREY, chosen_model, placeholder
 from visualheads.charts.display import finished, rows
 from visualheads.charts.heads import CHOSEN
 from visualheads.charts.overlays import PANEL, ground, heat, outline, panel
-from visualheads.studies.grounding import even_cells
 from visualheads.tasks.sample import Sample
 
 NEEDS = "No sinks were looked for yet."

@@ -12,12 +12,11 @@ import xarray as xr
 from numpy.typing import NDArray
 from PIL import Image
 
+from visualheads.analysis.grounding import even_cells, targets
 from visualheads.charts.comparison import GREY, chosen_model, placeholder
 from visualheads.charts.display import finished, rows
 from visualheads.charts.labels import in_words
 from visualheads.charts.overlays import PANEL, ground, heat, outline, panel
-from visualheads.studies.gaze import targets
-from visualheads.studies.grounding import even_cells
 from visualheads.tasks.sample import Sample
 
 ORDERS = {"top": "#b3402a", "random": "#8a8a8a", "all": "#4c78a8"}

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from visualheads import __version__
-from visualheads.cli import book, convert, information, results, training
+from visualheads.cli import book, convert, information, results, training, verdicts
 from visualheads.cli.console import BAD_INPUT, FAILED, INTERRUPTED, err, out
 from visualheads.errors import DiskFullError, KernelError, VisualHeadsError
 
@@ -32,6 +32,7 @@ app.command()(book.page)
 app.command("model", hidden=True)(book.page)
 app.command("book")(book.build)
 app.command("full")(book.full)
+app.command()(verdicts.compare)
 app.command()(convert.convert)
 app.command()(training.train)
 app.command()(training.scenes)

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from visualheads.cards import data_folder
-from visualheads.cli.book import project_root
 from visualheads.cli.console import say
 from visualheads.errors import ParameterError
 
@@ -34,12 +33,9 @@ def train(
         Path | None, typer.Option(help="Where unfinished stages are kept.", show_default="data/training")
     ] = None,
 ) -> None:
-    """Train a miniature through all its stages, or go on where a killed run stopped. NAME-quarter: a short extra
-    tuning of NAME on the first quarter of its data."""
-    from visualheads.book.traces import book_questions
+    """Train a miniature through all its stages, or go on where a killed run stopped."""
     from visualheads.miniatures.architectures import miniature, training_order
     from visualheads.miniatures.moments import trace_moments
-    from visualheads.miniatures.shipped_traces import trace_short
     from visualheads.miniatures.train import is_trained
     from visualheads.miniatures.train import train as train_one
     from visualheads.models.devices import checked_device
@@ -56,18 +52,13 @@ def train(
         folder = Path(tempfile.mkdtemp(prefix="visualheads-smoke-"))
     target = folder or data_folder() / "miniatures"
     unfinished = work or (target / "unfinished" if smoke else data_folder() / "training")
-    short = not smoke and any(miniature(each).share < 1 for each in names)
-    questions = book_questions(project_root()) if short else None  # known before hours of training
     for each in names:
         if every and not again and not smoke and is_trained(each, target):
             say(f"{each}: trained already")
             continue
         made = train_one(each, target=target, work=unfinished, smoke=smoke, device=placed, report=_report)
         if not smoke:
-            if questions is not None and miniature(each).share < 1:
-                trace_short(each, made, unfinished, questions)
-            else:
-                trace_moments(each, made, unfinished)
+            trace_moments(each, made, unfinished)
         say(f"{each}: {made}")
     if smoke:
         say(f"Every stage ran, nothing is learned; what was written is in {target}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from visualheads.heads.selection import head_mask, head_sets
 from visualheads.interventions.ablation import ablate, steer
 from visualheads.interventions.modes import MODES, POSITIONS, Intervention, Mode
 from visualheads.interventions.reference import Reference, mean_reference
@@ -14,8 +13,6 @@ __all__ = [
     "Mode",
     "Reference",
     "ablate",
-    "head_mask",
-    "head_sets",
     "mean_reference",
     "steer",
 ]

@@ -171,6 +171,14 @@ def as_array(sets: Sequence[HeadSet]) -> xr.DataArray:
     )
 
 
+def together(parts: Sequence[xr.DataArray]) -> xr.DataArray:
+    """Head sets (set, layer, head) of one model one after the other."""
+    joined: xr.DataArray = xr.concat(  # pyright: ignore[reportAssignmentType]
+        list(parts), "set", coords="different", compat="equals"
+    )
+    return joined
+
+
 def split_samples(samples: Sequence[Item], seed: int = 0) -> tuple[list[Item], list[Item]]:
     """Two halves of a list of samples by picture: select heads on one, judge them on the other."""
     pictures = [getattr(sample, "image_id", "") or getattr(sample, "id", "") for sample in samples]

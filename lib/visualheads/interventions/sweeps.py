@@ -50,7 +50,7 @@ def sweep(
     """Change many sets of heads, one after the other, on the same samples; a Dataset (model, set, sample).
 
     sets    {name: heads}, a list of heads, or a bool DataArray (set, layer, head) as
-            `visualheads.interventions.head_sets` makes them, whose coordinates along `set` are kept;
+            `interventions.head_sets` makes them, whose coordinates along `set` are kept;
             heads as in `ablate`
     box     mode "steer" only: as in `steer`
     tokens  modes on sinks only: as in `ablate`

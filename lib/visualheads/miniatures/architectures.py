@@ -43,18 +43,13 @@ class TextShape:
 
 @dataclass(frozen=True)
 class Miniature:
-    """A multimodal miniature: which language model it grows from, and by which recipe.
-
-    share, parent   of a short extra tuning: which share of the visual tuning of which miniature it has
-    """
+    """A multimodal miniature: which language model it grows from, and by which recipe."""
 
     name: str
     text: str
     recipe: Recipe
     stands_for: str
     seed: int = 0
-    share: float = 1.0
-    parent: str = ""
 
 
 VICUNA_13B = TextShape(
@@ -89,20 +84,15 @@ MINIATURES = {
     )
 }
 
-QUARTER = "-quarter"
-"""Ending of the name of a miniature that is tuned on the first quarter of its parent's data."""
-QUARTERS = ("mini-1.5-13B-quarter", "mini-1.6-vicuna-13B-quarter")
-"""The short extra tunings of the claim that many image tokens need much data at 13B: few and many tokens."""
-
 
 def training_order() -> list[str]:
     """All miniatures, those of one language model after each other, so that each stage is trained when it is needed:
-    the paper's nine, then the controls, then the short extra tunings."""
+    the paper's nine, then the controls."""
     paper = [name for name, entry in MINIATURES.items() if not entry.seed and not text_shape(entry.text).seed]
     first = MINIATURES["mini-1.5-7B"].text
     texts = list(dict.fromkeys([first, *(MINIATURES[name].text for name in paper)]))
     ordered = sorted(paper, key=lambda name: (texts.index(MINIATURES[name].text), MINIATURES[name].recipe))
-    return [*ordered, *(name for name in MINIATURES if name not in paper), *QUARTERS]
+    return [*ordered, *(name for name in MINIATURES if name not in paper)]
 
 
 def text_shape(name: str) -> TextShape:
@@ -122,13 +112,10 @@ def common_starts() -> list[tuple[str, ...]]:
 
 
 def miniature(name: str) -> Miniature:
-    """The multimodal miniature's description, by name; `NAME-quarter` is a quarter of the tuning of NAME."""
-    parent = name.removesuffix(QUARTER)
-    if parent not in MINIATURES:
-        known = ", ".join([*MINIATURES, *QUARTERS])
-        raise UnknownModelError(f"no miniature is called {name!r}; there are: {known}")
-    whole = MINIATURES[parent]
-    return whole if name == parent else replace(whole, name=name, share=0.25, parent=parent)
+    """The multimodal miniature's description, by name."""
+    if name not in MINIATURES:
+        raise UnknownModelError(f"no miniature is called {name!r}; there are: {', '.join(MINIATURES)}")
+    return MINIATURES[name]
 
 
 def text_config(shape: TextShape):

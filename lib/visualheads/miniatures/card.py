@@ -120,20 +120,10 @@ def stage_table(stages: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def short_tuning(description: Miniature) -> str:
-    """What a short extra tuning is, and where its weights are."""
-    return (
-        f"\nTuned on the first {description.share:.0%} of the pictures of `{description.parent}`, each seen once, from "
-        "the same text-only model, tower and alignment: a control, no model of its own. Its weights are not shipped "
-        "(`visualheads train` makes them again); its traced answers are, in `traces`.\n"
-    )
-
-
 def model_card(description: Miniature, config: Any, record: dict[str, Any]) -> str:
     """The card's Markdown text."""
     text, vision = config.text_config, config.vision_config
     pooled = record["pooled"]
-    note = short_tuning(description) if description.share < 1 else ""
     return f"""\
 ---
 license: apache-2.0
@@ -145,7 +135,7 @@ pipeline_tag: image-text-to-text
 
 A model organism of `{description.stands_for}`: the same transformers class and training recipe, in small. It shows
 the method and lets claims be tested in small; it is no evidence about models of billions of parameters.
-{note}
+
 * Class `{record["class"]}`, text model `{text.model_type}`:
   {text.num_hidden_layers} layers × {text.num_attention_heads} heads ({text.num_key_value_heads} key-value heads),
   hidden size {text.hidden_size}, {record["parameters"] / 1e6:.2f} million parameters.

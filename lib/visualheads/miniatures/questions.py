@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from visualheads.miniatures.distortions import ADJECTIVES, DISTORTIONS, NONE, QUALITIES
+from visualheads.miniatures.language import PLACES, RELATIONS, WORDINGS
 from visualheads.miniatures.text_lists import Listing
 from visualheads.miniatures.world import CATEGORY, CLASSES, COLOURS, PLURAL, SUPERCATEGORIES
 

@@ -84,10 +84,6 @@ def _keep(path: Path, state: dict[str, torch.Tensor], schedule: Schedule, record
     save_atomically(kept | {"curve": json.dumps(record["curve"]), "seconds": record["seconds"]}, path)
 
 
-TRACES = "traces"
-"""Folder beside the record of a short extra tuning, with its packed traces: `<benchmark>.zarr.zip`."""
-
-
 def train(
     name: str,
     target: str | Path = "data/miniatures",
@@ -101,16 +97,14 @@ def train(
 
     `work` holds stage checkpoints and snapshots: the tower and the text-only models there are shared by all miniatures.
     A tower and a text-only model that `target` has, trained by this plan, are not trained again (`taking`).
-    `target` receives the multimodal model and, beside it, the text-only one; of a short extra tuning only record and
-    card, while its weights stay in `work` (`weights_folder`). `smoke=True` runs every stage for a few steps (for
-    tests): nothing is learned, nothing is scored. Raises UnknownModelError for a name without a recipe,
+    `target` receives the multimodal model and, beside it, the text-only one. `smoke=True` runs every stage for a few
+    steps (for tests): nothing is learned, nothing is scored. Raises UnknownModelError for a name without a recipe,
     CheckpointError for a work folder of other schedules.
     """
     recipe = miniature(name)
     plan = plan or Plan()
     plan = plan.smoke() if smoke else plan
     work, target = Path(work), Path(target)
-    weights = weights_folder(name, target, work)
     take_tower(target, work, plan.tower)
     tower, tower_progress = towers.train_tower(plan.tower, work, towers.TOWER_SEED, device, report)
     take_text(recipe.text, target / recipe.text, work, plan.text)
@@ -118,16 +112,13 @@ def train(
     save_text(recipe.text, text, target / recipe.text, plan.text, text_progress)
     model, stages = training.tune(name, text, tower, plan, work, device, report)
     folder = target / name
-    folder.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(name, model, weights)
+    save_checkpoint(name, model, folder)
     schedules = schedules_of(name, plan)
     progress = {"tower": tower_progress, recipe.text: text_progress, **stages}
     record = {
         "model": name,
         "text_model": recipe.text,
         "recipe": recipe.recipe,
-        "data_share": recipe.share,
-        **({"parent": recipe.parent} if recipe.parent else {}),
         "class": type(model).__name__,
         "parameters": sum(p.numel() for p in model.parameters()),
         "seed": recipe.seed,
@@ -144,22 +135,15 @@ def train(
     }
     if not smoke:
         record["asked"] = asked.shares(recipe, plan.text, schedules[-1])
-        record |= evaluation.evaluate(weights, device=device)
+        record |= evaluation.evaluate(folder, device=device)
         (folder / "MODEL_CARD.md").write_text(model_card(recipe, model.config, record))
     (folder / TRAINING_RECORD).write_text(json.dumps(record, indent=1) + "\n")
     return folder
 
 
-def weights_folder(name: str, target: Path, work: Path) -> Path:
-    """Where the checkpoint of a miniature goes. Those of short extra tunings are not shipped: what all miniatures weigh
-    together is limited, and pages need their answers only."""
-    return (work if miniature(name).share < 1 else target) / name
-
-
 def schedules_of(name: str, plan: Plan) -> tuple[Schedule, ...]:
     """The schedules of a miniature's stages: tower, text-only model, alignment, tuning."""
-    chosen = miniature(name)
-    return plan.tower, plan.text, plan.alignment, plan.tuning_of(chosen.recipe, chosen.share)
+    return plan.tower, plan.text, plan.alignment, plan.tuning_of(miniature(name).recipe)
 
 
 def is_trained(name: str, target: Path, plan: Plan | None = None) -> bool:
@@ -173,8 +157,7 @@ def is_trained(name: str, target: Path, plan: Plan | None = None) -> bool:
         for stage, schedule in zip(told, wanted, strict=True)
         for key in ("steps", "batch", "rate", "warm_up")
     )
-    left = TRACES if miniature(name).share < 1 else WEIGHTS
-    return same and "benchmarks" in record and (target / name / left).exists()
+    return same and "benchmarks" in record and (target / name / WEIGHTS).exists()
 
 
 def save_checkpoint(name: str, model: Any, folder: Path) -> None:

@@ -53,15 +53,9 @@ class Plan:
     tuning: Schedule = TUNING
     tiled_tuning: Schedule = TILED_TUNING
 
-    def tuning_of(self, recipe: str, share: float = 1.0) -> Schedule:
-        """The schedule of a recipe's visual tuning; with a share of its data as many fewer steps, and no moments.
-
-        No picture is seen twice, as in LLaVA's single epoch: less data is fewer steps, with a warm-up and a cosine of
-        their own.
-        """
-        whole = self.tiled_tuning if recipe == "1.6" else self.tuning
-        steps = max(1, round(share * whole.steps))
-        return whole if share == 1 else replace(whole, steps=steps, moments=(), restarts=())
+    def tuning_of(self, recipe: str) -> Schedule:
+        """The schedule of a recipe's visual tuning; no picture is seen twice, as in LLaVA's single epoch."""
+        return self.tiled_tuning if recipe == "1.6" else self.tuning
 
     def smoke(self) -> Plan:
         """A one-minute version: every stage runs, nothing is learned."""
@@ -189,10 +183,7 @@ def trainable(model: Any, recipe: str) -> list[str]:
 def tune(
     name: str, text: Any, tower: Any, plan: Plan, folder: Path, device: str, report: Report | None = None
 ) -> tuple[Any, dict[str, Progress]]:
-    """The two stages of a recipe: the adapter alone on captions, then also the language model and, for 1.6, tower.
-
-    A short tuning starts from its parent's alignment and goes through the first part of its parent's pictures.
-    """
+    """The two stages of a recipe: the adapter alone on captions, then also the language model and, for 1.6, tower."""
     chosen = miniature(name)
     torch.manual_seed(chosen.seed)
     model: Any = build_multimodal(name, text, tower)
@@ -214,18 +205,18 @@ def tune(
 
         return loss_of
 
-    tuning = plan.tuning_of(chosen.recipe, chosen.share)
+    tuning = plan.tuning_of(chosen.recipe)
 
     def measure() -> dict[str, float]:
         return picture_accuracy(model, processor, chosen.seed, device, tuning.tested)
 
     stages: dict[str, Progress] = {}
-    for stage, owner, schedule, shares, parts in (
-        ("alignment", chosen.parent or name, plan.alignment, ALIGNMENT_SHARES, adapter),
-        ("tuning", name, tuning, TUNING_SHARES, everything),
+    for stage, schedule, shares, parts in (
+        ("alignment", plan.alignment, ALIGNMENT_SHARES, adapter),
+        ("tuning", tuning, TUNING_SHARES, everything),
     ):
         loss_of = loss_for(stage, schedule, shares)
-        stages[stage] = fitting.fit(f"{owner}-{stage}", model, parts, loss_of, schedule, folder, measure, report)
+        stages[stage] = fitting.fit(f"{name}-{stage}", model, parts, loss_of, schedule, folder, measure, report)
     return model, stages
 
 

@@ -12,11 +12,13 @@ import json
 import random
 from dataclasses import dataclass
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from visualheads.errors import require
 from visualheads.miniatures.distortions import NONE, distorted
 
 CELL = 24  # pixels of one object's cell; a 4 × 4 scene measures 96 × 96
@@ -138,17 +140,20 @@ class Scene:
         return tuple(dict.fromkeys(item.name for item in self.objects))
 
 
+def _icons() -> Traversable:
+    require("fontawesomefree", extra="train")
+    return files("fontawesomefree") / "static/fontawesomefree/js-packages/@fortawesome/fontawesome-free"
+
+
 @functools.cache
 def _codepoints() -> dict[str, str]:
-    root = files("fontawesomefree") / "static/fontawesomefree/js-packages/@fortawesome/fontawesome-free"
-    families = json.loads((root / "metadata/icon-families.json").read_text())
+    families = json.loads((_icons() / "metadata/icon-families.json").read_text())
     return {name: chr(int(families[glyph]["unicode"], 16)) for name, glyph in GLYPH.items()}
 
 
 @functools.cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    root = files("fontawesomefree") / "static/fontawesomefree/js-packages/@fortawesome/fontawesome-free"
-    return ImageFont.truetype(io.BytesIO((root / "webfonts/fa-solid-900.ttf").read_bytes()), size)
+    return ImageFont.truetype(io.BytesIO((_icons() / "webfonts/fa-solid-900.ttf").read_bytes()), size)
 
 
 @functools.cache

@@ -8,15 +8,12 @@ import json
 import platform
 import re
 from collections.abc import Iterable, Sequence
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
-from visualheads.errors import CheckpointError, ImageError
-from visualheads.tasks.sample import as_lazy
+from visualheads.errors import CheckpointError
+from visualheads.tasks.sample import picture_hash
 
 if TYPE_CHECKING:
     from visualheads.tasks.sample import Sample
@@ -27,7 +24,7 @@ HASH_LENGTH = 16
 """Hex digits kept of a SHA-256: 64 bits tell any two files apart, and fit on a line."""
 BLOCK = 1 << 20
 NOT_PLAIN = ("image", "boxes")
-"""Fields of a sample whose text depends on more than their value."""
+"""Fields of a sample whose text depends on more than their value, or that samples of older stores lack."""
 HUB_BLOB = re.compile(r"[0-9a-f]{64}")
 
 
@@ -114,32 +111,8 @@ def hash_sample(sample: Sample, prompt: str = "") -> str:
     """
     plain = [getattr(sample, field.name) for field in dataclasses.fields(sample) if field.name not in NOT_PLAIN]
     boxes = sorted((name, tuple(found)) for name, found in (sample.boxes or {}).items())
-    told = (plain, boxes, _picture(sample), prompt)
+    told = (plain, boxes, picture_hash(sample), prompt)
     return hashlib.sha256(repr(told).encode()).hexdigest()[:HASH_LENGTH]
-
-
-def _picture(sample: Sample) -> str:
-    """What a picture is, wherever it lies: its pixels in memory, else its file's content, and what is done to it."""
-    if isinstance(sample.image, Image.Image):
-        pixels = hashlib.sha256(sample.image.convert("RGBA").tobytes()).hexdigest()
-        return repr((sample.image.size, sample.image.mode, pixels))
-    lazy = as_lazy(sample.image)
-    if lazy.base64:
-        return repr((hashlib.sha256(lazy.base64.encode()).hexdigest(), lazy.operations))
-    try:
-        told = Path(lazy.path).stat()
-        return repr((_content(lazy.path, told.st_size, told.st_mtime_ns), lazy.operations))
-    except OSError as error:
-        raise ImageError(
-            f"cannot read {lazy.path}: {error.strerror or error}; give a picture that is there."
-        ) from error
-
-
-@cache
-def _content(path: str, size: int, changed: int) -> str:
-    """Digest of a picture's file, read again only where its size or time of change is another."""
-    del size, changed
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _digest(path: Path) -> str:

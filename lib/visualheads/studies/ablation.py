@@ -173,7 +173,7 @@ def sets_of(
     if not single:
         return made
     alone = head_sets.single_heads(traces.sizes["layer"], traces.sizes["head"])
-    return xr.concat([made, alone], "set", coords="different", compat="equals")
+    return head_sets.together([made, alone])
 
 
 def run(

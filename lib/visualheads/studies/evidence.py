@@ -10,8 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from visualheads.analysis import models as survey
-from visualheads.analysis.claims.evidence import Evidence
-from visualheads.analysis.claims.verdicts import names_of
+from visualheads.analysis.claims.evidence import Evidence, names_of
 from visualheads.analysis.effects import MAIN_TASK, effects_of
 from visualheads.analysis.lineage import lineage, without_variants
 from visualheads.errors import StoreError

@@ -178,7 +178,7 @@ def _swept(setting: Setting, mode: str, positions: str, tasks: Sequence[str]) ->
     sets = sets_of(setting.traces, names, STAGES if first else ("late", "all"), SEEDS, bottom=True)
     if first:
         subsets = head_sets.random_subsets(layers, heads, SUBSETS, SHARE)
-        sets = xr.concat([sets, subsets], "set", coords="different", compat="equals")
+        sets = head_sets.together([sets, subsets])
     alone = sets.isel(set=np.flatnonzero(sets["order"].values == "single"))
     asked: list[tuple[str, str, list[Sample], xr.DataArray]] = [
         (MAIN_TASK, "", setting.judged, sets),

@@ -13,11 +13,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from visualheads.analysis import grounding
+from visualheads.analysis.grounding import kind_of_box, targets
 from visualheads.errors import HeadError, ParameterError, SampleError, got
 from visualheads.heads.ranking import top_heads
 from visualheads.interventions.modes import ALL
 from visualheads.interventions.sweeps import sweep
-from visualheads.studies import grounding
 from visualheads.tasks.prompts import free_form
 from visualheads.tracing.trace import trace
 
@@ -74,34 +75,6 @@ def candidates(samples: Sequence[Sample], ask: Ask = "count", others: bool = Fal
     return made
 
 
-def kind_of_box(sample: Sample) -> str | None:
-    """The kind of labelled object whose box is the sample's own; None where there is none."""
-    if sample.box is None:
-        return None
-    return next((name for name, found in (sample.boxes or {}).items() if sample.box in list(found)), None)
-
-
-def targets(sample: Sample) -> list[Box]:
-    """What a sample asks about: all labelled objects of the kind that its box marks, else that box."""
-    kind = kind_of_box(sample)
-    if kind is not None and sample.boxes is not None:
-        return list(sample.boxes[kind])
-    return [] if sample.box is None else [sample.box]
-
-
-def steer_to_candidates(
-    model: VisionLanguageModel, samples: Sequence[Sample], sets: Any, bias: float = 4.0, positions: str = ALL,
-    ask: Ask = "count", others: bool = False, **settings: Any,
-) -> xr.Dataset:  # fmt: skip
-    """Steer sets of heads to each candidate object: a sweep's Dataset over `candidates(samples, ask, others)`.
-
-    `correct` is 1 where the answer is that of the object steered to: its number, or its name. `sets` and `settings` as
-    in `sweep`: compare top heads, matched random ones and all heads.
-    """
-    asked = candidates(samples, ask, others)
-    return sweep(model, asked, sets, "steer", positions, bias=bias, box=[one.box for one in asked], **settings)
-
-
 def bias_curve(
     model: VisionLanguageModel, samples: Sequence[Sample], sets: Any, biases: Sequence[float], mode: str = "boost",
     positions: str = ALL, box: Any = None, **settings: Any,
@@ -127,34 +100,6 @@ def bias_curve(
 def ground(
     model: VisionLanguageModel,
     samples: Sequence[Sample],
-    scores: xr.DataArray,
-    most: int = MOST_HEADS,
-    rule: Literal["threshold", "gaussian"] = "threshold",
-    level: float = grounding.LEVEL,
-    query: str = "last_prompt",
-    **settings: Any,
-) -> xr.Dataset:
-    """Boxes from the maps of the best 1 … `most` heads by a ranking, against the objects that each sample asks about.
-
-    hit   (model, heads_used, sample) 1 where the strongest patch's centre lies in one of their boxes (pointing game)
-    iou   (model, heads_used, sample) of the box made from the map (`grounding.box_of_map`) with the nearest, 0…1
-    box   (model, heads_used, sample, edge) that box: left, top, right, bottom in original pixels; NaN for an empty map
-    and (model, sample) baselines: chance, the share of the picture's patches whose centre lies in one of the boxes,
-    which is how often a random patch hits; whole_iou, of the whole picture; centre_hit, of the picture's middle. The
-    coordinates selected_layer and selected_head (heads_used) name the heads in order.
-
-    scores  (layer, head), or (model, layer, head) of this model; find them on other pictures than those judged
-    The objects are all labelled ones of the kind that the sample's box marks (`targets`), else that box. Samples
-    without a box are refused (SampleError). `settings` as in `trace`.
-    """
-    found = ground_rankings(model, samples, {"scores": scores}, most, (rule,), level, query, **settings)
-    one = found.isel(ranking=0, rule=0, drop=True)
-    return one.drop_vars([name for name in one.variables if "grid_row" in one[name].dims])
-
-
-def ground_rankings(
-    model: VisionLanguageModel,
-    samples: Sequence[Sample],
     rankings: Mapping[str, xr.DataArray],
     most: int = MOST_HEADS,
     rules: Sequence[Literal["threshold", "gaussian"]] = grounding.RULES,
@@ -162,10 +107,45 @@ def ground_rankings(
     query: str = "last_prompt",
     **settings: Any,
 ) -> xr.Dataset:
-    """`ground` by several rankings and rules in one pass: hit, iou and box with the dimensions ranking and rule too.
+    """Boxes from the maps of the best 1 … `most` heads by several rankings, against the objects that are asked about.
 
-    map   (model, ranking, sample, grid_row, grid_column): the maps of the `most` best heads added up (`combined`)
-    Where a ranking has fewer heads with a finite score than `most`, all rankings use that many.
+    Parameters
+    ----------
+    model
+        Whose heads are ranked.
+    samples
+        Samples with a box. What they ask about is `targets(sample)`.
+    rankings
+        Name → scores (layer, head), or (model, layer, head) of this model, found on other pictures than those judged.
+    most
+        Largest number of heads. Where a ranking has fewer heads with a finite score, all rankings use that many.
+    rules, level
+        How a box is made from a map: see `grounding.box_of_map`.
+    query
+        Attention row.
+    **settings
+        As in `trace`.
+
+    Returns
+    -------
+    xarray.Dataset
+        With the dimensions model, ranking, rule, heads_used and sample:
+
+        hit : 1 where the strongest patch's centre lies in one of the objects' boxes (pointing game)
+        iou : overlap of the box made from the map with the nearest object's, in [0, 1]
+        box : (…, edge) that box: left, top, right, bottom in original pixels; NaN for an empty map
+        map : (model, ranking, sample, grid_row, grid_column) the maps of the `most` best heads added up (`combined`)
+
+        The baselines (model, sample): chance, the share of the picture's patches whose centre lies in one of the
+        boxes, which is how often a random patch hits; whole_iou, of the whole picture; centre_hit, of the picture's
+        middle. The coordinates selected_layer and selected_head (ranking, heads_used) name the heads in order.
+
+    Raises
+    ------
+    SampleError
+        For a sample without a box.
+    HeadError
+        For a ranking without a finite score.
     """
     if isinstance(most, bool) or not most >= 1:
         raise ParameterError(got("most", most, "1 or more heads"))

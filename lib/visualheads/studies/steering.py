@@ -20,7 +20,7 @@ from visualheads.heads.selection import rank
 from visualheads.interventions import head_sets
 from visualheads.interventions.modes import AFTER_IMAGE
 from visualheads.studies import ablation
-from visualheads.studies.gaze import MOST_HEADS, Ask, bias_curve, candidates, ground_rankings, objects
+from visualheads.studies.gaze import MOST_HEADS, Ask, bias_curve, candidates, ground, objects
 from visualheads.tasks import task as benchmark
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def sets_of(traces: xr.Dataset, size: Size) -> xr.DataArray:
     counts = head_sets.scaled_counts(int(np.isfinite(scores).sum()), size.counts)
     made = head_sets.protocol_sets({size.ranking: scores}, counts, ("all",), size.seeds, bottom=False)
     everything = head_sets.HeadSet(np.isfinite(scores.transpose("layer", "head").values), "", "all", "all")
-    return xr.concat([made, head_sets.as_array([everything])], "set", coords="different", compat="equals")
+    return head_sets.together([made, head_sets.as_array([everything])])
 
 
 def steering(
@@ -152,7 +152,7 @@ def grounding(
     for seed in range(size.seeds):
         rankings[f"{RANDOM} {seed}"] = like.copy(data=np.random.default_rng(seed).random(like.shape))
     few = list(asked)[: size.questions]
-    found = ground_rankings(model, few, rankings, size.most, progress=progress, max_new_tokens=1)
+    found = ground(model, few, rankings, size.most, progress=progress, max_new_tokens=1)
     maps = (
         found["map"]
         .isel(sample=slice(EXAMPLES))

@@ -5,7 +5,18 @@ from __future__ import annotations
 from visualheads.tasks.benchmark import Benchmark, Task
 from visualheads.tasks.records import MissingDataError
 from visualheads.tasks.registry import task, task_names
-from visualheads.tasks.sample import Box, LazyImage, Sample
+from visualheads.tasks.sample import Box, LazyImage, Sample, picture_hash
 from visualheads.tasks.sampling import Samples
 
-__all__ = ["Benchmark", "Box", "LazyImage", "MissingDataError", "Sample", "Samples", "Task", "task", "task_names"]
+__all__ = [
+    "Benchmark",
+    "Box",
+    "LazyImage",
+    "MissingDataError",
+    "Sample",
+    "Samples",
+    "Task",
+    "picture_hash",
+    "task",
+    "task_names",
+]

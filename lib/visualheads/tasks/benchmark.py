@@ -10,16 +10,17 @@ from typing import ClassVar, Protocol
 from visualheads.cards import data_folder
 from visualheads.errors import ParameterError, got
 from visualheads.tasks import prompts, records, scoring
+from visualheads.tasks.questions import Question, Reading
 from visualheads.tasks.sample import Format, LazyImage, Sample
-from visualheads.tasks.sampling import CONTROLS, Plan, Question, Reading, Samples, draw_samples
+from visualheads.tasks.sampling import CONTROLS, Plan, Samples, draw_samples
 
 
 class Task(Protocol):
     """What the rest of the library uses of a benchmark."""
 
     name: ClassVar[str]
-    conditions: ClassVar[tuple[str, ...]]
-    formats: ClassVar[tuple[Format, ...]]
+    conditions: tuple[str, ...]
+    formats: tuple[Format, ...]
 
     def samples(
         self,
@@ -48,16 +49,20 @@ class Benchmark(ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]
-    conditions: ClassVar[tuple[str, ...]] = ("plain",)
-    formats: ClassVar[tuple[Format, ...]] = ("letters", "free")
+    conditions: tuple[str, ...] = ("plain",)
+    formats: tuple[Format, ...] = ("letters", "free")
     splits: ClassVar[tuple[str, ...]] = ("test",)
     marked: ClassVar[frozenset[str]] = frozenset()
+    """Conditions that draw the box into the picture."""
+    subfolders: ClassVar[tuple[str, ...]] = ("images", ".")
+    """Folders of the data folder in which pictures are looked for, in this order."""
     sources: ClassVar[str]
     """Where the official files come from, in plain words."""
 
     def __init__(self, data: str | Path | None = None) -> None:
         self.data = Path(data) if data is not None else data_folder() / "scenes" / self.name
         self._readings: dict[str, Reading] = {}
+        self._pictures: dict[str, Path] | None = None
         if not self.data.is_dir():
             raise records.MissingDataError(
                 f"{self.name}: the data folder {str(self.data)!r} does not exist. "
@@ -72,9 +77,28 @@ class Benchmark(ABC):
     def read(self, split: str) -> Reading:
         """The questions of a split in file order."""
 
-    @abstractmethod
     def picture(self, question: Question) -> LazyImage:
-        """Where the question's picture is. Raises ImageError."""
+        """Where the question's picture is: in one of the `subfolders`, with the ending it is named with or another.
+
+        Raises ImageError for a name that leads out of the data folder.
+        """
+        places = [records.inside(self.data / folder, question.picture) for folder in self.subfolders]
+        found = next((place for place in places if place.is_file()), None)
+        if found is None:
+            if self._pictures is None:
+                self._pictures = records.picture_index(self.data, self.subfolders)
+            found = self._pictures.get(places[0].name, places[0])
+        return LazyImage(path=str(found))
+
+    def lacking(self, what: str) -> records.MissingDataError:
+        """The error that tells what the data folder lacks and where to get it."""
+        return records.MissingDataError(
+            f"{self.name}: the folder {str(self.data)!r} {what}. Where to get it: {self.sources}"
+        )
+
+    def default_split(self) -> str:
+        """The split that is read unless another is asked for. Default: the first."""
+        return self.splits[0]
 
     def choices(self, question: Question, condition: str, seed: int) -> tuple[str, ...]:
         """Choices in letter order; () where the question has none in this condition. Default: as published."""
@@ -156,7 +180,7 @@ class Benchmark(ABC):
             conditions=self._checked_conditions(condition),
             format=self._checked("format", format, self.formats),
             control="" if control is None else self._checked("control", control, CONTROLS),
-            split=self._checked("split", split, self.splits),
+            split=self.default_split() if split is None else self._checked("split", split, self.splits),
             seed=seed,
             skip_bad=skip_bad,
         )

@@ -1,148 +1,183 @@
-"""Reading pictures safely, and the operations that prompts and controls apply to them."""
+"""Reading pictures safely: upright, RGB, 8 bits a channel, and refused by name where that cannot be."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import io
-import os
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Protocol
+import struct
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, UnidentifiedImageError
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from visualheads.errors import ImageError
 
 MAX_PIXELS = 50_000_000
 """Larger pictures are refused before decoding: a small file can unpack to many gigabytes. Ours."""
 
-RED = (255, 0, 0)
-"""Colour of the drawn box (paper code)."""
-
-LINE_WIDTH, LINE_ANCHOR = 3, 336
-"""The drawn line is 3 pixels wide in a picture whose longer side has 336 (paper code)."""
-
-SHUFFLE_GRID = 8
-"""A shuffled picture is cut into 8 × 8 equal blocks: one per patch in a miniature of 64 image tokens. Ours."""
-
-
-class Operation(Protocol):
-    """Something done to a decoded RGB picture. Implementations are frozen dataclasses: samples stay comparable."""
-
-    def apply(self, picture: Image.Image) -> Image.Image:
-        """A new picture of the same size."""
-        ...
-
-
-@dataclass(frozen=True)
-class DrawBox:
-    """Draw a rectangle into the pixels around `box` (left, top, right, bottom), clipped to the picture.
-
-    The line lies outside the box, so that it hides nothing of the object unless the box touches the picture's edge
-    (ours; the paper's code draws inwards, half transparent). `width` 0 takes the paper code's line: 3 pixels where the
-    longer side has 336, in proportion elsewhere, at least 1.
-    """
-
-    box: tuple[float, float, float, float]
-    colour: tuple[int, int, int] = RED
-    width: int = 0
-
-    def apply(self, picture: Image.Image) -> Image.Image:
-        picture = picture.copy()
-        width = self.width or max(1, int(LINE_WIDTH * max(picture.size) / LINE_ANCHOR))
-        left, top, right, bottom = (round(edge) for edge in self.box)
-        frame = (
-            _within(left - width, picture.width),
-            _within(top - width, picture.height),
-            _within(right + width - 1, picture.width),
-            _within(bottom + width - 1, picture.height),
-        )
-        ImageDraw.Draw(picture).rectangle(frame, outline=self.colour, width=width)
-        return picture
-
-
-@dataclass(frozen=True)
-class Whiten:
-    """A white picture of the same size: same number of image tokens, nothing to see (paper code)."""
-
-    def apply(self, picture: Image.Image) -> Image.Image:
-        return Image.new("RGB", picture.size, (255, 255, 255))
-
-
-@dataclass(frozen=True)
-class ShuffleBlocks:
-    """Permute equal blocks of the picture, seeded: what is in the blocks stays, where it is does not (ours).
-
-    The picture is cut into `grid` × `grid` blocks of equal size (fewer where it has fewer pixels); the strips that
-    remain at the right and at the bottom stay as they are.
-    """
-
-    seed: int
-    grid: int = SHUFFLE_GRID
-
-    def apply(self, picture: Image.Image) -> Image.Image:
-        pixels = np.asarray(picture.convert("RGB"))
-        rows, columns = min(self.grid, pixels.shape[0]), min(self.grid, pixels.shape[1])
-        high, wide = pixels.shape[0] // rows, pixels.shape[1] // columns
-        shuffled = pixels.copy()
-        blocks = pixels[: rows * high, : columns * wide].reshape(rows, high, columns, wide, 3).swapaxes(1, 2)
-        order = np.random.default_rng(self.seed).permutation(rows * columns)
-        moved = blocks.reshape(rows * columns, high, wide, 3)[order].reshape(rows, columns, high, wide, 3)
-        shuffled[: rows * high, : columns * wide] = moved.swapaxes(1, 2).reshape(rows * high, columns * wide, 3)
-        return Image.fromarray(shuffled)
-
-
-def inside(folder: str | Path, name: str) -> Path:
-    """The file `name` of a record, inside `folder`. Raises ImageError for a name that leads out of the folder.
-
-    Names are judged as text: links that the user has put into the data folder are followed.
-    """
-    parts = PurePosixPath(str(name).replace("\\", "/"))
-    outward = parts.is_absolute() or PureWindowsPath(str(name)).drive or ".." in parts.parts
-    if outward or not parts.parts or "\0" in str(name):
-        raise ImageError(
-            f"the picture name {name!r} leads out of the data folder {os.fspath(folder)!r} or is empty; "
-            "records must name files below that folder."
-        )
-    return Path(folder) / parts
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation → what sets the picture upright (EXIF 2.3, tag 274)."""
+SIDEWAYS = (5, 6, 7, 8)
+"""Orientations that swap width and height."""
+DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+"""Pillow's modes of more than 8 bits, which its own conversion clips to white."""
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, KeyError, TypeError, OverflowError, struct.error)
+"""What Pillow raises on damaged files."""
+REMEMBERED = 1 << 17
+"""Files whose size and hash are kept in memory, by path, size and time of change."""
 
 
 def read_size(path: str = "", text: str = "") -> tuple[int, int]:
-    """Width and height in pixels from the header of a file or of base64 text. Raises ImageError like `read_image`."""
-    with _opened(path, text) as picture:
-        return picture.size
+    """Return width and height in pixels of the upright picture, from the header of a file or of base64 text.
+
+    Raises
+    ------
+    ImageError
+        Like `read_image`, except that pixels are not looked at.
+    """
+    if text:
+        with _opened(text=text) as picture:
+            return upright_size(picture)
+    return _size_of_file(path, *_stamp(path))
 
 
 def read_image(path: str = "", text: str = "") -> Image.Image:
-    """The decoded picture, RGB, of a file or of base64 text; of several frames the first.
+    """Return the decoded picture of a file or of base64 text: upright, RGB; of several frames the first.
 
-    Raises ImageError for a picture that is missing, corrupt, truncated or over MAX_PIXELS.
+    Raises
+    ------
+    ImageError
+        For a picture that is missing, corrupt, truncated, over MAX_PIXELS, or whose range of values is unknown.
     """
-    name = path or f"base64 picture starting {text[:12]!r}"
     with _opened(path, text) as picture:
-        try:
-            picture.load()
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
-            raise ImageError(f"the picture {name!r} is corrupt or truncated ({error}); fetch it again.") from error
-        return to_rgb(picture)
+        return to_rgb(picture, _name(path, text))
 
 
-def to_rgb(picture: Image.Image) -> Image.Image:
-    """The picture as RGB; transparency is dropped, not blended. Raises ImageError over MAX_PIXELS."""
-    _check_pixels(picture.size, "the picture in memory")
-    if picture.mode == "P" and "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-    return picture.convert("RGB")
+def file_hash(path: str) -> str:
+    """Return the SHA-256 of a picture's file, kept by path, size and time of change.
+
+    The picture is decoded the first time, so that what cannot be read is found before a run starts. Raises ImageError
+    like `read_image`.
+    """
+    return _hash_of_file(path, *_stamp(path))
 
 
-def _within(edge: int, length: int) -> int:
-    return min(max(edge, 0), length - 1)
+def text_hash(text: str) -> str:
+    """Return the SHA-256 of a picture given as base64 text. Raises ImageError like `read_image`."""
+    read_image(text=text)
+    return hashlib.sha256(_decoded(text, _name("", text))).hexdigest()
 
 
-def _opened(path: str, text: str) -> Image.Image:
-    name = path or f"base64 picture starting {text[:12]!r}"
+def to_rgb(picture: Image.Image, name: str = "the picture in memory") -> Image.Image:
+    """Return the picture upright (its EXIF orientation applied) and in RGB, 8 bits a channel.
+
+    16-bit and float pictures are scaled (see `eight_bit`); transparency is dropped, not blended, as transformers'
+    processors do.
+
+    Raises
+    ------
+    ImageError
+        For a picture that cannot be decoded, is over MAX_PIXELS, or whose range of values is unknown.
+    """
+    _check_pixels(picture.size, name)
+    try:
+        turn = TURNS.get(_orientation(picture))
+        if picture.mode in DEEP_MODES:
+            picture = Image.fromarray(eight_bit(np.asarray(picture), name))
+        elif picture.mode == "P" and "transparency" in picture.info:
+            picture = picture.convert("RGBA")
+        picture = picture.convert("RGB")
+    except ImageError:
+        raise
+    except UNREADABLE as error:
+        raise ImageError(f"the picture {name!r} is corrupt or truncated ({error}); fetch it again.") from error
+    return picture if turn is None else picture.transpose(turn)
+
+
+def upright_size(picture: Image.Image) -> tuple[int, int]:
+    """Return width and height of the picture after its EXIF orientation is applied."""
+    width, height = picture.size
+    return (height, width) if _orientation(picture) in SIDEWAYS else (width, height)
+
+
+def eight_bit(values: NDArray[np.generic], name: str) -> NDArray[np.uint8]:
+    """Return pixel values as uint8: bool and floats from 0 to 1 are stretched to 255, uint16 is divided by 257.
+
+    Raises
+    ------
+    ImageError
+        For other types, and for floats outside 0…1: their range is unknown, and a guess would show white or black.
+    """
+    if values.dtype == np.uint8:
+        return values.astype(np.uint8, copy=False)
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8) * np.uint8(255)
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2:
+        return np.rint(values.astype(np.float64) / 257).astype(np.uint8)
+    if values.dtype.kind not in "iuf":
+        raise ImageError(
+            f"{name} has values of type {values.dtype}; allowed: uint8, uint16, bool, or floats from 0 to 1."
+        )
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    if values.dtype.kind == "f" and low >= 0 and high <= 1:
+        return np.rint(values.astype(np.float64) * 255).astype(np.uint8)
+    raise ImageError(
+        f"{name} has {values.dtype} values from {low:g} to {high:g}, whose range is unknown; allowed: uint8, uint16, "
+        "bool, or floats from 0 to 1; fix: undo a normalisation, scale the values, or convert them to uint8."
+    )
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    """Size and time of change, by which files count as unchanged. Raises ImageError where there is no such file."""
+    try:
+        stat = Path(path).stat()
+    except FileNotFoundError:
+        raise ImageError(f"the picture {path!r} does not exist; check the name and the data folder.") from None
+    except (OSError, ValueError) as error:
+        raise ImageError(f"the picture {path[:200]!r} cannot be read ({error}).") from error
+    return stat.st_size, stat.st_mtime_ns
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _size_of_file(path: str, _bytes: int, _changed: int) -> tuple[int, int]:
+    with _opened(path) as picture:
+        return upright_size(picture)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _hash_of_file(path: str, _bytes: int, _changed: int) -> str:
+    read_image(path)
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _orientation(picture: Image.Image) -> int:
+    if picture.format == "TIFF":
+        return 1  # Pillow's reader sets these upright itself
+    try:
+        return int(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    except UNREADABLE:
+        return 1  # the EXIF block is damaged, which the pixels need not be
+
+
+def _name(path: str, text: str) -> str:
+    return path or f"base64 picture starting {text[:12]!r}"
+
+
+def _opened(path: str = "", text: str = "") -> Image.Image:
+    name = _name(path, text)
     try:
         picture = Image.open(io.BytesIO(_decoded(text, name)) if text else path)
     except FileNotFoundError:
@@ -151,8 +186,10 @@ def _opened(path: str, text: str) -> Image.Image:
         raise ImageError(f"the picture {name!r} is larger than {MAX_PIXELS:,} pixels ({error}); shrink it.") from None
     except UnidentifiedImageError:
         raise ImageError(f"{name!r} is not a picture that Pillow can read; is the file corrupt?") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ImageError(f"the picture {name!r} cannot be read ({error}).") from error
+    except ImageError:
+        raise
+    except UNREADABLE as error:
+        raise ImageError(f"the picture {name[:200]!r} cannot be read ({error}).") from error
     try:
         _check_pixels(picture.size, f"the picture {name!r}")
     except ImageError:

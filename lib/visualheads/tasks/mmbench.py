@@ -7,14 +7,18 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from visualheads.errors import RecordError
+from visualheads.errors import shown
 from visualheads.tasks import prompts, records, scoring
 from visualheads.tasks.benchmark import Benchmark
+from visualheads.tasks.questions import Question, Reading, gather
+from visualheads.tasks.records import Record
 from visualheads.tasks.registry import register
 from visualheads.tasks.sample import LazyImage, Sample
-from visualheads.tasks.sampling import Question, Reading
 
 COLUMNS = ("index", "question", "A", "B", "image")
+CHOICES = "ABCD"
+MOST_DIGITS = 20
+"""Longer indices are names, not numbers."""
 CIRCULAR_COPY = 1_000_000
 """Rows with an index from here on repeat row `index % 1_000_000` with rotated options (official dev file)."""
 ROUNDS = ("round-1", "round-2", "round-3", "round-4")
@@ -31,7 +35,7 @@ class MMBench(Benchmark):
 
     name: ClassVar[str] = "mmbench"
     title: ClassVar[str] = "MMBench"
-    conditions: ClassVar[tuple[str, ...]] = ROUNDS
+    conditions = ROUNDS
     splits: ClassVar[tuple[str, ...]] = ("dev", "test")
     sources: ClassVar[str] = (
         "the TSV file mmbench_dev_20230712.tsv, MMBench_DEV_EN.tsv or MMBench_DEV_EN_V11.tsv (test: …TEST…) from the "
@@ -41,36 +45,15 @@ class MMBench(Benchmark):
     def files(self, split: str) -> list[Path]:
         found = [path for path in sorted(self.data.glob("*.tsv")) if _is_split(path.stem.lower(), split)]
         if len(found) != 1:
-            what = f"has several {split} files: {', '.join(path.name for path in found)}; keep one"
-            what = what if found else f"lacks a file mmbench_{split}….tsv"
-            raise records.MissingDataError(
-                f"mmbench: the folder {str(self.data)!r} {what}. Where to get it: {self.sources}"
-            )
+            several = f"has several {split} files: {', '.join(path.name for path in found)}; keep one"
+            raise self.lacking(several if found else f"lacks a file mmbench_{split}….tsv")
         return found
 
     def read(self, split: str) -> Reading:
-        (path,) = self.files(split)
-        bad: list[RecordError] = []
-        rows: dict[str, tuple[int, Mapping[str, str]]] = {}
-        for line, row in records.tsv_rows(path, COLUMNS):
-            if isinstance(row, RecordError):
-                bad.append(row)
-            elif row["index"] in rows or records.is_empty(row["index"]):
-                bad.append(RecordError(f"the index {row['index']!r} is empty or occurs twice", path, line))
-            else:
-                rows[row["index"]] = line, row
-        questions: list[Question] = []
-        copies = 0
-        for index, (line, row) in rows.items():
-            if index.isdigit() and int(index) >= CIRCULAR_COPY and str(int(index) % CIRCULAR_COPY) in rows:
-                copies += 1
-                continue
-            try:
-                questions.append(_question(row, rows, path, line))
-            except RecordError as error:
-                bad.append(error)
-        left_out = {"rotated copy of another row": copies} if copies else {}
-        return Reading(tuple(questions), tuple(bad), left_out)
+        [path] = self.files(split)
+        every = list(records.rows(path, COLUMNS))
+        by_index = {row.optional("index"): row for row in reversed(every) if isinstance(row, Record)}
+        return gather(every, lambda row: _question(row, by_index))
 
     def picture(self, question: Question) -> LazyImage:
         return LazyImage(base64=question.picture)
@@ -96,33 +79,34 @@ def _is_split(stem: str, split: str) -> bool:
     return stem.startswith("mmbench") and split in stem.split("_")
 
 
-def _question(
-    row: Mapping[str, str], rows: Mapping[str, tuple[int, Mapping[str, str]]], path: Path, line: int
-) -> Question:
-    options: list[str] = []
-    for letter in "ABCD":
-        if records.is_empty(row.get(letter)):
-            break
-        options.append(row[letter].strip())
-    answer = row.get("answer", "").strip()
-    if len(options) < 2 or len(set(options)) < len(options):
-        raise RecordError(f"the options are {options!r:.80}, expected two to four different ones", path, line)
-    allowed = tuple("ABCD"[: len(options)])
-    if not records.is_empty(answer) and answer not in allowed:
-        raise RecordError(f"the answer is {answer!r:.40}, expected one of {', '.join(allowed)}", path, line)
-    picture = row["image"].strip()
-    if picture in rows and picture.isdigit():  # some editions store a repeated picture as the index of its first row
-        picture = rows[picture][1]["image"].strip()
-    if records.is_empty(picture):
-        raise RecordError("the row has no picture", path, line)
-    hint = "" if records.is_empty(row.get("hint")) else row["hint"].strip()
-    text = prompts.with_hint(records.text_of(row, ("question",), path, line), hint)
+def _question(row: Record, by_index: Mapping[str, Record]) -> Question | str:
+    index = row.text("index")
+    number = int(index) if index.isdecimal() and len(index) < MOST_DIGITS else 0
+    if number >= CIRCULAR_COPY and str(number % CIRCULAR_COPY) in by_index:
+        return "rotated copy of another row"
+    answer = row.letter(CHOICES)
+    options = _options(row, answer)
+    picture = row.text("image")
+    if picture in by_index:  # some editions store a repeated picture as the index of its first row
+        picture = by_index[picture].text("image")
+    hint = row.label("hint").strip()
+    text = prompts.with_hint(row.text("question"), "" if records.is_empty(hint) else hint)
     return Question(
-        question_id=row["index"],
+        question_id=index,
         image_id=hashlib.sha256(picture.encode()).hexdigest()[:12],
         picture=picture,
         texts=dict.fromkeys(ROUNDS[: len(options)], text),
-        answer="" if records.is_empty(answer) else options["ABCD".index(answer)],
-        options=tuple(options),
-        stratum=row.get("category", ""),
+        answer=options[CHOICES.index(answer)] if answer else "",
+        options=options,
+        stratum=row.label("category"),
     )
+
+
+def _options(row: Record, answer: str) -> tuple[str, ...]:
+    """The options; cells that read “None” at the end are empty, as in LLaVA's evaluation, unless one is the answer."""
+    cells = [row.label(letter).strip() for letter in CHOICES]
+    filled = [place for place, cell in enumerate(cells) if not records.is_empty(cell) or CHOICES[place] == answer]
+    options = tuple(cells[: filled[-1] + 1]) if filled else ()
+    if len(options) < 2 or len(set(options)) < len(options) or set(options) & {"", "nan"}:
+        raise row.error(f"the options are {shown(options, 80)}, expected two to four different ones")
+    return options

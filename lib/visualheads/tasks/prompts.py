@@ -15,9 +15,6 @@ FREE_SUFFIX = "\nAnswer the question using a single word or phrase."
 LETTERS_SUFFIX = "\nAnswer with the option's letter from the given choices directly."
 """Ends every question with choices (paper code)."""
 
-YES_NO_SUFFIX = FREE_SUFFIX
-"""Ends a POPE question: LLaVA's question files carry it and the paper's code asks their text as it is."""
-
 
 def free_form(question: str, marked: bool = False) -> str:
     """The question, the sentence about the rectangle where the box is drawn (`marked`), and the free-form suffix.
@@ -37,9 +34,9 @@ def with_letters(question: str, choices: Sequence[str]) -> str:
     return question + lines + LETTERS_SUFFIX
 
 
-def yes_no(question: str) -> str:
-    """A POPE question with its suffix, which LLaVA's edition of the files already has. Source: LLaVA's evaluation."""
-    return question if question.endswith(YES_NO_SUFFIX) else question + YES_NO_SUFFIX
+def short_answer(question: str) -> str:
+    """The question with the free-form suffix, unless it ends with it already: as LLaVA's edition of POPE does."""
+    return question if question.endswith(FREE_SUFFIX) else question + FREE_SUFFIX
 
 
 def with_hint(question: str, hint: str) -> str:

@@ -1,4 +1,4 @@
-"""Reading official benchmark files: JSON, JSON lines and TSV, with the place of everything that is malformed."""
+"""Reading benchmark files – JSON, JSON lines, CSV and TSV – with the place of everything that is malformed."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import csv
 import hashlib
 import io
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from visualheads.errors import RecordError, VisualHeadsError
+from visualheads.errors import ImageError, RecordError, VisualHeadsError, shown
 
 MAX_FIELD = 1 << 28
-"""Longest TSV field read, in characters: base64 pictures exceed the csv module's default."""
-
+"""Longest cell read, in characters: base64 pictures exceed the csv module's default."""
+LONGEST_NAME, LONGEST_PATH = 255, 4096
+"""Bytes that a file's name, and its path, can have on the systems in use."""
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -22,94 +25,197 @@ class MissingDataError(VisualHeadsError):
     """Files of a benchmark that are not in the data folder; the message lists them and where to get them."""
 
 
+@dataclass(frozen=True)
+class Record:
+    """One record of a benchmark file, and where it stands: its methods raise RecordErrors that say so.
+
+    Parameters
+    ----------
+    fields
+        Its values by name; names are compared without regard to case.
+    path, line
+        The file, and the line in it where the format has lines.
+    number
+        Its number in a list, from 1.
+    place
+        What leads messages where there are no lines, such as "record 3: ".
+    """
+
+    fields: Mapping[str, Any]
+    path: Path
+    line: int | None = None
+    number: int = 0
+    place: str = ""
+
+    def error(self, message: str) -> RecordError:
+        """Return a RecordError with this record's place."""
+        return RecordError(self.place + message, self.path, self.line)
+
+    def get(self, *names: str) -> Any:
+        """Return the first of the named fields that is there, or None."""
+        return next((self.fields[name.lower()] for name in names if name.lower() in self.fields), None)
+
+    def need(self, *names: str) -> Any:
+        """Return the first of the named fields. Raises RecordError when there is none."""
+        value = self.get(*names)
+        if value is None:
+            raise self.error(f"the field {names[0]!r} is missing")
+        return value
+
+    def text(self, *names: str) -> str:
+        """Return the first of the named fields as stripped text, numbers as digits.
+
+        Raises RecordError when there is none, or it is empty or no text.
+        """
+        value = self.need(*names)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            value = str(value)
+        if isinstance(value, str) and value.strip():
+            return value.strip()
+        raise self.error(f"the field {names[0]!r} is {shown(value, 60)}, expected text")
+
+    def optional(self, *names: str) -> str:
+        """Return the first of the named fields as stripped text; "" for a missing or empty one."""
+        value = self.get(*names)
+        return "" if value is None or (isinstance(value, str) and not value.strip()) else self.text(*names)
+
+    def label(self, *names: str) -> str:
+        """Return the first of the named fields as text, whatever its type; "" where there is none."""
+        value = self.get(*names)
+        return "" if value is None else str(value)
+
+    def file_name(self, *names: str) -> str:
+        """Return a field that names a file. Raises RecordError where that leads out of the folder or is too long."""
+        name = self.text(*names)
+        try:
+            inside("", name)
+        except ImageError as error:
+            raise self.error(str(error)) from None
+        return name
+
+    def letter(self, letters: str) -> str:
+        """Return the field `answer` as one of the letters, whatever its case; "" where it is empty.
+
+        Raises RecordError for anything else.
+        """
+        answer = self.label("answer").strip().upper()
+        if is_empty(answer):
+            return ""
+        if answer not in tuple(letters):
+            raise self.error(f"the answer is {shown(self.get('answer'), 40)}, expected one of {', '.join(letters)}")
+        return answer
+
+
 def find_file(folder: Path, names: Sequence[str]) -> Path | None:
-    """The first of `names` (paths below the folder) that is a file there, or None."""
+    """Return the first of `names` (paths below the folder) that is a file there, or None."""
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def read_json(path: Path) -> Any:
-    """The parsed file. Raises RecordError, with the line, where it is not JSON or not UTF-8."""
-    try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise RecordError(f"this is not JSON ({error.msg}, column {error.colno})", path, error.lineno) from None
-    except RecursionError:
-        raise RecordError("this JSON is nested too deeply to be a benchmark file", path) from None
+    """Return the parsed file. Raises RecordError, with the line, where it is not JSON or not UTF-8."""
+    return _parsed(read_text(path), path)
 
 
 def read_text(path: Path) -> str:
-    """The file as text. Raises RecordError where it is not UTF-8 or cannot be read."""
+    """Return the file as text. Raises RecordError where it is not UTF-8 or cannot be read."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise RecordError(f"this is not UTF-8 text (byte {error.start})", path, line) from None
+        raise RecordError(f"this is not UTF-8 text (byte {error.start}); save it as UTF-8", path, line) from None
     except OSError as error:
         raise RecordError(f"the file cannot be read ({error.strerror})", path) from error
 
 
-def json_lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | RecordError]]:
-    """(line number, record) of every line that is not empty; a RecordError in place of a line that is no object."""
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+def json_records(path: Path) -> Iterator[Record | RecordError]:
+    """Yield the records of a file of JSON lines, or of one JSON list; a RecordError in place of what is no object.
+
+    Raises RecordError where a list as a whole is not JSON.
+    """
+    text = read_text(path)
+    if text.lstrip().startswith("["):
+        yield from listed(_parsed(text, path), path)
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            yield number, RecordError(f"this line is not JSON ({error})", path, number)
-            continue
-        yield (
-            number,
-            record if isinstance(record, dict) else RecordError("this line is not a JSON object", path, number),
-        )
+            yield as_record(json.loads(line), path, line=number)
+        except (ValueError, RecursionError) as error:
+            yield RecordError(f"this line is not JSON ({error})", path, number)
 
 
-def tsv_rows(path: Path, required: Sequence[str]) -> Iterator[tuple[int, Mapping[str, str] | RecordError]]:
-    """(line number, row by column name) of a TSV file with a header; a RecordError in place of a malformed row.
+def listed(entries: Any, path: Path, expected: str = "a list of records") -> Iterator[Record | RecordError]:
+    """Yield the records of a parsed JSON list. Raises RecordError for what is no list."""
+    if not isinstance(entries, list):
+        raise RecordError(f"expected {expected}", path)
+    for number, entry in enumerate(entries, start=1):
+        yield as_record(entry, path, number=number, place=f"record {number}: ")
 
-    Raises RecordError when a required column is missing.
+
+def as_record(
+    value: Any, path: Path, line: int | None = None, number: int = 0, place: str = ""
+) -> Record | RecordError:
+    """Return a JSON object as a Record, or a RecordError for anything else."""
+    if not isinstance(value, Mapping):
+        return RecordError(f"{place}expected a JSON object, got {shown(value, 60)}", path, line)
+    return Record({str(name).strip().lower(): field for name, field in value.items()}, path, line, number, place)
+
+
+def rows(path: Path, required: Sequence[str], delimiter: str = "\t") -> Iterator[Record | RecordError]:
+    """Yield the rows of a TSV or CSV file with a header; a RecordError in place of a malformed row.
+
+    Raises RecordError when a required column is missing, or named twice.
     """
     text = io.StringIO(read_text(path), newline="")
     limit = csv.field_size_limit(MAX_FIELD)
     try:
-        reader = csv.reader(text, delimiter="\t")
-        header = next(reader, [])
-        lacking = [name for name in required if name not in header]
+        reader = csv.reader(text, delimiter=delimiter)
+        header = [name.strip().lower() for name in next(reader, [])]
+        lacking = [name for name in required if name.lower() not in header]
         if lacking:
             raise RecordError(f"the header lacks the column {', '.join(lacking)}; it has: {', '.join(header)}", path, 1)
+        if len(set(header)) < len(header):
+            raise RecordError(f"the header names a column twice: {', '.join(header)}", path, 1)
         start = reader.line_num + 1
         for cells in reader:
-            if cells:
-                yield start, _row(header, cells, path, start)
+            if len(cells) == len(header):
+                yield Record(dict(zip(header, cells, strict=True)), path, start)
+            elif any(cells):
+                yield RecordError(f"the row has {len(cells)} cells, the header {len(header)}", path, start)
             start = reader.line_num + 1
     except csv.Error as error:
-        raise RecordError(f"this is not tab-separated text ({error})", path) from None
+        raise RecordError(f"this is not a table ({error})", path) from None
     finally:
         csv.field_size_limit(limit)
 
 
-def text_of(record: Mapping[str, Any], names: Sequence[str], path: Path, line: int | None, place: str = "") -> str:
-    """The first of the named fields as stripped text (numbers as digits), whatever the case of its name.
-
-    Raises RecordError when there is none, or it is empty or no text.
-    """
-    lower = {str(key).lower(): value for key, value in record.items()}
-    value = next((lower[name.lower()] for name in names if name.lower() in lower), None)
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        value = str(value)
-    if isinstance(value, str) and value.strip():
-        return value.strip()
-    given = "is missing" if value is None else f"is {value!r:.60}, expected text"
-    raise RecordError(f"{place}the field {names[0]!r} {given}", path, line)
-
-
 def is_empty(value: str | None) -> bool:
-    """True for a missing TSV cell or option: empty, "nan" or "none". Source: LLaVA's evaluation."""
+    """Return True for a missing cell: empty, "nan" or "none". Source: LLaVA's evaluation."""
     return value is None or value.strip().lower() in {"", "nan", "none"}
 
 
+def inside(folder: str | Path, name: str) -> Path:
+    """Return the file `name` of a record, inside `folder`.
+
+    Names are judged as text: links that the user has put into the data folder are followed. Raises ImageError for a
+    name that leads out of the folder or is too long for a file.
+    """
+    parts = PurePosixPath(str(name).replace("\\", "/"))
+    outward = parts.is_absolute() or PureWindowsPath(str(name)).drive or ".." in parts.parts
+    if outward or not parts.parts or "\0" in str(name):
+        raise ImageError(
+            f"the picture name {shown(name)} leads out of the data folder {os.fspath(folder)!r} or is empty; "
+            "records must name files below that folder."
+        )
+    sizes = [len(part.encode(errors="replace")) for part in parts.parts]
+    if max(sizes) > LONGEST_NAME or sum(sizes) > LONGEST_PATH:
+        raise ImageError(f"the picture name {shown(name)} is too long for a file; allowed: {LONGEST_NAME} bytes.")
+    return Path(folder) / parts
+
+
 def picture_index(folder: Path, subfolders: Sequence[str]) -> dict[str, Path]:
-    """Pictures in the subfolders, by file name with and without ending; the first subfolder that has a name wins."""
+    """Return pictures in the subfolders by file name with and without ending; the first that has a name wins."""
     found: dict[str, Path] = {}
     for name in subfolders:
         if not (folder / name).is_dir():
@@ -122,7 +228,7 @@ def picture_index(folder: Path, subfolders: Sequence[str]) -> dict[str, Path]:
 
 
 def hash_files(paths: Sequence[Path]) -> str:
-    """SHA-256 (64 hex digits) over the names and contents of the files, in the order of their names."""
+    """Return the SHA-256 (64 hex digits) of the files' names and contents, in the order of their names."""
     digest = hashlib.sha256()
     for path in sorted(paths, key=lambda path: path.name):
         with path.open("rb") as stream:
@@ -130,7 +236,12 @@ def hash_files(paths: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _row(header: Sequence[str], cells: Sequence[str], path: Path, line: int) -> Mapping[str, str] | RecordError:
-    if len(cells) != len(header):
-        return RecordError(f"the row has {len(cells)} cells, the header {len(header)}", path, line)
-    return dict(zip(header, cells, strict=True))
+def _parsed(text: str, path: Path) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RecordError(f"this is not JSON ({error.msg}, column {error.colno})", path, error.lineno) from None
+    except ValueError:
+        raise RecordError("a number in this JSON has too many digits", path) from None
+    except RecursionError:
+        raise RecordError("this JSON is nested too deeply to be a benchmark file", path) from None

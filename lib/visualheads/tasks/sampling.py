@@ -10,36 +10,15 @@ import logging
 import random
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, TypeVar
 
 from visualheads.errors import BoxError, ImageError, ParameterError, RecordError
-from visualheads.tasks.images import DrawBox, ShuffleBlocks, Whiten
+from visualheads.tasks.operations import DrawBox, ShuffleBlocks, Whiten
+from visualheads.tasks.questions import Question, Reading
 from visualheads.tasks.sample import LETTERS, Box, LazyImage, Sample, checked_box, clip_box
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Question:
-    """One question of a benchmark file before it is worded for a condition and a format.
-
-    picture   its name in the data folder, or base64 text
-    texts     condition → question without instructions; a condition that is missing is not asked
-    answer    the free-form answer
-    options   given choices, or () where a benchmark has none
-    stratum   draws keep the shares of the strata
-    """
-
-    question_id: str
-    image_id: str
-    picture: str = field(repr=False)
-    texts: Mapping[str, str]
-    answer: str
-    options: tuple[str, ...] = ()
-    stratum: str = ""
-    box: Box | None = None
-    boxes: Mapping[str, Sequence[Box]] | None = None
 
 
 @dataclass(frozen=True)
@@ -48,15 +27,6 @@ class Skipped:
 
     where: str
     reason: str
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What a file gave: its questions, its malformed records, and how many questions were left out, by reason."""
-
-    questions: tuple[Question, ...]
-    bad: tuple[RecordError, ...] = ()
-    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 class Samples(list[Sample]):
@@ -171,17 +141,18 @@ def _samples_of(
     samples = {}
     for condition in conditions:
         choices: tuple[str, ...] | None = None
-        answer = question.answer
+        answers = (question.answer, *question.answers) if question.answer else ("",)
         if plan.format == "letters":
             seed = seed_of("choices", task.name, question.question_id, plan.seed)
             choices = task.choices(question, condition, seed)
-            answer = LETTERS[choices.index(answer)] if answer else ""
+            answers = tuple(LETTERS[choices.index(answer)] if answer else "" for answer in answers)
         image = shown(picture, plan.control, box if condition in task.marked else None, shuffle)
         samples[condition] = Sample(
             id=f"{task.name}-{question.question_id}-{condition}-{plan.format}-{plan.control or 'none'}",
             image=image,
             question=task.wording(question, condition, plan.format, choices or ()),
-            answer=answer,
+            answer=answers[0],
+            answers=answers[1:],
             box=box,
             boxes=boxes or None,
             choices=choices,

@@ -54,23 +54,14 @@ def said_yes(prediction: str) -> bool:
 
 
 def correct(sample: Sample, prediction: str) -> float:
-    """1.0 or 0.0; NaN where the sample's answer is unknown ("").
+    """Return 1.0 or 0.0 for a prediction; NaN where the sample's answer is unknown ("").
 
     With choices the exact letter counts; where the answer is Yes or No, which of the two was said (POPE's reading);
-    else normalised text. An empty prediction is wrong.
+    else normalised text. It is right when it is any of the accepted answers; an empty prediction is wrong.
     """
     if not sample.answer:
         return math.nan
-    if sample.choices:
-        return float(correct_letter(sample.answer, prediction))
-    if normalised(sample.answer) in {"yes", "no"}:
-        return float(bool(prediction.strip()) and said_yes(prediction) == said_yes(sample.answer))
-    return float(correct_free(sample.answer, prediction))
-
-
-def is_correct(prediction: str, sample: Sample) -> bool:
-    """True when `correct` gives 1.0; False also where the sample's answer is unknown."""
-    return correct(sample, prediction) == 1.0
+    return float(any(_is_right(sample, answer, prediction) for answer in (sample.answer, *sample.answers)))
 
 
 def accuracy(samples: Sequence[Sample], predictions: Sequence[str]) -> float:
@@ -118,6 +109,14 @@ def circular_accuracy(samples: Sequence[Sample], predictions: Sequence[str]) -> 
     return _share(sum(all(values) for values in rounds.values()), len(rounds))
 
 
+def _is_right(sample: Sample, answer: str, prediction: str) -> bool:
+    if sample.choices:
+        return correct_letter(answer, prediction)
+    if normalised(answer) in {"yes", "no"}:
+        return bool(prediction.strip()) and said_yes(prediction) == said_yes(answer)
+    return correct_free(answer, prediction)
+
+
 def _judged(samples: Sequence[Sample], predictions: Sequence[str]) -> list[float]:
     _check_lengths(samples, predictions)
     return [correct(sample, prediction) for sample, prediction in zip(samples, predictions, strict=True)]
@@ -139,5 +138,5 @@ def _plain_number(word: str) -> str:
     digits = re.fullmatch(r"(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?", word)
     if not digits:
         return word
-    whole, decimals = str(int(digits[1].replace(",", ""))), (digits[2] or "").rstrip("0").rstrip(".")
-    return whole + decimals
+    whole, decimals = digits[1].replace(",", "").lstrip("0"), (digits[2] or "").rstrip("0").rstrip(".")
+    return (whole or "0") + decimals

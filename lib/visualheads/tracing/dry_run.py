@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visualheads.cards import Card, cards
@@ -18,8 +17,6 @@ from visualheads.tracing.batching import BATCH_TOKENS
 from visualheads.tracing.jobs import TraceJob
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from visualheads.tasks import Sample
 
 STORED_BYTES = 4
@@ -141,17 +138,8 @@ def _batch_gb(text: Any, shape: tuple[int, int, int], tokens: int, size: int) ->
 
 def _sizes(samples: Sequence[Sample]) -> list[tuple[int, int]]:
     """(width, height) of up to LOOKED_AT pictures, evenly spread over the list."""
-    from visualheads.tasks.sample import as_lazy
-
     step = max(1, -(-len(samples) // LOOKED_AT))
-    pictures: list[Any] = [sample.image for sample in samples[::step]]
-    return [picture.size if _decoded(picture) else as_lazy(picture).size() for picture in pictures]
-
-
-def _decoded(picture: str | Path | Image.Image | object) -> bool:
-    from PIL import Image
-
-    return isinstance(picture, Image.Image)
+    return [sample.size() for sample in samples[::step]]
 
 
 def _range(counts: Sequence[int]) -> str:

@@ -8,13 +8,12 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
-from PIL import Image
 
 from visualheads.errors import ParameterError, SampleError, got
 from visualheads.models import provenance
 from visualheads.models.generation import Margins
 from visualheads.store import schema
-from visualheads.tasks.sample import Sample, as_lazy
+from visualheads.tasks.sample import Sample
 from visualheads.tracing.batching import BATCH_TOKENS
 from visualheads.tracing.collect import KEEPABLE, chosen_heads, common_grid
 from visualheads.tracing.forward import QUERIES
@@ -78,7 +77,7 @@ def settings_of(
     tokens = batch_tokens if batch_tokens is not None else BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["cpu"])
     if tokens < 1:
         raise ParameterError(got("batch_tokens", tokens, "1 or more"))
-    sizes = {sample.id: _size(sample) for sample in samples}
+    sizes = {sample.id: sample.size() for sample in samples}
     prompts = {sample.id: model.prompt(sample.question) for sample in samples}
     return Settings(
         queries=queries,
@@ -169,8 +168,3 @@ def _check(samples: Sequence[Sample]) -> None:
     if len(set(ids)) < len(ids):
         twice = sorted({i for i in ids if ids.count(i) > 1})[:5]
         raise SampleError(f"sample ids are not unique: {', '.join(twice)}; give every sample its own id.")
-
-
-def _size(sample: Sample) -> tuple[int, int]:
-    """(width, height) of a sample's picture, from its header alone."""
-    return sample.image.size if isinstance(sample.image, Image.Image) else as_lazy(sample.image).size()

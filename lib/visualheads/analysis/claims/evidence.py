@@ -27,7 +27,7 @@ class Evidence:
     sweeps          sweeps of `protocol.protocol_sets` by mode and positions, such as "zero, all"
     effects         effects of single heads (`effects.head_effects`), on the models of `traces`
     untrained       traces of untrained networks of the same shapes, under the names of the trained models
-    further         the traces with those of further trainings (other seeds, less data): controls of claims 7 and 13
+    further         the traces with those of further trainings (other seeds, less data): controls of claim 7
     text            traced lists by text-only model (`miniatures.text_heads`), and of fresh networks
     grown_from      text-only model of each tuned model
     sinks           what stands for sinks in models without sink dimensions, by model (`sink_finding.find`)

@@ -1,20 +1,17 @@
-"""Text for the comparison of recipes, sizes and amounts of data."""
+"""Text for the comparison of recipes and sizes."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import pandas as pd
 
 from visualheads.analysis.lineage import descent, training_record, tuned_pictures
 from visualheads.analysis.models import checkpoint_config, trained_parts
-from visualheads.book.prose.words import between, code, escaped, listed, missing, percent, table
+from visualheads.book.prose.words import between, code, escaped, listed, missing, table
 from visualheads.cards import cards
 from visualheads.charts.labels import benchmark, thousands
 
 NEEDS_RECIPE = "1.5 against 1.6 needs two models of one language model with other recipes"
 NEEDS_SIZE = "size needs two models of one recipe and series of language models, such as Vicuna-7B and Vicuna-13B"
-NEEDS_DATA = "tokens against data needs models tuned on a part of the data beside those tuned on all of it"
 BOXES = {"ViP": "drawn in many colours"}
 """How the boxes in a miniature's tuning pictures are drawn, by recipe; else in red, as in the questions asked."""
 
@@ -96,40 +93,6 @@ def _unlike_tuning(found: pd.DataFrame) -> str:
     )
 
 
-def tokens_and_data(found: pd.DataFrame, paired: Mapping[str, float] | None = None) -> str:
-    """Whether many image tokens lose more than few when there is less data to tune on (claim 13).
-
-    paired: `kinship.data_interaction`, the difference of the two losses with its interval.
-    """
-    if found.empty or found["data_share"].nunique() < 2:
-        return missing(NEEDS_DATA)
-    lines, losses = [], {}
-    for (llm, recipe), rows in found.groupby(["llm", "recipe"], sort=False):
-        whole, part = rows[rows["data_share"] == 1], rows[rows["data_share"] < 1]
-        for row in rows.itertuples():
-            score = f"{100 * row.estimate:.1f} ({between(100 * row.lower, 100 * row.upper, 1)})"
-            lines.append((code(row.model), recipe, f"{row.tokens:.0f}", percent(row.data_share), score))
-        if len(whole) and len(part):
-            losses[f"{recipe} ({llm})"] = (
-                float(whole["tokens"].iloc[0]),
-                float(whole["estimate"].iloc[0] - part["estimate"].iloc[0]),
-            )
-    text = table(("model", "recipe", "image tokens", "tuning data", "score over all benchmarks, %"), lines)
-    text += "\n\nThese intervals, too, draw the pictures of each benchmark by themselves."
-    if len(losses) > 1:
-        told = [f"{name}: {100 * loss:.1f} points at {tokens:.0f} tokens" for name, (tokens, loss) in losses.items()]
-        text += (
-            f"\n\nLoss from tuning on less data – {listed(told)}. The project page expects more loss with more tokens."
-        )
-    if paired is not None:
-        numbers = f"{100 * paired['estimate']:.1f} points ({between(100 * paired['lower'], 100 * paired['upper'], 1)})"
-        text += (
-            f" On the questions that all four answered, paired, more tokens lose {numbers} more; by this interval "
-            "claim 13 is judged."
-        )
-    return text
-
-
 def recipes(found: pd.DataFrame) -> str:
     """What differs between the recipes of the pairs compared, besides the number of image tokens; a table.
 
@@ -159,10 +122,9 @@ def recipes(found: pd.DataFrame) -> str:
 
 def _features(name: str) -> str:
     """Which layers of the vision tower the adapter reads."""
-    parent = str(training_record(name).get("parent", ""))  # a tuning on less data ships no checkpoint of its own
-    layers = (checkpoint_config(name) or checkpoint_config(parent)).get("vision_feature_layer")
+    layers = checkpoint_config(name).get("vision_feature_layer")
     if layers is None:
-        card = cards().get(name) or cards().get(parent)
+        card = cards().get(name)
         return escaped(card.vision) if card and card.vision else "–"
     if isinstance(layers, int):
         return "last layer" if layers == -1 else f"layer {layers}"

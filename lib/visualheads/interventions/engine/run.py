@@ -198,7 +198,10 @@ class Batch:
             raise image_sees_question(job.model)
         first = door.after_image if after else 0
         start = first if after and _can_resume(job, door) else 0
-        marked = in_boxes(job, door, owners) if job.intervention.mode == "steer" else None
+        marked = None
+        if job.intervention.mode == "steer":
+            asked = [job.samples[index] for index in owners]
+            marked = in_boxes(job.model, asked, door.image, job.intervention.boxes, job.settings.sizes)
         return cls(job, door, owners, start, first, _pieces(job, door, start), marked)
 
     def clean(self) -> Clean:
@@ -217,7 +220,9 @@ class Batch:
         marks.append(passed.sinks)
         found = torch.cat([mark for mark in marks if mark is not None], -1) if sinks else None
         if intervention.tokens is not None:
-            found = named(self.job, door, self.owners)
+            asked = [self.job.samples[index] for index in self.owners]
+            given = named(asked, door.image, intervention.tokens)
+            found = given.expand(model.shape.layers, *given.shape)
         return Clean(passed.logits, passed.outputs, before, cache, found)
 
     def changed(self, rows: Sequence[tuple[int, int]], clean: Clean) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,6 @@ and read back, `converting` puts it together.
 
 from __future__ import annotations
 
-from visualheads.models.conversion.convert import Conversion, convert
+from visualheads.models.conversion.folder import Conversion, convert
 
 __all__ = ["Conversion", "convert"]

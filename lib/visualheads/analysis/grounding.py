@@ -1,4 +1,4 @@
-"""Boxes from attention maps: where a few heads point, against where the asked object is. Pure numpy.
+"""Boxes from attention maps: where a few heads point, against where the asked objects are. Pure numpy.
 
 After Kang et al., CVPR 2025 (a few localisation heads ground objects): the best heads' maps are added up, smoothed or
 not, cut at a level, and the strongest connected part is boxed.
@@ -6,7 +6,7 @@ not, cut at a level, and the strongest connected part is boxed.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -16,13 +16,29 @@ from scipy import ndimage
 from visualheads.errors import ParameterError, got
 from visualheads.models.token_map import TokenMap
 
+if TYPE_CHECKING:
+    from visualheads.tasks.sample import Box, Sample
+
 LEVEL = 0.5
 """A cell belongs to the object where it has at least this share of the strongest cell's value (ours)."""
 SIGMA = 1.0
 """Width of the Gaussian, in cells (Kang et al. smooth with σ = 1)."""
 RULES = ("threshold", "gaussian")
 
-Box = tuple[float, float, float, float]
+
+def kind_of_box(sample: Sample) -> str | None:
+    """The kind of labelled object whose box is the sample's own; None where there is none."""
+    if sample.box is None:
+        return None
+    return next((name for name, found in (sample.boxes or {}).items() if sample.box in list(found)), None)
+
+
+def targets(sample: Sample) -> list[Box]:
+    """What a sample asks about: all labelled objects of the kind that its box marks, else that box."""
+    kind = kind_of_box(sample)
+    if kind is not None and sample.boxes is not None:
+        return list(sample.boxes[kind])
+    return [] if sample.box is None else [sample.box]
 
 
 def cells_of(token_map: TokenMap, grid: tuple[int, int]) -> Float[NDArray[np.floating], "row column 4"]:

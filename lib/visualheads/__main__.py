@@ -1,0 +1,5 @@
+"""`python -m visualheads`: the command line."""
+
+from visualheads.cli import main
+
+main()

@@ -1,0 +1,173 @@
+"""Pictures of samples: lazy ones, and whatever else people take for a picture."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from visualheads.errors import ImageError, SampleError, shown
+from visualheads.tasks import images
+from visualheads.tasks.operations import Operation
+
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}")
+"""The beginning of a URL; one letter would be a drive."""
+LONGEST_PATH = 4096
+"""Longer text is no path on any system in use."""
+CHANNELS = (1, 3, 4)
+"""Grey, RGB, and RGB with transparency."""
+ALLOWED = (
+    "a path, a PIL picture, an array (height, width, 3), a tensor (3, height, width), the bytes of a picture file, or "
+    "a vh.LazyImage"
+)
+
+
+@dataclass(frozen=True)
+class LazyImage:
+    """A picture that is read only when opened: a path or base64 text, and operations applied on the decoded pixels.
+
+    A LazyImage pickles in a few bytes (or its base64 text), so lists of samples travel to workers without pixels.
+
+    Parameters
+    ----------
+    path, base64
+        Where the picture is; exactly one of them.
+    operations
+        What is done to the upright picture, in the order given; see `visualheads.tasks.operations`.
+    """
+
+    path: str = ""
+    base64: str = field(default="", repr=False)
+    operations: tuple[Operation, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.path, str) or not isinstance(self.base64, str):
+            raise ImageError(f"LazyImage: path and base64 are text, got {shown(self.path)} and {shown(self.base64)}.")
+        if bool(self.path) == bool(self.base64):
+            given = "both" if self.path else "neither"
+            raise ImageError(f"LazyImage takes either a path or base64 text, got {given}; give exactly one of them.")
+
+    def with_operation(self, operation: Operation) -> LazyImage:
+        """Return the same picture with one more operation at the end."""
+        return LazyImage(self.path, self.base64, (*self.operations, operation))
+
+    def size(self) -> tuple[int, int]:
+        """Return width and height in pixels of the upright picture, from the header. Raises ImageError like `open`."""
+        return images.read_size(self.path, self.base64)
+
+    def hash(self) -> str:
+        """Return a SHA-256 of the file's bytes, and the operations. Raises ImageError like `open`."""
+        content = images.file_hash(self.path) if self.path else images.text_hash(self.base64)
+        return f"{content} {self.operations}" if self.operations else content
+
+    def open(self) -> Image.Image:
+        """Decode to upright RGB and apply the operations.
+
+        Raises
+        ------
+        ImageError
+            For a picture that is missing, corrupt, huge, or whose range of values is unknown.
+        """
+        picture = images.read_image(self.path, self.base64)
+        for operation in self.operations:
+            picture = operation.apply(picture)
+        return picture
+
+
+def as_lazy(image: str | Path | LazyImage) -> LazyImage:
+    """Return a path as a LazyImage without operations; a LazyImage as it is."""
+    return image if isinstance(image, LazyImage) else LazyImage(path=str(image))
+
+
+def accepted(image: Any, where: str) -> Image.Image | str | Path | LazyImage:
+    """Return what people take for a picture as a PIL picture, a path or a LazyImage.
+
+    Paths are only named: the file is looked at when the picture is opened.
+
+    Parameters
+    ----------
+    image
+        A path; a PIL picture; an array (height, width[, channels]) or tensor (channels, height, width) of uint8,
+        uint16, bool, or floats from 0 to 1, channels in the order red, green, blue; the bytes of a picture file, or a
+        file opened for reading; a record {"bytes": …, "path": …} as data sets hold them; a LazyImage.
+    where
+        What error messages call the sample.
+
+    Raises
+    ------
+    SampleError
+        For everything else, with its kind.
+    ImageError
+        For an address, an empty file, or an array whose shape or range of values is unknown.
+    """
+    if isinstance(image, (Image.Image, LazyImage)):
+        return image
+    if isinstance(image, (str, os.PathLike)):
+        return _path(image, where)
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return _of_bytes(bytes(image), where)
+    if hasattr(image, "read"):
+        return _of_bytes(image.read(), where)
+    if isinstance(image, Mapping):
+        inside = image.get("bytes") or image.get("path")
+        if isinstance(inside, (str, bytes)) and inside:
+            return accepted(inside, where)
+    if hasattr(image, "__array__"):
+        return Image.fromarray(_pixels(image, f"the picture of {where}"))
+    raise SampleError(f"{where} has {_told(image)}; give exactly one picture: {ALLOWED}.")
+
+
+def _path(image: str | os.PathLike[Any], where: str) -> str | Path | LazyImage:
+    text = os.fspath(image)
+    if not isinstance(text, str) or not text:
+        raise SampleError(f"{where} has no picture: the path is {shown(text)}; give {ALLOWED}.")
+    if text.startswith("data:"):
+        return LazyImage(base64=text)
+    if ADDRESS.match(text):
+        raise ImageError(
+            f"{where}: {shown(text)} is an address, and pictures are read from files only; download it and give the "
+            "path of the file."
+        )
+    if len(text) > LONGEST_PATH:
+        raise ImageError(
+            f"{where}: the picture is text of {len(text):,} characters, too long for a path; base64 text goes into "
+            "vh.LazyImage(base64=…)."
+        )
+    return image if isinstance(image, (str, Path)) else Path(text)
+
+
+def _of_bytes(content: Any, where: str) -> LazyImage:
+    if not isinstance(content, bytes) or not content:
+        raise ImageError(f"{where}: the picture is an empty file or one opened as text; open it with mode 'rb'.")
+    return LazyImage(base64=base64.b64encode(content).decode())
+
+
+def _pixels(image: Any, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The (height, width[, channels]) uint8 array of an array or a tensor."""
+    is_tensor = hasattr(image, "detach")
+    if is_tensor:
+        image = image.detach().cpu()
+        image = image.float() if image.is_floating_point() else image
+    values = np.asarray(image)
+    if values.ndim == 3 and values.shape[0] in CHANNELS and (is_tensor or values.shape[-1] not in CHANNELS):
+        values = np.moveaxis(values, 0, -1)
+    if not values.size or values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[-1] not in CHANNELS):
+        raise ImageError(
+            f"{name} is an array of shape {values.shape}; allowed: (height, width), (height, width, 3) or (…, 4), "
+            "tensors with channels first; fix: take one picture of a batch, such as batch[0]."
+        )
+    pixels = images.eight_bit(values, name)
+    return np.ascontiguousarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels)
+
+
+def _told(image: Any) -> str:
+    if isinstance(image, (list, tuple, set)):
+        return f"{len(image)} pictures (several: make one sample of each, or paste them into one)"
+    return "no picture" if image is None else f"a {type(image).__name__}"
