@@ -100,7 +100,7 @@ def sweep_to_store(
         max_new_tokens=max_new_tokens, seed=seed, task_files=task_files,
     )  # fmt: skip
     plan = run.plan(shard)
-    path = write.create(path, plan, fresh=fresh)
+    path = write.create(Path(path), plan, fresh=fresh)
     todo = write.todo(path, plan.samples)
     left = sum(map(len, todo.values()))
     with progress_bar(f"{mode} {model.name}", len(samples), progress, done=len(samples) - left) as advance:
@@ -173,7 +173,8 @@ class Sweep:
         described = (model, samples, settings, marks, intervention, seed, task_files)
         coords = results.sweep_coordinates(*described)
         runner = results.Runner.of(model, samples, marks, intervention, settings)
-        return cls(runner, coords, intervention, settings, results.sweep_identity(*described))
+        identity = results.sweep_identity(model, settings, marks, intervention, seed, task_files)
+        return cls(runner, coords, intervention, settings, identity)
 
     def plan(self, shard: int) -> write.StorePlan:
         """The plan of the store of this sweep."""

@@ -193,7 +193,7 @@ def _add(group: zarr.Group, variable: Variable, sizes: Mapping[str, int], shard:
         compressors=None if variable.name == DONE else "auto" if variable.dtype == "str" else COMPRESSOR,
         chunk_key_encoding={"name": "default", "separator": "."},
         dimension_names=variable.dims,
-        attributes=variable.attrs,
+        attributes={**variable.attrs},
     )
 
 
