@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from visualheads.heads.bootstrap import split_halves
     from visualheads.heads.lists import export_scores, read_scores
     from visualheads.heads.nulls import above_null
-    from visualheads.heads.selection import depth_stage, rank, select
+    from visualheads.heads.ranking import rank
+    from visualheads.heads.selection import depth_stage, select
     from visualheads.interventions import Intervention, ablate, mean_reference, steer
     from visualheads.interventions.sweeps import open_sweeps, sweep, sweep_to_store
     from visualheads.models.conversion import Conversion, convert
@@ -83,7 +84,8 @@ _ROOMS = {
     "heads.bootstrap": ("split_halves",),
     "heads.lists": ("export_scores", "read_scores"),
     "heads.nulls": ("above_null",),
-    "heads.selection": ("depth_stage", "rank", "select"),
+    "heads.ranking": ("rank",),
+    "heads.selection": ("depth_stage", "select"),
     "interventions": ("Intervention", "ablate", "mean_reference", "steer"),
     "interventions.sweeps": ("open_sweeps", "sweep", "sweep_to_store"),
     "models.conversion": ("Conversion", "convert"),

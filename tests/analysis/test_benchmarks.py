@@ -98,11 +98,11 @@ def two_formats() -> xr.Dataset:
 
 def test_formats_in_which_the_box_does_not_do_the_same_are_not_pooled() -> None:
     ds, kinds = two_formats(), {"box": benchmarks.BOX_PAIRS}
-    pooled = alike.model_pairs(alike.group_agreement(ds, "condition"), kinds)
+    pooled = alike.pairs(alike.group_agreement(ds, "condition"), kinds)
     assert pooled["verdict"].tolist() == [alike.ALIKE], "together, the strong patterns hide the faint ones"
     told = alike.format_agreement(ds, "condition")
     assert told["correlation"].dims == ("format", "model", "group", "other")
-    found = alike.format_pairs(told, kinds).set_index("format")
+    found = alike.pairs(told, kinds).set_index("format")
     assert found["verdict"].to_dict() == {"free": alike.DIFFERENT, "letters": alike.ALIKE}
     assert found.loc["free", "shortfall"] > 0.5 and found.loc["letters", "correlation"] > 0.95
 
@@ -115,15 +115,15 @@ def test_a_format_is_compared_as_if_it_were_alone() -> None:
     xr.testing.assert_allclose(told.sel(format="free", drop=True), alone)
     letters = told["correlation"].sel(format="letters").isel(model=0)
     assert np.isfinite(letters.values).tolist() == [[True, False], [False, False]], "letters: one condition"
-    assert alike.format_pairs(told, {"box": benchmarks.BOX_PAIRS})["format"].tolist() == ["free"]
-    assert alike.format_pairs(told.sel(format=["letters"]), {"box": benchmarks.BOX_PAIRS}).empty
+    assert alike.pairs(told, {"box": benchmarks.BOX_PAIRS})["format"].tolist() == ["free"]
+    assert alike.pairs(told.sel(format=["letters"]), {"box": benchmarks.BOX_PAIRS}).empty
 
 
 def test_matrices_and_shortfalls_have_a_panel_per_format() -> None:
     told = alike.format_agreement(two_formats(), "condition", n_boot=20)
     matrices = display.spec_of(charts.condition_matrices(told))
     assert [panel["title"] for panel in matrices["vconcat"]] == ["free form", "letters A–D"]
-    pairs = alike.format_pairs(told, benchmarks.CONDITION_PAIRS)
+    pairs = alike.pairs(told, benchmarks.CONDITION_PAIRS)
     panels = display.spec_of(charts.condition_shortfalls(pairs, "drawing the box", "Shortfall."))
     assert [panel["title"] for panel in panels["hconcat"]] == ["free form", "letters A–D"]
     none = display.spec_of(charts.condition_shortfalls(pairs, "naming the object", "Shortfall."))
@@ -163,7 +163,7 @@ def test_task_is_told_from_its_own_pattern() -> None:
     ds = model_dataset(samples=samples, pattern=random_pattern(1))
     other = model_dataset(samples=samples, pattern=random_pattern(9))["image_weight"]
     ds["image_weight"] = ds["image_weight"].where(ds["task"] == "pope", other)
-    (row,) = alike.identified(ds, "task").to_dict("records")
+    (row,) = alike.nearest_pattern(ds, "task").to_dict("records")
     assert row["right"] == 1.0 and row["chance"] == 0.5
 
 

@@ -16,7 +16,7 @@ from visualheads.analysis import benchmarks, claims
 from visualheads.analysis import benchmarks as comparison
 from visualheads.analysis.claims import Evidence
 from visualheads.book.prose import across, models
-from visualheads.heads import patterns, permutation, profiles
+from visualheads.heads import patterns, permutation
 from visualheads.store import schema
 from visualheads.tasks import question_kinds, task
 
@@ -93,15 +93,15 @@ def in_formats(letters: Sequence[int], free: Sequence[int]) -> xr.Dataset:
 
 def test_profiles_that_differ_by_format_alone_are_no_profiles_of_tasks() -> None:
     ds = in_formats(letters=(1, 1), free=(9, 9))
-    pooled = patterns.model_pairs(patterns.group_agreement(ds, "format"))
+    pooled = patterns.pairs(patterns.group_agreement(ds, "format"))
     assert set(pooled["verdict"]) == {patterns.DIFFERENT}
-    found = profiles.pairs(patterns.group_agreement(ds, profiles.BY))
+    found = patterns.task_pairs(patterns.group_agreement(ds, patterns.TASK_FORMAT))
     verdicts = found.groupby("kind")["verdict"].agg(set).to_dict()
-    assert verdicts == {"letters": {patterns.ALIKE}, "free": {patterns.ALIKE}, profiles.FORMATS: {patterns.DIFFERENT}}
-    assert found["kind"].value_counts()[profiles.FORMATS] == 2, "each benchmark against itself in the other format"
+    assert verdicts == {"letters": {patterns.ALIKE}, "free": {patterns.ALIKE}, patterns.FORMATS: {patterns.DIFFERENT}}
+    assert found["kind"].value_counts()[patterns.FORMATS] == 2, "each benchmark against itself in the other format"
     judged = claims.claim(14).judge(Evidence(traces=ds))
     assert judged.verdict == claims.CONTRADICTED and judged.also["format"] > 0.3
-    told = across.task_profiles(found, profiles.identified(ds))
+    told = across.task_profiles(found, patterns.nearest_task_pattern(ds))
     assert "*With letters*: of 1 pair" in told and "0 have profiles that differ" in told and "The yardstick" in told
 
 
@@ -112,7 +112,7 @@ def test_every_format_has_to_say_that_profiles_differ() -> None:
 
 
 def test_a_task_is_told_among_those_of_its_format() -> None:
-    told = profiles.identified(in_formats(letters=(1, 9), free=(1, 9))).set_index("format")
+    told = patterns.nearest_task_pattern(in_formats(letters=(1, 9), free=(1, 9))).set_index("format")
     assert told.loc["letters", ["right", "chance", "groups"]].tolist() == [1.0, 0.5, 2]
 
 

@@ -15,8 +15,8 @@ from visualheads.heads.bootstrap import bootstrap
 from visualheads.heads.proportions import (
     changes,
     mean_share,
-    never_seen,
-    rare_changes,
+    most_unseen,
+    newcombe,
     share_gained,
     share_right,
     shares,
@@ -60,13 +60,13 @@ def test_few_changes_are_no_surer_than_none() -> None:
         float(changes(answers([1.0] * count + [0.0] * (200 - count)), n_boot=500).sel(bound="upper"))
         for count in range(8)
     ]
-    assert upper[0] == pytest.approx(never_seen(200).item()) and upper[1] == pytest.approx(
+    assert upper[0] == pytest.approx(most_unseen(200).item()) and upper[1] == pytest.approx(
         0.027542, abs=1e-6
     )  # of 200: 0, 1
     assert all(low < high for low, high in pairwise(upper))
     asked = [1.0, 0.0] + [0.0] * 398  # one of two questions about one of 200 pictures
     twice = changes(answers(asked, [f"p{i // 2}" for i in range(400)]), n_boot=500)
-    assert never_seen(200) <= float(twice.sel(bound="upper")) < upper[1]
+    assert most_unseen(200) <= float(twice.sel(bound="upper")) < upper[1]
 
 
 def test_both_ways_widen_as_newcombe_adds_them() -> None:
@@ -83,7 +83,7 @@ def test_a_margin_is_rarely_called_kept_where_it_is_lost(lost: float, level: flo
     below = 0.0
     for count in range(int(chance.ppf(1 - 1e-6))):
         gone = answers([1.0] * count + [0.0] * (200 - count))
-        below += chance.pmf(count) * bool(float(rare_changes(gone, level)[1]) < lost)
+        below += chance.pmf(count) * bool(float(newcombe(gone, level)[1]) < lost)
     assert below <= (1 - level) / 2 + 1e-9
 
 
@@ -109,10 +109,10 @@ def test_what_all_pictures_show_is_not_certain() -> None:
 
 
 @given(st.integers(1, 500), st.floats(0.5, 0.999))
-def test_what_was_never_seen_gets_rarer_with_pictures(n: int, level: float) -> None:
-    assert 0 < never_seen(n + 1, level) < never_seen(n, level) < 1
-    assert (1 - never_seen(n, level)) ** n == pytest.approx((1 - level) / 2)
-    assert never_seen(0, level) == 1
+def test_what_was_most_unseen_gets_rarer_with_pictures(n: int, level: float) -> None:
+    assert 0 < most_unseen(n + 1, level) < most_unseen(n, level) < 1
+    assert (1 - most_unseen(n, level)) ** n == pytest.approx((1 - level) / 2)
+    assert most_unseen(0, level) == 1
 
 
 @given(st.lists(st.integers(0, 1), min_size=1, max_size=12), st.integers(1, 4))

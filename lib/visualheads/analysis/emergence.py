@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from visualheads.errors import ParameterError, got
-from visualheads.heads.agreement import spearman, split_half, stepped_up, without_layer_means
+from visualheads.heads.agreement import spearman, spearman_brown, split_half, without_layer_means
 from visualheads.heads.bootstrap import (
     LEVEL,
     PictureSums,
@@ -241,4 +241,4 @@ def _reliability(one: PictureSums, heads: NDArray[np.bool_], seed: int) -> float
         return float("nan")
     first = half_weights(len(one.pictures), N_SPLITS, seed)
     halves = np.stack([one.means(first)[heads].T, one.means(1 - first)[heads].T], axis=1)
-    return float(np.clip(stepped_up(split_half(halves)), 0.0, 1.0))
+    return float(np.clip(spearman_brown(split_half(halves)), 0.0, 1.0))

@@ -17,9 +17,10 @@ from visualheads.analysis.benchmarks import (
     tasks_of,
 )
 from visualheads.analysis.lineage import RELATIONS, lineage, matched, recorded_scores, relation, tuned_pictures
-from visualheads.heads.patterns import QUERY, model_agreement, pairs, shapes_of
+from visualheads.heads.patterns import QUERY, model_agreement, pairs
 from visualheads.heads.permutation import ShapePairs, jackknifed, shuffled
 from visualheads.heads.proportions import mean_share
+from visualheads.heads.selection import shapes_of
 
 SIZE = re.compile(r"-?v?[\d.]+B?$|-mini$")
 RECIPE, MODEL_SIZE = "recipe", "size"

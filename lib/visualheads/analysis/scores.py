@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from visualheads.analysis.benchmarks import LETTERS, in_all_rounds, of_model, tasks_of
 from visualheads.heads.bootstrap import LEVEL, N_BOOT, bootstrap, interval, picture_ids, picture_weights
 from visualheads.heads.patterns import QUERY
-from visualheads.heads.proportions import never_seen, share_bounds
+from visualheads.heads.proportions import most_unseen, share_bounds
 from visualheads.heads.ranking import sample_scores
 from visualheads.tasks.scoring import said_yes
 
@@ -126,7 +126,7 @@ def _ratio(
 ) -> dict[str, float]:  # fmt: skip
     """Σ above / Σ below, a share, with a bootstrap over pictures; draws without a denominator are left out.
 
-    No bound is nearer to 0 or 1 than what so many pictures may hide (`answered.never_seen`), as in `share_right`.
+    No bound is nearer to 0 or 1 than what so many pictures may hide (`answered.most_unseen`), as in `share_right`.
     """
     pictures, owner = np.unique(images, return_inverse=True)
     top, bottom = (np.bincount(owner, weights=values, minlength=len(pictures)) for values in (above, below))
@@ -136,5 +136,5 @@ def _ratio(
     drawn_top, drawn_bottom = weights @ top, weights @ bottom
     there = drawn_bottom > 0
     low, high = interval(drawn_top[there] / drawn_bottom[there], level)
-    low, high = share_bounds(low, high, never_seen(int((bottom > 0).sum()), level))
+    low, high = share_bounds(low, high, most_unseen(int((bottom > 0).sum()), level))
     return {"estimate": float(top.sum() / bottom.sum()), "lower": float(low), "upper": float(high), "n": n}

@@ -158,7 +158,7 @@ def condition_matrices(told: xr.Dataset, needs: str = "Nothing to compare yet.")
 def condition_shortfalls(pairs: pd.DataFrame, kind: str, words: str) -> Any:
     """How far the pairs of one kind stay below their ceiling, one panel per answer format, on one scale.
 
-    `pairs` is a result of `alike.format_pairs`; `words` begin the alternative text.
+    `pairs` is a result of `patterns.pairs`; `words` begin the alternative text.
     """
     table = pairs[pairs["kind"] == kind]
     table = table.assign(form=table["format"].map(lambda name: FORMAT_NAMES.get(name, name)))

@@ -115,7 +115,7 @@ def rank(
     top: Annotated[int, typer.Option(min=1, help="How many heads to print.")] = 20,
 ) -> None:
     """Print the highest heads of a ranking with their 95 % intervals."""
-    from visualheads.heads.selection import rank as rank_heads
+    from visualheads.heads.ranking import rank as rank_heads
 
     scores = _of_one_model(rank_heads(_opened(store), by=by, interval=True, query=query), model)
     frame = scores.to_series().unstack("bound").dropna().sort_values("estimate", ascending=False).head(top)
@@ -136,7 +136,7 @@ def export(
 ) -> None:
     """Write a ranking of all heads, with intervals, for other programs (vh.read_scores reads it back)."""
     from visualheads.heads.lists import export_scores
-    from visualheads.heads.selection import rank as rank_heads
+    from visualheads.heads.ranking import rank as rank_heads
 
     scores = rank_heads(_opened(store), by=by, interval=True, query=query)
     say(str(export_scores(_of_one_model(scores, model, keep=True), target)))

@@ -81,13 +81,35 @@ def agreement(
     return xr.Dataset(variables, {"model": models, "ranking": names, "other": names, "bound": ["lower", "upper"]})
 
 
-def spearman(scores: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return Spearman correlations (…, ranking, ranking) of scores (…, ranking, head); NaN for a constant ranking."""
+def unit_ranks(scores: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the centred ranks of scores (…, head) as unit vectors, whose products are Spearman's correlations.
+
+    NaN for a constant ranking.
+    """
     ranks = stats.rankdata(scores, axis=-1)
     ranks = ranks - ranks.mean(axis=-1, keepdims=True)
     norm = np.sqrt((ranks**2).sum(axis=-1, keepdims=True))
-    unit = np.divide(ranks, norm, out=np.full_like(ranks, np.nan), where=norm > 0)
-    return np.clip(unit @ np.swapaxes(unit, -1, -2), -1.0, 1.0)
+    return np.divide(ranks, norm, out=np.full_like(ranks, np.nan), where=norm > 0)
+
+
+def spearman(scores: NDArray[np.floating], others: NDArray[np.floating] | None = None) -> NDArray[np.float64]:
+    """Return Spearman's rank correlations over heads.
+
+    Parameters
+    ----------
+    scores
+        Scores (…, ranking, head).
+    others
+        Scores (…, other, head) to correlate them with, by default the same.
+
+    Returns
+    -------
+    numpy.ndarray
+        Correlations (…, ranking, other) in [−1, 1]; NaN for a constant ranking.
+    """
+    unit = unit_ranks(scores)
+    other = unit if others is None else unit_ranks(others)
+    return np.clip(unit @ np.swapaxes(other, -1, -2), -1.0, 1.0)
 
 
 def without_layer_means(scores: NDArray[np.floating], layer: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -143,8 +165,13 @@ def split_half(halves: NDArray[np.floating]) -> NDArray[np.float64]:
     return found
 
 
-def stepped_up(halves: NDArray[np.floating]) -> float:
-    """Return the reliability of full length (Spearman–Brown) from correlations of halves; NaN without a finite one."""
+def spearman_brown(halves: NDArray[np.floating]) -> float:
+    """Return the reliability of all pictures from the correlations (split) of their halves; NaN without a finite one.
+
+    References
+    ----------
+    Spearman (1910) and Brown (1910), British Journal of Psychology 3: 2r / (1 + r).
+    """
     known = halves[np.isfinite(halves)]
     if not len(known):
         return float("nan")
@@ -217,7 +244,7 @@ def _one_model(
         first = half_weights(n_pictures, n_splits, seed)
         halves = np.stack([scored(first), scored(1 - first)], axis=2)[..., heads]
         for index in np.flatnonzero(~empty[: len(sums)]):
-            result["reliability"][index] = stepped_up(split_half(halves[:, index]))
+            result["reliability"][index] = spearman_brown(split_half(halves[:, index]))
             whole = np.isfinite(halves[:, index]).all(axis=(1, 2))
             if whole.any():
                 result["top_k_reliability"][index] = top_k_overlap(halves[whole, index], n_top)[:, 0, 1].mean()

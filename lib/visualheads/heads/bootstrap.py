@@ -134,6 +134,17 @@ def half_weights(n_pictures: int, n_splits: int, seed: int = 0) -> NDArray[np.fl
     return first
 
 
+def drawn_halves(n_pictures: int, n_boot: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weights (replicate, picture) of two disjoint random halves, each drawn with replacement within itself."""
+    rng = np.random.default_rng([seed, 1])
+    halves = half_weights(n_pictures, n_boot, seed + 1)
+    drawn = []
+    for half in (halves, 1 - halves):
+        share = half / half.sum(axis=1, keepdims=True)
+        drawn.append(rng.multinomial(half.sum(axis=1).astype(int), share).astype(np.float64))
+    return drawn[0], drawn[1]
+
+
 def bootstrap(values: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0) -> xr.DataArray:
     """Return the mean over samples with a percentile interval over pictures, along a new last dimension `bound`.
 
@@ -144,23 +155,6 @@ def bootstrap(values: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, 
     sums = picture_sums(values)
     estimate = sums.means(np.ones((1, len(sums.pictures))))[:, 0]
     return bounded(values, estimate, sums.drawn(n_boot, seed), level)
-
-
-def bootstrap_difference(
-    first: xr.DataArray, second: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0
-) -> xr.DataArray:
-    """Return the mean of first − second over the samples both have, with a paired interval over pictures (`bound`).
-
-    The arrays are aligned by the coordinate `sample`. Raises ParameterError where they share no sample.
-    """
-    for values in (first, second):
-        if "sample" not in values.coords:
-            raise ParameterError(got("coordinates", list(map(str, values.coords)), "a coordinate 'sample' to pair by"))
-    first, second = xr.align(first, second, join="inner")
-    if first.sizes["sample"] == 0:
-        raise ParameterError(got("shared samples", 0, "at least one sample in both", "trace both on the same samples"))
-    difference = first.copy(data=np.asarray(first.values, dtype=np.float64)) - second.transpose(*first.dims)
-    return bootstrap(difference.assign_coords(first.coords), n_boot, level, seed)
 
 
 def split_halves(ds: xr.Dataset, seed: int = 0) -> tuple[xr.Dataset, xr.Dataset]:

@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
+from scipy.special import expit
 
 from visualheads.errors import HeadError, ParameterError, got
 from visualheads.heads.bootstrap import picture_sums
@@ -95,20 +96,21 @@ class Mixture:
 
     def upper_probability(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
         """Return, per value, the probability [0, 1] that it is of the upper component; NaN stays NaN."""
-        x = np.asarray(values, dtype=np.float64)
-        finite = np.isfinite(x)
-        logs = _component_logs(x[finite], np.array(self.share), np.array(self.mean), np.array(self.deviation))
-        probability = np.full(x.shape, np.nan)
-        probability[finite] = np.exp(logs[1] - np.logaddexp(logs[0], logs[1]))
-        return probability
+        lower, upper = (
+            np.log(share) + stats.norm.logpdf(values, mean, deviation)
+            for share, mean, deviation in zip(self.share, self.mean, self.deviation, strict=True)
+        )
+        return expit(upper - lower)
 
 
 def fit_mixture(values: NDArray[np.floating] | xr.DataArray) -> Mixture:
-    """Fit a mixture of two normal components to the heads' mean log-odds by expectation–maximisation (ours).
+    """Fit a mixture of two normal components to the heads' mean log-odds (ours; `sklearn.mixture.GaussianMixture`).
 
     Starts from the lower and upper half, so that it is deterministic; a component's deviation is kept above 1 % of
     the whole's. NaN values are left out. Raises HeadError for fewer than four values or equal ones.
     """
+    from sklearn.mixture import GaussianMixture  # takes a second to import
+
     x = np.asarray(values, dtype=np.float64).ravel()
     x = np.sort(x[np.isfinite(x)])
     spread = float(x.std()) if len(x) else 0.0
@@ -116,37 +118,24 @@ def fit_mixture(values: NDArray[np.floating] | xr.DataArray) -> Mixture:
         raise HeadError(
             got("values for a mixture", f"{len(x)} values, deviation {spread:g}", "at least 4 different ones")
         )
-    half = len(x) // 2
-    share = np.array([0.5, 0.5])
-    mean = np.array([x[:half].mean(), x[half:].mean()])
-    deviation = np.maximum([x[:half].std(), x[half:].std()], 0.01 * spread)
-    likelihood = -np.inf
-    for _ in range(EM_STEPS):
-        logs = _component_logs(x, share, mean, deviation)
-        total = np.logaddexp(logs[0], logs[1])
-        weight = np.exp(logs - total)
-        mass = np.maximum(weight.sum(axis=1), 1e-12)
-        share, mean = mass / mass.sum(), (weight @ x) / mass
-        deviation = np.sqrt((weight * (x - mean[:, None]) ** 2).sum(axis=1) / mass).clip(0.01 * spread)
-        if total.sum() - likelihood < EM_TOLERANCE * len(x):
-            break
-        likelihood = total.sum()
-    one = stats.norm.logpdf(x, x.mean(), spread).sum()
-    two = np.logaddexp(*_component_logs(x, share, mean, deviation)).sum()
-    low, high = np.argsort(mean)
+    least = (0.01 * spread) ** 2
+    halves = np.array_split(x, [len(x) // 2])
+    start = {
+        "weights_init": [0.5, 0.5],
+        "means_init": [[half.mean()] for half in halves],
+        "precisions_init": [[[1 / max(half.var(), least)]] for half in halves],
+    }
+    settings = {"reg_covar": least, "tol": EM_TOLERANCE, "max_iter": EM_STEPS}
+    two = GaussianMixture(2, **settings, **start).fit(x[:, None])
+    one = GaussianMixture(1, **settings).fit(x[:, None])
+    low, high = np.argsort(two.means_[:, 0])
+    share, mean, deviation = two.weights_, two.means_[:, 0], np.sqrt(two.covariances_[:, 0, 0])
     return Mixture(
         (float(share[low]), float(share[high])),
         (float(mean[low]), float(mean[high])),
         (float(deviation[low]), float(deviation[high])),
-        float(2 * (two - one) - 3 * np.log(len(x))),
+        float(one.bic(x[:, None]) - two.bic(x[:, None])),
     )
-
-
-def _component_logs(
-    x: NDArray[np.float64], share: NDArray[np.float64], mean: NDArray[np.float64], deviation: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    shape = (2, *[1] * x.ndim)
-    return np.log(share).reshape(shape) + stats.norm.logpdf(x, mean.reshape(shape), deviation.reshape(shape))
 
 
 def strongest_head(values: NDArray[np.floating]) -> int:

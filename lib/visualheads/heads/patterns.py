@@ -1,18 +1,15 @@
-"""Head patterns: a measure's mean over the samples of a group, one number per head, under any weights of the pictures.
+"""Head patterns: whether conditions, tasks and models have the same, against the noise of sampling pictures (xarray).
 
-Everything a comparison of patterns needs (see `alike`): sums and counts per group, head and picture; correlations over
-heads between two weightings of the pictures; random halves, also drawn anew within themselves.
-
-Whether head patterns are alike: conditions, tasks and models against the noise of sampling pictures (xarray).
-
-Two patterns are compared by Spearman's correlation over heads between *different halves* of the pictures, averaged
-over random halves, so that no pair profits from common pictures; the same of a pattern with itself is its split-half
-reliability, and √(reliability · reliability) the ceiling that noise leaves. `shortfall` is ceiling − correlation: 0
-where two patterns differ no more than two draws of pictures do.
+A pattern is a measure's mean over the samples of a group, one number per head. Two patterns are compared by Spearman's
+correlation over heads between *different halves* of the pictures, averaged over random halves, so that no pair profits
+from common pictures; the same of a pattern with itself is its split-half reliability, and √(reliability · reliability)
+the ceiling that noise leaves. `shortfall` is ceiling − correlation: 0 where two patterns differ no more than two draws
+of pictures do.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,15 +18,25 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
-from scipy import sparse, stats
 
 from visualheads.errors import ParameterError, got
-from visualheads.heads.agreement import without_layer_means
-from visualheads.heads.bootstrap import LEVEL, centred_interval, half_weights, picture_ids
+from visualheads.heads.agreement import spearman, without_layer_means
+from visualheads.heads.bootstrap import LEVEL, centred_interval, drawn_halves, half_weights, picture_ids, picture_sums
 from visualheads.heads.ranking import real_samples, sample_scores
+from visualheads.heads.selection import shapes_of
 
+QUERY = "first_generated"
+N_SPLITS = 20
+N_BOOT = 300
+MARGIN = 0.05
+"""Shortfall below which two patterns count as alike (ours, fixed beforehand): a twentieth of a whole correlation."""
+ALIKE, DIFFERENT, UNDECIDED = "alike", "different", "undecided"
 FEWEST = 3
 """Heads and pictures that a correlation over heads, or halves of pictures, need."""
+TASK_FORMAT = ("task", "format")
+"""Coordinates of the groups of `task_pairs`."""
+FORMATS = "answer format"
+"""The kind of a pair of one benchmark's two formats: the yardstick for what the format alone makes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,27 +72,17 @@ def labels_of(ds: xr.Dataset | xr.DataArray, by: str | Sequence[str]) -> NDArray
 def collected(parts: Sequence[tuple[xr.DataArray, NDArray[np.bool_]]], groups: Sequence[str]) -> Patterns:
     """Patterns of (array with sample, which samples); pictures are those of all samples, in sorted order."""
     first = parts[0][0]
-    pictures, owner = np.unique(picture_ids(first).astype(str), return_inverse=True)
+    pictures = np.unique(picture_ids(first).astype(str))
     layer = np.repeat(np.arange(first.sizes["layer"]), first.sizes["head"])
     shape = (len(parts), len(layer), len(pictures))
     sums, counts = np.zeros(shape), np.zeros(shape)
     for place, (array, chosen) in enumerate(parts):
-        own = np.flatnonzero(chosen)
-        member = sparse.csr_array((np.ones(len(own)), (owner[own], own)), shape=(len(pictures), len(owner)))
-        flat = np.asarray(array.transpose("layer", "head", "sample").values, dtype=np.float64).reshape(len(layer), -1)
-        there = np.isfinite(flat)
-        sums[place] = (member @ np.where(there, flat, 0.0).T).T
-        counts[place] = (member @ there.T.astype(np.float64)).T
+        if chosen.any():
+            own = picture_sums(array.isel(sample=np.flatnonzero(chosen)).transpose("layer", "head", "sample"))
+            where = np.searchsorted(pictures, own.pictures.astype(str))
+            sums[place][:, where], counts[place][:, where] = own.sums, own.counts
     known = counts.any(axis=(0, 1))
     return Patterns(tuple(groups), sums[:, :, known], counts[:, :, known], layer)
-
-
-def _ranked(patterns: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Patterns (…, head) as unit vectors of centred ranks; NaN for a constant pattern."""
-    ranks = stats.rankdata(patterns, axis=-1)
-    ranks = ranks - ranks.mean(axis=-1, keepdims=True)
-    norm = np.sqrt((ranks**2).sum(axis=-1, keepdims=True))
-    return np.divide(ranks, norm, out=np.full_like(ranks, np.nan), where=norm > 0)
 
 
 def between(found: Patterns, first: NDArray[np.float64], other: NDArray[np.float64], centred: bool = False):
@@ -103,28 +100,8 @@ def between(found: Patterns, first: NDArray[np.float64], other: NDArray[np.float
     one, two = (part[:, kept][:, :, heads] for part in (one, two))
     if centred:
         one, two = (without_layer_means(part, found.layer[heads]) for part in (one, two))
-    values = np.clip(_ranked(one) @ np.swapaxes(_ranked(two), 1, 2), -1.0, 1.0)
-    result[:, kept[:, None], kept[None, :]] = values
+    result[:, kept[:, None], kept[None, :]] = spearman(one, two)
     return result
-
-
-def drawn_halves(n_pictures: int, n_boot: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weights (replicate, picture) of two disjoint random halves, each drawn with replacement within itself."""
-    rng = np.random.default_rng([seed, 1])
-    halves = half_weights(n_pictures, n_boot, seed + 1)
-    drawn = []
-    for half in (halves, 1 - halves):
-        share = half / half.sum(axis=1, keepdims=True)
-        drawn.append(rng.multinomial(half.sum(axis=1).astype(int), share).astype(np.float64))
-    return drawn[0], drawn[1]
-
-
-QUERY = "first_generated"
-N_SPLITS = 20
-N_BOOT = 300
-MARGIN = 0.05
-"""Shortfall below which two patterns count as alike (ours, fixed beforehand): a twentieth of a whole correlation."""
-ALIKE, DIFFERENT, UNDECIDED = "alike", "different", "undecided"
 
 
 def group_agreement(
@@ -151,7 +128,7 @@ def group_agreement(
     `by` names one or several coordinates along `sample`; controls never count. NaN where a model lacks a group, fewer
     than three heads have values, or there are fewer than three pictures. Source: ours (claims 4 and 14).
     """
-    values = sample_scores(_with_model(ds), measure, query=_query(ds, query))
+    values = sample_scores(ds, measure, query=_query(ds, query))
     labels = labels_of(values, by)
     groups = list(dict.fromkeys(labels))
     parts = []
@@ -198,7 +175,7 @@ def model_agreement(
     of a shape saw count, so that every pair rests on the same pictures (`samples` says how many; with fewer than three
     pictures all is NaN). Pictures are halved alike for all models.
     """
-    values = sample_scores(_with_model(ds), measure, query=_query(ds, query))
+    values = sample_scores(ds, measure, query=_query(ds, query))
     names = [str(name) for name in values["model"].values]
     shapes = shapes_of(values)
     result: xr.Dataset | None = None
@@ -215,16 +192,6 @@ def model_agreement(
     return result.reindex(group=names, other=names)
 
 
-def shapes_of(values: xr.DataArray) -> dict[str, tuple[int, int]]:
-    """(layers, heads) of each model: those that have any value."""
-    there = values.notnull().any([dim for dim in values.dims if dim not in ("model", "layer", "head")])
-    found = {}
-    for index, name in enumerate(values["model"].values):
-        one = there.isel(model=index).transpose("layer", "head").values
-        found[str(name)] = (int(one.any(axis=1).sum()), int(one.any(axis=0).sum()))
-    return found
-
-
 def verdict(lower: float, upper: float, margin: float = MARGIN) -> str:
     """Whether a shortfall's interval says "alike" (all of it below the margin), "different" (all of it above 0), or
     "undecided"; NaN is undecided. Equivalence is looked at first."""
@@ -233,76 +200,97 @@ def verdict(lower: float, upper: float, margin: float = MARGIN) -> str:
     return DIFFERENT if lower > 0 else UNDECIDED
 
 
-def pairs(told: xr.Dataset, chosen: Sequence[tuple[str, str]] | None = None, margin: float = MARGIN) -> pd.DataFrame:
-    """One row per pair of groups: group, other, correlation, within_layers, ceiling, shortfall, lower, upper, verdict.
+def pairs(
+    told: xr.Dataset, kinds: Mapping[str, Sequence[tuple[str, str]]] | None = None, margin: float = MARGIN
+) -> pd.DataFrame:
+    """Tell for every pair of groups whether their patterns are alike.
 
-    `told` is the result of `group_agreement` of one model, or of `model_agreement`. Pairs whose group is missing, or
-    that are NaN, are left out; without `chosen` all pairs are taken, each once.
+    Parameters
+    ----------
+    told
+        A result of `group_agreement`, `format_agreement` or `model_agreement`.
+    kinds
+        Pairs (group, other) by what they differ in; by default all pairs, each once, of the kind "all". Pairs whose
+        group is missing, or that are NaN, are left out.
+    margin
+        Of `verdict`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per format and model (where `told` has these dimensions), kind and pair, with the columns format, model,
+        kind, pair (`group – other`), group, other, correlation, within_layers, ceiling, shortfall, lower, upper (of the
+        shortfall's interval) and verdict.
     """
+    numbers = ["correlation", "within_layers", "ceiling", "shortfall"]
+    over = [dim for dim in ("format", "model") if dim in told.dims]
     names = [str(name) for name in told["group"].values]
-    if chosen is None:
-        chosen = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-    records = []
-    for one, other in chosen:
-        if one not in names or other not in names:
-            continue
-        at = told.isel(group=names.index(one), other=names.index(other))
-        if not np.isfinite(float(at["correlation"])):
-            continue
-        lower, upper = (float(at["shortfall_interval"].sel(bound=bound)) for bound in ("lower", "upper"))
-        row = {name: float(at[name]) for name in ("correlation", "within_layers", "ceiling", "shortfall")}
-        bounds = {"lower": lower, "upper": upper, "verdict": verdict(lower, upper, margin)}
-        records.append({"group": one, "other": other, **row, **bounds})
-    columns = ["group", "other", "correlation", "within_layers", "ceiling", "shortfall", "lower", "upper", "verdict"]
-    return pd.DataFrame(records, columns=columns)
+    kinds = {"all": list(itertools.combinations(names, 2))} if kinds is None else kinds
+    chosen = pd.DataFrame(
+        [(kind, f"{one} – {other}", one, other) for kind, listed in kinds.items() for one, other in listed],
+        columns=["kind", "pair", "group", "other"],
+    )
+    bounds = {bound: told["shortfall_interval"].sel(bound=bound, drop=True) for bound in ("lower", "upper")}
+    table = told[numbers].assign(bounds).to_dataframe([*over, "group", "other"]).dropna(subset="correlation")
+    table = table[[*numbers, *bounds]].reset_index()
+    groups = [part for _, part in table.groupby(over, sort=False)] if over and len(table) else [table]
+    found = pd.concat([chosen.merge(part, on=["group", "other"]) for part in groups], ignore_index=True)
+    found["verdict"] = [verdict(row["lower"], row["upper"], margin) for _, row in found.iterrows()]
+    return found[[*over, *chosen.columns, *numbers, *bounds, "verdict"]]
 
 
-def model_pairs(
-    told: xr.Dataset, kinds: Mapping[str, Sequence[tuple[str, str]]] | None = None, margin: float = MARGIN
-) -> pd.DataFrame:
-    """`pairs` of every model of a `group_agreement`, with the columns model, kind and pair (`one – other`) in front.
+def task_pairs(told: xr.Dataset) -> pd.DataFrame:
+    """`pairs` of a `group_agreement` by TASK_FORMAT, of the groups that have something in common.
 
-    kinds: pairs by what they differ in; None: all pairs, of the kind "all".
+    kind: the answer format that two benchmarks have in common (`letters`, `free`), or FORMATS for one benchmark asked
+    in both.
     """
-    parts = []
-    for index, name in enumerate(told["model"].values):
-        for kind, chosen in (kinds or {"all": None}).items():
-            found = pairs(told.isel(model=index), chosen, margin)
-            found.insert(0, "model", str(name))
-            found.insert(1, "kind", kind)
-            found.insert(2, "pair", found["group"] + " – " + found["other"])
-            parts.append(found)
-    filled = [part for part in parts if len(part)]
-    return pd.concat(filled, ignore_index=True) if filled else parts[0]
+    groups = [(str(name), *str(name).rsplit(", ", 1)) for name in told["group"].values]
+    kinds: dict[str, list[tuple[str, str]]] = {form: [] for form in dict.fromkeys(form for _, _, form in groups)}
+    kinds[FORMATS] = []
+    for (one, task, form), (other, other_task, other_form) in itertools.combinations(groups, 2):
+        if form == other_form:
+            kinds[form].append((one, other))
+        elif task == other_task:
+            kinds[FORMATS].append((one, other))
+    return pairs(told, kinds)
 
 
-def format_pairs(
-    told: xr.Dataset, kinds: Mapping[str, Sequence[tuple[str, str]]] | None = None, margin: float = MARGIN
+def nearest_pattern(
+    ds: xr.Dataset, by: str = "task", measure: str = "image_weight", n_splits: int = N_SPLITS, seed: int = 0
 ) -> pd.DataFrame:
-    """`model_pairs` of every format of a `format_agreement`, with the column format in front."""
-    parts = [model_pairs(told.sel(format=form), kinds, margin) for form in told["format"].values]
-    for form, part in zip(told["format"].values, parts, strict=True):
-        part.insert(0, "format", str(form))
-    filled = [part for part in parts if len(part)]
-    return pd.concat(filled, ignore_index=True) if filled else parts[0]
-
-
-def identified(ds: xr.Dataset, by: str = "task", measure: str = "image_weight", **settings: int) -> pd.DataFrame:
-    """How often a group is told from its head pattern alone: one row per model with `right`, `chance` and `groups`.
+    """Nearest-pattern classification: how often a group is told from its head pattern alone.
 
     Of every random halves of the pictures, each group's pattern of one half is given to the group whose pattern of the
-    other half correlates with it most; `right` is the share given to its own. Chance is 1 / groups.
+    other half correlates with it most.
+
+    Parameters
+    ----------
+    ds
+        Traced samples (model, layer, head, sample).
+    by
+        The coordinate along `sample` that names the groups.
+    measure
+        The measure, or ranking, of which patterns are made.
+    n_splits, seed
+        Random halves, and their seed.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per model: `right`, the share of patterns given to their own group; `chance`, 1 / groups; `groups`.
+        Models with fewer than two groups are left out.
     """
-    n_splits, seed = settings.get("n_splits", N_SPLITS), settings.get("seed", 0)
-    values = sample_scores(_with_model(ds), measure, query=_query(ds, QUERY))
+    values = sample_scores(ds, measure, query=_query(ds, QUERY))
     labels = labels_of(values, by)
     groups = list(dict.fromkeys(labels))
     records = []
     for index, name in enumerate(values["model"].values):
         found = collected([(values.isel(model=index), labels == group) for group in groups], groups)
-        correlations = _cross_half(found, n_splits, seed)
-        if correlations is None:
+        if found.n_pictures < FEWEST:
             continue
+        first = half_weights(found.n_pictures, n_splits, seed)
+        correlations = between(found, first, 1 - first)
         there = np.isfinite(np.diagonal(correlations, axis1=1, axis2=2)).all(axis=0)
         if there.sum() < 2:
             continue
@@ -313,20 +301,19 @@ def identified(ds: xr.Dataset, by: str = "task", measure: str = "image_weight", 
     return pd.DataFrame(records, columns=["model", "right", "chance", "groups"])
 
 
-def _with_model(ds: xr.Dataset) -> xr.Dataset:
-    return ds if "model" in ds.dims else ds.expand_dims("model")
+def nearest_task_pattern(ds: xr.Dataset) -> pd.DataFrame:
+    """`nearest_pattern` of benchmarks among those asked in the same format, with the column `format` in front."""
+    own, parts = real_samples(ds), []
+    forms = labels_of(own, "format")
+    for form in dict.fromkeys(forms):
+        found = nearest_pattern(own.isel(sample=np.flatnonzero(forms == form)))
+        found.insert(0, "format", form)
+        parts.append(found)
+    return pd.concat(parts, ignore_index=True)
 
 
 def _query(ds: xr.Dataset, query: str | None) -> str | None:
     return query if "query" in ds.dims else None
-
-
-def _cross_half(found: Patterns, n_splits: int, seed: int, centred: bool = False) -> NDArray[np.float64] | None:
-    """Correlations (split, group, group) between halves; None for too few pictures."""
-    if found.n_pictures < FEWEST:
-        return None
-    first = half_weights(found.n_pictures, n_splits, seed)
-    return between(found, first, 1 - first, centred)
 
 
 def _compared(found: Patterns, n_splits: int, n_boot: int, level: float, seed: int) -> xr.Dataset:

@@ -1,14 +1,10 @@
-"""Do head statistics go with, or predict, benchmark scores? Permutations over models, and leaving one LLM out (numpy).
+"""What chance would give when models, language models or heads change places: permutation tests (pure numpy).
 
-The models are few (nine in the paper), so nothing here rests on an asymptotic distribution.
-
-How much a difference between kinds of pairs hangs on single models, and on which model has which language model.
-
-What chance would give: statistics over heads when heads change places, each language model's in the same way.
-
-Intervals over pictures tell what these heads of these models do; whether as much could come from heads that were put
-anywhere is another question, and decides claims that speak of heads as such. Models of one language model are no
-independent evidence, so that their heads are shuffled together.
+Over models: whether head statistics go with, or predict, benchmark scores. Models are few (nine in the paper), so that
+nothing here rests on an asymptotic distribution. Over pairs of models: how far a difference between kinds of pairs
+hangs on single models. Over heads: intervals over pictures tell what these heads of these models do; whether as much
+could come from heads that were put anywhere decides claims that speak of heads as such. Models of one language model
+are no independent evidence, so that their heads are shuffled together.
 """
 
 from __future__ import annotations
@@ -23,6 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from visualheads.heads.agreement import spearman, unit_ranks, without_layer_means
 from visualheads.heads.bootstrap import LEVEL
 
 FEWEST_MODELS = 4
@@ -137,10 +134,9 @@ def _mean_rho(scores: NDArray[np.float64], values: NDArray[np.float64], there: N
         n = int(chosen.sum())
         if n < 3:
             continue
-        one, other = (stats.rankdata(part[chosen, task]) - (n + 1) / 2 for part in (scores, values))
-        norm = math.sqrt(float((one**2).sum() * (other**2).sum()))
-        if norm > 0:
-            total, weight = total + n * float((one * other).sum()) / norm, weight + n
+        rho = spearman(np.stack([scores[chosen, task], values[chosen, task]]))[0, 1]
+        if np.isfinite(rho):
+            total, weight = total + n * float(rho), weight + n
     return total / weight if weight else float("nan")
 
 
@@ -150,10 +146,9 @@ def _permuted_rho(
     """Mean rho for every order of the models. Without gaps ranks only change places, so that all are one product."""
     if not there.all():
         return np.array([_mean_rho(scores[order], values, there & there[order]) for order in orders])
-    one, other = (stats.rankdata(part, axis=0) - (len(part) + 1) / 2 for part in (scores, values))
-    norm = np.sqrt((one**2).sum(axis=0) * (other**2).sum(axis=0))
-    known = norm > 0
-    return np.einsum("ont,nt->ot", one[np.array(orders)][:, :, known], other[:, known] / norm[known]).mean(axis=1)
+    one, other = unit_ranks(scores.T), unit_ranks(values.T)
+    known = np.isfinite(one[:, 0]) & np.isfinite(other[:, 0])
+    return np.einsum("ton,tn->ot", one[known][:, np.array(orders)], other[known]).mean(axis=1)
 
 
 def orders(n: int, seed: int = 0) -> list[NDArray[np.int64]]:
@@ -255,9 +250,9 @@ def correlated(models: Sequence[Scored], within: bool, seed: int = 0) -> tuple[f
         layer = model.layer if within else np.zeros_like(model.layer)
         order = np.argsort(layer[None] + _drawn(model, seed), axis=1, kind="stable")
         home = np.argsort(layer, kind="stable")
-        one, other = (_centred_ranks(_without_layers(score, layer)[home]) for score in (model.one, model.other))
+        one, other = (_ranks(without_layer_means(score, layer)[home]) for score in (model.one, model.other))
         observed.append(one @ other)
-        moved = _centred_ranks(_without_layers(model.one, layer))[order]
+        moved = _ranks(without_layer_means(model.one, layer))[order]
         shuffled.append(moved @ other)
     return _tails(float(np.mean(observed)), np.mean(shuffled, axis=0))
 
@@ -273,13 +268,13 @@ def exchanged(
     observed, shuffled = [], []
     for model, controls in models:
         ranks = np.stack([stats.rankdata(score) for score in (model.one, *controls)])
-        unit = _centred_ranks(model.other)
+        unit = _ranks(model.other)
         _, owner = np.unique(model.layer, return_inverse=True)
         owner = owner if by_layer else np.arange(len(owner))
         rng = np.random.default_rng([seed, *model.llm.encode()])
         order = rng.random((N_SHUFFLED, len(ranks), owner.max() + 1)).argsort(axis=1)[..., owner]
         order[0] = np.arange(len(ranks))[:, None]
-        told = _centred_ranks(np.take_along_axis(ranks[None], order, axis=1)) @ unit
+        told = _ranks(np.take_along_axis(ranks[None], order, axis=1)) @ unit
         advantage = told[:, 0] - told[:, 1:].max(axis=1)
         observed.append(advantage[0])
         shuffled.append(advantage[1:])
@@ -292,17 +287,9 @@ def _drawn(model: Scored, seed: int) -> NDArray[np.float64]:
     return rng.random((N_SHUFFLED, len(model.one)))
 
 
-def _without_layers(scores: NDArray[np.float64], layer: NDArray[np.integer]) -> NDArray[np.float64]:
-    _, owner = np.unique(layer, return_inverse=True)
-    return scores - (np.bincount(owner, scores) / np.bincount(owner))[owner]
-
-
-def _centred_ranks(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Centred ranks along the last axis as unit vectors; zeros for a constant score."""
-    ranks = stats.rankdata(scores, axis=-1)
-    ranks = ranks - ranks.mean(axis=-1, keepdims=True)
-    norm = np.sqrt((ranks**2).sum(axis=-1, keepdims=True))
-    return np.divide(ranks, norm, out=np.zeros_like(ranks), where=norm > 0)
+def _ranks(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`unit_ranks` with zeros for a constant score: it correlates with nothing."""
+    return np.nan_to_num(unit_ranks(scores))
 
 
 def _tails(observed: float, shuffled: NDArray[np.float64]) -> tuple[float, float]:

@@ -26,9 +26,9 @@ def shares(values: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, see
     """Means over samples of values in [0, 1], NaN left out, with an interval over pictures: (…, bound).
 
     Where all are right, every draw of pictures is alike, and where nearly all are, nearly: no lower bound is above
-    1 − `never_seen`, no upper one below `never_seen`.
+    1 − `most_unseen`, no upper one below `most_unseen`.
     """
-    bounds, unseen = bootstrap(values, n_boot, level, seed), never_seen(_pictures(values), level)
+    bounds, unseen = bootstrap(values, n_boot, level, seed), most_unseen(_pictures(values), level)
     return _with(bounds, *share_bounds(*_both(bounds), unseen))
 
 
@@ -49,11 +49,11 @@ def changed(values: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, se
 def changes(values: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0) -> xr.DataArray:
     """Mean changes of answers, or of shares of them, in [−1, 1], with an interval over pictures: (…, bound).
 
-    Few changes, or none, leave a bootstrap too sure: it is widened to `rare_changes` where that reaches farther. NaN is
+    Few changes, or none, leave a bootstrap too sure: it is widened to `newcombe` where that reaches farther. NaN is
     left out.
     """
     bounds = bootstrap(values, n_boot, level, seed)
-    return _with(bounds, *change_bounds(*_both(bounds), *rare_changes(values, level)))
+    return _with(bounds, *change_bounds(*_both(bounds), *newcombe(values, level)))
 
 
 def mean_share(
@@ -73,9 +73,9 @@ def mean_share(
         replicates.append(sums.means(picture_weights(n, n_boot, seed + place))[0])
         low, high = interval(replicates[-1], level)
         if lowest == 0:
-            least, most = share_bounds(low, high, never_seen(_pictures(part), level))
+            least, most = share_bounds(low, high, most_unseen(_pictures(part), level))
         else:
-            least, most = change_bounds(low, high, *rare_changes(part, level))
+            least, most = change_bounds(low, high, *newcombe(part, level))
         hidden += np.array([low - least, most - high]) / len(parts)
     (lower,), (upper,) = interval(np.mean(replicates, axis=0)[None], level)
     bounds = {"lower": max(lowest, float(lower) - hidden[0]), "upper": min(-lowest or 1.0, float(upper) + hidden[1])}
@@ -88,16 +88,25 @@ def share_bounds(lower: Bound, upper: Bound, unseen: Bound) -> tuple[Bound, Boun
 
 
 def change_bounds(lower: Bound, upper: Bound, least: Bound, most: Bound) -> tuple[Bound, Bound]:
-    """Bounds of changes that hold `rare_changes` too."""
+    """Bounds of changes that hold `newcombe` too."""
     return np.fmin(lower, least), np.fmax(upper, most)
 
 
-def rare_changes(values: xr.DataArray, level: float = LEVEL) -> tuple[Bound, Bound]:
-    """Bounds of mean changes (…, sample) from how many pictures changed each way, in [−1, 1], each (…).
+def newcombe(values: xr.DataArray, level: float = LEVEL) -> tuple[Bound, Bound]:
+    """Return the Newcombe interval of mean changes (…, sample), from how many pictures changed each way.
 
-    The share of pictures that went up and the share that went down have exact binomial intervals (Clopper and Pearson
-    1934), each times the mean size of such a change and at least `never_seen`; those of their difference are made of
-    them as by Newcombe (1998, method 10): the squares of their widths add.
+    The share of pictures that went up and the share that went down have exact binomial intervals (`clopper_pearson`),
+    each times the mean size of such a change and at least `most_unseen`; in the interval of their difference the
+    squares of their widths add.
+
+    Returns
+    -------
+    tuple of numpy.ndarray
+        Lower and upper bounds (…) in [−1, 1].
+
+    References
+    ----------
+    Newcombe (1998), Statistics in Medicine 17: 873–890, method 10.
     """
     shape, sides = _shape(values), []
     for sign in (1, -1):
@@ -105,8 +114,8 @@ def rare_changes(values: xr.DataArray, level: float = LEVEL) -> tuple[Bound, Bou
         share = sums.means(np.ones((1, len(sums.pictures))))[:, 0].reshape(shape)
         went, n = ((found > 0).sum(axis=1).reshape(shape) for found in (sums.sums, sums.counts))
         size = np.divide(share * n, went, out=np.ones(shape), where=went > 0)
-        low, high = _exact(went, n, level)
-        most = np.maximum(size * high, never_seen(n, level))
+        low, high = clopper_pearson(went, n, level)
+        most = np.maximum(size * high, most_unseen(n, level))
         sides.append((share, np.minimum(share, size * low), np.minimum(1, most)))
     (up, up_low, up_high), (down, down_low, down_high) = sides
     least = up - down - np.hypot(up - up_low, down_high - down)
@@ -114,21 +123,26 @@ def rare_changes(values: xr.DataArray, level: float = LEVEL) -> tuple[Bound, Bou
     return np.maximum(least, -1), np.minimum(most, 1)
 
 
-def _exact(found: NDArray[np.integer], n: NDArray[np.integer], level: float) -> tuple[Bound, Bound]:
-    """The exact binomial interval of `found` of `n`; 0 and 1 for none."""
+def clopper_pearson(found: NDArray[np.integer], n: NDArray[np.integer], level: float = LEVEL) -> tuple[Bound, Bound]:
+    """Return the exact binomial interval of a share of which `found` of `n` were seen; 0 and 1 for none.
+
+    References
+    ----------
+    Clopper and Pearson (1934), Biometrika 26.
+    """
     tail = (1 - level) / 2
     low = np.where(found > 0, stats.beta.ppf(tail, np.maximum(found, 1), n - found + 1), 0.0)
     high = np.where(found < n, stats.beta.ppf(1 - tail, found + 1, np.maximum(n - found, 1)), 1.0)
     return low, high
 
 
-def never_seen(n: int | NDArray[np.integer], level: float = LEVEL) -> NDArray[np.float64]:
-    """Largest probability of something that `n` independent pictures did not show, [0, 1]; 1 for none.
+def most_unseen(n: int | NDArray[np.integer], level: float = LEVEL) -> NDArray[np.float64]:
+    """Return the largest probability of something that `n` independent pictures did not show, [0, 1]; 1 for none.
 
-    The bound of the exact binomial interval (Clopper and Pearson 1934) at 0 of n.
+    The upper bound of `clopper_pearson` at 0 of n.
     """
     n = np.asarray(n)
-    return np.where(n > 0, 1 - ((1 - level) / 2) ** (1 / np.maximum(n, 1)), 1.0)
+    return np.where(n > 0, clopper_pearson(np.zeros_like(n), n, level)[1], 1.0)
 
 
 def _pictures(values: xr.DataArray) -> NDArray[np.integer]:

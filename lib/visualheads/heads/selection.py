@@ -1,8 +1,6 @@
-"""Which heads look at the picture: depth stages and selections by rank (pure xarray).
+"""Which heads: depth stages, selections by rank, and users' heads checked against a model (pure xarray).
 
-The rankings themselves are in `rankings`, their agreement in `agreement`, the heads above a null in `nulls`.
-
-Which heads: pairs, marks and named sets of heads, checked against a model.
+Heads are given as (layer, head) pairs or as marks, a bool DataArray over layer and head; from there on they are marks.
 """
 
 from __future__ import annotations
@@ -16,27 +14,12 @@ from jaxtyping import Bool
 from numpy.typing import NDArray
 
 from visualheads.errors import HeadError, ParameterError, got
-from visualheads.heads.ranking import HEAD_DIMS, K, head_count, rank, rankings, sample_scores, top_heads
+from visualheads.heads.ranking import HEAD_DIMS, K, head_count, rank, top_heads
+from visualheads.store.schema import depth_stages
+from visualheads.store.variables import STAGES
 
 if TYPE_CHECKING:
     from visualheads.models.wrapper import VisionLanguageModel
-
-__all__ = [
-    "STAGES",
-    "TOP_COUNTS",
-    "TOP_SHARES",
-    "depth_stage",
-    "head_count",
-    "rank",
-    "rankings",
-    "sample_scores",
-    "select",
-    "stages",
-]
-
-STAGES = ("early", "middle", "late")
-STAGE_BOUNDS = {32: (10, 20), 40: (13, 27)}
-"""First middle and first late layer, from the released code; other depths are cut into thirds."""
 
 TOP_SHARES = (0.02, 0.05, 0.10, 0.20)
 TOP_COUNTS = (10, 20, 50, 100)
@@ -44,10 +27,7 @@ TOP_COUNTS = (10, 20, 50, 100)
 
 def depth_stage(n_layers: int) -> list[str]:
     """Return "early", "middle" or "late" for each layer (code for 32 and 40 layers, thirds elsewhere)."""
-    if n_layers < 1:
-        raise ParameterError(got("number of layers", n_layers, "at least 1"))
-    middle, late = STAGE_BOUNDS.get(n_layers, (round(n_layers / 3), round(2 * n_layers / 3)))
-    return [STAGES[(layer >= middle) + (layer >= late)] for layer in range(n_layers)]
+    return depth_stages(n_layers)[0].tolist()
 
 
 def select(
@@ -106,6 +86,16 @@ def stages(scores: xr.DataArray | xr.Dataset) -> xr.DataArray:
         n_layers = int(np.flatnonzero(layers).max(initial=-1)) + 1
         row[:n_layers] = depth_stage(n_layers) if n_layers else []
     return xr.DataArray(names, dims=("model", "layer"))
+
+
+def shapes_of(values: xr.DataArray) -> dict[str, tuple[int, int]]:
+    """(layers, heads) of each model: those that have any value."""
+    there = values.notnull().any([dim for dim in values.dims if dim not in ("model", "layer", "head")])
+    found = {}
+    for index, name in enumerate(values["model"].values):
+        one = there.isel(model=index).transpose("layer", "head").values
+        found[str(name)] = (int(one.any(axis=1).sum()), int(one.any(axis=0).sum()))
+    return found
 
 
 def _with_model(scores: xr.DataArray) -> xr.DataArray:

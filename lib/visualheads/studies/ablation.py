@@ -21,8 +21,7 @@ from visualheads.analysis import benchmarks, models
 from visualheads.analysis.benchmarks import of_model
 from visualheads.analysis.effects import MAIN_TASK
 from visualheads.errors import IdentityMismatch, SampleError, StoreError
-from visualheads.heads.ranking import real_samples
-from visualheads.heads.selection import rank
+from visualheads.heads.ranking import rank, real_samples
 from visualheads.interventions import head_sets
 from visualheads.interventions.attribution import gradient_screen
 from visualheads.interventions.sweeps import sweep, sweep_path, sweep_to_store

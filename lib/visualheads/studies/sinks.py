@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 
 from visualheads.analysis.effects import MAIN_TASK
-from visualheads.heads.selection import rank
+from visualheads.heads.ranking import rank
 from visualheads.interventions import head_sets
 from visualheads.interventions.modes import AFTER_IMAGE
 from visualheads.interventions.sweeps import sweep

@@ -16,7 +16,7 @@ import xarray as xr
 
 from visualheads.analysis.effects import MAIN_TASK
 from visualheads.errors import HeadError
-from visualheads.heads.selection import rank
+from visualheads.heads.ranking import rank
 from visualheads.interventions import head_sets
 from visualheads.interventions.modes import AFTER_IMAGE
 from visualheads.studies import ablation

@@ -27,7 +27,7 @@ from visualheads.analysis.claims.verdicts import (
     pooled,
 )
 from visualheads.analysis.lineage import RETRAINED, SEED, language_models, lineage, networks
-from visualheads.heads import patterns, permutation, profiles
+from visualheads.heads import patterns, permutation
 from visualheads.heads import permutation as shuffled
 from visualheads.heads.bootstrap import N_BOOT
 from visualheads.tasks.question_kinds import with_kinds
@@ -205,9 +205,9 @@ def tasks_have_profiles(evidence: Evidence) -> Finding:
     assert evidence.traces is not None
     if len(np.unique(evidence.traces["task"].values.astype(str))) < 2:
         return missing("only one benchmark was traced")
-    told = profiles.pairs(patterns.group_agreement(evidence.traces, profiles.BY))
+    told = patterns.task_pairs(patterns.group_agreement(evidence.traces, patterns.TASK_FORMAT))
     by_kind = {str(kind): pooled(part, "shortfall") for kind, part in told.groupby("kind", sort=False)}
-    formats = by_kind.pop(profiles.FORMATS, np.full(3, np.nan))
+    formats = by_kind.pop(patterns.FORMATS, np.full(3, np.nan))
     known = {form: numbers for form, numbers in by_kind.items() if np.isfinite(numbers).all()}
     if not known:
         return missing("no model was traced on two benchmarks in one answer format with enough pictures")

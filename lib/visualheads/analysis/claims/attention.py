@@ -46,7 +46,7 @@ def naming_changes_drawing_does_not(evidence: Evidence) -> Finding:
         return missing("there are no traces with image_weight")
     assert evidence.traces is not None
     traces, kinds = of_main_task(evidence.traces), {"box": BOX_PAIRS, "name": NAME_PAIRS}
-    told = patterns.format_pairs(patterns.format_agreement(traces), kinds)
+    told = patterns.pairs(patterns.format_agreement(traces), kinds)
     same = {patterns.ALIKE: SUPPORTED, patterns.DIFFERENT: CONTRADICTED, patterns.UNDECIDED: UNDECIDED}
     reverse = {patterns.ALIKE: CONTRADICTED, patterns.DIFFERENT: SUPPORTED, patterns.UNDECIDED: UNDECIDED}
     boxes, parts, also = {}, [], {}
@@ -63,7 +63,7 @@ def naming_changes_drawing_does_not(evidence: Evidence) -> Finding:
     if not boxes:
         return missing("no model was asked with and without the box, and with and without the name, in one format")
     if has(traces, "region_weight"):
-        regions = patterns.format_pairs(patterns.format_agreement(traces, measure="region_weight"), {"box": BOX_PAIRS})
+        regions = patterns.pairs(patterns.format_agreement(traces, measure="region_weight"), {"box": BOX_PAIRS})
         for form, rows in regions.groupby("format", sort=False):
             also |= _bounds(f"{form}_region", pooled(rows, "shortfall"))
     verdicts = [all_of(part) for part in parts]

@@ -11,9 +11,8 @@ from visualheads.analysis.benchmarks import CIRCULAR, FEWEST_ANSWERS, STATISTICS
 from visualheads.book.prose.training import CHAPTER, items
 from visualheads.book.prose.words import agreeing, between, code, counted, escaped, listed, missing, percent, table
 from visualheads.charts.labels import ANSWER_FORMATS, benchmark, thousands
-from visualheads.heads.patterns import ALIKE, DIFFERENT
+from visualheads.heads.patterns import ALIKE, DIFFERENT, FORMATS
 from visualheads.heads.permutation import FEWEST_MODELS, MOST_EXACT, N_DRAWN, least_p
-from visualheads.heads.profiles import FORMATS
 from visualheads.heads.ranking import head_count
 
 ALPHA = 0.05
@@ -170,7 +169,7 @@ def _left_out(differences: pd.DataFrame) -> str:
 
 
 def task_profiles(pairs: pd.DataFrame, identified: pd.DataFrame) -> str:
-    """Whether benchmarks have head profiles of their own (claim 14): `profiles.pairs` and `profiles.identified`."""
+    """Whether benchmarks have head profiles of their own (claim 14): `task_pairs` and `nearest_task_pattern`."""
     tasks = pairs[pairs["kind"] != FORMATS]
     if tasks.empty:
         return missing("the profiles of tasks need a model that was traced on two benchmarks in one answer format")

@@ -77,7 +77,7 @@ def sources(ds: xr.Dataset, results: str = "data/results") -> str:
 def condition_kinds(pairs: pd.DataFrame) -> str:
     """What drawing the box and naming the object do to head patterns, one paragraph per answer format.
 
-    `pairs` is a result of `alike.format_pairs`.
+    `pairs` is a result of `patterns.pairs`.
     """
     if pairs.empty:
         return "No model was traced in two of these conditions."
