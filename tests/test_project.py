@@ -39,13 +39,14 @@ RENDERED = ("_build", "models", "results")
 
 ROOMS = {
     "errors": "",
+    "plugins": "errors",
     "paths": "errors",
     "cards": "errors paths",
-    "tasks": "errors paths cards",
-    "models": "errors paths cards tasks",
+    "tasks": "errors paths cards plugins",
+    "models": "errors paths cards tasks plugins",
     "store": "errors paths cards tasks models",
     "heads": "errors paths cards tasks models store",
-    "tracing": "errors paths cards tasks models store heads",
+    "tracing": "errors paths cards tasks models store heads plugins",
     "interventions": "errors paths cards tasks models store heads tracing",
     "analysis": "errors paths cards tasks models store heads tracing interventions",
     "miniatures": "errors paths cards tasks models store heads tracing interventions analysis",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import pytest
 import yaml
 
 import visualheads as vh
+from helpers.command import run as command_line
 from helpers.networks import llava, picture
 from helpers.project import ROOT
-from visualheads import charts
+from visualheads import charts, plugins
 from visualheads.book.page import parameters_of
 from visualheads.cards import Card, miniature_folder
 from visualheads.models import token_layouts
@@ -66,7 +68,7 @@ def test_add_a_model_names_what_there_is():
         assert (ROOT / path).exists(), path
 
 
-def test_add_a_benchmark_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_add_a_benchmark_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     tasks.task_names()  # all that there are are registered before the copy
     monkeypatch.setattr(tasks, "_REGISTERED", dict(tasks._REGISTERED))
     monkeypatch.chdir(tmp_path)
@@ -79,9 +81,23 @@ def test_add_a_benchmark_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         picture(record["id"]).save(folder / "images" / record["image"])
     lines = [json.dumps(record) for record in records]
     (folder / "counting.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    table, benchmark, usage = blocks("add_a_benchmark", "python")
+    traced, imported = blocks("add_a_benchmark", "bash")
+    (tmp_path / "counting.py").write_text(benchmark, encoding="utf-8")
+    (tmp_path / "questions.csv").write_text(blocks("add_a_benchmark", "text")[0], encoding="utf-8")
+    (tmp_path / "pictures").mkdir()
+    for name in ("cat", "dog"):
+        picture(3).resize((320, 270)).save(tmp_path / "pictures" / f"{name}.jpg")
+    monkeypatch.setenv(plugins.VARIABLE, "")
+    for command in (traced, imported):
+        code, out, err = command_line(capsys, *shlex.split(command)[1:])
+        assert code == 0, err
+        assert "samples" in out
+    monkeypatch.syspath_prepend(tmp_path)
     space: dict[str, Any] = {}
-    for source in blocks("add_a_benchmark", "python"):
-        run(source, space)
+    run(table, space)
+    assert (space["samples"][0].answer, space["samples"][0].box) == ("cat", (120, 80, 310, 260))
+    run(usage, space)
     samples, blank = space["samples"], space["blank"]
     assert len(samples) == len(blank) == 2
     assert samples[0].question.startswith("How many cars are there?\nAnswer the question using")
@@ -96,9 +112,13 @@ def test_add_a_benchmark_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_add_a_benchmark_names_what_there_is():
     from visualheads.tasks.benchmark import Benchmark
+    from visualheads.tasks.table import CHOICES, COLUMNS
 
     text = (ROOT / "book" / "add_a_benchmark.md").read_text(encoding="utf-8")
-    table = re.findall(r"^\| (`.+?) \|", text, re.MULTILINE)
+    columns, members = text.split("## What a subclass may say")
+    cells = re.findall(r"^\| (`.+?) \|", columns, re.MULTILINE)
+    assert set(re.findall(r"`(\w+)", " ".join(cells))) == set(COLUMNS) - set(CHOICES[2:])
+    table = re.findall(r"^\| (`.+?) \|", members, re.MULTILINE)
     for name in re.findall(r"`(\w+)", " ".join(table)):
         assert hasattr(Benchmark, name), name
     for path in re.findall(r"`((?:lib|tests|notebooks)/[\w./]+)`", text):

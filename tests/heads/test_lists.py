@@ -110,6 +110,51 @@ def test_damaged_files_are_named(tmp_path: Path, name: str, text: str, message: 
     assert str(path) in str(error.value)
 
 
+SETS = {
+    "qrhead.yaml": 'attn_head_set: "1-2,0-3" # two heads\nmodel_base_class: "Llama"\n',
+    "set.yml": "attn_head_set: 1-2,0-3\n",
+    "set.txt": "1-2, 0-3\n",
+    "lines.txt": "1-2\n0-3\n",
+    "plain.json": "1-2,0-3",
+    "texts.json": '["1-2", "0-3"]',
+    "pairs.json": "[[1, 2], [0, 3]]",
+}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_sets_without_scores(tmp_path: Path, name: str):
+    (tmp_path / name).write_text(SETS[name])
+    ranking = read_scores(tmp_path / name, shape=(2, 5))
+    assert ranking.dims == ("model", "layer", "head")
+    expected = np.zeros((2, 5))
+    expected[1, 2] = expected[0, 3] = 1
+    np.testing.assert_array_equal(ranking.isel(model=0).values, expected)
+    with pytest.raises(HeadError, match="2 × 4"):
+        read_scores(tmp_path / name, shape=(1, 4))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.yaml", "heads: [1, 2]", "attn_head_set"),
+        ("a.yaml", "attn_head_set: [1-2", "not YAML"),
+        ("a.yaml", "- 3", "attn_head_set"),
+        ("a.txt", "1-2,3", "'layer-head'"),
+        ("a.txt", "1-2,3-99999", "99999"),
+        ("a.txt", "", "no head"),
+        ("a.json", "[[1, 2, 3]]", "'layer-head'"),
+        ("a.json", '[["1", "2"]]', "layer"),
+        ("a.json", '["1-2", "1-2"]', "listed twice"),
+        ("a.json", "9" * 5000, "not a head list"),
+        ("a.json", "[" * 100000, "not a head list"),
+    ],
+)
+def test_sets_that_cannot_be_read_are_named(tmp_path: Path, name: str, text: str, message: str):
+    (tmp_path / name).write_text(text)
+    with pytest.raises((RecordError, HeadError), match=message):
+        read_scores(tmp_path / name)
+
+
 def test_missing_and_binary_files(tmp_path: Path):
     with pytest.raises(RecordError, match="existing file"):
         read_scores(tmp_path / "none.json")

@@ -49,8 +49,8 @@ def test_samples_are_hashed_by_what_is_asked() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"image": Image.new("RGB", (8, 2), "red")}, {"question": "!"}, {"answer": "2"}, {"box": (0, 0, 1, 1)},
-     {"boxes": {"dog": [(0, 0, 1, 1)]}}, {"condition": "plain"}, {"question_id": "q"}, {"image_id": "p"},
+    [{"image": Image.new("RGB", (8, 2), "red")}, {"question": "!"}, {"answer": "2"}, {"box": (0, 0, 2, 2)},
+     {"boxes": {"dog": [(0, 0, 2, 2)]}}, {"condition": "plain"}, {"question_id": "q"}, {"image_id": "p"},
      {"task": "pope"}, {"control": "white"}],
     ids=lambda change: next(iter(change)),
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from helpers.command import run
 from helpers.task_files import (
     BUILDERS,
     as_base64,
@@ -33,11 +35,15 @@ LETTERS = "\nAnswer with the option's letter from the given choices directly."
 
 
 def test_registry() -> None:
-    assert task_names() == ("looktwice", "pope", "mmbench", "seedbench", "qbench")
+    assert task_names() == ("looktwice", "pope", "mmbench", "seedbench", "qbench", "table")
     with pytest.raises(UnknownTaskError, match="did you mean 'mmbench'"):
         task("mmbensh")
+    assert register(LookTwice) is LookTwice  # a cell that is run again
     with pytest.raises(ParameterError, match="registered already"):
-        register(LookTwice)
+        register(type("Other", (LookTwice,), {}))
+    for wrong in (3, type("NotOne", (), {"name": "other"}), type("Named", (LookTwice,), {"name": "a b"})):
+        with pytest.raises(ParameterError, match="register"):
+            register(wrong)  # type: ignore[type-var]
 
 
 @pytest.mark.parametrize("name", BUILDERS)
@@ -397,3 +403,167 @@ def test_the_page_names_what_a_subclass_may_say() -> None:
     assert not [name for name in named if not hasattr(Benchmark, name)]
     assert not hasattr(Benchmark, "answers"), "margins are over the answers of the traced list"
     assert "a list with a single answer has none" in " ".join(section.split())
+
+
+# Editions and folders as other people have them
+
+
+def pope_list(folder: Path, edition: str, sub: str, pictures: str) -> Path:
+    """GQA's and A-OKVQA's editions: one JSON list a file."""
+    (folder / sub).mkdir(parents=True, exist_ok=True)
+    (folder / pictures).mkdir(parents=True)
+    for number in range(2):
+        picture(number).save(folder / pictures / f"24057{number}.jpg", quality=95)
+    for condition in ("random", "popular", "adversarial"):
+        entries = [
+            {
+                "question_id": n + 1,
+                "image": f"24057{n // 2}.jpg",
+                "text": f"Is there a {condition} {n}?",
+                "label": label,
+            }
+            for n, label in enumerate(("yes", "no", "yes", "no"))
+        ]
+        (folder / sub / f"{edition}_pope_seem_{condition}.json").write_text(json.dumps(entries, indent=4))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("edition", "sub", "pictures"),
+    [
+        ("gqa", ".", "images"),
+        ("gqa", "output/seem/gqa", "gqa/images"),
+        ("gqa", "gqa", "images/gqa"),
+        ("aokvqa", "output/seem/aokvqa", "val2014"),
+        ("aokvqa", "aokvqa", "images/val2014"),
+    ],
+)
+def test_pope_editions(tmp_path: Path, edition: str, sub: str, pictures: str) -> None:
+    built = task("pope", pope_list(tmp_path, edition, sub, pictures))
+    samples = built.samples()
+    assert samples.split == edition
+    assert Counter(sample.condition for sample in samples) == dict.fromkeys(built.conditions, 4)
+    assert {sample.id.split("-")[1] for sample in samples} == {edition}
+    assert all(sample.open().size == (96, 64) for sample in samples)
+    with pytest.raises(MissingDataError, match="coco_pope_adversarial"):
+        built.samples(split="coco")
+
+
+def test_pope_takes_the_papers_edition_where_several_are(tmp_path: Path) -> None:
+    folder = pope_list(pope(tmp_path / "pope"), "gqa", "gqa", "gqa/images")
+    built = task("pope", folder)
+    assert built.samples().split == "coco"
+    assert built.samples(split="gqa").split == "gqa"
+    ids = [sample.id for split in ("coco", "gqa") for sample in built.samples(split=split)]
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("place", ["coco", "output/coco"])
+def test_pope_in_other_folders(tmp_path: Path, place: str) -> None:
+    folder = pope(tmp_path / "pope")
+    (folder / place).mkdir(parents=True)
+    for path in list(folder.glob("*.json")):
+        path.rename(folder / place / path.name)
+    assert len(task("pope", folder).samples()) == 18
+
+
+SEED_2 = {
+    "question_id": "5_0",
+    "question": "How many towels?",
+    "choice_a": "One",
+    "choice_b": "Two",
+    "choice_c": "Three",
+    "choice_d": "Four",
+    "answer": "a",
+    "data_source": "cc3m",
+    "data_type": "Single Image",
+    "data_id": "14_25",
+    "question_type_id": 5,
+}
+
+
+@pytest.mark.parametrize("root", ["", "image"])
+def test_seedbench_2(tmp_path: Path, root: str) -> None:
+    for name in ("cc3m-image/14_25", "SEED-Bench-2-image/task14/a_1.png"):
+        (tmp_path / root / name).parent.mkdir(parents=True)
+        picture(0).save(tmp_path / root / name, "PNG")
+    several = {**SEED_2, "data_id": ["a.png", "b.png"]}
+    entries = [
+        SEED_2,
+        {**SEED_2, "question_id": "14_0", "data_id": "task14/a_1.png"},
+        {**several, "question_id": "17_0", "data_type": "Multiple Images"},
+        {**several, "question_id": "19_0", "data_type": "Video"},
+        {**several, "question_id": "19_1", "data_type": "Video"},
+        {**several, "question_id": "25_0", "data_type": "Image Generation"},
+    ]
+    (tmp_path / "SEED-Bench_v2_level1_2_3.json").write_text(json.dumps({"questions": entries}))
+    samples = task("seedbench", tmp_path).samples()
+    assert {sample.id.split("-")[1]: sample.answer for sample in samples} == {"5_0": "A", "14_0": "A"}
+    assert all(sample.open().size == (96, 64) for sample in samples)
+    assert samples.left_out == {
+        "not about one picture: multiple images": 1,
+        "not about one picture: video": 2,
+        "not about one picture: image generation": 1,
+    }
+
+
+@pytest.mark.parametrize("folder", ["images", "images_llvisionqa", "LLVisionQA_images", "."])
+def test_qbench_folders(tmp_path: Path, folder: str) -> None:
+    built = qbench(tmp_path / "qbench")
+    if folder != "images":
+        (built / folder).mkdir(exist_ok=True)
+        for path in list((built / "images").iterdir()):
+            path.rename(built / folder / path.name)
+    assert {sample.open().size for sample in task("qbench", built).samples()} == {(96, 64)}
+
+
+def test_qbench_answers_that_read_none(tmp_path: Path) -> None:
+    folder = qbench(tmp_path / "qbench", 1)
+    path = folder / "llvisionqa_dev.json"
+    [entry] = json.loads(path.read_text())
+    path.write_text(json.dumps([{**entry, "candidates": ["blur", "None"], "correct_ans": "None"}]))
+    [one] = task("qbench", folder).samples()
+    assert (one.answer, one.choices) == ("B", ("blur", "None"))
+
+
+@pytest.mark.parametrize(
+    ("cells", "choices", "answer"),
+    [
+        ({"A": "None", "B": "One", "C": "", "D": "", "answer": "b"}, ("None", "One"), "B"),
+        ({"A": "None", "B": "One", "C": "Two", "D": "", "answer": "A"}, ("None", "One", "Two"), "A"),
+        ({"A": "One", "B": "Two", "C": "None", "D": "", "answer": "C"}, ("One", "Two", "None"), "C"),
+        ({"A": "One", "B": "Two", "C": "Three", "D": "None", "answer": "d"}, ("One", "Two", "Three", "None"), "D"),
+        ({"A": "One", "B": "Two", "C": "None", "D": "None", "answer": "A"}, ("One", "Two"), "A"),
+        ({"A": "One", "B": "Two", "C": "nan", "D": "nan", "answer": "a"}, ("One", "Two"), "A"),
+    ],
+)
+def test_mmbench_cells_that_read_none(
+    tmp_path: Path, cells: dict[str, str], choices: tuple[str, ...], answer: str
+) -> None:
+    rows = [{**mmbench_rows()[0], **cells}]
+    [first, *_] = task("mmbench", mmbench(tmp_path / "mmbench", rows)).samples("round-1")
+    assert (first.choices, first.answer) == (choices, answer)
+
+
+def test_a_dry_run_counts_what_a_run_would_stop_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = seedbench(tmp_path / "seed", 6)
+    for number in (0, 1, 2):
+        (folder / "SEED-Bench-image" / f"{number}_9.jpg").unlink()
+    path = folder / "SEED-Bench.json"
+    content = json.loads(path.read_text())
+    content["questions"][3]["answer"] = "E"
+    path.write_text(json.dumps(content))
+    asked = ("trace", "mini-1.5-7B", "--task", "seedbench", "--data", folder, "--out", tmp_path / "results")
+    code, out, err = run(capsys, *asked, "--dry-run")
+    assert code == 0
+    assert "4 skipped: 3 unusable pictures, 1 malformed records" in err
+    assert "1 left out: not about one picture: video" in err
+    assert "stops at the first" in err
+    assert re.search(r"samples\s+│ 2 ", out)
+    assert run(capsys, *asked)[0] == 2
+    assert not (tmp_path / "results").exists()
+    for number in (4, 5):
+        (folder / "SEED-Bench-image" / f"{number}_9.jpg").unlink()
+    code, out, err = run(capsys, *asked, "--dry-run")
+    assert code == 2
+    assert "6 skipped, the first of them" in err

@@ -68,7 +68,7 @@ def test_one_query_has_no_query_dimension(everything):
     assert single["query"].item() == "last_prompt"
     with pytest.raises(ParameterError, match="last_prompt"):
         vh.rank(traced(query="first_generated"), "gaze")
-    assert "gaze" not in usable(single) and "gaze" in usable(traced(query="last_prompt"))
+    assert "gaze" in usable(single) and "gaze" not in usable(traced(query="first_generated"))
 
 
 def test_everything_kept_is_valid_and_agrees(everything):

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from visualheads.cli.console import out, say
+from visualheads.cli.console import Imports, out, say
 from visualheads.errors import KernelError, ParameterError, got
 from visualheads.paths import project_folder
 
@@ -20,8 +20,10 @@ def page(
         typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="A parameter of notebooks/model.ipynb."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run the notebook even where nothing changed.")] = False,
+    imports: Imports = None,
 ) -> None:
     """Run the model notebook for one model; `visualheads book` then puts its page into the book."""
+    del imports
     from visualheads.book.catalogue import run_model_page
     from visualheads.models.checkpoints import resolve
 

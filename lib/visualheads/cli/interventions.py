@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from visualheads.cli.console import as_json, bar, out, say, warnings_as_notes
+from visualheads.cli.console import Imports, as_json, bar, out, say, warnings_as_notes
 from visualheads.cli.results import Json
 from visualheads.errors import HeadError, got
 
@@ -44,8 +44,10 @@ def ablate(
     seed: Seed = 0,
     device: Device = None,
     json: Json = False,
+    imports: Imports = None,
 ) -> None:
     """Remove heads, and print how answers change."""
+    del imports
     from visualheads.interventions import ablate as change
 
     job, loaded = _asked(model, task, data, condition, n, seed, device)
@@ -69,8 +71,10 @@ def steer(
     seed: Seed = 0,
     device: Device = None,
     json: Json = False,
+    imports: Imports = None,
 ) -> None:
     """Turn heads towards a part of the picture, and print how answers change."""
+    del imports
     from visualheads.interventions import steer as change
 
     job, loaded = _asked(model, task, data, condition, n, seed, device)
@@ -95,8 +99,10 @@ def sweep(
     results: Annotated[Path, typer.Option("--out", help="Folder of the results.")] = Path("data/results"),
     fresh: Annotated[bool, typer.Option("--fresh", help="Set a store that is there aside and start anew.")] = False,
     json: Json = False,
+    imports: Imports = None,
 ) -> None:
     """Remove the best heads of a ranking, more and more of them, into a store. Repeating does what is missing."""
+    del imports
     from visualheads.interventions.sweeps import sweep_path, sweep_to_store
     from visualheads.paths import slug_of
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from visualheads.cli.console import SHOWN_SKIPPED, as_json, bar, err, out, say, warnings_as_notes
+from visualheads.cli.console import SHOWN_SKIPPED, Imports, as_json, bar, err, out, say, warnings_as_notes
 from visualheads.errors import ParameterError, StoreError, got
 from visualheads.tracing.batching import BATCH_TOKENS
 
@@ -32,7 +32,9 @@ def trace(
     task: Annotated[str, typer.Option(help="Benchmark.")] = "looktwice",
     data: Annotated[
         str | None,
-        typer.Option(help="Folder with the official files.", show_default="the shipped scenes"),
+        typer.Option(
+            help="Folder with the official files; for the task table, the table.", show_default="the shipped scenes"
+        ),
     ] = None,
     condition: Annotated[list[str] | None, typer.Option(help="May be repeated.", show_default="all")] = None,
     form: Annotated[
@@ -75,8 +77,10 @@ def trace(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and how much of it.")] = False,
     json: Json = False,
+    imports: Imports = None,
 ) -> None:
     """Measure every head on every sample, into a store. Repeating the command does only what is missing."""
+    del imports
     if scheduler and cluster:
         raise ParameterError("trace: got both --scheduler and --cluster; give the one whose workers are meant.")
     from visualheads.tracing import jobs
@@ -95,10 +99,12 @@ def trace(
         dtype=dtype,
         revision=revision,
         batch_tokens=batch_tokens,
-        skip_bad=skip_bad,
+        skip_bad=skip_bad or dry_run,  # a dry run counts all that a run would stop at
         results=str(folder.expanduser().resolve()),
     )
     _tell_skipped(job)
+    if job.skipped and not skip_bad:
+        err.print("Without --skip-bad, a run stops at the first of them.")
     if dry_run:
         _tell_plan(job)
         return
@@ -187,8 +193,15 @@ def _tell_skipped(job: TraceJob) -> None:
     for entry in job.skipped[:SHOWN_SKIPPED]:
         err.print(f"skipped {entry.where}: {entry.reason}", markup=False, highlight=False)
     if job.skipped:
+        pictures = sum(entry.picture for entry in job.skipped)
         more = len(job.skipped) - SHOWN_SKIPPED
-        err.print(f"{len(job.skipped)} skipped{f', {more} of them not listed' if more > 0 else ''}.", highlight=False)
+        err.print(
+            f"{len(job.skipped)} skipped{f', {more} of them not listed' if more > 0 else ''}: "
+            f"{pictures} unusable pictures, {len(job.skipped) - pictures} malformed records.",
+            highlight=False,
+        )
+    for reason, count in job.left_out.items():
+        err.print(f"{count} left out: {reason}", markup=False, highlight=False)
 
 
 def _tell_plan(job: TraceJob) -> None:

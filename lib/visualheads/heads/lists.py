@@ -5,6 +5,10 @@ Ours, JSON:        {"format": "visualheads-head-scores", "version": 1, "by": …
 Ours, CSV:         model,layer,head,score,lower,upper (the bounds stay empty without an interval)
 SparseMM and Retrieval_Head, `head_score/*.json`:   {"layer-head": [one score per detection, …], …}
 gaze-heads, `gaze_head_ranking.json`:               [{"layer": 5, "head": 10, "score": 0.15}, …]
+
+Sets without scores, as text (QRHead's YAML field `attn_head_set`, or a whole file):     14-22,13-16,…
+… and as JSON:                                                                           ["14-22", …], [[14, 22], …]
+Of these the listed heads score 1, all others 0.
 """
 
 from __future__ import annotations
@@ -21,8 +25,9 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
+import yaml
 
-from visualheads.errors import HeadError, RecordError, got
+from visualheads.errors import HeadError, RecordError, got, shown
 from visualheads.paths import slug_of
 from visualheads.store import files
 
@@ -31,7 +36,10 @@ COLUMNS = ("model", "layer", "head", "score", "lower", "upper")
 LARGEST_INDEX = 4096
 """A layer or head index above this is a damaged file, not a model; it would ask for a huge array."""
 
-LAYER_HEAD = re.compile(r"\s*(\d+)\s*-\s*(\d+)\s*")
+LAYER_HEAD = re.compile(r"\s*(\d{1,5})\s*-\s*(\d{1,5})\s*")
+HEAD_SET = "attn_head_set"
+"""QRHead's name of a set without scores."""
+ENDINGS = (".json", ".csv", ".yaml", ".yml", ".txt")
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,7 @@ class HeadScore:
     lower: float = math.nan
     upper: float = math.nan
     model: str = ""
+    scored: bool = True
 
 
 def export_scores(ranking: xr.DataArray, path: str | os.PathLike[str]) -> Path:
@@ -79,13 +88,14 @@ def export_scores(ranking: xr.DataArray, path: str | os.PathLike[str]) -> Path:
 def read_scores(
     path: str | os.PathLike[str], shape: tuple[int, int] | None = None, model: str | None = None
 ) -> xr.DataArray:
-    """Read a head list – ours, SparseMM's, Retrieval_Head's or gaze-heads' – as a ranking (model, layer, head).
+    """Read a head list – ours, SparseMM's, Retrieval_Head's, gaze-heads' or a set without scores – as a ranking
+    (model, layer, head).
 
     The layout is told from the content. Several scores of one head (one per detection) are averaged, as their
     authors do. `shape` is the model's (layers, heads); without it the file's own, or the smallest that holds all
-    listed heads. Unlisted heads are NaN. With an interval in the file there is a last dimension `bound` ("lower",
-    "estimate", "upper"). `model` names the model where the file does not. Raises RecordError for malformed files
-    and HeadError for heads outside `shape` or listed twice.
+    listed heads. Unlisted heads are NaN, of a set without scores 0. With an interval in the file there is a last
+    dimension `bound` ("lower", "estimate", "upper"). `model` names the model where the file does not. Raises
+    RecordError for malformed files and HeadError for heads outside `shape` or listed twice.
     """
     path = Path(path)
     try:
@@ -94,7 +104,7 @@ def read_scores(
         raise RecordError(got("file of head scores", str(path), "an existing file"), path) from error
     except UnicodeDecodeError as error:
         raise RecordError("not a text file in UTF-8; allowed: JSON or CSV head scores", path) from error
-    by, own_shape, entries = _read_csv(text, path) if path.suffix.lower() == ".csv" else _read_json(text, path)
+    by, own_shape, entries = _read(text, path)
     if not entries:
         raise RecordError("no head in the file; allowed: at least one (layer, head, score)", path)
     names = {entry.model for entry in entries if entry.model}
@@ -115,7 +125,7 @@ def published(
     folder = Path(folder)
     slugs = {slug_of(name): name for name in shapes}
     found: dict[str, dict[str, xr.DataArray]] = {}
-    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".json", ".csv")):
+    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS):
         owner = slugs.get(path.parent.name) if path.parent != folder else None
         if owner is None:
             told = str(read_scores(path)["model"].values[0])
@@ -181,11 +191,31 @@ def _record(entry: HeadScore) -> dict[str, float]:
 _Read = tuple[str, tuple[int, int] | None, list[HeadScore]]
 
 
+def _read(text: str, path: Path) -> _Read:
+    ending = path.suffix.lower()
+    if ending == ".csv":
+        return _read_csv(text, path)
+    if ending in (".yaml", ".yml"):
+        try:
+            told = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise RecordError(f"not YAML: {shown(str(error))}", path) from error
+        text = str(told.get(HEAD_SET, "")) if isinstance(told, dict) else ""
+        if not text:
+            raise RecordError(f"the field {HEAD_SET!r} is missing; allowed: {HEAD_SET}: 14-22,13-16", path)
+    parts = [part for part in re.split(r"[,;\s]+", text) if part]
+    if ending in (".txt", ".yaml", ".yml") or (parts and all(LAYER_HEAD.fullmatch(part) for part in parts)):
+        return "", None, [_unscored(part, path) for part in parts]
+    return _read_json(text, path)
+
+
 def _read_json(text: str, path: Path) -> _Read:
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
         raise RecordError(f"not JSON: {error.msg}; fix: write it as one JSON value", path, error.lineno) from error
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"not a head list: {error}", path) from error
     if isinstance(content, dict) and content.get("format") == FORMAT:
         if content.get("version") != VERSION or not isinstance(content.get("scores"), list):
             raise RecordError(got("version of the head list", content.get("version"), [VERSION]), path)
@@ -194,6 +224,8 @@ def _read_json(text: str, path: Path) -> _Read:
         return str(content.get("by") or ""), shape, [_entry(record, path, model) for record in content["scores"]]
     if isinstance(content, dict):
         return "", None, [_layer_head_entry(key, values, path) for key, values in content.items()]
+    if isinstance(content, list) and all(isinstance(entry, (str, list)) for entry in content):
+        return "", None, [_unscored(entry, path) for entry in content]
     if isinstance(content, list):
         return "", None, [_entry(record, path) for record in content]
     raise RecordError(got("head scores", type(content).__name__, "an object or a list, as in the documentation"), path)
@@ -208,6 +240,14 @@ def _layer_head_entry(key: str, values: object, path: Path) -> HeadScore:
         raise RecordError(f"head {key!r} has no score; allowed: at least one number", path)
     score = float(np.mean([_number(value, f"score of head {key!r}", path) for value in listed]))
     return HeadScore(_index(int(match[1]), "layer", path), _index(int(match[2]), "head", path), score)
+
+
+def _unscored(entry: object, path: Path) -> HeadScore:
+    match = LAYER_HEAD.fullmatch(entry) if isinstance(entry, str) else None
+    pair = [int(match[1]), int(match[2])] if match else entry
+    if not isinstance(pair, list) or len(pair) != 2:
+        raise RecordError(got("head", entry, "'layer-head', such as '16-19', or [layer, head]"), path)
+    return HeadScore(_index(pair[0], "layer", path), _index(pair[1], "head", path), 1.0, scored=False)
 
 
 def _entry(record: object, path: Path, model: str = "") -> HeadScore:
@@ -271,10 +311,14 @@ def _as_ranking(
         )
     has_bounds = any(not math.isnan(entry.lower) for entry in entries)
     values = np.full((1, *shape, 3), np.nan)
+    listed = np.zeros(shape, dtype=bool)
     for entry in entries:
-        if np.isfinite(values[0, entry.layer, entry.head, 1]):
+        if listed[entry.layer, entry.head]:
             raise HeadError(f"{path}: layer {entry.layer}, head {entry.head} is listed twice; allowed: each head once")
+        listed[entry.layer, entry.head] = True
         values[0, entry.layer, entry.head] = entry.lower, entry.score, entry.upper
+    if not entries[0].scored:
+        values[0, ~listed, 1] = 0.0
     ranking = xr.DataArray(
         values,
         dims=("model", "layer", "head", "bound"),

@@ -332,7 +332,7 @@ def samples_with_control(ds: xr.Dataset, controls: Sequence[str], *, otherwise_a
     """Return the samples whose `control` is one of `controls` ("" or "none": the picture as it is)."""
     if "control" not in ds.coords:
         return ds
-    chosen = np.isin(np.atleast_1d(ds.coords["control"].values).astype(str), list(controls))
+    chosen = np.isin(np.atleast_1d(ds.coords["control"].values).astype(object).astype(str), list(controls))
     if chosen.all() or (otherwise_all and not chosen.any()):
         return ds
     return ds.isel(sample=np.flatnonzero(chosen))

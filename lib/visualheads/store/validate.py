@@ -94,7 +94,7 @@ def _coordinates(ds: xr.Dataset) -> Iterator[str]:
 def _identifiers(ds: xr.Dataset) -> Iterator[str]:
     for dim in ("model", "layer", "head", "sample", "query"):
         if dim in ds.dims and dim in ds.coords:
-            values, counts = np.unique(ds[dim].values.astype(str), return_counts=True)
+            values, counts = np.unique(ds[dim].values.astype(object).astype(str), return_counts=True)
             if (counts > 1).any():
                 yield f"{dim} has values that are not unique: {', '.join(values[counts > 1][:5])}"
             if (values == "").any():

@@ -179,9 +179,11 @@ def rows(path: Path, required: Sequence[str], delimiter: str = "\t") -> Iterator
             raise RecordError(f"the header names a column twice: {', '.join(header)}", path, 1)
         start = reader.line_num + 1
         for cells in reader:
-            if len(cells) == len(header):
+            if not any(cell.strip() for cell in cells):
+                pass  # spreadsheets leave empty rows
+            elif len(cells) == len(header):
                 yield Record(dict(zip(header, cells, strict=True)), path, start)
-            elif any(cells):
+            else:
                 yield RecordError(f"the row has {len(cells)} cells, the header {len(header)}", path, start)
             start = reader.line_num + 1
     except csv.Error as error:

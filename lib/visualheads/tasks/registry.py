@@ -1,15 +1,18 @@
-"""Benchmarks by name. A new one is a new file with a class under `@register`, and its name in `MODULES`."""
+"""Benchmarks by name: a class under `@register` in a module of `MODULES`, of a plug-in, or of your own."""
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
+from visualheads import plugins
 from visualheads.errors import ParameterError, UnknownTaskError, got
+from visualheads.paths import slug_of
 from visualheads.tasks.benchmark import Benchmark
 
-MODULES = ("looktwice", "pope", "mmbench", "seedbench", "qbench")
+MODULES = ("looktwice", "pope", "mmbench", "seedbench", "qbench", "table")
 """Modules of `visualheads.tasks` that register benchmarks."""
 
 _REGISTERED: dict[str, type[Benchmark]] = {}
@@ -17,33 +20,60 @@ Kind = TypeVar("Kind", bound=type[Benchmark])
 
 
 def register(kind: Kind) -> Kind:
-    """Class decorator: make a Benchmark known by its name. Raises ParameterError for a name already taken."""
-    if kind.name in _REGISTERED:
+    """Make a Benchmark known by its name: a class decorator.
+
+    Raises
+    ------
+    ParameterError
+        For what is no Benchmark, or for the name of another; running a class's own cell or file again replaces it.
+    """
+    if not (isinstance(kind, type) and issubclass(kind, Benchmark) and slug_of(str(kind.name)) == kind.name):
+        raise ParameterError(got("register", kind, "a subclass of Benchmark with a name of letters, digits and -"))
+    if kind.name in _REGISTERED and _origin(_REGISTERED[kind.name]) != _origin(kind):
         raise ParameterError(f"a benchmark named {kind.name!r} is registered already; give the new one its own name.")
     _REGISTERED[kind.name] = kind
     return kind
 
 
+def _origin(kind: type[Benchmark]) -> tuple[str, str]:
+    """The file (in notebooks the module) and the name of a class."""
+    module = sys.modules.get(kind.__module__)
+    return getattr(module, "__file__", None) or kind.__module__, kind.__qualname__
+
+
 def task_names() -> tuple[str, ...]:
-    """Names of all benchmarks."""
+    """Return the names of all benchmarks, those of plug-ins included."""
     for module in MODULES:
         import_module(f"visualheads.tasks.{module}")
+    plugins.load(plugins.TASKS)
     return tuple(_REGISTERED)
 
 
 def task(name: str, data: str | Path | None = None, **settings: Any) -> Benchmark:
-    """A benchmark by name: "looktwice", "pope", "mmbench", "seedbench" or "qbench".
+    """Return a benchmark by name: one of `task_names()`. Its files are read when samples are asked for.
 
-    data      a folder with the official files; None: the shipped scenes (`data/scenes/<name>` of the project, or of
-              the folder that the environment variable VISUALHEADS_DATA names)
-    settings  of the benchmark, such as `highest` of looktwice
+    Parameters
+    ----------
+    data
+        A folder with the official files; of "table" the table itself. None: the shipped scenes, `data/scenes/<name>`
+        of the project or of the folder that the environment variable VISUALHEADS_DATA names.
+    settings
+        Of the benchmark, such as `highest` of looktwice.
 
-    Raises UnknownTaskError, MissingDataError for a folder that does not exist, ParameterError for unknown settings.
-    Files are read when samples are asked for.
+    Raises
+    ------
+    UnknownTaskError
+        For a name that is not registered.
+    MissingDataError
+        For a folder or table that does not exist.
+    ParameterError
+        For settings that the benchmark does not have.
     """
     names = task_names()
     if name not in names:
         raise UnknownTaskError(got("task", name, names))
+    if data is not None and not isinstance(data, (str, Path)):
+        raise ParameterError(got(f"task {name}: data", data, "a path, or None for the shipped scenes"))
     kind = _REGISTERED[name]
     try:
         return kind(data, **settings)

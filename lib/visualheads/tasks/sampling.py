@@ -27,6 +27,7 @@ class Skipped:
 
     where: str
     reason: str
+    picture: bool = False
 
 
 class Samples(list[Sample]):
@@ -118,7 +119,7 @@ def draw_samples(task: Asker, plan: Plan, n: int | None) -> Samples:
         except (ImageError, BoxError) as error:
             if not plan.skip_bad:
                 raise
-            skipped.append(Skipped(f"question {question.question_id}", str(error)))
+            skipped.append(Skipped(f"question {question.question_id}", str(error), picture=True))
     _report(task, plan, n, len(drawn), skipped)
     ordered = [samples[name] for name in plan.conditions for samples in drawn if name in samples]
     return Samples(ordered, skipped, left_out, plan.split, plan.seed)
@@ -218,9 +219,10 @@ def _report(task: Asker, plan: Plan, n: int | None, drawn: int, skipped: Sequenc
     if skipped:
         log.warning("%s: skipped %d, first %s", task.name, len(skipped), skipped[0])
     if not drawn:
+        first = f", the first of them: {skipped[0].reason}" if skipped else ""
         raise ParameterError(
             f"{task.name}: no question of split {plan.split!r} can be asked in condition {', '.join(plan.conditions)}, "
-            f"format {plan.format!r} ({len(skipped)} skipped); choose another split or format, or look at the data."
+            f"format {plan.format!r} ({len(skipped)} skipped{first}); choose another split or format, or see the data."
         )
     if n is not None and drawn < n:
         log.warning("%s: %d questions asked for, only %d there", task.name, n, drawn)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from visualheads.errors import ParameterError, got
 from visualheads.tasks.sample import Sample
@@ -17,6 +19,7 @@ NUMBER_WORDS = {word: str(number) for number, word in enumerate((*_BELOW_TEN, *_
 """Number words that count as their digits."""
 
 _ARTICLES = {"a", "an", "the"}
+Counts = NDArray[np.int64]
 
 
 def normalised(text: str) -> str:
@@ -81,32 +84,72 @@ class PopeScores:
     yes_rate: float
 
 
-def pope_scores(answers: Sequence[str], predictions: Sequence[str]) -> PopeScores:
-    """POPE's figures from right answers ("Yes" or "No") and what was said. Source: POPE's evaluation script.
+def pope_parts(answers: Sequence[str], predictions: Sequence[str]) -> dict[str, tuple[Counts, Counts]]:
+    """Return POPE's figures by name as (above, below), two arrays (sample): a figure is Σ above / Σ below.
 
-    Raises ParameterError when the lengths differ.
+    Parameters
+    ----------
+    answers
+        The right answers, "Yes" or "No".
+    predictions
+        What was said.
+
+    Raises
+    ------
+    ParameterError
+        When the lengths differ.
+
+    References
+    ----------
+    POPE's evaluation script.
     """
     _check_lengths(answers, predictions)
-    pairs = [(said_yes(answer), said_yes(prediction)) for answer, prediction in zip(answers, predictions, strict=True)]
-    true_yes = sum(truth and said for truth, said in pairs)
-    all_yes, all_said = sum(truth for truth, _ in pairs), sum(said for _, said in pairs)
-    precision, recall = _share(true_yes, all_said), _share(true_yes, all_yes)
-    return PopeScores(
-        accuracy=_share(sum(truth == said for truth, said in pairs), len(pairs)),
-        precision=precision,
-        recall=recall,
-        f1=_share(2 * true_yes, all_said + all_yes),
-        yes_rate=_share(all_said, len(pairs)),
-    )
+    truth, said = (np.array([said_yes(text) for text in texts], dtype=np.int64) for texts in (answers, predictions))
+    ones = np.ones_like(truth)
+    return {
+        "accuracy": ((truth == said).astype(np.int64), ones),
+        "precision": (truth * said, said),
+        "recall": (truth * said, truth),
+        "f1": (2 * truth * said, truth + said),
+        "yes_rate": (said, ones),
+    }
+
+
+def pope_scores(answers: Sequence[str], predictions: Sequence[str]) -> PopeScores:
+    """Return POPE's figures; see `pope_parts`."""
+    parts = pope_parts(answers, predictions)
+    return PopeScores(**{name: _share(int(above.sum()), int(below.sum())) for name, (above, below) in parts.items()})
+
+
+def in_every_round(
+    questions: Sequence[str] | NDArray[np.str_], right: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return by question, in the order of their names, 1.0 when it is right in every round given, and its first place.
+
+    Parameters
+    ----------
+    questions
+        What each prompt asks, (sample).
+    right
+        1.0 or 0.0, (sample); NaN, an unknown answer, makes a question NaN.
+
+    References
+    ----------
+    MMBench (CircularEval).
+    """
+    _, first, owner = np.unique(np.asarray(questions, dtype=str), return_index=True, return_inverse=True)
+    whole = np.ones(len(first))
+    np.minimum.at(whole, owner, right)
+    return whole, first
 
 
 def circular_accuracy(samples: Sequence[Sample], predictions: Sequence[str]) -> float:
-    """Share of questions, 0…1, that are right in every round given; NaN without any. Source: MMBench (CircularEval)."""
-    rounds: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for sample, value in zip(samples, _judged(samples, predictions), strict=True):
-        if not math.isnan(value):
-            rounds[sample.question_id, sample.control].append(value)
-    return _share(sum(all(values) for values in rounds.values()), len(rounds))
+    """Return the share of questions, 0…1, that are right in every round given; NaN without any with a known answer."""
+    values = np.array(_judged(samples, predictions), dtype=float)
+    known = np.isfinite(values)
+    names = np.array([f"{sample.question_id}/{sample.control}" for sample in samples], dtype=str)
+    whole, _ = in_every_round(names[known], values[known])
+    return float(whole.mean()) if len(whole) else math.nan
 
 
 def _is_right(sample: Sample, answer: str, prediction: str) -> bool:

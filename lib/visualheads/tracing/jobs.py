@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from visualheads import plugins
 from visualheads.cards import name_of
 from visualheads.errors import DeviceMemoryError, ParameterError
 from visualheads.models.devices import aside, put_aside
@@ -104,6 +105,11 @@ class TraceJob:
         """What skip_bad left out."""
         return tuple(dict.fromkeys(entry for part in self.drawn for entry in part.skipped))
 
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Reason → number of questions that the benchmark, or a format, does not ask."""
+        return {reason: count for part in self.drawn for reason, count in part.left_out.items()}
+
     def arguments(self) -> dict[str, Any]:
         """What decides the store, besides model and samples."""
         files = self._benchmark.files_hash()
@@ -139,7 +145,12 @@ class TraceJob:
 
     def __getstate__(self) -> dict[str, Any]:
         """Only the description travels: samples are drawn again where the shards are traced."""
-        return {name: self.__dict__[name] for name in self.__dataclass_fields__}
+        return {name: self.__dict__[name] for name in self.__dataclass_fields__} | {"plugins": plugins.named()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """What adds benchmarks or adapters here is imported there too."""
+        plugins.use(state.pop("plugins"))
+        self.__dict__.update(state)
 
 
 def run(job: TraceJob, *, scheduler: Any = None, fresh: bool = False, progress: Wish = "auto") -> xr.Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from visualheads import plugins
 from visualheads.models.adapters import (
     gemma3,
     idefics3,
@@ -30,3 +31,5 @@ __all__ = [
     "supported",
     "vip_llava",
 ]
+
+plugins.load(plugins.ADAPTERS)
