@@ -26,7 +26,7 @@ def verify(
         as_json({"store": str(store), "damaged": damaged})
     else:
         for key, fault in damaged.items():
-            say(f"{fault}\t{store / key}")
+            say(f"{fault}: {store / key}")
     if repair and damaged:
         undone = check.repair(store)
         damaged = check.verify(store)

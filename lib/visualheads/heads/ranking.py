@@ -195,7 +195,7 @@ def rank(
         replicates = np.concatenate([sums.drawn(n_boot, seed) for sums in models])
         return bounded(values, mean, replicates, level).assign_attrs(_attrs(by, values))
     template = values.isel(sample=0, drop=True)
-    return template.copy(data=mean.reshape(template.shape)).assign_attrs(_attrs(by, values))
+    return template.copy(data=mean.reshape(template.shape)).drop_attrs(deep=False).assign_attrs(_attrs(by, values))
 
 
 def _attrs(by: str, values: xr.DataArray) -> dict[str, str]:
