@@ -90,6 +90,7 @@ def test_foot_tells_where_numbers_come_from(book: Path) -> None:
     assert 'class="provenance"' in page and "jupyter-book 1.0.4.post1" in page and "commit " in page
 
 
+@pytest.mark.long
 def test_failed_build_keeps_the_last_book(book: Path) -> None:
     index = book / "book" / "index.md"
     before = index.read_text()

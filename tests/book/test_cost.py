@@ -15,7 +15,6 @@ from visualheads.charts import display
 from visualheads.errors import ParameterError
 
 
-@pytest.mark.slow
 def test_a_small_network_is_measured():
     table = cost.measure_cost("llava", cost.Shape(layers=2, heads=2, hidden=32), runs=2, eager_runs=1)
     assert table.index.tolist() == ["plain", "trace", "eager"]
@@ -73,7 +72,7 @@ def test_bad_settings_are_refused(wrong):
         cost.measure_cost(**wrong)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_sweep_is_measured_beside_a_naive_loop():
     table = cost_sweeps.measure_sweeps(cost.Shape(layers=3, heads=2, hidden=32), sets=4, naive_sets=2, runs=1)
     assert table.index.tolist() == list(cost_sweeps.CASES) and (table.tokens == 608).all()

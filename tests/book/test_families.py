@@ -33,7 +33,10 @@ SMALL = {
     "vip_llava": lambda: wrap(*BUILDERS["vip_llava"](Tiny(layers=3)), validate=False),
     **{name: (lambda name=name: family(name)) for name in FAMILIES},
 }
-NAMES = [pytest.param(name, marks=NEEDS_NUM2WORDS) if name == "smolvlm" else name for name in SMALL]
+QUICK = ("llava", "qwen2.5-vl")
+"""One class with a fixed number of image tokens, one whose number depends on the picture."""
+MARKS = {"smolvlm": [NEEDS_NUM2WORDS, pytest.mark.long], **{name: [] for name in QUICK}}
+NAMES = [pytest.param(name, marks=MARKS.get(name, [pytest.mark.long])) for name in SMALL]
 
 
 def cells() -> list[tuple[list[str], str]]:
@@ -74,6 +77,7 @@ def test_prompt_trace_and_page_of_every_class(name: str, tmp_path: Path, monkeyp
     assert written == {f"{slug_of(model.name)}-{what}.json" for what in ("facts", "head-map")}, "not another model's"
 
 
+@pytest.mark.long
 def test_the_page_of_a_class_beyond_the_shipped_miniature_runs_as_a_notebook(tmp_path: Path):
     module, processor = llava_next()
     folder = tmp_path / "next"

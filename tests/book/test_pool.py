@@ -70,6 +70,7 @@ def test_a_process_killed_while_it_was_idle_is_replaced(monkeypatch: pytest.Monk
     assert ended == made and len(made) == 3
 
 
+@pytest.mark.long  # as the other pages do
 def test_the_other_traces_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "notebooks").mkdir()
     (tmp_path / traces.TEMPLATE).write_text("{}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -22,36 +21,10 @@ from visualheads.book import comparisons
 from visualheads.book.prose import benchmarks as text
 from visualheads.book.prose import training as chapter
 from visualheads.charts import display
-from visualheads.miniatures import architectures, train, training
 from visualheads.models import loading
 from visualheads.store.pack import pack
 from visualheads.studies.evidence import gather
 from visualheads.tracing.jobs import UNTRAINED_N, TraceJob
-
-
-def test_everything_is_trained_in_an_order_that_shares_stages():
-    order = architectures.training_order()
-    assert order[0] == "mini-1.5-7B" and len(order) == len(set(order)) == 11
-    texts = [architectures.miniature(name).text for name in order[:9]]
-    assert len(dict.fromkeys(texts)) == sum(one != other for one, other in zip(texts, [None, *texts], strict=False))
-
-
-def test_what_is_trained_is_told_by_its_record(tmp_path: Path):
-    name, plan = "mini-1.5-7B", training.Plan()
-    folder = tmp_path / name
-    folder.mkdir()
-    assert not train.is_trained(name, tmp_path)
-    stages = {
-        str(i): {key: getattr(schedule, key) for key in ("steps", "batch", "rate", "warm_up")}
-        for i, schedule in enumerate(train.schedules_of(name, plan))
-    }
-    (folder / "training.json").write_text(json.dumps({"stages": stages, "benchmarks": {}}))
-    assert not train.is_trained(name, tmp_path), "without its weights"
-    (folder / "model.safetensors").write_bytes(b"")
-    assert train.is_trained(name, tmp_path)
-    stages["3"]["steps"] += 1
-    (folder / "training.json").write_text(json.dumps({"stages": stages, "benchmarks": {}}))
-    assert not train.is_trained(name, tmp_path), "of another plan"
 
 
 def test_an_untrained_network_has_the_shape_and_the_name_and_other_weights():

@@ -35,8 +35,7 @@ def train(
 ) -> None:
     """Train a miniature through all its stages, or go on where a killed run stopped."""
     from visualheads.miniatures.architectures import miniature, training_order
-    from visualheads.miniatures.moments import trace_moments
-    from visualheads.miniatures.train import is_trained
+    from visualheads.miniatures.train import is_trained, trace_moments
     from visualheads.miniatures.train import train as train_one
     from visualheads.models.devices import checked_device
 

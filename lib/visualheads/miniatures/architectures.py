@@ -27,7 +27,7 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class TextShape:
-    """A text-only language model: the transformers architecture and its size."""
+    """A text-only language model: the transformers architecture, its size, and the seed of its weights."""
 
     name: str
     architecture: Literal["llama", "mistral", "phi3"]
@@ -86,8 +86,10 @@ MINIATURES = {
 
 
 def training_order() -> list[str]:
-    """All miniatures, those of one language model after each other, so that each stage is trained when it is needed:
-    the paper's nine, then the controls."""
+    """Order all miniatures for training: the paper's nine, those of one language model after each other, then controls.
+
+    Each shared stage is then trained when it is needed.
+    """
     paper = [name for name, entry in MINIATURES.items() if not entry.seed and not text_shape(entry.text).seed]
     first = MINIATURES["mini-1.5-7B"].text
     texts = list(dict.fromkeys([first, *(MINIATURES[name].text for name in paper)]))
@@ -96,14 +98,20 @@ def training_order() -> list[str]:
 
 
 def text_shape(name: str) -> TextShape:
-    """The text-only model's shape, by name."""
+    """Return a text-only model's shape, by name.
+
+    Raises
+    ------
+    UnknownModelError
+        For any other name.
+    """
     if name not in TEXT_SHAPES:
         raise UnknownModelError(f"no text-only miniature is called {name!r}; there are: {', '.join(TEXT_SHAPES)}")
     return TEXT_SHAPES[name]
 
 
 def common_starts() -> list[tuple[str, ...]]:
-    """Text-only models that grow from the same random weights: those with weights of the same shapes, and one seed."""
+    """Group text-only models that grow from the same random weights: of the same shapes of weights, and one seed."""
     drawn: dict[TextShape, list[str]] = {}
     for shape in TEXT_SHAPES.values():
         fused = "phi3" if shape.architecture == "phi3" else "llama"  # the others name and order their weights alike
@@ -112,14 +120,20 @@ def common_starts() -> list[tuple[str, ...]]:
 
 
 def miniature(name: str) -> Miniature:
-    """The multimodal miniature's description, by name."""
+    """Return a multimodal miniature's description, by name.
+
+    Raises
+    ------
+    UnknownModelError
+        For any other name.
+    """
     if name not in MINIATURES:
         raise UnknownModelError(f"no miniature is called {name!r}; there are: {', '.join(MINIATURES)}")
     return MINIATURES[name]
 
 
 def text_config(shape: TextShape):
-    """The transformers configuration of a text-only model."""
+    """Return the transformers configuration of a text-only model."""
     from transformers import LlamaConfig, MistralConfig, Phi3Config
 
     ids = language.vocabulary()
@@ -148,14 +162,14 @@ def text_config(shape: TextShape):
 
 
 def build_text(shape: TextShape) -> PreTrainedModel:
-    """A text-only causal language model with fresh weights."""
+    """Build a text-only causal language model with fresh weights."""
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_config(text_config(shape))
 
 
 def tower_config() -> CLIPVisionConfig:
-    """The CLIP vision tower that all miniatures start from."""
+    """Return the configuration of the CLIP vision tower that all miniatures start from."""
     from transformers import CLIPVisionConfig
 
     return CLIPVisionConfig(
@@ -170,14 +184,17 @@ def tower_config() -> CLIPVisionConfig:
 
 
 def build_tower() -> CLIPVisionModel:
-    """A CLIP vision tower with fresh weights."""
+    """Build a CLIP vision tower with fresh weights."""
     from transformers import CLIPVisionModel
 
     return CLIPVisionModel(tower_config())
 
 
 def multimodal_config(recipe: Recipe, text: PreTrainedConfig, vision: PreTrainedConfig) -> Any:
-    """The transformers configuration of a multimodal model: LLaVA-1.5, LLaVA-1.6 (NeXT) or ViP-LLaVA."""
+    """Return the transformers configuration of a multimodal model: LLaVA-1.5, LLaVA-1.6 (NeXT) or ViP-LLaVA.
+
+    `text` and `vision` are the configurations of language model and tower.
+    """
     from transformers import LlavaConfig, LlavaNextConfig, VipLlavaConfig
 
     common: dict[str, Any] = {
@@ -202,7 +219,7 @@ def multimodal_config(recipe: Recipe, text: PreTrainedConfig, vision: PreTrained
 
 
 def build_multimodal(name: str, text: Any, tower: CLIPVisionModel) -> Any:
-    """The multimodal model around a trained language model and tower; the adapter's weights are fresh."""
+    """Build the multimodal model around a trained language model and tower; the adapter's weights are fresh."""
     from transformers import AutoModelForImageTextToText
 
     config = multimodal_config(miniature(name).recipe, text.config, tower.config)
@@ -216,12 +233,12 @@ def build_multimodal(name: str, text: Any, tower: CLIPVisionModel) -> Any:
 
 
 def build_empty(name: str) -> Any:
-    """The miniature with random weights: a control, or a frame to load trained weights into."""
+    """Build the miniature with random weights, to load trained ones into."""
     return build_multimodal(name, build_text(text_shape(miniature(name).text)), build_tower())
 
 
 def build_processor(recipe: Recipe) -> Any:
-    """Tokenizer, image processor and chat template of a recipe: 1.6 cuts pictures into tiles, the others squeeze."""
+    """Build tokenizer, image processor and chat template of a recipe: 1.6 cuts pictures into tiles, others squeeze."""
     from transformers import CLIPImageProcessorPil, LlavaNextImageProcessorPil, LlavaNextProcessor, LlavaProcessor
 
     square = {"height": PICTURE, "width": PICTURE}

@@ -19,12 +19,22 @@ from pathlib import Path
 from PIL import Image
 
 from visualheads.miniatures import questions
-from visualheads.miniatures.distortions import ADJECTIVES, DISTORTIONS, NONE, QUALITIES
 from visualheads.miniatures.language import PLACES, RELATIONS
-from visualheads.miniatures.pictures import distort, draw_shape
-from visualheads.miniatures.questions import NUMBERS, YES_NO, Question
-from visualheads.miniatures.text_lists import of_scene
-from visualheads.miniatures.world import CATEGORY, CLASSES, COLOURS, Scene, draw_scene, render, save_jpeg
+from visualheads.miniatures.listings import distort, draw_shape, of_scene
+from visualheads.miniatures.questions import FEW_NUMBERS, YES_NO, Question
+from visualheads.miniatures.world import (
+    ADJECTIVES,
+    CATEGORY,
+    CLASSES,
+    COLOURS,
+    DISTORTIONS,
+    NONE,
+    QUALITIES,
+    Scene,
+    draw_scene,
+    render,
+    save_jpeg,
+)
 
 POPE_PICTURES, MMBENCH_ITEMS, SEEDBENCH_ITEMS, QBENCH_ITEMS = 75, 200, 200, 200
 JPEG = 85  # smaller files than LookTwice's; training sees 80 to 95
@@ -34,7 +44,7 @@ NAMES = {"pope": "POPE", "mmbench": "MMBench", "seedbench": "SEED-Bench", "qbenc
 # Kind of question → the answers that take turns; None: any.
 TURNS: dict[str, Sequence[str] | None] = {
     "which": None,
-    "number": NUMBERS[:5],
+    "number": FEW_NUMBERS,
     "colour": tuple(COLOURS),
     "location": PLACES,
     "relation": RELATIONS,
@@ -56,26 +66,15 @@ MMBENCH_CATEGORIES = {
 }
 MMBENCH_OPTIONS = (4, 4, 3, 4, 2)  # items take turns
 MMBENCH_COLUMNS = (
-    "index",
-    "question",
-    "hint",
-    "A",
-    "B",
-    "C",
-    "D",
-    "answer",
-    "category",
-    "image",
-    "l2-category",
-    "split",
-)
+    "index", "question", "hint", "A", "B", "C", "D", "answer", "category", "image", "l2-category", "split",
+)  # fmt: skip
 QBENCH_KINDS = ("distortion", "quality", "distortion", "appearance")
 QBENCH_TYPES = {"quality": 0, "distortion": 1, "appearance": 2}  # yes-or-no, what, how
 
 
 @dataclass(frozen=True)
 class Item:
-    """One test item: picture, question, the options in letter order."""
+    """One test item: a picture, a question, the options in the order of their letters."""
 
     image: Image.Image
     question: Question
@@ -83,11 +82,12 @@ class Item:
 
     @property
     def letter(self) -> str:
+        """The letter of the right option."""
         return "ABCD"[self.options.index(self.question.answer)]
 
 
 def attribution(name: str) -> str:
-    """The text that stands beside the files of a benchmark."""
+    """Return the text that stands beside the files of a benchmark."""
     return f"""\
 # Glyph scenes in the format of {NAMES[name]}
 
@@ -99,23 +99,38 @@ licensed CC BY 4.0 as well.
 
 
 def draw_item(benchmark: str, index: int, kind: str, wording: int, options: int = 4) -> Item:
-    """The `index`-th item of a benchmark; scenes are redrawn until its kind of question has the answer due."""
+    """Draw an item of a benchmark; scenes are redrawn until its kind of question has the answer due.
+
+    Parameters
+    ----------
+    benchmark : str
+        Its name, part of the seed.
+    index : int
+        The item's place in it.
+    kind : str
+        Of the question, one of `TURNS`.
+    wording : int
+        Which of the kind's wordings is asked.
+    options : int
+        How many are offered.
+    """
     due = TURNS[kind]
     turn = index // len(SEED_TYPES)
     wanted = due[turn % len(due)] if due else None
     for attempt in range(10_000):
         rng = random.Random(f"{benchmark}-test/{index}/{attempt}")
         scene = draw_scene(rng, *draw_shape(rng))
-        asked = questions.ASKERS[kind](rng, of_scene(scene), wording)
-        if asked and asked.options and wanted in (None, asked.answer):
-            chosen = questions.offered(rng, asked, options, position=turn)
-            return Item(render(scene), asked, chosen)
+        question = questions.ASKERS[kind](rng, of_scene(scene), wording)
+        if question and question.options and wanted in (None, question.answer):
+            return Item(render(scene), question, questions.offered(rng, question, options, position=turn))
     raise AssertionError(f"no scene for item {index} of {benchmark} ({kind}, {wanted})")
 
 
 def write_pope(folder: Path) -> None:
-    """Three files of JSON lines that share pictures and present objects; the absent ones are random, popular or of a
-    supercategory that is there (adversarial)."""
+    """Write three files of JSON lines that share pictures and present objects.
+
+    The absent ones are random, popular, or of a supercategory that is there (adversarial).
+    """
     pictures = folder / "images"
     pictures.mkdir(parents=True, exist_ok=True)
     scenes = [_pope_scene(index) for index in range(POPE_PICTURES)]
@@ -143,8 +158,8 @@ def write_pope(folder: Path) -> None:
                     "label": "yes" if scene.count(name) else "no",
                 }
                 lines[condition].append(json.dumps(entry))
-    for condition, told in lines.items():
-        (folder / f"coco_pope_{condition}.json").write_text("\n".join(told) + "\n")
+    for condition, entries in lines.items():
+        (folder / f"coco_pope_{condition}.json").write_text("\n".join(entries) + "\n")
     (folder / "README.md").write_text(attribution("pope"))
 
 
@@ -160,7 +175,7 @@ def _pope_scene(index: int) -> Scene:
 
 
 def write_mmbench(folder: Path) -> None:
-    """One TSV file with the pictures inside, as base64; two to four options."""
+    """Write one TSV file with the pictures inside, as base64; two to four options."""
     folder.mkdir(parents=True, exist_ok=True)
     text = io.StringIO(newline="")
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")
@@ -180,7 +195,7 @@ def write_mmbench(folder: Path) -> None:
 
 
 def write_seedbench(folder: Path) -> None:
-    """`SEED-Bench.json` and a folder of pictures; always four options."""
+    """Write `SEED-Bench.json` and a folder of pictures; always four options."""
     pictures = folder / "SEED-Bench-image"
     pictures.mkdir(parents=True, exist_ok=True)
     entries = []
@@ -202,13 +217,13 @@ def write_seedbench(folder: Path) -> None:
                 "question_type_id": SEED_TYPES[kind],
             }
         )
-    told = {"questions": entries, "question_type": SEED_TITLES}
-    (folder / "SEED-Bench.json").write_text(json.dumps(told, separators=(",", ":")) + "\n")
+    content = {"questions": entries, "question_type": SEED_TITLES}
+    (folder / "SEED-Bench.json").write_text(json.dumps(content, separators=(",", ":")) + "\n")
     (folder / "README.md").write_text(attribution("seedbench"))
 
 
 def write_qbench(folder: Path) -> None:
-    """`llvisionqa_dev.json` and a folder of pictures: which distortion, yes or no, how."""
+    """Write `llvisionqa_dev.json` and a folder of pictures: which distortion, yes or no, how."""
     pictures = folder / "images"
     pictures.mkdir(parents=True, exist_ok=True)
     entries = []
@@ -232,8 +247,11 @@ def write_qbench(folder: Path) -> None:
 
 
 def qbench_item(index: int, kind: str) -> Item:
-    """A low-level item. Every distortion is right as often as none is, yes as often as no, good as often as bad: the
-    question about the distortion that is there is the one kept in every second item of the latter two kinds."""
+    """Draw an item of Q-Bench.
+
+    Every distortion is right as often as none is, yes as often as no, good as often as bad: the question about the
+    distortion that is there is the one kept in every second item of the latter two kinds.
+    """
     group = index // len(QBENCH_KINDS)
     if kind == "distortion":
         quality = QUALITIES[(2 * group + index % len(QBENCH_KINDS) // 2) % len(QUALITIES)]
@@ -251,12 +269,12 @@ def _low_level_answer(kind: str, about: str, bad: bool) -> str:
 
 
 def draw_low_level(index: int, kind: str, quality: str, answer: str, turn: int) -> Item:
-    """A picture of the given quality, redrawn until the question has the answer due."""
+    """Draw a picture of the given quality, again until the question has the answer due; `turn` moves the answer."""
     for attempt in range(10_000):
         rng = random.Random(f"qbench-test/{index}/{attempt}")
         scene = distort(rng, draw_scene(rng, *draw_shape(rng)), quality)
-        asked = questions.ASKERS[kind](rng, of_scene(scene), 0)
-        if asked and asked.answer == answer:
+        question = questions.ASKERS[kind](rng, of_scene(scene), 0)
+        if question and question.answer == answer:
             number = 3 if kind == "distortion" and turn % 4 == 3 else 4
-            return Item(render(scene), asked, questions.offered(rng, asked, number, position=turn // 2))
+            return Item(render(scene), question, questions.offered(rng, question, number, position=turn // 2))
     raise AssertionError(f"no scene for item {index} of qbench ({kind}, {quality}, {answer})")

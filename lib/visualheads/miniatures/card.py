@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from visualheads.miniatures import goals
 from visualheads.miniatures.architectures import Miniature
-from visualheads.miniatures.goals import missed_by
+from visualheads.miniatures.training import TUNING_SHARES
+
+Records = Mapping[str, Mapping[str, Any]]
+"""Training records by the name of the miniature."""
 
 POOLED = """\
 The 95 % intervals of one condition and format are Wilson's: there is one prompt a scene. So are those of all together,
@@ -59,7 +63,7 @@ def kind_table(benchmarks: dict[str, Any]) -> str:
         "| benchmark | kind | accuracy % (95 % interval) | question only % | chance % | above both | prompts |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for name, found in goals.by_kind(benchmarks).items():
+    for name, found in by_kind(benchmarks).items():
         for kind, entry in found.items():
             cells = [percent(entry["seen"]), f"{100 * entry['question_only']['accuracy']:.1f}"]
             cells += [f"{100 * entry['chance']:.1f}", "yes" if entry["above_chance"] else "**no**"]
@@ -69,11 +73,11 @@ def kind_table(benchmarks: dict[str, Any]) -> str:
 
 def kind_section(record: dict[str, Any]) -> str:
     """Scores by kind of question, and which kinds were not learned; empty for a record without."""
-    if not goals.by_kind(record["benchmarks"]):
+    if not by_kind(record["benchmarks"]):
         return ""
     return (
         "\n### By kind of question\n\nAbove both: the 95 % interval lies above chance and above what the question "
-        f"alone tells.\n\n{kind_table(record['benchmarks'])}\n\n{goals.unlearned({'': record})}\n"
+        f"alone tells.\n\n{kind_table(record['benchmarks'])}\n\n{unlearned({'': record})}\n"
     )
 
 
@@ -82,12 +86,12 @@ def target_lines(targets: list[dict[str, Any]]) -> str:
     missed = [entry for entry in targets if not entry["reached"]]
     if not missed:
         return "All figures asked for are reached."
-    told = [
+    lines = [
         f"* {e['what']}: {100 * e['found']:.1f} %, limit {100 * e['wanted']:.1f} %, {missed_by(e)}"
         + (f" ({e['why']})" if "why" in e else "")
         for e in missed
     ]
-    return "Not reached:\n\n" + "\n".join(told)
+    return "Not reached:\n\n" + "\n".join(lines)
 
 
 def preparation(config: Any) -> str:
@@ -113,10 +117,10 @@ def stage_table(stages: dict[str, Any]) -> str:
     for name, stage in stages.items():
         last = {key: value for key, value in stage["curve"][-1].items() if key not in ("step", "seconds")}
         answers = stage.get("answers", {})
-        told = ", ".join(
+        figures = ", ".join(
             f"{key} {value:.2f}" + (f" (of {answers[key]})" if key in answers else "") for key, value in last.items()
         )
-        lines.append(f"| {name} | {stage['steps']} | {stage['batch']} | {stage['seconds'] / 60:.0f} | {told} |")
+        lines.append(f"| {name} | {stage['steps']} | {stage['batch']} | {stage['seconds'] / 60:.0f} | {figures} |")
     return "\n".join(lines)
 
 
@@ -152,7 +156,7 @@ Held-out scenes `data/scenes/looktwice`, greedy decoding, exact match, checkpoin
 All conditions and formats together: {percent(pooled["seen"])} %; with a white picture {percent(pooled["blind"])} %;
 the best answerer that sees only the question (it knows this set's answer frequencies):
 {percent(pooled["question_only"])} %.
-{POOLED}{goals.blind_answers({"": record})}
+{POOLED}{blind_answers({"": record})}
 
 `plain-general` has no referent in the picture: it is reported, no target is set.
 
@@ -177,3 +181,90 @@ in brackets. Minutes depend on what else the machine did.
 ## Licence
 
 Weights: Apache-2.0. {SOURCES}"""
+
+
+def missed_by(entry: Mapping[str, Any]) -> str:
+    """Say by how much a figure misses its limit: `1.2 points above its limit`."""
+    far = 100 * (entry["found"] - entry["wanted"])
+    return f"{abs(far):.1f} points {'above' if far > 0 else 'below'} its limit"
+
+
+def by_kind(benchmarks: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return benchmark → kind → scores of those that ask several kinds, from a training record's `benchmarks`."""
+    found = {name: entry.get("kinds", {}) for name, entry in benchmarks.items()}
+    return {name: kinds for name, kinds in found.items() if len(kinds) > 1}
+
+
+def above(records: Records) -> dict[str, tuple[int, int]]:
+    """Count, by kind, the scores (one a model and benchmark) above chance and what questions alone tell, and all."""
+    found: dict[str, tuple[int, int]] = {}
+    for record in records.values():
+        for kinds in by_kind(record.get("benchmarks", {})).values():
+            for kind, entry in kinds.items():
+                over, of = found.get(kind, (0, 0))
+                found[kind] = (over + bool(entry["above_chance"]), of + 1)
+    return found
+
+
+def unlearned(records: Records, named: Callable[[str], str] = str) -> str:
+    """Say which kinds were not learned everywhere, how often training asked them, and what it asked as rarely."""
+    counts = above(records)
+    missed = [kind for kind, (over, of) in counts.items() if over < of]
+    if not counts:
+        return ""
+    if not missed:
+        return "Every kind is above chance and above what questions alone tell in every score."
+    listed = [f"*{named(kind)}* (above in {counts[kind][0]} of {counts[kind][1]} scores)" for kind in missed]
+    text = (
+        f"Not learned, or not everywhere: {', '.join(listed)}. There the 95 % interval does not lie above both chance "
+        "and what the question alone tells."
+    )
+    asked = [record["asked"] for record in records.values() if record.get("asked")]
+    if not asked:
+        return text
+    text += (
+        f" Shares of the questions of visual tuning: {_shares(asked, 'tuning', missed, named)}; of the text-only "
+        f"stage: {_shares(asked, 'text', missed, named)}. Besides, {100 * TUNING_SHARES['colours']:.0f} % of tuning's "
+        f"batches before its restart list objects with colours, {100 * TUNING_SHARES['places']:.0f} % their places."
+    )
+    learned = [kind for kind in counts if kind not in missed]
+    if learned:
+        rarest = min(learned, key=lambda kind: sum(each["tuning"].get(kind, 0.0) for each in asked))
+        text += (
+            f" The rarest kind that is above in every score: {_shares(asked, 'tuning', [rarest], named)} of tuning's."
+        )
+    return text + " Shares do not tell the reason alone, which was not tested."
+
+
+def blind_answers(records: Records, quoted: Callable[[str], str] = str) -> str:
+    """Say what is answered most often to free questions about white pictures, by condition; "" where unknown."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records.values():
+        for name, entry in record.get("scores", {}).items():
+            if name.endswith("/free") and "blind_answer" in entry:
+                found.setdefault(name.removesuffix("/free"), []).append(entry["blind_answer"])
+    parts = []
+    for condition, answers in found.items():
+        [(text, number)] = Counter(answer["text"] for answer in answers).most_common(1)
+        same = [answer for answer in answers if answer["text"] == text]
+        where = f" in {number} of {len(answers)} miniatures" if len(answers) > 1 else ""
+        share, right = (_range([100 * answer[name] for answer in same]) for name in ("share", "right"))
+        parts.append(
+            f"*{condition}* “{quoted(text)}”{where} ({share} % of the answers; right for {right} % of the questions)"
+        )
+    return f"\n\nWith white pictures the most frequent free answer is: {', '.join(parts)}." if parts else ""
+
+
+def _shares(asked: list[Mapping[str, Any]], stage: str, kinds: list[str], named: Callable[[str], str]) -> str:
+    """`*colour* 2.2 to 2.5 %, *relation* 0.2 %`: the range over the trainings."""
+    parts = []
+    for kind in kinds:
+        share = _range([100 * each[stage].get(kind, 0.0) for each in asked])
+        parts.append(f"*{named(kind)}* {share} %")
+    return ", ".join(parts)
+
+
+def _range(values: list[float]) -> str:
+    """`0.8`, or `0.7 to 0.9` where they differ."""
+    low, high = f"{min(values):.1f}", f"{max(values):.1f}"
+    return low if low == high else f"{low} to {high}"

@@ -1,8 +1,17 @@
-"""Exchanges about a list of objects – questions, captions, tallies – as supervised token ids."""
+"""Exchanges about a list or picture – questions, captions, tallies – as supervised token ids, and batches of them.
+
+Every batch is a pure function of its random source (`fitting.step_random`), so that training can resume.
+"""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from visualheads.miniatures import language, questions
 from visualheads.miniatures.language import (
@@ -14,7 +23,7 @@ from visualheads.miniatures.language import (
     TALLY_STYLES,
     THESE,
 )
-from visualheads.miniatures.text_lists import Listing
+from visualheads.miniatures.listings import Listing, draw_picture, image_inputs, text_list
 from visualheads.miniatures.world import CATEGORY, CLASSES, PLURAL, SUPERCATEGORIES
 
 IGNORED = -100  # transformers' label of an unsupervised token
@@ -28,40 +37,41 @@ NAMED = 0.5  # how often a tally names the marked class before its number, `thes
 STYLES = (0.5, 0.2, 0.3)  # share of each of the tally's styles, once counting is learned
 
 Pair = tuple[list[int], list[int]]
+"""Token ids and their labels: the same ids where an answer is supervised, else `IGNORED`."""
 
 
 def exchange(question: str, answer: str, first: bool) -> Pair:
-    """Ids and labels of question and answer; the first question stands behind the opening `USER:` and its list."""
+    """Return a question with its supervised answer; the first of a dialogue stands behind `USER:` and its list."""
     asked = language.encode(("" if first else language.USER + " ") + question + " " + language.ASSISTANT)
-    told = [*language.encode(answer), language.vocabulary()[language.EOS]]
-    return asked + told, [IGNORED] * len(asked) + told
+    answered = [*language.encode(answer), language.vocabulary()[language.EOS]]
+    return asked + answered, [IGNORED] * len(asked) + answered
 
 
 def with_options(text: str, options: tuple[str, ...]) -> str:
-    """The question and one line `A. …` for each option, as the benchmarks' prompts have them."""
+    """Return the question and one line `A. …` for each option, as the benchmarks' prompts have them."""
     return text + "".join(f"\n{letter}. {option}" for letter, option in zip("ABCD", options, strict=False))
 
 
 def turn(rng: random.Random, listing: Listing, first: bool) -> Pair:
-    """Token ids and labels of one exchange; the first of a dialogue usually carries the format instruction."""
-    asked = questions.ask(rng, listing)
-    often = HINTS if first else LATER_HINTS
-    text, answer = asked.text, asked.answer
-    if asked.options and rng.random() < LETTERS.get(asked.kind, OTHER_LETTERS):
-        number = 4 if asked.kind in LOOKTWICE else rng.choices(list(OPTIONS), list(OPTIONS.values()))[0]
-        options = questions.offered(rng, asked, number)
+    """Draw one question with its answer; the first of a dialogue usually carries the format's instruction."""
+    question = questions.ask(rng, listing)
+    hinted = HINTS if first else LATER_HINTS
+    text, answer = question.text, question.answer
+    if question.options and rng.random() < LETTERS.get(question.kind, OTHER_LETTERS):
+        number = 4 if question.kind in LOOKTWICE else rng.choices(list(OPTIONS), list(OPTIONS.values()))[0]
+        options = questions.offered(rng, question, number)
         text, answer = with_options(text, options), "ABCD"[options.index(answer)]
-        text += f"\n{language.LETTERS_HINT}" if rng.random() < often else ""
+        text += f"\n{language.LETTERS_HINT}" if rng.random() < hinted else ""
         return exchange(text, answer, first)
-    if listing.marked and asked.kind in LOOKTWICE and rng.random() < often:
+    if listing.marked and question.kind in LOOKTWICE and rng.random() < hinted:
         text += " " + language.RECTANGLE_HINT
-    if rng.random() < often:
+    if rng.random() < hinted:
         text += " " + language.FREE_HINT
     return exchange(text, answer, first)
 
 
-def dialogue(rng: random.Random, listing: Listing, length: int) -> Pair:
-    """As many turns about one list as fit into `length` tokens, at least one.
+def turns(rng: random.Random, listing: Listing, length: int) -> Pair:
+    """Draw as many questions about one list as fit into `length` tokens, at least one.
 
     Equal lengths leave little padding in a batch, and short turns bring more answers.
     """
@@ -74,9 +84,9 @@ def dialogue(rng: random.Random, listing: Listing, length: int) -> Pair:
 
 
 def caption(listing: Listing, coloured: bool = False) -> Pair:
-    """The request to list the objects, answered with their names in reading order – with colours, where asked for.
+    """Return the request to list the objects with their names in reading order – with colours, where asked for.
 
-    The marked object is told behind the word that marks it in lists.
+    The marked object stands behind the word that marks it in lists.
     """
     names = list(listing.items)
     if coloured and listing.colours:
@@ -88,7 +98,7 @@ def caption(listing: Listing, coloured: bool = False) -> Pair:
 
 
 def tally(rng: random.Random, listing: Listing, style: int = 0) -> Pair:
-    """The request to count, answered with names and numbers: `dog 2 animals 3 these dog 2 car 0`.
+    """Return the request to count, with names and numbers in answer: `dog 2 animals 3 these dog 2 car 0`.
 
     Numbers are supervised, and so is the marked class where it is named.
     Many counts for one list, each asked by a single word, teach counting long before whole questions do. The higher
@@ -110,9 +120,9 @@ def tally(rng: random.Random, listing: Listing, style: int = 0) -> Pair:
             text = of_class.format(name=name, plural=PLURAL[name])
         else:
             text = of_category.format(category=name)
-        told = language.encode(text)
-        ids += told
-        labels += [IGNORED] * len(told)
+        named = language.encode(text)
+        ids += named
+        labels += [IGNORED] * len(named)
         if name == THESE and rng.random() < NAMED:
             marked = language.vocabulary()[listing.marked or ""]
             ids, labels = [*ids, marked], [*labels, marked]
@@ -121,13 +131,15 @@ def tally(rng: random.Random, listing: Listing, style: int = 0) -> Pair:
 
 
 def tally_style(rng: random.Random) -> int:
-    """A style drawn by its share."""
+    """Draw a style of the tally by its share."""
     return rng.choices(range(len(STYLES)), STYLES)[0]
 
 
 def places(rng: random.Random, listing: Listing) -> Pair:
-    """Where the objects are that are the only ones of their class: `dog top left car bottom right`; a caption where
-    there is none. Places are supervised."""
+    """Return where the objects are that are alone in their class: `dog top left car bottom right`, places supervised.
+
+    A caption where there is none.
+    """
     names = [name for name in listing.alone if listing.place(name)]
     if not names:
         return caption(listing)
@@ -135,15 +147,26 @@ def places(rng: random.Random, listing: Listing) -> Pair:
     ids = language.encode(f"{PLACE_REQUEST} {language.ASSISTANT}")
     labels = [IGNORED] * len(ids)
     for name in names:
-        told = language.encode(listing.place(name) or "")
-        ids += [*language.encode(name), *told]
-        labels += [IGNORED, *told]
+        place = language.encode(listing.place(name) or "")
+        ids += [*language.encode(name), *place]
+        labels += [IGNORED, *place]
     return _ended(ids, labels)
 
 
-def told(rng: random.Random, listing: Listing, task: str, length: int) -> Pair:
-    """What is said about a list or picture: `caption`, `colours`, `places`, `tally` (by single words), `count` (in all
-    styles of the tally) or `questions`, as many as fit into `length` tokens."""
+def dialogue(rng: random.Random, listing: Listing, task: str, length: int) -> Pair:
+    """Draw what is said about a list or picture.
+
+    Parameters
+    ----------
+    rng : random.Random
+        Source of all draws.
+    listing : Listing
+        What is known of it.
+    task : str
+        `caption`, `colours`, `places`, `tally` (by single words), `count` (in all styles of the tally) or `questions`.
+    length : int
+        Tokens that the questions may fill.
+    """
     match task:
         case "caption" | "colours":
             return caption(listing, task == "colours")
@@ -152,9 +175,84 @@ def told(rng: random.Random, listing: Listing, task: str, length: int) -> Pair:
         case "tally" | "count":
             return tally(rng, listing, tally_style(rng) if task == "count" else 0)
         case _:
-            return dialogue(rng, listing, length)
+            return turns(rng, listing, length)
 
 
 def _ended(ids: list[int], labels: list[int]) -> Pair:
     end = language.vocabulary()[language.EOS]
     return [*ids, end], [*labels, end]
+
+
+def opening() -> list[int]:
+    """Return what stands before the list or the picture: `<s> USER:`."""
+    return [language.vocabulary()[language.BOS], *language.encode(language.USER)]
+
+
+def behind(listed: list[int], said: Pair) -> Pair:
+    """Put what is said behind the opening and its list or image tokens, which are not supervised."""
+    head = [*opening(), *listed]
+    return head + said[0], [IGNORED] * len(head) + said[1]
+
+
+def pad(pairs: Iterable[Pair]) -> tuple[Int[Tensor, "batch key"], Int[Tensor, "batch key"]]:
+    """Pad ids and labels to the right; causal attention needs no mask, since nothing real looks at the padding."""
+    rows = list(pairs)
+    longest = max(len(ids) for ids, _ in rows)
+    ids = torch.full((len(rows), longest), language.vocabulary()[language.PAD], dtype=torch.long)
+    labels = torch.full((len(rows), longest), IGNORED, dtype=torch.long)
+    for row, (row_ids, row_labels) in enumerate(rows):
+        ids[row, : len(row_ids)] = torch.tensor(row_ids)
+        labels[row, : len(row_labels)] = torch.tensor(row_labels)
+    return ids, labels
+
+
+def text_pair(
+    rng: random.Random, fillers: int, task: str, length: int, plain: bool = False, joined: float = 0.0
+) -> Pair:
+    """Draw one list in words (as `text_list`) with a dialogue about it; all lists of the task `colours` name them."""
+    coloured = True if task == "colours" else None
+    listed, listing = text_list(rng, fillers, plain=plain, coloured=coloured, joined=joined)
+    return behind(listed, dialogue(rng, listing, task, length))
+
+
+def picture_batch(
+    rng: random.Random, size: int, task: str, processor: Any, length: int, boxed: float, colourful: bool = False
+) -> dict[str, Any]:
+    """Draw pictures with dialogues about them: model inputs with labels.
+
+    Parameters
+    ----------
+    rng : random.Random
+        Source of all draws.
+    size : int
+        Number of pictures.
+    task, length
+        As `dialogue` takes them.
+    processor
+        The model's, which decides the number of image tokens.
+    boxed, colourful
+        As `draw_picture` takes them.
+    """
+    pictures = [draw_picture(rng, boxed, colourful) for _ in range(size)]
+    inputs, counts = image_inputs(processor, [picture.image for picture in pictures])
+    image = language.vocabulary()[language.IMAGE]
+    pairs = [
+        behind([image] * count, dialogue(rng, picture.listing, task, length))
+        for picture, count in zip(pictures, counts, strict=True)
+    ]
+    ids, labels = pad(pairs)
+    return {**inputs, "input_ids": ids, "labels": labels}
+
+
+def by_length(batch: dict[str, Any], parts: int = 2) -> Iterator[tuple[dict[str, Any], float]]:
+    """Cut a batch into parts of like length, each padded no further than it needs, with its share of supervised tokens.
+
+    Losses weighted by these shares add up to the whole batch's, at less cost where lengths vary.
+    """
+    lengths = (batch["input_ids"] != language.vocabulary()[language.PAD]).sum(dim=1)
+    supervised = (batch["labels"] != IGNORED).sum().item()
+    for rows in lengths.argsort(stable=True).chunk(parts):
+        longest = int(lengths[rows].max())
+        part = {name: value[rows] for name, value in batch.items()}
+        part |= {name: part[name][:, :longest] for name in ("input_ids", "labels")}
+        yield part, (part["labels"] != IGNORED).sum().item() / supervised

@@ -1,10 +1,9 @@
-"""Scores of a saved miniature on the shipped benchmark: intervals, blind control, question-only answerer."""
+"""Scores of a saved miniature on the shipped benchmarks, with intervals and controls, and what is asked of them."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +13,7 @@ import xarray as xr
 from scipy import stats
 
 from visualheads.heads.proportions import share_right
-from visualheads.miniatures import language
-from visualheads.miniatures.distortions import ADJECTIVES
-from visualheads.miniatures.goals import FORMATS, targets
-from visualheads.miniatures.language import WORDINGS
-from visualheads.miniatures.world import CLASSES, PLURAL, SUPERCATEGORIES
+from visualheads.miniatures.questions import kind_of, question_only, without_looking
 from visualheads.tasks import task
 from visualheads.tasks.sample import LETTERS
 from visualheads.tasks.scoring import correct
@@ -31,29 +26,40 @@ if TYPE_CHECKING:
 BATCH = 50
 OTHERS = ("pope", "mmbench", "seedbench", "qbench")
 ANSWERS = ("Yes", "No")  # of questions without choices: POPE's
+FORMATS = ("free", "letters")
+BLIND_SLACK = 0.05  # how far blind accuracy, at its upper 95 % limit, may lie above the best question-only answerer
 
 
 def score(right: Sequence[bool], pictures: Sequence[str] | None = None) -> dict[str, Any]:
-    """Share of right answers with its 95 % interval and the number of items.
+    """Return the share of right answers with its 95 % interval and the number of items.
 
-    pictures    which picture each is about. Where several are about one, the interval is a bootstrap over the pictures
-                (`answered.share_right`); else, and without `pictures`, it is Wilson's, which takes items as
-                independent. Pooled over conditions and formats of LookTwice, where several prompts ask about one
-                picture and are not told apart here, that is too narrow: over the pictures of four miniatures' traces
-                it is 1.5 to 1.8 times as wide.
+    Parameters
+    ----------
+    right : sequence of bool
+    pictures : sequence of str, optional
+        Which picture each item is about. Where several are about one, the interval is a bootstrap over the pictures
+        (`heads.proportions.share_right`); else, and without `pictures`, it is Wilson's, which takes items as
+        independent. Pooled over conditions and formats of LookTwice, where several prompts ask about one picture and
+        are not kept apart here, that is too narrow: over the pictures of four miniatures' traces it is 1.5 to 1.8
+        times as wide.
+
+    Returns
+    -------
+    dict
+        accuracy, low, high, n, and pictures where several items are about one.
     """
-    told: dict[str, Any] = {"accuracy": sum(right) / len(right)}
+    share: dict[str, Any] = {"accuracy": sum(right) / len(right)}
     if pictures is not None and len(set(pictures)) < len(pictures):
         values = np.array(right, dtype=float)
         found = share_right(xr.DataArray(values, dims="sample", coords={"image_id": ("sample", list(pictures))}))
-        return {**told, "low": found["lower"], "high": found["upper"], "n": len(right), "pictures": len(set(pictures))}
+        return {**share, "low": found["lower"], "high": found["upper"], "n": len(right), "pictures": len(set(pictures))}
     interval = stats.binomtest(sum(right), len(right)).proportion_ci(method="wilson")
-    return {**told, "low": float(interval.low), "high": float(interval.high), "n": len(right)}
+    return {**share, "low": float(interval.low), "high": float(interval.high), "n": len(right)}
 
 
 @torch.no_grad()
 def answers(model: PreTrainedModel, processor: ProcessorMixin, samples: Sequence[Sample]) -> list[str]:
-    """Greedy answers as text, through the processor's chat template and plain `generate`."""
+    """Ask all samples: greedy answers as text, through the processor's chat template and plain `generate`."""
     found: list[str] = []
     prepare: Any = processor  # its call and its template take more than the base class tells
     run: Any = model
@@ -72,77 +78,21 @@ def answers(model: PreTrainedModel, processor: ProcessorMixin, samples: Sequence
     return [text.strip() for text in found]
 
 
-def template(question: str) -> str:
-    """A question's type: its first line up to the question mark, with classes, supercategories and adjectives left out.
-
-    What follows the mark is no part of the type: LookTwice tells of the box in its free form alone.
-    """
-    names = {*CLASSES, *PLURAL.values(), *SUPERCATEGORIES, *(word for pair in ADJECTIVES.values() for word in pair)}
-    asked = question.partition("\n")[0].partition("?")[0]
-    return " ".join("_" if word in names else word for word in language.split(asked))
-
-
-@cache
-def _types() -> dict[str, str]:
-    """The kind of question of every type that `template` gives for the miniatures' wordings."""
-    names = {"name": CLASSES[0], "other": CLASSES[0], "plural": PLURAL[CLASSES[0]], "category": SUPERCATEGORIES[0]}
-    names["adjective"] = next(iter(ADJECTIVES.values()))[0]
-    return {
-        template(form.format(article=article, **names)): kind
-        for kind, forms in WORDINGS.items()
-        for form in forms
-        for article in ("a", "an")
-    }
-
-
-def kind_of(sample: Sample) -> str:
-    """The kind of a shipped question, by its wording: `colour`, `relation`, …; "" for a wording of others."""
-    return _types().get(template(sample.question), "")
-
-
-def answer_text(sample: Sample) -> str:
-    """The right answer as text: with choices, the right choice."""
-    return sample.choices[LETTERS.index(sample.answer)] if sample.choices else sample.answer
-
-
-def question_only(samples: Sequence[Sample], known: Sequence[Sample], leave_out: bool = False) -> list[bool]:
-    """What the best answerer without eyes gets right: it knows every answer's frequency in this very set.
-
-    Free form: the most frequent answer of the question type. Letters: the option whose text is the most frequent
-    answer of the same type of question in `known`. With `leave_out` it does not know the question's own answer: where
-    there are nearly as many answers as questions, that alone would tell.
-    """
-    frequency: dict[str, Counter[str]] = defaultdict(Counter)
-    own: dict[str, Counter[str]] = defaultdict(Counter)
-    for sample in known:
-        frequency[template(sample.question)][answer_text(sample)] += 1
-        own[sample.question_id][answer_text(sample)] += 1
-
-    def guess(sample: Sample) -> str:
-        answers = Counter(frequency[template(sample.question)])
-        if leave_out:
-            answers.subtract(own[sample.question_id])
-        if not sample.choices:
-            return answers.most_common(1)[0][0] if answers else ""
-        return max(sample.choices, key=lambda option: answers[option])
-
-    return [guess(sample) == answer_text(sample) for sample in samples]
-
-
-def without_looking(samples: Sequence[Sample]) -> list[bool]:
-    """The better of two answerers without eyes: `question_only` without each question's own answer, and the one that
-    always says the most frequent answer. Leaving an answer out of a balanced set speaks against it, so that the first
-    alone would fall below chance."""
-    [(constant, _)] = Counter(sample.answer for sample in samples).most_common(1)
-    always = [sample.answer == constant for sample in samples]
-    return max(always, question_only(samples, samples, leave_out=True), key=sum)
-
-
 def evaluate(folder: Path, n: int | None = None, device: str = "cpu") -> dict[str, Any]:
-    """Scores of the checkpoint in `folder` on all five benchmarks, with the picture, with a white one, without eyes;
-    `n` questions per condition (all of them by default).
+    """Score a checkpoint on all five benchmarks, with the picture, with a white one, without eyes.
 
-    Returns {"scores": {"condition/format": …} of LookTwice, "pooled": …, "benchmarks": {name: …}, "targets": […]}.
+    Parameters
+    ----------
+    folder : pathlib.Path
+        The checkpoint.
+    n : int, optional
+        Questions per condition; all of them by default.
+    device : str
+
+    Returns
+    -------
+    dict
+        scores (of LookTwice, by `condition/format`), pooled, benchmarks (by name), targets (a list).
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -158,7 +108,7 @@ def evaluate(folder: Path, n: int | None = None, device: str = "cpu") -> dict[st
 
 
 def looktwice_scores(model: Any, processor: Any, n: int | None) -> dict[str, Any]:
-    """All conditions and formats of LookTwice, and all of them together."""
+    """Score all conditions and formats of LookTwice, and all of them together."""
     benchmark = task("looktwice")
     scores: dict[str, Any] = {}
     pooled: dict[str, list[bool]] = {"seen": [], "blind": [], "question_only": []}
@@ -167,47 +117,46 @@ def looktwice_scores(model: Any, processor: Any, n: int | None) -> dict[str, Any
         for form in FORMATS:
             samples = free if form == "free" else benchmark.samples(condition=condition, format=form, n=n)
             white = benchmark.samples(condition=condition, format=form, control="white", n=n)
-            told, guessed = answers(model, processor, samples), answers(model, processor, white)
+            seen, blind = answers(model, processor, samples), answers(model, processor, white)
             right = {
-                "seen": _right(told, samples),
-                "blind": _right(guessed, white),
+                "seen": _right(samples, seen),
+                "blind": _right(white, blind),
                 "question_only": question_only(samples, free),
             }
             scores[f"{condition}/{form}"] = {name: score(values) for name, values in right.items()}
             scores[f"{condition}/{form}"] |= {
-                "blind_answer": most_frequent(white, guessed),
-                "one_off": one_off(samples, told),
+                "blind_answer": most_frequent(white, blind),
+                "one_off": one_off(samples, seen),
             }
             for name, values in right.items():
                 pooled[name] += values
     return {"scores": scores, "pooled": {name: score(values) for name, values in pooled.items()}}
 
 
-def most_frequent(samples: Sequence[Sample], told: Sequence[str]) -> dict[str, Any]:
-    """The answer given most often: text, its share of the answers, and of how many questions it is the right one."""
-    [(text, number)] = Counter(told).most_common(1)
+def most_frequent(samples: Sequence[Sample], given: Sequence[str]) -> dict[str, Any]:
+    """Return the answer given most often: text, its share of the answers, and of which share it is the right one."""
+    [(text, number)] = Counter(given).most_common(1)
     right = sum(correct(sample, text) == 1 for sample in samples)
-    return {"text": text, "share": number / len(told), "right": right / len(samples)}
+    return {"text": text, "share": number / len(given), "right": right / len(samples)}
 
 
-def one_off(samples: Sequence[Sample], told: Sequence[str]) -> int:
-    """How many answers are a number one below or above the right one."""
+def one_off(samples: Sequence[Sample], given: Sequence[str]) -> int:
+    """Count the answers that are a number one below or above the right one."""
     found = 0
-    for sample, text in zip(samples, told, strict=True):
+    for sample, text in zip(samples, given, strict=True):
         number, right = _number(sample, text), _number(sample, sample.answer)
         found += number is not None and right is not None and abs(number - right) == 1
     return found
 
 
 def _number(sample: Sample, answer: str) -> int | None:
-    """The number that an answer tells, in digits or as a letter of the sample's choices."""
-    letters = dict(zip(LETTERS, sample.choices or (), strict=False))
-    told = letters.get(answer, answer)
-    return int(told) if told.isdecimal() else None
+    """The number that an answer names, in digits or as a letter of the sample's choices."""
+    text = dict(zip(LETTERS, sample.choices or (), strict=False)).get(answer, answer)
+    return int(text) if text.isdecimal() else None
 
 
 def summary(scores: dict[str, Any]) -> dict[str, Any]:
-    """LookTwice as one entry among the benchmarks: all conditions but the one without a referent.
+    """Sum LookTwice up as one entry among the benchmarks: all conditions but the one without a referent.
 
     Chance is one letter of four in one half of the prompts, and the likeliest answer to free questions in the other.
     """
@@ -222,28 +171,38 @@ def summary(scores: dict[str, Any]) -> dict[str, Any]:
 
 
 def benchmark_scores(model: Any, processor: Any, name: str, n: int | None = None) -> dict[str, Any]:
-    """One benchmark in its own format and figures: with the picture, with a white one, without eyes."""
+    """Score one benchmark in its own format and figures: with the picture, with a white one, without eyes."""
     benchmark = task(name)
     form = benchmark.formats[0]
     samples = benchmark.samples(format=form, n=n)
     white = benchmark.samples(format=form, control="white", n=n)
-    return answered_scores(samples, answers(model, processor, samples), white, answers(model, processor, white))
+    return scores_of(samples, answers(model, processor, samples), white, answers(model, processor, white))
 
 
-def answered_scores(
-    samples: Sequence[Sample], told: Sequence[str], white: Sequence[Sample], guessed: Sequence[str]
+def scores_of(
+    samples: Sequence[Sample], given: Sequence[str], white: Sequence[Sample], blind: Sequence[str]
 ) -> dict[str, Any]:
-    """`benchmark_scores` from the answers: all together, by condition, and by kind of question."""
+    """Score given answers to a benchmark, all together, by condition, and by kind of question.
+
+    Parameters
+    ----------
+    samples, given
+        The questions with their pictures, and the answers to them.
+    white, blind
+        The questions with white pictures, and the answers to these.
+    """
     benchmark = task(samples[0].task)
     conditions = dict.fromkeys(sample.condition for sample in samples)
     kinds = dict.fromkeys(kind for kind in map(kind_of, samples) if kind)
-    by_kind = {kind: _of(samples, told, lambda sample, kind=kind: kind_of(sample) == kind) for kind in kinds}
-    by_condition = {name: _of(samples, told, lambda sample, name=name: sample.condition == name) for name in conditions}
+    by_kind = {kind: _of(samples, given, lambda sample, kind=kind: kind_of(sample) == kind) for kind in kinds}
+    by_condition = {
+        name: _of(samples, given, lambda sample, name=name: sample.condition == name) for name in conditions
+    }
     return {
-        **_compared(samples, told),
-        "blind": _scored(white, guessed),
-        "figures": benchmark.score(samples, told),
-        "blind_figures": benchmark.score(white, guessed),
+        **_compared(samples, given),
+        "blind": _scored(white, blind),
+        "figures": benchmark.score(samples, given),
+        "blind_figures": benchmark.score(white, blind),
         "conditions": {
             name: {**_scored(*part), "figures": benchmark.score(*part)} for name, part in by_condition.items()
         },
@@ -251,31 +210,103 @@ def answered_scores(
     }
 
 
-def _compared(samples: Sequence[Sample], told: Sequence[str]) -> dict[str, Any]:
+def _compared(samples: Sequence[Sample], given: Sequence[str]) -> dict[str, Any]:
     """Answers beside what the questions alone tell, and chance."""
     guesses = score(without_looking(samples), [sample.image_id for sample in samples])
-    found = {"seen": _scored(samples, told), "question_only": guesses}
+    found = {"seen": _scored(samples, given), "question_only": guesses}
     chance = sum(1 / len(sample.choices or ANSWERS) for sample in samples) / len(samples)
     return {**found, **chance_of(found, chance)}
 
 
 def chance_of(found: dict[str, Any], chance: float) -> dict[str, Any]:
-    """Chance (random answers of the right form), and whether the score's 95 % interval lies above it and above what
-    questions alone tell."""
+    """Return chance (random answers of the right form) and whether the score is above it and what questions alone tell.
+
+    Above: its 95 % interval lies above both.
+    """
     best = max(chance, found["question_only"]["accuracy"])
     return {"chance": chance, "above_chance": found["seen"]["low"] > best}
 
 
 def _of(
-    samples: Sequence[Sample], told: Sequence[str], chosen: Callable[[Sample], bool]
+    samples: Sequence[Sample], given: Sequence[str], chosen: Callable[[Sample], bool]
 ) -> tuple[list[Sample], list[str]]:
-    pairs = [(sample, text) for sample, text in zip(samples, told, strict=True) if chosen(sample)]
+    pairs = [(sample, text) for sample, text in zip(samples, given, strict=True) if chosen(sample)]
     return [sample for sample, _ in pairs], [text for _, text in pairs]
 
 
-def _scored(samples: Sequence[Sample], told: Sequence[str]) -> dict[str, Any]:
-    return score(_right(told, samples), [sample.image_id for sample in samples])
+def _scored(samples: Sequence[Sample], given: Sequence[str]) -> dict[str, Any]:
+    return score(_right(samples, given), [sample.image_id for sample in samples])
 
 
-def _right(found: Sequence[str], samples: Sequence[Sample]) -> list[bool]:
-    return [correct(sample, text) == 1 for text, sample in zip(found, samples, strict=True)]
+def _right(samples: Sequence[Sample], given: Sequence[str]) -> list[bool]:
+    return [correct(sample, text) == 1 for sample, text in zip(samples, given, strict=True)]
+
+
+def targets(record: dict[str, Any], marked: bool) -> list[dict[str, Any]]:
+    """Hold a miniature's figures against what is asked of it.
+
+    Parameters
+    ----------
+    record : dict
+        As `evaluate` makes it.
+    marked : bool
+        Whether the miniature was trained on drawn boxes (ViP): then more is asked.
+
+    Returns
+    -------
+    list of dict
+        what, wanted, found, reached, and why where a reason can be computed.
+    """
+    scores = record["scores"]
+    least = {"plain-object": 0.8, "plain-super": 0.7, **({"visual-general": 0.8} if marked else {})}
+    found = [
+        {"what": f"{name}/{form}", "wanted": wanted, "found": scores[f"{name}/{form}"]["seen"]["accuracy"]}
+        for name, wanted in least.items()
+        for form in FORMATS
+    ]
+    for entry in found:
+        entry["reached"] = entry["found"] >= entry["wanted"]
+        if not entry["reached"] and (why := _miscounted(entry["what"], scores)):
+            entry["why"] = why
+    for name, entry in record["benchmarks"].items():
+        best = max(entry["chance"], entry["question_only"]["accuracy"])
+        found.append(
+            {
+                "what": f"{name} above chance",
+                "wanted": best,
+                "found": entry["seen"]["low"],
+                "reached": entry["above_chance"],
+            }
+        )
+        allowed = best + BLIND_SLACK
+        blind = entry["blind"]["high"]
+        found.append({"what": f"{name} blind", "wanted": allowed, "found": blind, "reached": blind <= allowed})
+        if blind > allowed and entry["blind"]["low"] <= best:
+            found[-1]["why"] = _noise(name, entry["blind"], best)
+    return found
+
+
+def _miscounted(what: str, scores: Mapping[str, Any]) -> str:
+    """What is wrong with the wrong answers of a condition and format; "" where it was not kept."""
+    number = scores[what].get("one_off")
+    if number is None:
+        return ""
+    seen = scores[what]["seen"]
+    wrong = seen["n"] - round(seen["accuracy"] * seen["n"])
+    text = f"{number} of {wrong} wrong answers are one too few or one too many"
+    named = what.replace("general", "object")
+    if named == what:
+        return text
+    right = 100 * scores[named]["seen"]["accuracy"]
+    return f"{text}; of the same pictures, {right:.1f} % are counted right where the question names the object"
+
+
+def _noise(name: str, blind: dict[str, Any], best: float) -> str:
+    """Why a limit is exceeded by a blind model whose interval holds the best answerer without eyes."""
+    interval = " to ".join(f"{100 * blind[bound]:.1f}" for bound in ("low", "high"))
+    about = f" ({blind['pictures']} pictures)" if "pictures" in blind else ""
+    return (
+        f"with white pictures {name} is right in {100 * blind['accuracy']:.1f} % ({interval}) of {blind['n']} prompts"
+        f"{about}, no more than the best answerer without eyes ({100 * best:.1f} %) as far as so many can tell: it is "
+        "the width of the interval that passes the limit"
+    )

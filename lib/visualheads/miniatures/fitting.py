@@ -1,10 +1,14 @@
-"""One seeded, resumable training loop for every stage."""
+"""One seeded, resumable training loop for every stage.
+
+Warm restarts: Loshchilov and Hutter, “SGDR: Stochastic Gradient Descent with Warm Restarts”, 2017.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,15 +22,32 @@ from visualheads.errors import CheckpointError
 
 CHECKPOINT_EVERY = 100
 Report = Callable[[str, int, int, dict[str, Any]], None]
-"""Told at every report of a stage: its name, the steps done and to do, and the record of the curve."""
+"""Called at every report of a stage with its name, the steps done and to do, and the record of the curve."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Length and learning rate of a stage: linear warm-up, then a cosine to zero, again after each of `restarts`.
+    """Length and learning rate of a stage: linear warm-up, then a cosine to zero, again after each restart.
 
-    A restart also forgets the optimiser's moments, so that a finished stage can be lengthened by one more cycle
-    (warm restarts: Loshchilov and Hutter 2017).
+    Parameters
+    ----------
+    steps : int
+        Optimiser steps in all.
+    batch : int
+        Scenes or lists in a step.
+    rate : float
+        The highest learning rate.
+    warm_up : int
+        Steps of the warm-up.
+    report_every : int
+        Steps between two records of the curve.
+    tested : int
+        Fresh scenes or lists that every record measures.
+    moments : tuple of int
+        Steps before which the weights are kept in half precision.
+    restarts : tuple of int
+        Steps before which the rates begin anew and the optimiser forgets its moments, so that a finished stage can be
+        lengthened by one more cycle.
     """
 
     steps: int
@@ -39,7 +60,7 @@ class Schedule:
     restarts: tuple[int, ...] = ()
 
     def rate_at(self, step: int) -> float:
-        """The learning rate of a step, from 0 on."""
+        """Return the learning rate of a step, counted from 0."""
         bounds = (0, *self.restarts, self.steps)
         start = max(bound for bound in bounds[:-1] if bound <= step)
         done, length = step - start, bounds[bounds.index(start) + 1] - start
@@ -48,7 +69,7 @@ class Schedule:
 
 @dataclass
 class Progress:
-    """What a stage has done so far: the curve (one record a report) and the seconds it took."""
+    """What a stage has done so far: the curve, one record a report, and the seconds it took."""
 
     curve: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
@@ -56,20 +77,25 @@ class Progress:
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters that train together; `factor` scales the stage's learning rate for them, `name` is the part's."""
+    """Parameters that train together: `factor` scales the stage's learning rate for them, `name` is the part's."""
 
     parameters: tuple[nn.Parameter, ...]
     factor: float = 1.0
     name: str = ""
 
 
+def step_random(seed: int, stage: str, step: int) -> random.Random:
+    """Return the random source of one training step, so that every batch is a function of seed, stage and step."""
+    return random.Random(f"{seed}/{stage}/{step}")
+
+
 def group(*modules: nn.Module, factor: float = 1.0, name: str = "") -> Group:
-    """All parameters of some modules."""
+    """Gather all parameters of some modules."""
     return Group(tuple(parameter for module in modules for parameter in module.parameters()), factor, name)
 
 
 def save_atomically(content: Any, path: Path) -> None:
-    """Write beside the target, then rename: a killed run never leaves half a checkpoint."""
+    """Write a checkpoint beside its target, then rename it: a killed run never leaves half of one."""
     partial = path.with_suffix(".partial")
     torch.save(content, partial)
     os.replace(partial, path)
@@ -85,11 +111,27 @@ def fit(
     measure: Callable[[], dict[str, float]] | None = None,
     on_progress: Report | None = None,
 ) -> Progress:
-    """Train the parameters of `trained` inside `model`; resumes from `folder/<name>.pt` and returns at once when done.
+    """Train some parameters of a model; goes on where a killed run stopped, and returns at once when all is done.
 
-    `loss_of(step)` must be a pure function of the step and the weights. At each of `schedule.moments` the whole
-    model's state is kept as `folder/<name>-<step>.pt` in half precision. Raises CheckpointError where the kept stage
-    is of another schedule or shape.
+    Parameters
+    ----------
+    name : str
+        The stage's; its checkpoint is `folder/<name>.pt`, its moments `folder/<name>-<step>.pt`.
+    model : torch.nn.Module
+        All whose weights are kept; only those in `trained` learn.
+    trained : sequence of Group
+    loss_of : callable
+        Step → loss; a pure function of the step and the weights.
+    schedule : Schedule
+    folder : pathlib.Path
+    measure : callable, optional
+        Called at every report in evaluation mode; its figures join the curve.
+    on_progress : Report, optional
+
+    Raises
+    ------
+    CheckpointError
+        Where the kept stage is of another schedule or shape.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.pt"
@@ -142,7 +184,7 @@ def fit(
 
 
 def fresh_optimiser(trained: Sequence[Group], schedule: Schedule) -> torch.optim.Optimizer:
-    """AdamW over the groups, without moments."""
+    """Return AdamW over the groups, without moments."""
     return torch.optim.AdamW(
         [{"params": list(part.parameters), "factor": part.factor} for part in trained],
         lr=schedule.rate,
@@ -153,14 +195,17 @@ def fresh_optimiser(trained: Sequence[Group], schedule: Schedule) -> torch.optim
 
 
 def resumable(path: Path, schedule: Schedule) -> dict[str, Any]:
-    """The kept stage, if it is of this schedule or was finished at one of its restarts; reports and tests may differ.
+    """Read a kept stage of this schedule, or one finished at one of its restarts; reports and tests may differ.
 
-    Raises CheckpointError otherwise.
+    Raises
+    ------
+    CheckpointError
+        Where it is of another schedule.
     """
     kept = torch.load(path, weights_only=True, map_location="cpu")
-    told = {"restarts": []} | json.loads(kept.get("schedule", "{}"))
+    planned = {"restarts": []} | json.loads(kept.get("schedule", "{}"))
     lasting = ("steps", "restarts", "batch", "rate", "warm_up")
-    before = [told.get(key) for key in lasting]
+    before = [planned.get(key) for key in lasting]
     cycles = [(restart, schedule.restarts[:number]) for number, restart in enumerate(schedule.restarts)]
     allowed = [[steps, list(restarts)] for steps, restarts in (*cycles, (schedule.steps, schedule.restarts))]
     now = [*allowed[-1], *(getattr(schedule, key) for key in lasting[2:])]
@@ -173,7 +218,13 @@ def resumable(path: Path, schedule: Schedule) -> dict[str, Any]:
 
 
 def restore(model: nn.Module, optimiser: torch.optim.Optimizer, kept: dict[str, Any], path: Path) -> None:
-    """Weights and, of an unfinished stage, optimiser. Raises CheckpointError where the network's shape has changed."""
+    """Load the kept weights and, of an unfinished stage, the optimiser.
+
+    Raises
+    ------
+    CheckpointError
+        Where the network's shape has changed.
+    """
     try:
         model.load_state_dict(kept["model"])
     except RuntimeError as error:
@@ -197,12 +248,12 @@ def evaluated(model: nn.Module, measure: Callable[[], dict[str, float]]) -> dict
 
 
 def keep_moment(model: nn.Module, path: Path) -> None:
-    """A snapshot of the weights in half precision."""
+    """Keep a snapshot of the weights in half precision."""
     state = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
     save_atomically(state, path)
 
 
-def mean_by(records: Sequence[tuple[str, bool]]) -> dict[str, float]:
-    """Share of true values per name."""
+def share_by_name(records: Sequence[tuple[str, bool]]) -> dict[str, float]:
+    """Return the share of true values of every name."""
     names = sorted({name for name, _ in records})
     return {name: sum(v for n, v in records if n == name) / sum(n == name for n, _ in records) for name in names}

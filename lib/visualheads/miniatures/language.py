@@ -6,8 +6,14 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING
 
-from visualheads.miniatures.distortions import ADJECTIVES, QUALITIES
-from visualheads.miniatures.world import CLASSES, COLOURS, SUPERCATEGORIES
+from visualheads.miniatures.world import ADJECTIVES, CLASSES, COLOURS, QUALITIES, SUPERCATEGORIES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jaxtyping import Float, Int
+    from torch import Tensor, nn
+    from transformers import PreTrainedTokenizerFast
 
 WORDINGS: dict[str, tuple[str, ...]] = {
     "general": ("How many of these are there?",),
@@ -46,14 +52,6 @@ TALLY_STYLES = (
     ("How many {plural} ?", "How many of these {category} ?", f"How many of {THESE} ?"),
 )
 
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from jaxtyping import Float, Int
-    from torch import Tensor, nn
-    from transformers import PreTrainedTokenizerFast
-
 PAD, BOS, EOS, UNK, IMAGE = "<pad>", "<s>", "</s>", "<unk>", "<image>"
 USER, ASSISTANT = "USER:", "ASSISTANT:"
 SPECIAL = (PAD, BOS, EOS, UNK, IMAGE)
@@ -69,21 +67,21 @@ LETTERS_HINT = "Answer with the option's letter from the given choices directly.
 
 def _sentences() -> str:
     """Every sentence that is asked, with its place holders left out, and every option that is offered."""
-    asked = [form for forms in WORDINGS.values() for form in forms] + [form for forms in TALLY_STYLES for form in forms]
+    forms = [form for group in (*WORDINGS.values(), *TALLY_STYLES) for form in group]
     adjectives = [adjective for pair in ADJECTIVES.values() for adjective in pair]
     hints = [RECTANGLE_HINT, FREE_HINT, LETTERS_HINT, LIST_REQUEST, COLOUR_REQUEST, TALLY_REQUEST, PLACE_REQUEST]
-    text = " ".join([*asked, *hints, *adjectives, *QUALITIES, *PLACES, *RELATIONS, "a an Yes No"])
+    text = " ".join([*forms, *hints, *adjectives, *QUALITIES, *PLACES, *RELATIONS, "a an Yes No"])
     return re.sub(r"\{\w+\}", " ", text)
 
 
 def split(text: str) -> list[str]:
-    """The words of a text, as the miniatures' tokenizer separates them (special tokens aside)."""
+    """Split a text into words as the miniatures' tokenizer does (special tokens aside)."""
     return re.findall(WORD, text)
 
 
 @cache
 def vocabulary() -> dict[str, int]:
-    """Word → id; special tokens first, `<pad>` = 0."""
+    """Return the id of every word and plural ending: special tokens first, `<pad>` is 0."""
     words = [
         *SPECIAL,
         USER,
@@ -101,7 +99,7 @@ def vocabulary() -> dict[str, int]:
 
 
 def encode(text: str) -> list[int]:
-    """Ids of a text without special tokens; raises KeyError for a word outside the vocabulary."""
+    """Return the ids of a text, without special tokens; raises KeyError for a word outside the vocabulary."""
     ids = vocabulary()
     pieces = [piece for word in split(text) for piece in ([word] if word in ids else _pieces(word))]
     return [ids[piece] for piece in pieces]
@@ -117,7 +115,7 @@ def _pieces(word: str) -> list[str]:
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The same vocabulary as a transformers tokenizer: `<s>` in front, unknown words become `<unk>`."""
+    """Return the vocabulary as a transformers tokenizer: `<s>` in front, unknown words become `<unk>`."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -142,18 +140,17 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def together(ids: Sequence[int]) -> int:
-    """One id for several words told in a single place, the first of which is not `<pad>`: digits to the vocabulary's
-    base."""
+def join_ids(ids: Sequence[int]) -> int:
+    """Return one id for several words that share a place: digits to the vocabulary's base; the first is not `<pad>`."""
     return sum(word * len(vocabulary()) ** digit for digit, word in enumerate(ids))
 
 
-def embedded(table: nn.Embedding, ids: Int[Tensor, "batch key"]) -> Float[Tensor, "batch key hidden"]:
-    """Embeddings of ids; of words told together, the sum of theirs."""
+def embed(table: nn.Embedding, ids: Int[Tensor, "batch key"]) -> Float[Tensor, "batch key hidden"]:
+    """Return the embeddings of ids; of words that share a place (`join_ids`), the sum of theirs."""
     size = len(vocabulary())
-    told, rest = table(ids % size), ids // size
+    embeddings, rest = table(ids % size), ids // size
     while bool(rest.any()):
-        more = rest % size
-        told = told + table(more) * (more > 0)[..., None]
+        further = rest % size
+        embeddings = embeddings + table(further) * (further > 0)[..., None]
         rest = rest // size
-    return told
+    return embeddings

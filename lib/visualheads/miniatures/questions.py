@@ -1,15 +1,35 @@
-"""Questions about a list of objects, one small function a kind: what is asked, the answer, what may be offered."""
+"""Questions about a list of objects: what is asked, the answer, what may be offered; one small function a kind.
+
+Of questions that are written down, also their kind, and what they give away to those who see no picture.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
 
-from visualheads.miniatures.distortions import ADJECTIVES, DISTORTIONS, NONE, QUALITIES
+from visualheads.miniatures import language
 from visualheads.miniatures.language import PLACES, RELATIONS, WORDINGS
-from visualheads.miniatures.text_lists import Listing
-from visualheads.miniatures.world import CATEGORY, CLASSES, COLOURS, PLURAL, SUPERCATEGORIES
+from visualheads.miniatures.listings import Listing
+from visualheads.miniatures.world import (
+    ADJECTIVES,
+    CATEGORY,
+    CLASSES,
+    COLOURS,
+    DISTORTIONS,
+    NONE,
+    PLURAL,
+    QUALITIES,
+    SUPERCATEGORIES,
+)
+from visualheads.tasks.sample import LETTERS
+
+if TYPE_CHECKING:
+    from visualheads.tasks.sample import Sample
 
 HIGHEST_CHOICE = 7  # distractors are drawn from 1 … 7, as in the multiple-choice condition of LookTwice
 NUMBERS = tuple(str(number) for number in range(1, HIGHEST_CHOICE + 1))
@@ -48,6 +68,7 @@ class Question:
 
 
 Asker = Callable[[random.Random, Listing, int | None], Question | None]
+"""Asks one kind of question of a list, in a given wording or a random one; None where the list cannot answer it."""
 
 
 def _worded(rng: random.Random, kind: str, wording: int | None, **names: str) -> str:
@@ -103,7 +124,7 @@ def exists(rng: random.Random, listing: Listing, wording: int | None = None) -> 
 
 
 def exists_question(rng: random.Random, name: str, there: bool, wording: int | None = None) -> Question:
-    """“Is there a …?” for a given class."""
+    """Ask “Is there a …?” of a given class."""
     article = "an" if name[0] in "aeiou" else "a"
     return Question("exists", _worded(rng, "exists", wording, article=article, name=name), YES_NO[not there], YES_NO)
 
@@ -185,18 +206,94 @@ ASKERS: dict[str, Asker] = {
 
 
 def ask(rng: random.Random, listing: Listing) -> Question:
-    """One question of a kind that the list can answer, drawn by `WEIGHTS`."""
+    """Draw one question of a kind that the list can answer, by `WEIGHTS`."""
     column, factor = int(listing.marked is None), LOW_LEVEL_FACTOR[listing.quality != NONE]
     weights = [pair[column] * (factor if kind in LOW_LEVEL else 1) for kind, pair in WEIGHTS.items()]
     while True:
-        asked = ASKERS[rng.choices(list(WEIGHTS), weights)[0]](rng, listing, None)
-        if asked:
-            return asked
+        question = ASKERS[rng.choices(list(WEIGHTS), weights)[0]](rng, listing, None)
+        if question:
+            return question
 
 
 def offered(rng: random.Random, question: Question, number: int = 4, position: int | None = None) -> tuple[str, ...]:
-    """`number` different options (fewer where there are no more) in random order, the answer at `position` if given."""
+    """Draw `number` options (fewer where there are no more) in random order, the answer at `position` if given."""
     others = [option for option in question.options if option != question.answer]
     options = rng.sample(others, min(number - 1, len(others)))
     place = rng.randint(0, len(options)) if position is None else position % (len(options) + 1)
     return (*options[:place], question.answer, *options[place:])
+
+
+def template(question: str) -> str:
+    """Return a question's type: its first line up to the mark, without classes, supercategories and adjectives.
+
+    What follows the mark is no part of the type: LookTwice mentions the box in its free form alone.
+    """
+    names = {*CLASSES, *PLURAL.values(), *SUPERCATEGORIES, *(word for pair in ADJECTIVES.values() for word in pair)}
+    asking = question.partition("\n")[0].partition("?")[0]
+    return " ".join("_" if word in names else word for word in language.split(asking))
+
+
+@cache
+def _types() -> dict[str, str]:
+    """The kind of question of every type that `template` gives for the miniatures' wordings."""
+    names = {"name": CLASSES[0], "other": CLASSES[0], "plural": PLURAL[CLASSES[0]], "category": SUPERCATEGORIES[0]}
+    names["adjective"] = next(iter(ADJECTIVES.values()))[0]
+    return {
+        template(form.format(article=article, **names)): kind
+        for kind, forms in WORDINGS.items()
+        for form in forms
+        for article in ("a", "an")
+    }
+
+
+def kind_of(sample: Sample) -> str:
+    """Return the kind of a shipped question by its wording, such as `colour`, or "" for a wording of others."""
+    return _types().get(template(sample.question), "")
+
+
+def answer_text(sample: Sample) -> str:
+    """Return the right answer as text: with choices, the right choice."""
+    return sample.choices[LETTERS.index(sample.answer)] if sample.choices else sample.answer
+
+
+def question_only(samples: Sequence[Sample], known: Sequence[Sample], leave_out: bool = False) -> list[bool]:
+    """Tell what the best answerer without eyes gets right: it knows every answer's frequency in a set of questions.
+
+    Free form: the most frequent answer of the question type. Letters: the option whose text is the most frequent
+    answer of the same type of question.
+
+    Parameters
+    ----------
+    samples : sequence of Sample
+        The questions.
+    known : sequence of Sample
+        The set whose answers it knows.
+    leave_out : bool
+        Leave a question's own answer out: where there are nearly as many answers as questions, that alone would tell.
+    """
+    frequency: dict[str, Counter[str]] = defaultdict(Counter)
+    own: dict[str, Counter[str]] = defaultdict(Counter)
+    for sample in known:
+        frequency[template(sample.question)][answer_text(sample)] += 1
+        own[sample.question_id][answer_text(sample)] += 1
+
+    def guess(sample: Sample) -> str:
+        answers = Counter(frequency[template(sample.question)])
+        if leave_out:
+            answers.subtract(own[sample.question_id])
+        if not sample.choices:
+            return answers.most_common(1)[0][0] if answers else ""
+        return max(sample.choices, key=lambda option: answers[option])
+
+    return [guess(sample) == answer_text(sample) for sample in samples]
+
+
+def without_looking(samples: Sequence[Sample]) -> list[bool]:
+    """Tell what the better of two answerers without eyes gets right.
+
+    They are `question_only` without each question's own answer, and the one that always says the most frequent answer:
+    leaving an answer out of a balanced set speaks against it, so that the first alone would fall below chance.
+    """
+    [(constant, _)] = Counter(sample.answer for sample in samples).most_common(1)
+    always = [sample.answer == constant for sample in samples]
+    return max(always, question_only(samples, samples, leave_out=True), key=sum)

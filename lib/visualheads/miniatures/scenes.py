@@ -27,14 +27,17 @@ licensed CC BY 4.0 as well.
 
 
 def askable(scene: Scene) -> list[str]:
-    """Classes that are alone in their supercategory, so that one answer is right for all three questions,
-    as the benchmark's records (one `Ans` for object, super and general question) demand."""
+    """Find the classes that are alone in their supercategory.
+
+    One answer is then right for all three questions, as the benchmark's records (one `Ans` for object, super and
+    general question) demand.
+    """
     present = scene.names
     return [name for name in present if sum(CATEGORY[name] == CATEGORY[other] for other in present) == 1]
 
 
 def scene_with_question(split: str, index: int) -> tuple[Scene, str]:
-    """The `index`-th scene of a split and the class asked about; redrawn until one class can be asked about."""
+    """Draw the `index`-th scene of a split and the class asked about, again until one class can be asked about."""
     for attempt in range(1000):
         rng = random.Random(f"{TEST_SEED}/{split}/{index}/{attempt}")
         scene = draw_scene(rng)
@@ -45,7 +48,7 @@ def scene_with_question(split: str, index: int) -> tuple[Scene, str]:
 
 
 def record(scene: Scene, name: str, image_id: int) -> dict[str, Any]:
-    """One question record in the official fields, with all objects' boxes in addition."""
+    """Write one question record in the official fields, with all objects' boxes in addition."""
     rng = random.Random(f"{TEST_SEED}/box/{image_id}")
     left, top, right, bottom = rng.choice([item.box for item in scene.objects if item.name == name])
     return {

@@ -1,6 +1,6 @@
-"""What the heads of a text-only language model do on lists told in words, before any picture was seen.
+"""What the heads of a text-only language model do on lists in words, before any picture was seen.
 
-A list of objects is told among filler words, then one class is counted ("How many cars are there?"). The row of the
+A list of objects stands among filler words, then one class is counted ("How many cars are there?"). The row of the
 last prompt token, which produces the answer, is read through the same capture as for pictures: how much of it goes to
 the asked words is what `region_weight` is for a picture.
 """
@@ -18,7 +18,7 @@ import torch
 import xarray as xr
 
 from visualheads.errors import CheckpointError, ParameterError, got
-from visualheads.miniatures import language, text_lists
+from visualheads.miniatures import dialogues, language, listings
 from visualheads.miniatures.world import PLURAL
 from visualheads.models import attention_call
 from visualheads.models.provenance import hash_weights
@@ -27,7 +27,7 @@ from visualheads.store.cached import kept
 KIND = "text-lists"
 STORE = "text-lists.zarr"
 LISTS, FILLERS = 200, 55
-"""Lists asked by default; fillers of the longest: with its objects, a list has about as many places as a picture."""
+"""Lists asked by default, and fillers of the longest: with its objects it has about as many places as a picture."""
 BATCH = 50
 VERSION = 2
 UNTRAINED = "-untrained"
@@ -40,7 +40,7 @@ LONG_NAMES = {
 
 @dataclass(frozen=True)
 class ListQuestion:
-    """One prompt: its ids, the places of the list and of the asked words in it, and the right number."""
+    """One prompt: its ids, the places of the list and of the asked words in it, the class asked about, the answer."""
 
     ids: tuple[int, ...]
     listed: tuple[int, ...]
@@ -52,9 +52,22 @@ class ListQuestion:
 def list_questions(
     n: int = LISTS, fillers: int = FILLERS, seed: int = 0, vocabulary: Mapping[str, int] | None = None
 ) -> list[ListQuestion]:
-    """`n` lists of objects without a mark, each asked for the number of one class that is in it.
+    """Draw lists of objects without a mark, each asked for the number of one class that is in it.
 
-    `vocabulary`: the checkpoint's own ids of words; those of newly trained miniatures by default.
+    Parameters
+    ----------
+    n : int
+        How many.
+    fillers : int
+        The most filler words of a list.
+    seed : int
+    vocabulary : mapping of str to int, optional
+        The checkpoint's own ids of words; by default those of newly trained miniatures.
+
+    Raises
+    ------
+    ParameterError
+        For no list.
     """
     if n < 1:
         raise ParameterError(got("n", n, "1 or more lists"))
@@ -64,29 +77,39 @@ def list_questions(
     translated = {index: own[word] for word, index in ids.items() if word in own}
     made = []
     for _ in range(n):
-        listed, known = text_lists.text_list(rng, fillers, plain=True, marks=0.0)
-        name = rng.choice(known.present)
-        head = text_lists.opening()
+        listed, listing = listings.text_list(rng, fillers, plain=True, marked=0.0)
+        name = rng.choice(listing.present)
+        head = dialogues.opening()
         question = language.encode(f"How many {PLURAL[name]} are there? {language.FREE_HINT} {language.ASSISTANT}")
         places = tuple(range(len(head), len(head) + len(listed)))
         asked = tuple(place for place, token in zip(places, listed, strict=True) if token == ids[name])
-        told = tuple(translated[index] for index in (*head, *listed, *question))
-        made.append(ListQuestion(told, places, asked, name, str(known.count(name))))
+        prompt = tuple(translated[index] for index in (*head, *listed, *question))
+        made.append(ListQuestion(prompt, places, asked, name, str(listing.count(name))))
     return made
 
 
 def trace_lists(
     module: Any, questions: list[ListQuestion], name: str, vocabulary: Mapping[str, int] | None = None
 ) -> xr.Dataset:
-    """Every head's last-prompt row on the questions: dims (model, layer, head, sample).
+    """Measure every head's last-prompt row on the questions (the measures are ours).
 
-    list_weight   attention on all words of the list, [0, 1]
-    asked_weight  attention on the asked words, [0, 1]
-    asked_lift    share of list_weight on the asked words ÷ their share of the list's places, from 0 on
-    correct       (model, sample) whether the likeliest next word is the right number
+    Parameters
+    ----------
+    module
+        A transformers causal language model, such as a miniature's text-only checkpoint.
+    questions : list of ListQuestion
+    name : str
+        The model's, in the dataset.
+    vocabulary : mapping of str to int, optional
+        As in `list_questions`.
 
-    `module` is a transformers causal language model, such as a miniature's text-only checkpoint; `vocabulary` its
-    ids of words, as in `list_questions`. Source: ours.
+    Returns
+    -------
+    xarray.Dataset
+        list_weight : (model, layer, head, sample), attention on all words of the list, [0, 1].
+        asked_weight : likewise, attention on the asked words, [0, 1].
+        asked_lift : likewise, share of list_weight on the asked words ÷ their share of the list's places, from 0 on.
+        correct : (model, sample), whether the likeliest next word is the right number.
     """
     import nnsight
 
@@ -143,22 +166,44 @@ def trace_lists(
 def text_heads(
     folder: str | Path, results: str | Path = "data/results", n: int = LISTS, seed: int = 0, untrained: bool = False
 ) -> xr.Dataset:
-    """`trace_lists` of a text-only checkpoint, kept as `<results>/<name>/text-lists.zarr` and reused from there.
+    """Trace lists with a text-only checkpoint (`trace_lists`), or read what was traced before.
 
-    untrained   the same network with fresh random weights, as a control; kept beside it, "-untrained" after its name
+    The store `<results>/<name>/text-lists.zarr` appears whole, and is made anew where weights, lists or definitions
+    differ.
 
-    The store appears whole, and is made anew where weights, lists or definitions differ. Raises CheckpointError for a
-    folder that holds no causal language model, StoreError for a damaged store or where none can be written.
+    Parameters
+    ----------
+    folder : path
+        The checkpoint.
+    results : path
+        Folder of results.
+    n, seed : int
+        As in `list_questions`.
+    untrained : bool
+        Take the same network with fresh random weights, as a control; kept beside it, "-untrained" after its name.
+
+    Raises
+    ------
+    CheckpointError
+        For a folder that holds no causal language model.
+    StoreError
+        For a damaged store, or where none can be written.
     """
     folder = Path(folder)
     name = folder.name + (UNTRAINED if untrained else "")
-    told = {"weights": hash_weights(folder), "lists": n, "seed": seed, "version": VERSION, "untrained": int(untrained)}
+    made_from = {
+        "weights": hash_weights(folder),
+        "lists": n,
+        "seed": seed,
+        "version": VERSION,
+        "untrained": int(untrained),
+    }
 
     def made() -> xr.Dataset:
         module, table = _module(folder, seed if untrained else None), _vocabulary(folder)
         return trace_lists(module, list_questions(n, seed=seed, vocabulary=table), name, table)
 
-    return kept(Path(results) / name / STORE, KIND, told, made)
+    return kept(Path(results) / name / STORE, KIND, made_from, made)
 
 
 def _vocabulary(folder: Path) -> dict[str, int]:

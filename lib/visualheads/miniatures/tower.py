@@ -1,4 +1,4 @@
-"""The vision tower: what its patches are trained to tell, and that training."""
+"""The vision tower: what its patches learn to show, and that training."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import nn
 
-from visualheads.miniatures import batches, fitting
+from visualheads.miniatures import fitting
 from visualheads.miniatures.architectures import PATCH, PICTURE, build_processor, build_tower
-from visualheads.miniatures.distortions import QUALITIES
-from visualheads.miniatures.fitting import Progress, Report, Schedule
-from visualheads.miniatures.pictures import Picture, picture, prepared
-from visualheads.miniatures.world import CLASSES, COLOURS, Scene
+from visualheads.miniatures.fitting import Progress, Report, Schedule, step_random
+from visualheads.miniatures.listings import draw_picture, image_inputs
+from visualheads.miniatures.world import CLASSES, COLOURS, QUALITIES, Scene
 
 TOWER_SEED = 0  # one tower for all recipes; in the 1.6 recipe it learns on
 GRID = PICTURE // PATCH
@@ -27,7 +26,7 @@ NO_COLOUR = -100  # patches without an object's centre
 BOXED = 0.6  # share of pictures with a drawn box; in all colours, because one tower serves all recipes
 BOXED_PATCH = 4.0  # weight of the few patches in a drawn box beside the many outside
 PART_COVER = 0.15  # share of a patch that an object must cover
-# How many outputs tell what, in this order, and with which weight in the loss.
+# How many outputs of a patch stand for what, in this order, and with which weight in the loss.
 HEADS = {"kind": 2 + len(CLASSES), "boxed": 1, "colour": len(COLOURS), "quality": len(QUALITIES), "place": 2 * GRID}
 WEIGHTS = {"kind": 1.0, "boxed": 1.0, "colour": 0.3, "quality": 0.2, "place": 0.05}
 KIND_WEIGHTS = (0.2, 0.3)  # of background and of an object's other patches; classes weigh 1
@@ -35,8 +34,17 @@ KIND_WEIGHTS = (0.2, 0.3)  # of background and of an object's other patches; cla
 
 @dataclass(frozen=True)
 class Targets:
-    """Per patch: kind (class of the centre in it from 2 on, PART or BACKGROUND), whether it belongs to the boxed
-    object, and the colour of the centre in it or NO_COLOUR."""
+    """What every patch of a picture shows.
+
+    Parameters
+    ----------
+    kinds : (patch,) integers
+        The class whose object has its centre in the patch, from 2 on; else PART of an object or BACKGROUND.
+    boxed : (patch,) 0 or 1
+        Whether it belongs to the object in the drawn box.
+    colours : (patch,) integers
+        The colour of the object whose centre lies in it, or NO_COLOUR.
+    """
 
     kinds: Int[np.ndarray, "patch"]
     boxed: Float[np.ndarray, "patch"]
@@ -44,7 +52,7 @@ class Targets:
 
 
 def patch_targets(scene: Scene, target: int | None) -> Targets:
-    """What the patches show of a scene squeezed to the tower's square."""
+    """Return what the patches show of a scene squeezed to the tower's square; `target` is the boxed object's index."""
     kinds = np.full((GRID, GRID), BACKGROUND, dtype=np.int64)
     boxed = np.zeros((GRID, GRID), dtype=np.float32)
     colours = np.full((GRID, GRID), NO_COLOUR, dtype=np.int64)
@@ -67,61 +75,61 @@ def patch_targets(scene: Scene, target: int | None) -> Targets:
 
 
 def tower_batch(rng: random.Random, size: int, processor: Any) -> dict[str, torch.Tensor]:
-    """Pixels and targets of `size` pictures."""
-    shown: list[Picture] = [picture(rng, boxed=BOXED, colourful=True) for _ in range(size)]
-    targets = [patch_targets(each.scene, each.target) for each in shown]
+    """Draw `size` pictures: their pixels and targets."""
+    pictures = [draw_picture(rng, boxed=BOXED, colourful=True) for _ in range(size)]
+    targets = [patch_targets(picture.scene, picture.target) for picture in pictures]
     return {
-        "pixels": prepared(processor, [each.image for each in shown])[0]["pixel_values"],
+        "pixels": image_inputs(processor, [picture.image for picture in pictures])[0]["pixel_values"],
         "kind": torch.from_numpy(np.stack([each.kinds for each in targets])),
         "boxed": torch.from_numpy(np.stack([each.boxed for each in targets])),
         "colour": torch.from_numpy(np.stack([each.colours for each in targets])),
-        "quality": torch.tensor([QUALITIES.index(each.scene.quality) for each in shown]),
+        "quality": torch.tensor([QUALITIES.index(picture.scene.quality) for picture in pictures]),
     }
 
 
-def tower_loss(told: dict[str, torch.Tensor], batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The weighted sum over what the patches tell. Faded pictures do not show colours: those are not asked for."""
-    kind_weight = torch.ones(HEADS["kind"], device=told["kind"].device)
+def tower_loss(outputs: dict[str, torch.Tensor], batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return the weighted sum of the losses; faded pictures do not show colours, which are not asked for there."""
+    kind_weight = torch.ones(HEADS["kind"], device=outputs["kind"].device)
     kind_weight[BACKGROUND], kind_weight[PART] = KIND_WEIGHTS
     patches = GRID * GRID
     size = len(batch["quality"])
     faded = batch["quality"] == QUALITIES.index("fading")
     colours = batch["colour"].masked_fill(faded[:, None], NO_COLOUR)
-    number = torch.arange(patches, device=told["kind"].device)
-    row, column = told["place"][..., :GRID].flatten(0, 1), told["place"][..., GRID:].flatten(0, 1)
+    number = torch.arange(patches, device=outputs["kind"].device)
+    row, column = outputs["place"][..., :GRID].flatten(0, 1), outputs["place"][..., GRID:].flatten(0, 1)
     shown = (colours != NO_COLOUR).sum().clamp(min=1)
     losses = {
-        "kind": F.cross_entropy(told["kind"].flatten(0, 1), batch["kind"].flatten(), weight=kind_weight),
+        "kind": F.cross_entropy(outputs["kind"].flatten(0, 1), batch["kind"].flatten(), weight=kind_weight),
         "boxed": F.binary_cross_entropy_with_logits(
-            told["boxed"][..., 0], batch["boxed"], pos_weight=torch.tensor(BOXED_PATCH, device=batch["boxed"].device)
+            outputs["boxed"][..., 0], batch["boxed"], pos_weight=torch.tensor(BOXED_PATCH, device=batch["boxed"].device)
         ),
-        "colour": F.cross_entropy(told["colour"].flatten(0, 1), colours.flatten(), reduction="sum") / shown,
-        "quality": F.cross_entropy(told["quality"].flatten(0, 1), batch["quality"].repeat_interleave(patches)),
+        "colour": F.cross_entropy(outputs["colour"].flatten(0, 1), colours.flatten(), reduction="sum") / shown,
+        "quality": F.cross_entropy(outputs["quality"].flatten(0, 1), batch["quality"].repeat_interleave(patches)),
         "place": F.cross_entropy(row, (number // GRID).repeat(size))
         + F.cross_entropy(column, (number % GRID).repeat(size)),
     }
     return torch.stack([WEIGHTS[name] * loss for name, loss in losses.items()]).sum()
 
 
-def tower_scores(told: dict[str, torch.Tensor], batch: dict[str, torch.Tensor]) -> dict[str, float]:
-    """Recall and precision of objects' centre patches; shares of right boxes and colours there and right qualities."""
-    found, objects = told["kind"].argmax(-1), batch["kind"] > PART
+def tower_scores(outputs: dict[str, torch.Tensor], batch: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Return recall and precision of objects' centre patches, and the shares of right boxes, colours and qualities."""
+    found, objects = outputs["kind"].argmax(-1), batch["kind"] > PART
     hit = (found == batch["kind"]) & objects
-    boxes = (told["boxed"][..., 0] > 0) == (batch["boxed"] > 0.5)
+    boxes = (outputs["boxed"][..., 0] > 0) == (batch["boxed"] > 0.5)
     coloured = objects & (batch["quality"] != QUALITIES.index("fading"))[:, None]
-    quality = told["quality"].mean(1).argmax(-1) == batch["quality"]
+    quality = outputs["quality"].mean(1).argmax(-1) == batch["quality"]
     return {
         "recall": float(hit.sum() / objects.sum()),
         "precision": float(hit.sum() / (found > PART).sum().clamp(min=1)),
         "box_accuracy": float(boxes[objects].float().mean()),
-        "box_recall": float((told["boxed"][..., 0] > 0)[objects & (batch["boxed"] > 0.5)].float().mean()),
-        "colour": float((told["colour"].argmax(-1) == batch["colour"])[coloured].float().mean()),
+        "box_recall": float((outputs["boxed"][..., 0] > 0)[objects & (batch["boxed"] > 0.5)].float().mean()),
+        "colour": float((outputs["colour"].argmax(-1) == batch["colour"])[coloured].float().mean()),
         "quality": float(quality.float().mean()),
     }
 
 
-def build_taught() -> nn.ModuleList:
-    """An untrained tower, and the linear head that it is taught with."""
+def build_tower_with_head() -> nn.ModuleList:
+    """Build an untrained tower and the linear head that it is trained with."""
     tower: Any = build_tower()
     return nn.ModuleList([tower, nn.Linear(tower.config.hidden_size, sum(HEADS.values()))])
 
@@ -129,28 +137,38 @@ def build_taught() -> nn.ModuleList:
 def train_tower(
     schedule: Schedule, folder: Path, seed: int, device: str, report: Report | None = None
 ) -> tuple[Any, Progress]:
-    """A CLIP vision tower whose patches tell, each for itself, whose centre and which colour they show, whether the
-    drawn box holds it, where they lie, and how the whole picture is distorted."""
+    """Train a CLIP vision tower: each patch tells for itself whose centre and which colour it shows, whether the drawn
+    box holds it, where it lies, and how the whole picture is distorted. Arguments as `train.train` has them."""
     torch.manual_seed(seed)
-    both = build_taught().to(device)
+    both = build_tower_with_head().to(device)
     tower, head = both
     processor = build_processor("1.5")
 
-    def told(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def outputs_of(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         out = head(tower(batch["pixels"]).last_hidden_state[:, 1:])
         return dict(zip(HEADS, out.split(list(HEADS.values()), dim=-1), strict=True))
 
     def batch_of(stage: str, step: int, size: int) -> dict[str, torch.Tensor]:
-        batch = tower_batch(batches.generator(seed, stage, step), size, processor)
+        batch = tower_batch(step_random(seed, stage, step), size, processor)
         return {name: value.to(device) for name, value in batch.items()}
 
     def loss_of(step: int) -> torch.Tensor:
         batch = batch_of("tower", step, schedule.batch)
-        return tower_loss(told(batch), batch)
+        return tower_loss(outputs_of(batch), batch)
 
     def measure() -> dict[str, float]:
         batch = batch_of("tower-test", 0, schedule.tested)
-        return tower_scores(told(batch), batch)
+        return tower_scores(outputs_of(batch), batch)
 
     progress = fitting.fit("tower", both, [fitting.group(both)], loss_of, schedule, folder, measure, report)
     return tower, progress
+
+
+def tower_counts(pictures: int) -> dict[str, int]:
+    """Count the objects – all, boxed, of a colour that shows – that the figures of so many test pictures are over."""
+    batch = tower_batch(step_random(TOWER_SEED, "tower-test", 0), pictures, build_processor("1.5"))
+    objects = batch["kind"] > PART
+    shown = objects & (batch["quality"] != QUALITIES.index("fading"))[:, None]
+    boxed = objects & (batch["boxed"] > 0.5)
+    found = {"recall": objects, "box_accuracy": objects, "box_recall": boxed, "colour": shown}
+    return {**{name: int(chosen.sum()) for name, chosen in found.items()}, "quality": pictures}

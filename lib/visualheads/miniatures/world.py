@@ -1,7 +1,8 @@
-"""The glyph world: seeded scenes of pictograms on textured ground, with boxes, classes and supercategories.
+"""The glyph world: seeded scenes of pictograms on textured ground, with boxes, classes, supercategories, distortions.
 
 Glyphs are Font Awesome Free icons (CC BY 4.0, from the distribution ``fontawesomefree``). A scene is described
-first (`draw_scene`) and rendered from its description (`render`), so that labels never come from pixels.
+first (`draw_scene`) and rendered from its description (`render`), so that labels never come from pixels. A distortion
+of the whole picture – blur, noise, darkness, fading – is a low-level quality that Q-Bench asks about.
 """
 
 from __future__ import annotations
@@ -16,68 +17,35 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from visualheads.errors import require
-from visualheads.miniatures.distortions import NONE, distorted
 
 CELL = 24  # pixels of one object's cell; a 4 × 4 scene measures 96 × 96
 Box = tuple[int, int, int, int]
 
-# supercategory → {class: (plural, glyph)}
-WORLD: dict[str, dict[str, tuple[str, str]]] = {
-    "beings": {
-        "person": ("persons", "person"),
-        "infant": ("infants", "baby"),
-        "swimmer": ("swimmers", "person-swimming"),
-        "skier": ("skiers", "person-skiing"),
-        "nurse": ("nurses", "user-nurse"),
-        "astronaut": ("astronauts", "user-astronaut"),
-    },
-    "animals": {
-        "dog": ("dogs", "dog"),
-        "cat": ("cats", "cat"),
-        "fish": ("fishes", "fish"),
-        "horse": ("horses", "horse"),
-        "frog": ("frogs", "frog"),
-        "dove": ("doves", "dove"),
-        "spider": ("spiders", "spider"),
-        "hippo": ("hippos", "hippo"),
-    },
-    "vehicles": {
-        "car": ("cars", "car"),
-        "bicycle": ("bicycles", "bicycle"),
-        "bus": ("buses", "bus"),
-        "truck": ("trucks", "truck"),
-        "plane": ("planes", "plane"),
-        "sailboat": ("sailboats", "sailboat"),
-        "motorcycle": ("motorcycles", "motorcycle"),
-        "tractor": ("tractors", "tractor"),
-    },
-    "foods": {
-        "apple": ("apples", "apple-whole"),
-        "carrot": ("carrots", "carrot"),
-        "lemon": ("lemons", "lemon"),
-        "pizza": ("pizzas", "pizza-slice"),
-        "burger": ("burgers", "burger"),
-        "cheese": ("cheeses", "cheese"),
-    },
-    "things": {
-        "umbrella": ("umbrellas", "umbrella"),
-        "key": ("keys", "key"),
-        "bell": ("bells", "bell"),
-        "book": ("books", "book"),
-        "chair": ("chairs", "chair"),
-        "clock": ("clocks", "clock"),
-        "guitar": ("guitars", "guitar"),
-        "hammer": ("hammers", "hammer"),
-    },
+WORLD: dict[str, tuple[str, ...]] = {
+    "beings": ("person", "infant", "swimmer", "skier", "nurse", "astronaut"),
+    "animals": ("dog", "cat", "fish", "horse", "frog", "dove", "spider", "hippo"),
+    "vehicles": ("car", "bicycle", "bus", "truck", "plane", "sailboat", "motorcycle", "tractor"),
+    "foods": ("apple", "carrot", "lemon", "pizza", "burger", "cheese"),
+    "things": ("umbrella", "key", "bell", "book", "chair", "clock", "guitar", "hammer"),
 }
+"""Supercategory → its classes."""
 SUPERCATEGORIES = tuple(WORLD)
-CATEGORY = {name: category for category, classes in WORLD.items() for name in classes}
+CATEGORY = {name: category for category, names in WORLD.items() for name in names}
 CLASSES = tuple(CATEGORY)
-PLURAL = {name: plural for classes in WORLD.values() for name, (plural, _) in classes.items()}
-GLYPH = {name: glyph for classes in WORLD.values() for name, (_, glyph) in classes.items()}
+PLURAL = {name: name + ("es" if name.endswith(("s", "sh")) else "s") for name in CLASSES}
+GLYPH = {name: name for name in CLASSES} | {
+    "infant": "baby",
+    "swimmer": "person-swimming",
+    "skier": "person-skiing",
+    "nurse": "user-nurse",
+    "astronaut": "user-astronaut",
+    "apple": "apple-whole",
+    "pizza": "pizza-slice",
+}
+"""Class → the name of its icon."""
 # No red: the drawn rectangle is the only red in a picture.
 COLOURS: dict[str, tuple[int, int, int]] = {
     "black": (25, 25, 25),
@@ -95,10 +63,23 @@ SIBLING_SHARE = 0.4  # how often a further class shares a supercategory, so that
 MOST_OBJECTS = 10
 GLYPH_SIZES = (15, 17, 19)
 
+NONE = "none"
+DISTORTIONS = ("blur", "noise", "darkness", "fading")
+QUALITIES = (NONE, *DISTORTIONS)
+ADJECTIVES = {  # (of a distorted picture, of one without that distortion)
+    "blur": ("blurry", "sharp"),
+    "noise": ("noisy", "clear"),
+    "darkness": ("dark", "bright"),
+    "fading": ("faded", "colourful"),
+}
+# Mild and strong: radius in pixels, standard deviation in grey levels, and twice the share that is left.
+STRENGTHS = {"blur": (1.0, 1.8), "noise": (18.0, 34.0), "darkness": (0.5, 0.25), "fading": (0.3, 0.1)}
+PALE, CONTRAST = 200, 0.6  # a faded picture's tones are drawn towards this grey level, by this factor
+
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One glyph: class, colour name, font size and its box in pixels (left, top, right, bottom)."""
+    """One glyph: its class, the name of its colour, font size, and box in pixels (left, top, right, bottom)."""
 
     name: str
     colour: str
@@ -118,9 +99,20 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture's description; `seed` fixes the ground's texture and the colours' jitter.
+    """What a picture shows: all that `render` needs.
 
-    `quality` names a distortion of the whole picture, or none; `strength` is in that distortion's unit.
+    Parameters
+    ----------
+    width, height : int
+        Pixels.
+    seed : int
+        Fixes the ground's texture and the colours' jitter.
+    objects : tuple of SceneObject
+        At most one in a cell.
+    quality : str
+        The distortion of the whole picture, one of `QUALITIES`.
+    strength : float
+        In that distortion's unit, as in `STRENGTHS`.
     """
 
     width: int
@@ -158,7 +150,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 @functools.cache
 def glyph_mask(name: str, size: int) -> Image.Image:
-    """The class's pictogram as an 8-bit mask, cropped to its ink and at most one cell wide and high."""
+    """Return a class's pictogram as an 8-bit mask, cropped to its ink and at most one cell wide and high."""
     font, text = _font(size), _codepoints()[name]
     left, top, right, bottom = (int(edge) for edge in font.getbbox(text))
     mask = Image.new("L", (right - left, bottom - top), 0)
@@ -169,7 +161,7 @@ def glyph_mask(name: str, size: int) -> Image.Image:
 
 
 def choose_counts(rng: random.Random) -> list[tuple[str, int]]:
-    """Classes of a scene and how many of each: (class, count) pairs, at most `MOST_OBJECTS` in all."""
+    """Draw the classes of a scene and how many there are of each, at most `MOST_OBJECTS` objects in all."""
     while True:
         number = rng.choices(list(CLASS_COUNT_WEIGHTS), list(CLASS_COUNT_WEIGHTS.values()))[0]
         names = [rng.choice(CLASSES)]
@@ -183,7 +175,7 @@ def choose_counts(rng: random.Random) -> list[tuple[str, int]]:
 
 
 def draw_scene(rng: random.Random, columns: int = 4, rows: int = 4) -> Scene:
-    """A random scene on a grid of `columns` × `rows` cells, one object a cell at most."""
+    """Draw a scene on a grid of `columns` × `rows` cells, at most one object in a cell."""
     cells = [(x, y) for x in range(columns) for y in range(rows)]
     rng.shuffle(cells)
     objects = []
@@ -198,6 +190,40 @@ def draw_scene(rng: random.Random, columns: int = 4, rows: int = 4) -> Scene:
     return Scene(columns * CELL, rows * CELL, rng.randrange(1 << 30), tuple(objects))
 
 
+def draw_strength(rng: random.Random, kind: str) -> float:
+    """Draw how strong a distortion is, between its mild and its strong end (`STRENGTHS`); 0 for no distortion."""
+    return 0.0 if kind == NONE else rng.uniform(*STRENGTHS[kind])
+
+
+def distorted(image: Image.Image, kind: str, strength: float, seed: int) -> Image.Image:
+    """Return the picture with one distortion.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        RGB.
+    kind : str
+        One of `QUALITIES`; `NONE` returns the picture itself.
+    strength : float
+        In the kind's own unit, as in `STRENGTHS`.
+    seed : int
+        Fixes the noise.
+    """
+    if kind == NONE:
+        return image
+    if kind == "blur":
+        return image.filter(ImageFilter.GaussianBlur(strength))
+    pixels = np.asarray(image, dtype=np.float64)
+    if kind == "noise":
+        pixels = pixels + np.random.default_rng(seed).normal(0, strength, pixels.shape)
+    elif kind == "darkness":
+        pixels = pixels * strength
+    else:
+        grey = pixels.mean(-1, keepdims=True)
+        pixels = PALE + (grey + (pixels - grey) * strength - PALE) * CONTRAST
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
 def _ground(scene: Scene, noise: np.random.Generator) -> np.ndarray:
     light = noise.uniform(150, 250, 3)
     across = np.linspace(-20, 20, scene.width)[None, :, None] * noise.uniform(-1, 1)
@@ -207,7 +233,7 @@ def _ground(scene: Scene, noise: np.random.Generator) -> np.ndarray:
 
 
 def render(scene: Scene) -> Image.Image:
-    """The scene as an RGB picture; the same scene always gives the same pixels."""
+    """Draw the scene as an RGB picture; the same scene always gives the same pixels."""
     noise = np.random.default_rng(scene.seed)
     pixels = _ground(scene, noise)
     for item in scene.objects:
@@ -221,11 +247,12 @@ def render(scene: Scene) -> Image.Image:
 
 
 def as_jpeg(image: Image.Image, quality: int = 92) -> Image.Image:
-    """The picture after a trip through JPEG, as shipped scenes are stored."""
+    """Return the picture after a trip through JPEG, as shipped scenes are stored."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     return Image.open(buffer).convert("RGB")
 
 
 def save_jpeg(image: Image.Image, path: Path, quality: int = 92) -> None:
+    """Write the picture as a JPEG file."""
     image.save(path, "JPEG", quality=quality)

@@ -15,7 +15,7 @@ from visualheads.analysis.lineage import training_record
 from visualheads.book.prose.across import sampled
 from visualheads.book.prose.words import counted, escaped, listed, percent, table
 from visualheads.charts.labels import ANSWER_FORMATS, benchmark
-from visualheads.miniatures.goals import blind_answers
+from visualheads.miniatures.card import blind_answers
 
 if TYPE_CHECKING:
     from visualheads.models.loading import VisionLanguageModel

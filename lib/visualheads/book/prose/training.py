@@ -11,8 +11,8 @@ from visualheads.cards import cards, data_folder, miniature_folder
 from visualheads.charts.conditions import FORMAT_NAMES
 from visualheads.charts.labels import benchmark, figure, in_sentence, thousands
 from visualheads.charts.training import CLOCK, STAGES, named_stages
+from visualheads.miniatures.card import blind_answers, by_kind, missed_by, unlearned
 from visualheads.miniatures.evaluation import score
-from visualheads.miniatures.goals import blind_answers, by_kind, missed_by, unlearned
 
 Records = Mapping[str, Mapping[str, Any]]
 RECORD = "training.json"
