@@ -34,7 +34,7 @@ def fill(path: Path, ds: xr.Dataset, plan: write.StorePlan, shards: list[int] | 
 
 
 def stored(
-    folder: Path, ds: xr.Dataset, task: str = "looktwice", done: list[int] | None = None, **identity: str
+    folder: Path, ds: xr.Dataset, task: str = "looktwice", done: list[int] | None = None, **identity: str | int
 ) -> Path:
     """Write a synthetic dataset as a store of shards of five."""
     path = folder / str(ds["model"].item()) / f"{task}.zarr"

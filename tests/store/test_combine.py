@@ -241,3 +241,12 @@ def test_some_variables_are_joined_in_memory_as_lazily(tmp_path: Path) -> None:
     assert list(some.data_vars) == ["image_weight", "correct"]
     assert all(isinstance(some[name].data, np.ndarray) for name in some.data_vars)
     xr.testing.assert_identical(some, whole[list(some.data_vars)].load())
+
+
+def test_stores_of_two_seeds_are_not_mixed(tmp_path: Path) -> None:
+    for seed, name in ((0, "looktwice"), (1, "looktwice-seed1")):
+        stored(tmp_path, traced("m", 2, 3), task=name, seed=seed)
+    ds = open_results(tmp_path)
+    assert ds.sizes["sample"] == 24 and len(set(ds["sample"].values)) == 24
+    assert list(ds["map_condition"].values[:1]) == ["looktwice: plain-general"]
+    schema.assert_valid(ds)

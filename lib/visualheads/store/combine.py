@@ -157,7 +157,9 @@ def _with_distinct_ids(datasets: list[xr.Dataset]) -> tuple[list[xr.Dataset], pd
 def _labels(ds: xr.Dataset) -> pd.DataFrame:
     columns: dict[str, Any] = {name: ds[name].values for name in SAMPLE_LABELS if name in ds.coords}
     index = pd.Index(ds["sample"].values, name="sample", dtype=object)
-    return pd.DataFrame({**columns, "data": str(_identity(ds).get("task_files", ""))}, index=index)
+    told = _identity(ds)
+    data = f"{told.get('task_files', '')} {told.get('seed') or ''}".strip()  # another seed draws other distractors
+    return pd.DataFrame({**columns, "data": data}, index=index)
 
 
 def _identity(ds: xr.Dataset) -> Mapping[str, object]:
