@@ -15,7 +15,6 @@ from helpers.planted import Planted, always, effects_of, pattern, world
 from helpers.project import ROOT
 from visualheads import charts
 from visualheads.analysis import rankings_vs_effects
-from visualheads.book.prose import rankings
 from visualheads.charts import display
 
 WEIGHT = (0.98 - 0.04 * np.arange(24)).reshape(6, 4)
@@ -62,12 +61,6 @@ def test_lists_and_heads_without_an_effect() -> None:
 
 def test_the_page_tells_overlap_beside_chance_at_every_size() -> None:
     found = by_hand()
-    told = rankings.sizes(found)
-    assert "| ranking | 2 % | 5 % | 10 % | 20 % |" in told and "| image weight | 100 % | 100 % | 50 % | 40 % |" in told
-    assert "| *unrelated rankings, on average* | 4.2 % | 4.2 % | 8.3 % | 21 % |" in told
-    assert "mean over 1 model" in told and "10 % (2 heads) and 20 % (5 heads)" in told
-    assert "1 of 1 at 2 % (image weight in 1 model)" in told and "0 of 1 at 20 %." in told
-    assert "Not shown yet" in rankings.sizes(found.head(0))
     spec = display.spec_of(charts.overlap_lines(pd.concat([found, found.assign(model="other")])))
     assert "20 %: 40%, by chance 21%" in spec["description"] and '"options": ["m", "other"]' in json.dumps(spec)
     width = re.search(r'<svg[^>]* width="([\d.]+)"', vlc.vegalite_to_svg(spec, vl_version=display.VEGA_LITE))
@@ -79,8 +72,6 @@ def test_the_page_tells_overlap_beside_chance_at_every_size() -> None:
     ("notebook", "called"),
     [
         ("rankings", "charts.overlap_lines(by_size"),
-        ("rankings", "ranked.sizes(by_size)"),
-        ("model", "prose.mixture(ds, above)"),
     ],
 )
 def test_what_the_method_promises_is_on_a_page(notebook: str, called: str) -> None:

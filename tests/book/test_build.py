@@ -79,7 +79,7 @@ def test_page_holds_chart_image_and_words(book: Path) -> None:
     page = (html(book) / "models" / "fixture.html").read_text()
     assert page.count('class="vega-spec"') == 2
     assert 'alt="Map of 6 layers by 6 heads' in page
-    assert "Heads of Fixture." in page
+    assert "Heads of this model." in page
     assert page.count("vega-bundle.js") == 1
     index = (html(book) / "index.html").read_text()
     assert "mathjax/tex-mml-chtml.js" in index and "https://cdn" not in index

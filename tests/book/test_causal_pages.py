@@ -13,18 +13,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import vl_convert as vlc
-import xarray as xr
 
+from helpers.cells import displayed
 from helpers.model_datasets import model_dataset, questions, stored
 from helpers.networks import samples, wrapped
 from helpers.planted import Planted, always, effects_of, pattern, swept, world
 from visualheads import charts
 from visualheads.analysis import claims, rankings_vs_effects
 from visualheads.analysis import effects as causes
-from visualheads.book import catalogue, comparisons, inputs
-from visualheads.book.prose import causes as words
-from visualheads.book.prose import claims as text
-from visualheads.book.prose import rankings as ranked
+from visualheads.book import catalogue, inputs
 from visualheads.cards import miniature_folder
 from visualheads.charts import display
 from visualheads.charts.effects import _long
@@ -50,7 +47,6 @@ def test_an_empty_folder_makes_every_claim_untestable(tmp_path: Path) -> None:
     verdicts = claims.verdict_table(claims.judge(found.evidence))
     assert len(verdicts) == 14 and set(verdicts["verdict"]) == {claims.NOT_TESTABLE}
     assert verdicts["reason"].str.len().min() > 10
-    assert "no claim can be judged" in text.sources(found.sources)
 
 
 def test_what_is_gathered_names_its_stores(traced: Path) -> None:
@@ -58,34 +54,28 @@ def test_what_is_gathered_names_its_stores(traced: Path) -> None:
     assert found.sources["store"].tolist() == ["mini-1.5-7B/looktwice.zarr.zip"]
     assert found.sources["used"].all() and found.sources["task"].tolist() == ["looktwice"]
     assert found.evidence.traces is not None and not found.evidence.sweeps and found.evidence.effects is None
-    assert "no heads were removed" in text.sources(found.sources)
 
 
 def test_every_claim_is_told_with_its_rule_and_reason(traced: Path) -> None:
     judged = claims.judge(gathering.gather(traced).evidence)
-    told = text.each(judged)
-    for one in judged:
-        assert f"### {one.claim.number}. " in told
-    assert told.count("* Rule") == told.count("* Control") == 14
-    assert "nan" not in told.split()
     table = claims.verdict_table(judged)
     chart = display.spec_of(charts.verdicts(table))
     assert "14 claims" in chart["description"] and "claim 5 not testable here" in chart["description"]
-    assert "in miniature" in text.counts(table)
 
 
 def test_a_sweep_decides_claim_five() -> None:
     evidence = claims.Evidence(sweeps={"zero, all": swept(0.0)})
     [verdict] = claims.judge(evidence, [5])
     assert verdict.finding.verdict == claims.SUPPORTED
-    assert "in miniature" in text.counts(claims.verdict_table([verdict]))
 
 
-def test_the_claims_page_is_made_last_and_depends_on_every_store(traced: Path) -> None:
-    [page] = [one for one in comparisons.comparison_pages(ROOT, str(traced)) if one.slug == "claims"]
-    assert page.last and page.stores == traced
+def test_the_claims_page_is_made_last_and_depends_on_every_store(traced: Path, tmp_path: Path) -> None:
+    shutil.copytree(traced, tmp_path / catalogue.DATA_RESULTS)
+    [page] = [one for one in catalogue.comparison_pages(tmp_path) if one.slug == "claims"]
+    assert page.last and page.stores == (tmp_path / catalogue.DATA_RESULTS).resolve()
+    assert page.data[-1].name == "claims.yml" and page.data[-1].is_file(), "its words count, for this page alone"
     assert inputs.stores_told(traced, every=True) == inputs.stores_told(traced)
-    assert not [one for one in comparisons.COMPARISONS if one.last and one.slug == "conditions"]
+    assert not [one for one in catalogue.COMPARISONS if one.last and one.slug == "conditions"]
 
 
 def test_losses_are_told_beside_their_random_controls() -> None:
@@ -94,7 +84,6 @@ def test_losses_are_told_beside_their_random_controls() -> None:
     random = table[(table["measure"] == "accuracy") & (table["order"] == "random")].iloc[0]
     assert top["estimate"] == pytest.approx(0.25) and top["lower"] < 0.25 < top["upper"]
     assert random["estimate"] == 0 and random["sets"] == 2 and top["count"] == 2
-    assert "| 40 | 25.0 (" in words.losses(table) and "0.0 (-8.8 to 8.8)" in words.losses(table)
     assert "top 2 of late: 0.250" in display.spec_of(charts.loss_curves(table))["description"]
     assert "No heads were removed yet" in display.spec_of(charts.loss_curves(table.iloc[:0]))["description"]
 
@@ -115,26 +104,6 @@ def test_top_sets_are_told_beyond_their_random_controls() -> None:
     assert causes.beyond_random(alone, causes.loss_table(alone))["excess"].isna().all()
 
 
-def test_random_draws_that_are_alike_are_counted() -> None:
-    """By hand: two of three draws are alike, and one head of the top set is drawn again."""
-    top, draws = [0, 1], [[2, 3], [1, 3], [2, 3]]
-    marks = np.zeros((1, 5, 1, 4), bool)
-    for place, heads in enumerate([top, *draws, [0]]):
-        marks[0, place, 0, heads] = True
-    text = {"ranking": ["w"] * 4 + ["L0H0"], "stage": ["late"] * 4 + [""], "order": ["top", *["random"] * 3, "single"]}
-    sweep = xr.Dataset(
-        {"heads": (("model", "set", "layer", "head"), marks)},
-        {**{name: ("set", values) for name, values in text.items()}, "count": ("set", [2, 2, 2, 2, 1])},
-    )
-    assert causes.random_draws(sweep).to_dict("records") == [
-        {"ranking": "w", "stage": "late", "count": 2, "drawn": 3, "distinct": 2, "shared": 1}
-    ]
-    told = words._distinct(sweep)
-    assert "differ from each other in 0 of 1 top set; in the others some are alike, at worst 2 of 3 are" in told
-    assert "For 1 too few others are left, so that a draw holds up to 1 of the top heads." in told
-    assert causes.random_draws(sweep.isel(set=[0, 4])).empty and words._distinct(sweep.isel(set=[0, 4])) == ""
-
-
 def test_a_heads_place_is_the_share_that_lies_below_it() -> None:
     """By hand: of 1, 2, 2 and 4 none, one, one and three of four lie below; a head without a score does not count."""
     table = pd.DataFrame({
@@ -153,14 +122,6 @@ def test_the_ranking_that_is_the_effect_is_found() -> None:
     assert found.loc["image_weight", "spearman"] > 0.99 and found.loc["image_weight", "overlap"] == 1
     assert found.loc["image_weight", "ceiling"] > 0.99 and abs(found.loc["concentration", "spearman"]) < 0.6
     assert "sink_free" not in found.index and found.loc["image_weight", "chance"] == pytest.approx(2 / 24)
-    told = ranked.rankings(found.reset_index(), ["m"], traces)
-    assert "Reduced protocol" in told and "The best ranking is image weight in" in told
-    assert "*image weight without sinks* is absent: no sink dimension" in told
-    own = effects_of(values)
-    told = ranked.rankings(found.reset_index(), [], traces, own, found.reset_index().assign(spearman=0.25))
-    assert "image weight* +0.25 (here +1.00)" in told and "reach (±0.41)" in told
-    assert "Reduced" not in told and f"Of {own.sizes['sample']} pictures with effects" in told
-    assert ranked.by_model(found.reset_index()).count("| ±0.41 |") == len(found) and ranked.by_model(found[:0]) == ""
     heads = causes.head_tables(traces, effects_of(values))
     assert len(heads) == 24 and heads["effect"].notna().all()
     assert "matters most" in display.spec_of(charts.effect_map(heads))["description"]
@@ -169,8 +130,7 @@ def test_the_ranking_that_is_the_effect_is_found() -> None:
 
 def test_without_effects_the_pages_say_so() -> None:
     traces = world({"m": Planted()})
-    found = rankings_vs_effects.ranking_agreement(traces, None)
-    assert found.empty and words.NEEDS_EFFECTS in ranked.rankings(found)
+    assert rankings_vs_effects.ranking_agreement(traces, None).empty
     for chart in (charts.effect_map, charts.scores_and_effects):
         assert "single heads" in display.spec_of(chart(causes.head_tables(traces, None)))["description"]
 
@@ -200,7 +160,6 @@ def test_a_reduced_sweep_is_kept_resumed_and_decides_nothing(tmp_path: Path) -> 
     swept_rows = found.sources[found.sources["what"] == "sweep zero, all"]
     assert not swept_rows["used"].any() and "reduced" in swept_rows["why"].iloc[0]
     assert not found.evidence.sweeps and found.evidence.effects is None
-    assert "only the reduced protocol" in text.sources(found.sources)
     whole = gathering.gather(tmp_path, fewest=1)
     assert list(whole.evidence.sweeps) == ["zero, all"] and whole.evidence.effects is not None
     effects = gathering.single_effects(tmp_path)
@@ -212,9 +171,6 @@ def test_a_reduced_sweep_is_kept_resumed_and_decides_nothing(tmp_path: Path) -> 
     assert not unused["used"] and "cannot be joined" in unused["why"] and "later.zero-all" in unused["why"]
     assert both.evidence.sweeps["zero, all"].identical(whole.evidence.sweeps["zero, all"])
     assert gathering.removed(tmp_path)["zero, all"].sizes["sample"] == other.sizes["sample"], "pages go on as well"
-    told = words.protocol(ablation.Removed({"zero, all": other}, traces, 4, why="it was asked for"))
-    assert "This is the reduced protocol** (it was asked for)" in told and "on the same 2 questions (" in told
-    assert "Every top set stands against 2 random sets" in told and "The draws differ from each other in " in told
 
 
 def test_the_ablation_page_runs_on_a_shipped_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +182,7 @@ def test_the_ablation_page_runs_on_a_shipped_miniature(tmp_path: Path, monkeypat
     stored(tmp_path, model_dataset(name, pattern=np.random.default_rng(0).random(shape)))
     kept: list[Any] = []
     monkeypatch.setattr(charts, "show", kept.append)
-    monkeypatch.setattr(charts, "show_text", kept.append)
+    words = displayed(monkeypatch)
     monkeypatch.setattr(shipped, "full_folder", lambda: tmp_path / "full")
     for slug, given in (
         ("ablation", {"n": 2, "controls": 1, "stages": "late", "full": False}), ("rankings", {}), ("removals", {}),
@@ -238,12 +194,12 @@ def test_the_ablation_page_runs_on_a_shipped_miniature(tmp_path: Path, monkeypat
             if "parameters" in cell.metadata.get("tags", ()):
                 space.update(given, results=str(tmp_path))
     shown = [display.spec_of(one) for one in kept if not isinstance(one, str)]
-    assert len(shown) == 9 and all(len(spec["description"]) > 40 for spec in shown)
+    assert len(shown) == 8 and all(len(spec["description"]) > 40 for spec in shown)
     for spec in shown:
         svg = vlc.vegalite_to_svg(spec, vl_version=display.VEGA_LITE)
         width = re.search(r'<svg[^>]* width="([\d.]+)"', svg)
         assert width is not None and float(width[1]) <= 688
-    assert not [one for one in kept if isinstance(one, str) and re.search(r"\bnan\b", one)]
+    assert words and not [one for one in words if re.search(r"\bnan\b", one)]
 
 
 def test_every_model_page_has_a_page_of_removed_heads() -> None:

@@ -73,13 +73,29 @@ def test_missing_template_is_refused(tmp_path: Path) -> None:
         parameters_of(tmp_path / "none.ipynb")
 
 
-def test_placeholders_are_filled_in_text_and_figures_only(tmp_path: Path) -> None:
-    page = a_page(tmp_path, body="print('{{slug}}')")
-    notebook = template.filled(page.template, page.placeholders)
-    assert "# One" in notebook.cells[0].source and "(sec-one)=" in notebook.cells[0].source
-    assert "`visualheads page one` and {{unknown}}" in notebook.cells[0].source
-    assert notebook.cells[2].metadata["mystnb"]["figure"] == {"name": "fig-one", "caption": "Of One"}
-    assert notebook.cells[2].source == "print('{{slug}}')"
+def test_a_page_has_its_title_its_labels_and_its_command(tmp_path: Path) -> None:
+    page = a_page(tmp_path)
+    notebook = template.adapted(page)
+    assert notebook.cells[0].source == "# One\n\nSee {numref}`fig-one-loss`, not fig-loss-map."
+    assert notebook.cells[2].metadata["mystnb"]["figure"] == {"name": "fig-one-loss", "caption": "A loss"}
+    assert notebook.cells[-1].source == "*Make this page again:* `visualheads page one`"
+    alone = template.adapted(dataclasses.replace(page, slug="t", command=""))
+    assert "`fig-loss`" in alone.cells[0].source and alone.cells[-1].cell_type == "code"
+
+
+def test_templates_show_no_placeholders_in_a_lab() -> None:
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        shown = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+        shown += [str(cell.metadata.get("mystnb", "")) for cell in notebook.cells]
+        assert shown[0].startswith("# ") and not [text for text in shown if "{{" in text], path.name
+
+
+def test_no_cell_that_computes_leaves_the_page() -> None:
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            tags = set(cell.metadata.get("tags", ()))
+            assert "remove-input" not in tags and ("remove-cell" not in tags or "parameters" in tags), path.name
 
 
 def test_two_runs_are_equal_bytes_and_a_third_is_skipped(tmp_path: Path) -> None:
@@ -175,7 +191,7 @@ def waited(found: Callable[[], Any], seconds: float = 60) -> Any:
     raise AssertionError("waited in vain")
 
 
-@pytest.mark.parametrize(("seconds", "written"), [(engine.SAVE_EVERY, 2), (0.0, 2 + 2 * 4)])
+@pytest.mark.parametrize(("seconds", "written"), [(engine.SAVE_EVERY, 2), (0.0, 2 + 2 * 5)])
 def test_page_is_written_seldom_while_it_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, written: int
 ) -> None:
@@ -194,15 +210,17 @@ def test_longest_page_starts_first_and_its_failure_stops_no_other(tmp_path: Path
     with pytest.raises(KernelError, match="broken"):
         running.run_pages([good, bad], tmp_path, workers=1, report=said.append)
     assert good.output.is_file() and not bad.output.is_file()
-    assert said == ["failed: One", "ran One"]
+    assert [line.partition(",")[0].rstrip(")") for line in said] == [
+        "running One", "failed: One (1 of 2", "running One", "ran One (2 of 2",
+    ]  # fmt: skip
+    assert " left)" in said[1]
 
 
-@pytest.mark.parametrize("change", ["template", "parameters", "data", "product", "title"])
+@pytest.mark.parametrize("change", ["template", "parameters", "data", "title"])
 def test_a_changed_input_makes_a_page_stale(tmp_path: Path, change: str) -> None:
-    data, product = tmp_path / "data.json", tmp_path / "product.json"
+    data = tmp_path / "data.json"
     data.write_text("1")
-    product.write_text("{}")
-    page = dataclasses.replace(a_page(tmp_path, n=2), data=(data,), products=(product,))
+    page = dataclasses.replace(a_page(tmp_path, n=2), data=(data,))
     record = {"inputs": inputs.page_hash(page, {"n": 2}), "parameters": {"n": 2}}
     notebook = nbformat.v4.new_notebook()
     page.output.parent.mkdir(parents=True, exist_ok=True)
@@ -215,30 +233,49 @@ def test_a_changed_input_makes_a_page_stale(tmp_path: Path, change: str) -> None
         parameters = {"n": 3}
     elif change == "data":
         data.write_text("2")
-    elif change == "product":
-        product.unlink()
     else:
         page = dataclasses.replace(page, title="Two")
     assert not inputs.is_current(page, parameters)
 
 
-def test_rendering_code_is_no_input_of_a_page() -> None:
-    page = Page(ROOT / "notebooks" / "cost.ipynb", ROOT / "x.ipynb", "x", "x")
-    assert inputs.page_hash(page, {}) == inputs.page_hash(page, {})
-    assert all((inputs.LIBRARY / name).exists() for name in inputs.RENDERING), "parts that were renamed are inputs"
+def test_a_changed_sentence_runs_its_own_page_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: sentences of another notebook, rendering, and words of claims change no other page's inputs."""
+    library = tmp_path / "library"
+    for name in ("book/run.py", "book/text.py", "analysis/effects.py", inputs.WORDING):
+        (library / name).parent.mkdir(parents=True, exist_ok=True)
+        (library / name).write_text("1")
+    monkeypatch.setattr(inputs, "LIBRARY", library)
+    one, other = (
+        Page(write_template(tmp_path / f"{name}.ipynb"), tmp_path / "x.ipynb", name, name) for name in ("one", "other")
+    )
+    claims = dataclasses.replace(other, data=(library / inputs.WORDING,))
+
+    def changed(path: Path) -> list[bool]:
+        before = [inputs.page_hash(page, {}) for page in (one, other, claims)]
+        path.write_text(path.read_text() + " ")
+        return [inputs.page_hash(page, {}) != was for page, was in zip((one, other, claims), before, strict=True)]
+
+    assert changed(one.template) == [True, False, False]
+    assert changed(library / "book" / "run.py") == [False, False, False]
+    assert changed(library / inputs.WORDING) == [False, False, True]
+    assert changed(library / "book" / "text.py") == changed(library / "analysis" / "effects.py") == [True, True, True]
+
+
+def test_what_pages_call_of_the_book_is_there() -> None:
+    assert all((inputs.LIBRARY / name).is_file() for name in (*inputs.ON_PAGES, inputs.WORDING))
+    assert all((inputs.LIBRARY / name).is_dir() for name in inputs.RENDERING)
 
 
 def test_model_page_of_a_hub_id_or_folder_has_its_own_name_and_command(tmp_path: Path) -> None:
     page = catalogue.model_page(tmp_path, "someone/a-model", {"n": 8, "data": "my folder"})
     assert page.output.name == "someone-a-model.ipynb"
     assert page.command == "visualheads page someone/a-model -p n=8 -p data='my folder'"
-    assert page.parameters["model"] == "someone/a-model" and page.parameters["slug"] == page.slug
-    assert page.products[0].name == f"{page.slug}-head-map.json"
+    assert page.parameters["model"] == "someone/a-model"
 
 
 def test_model_page_refuses_the_name_as_parameter(tmp_path: Path) -> None:
-    with pytest.raises(ParameterError, match="slug"):
-        catalogue.run_model_page(tmp_path, "m", {"slug": "x"})
+    with pytest.raises(ParameterError, match="model"):
+        catalogue.run_model_page(tmp_path, "m", {"model": "x"})
 
 
 def test_of_a_given_data_folder_only_annotations_are_read(tmp_path: Path) -> None:
@@ -270,13 +307,13 @@ def test_a_fresh_start_is_for_one_run(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(running, "_execute", execute)
     page = catalogue.model_page(tmp_path, "someone/a-model", {"n": 8, "fresh": True})
-    page = dataclasses.replace(page, template=ROOT / "notebooks" / "model.ipynb", products=())
+    page = dataclasses.replace(page, template=ROOT / "notebooks" / "model.ipynb")
     assert "fresh" not in page.command
     for _ in range(2):
         assert run_page(page, tmp_path), "even where nothing changed"
     assert all(parameters["fresh"] for parameters in ran)
     kept = inputs.recorded(page.output)["parameters"]
-    assert kept == {"model": "someone/a-model", "slug": page.slug, "n": 8}
+    assert kept == {"model": "someone/a-model", "n": 8}
     assert not run_page(dataclasses.replace(page, parameters=kept), tmp_path)
 
 
@@ -301,24 +338,25 @@ def test_contents_follow_the_catalogue(tmp_path: Path) -> None:
 
 
 def test_landing_page_shows_only_what_was_run(tmp_path: Path) -> None:
-    results = tmp_path / "book" / "results"
-    landing.write(tmp_path, results)
-    assert landing.NOTHING in (results / landing.GLANCE).read_text()
-    facts = {
-        "model": "m",
-        "samples": 12,
-        "note": "in miniature",
-        "accuracy": "83 %",
-        "findings": [{"claim": "c", "finding": "f", "control": "k"}],
-    }
-    (results / f"m{landing.FACTS}").write_text(json.dumps(facts))
-    landing.write(tmp_path, results)
-    assert landing.NOTHING in (results / landing.FIGURE).read_text(), "facts without a page"
-    (tmp_path / "book" / "models").mkdir()
-    (tmp_path / "book" / "models" / "m.ipynb").write_text("{}")
-    landing.write(tmp_path, results)
-    assert "{vegalite} results/m-head-map.json" in (results / landing.FIGURE).read_text()
-    assert "| c | f | k |" in (results / landing.GLANCE).read_text()
+    landing.write_landing(tmp_path)
+    text = tmp_path / "book" / "results" / landing.LANDING_TEXT
+    assert landing.NOTHING in text.read_text()
+    sentence = nbformat.v4.new_output("display_data", {"text/markdown": "Three heads.", "text/plain": "x"})
+    drawn = nbformat.v4.new_output("display_data", {landing.MIME: {"mark": "bar"}, "text/plain": "x"})
+    cells = [
+        nbformat.v4.new_code_cell("", metadata={"tags": ["landing"]}, outputs=[sentence]),
+        nbformat.v4.new_code_cell("", outputs=[sentence]),
+        nbformat.v4.new_code_cell(
+            "", metadata={"tags": ["landing"], "mystnb": {"figure": {"caption": "A map."}}}, outputs=[drawn]
+        ),
+    ]
+    page = tmp_path / "book" / "models" / "m.ipynb"
+    page.parent.mkdir()
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), page)
+    landing.write_landing(tmp_path)
+    told = text.read_text()
+    assert told.count("Three heads.") == 1 and "{vegalite} results/landing-1.json" in told and "A map." in told
+    assert json.loads((text.parent / "landing-1.json").read_text()) == {"mark": "bar"}
 
 
 def test_notebooks_are_shipped_without_outputs_and_functions() -> None:

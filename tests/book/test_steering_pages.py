@@ -14,6 +14,7 @@ import pytest
 import vl_convert as vlc
 import xarray as xr
 
+from helpers.cells import displayed
 from helpers.model_datasets import model_dataset, stored
 from helpers.networks import samples, wrapped
 from helpers.planted import Planted, pattern, world
@@ -22,8 +23,6 @@ from visualheads.analysis import claims, grounding
 from visualheads.analysis import sinks as sink_tables
 from visualheads.analysis import steering as steering_tables
 from visualheads.analysis.models import checkpoint_config
-from visualheads.book.prose import sinks as sink_words
-from visualheads.book.prose import steering as words
 from visualheads.cards import miniature_folder
 from visualheads.charts import display
 from visualheads.errors import ModeError, ParameterError, SampleError
@@ -94,33 +93,15 @@ def sink_model_traces(model: Any) -> xr.Dataset:
     return model_dataset(model.name, pattern=np.random.default_rng(0).random(model.shape[:2]))
 
 
-def test_the_criterion_that_fails_is_named() -> None:
-    def told(both: float, strength: float, ratio: float, known: str = "") -> str:
-        rows = [
-            {"model": "m", "part": part, "layer": 0, "dimension": 7, "measure": measure, "value": value * share}
-            for measure, value in zip(sink_tables.OUTLIERS.values(), (both, strength, ratio), strict=True)
-            for part, share in (("image tokens", 1.0), ("text tokens", 0.5))
-        ]
-        return sink_words.dimensions({"m": xr.Dataset({"sink_dimensions": ("model", [known])})}, pd.DataFrame(rows))
+def test_sink_dimensions_are_counted_beside_the_highest_activations() -> None:
+    def dataset(known: str) -> xr.Dataset:
+        highest = zip(sink_tables.OUTLIERS, (0.55, 1.7, 0.6), strict=True)
+        values = {name: ("state", [0.2, value]) for name, value in highest}
+        return xr.Dataset({**values, "sink_dimensions": ("model", np.array([known], dtype=object))})
 
-    where = "(dimension 7, image tokens)"
-    assert f"| 0.55 {where} | 1.70 {where} | 0.60 {where} |" in told(0.55, 1.7, 0.6)
-    assert "the lesser of the two is 0.55 at most" in told(0.55, 1.7, 0.6)
-    apart = told(0.8, 1.7, 1.2)  # each is exceeded, by two tokens
-    assert "the lesser of the two is 0.80 at most" in apart and "some token" not in apart
-    assert "(dimension 7 of image tokens at the input of layer 0) some token of these prompts" in told(1.1, 1.7, 1.2)
-    assert "the lesser of the two is" not in told(1.1, 1.7, 1.2)
-    for known in ((1.1, 1.7, 1.2), (0.5, 1.7, 0.6)):
-        assert "some token" not in told(*known, known="7") and "the lesser of the two is" not in told(*known, known="7")
-
-
-@pytest.mark.parametrize(
-    ("layers", "told"), [((3,), "layer 3"), ((3, 4), "layers 3 and 4"), ((3, 4, 5), "layers 3 to 5"),
-                         ((1, 4, 5), "layers 1, 4 and 5")],
-)  # fmt: skip
-def test_layers_with_gaps_are_not_told_as_a_span(layers: tuple[int, ...], told: str) -> None:
-    above = pd.DataFrame({"dimension": 7, "part": "image tokens", "layer": layers})
-    assert sink_words._where(above) == f"dimension 7 of image tokens at the input of {told}"
+    table = sink_tables.dimension_table({"a": dataset("7, 19"), "b": dataset("")}).set_index("model")
+    assert table["dimensions"].to_dict() == {"a": 2, "b": 0} and table.loc["a", "names"] == "7, 19"
+    assert table.loc["b", "both on one token"] == 0.55 and table.loc["b", "strength"] == 1.7
 
 
 def test_both_criteria_are_held_against_one_token() -> None:
@@ -211,12 +192,9 @@ def test_the_background_that_draws_most_stands_for_sinks() -> None:
     table = sink_tables.removal_table({"m": removed})
     assert set(table["tokens"]) == set(sink_tables.TOKENS.values()) and len(table) == 2 * 2 * 2 * 3
     assert set(table["positions"]) == {size.positions}
-    said = sink_words.removal(table)
-    assert "Heads were changed at these positions: after the image." in said and "of 4 comparisons" in said
     none = found.assign(sink=found["sink"] & False)
     empty = sink_study.removal(model, asked, none, sink_model_traces(model), size)
     assert empty.sizes["sample"] == 0 and sink_tables.removal_table({"m": empty}).empty
-    assert "no picture has a marked token" in sink_words.removal(sink_tables.removal_table({"m": empty}))
     focus = sink_tables.focus_table({"m": found})
     assert set(focus["variant"]) == set(sink_tables.VARIANTS.values())
 
@@ -306,27 +284,9 @@ def test_rises_and_falls_are_of_paired_changes() -> None:
     risen, unchanged = own.loc[("top", 2)], own.loc[("top", 0)]
     assert risen["lower"] < unchanged["upper"], "two unpaired intervals overlap"
     assert risen["change_lower"] > 0, "the same pictures answered twice do not"
-    told = words.strengths(table)
-    assert "| top heads with none | negative | 2 | 0 | 2 | 0 | 2 |" in told
-    assert "| random heads with none | negative | 2 | 0 | 0 | 0 | 0 |" in told
-    assert "| top heads with random ones | negative | 2 | 0 | 2 | 0 | 2 |" in told
-    assert "| top heads with none | positive | 2 | 1 | 0 | 1 | 0 |" in told
-    assert "| all heads with none | positive | 2 | 0 | 2 | 0 | 2 |" in told
-    assert "2 negative ones (-2, -1) and 2 positive ones (1, 2)" in told and "mean of 2 sets" in told
-    assert "with the top heads in 1 and 0 of 2" in told and "these positions: after the image" in told
-    assert "| top 2 |" in told and "| +2 |" in told
-    assert "| random 2 | 50 % (35 to 65) | 50 % (35 to 65) | 0.0 %" in told and told.count("0 (unchanged)") == 2
-
-
-def test_objects_are_counted_once_however_often_they_are_asked_about() -> None:
-    names = ["count: a→car", "count: a→dog", "name: a→car", "count: b→car"]
-    ds = xr.Dataset(coords={"sample": names, "image_id": ("sample", ["1", "1", "1", "2"])})
-    assert steering_tables.objects_steered(ds) == 3
 
 
 def test_nothing_run_is_said_in_words() -> None:
-    none: dict[str, Any] = {"steering": {}, "boost": {}, "grounding": {}, "sinks": {}}
-    assert words.NOTHING in words.protocol(none) and sink_words.NOTHING in sink_words.protocol(none)
     empty = pd.DataFrame()
     for chart in (charts.steered_answers, charts.boosted, charts.outliers, charts.sink_heads, charts.removed_sinks):
         assert len(display.spec_of(chart(empty))["description"]) > 20
@@ -389,7 +349,7 @@ def test_the_pages_run_on_a_shipped_miniature(tmp_path: Path, monkeypatch: pytes
     stored(tmp_path, traces)
     kept: list[Any] = []
     monkeypatch.setattr(charts, "show", kept.append)
-    monkeypatch.setattr(charts, "show_text", kept.append)
+    words = displayed(monkeypatch)
     for module, slug in ((steered, "steering"), (sink_study, "sinks")):
         run, size = module.studied, module.Size(**SMALL[slug])
 
@@ -409,8 +369,6 @@ def test_the_pages_run_on_a_shipped_miniature(tmp_path: Path, monkeypatch: pytes
         svg = vlc.vegalite_to_svg(spec, vl_version=display.VEGA_LITE)
         width = re.search(r'<svg[^>]* width="([\d.]+)"', svg)
         assert width is not None and float(width[1]) <= 688, spec["description"]
-    told = [one for one in kept if isinstance(one, str)]
-    assert len(told) == 10 and not [one for one in told if re.search(r"\bnan\b", one)]
-    assert sum("reduced protocol" in one for one in told) == 2
+    assert len(words) > 6 and not [one for one in words if re.search(r"\bnan\b", one)]
     stores = sorted(path.name for path in (tmp_path / name).glob("*-*.zarr"))
     assert stores == [f"looktwice-{kind}.zarr" for kind in ("boost", "grounding", "sink-removal", "sinks", "steering")]

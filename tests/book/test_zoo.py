@@ -17,9 +17,7 @@ from helpers.networks import Tiny, llava
 from visualheads import charts
 from visualheads.analysis import benchmarks, families, lineage, scores
 from visualheads.analysis import models as survey
-from visualheads.book import comparisons
-from visualheads.book.prose import benchmarks as text
-from visualheads.book.prose import training as chapter
+from visualheads.analysis.subset import subset
 from visualheads.charts import display
 from visualheads.models import loading
 from visualheads.store.pack import pack
@@ -58,7 +56,7 @@ def test_further_trainings_are_no_models_of_the_comparison(tmp_path: Path, monke
     stored(tmp_path, seed)
     stored(tmp_path, retrained)
     assert survey.traced(tmp_path).sizes["model"] == 4
-    every = benchmarks.of_task(survey.traced(tmp_path, variants=True), "looktwice")
+    every = subset(survey.traced(tmp_path, variants=True), task="looktwice")
     assert every.sizes["model"] == 6
     found = families.relations(every)
     assert (found["relation"] == lineage.RETRAINED).sum() == 3
@@ -76,7 +74,6 @@ def test_untrained_networks_are_controls_and_no_models(tmp_path: Path):
     ds = several(("looktwice",), pictures=4)
     stored(tmp_path, ds)
     assert survey.untrained(tmp_path) is None
-    assert "Not shown yet" in text.untrained_heads(benchmarks.head_statistics(ds), None)
     fresh = model_dataset(samples=questions(pictures=4), pattern=np.full((4, 4), 0.5))
     pack(fresh, tmp_path / "mini-1.5-7B" / "looktwice-untrained.zarr.zip", kind="untrained")
     control = survey.untrained(tmp_path)
@@ -86,14 +83,12 @@ def test_untrained_networks_are_controls_and_no_models(tmp_path: Path):
     assert np.isnan(told.loc["mini-1.5-13B", "above"])
     statistics = benchmarks.head_statistics(control)
     assert statistics["image_weight"][0] == pytest.approx(0.45, abs=0.01)
-    assert "1 pair" in text.untrained_heads(benchmarks.head_statistics(ds), statistics)
-    drawn = charts.figure_one(ds, benchmarks.head_statistics(ds), benchmarks.scores(ds), {}, statistics)
+    drawn = charts.figure_one(ds, benchmarks.head_statistics(ds), scores.scores(ds), {}, statistics)
     assert "untrained" in display.spec_of(drawn)["description"]
     assert vlc.vegalite_to_svg(display.spec_of(drawn)).startswith("<svg")
     one = ds.sel(model=["mini-1.5-7B"])
     assert "untrained" in display.spec_of(charts.against_untrained(one, control))["description"]
     assert "No untrained" in display.spec_of(charts.against_untrained(one, None))["description"]
-    assert "untrained 0.45" in text.against_untrained(one, control)
     assert gather(tmp_path, full=tmp_path / "none").evidence.untrained is not None
 
 
@@ -156,53 +151,13 @@ def test_figures_are_shares_within_their_intervals(pairs: list[tuple[str, str]])
 def test_statistics_by_benchmark_and_their_words():
     ds = several(pictures=4).sel(model=["mini-1.5-7B"])
     fresh = model_dataset(samples=questions(pictures=4), pattern=np.full((4, 4), 0.5))
-    found = scores.statistic_intervals(ds, fresh)
+    found = benchmarks.statistic_intervals(ds, fresh)
     assert set(found["task"]) == {"looktwice", "pope"} and len(found) == 6
     weight = found[(found["task"] == "looktwice") & (found["statistic"] == "image weight")].iloc[0]
     own = benchmarks.head_statistics(ds).set_index("task").loc["looktwice", "image_weight"]
     assert weight["estimate"] == pytest.approx(own, abs=1e-6) and weight["untrained"] == pytest.approx(0.45, abs=0.01)
     assert found[found["task"] == "pope"]["untrained"].isna().all()
-    assert "untrained network" in text.by_benchmark(found) and "Not shown yet" in text.by_benchmark(found.head(1))
     shown = display.spec_of(
         charts.intervals(found, "task", "w", title="t", panel="statistic", rule="untrained", shared=False)
     )
     assert "image weight" in shown["description"]
-
-
-def test_words_of_a_models_benchmarks():
-    ds = answered("pope", ["Yes", "No"], ["Yes", "No"], "random")
-    found = scores.own_figures(ds, n_boot=20)
-    entry = {"chance": 0.5, "blind": {"accuracy": 0.4}, "question_only": {"accuracy": 0.55}, "above_chance": False}
-    told = text.own_figures(found, {"benchmarks": {"pope": entry}})
-    assert "| POPE | accuracy | 100.0 (15.8 to 100.0) | 2 | 50 | 40 | 55 |" in told
-    assert "accuracy is not clearly above chance and questions alone on POPE." in told
-    assert "training.json" not in text.own_figures(found)
-    assert "Not shown yet" in text.own_figures(found.head(0))
-    assert "POPE: precision, %" in text.figure_table(found) and "Not shown yet" in text.figure_table(found.head(0))
-
-
-def test_the_chapter_tells_what_is_reached_and_why_not():
-    wanted = [
-        {"what": "plain-object/free", "wanted": 0.8, "found": 0.9, "reached": True},
-        {"what": "pope blind", "wanted": 0.5, "found": 0.61, "reached": False},
-    ]
-    records = {"mini-1.5-7B": {"targets": wanted}, "mini-x": {"targets": wanted[:1]}}
-    told = chapter.targets(records)
-    assert "| <code>mini&#45;1.5&#45;7B</code> | 90 | **61** (not < 50) |" in told
-    assert "POPE, white pictures, upper 95 % limit – 11.0 points above its limit." in told
-    assert "mini&#45;x</code>: " not in told
-    assert "2 of 3 figures" in told
-    noisy = {"mini-x": {"targets": [{**wanted[1], "why": "Few prompts"}]}}
-    assert "11.0 points above its limit (Few prompts)." in chapter.targets(noisy)
-    assert "Trained so far: 1 of the 9" in chapter.trained(records)
-    for words in (chapter.trained({}), chapter.costs({}), chapter.accuracies({}), chapter.targets({})):
-        assert "Not shown yet" in words
-
-
-def test_pages_of_single_trainings_of_earlier_versions_leave_the_book(tmp_path: Path):
-    old, own = (tmp_path / "book" / "models" / f"{name}.ipynb" for name in ("mini-1.5-7B-training", "mini-1.5-7B"))
-    old.parent.mkdir(parents=True)
-    for path in (old, own):
-        path.write_text("{}")
-    comparisons.remove_outdated(tmp_path, [])
-    assert own.is_file() and not old.exists()

@@ -12,15 +12,11 @@ import pandas as pd
 import pytest
 import vl_convert as vlc
 import xarray as xr
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from helpers.datasets import traced_dataset
 from visualheads import charts
 from visualheads.analysis import head_tables
-from visualheads.book import prose
-from visualheads.book.prose import training, words
 from visualheads.charts import display
 from visualheads.charts.training import curve_table
 from visualheads.errors import ParameterError
@@ -50,9 +46,6 @@ ALL_CHARTS = {
     "top_heads": charts.top_heads,
     "stage_profile": charts.stage_profile,
     "query_agreement": charts.query_agreement,
-    "condition_scores": charts.condition_scores,
-    "condition_maps": charts.condition_maps,
-    "condition_agreement": charts.condition_agreement,
 }
 
 
@@ -171,32 +164,9 @@ def test_fine_grids_are_summed_in_blocks() -> None:
     assert np.nansum(ragged) == 65
 
 
-def test_equal_patterns_agree_and_opposite_ones_do_not() -> None:
-    ds = traced_dataset("m", 3, 4, samples=60, conditions=("a", "b"), seed=1).copy(deep=True)
-    rng = np.random.default_rng(0)
-    pattern = np.linspace(0.1, 0.6, 12).reshape(3, 4)
-    noise = rng.normal(0, 0.004, ds["image_weight"].shape)
-    signs = np.where(ds["condition"].values == "a", 1, -1)[None, None, None, :, None]
-    ds["image_weight"][:] = 0.35 + signs * (pattern - 0.35)[None, :, :, None, None] + noise
-    table = head_tables.pattern_agreement(ds).set_index(["condition", "other"])["value"]
-    assert table[("a", "a")] > 0.95
-    assert table[("a", "b")] < -0.95
-
-
-def test_accuracy_leaves_controls_out() -> None:
-    ds = traced_dataset(samples=12, conditions=("a",)).copy(deep=True)
-    ds["correct"][:] = 1.0
-    control = np.array([""] * 12, dtype=object)
-    control[:4] = "white"
-    ds = ds.assign_coords(control=("sample", control))
-    ds["correct"][{"sample": slice(0, 4)}] = 0.0
-    (row,) = head_tables.accuracy_table(ds).to_dict("records")
-    assert row["estimate"] == 1.0 and row["n"] == 8
-
-
 def test_unknown_model_names_the_known() -> None:
     with pytest.raises(ParameterError, match="m"):
-        head_tables.one_model(traced_dataset("m"), "other")
+        head_tables.view(traced_dataset("m"), model="other")
 
 
 def test_overlay_refuses_a_map_of_another_grid() -> None:
@@ -235,11 +205,6 @@ def test_training_curves_have_a_line_per_figure() -> None:
     drawn = json.dumps(display.spec_of(charts.training_curves(records)))
     assert "share right" in drawn and '"options": ["a", "b"]' in drawn and "language model" in drawn
     assert "No miniature" in display.spec_of(charts.training_curves({}))["description"]
-    assert "| <code>a</code> | 0 | 9 × 4, 1 min | 9 × 4, 1 min | – | – |" in training.costs(records)
-    assert "9 × 4, 1 min (shared) | 9 × 4, 1 min (shared)" in training.costs(records) and "0.0 hours" in training.costs(
-        records
-    )
-    assert "| <code>a</code> | count, named kind 80 | count, named kind 80 | – | – |" in training.accuracies(records)
 
 
 def test_moments_stand_in_the_order_of_training() -> None:
@@ -250,7 +215,6 @@ def test_moments_stand_in_the_order_of_training() -> None:
     text = json.dumps(spec)
     assert text.index('"sort": ["step 0 of tuning", "the end (step 9)"]') > 0
     assert '"strongest"' in text
-    assert "Kept for" in training.moments(["m"]) and "Not shown yet" in training.moments([])
 
 
 def test_cost_table_says_when_eager_did_not_fit() -> None:
@@ -283,34 +247,7 @@ def test_cost_table_says_when_eager_did_not_fit() -> None:
             },
         ]
     ).set_index("method")
-    text = prose.cost([table], (16, 8, 512))
-    assert "1.10 times the processor time" in text and "would not have fitted" in text
-    assert "random weights, 16 layers × 8 heads and a hidden size of 512" in text and "median of the ratios" in text
-    assert "spares" not in text, "no share of what was not measured"
     assert display.spec_of(charts.cost_bars([table]))
-
-
-def test_sentences_carry_the_planted_head(ds: xr.Dataset) -> None:
-    strong = planted(ds, 1, 2, image_weight=0.9, region_weight=0.01)
-    strong = planted(strong, 3, 0, image_weight=0.3, region_weight=0.29, region_lift=9.0)
-    text = prose.head_map(strong)
-    assert "**L1H2**" in text and "90 %" in text and "**L3H0**" in text and "9.0 times" in text
-    assert "another head" in text
-    assert "**L1H2**" in prose.top_heads(strong)
-
-
-def test_findings_have_estimate_and_comparison(ds: xr.Dataset, tmp_path) -> None:
-    path = prose.save_facts(ds, tmp_path / "facts.json", miniature=True)
-    facts = json.loads(path.read_text())
-    assert facts["model"] == "m" and "in miniature" in facts["note"]
-    assert all(told["finding"] and told["control"] for told in facts["findings"])
-    assert any("claim 4" in told["claim"] for told in facts["findings"])
-
-
-@given(st.text(max_size=60))
-def test_foreign_text_is_neutralised(text: str) -> None:
-    shown = words.escaped(text)
-    assert not re.search(r"[<>`*_\[\]|$\n]", shown)
 
 
 def test_numbers_are_rounded_and_gaps_are_null() -> None:

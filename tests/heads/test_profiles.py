@@ -12,10 +12,9 @@ import pytest
 import xarray as xr
 
 from helpers.model_datasets import model_dataset, questions, random_pattern
-from visualheads.analysis import benchmarks, claims
 from visualheads.analysis import benchmarks as comparison
+from visualheads.analysis import claims, scores
 from visualheads.analysis.claims import Evidence
-from visualheads.book.prose import across, models
 from visualheads.heads import patterns, permutation
 from visualheads.store import schema
 from visualheads.tasks import question_kinds, task
@@ -40,11 +39,6 @@ def test_a_difference_of_kinds_is_none_of_answers() -> None:
     assert pooled["difference"] == pytest.approx(0.3) and pooled["lower"] > 0 and pooled["kinds"] == 0
     (row,) = comparison.right_wrong(ds.assign_coords(kind=("sample", kind)), n_boot=50).to_dict("records")
     assert [row[name] for name in ("difference", "lower", "upper")] == pytest.approx([0, 0, 0]) and row["kinds"] == 2
-    told = across.right_wrong(pd.DataFrame([row] * 18))
-    assert "about 0.9 of 18 intervals would lie off 0" in told and "to the same kind of question" in told
-    assert "kinds of question are not known here" in across.right_wrong(pd.DataFrame([pooled]))
-    both = across.right_wrong(pd.DataFrame([row, {**pooled, "task": "own"}]))
-    assert "on own kinds are not known" in both and "| unknown |" in both
 
 
 def test_kinds_come_from_the_files_that_were_asked_and_no_others() -> None:
@@ -68,9 +62,7 @@ def test_chance_of_letters_is_that_of_the_choices_there_are() -> None:
     known, unknown = (ds.assign_coords(provenance=("model", np.array([one], dtype=object))) for one in from_files)
     expected = np.mean([1 / len(question.options) for question in asked])
     assert len({len(question.options) for question in asked}) > 1, "questions have other numbers of choices"
-    assert benchmarks.chance_of(known) == pytest.approx(expected) and benchmarks.chance_of(unknown) == pytest.approx(
-        1 / 4
-    )
+    assert scores.chance_of(known) == pytest.approx(expected) and scores.chance_of(unknown) == pytest.approx(1 / 4)
 
 
 def in_formats(letters: Sequence[int], free: Sequence[int]) -> xr.Dataset:
@@ -101,8 +93,6 @@ def test_profiles_that_differ_by_format_alone_are_no_profiles_of_tasks() -> None
     assert found["kind"].value_counts()[patterns.FORMATS] == 2, "each benchmark against itself in the other format"
     judged = claims.claim(14).judge(Evidence(traces=ds))
     assert judged.verdict == claims.CONTRADICTED and judged.also["format"] > 0.3
-    told = across.task_profiles(found, patterns.nearest_task_pattern(ds))
-    assert "*With letters*: of 1 pair" in told and "0 have profiles that differ" in told and "The yardstick" in told
 
 
 def test_every_format_has_to_say_that_profiles_differ() -> None:
@@ -126,17 +116,7 @@ def test_guessing_every_round_right(answers: list[str], expected: float) -> None
     ds = model_dataset(samples=samples).assign_coords(
         {name: ("sample", np.array(values, dtype=object)) for name, values in coords.items()}
     )
-    assert benchmarks.circular_chance(ds) == pytest.approx(expected, nan_ok=True)
-    told = across.benchmark_scores(comparison.scores(ds)) if answers else ""
-    assert not answers or ("of 1 score with" in told and "on MMBench, guessing all rounds right" in told)
-
-
-def test_scores_without_a_known_chance_are_named() -> None:
-    same = {"model": "m", "estimate": 0.5, "lower": 0.4, "upper": 0.6, "n": 20}
-    told = across.benchmark_scores(
-        pd.DataFrame([{**same, "group": "pope", "chance": 0.5}, {**same, "group": "qbench", "chance": math.nan}])
-    )
-    assert "0 of 1 score with" in told and "(not known for Q&#45;Bench)" in told
+    assert scores.circular_chance(ds) == pytest.approx(expected, nan_ok=True)
 
 
 @pytest.mark.parametrize("tasks", [1, 2])
@@ -154,20 +134,3 @@ def test_the_least_p_is_that_of_the_best_order(tasks: int) -> None:
 
 def test_drawn_orders_limit_p() -> None:
     assert permutation.least_p(7) == 1 / 5040 and permutation.least_p(9) == 1 / 5000 > 1 / math.factorial(9)
-    columns = {"statistic": ["image_weight", "top_region_weight"], "rho": 0.5, "p_value": 0.2, "models": 6}
-    told = across.statistics(pd.DataFrame({**columns, "tasks": [5, 1]}), pd.DataFrame())
-    assert "With 6 of them p is 0.0014 at least, on one benchmark 0.0028." in told
-    assert "of more than 5\N{NO-BREAK SPACE}040 orders 5\N{NO-BREAK SPACE}000 are drawn" in told
-    alone = across.statistics(pd.DataFrame({**columns, "models": 4, "tasks": 1}), pd.DataFrame())
-    assert "5 % takes 5 of them" in alone and "With 4 of them p is 0.083 at least." in alone
-
-
-def test_a_page_of_models_says_what_its_scores_are_over() -> None:
-    ds = model_dataset(samples=[*questions(pictures=4), *questions(("adversarial",), 3, "pope")])
-    told = models.asked(ds, comparison.scores(ds))
-    assert (
-        "LookTwice&#45;QA: 4 pictures, plain&#45;general, " in told and "POPE: 3 pictures, adversarial, in free" in told
-    )
-    assert "24" in told and "prompts of LookTwice&#45;QA" in told and "counts plain&#45;general like" in told
-    pope = comparison.of_task(ds, "pope")
-    assert "plain" not in models.asked(pope, comparison.scores(pope))

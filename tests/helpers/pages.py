@@ -18,11 +18,9 @@ deep: bool = False  # all layers
 
 def write_template(path: Path, body: str = "print(n, name)") -> Path:
     cells = [
-        nbformat.v4.new_markdown_cell("# {{title}}\n\n(sec-{{slug}})=\n`{{command}}` and {{unknown}}"),
+        nbformat.v4.new_markdown_cell("# A page\n\nSee {numref}`fig-loss`, not fig-loss-map."),
         nbformat.v4.new_code_cell(SMALL, metadata={"tags": ["parameters", "remove-cell"]}),
-        nbformat.v4.new_code_cell(
-            body, metadata={"mystnb": {"figure": {"name": "fig-{{slug}}", "caption": "Of {{title}}"}}}
-        ),
+        nbformat.v4.new_code_cell(body, metadata={"mystnb": {"figure": {"name": "fig-loss", "caption": "A loss"}}}),
         nbformat.v4.new_code_cell("print('secret')", metadata={"tags": ["remove-output"]}),
     ]
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,65 +1,17 @@
-"""What guessing would score.
-
-Models and benchmarks compared: scores, head statistics, right against wrong answers (numpy and xarray).
-"""
+"""Head statistics by model and benchmark: means over heads, right against wrong answers."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from visualheads.errors import ParameterError, got
-from visualheads.heads.bootstrap import LEVEL, N_BOOT, interval, picture_sums, picture_weights
+from visualheads.analysis.scores import scores
+from visualheads.analysis.subset import models_of, subset, tasks_of
+from visualheads.heads.bootstrap import LEVEL, N_BOOT, bootstrap, interval, picture_sums, picture_weights
 from visualheads.heads.patterns import QUERY, labels_of
-from visualheads.heads.proportions import share_gained, share_right
-from visualheads.heads.ranking import DETECTION_SHARE, K, head_count, rank, real_samples, sample_scores, top_heads
-from visualheads.tasks.question_kinds import option_counts
-
-LETTERS = "letters"
-"""The answer format in which choices are offered."""
-
-
-def chance_of(ds: xr.Dataset) -> float:
-    """The share right that an answerer without any knowledge could reach on these samples of one model and task.
-
-    The most frequent answer's share among free-form answers, and among letters the mean of 1 / (choices of the
-    question), or of 1 / (letters that occur) where the benchmark's files do not tell (`option_counts`); weighted by
-    their samples, NaN without answers.
-    """
-    answers = np.atleast_1d(ds["answer"].values).astype(str)
-    forms = np.atleast_1d(ds["format"].values).astype(str)
-    options = option_counts(ds) if LETTERS in forms else np.zeros(len(forms), dtype=np.int64)
-    total, known = 0.0, 0
-    for form in dict.fromkeys(forms):
-        here = (forms == form) & (answers != "")
-        if here.any():
-            names, counts = np.unique(answers[here], return_counts=True)
-            choices = np.where(options[here] > 0, options[here], len(names))
-            total += float((1 / choices).sum()) if form == LETTERS else float(counts.max())
-            known += int(here.sum())
-    return total / known if known else float("nan")
-
-
-def circular_chance(ds: xr.Dataset) -> float:
-    """The share of questions that guessing each round by itself would get right in all rounds; NaN without answers.
-
-    Of k choices in r rounds (1 / k)ʳ, averaged over questions; k is the number of rounds, since a question has as many
-    as choices, or more where right letters say so: with rounds left out, the chance told is the most it can be.
-    """
-    forms = np.atleast_1d(ds["format"].values).astype(str)
-    answers = np.atleast_1d(ds["answer"].values).astype(str)
-    told = np.flatnonzero((forms == LETTERS) & (answers != ""))
-    if not len(told):
-        return float("nan")
-    questions = np.atleast_1d(ds["question_id"].values).astype(str)[told]
-    place = pd.Series([ord(answer) - ord("A") + 1 for answer in answers[told]]).groupby(questions)
-    rounds, letters = place.size(), place.max()
-    return float(np.mean(np.maximum(np.maximum(rounds, letters), 2.0) ** -rounds))
-
+from visualheads.heads.ranking import DETECTION_SHARE, K, head_count, rank, sample_scores, top_heads
 
 STATISTICS = {
     "image_weight": "mean image weight of all heads",
@@ -80,83 +32,8 @@ STRATA = ("condition", "format", "kind")
 """What right and wrong answers that are compared have in common, as far as it is known."""
 FEWEST_ANSWERS = 10
 """Right answers, and wrong ones, below which they are not compared: intervals of a few pictures tell little (ours)."""
-CIRCULAR = "mmbench"
-
-
-def of_task(ds: xr.Dataset, task: str) -> xr.Dataset:
-    """One benchmark's own samples, without controls, and the models that saw any of them. Raises ParameterError."""
-    own = real_samples(ds)
-    names = own["task"].values.astype(str)
-    if task not in names:
-        raise ParameterError(got("task", task, list(dict.fromkeys(names.tolist()))))
-    own = own.isel(sample=np.flatnonzero(names == task))
-    seen = np.asarray((own["n_image_tokens"].astype(float) > 0).any("sample"))
-    return own.isel(model=np.flatnonzero(seen))
-
-
-def of_model(ds: xr.Dataset, model: str, task: str | None = None) -> xr.Dataset:
-    """One model's own samples (of one task), without controls; the dimension `model` stays, of length 1.
-
-    Heads and layers that the model does not have stay NaN. Raises ParameterError for an unknown model.
-    """
-    names = [str(name) for name in np.atleast_1d(ds["model"].values)]
-    if model not in names:
-        raise ParameterError(got("model", model, names))
-    one = real_samples(ds.isel(model=[names.index(model)]))
-    seen = np.asarray(np.isfinite(one["n_image_tokens"].isel(model=0).astype(float)))
-    seen &= one["n_image_tokens"].isel(model=0).values > 0
-    if task is not None:
-        seen &= one["task"].values.astype(str) == task
-    return one.isel(sample=np.flatnonzero(seen))
-
-
-def tasks_of(ds: xr.Dataset) -> list[str]:
-    """The benchmarks of the dataset's samples, in order of first appearance."""
-    return list(dict.fromkeys(np.atleast_1d(real_samples(ds)["task"].values).astype(str)))
-
-
-def scores(
-    ds: xr.Dataset, by: str | Sequence[str] = "task", *, n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0
-) -> pd.DataFrame:
-    """Share of right answers per model and group of samples: model, group, estimate, lower, upper, n, chance.
-
-    The interval is a bootstrap over pictures (`answered.share_right`). MMBench's task counts a question only where
-    every round asked is right (circular), with n questions. Groups without known answers are left out. `chance` as in
-    `chance_of`, of the circular score as in `circular_chance`.
-    """
-    records = []
-    for name in np.atleast_1d(ds["model"].values).astype(str):
-        one = of_model(ds, str(name))
-        labels = labels_of(one, by)
-        for group in dict.fromkeys(labels):
-            part = one.isel(sample=np.flatnonzero(labels == group))
-            values = part["correct"].isel(model=0).load()
-            circular = by == "task" and group == CIRCULAR
-            if not np.isfinite(values).any():
-                continue
-            chance = chance_of(part)
-            if circular:
-                values, chance = in_all_rounds(values), circular_chance(part)
-            told = share_right(values, n_boot, level, seed)
-            n = int(np.isfinite(values.values).sum())
-            records.append({"model": str(name), "group": group, **told, "n": n, "chance": chance})
-    return pd.DataFrame(records, columns=["model", "group", "estimate", "lower", "upper", "n", "chance"])
-
-
-def in_all_rounds(correct: xr.DataArray) -> xr.DataArray:
-    """1 where every round of a question is right, else 0: one value per question asked with letters (MMBench).
-
-    Along `sample`, with `image_id`; samples in free form are left out, unless there are no others.
-    """
-    forms = np.atleast_1d(correct["format"].values).astype(str)
-    kept = np.flatnonzero(forms == LETTERS) if (forms == LETTERS).any() else np.arange(len(forms))
-    chosen = correct.isel(sample=kept)
-    questions, owner = np.unique(chosen["question_id"].values.astype(str), return_inverse=True)
-    right = np.ones(len(questions))
-    np.minimum.at(right, owner, np.asarray(chosen.values, dtype=np.float64))
-    first = np.array([np.flatnonzero(owner == index)[0] for index in range(len(questions))])
-    images = chosen["image_id"].values[first]
-    return xr.DataArray(right, {"sample": questions, "image_id": ("sample", images)}, ("sample",), "correct")
+INTERVALS = {"image_weight": "image weight", "concentration": "concentration", "focus_nats": "focus (nats)"}
+"""Measures of `statistic_intervals`, in words."""
 
 
 def head_statistics(ds: xr.Dataset, *, k: K = DETECTION_SHARE, query: str | None = QUERY) -> pd.DataFrame:
@@ -167,9 +44,9 @@ def head_statistics(ds: xr.Dataset, *, k: K = DETECTION_SHARE, query: str | None
     without boxes.
     """
     records = []
-    for name in np.atleast_1d(ds["model"].values).astype(str):
+    for name in models_of(ds):
         for task in tasks_of(ds):
-            part = of_model(ds, str(name), task)
+            part = subset(ds, model=name, task=task)
             if not part.sizes["sample"]:
                 continue
             means = {m: head_means(part, m, query) for m in ("image_weight", "image_log_odds", "concentration")}
@@ -180,7 +57,7 @@ def head_statistics(ds: xr.Dataset, *, k: K = DETECTION_SHARE, query: str | None
             row = {m: _mean(values) for m, values in means.items() if m in STATISTICS}
             row |= {f"top_{m}": _mean(values[top]) for m, values in means.items() if f"top_{m}" in STATISTICS}
             tokens = float(part["n_image_tokens"].astype(float).mean())
-            records.append({"model": str(name), "task": task, "tokens": tokens, **row})
+            records.append({"model": name, "task": task, "tokens": tokens, **row})
     return pd.DataFrame(records, columns=["model", "task", "tokens", *STATISTICS])
 
 
@@ -216,9 +93,9 @@ def right_wrong(
     with the largest image weight over right and wrong answers together. Interval: bootstrap over pictures.
     """
     records = []
-    for name in np.atleast_1d(ds["model"].values).astype(str):
+    for name in models_of(ds):
         for task in tasks_of(ds):
-            part = of_model(ds, str(name), task)
+            part = subset(ds, model=name, task=task)
             correct = np.asarray(part["correct"].isel(model=0).values, dtype=float)
             if not np.isfinite(correct).any():
                 continue
@@ -236,39 +113,46 @@ def right_wrong(
             counts = {"right": int((correct == 1).sum()), "wrong": int((correct == 0).sum())}
             counts["kinds"] = len({*part["kind"].values.astype(str)} - {""}) if "kind" in part.coords else 0
             bounds = {"difference": difference, "lower": low, "upper": high}
-            records.append({"model": str(name), "task": task, **bounds, **counts})
+            records.append({"model": name, "task": task, **bounds, **counts})
     return pd.DataFrame(records, columns=["model", "task", "difference", "lower", "upper", "right", "wrong", "kinds"])
 
 
-def score_difference(ds: xr.Dataset, one: str, other: str, task: str, seed: int = 0) -> dict[str, float] | None:
-    """Share right of `other` minus that of `one` on the questions both were asked, with a paired 95 % interval.
+def statistic_intervals(
+    ds: xr.Dataset, fresh: xr.Dataset | None = None, query: str | None = QUERY, seed: int = 0
+) -> pd.DataFrame:
+    """Mean over all heads of each of INTERVALS, by benchmark.
 
-    Keys difference, lower, upper, one, other, n; MMBench counts as in `scores`. None without common questions.
+    Columns: model, task, statistic, estimate, lower, upper, untrained.
+
+    Intervals are a bootstrap over pictures; `untrained` is the same mean of the untrained network of `fresh`, which
+    goes by the model's name, NaN without it.
     """
-    first, second = answered_by_all(ds, (one, other), task)
-    if not first.sizes["sample"]:
+    records = []
+    for name in models_of(ds):
+        for task in tasks_of(ds):
+            for measure, words in INTERVALS.items():
+                values = _mean_of_heads(ds, name, task, measure, query)
+                if values is None:
+                    continue
+                bounds = bootstrap(values, seed=seed)
+                told = {bound: float(bounds.sel(bound=bound)) for bound in ("estimate", "lower", "upper")}
+                control = None if fresh is None else _mean_of_heads(fresh, name, task, measure, query)
+                untrained = float("nan") if control is None else float(control.mean())
+                row = {"model": name, "task": task, "statistic": words}
+                records.append({**row, **told, "untrained": untrained})
+    return pd.DataFrame(records, columns=["model", "task", "statistic", "estimate", "lower", "upper", "untrained"])
+
+
+def _mean_of_heads(ds: xr.Dataset, model: str, task: str, measure: str, query: str | None) -> xr.DataArray | None:
+    """Per sample the mean over heads; None where the model was not asked this benchmark."""
+    if measure not in ds or model not in ds["model"].values.astype(str):
         return None
-    told = share_gained(first, second, seed=seed)
-    return {
-        "difference": told["estimate"],
-        "lower": told["lower"],
-        "upper": told["upper"],
-        "one": float(first.mean()),
-        "other": float(second.mean()),
-        "n": float(first.sizes["sample"]),
-    }
-
-
-def answered_by_all(ds: xr.Dataset, models: Sequence[str], task: str) -> list[xr.DataArray]:
-    """Each model's answers (sample; 1 right, 0 wrong) to the prompts of a benchmark whose answers are known of all.
-
-    MMBench: one value per question, right where all rounds that all were asked are.
-    """
-    arrays = [of_model(ds, name, task)["correct"].isel(model=0, drop=True).load().astype(float) for name in models]
-    arrays = list(xr.align(*arrays, join="inner"))
-    known = np.flatnonzero(np.isfinite(np.stack([array.values for array in arrays])).all(axis=0))
-    arrays = [array.isel(sample=known) for array in arrays]
-    return [in_all_rounds(array) for array in arrays] if task == CIRCULAR and len(known) else arrays
+    part = subset(ds, model=model, task=task)
+    if not part.sizes["sample"]:
+        return None
+    asked = query if "query" in part.dims else None
+    values = sample_scores(part, measure, query=asked).isel(model=0).mean(["layer", "head"], skipna=True)
+    return values if bool(np.isfinite(values).any()) else None
 
 
 def _mean(values: NDArray[np.float64]) -> float:

@@ -94,26 +94,6 @@ def beyond_random(sweeps: Mapping[str, xr.Dataset], table: pd.DataFrame) -> pd.D
     return table.assign(**{name: told[:, place] for place, name in enumerate(EXCESS)})
 
 
-def random_draws(sweep: xr.Dataset) -> pd.DataFrame:
-    """How far the random controls of each top set differ, in a sweep of one model: one row per top set that has any.
-
-    ranking, stage, count   of the top set
-    drawn, distinct         random sets, and how many of them are different sets of heads: layers with few heads give
-                            few different ones
-    shared                  most heads that one of them shares with the top set, where a layer has too few others
-    """
-    marks = sweep["heads"].isel({"model": 0} if "model" in sweep["heads"].dims else {})
-    heads = marks.transpose("set", "layer", "head").values.astype(bool).reshape(sweep.sizes["set"], -1)
-    labels = pd.DataFrame({name: sweep[name].values for name in ("ranking", "stage", "order", "count")})
-    rows = []
-    for (ranking, stage, count), part in labels.groupby(["ranking", "stage", "count"], sort=False):
-        top, drawn = (heads[part.index[part["order"] == order]] for order in ORDERS[:2])
-        if len(top) and len(drawn):
-            distinct, shared = len(np.unique(drawn, axis=0)), int((drawn & top[0]).sum(axis=1).max())
-            rows.append((ranking, stage, int(count), len(drawn), distinct, shared))
-    return pd.DataFrame(rows, columns=["ranking", "stage", "count", "drawn", "distinct", "shared"])
-
-
 def over_models(table: pd.DataFrame) -> pd.DataFrame:
     """Means of a `loss_table` over its models, by mode, stage and order: estimates and bounds are averaged, as of
     models that answer the same questions (leave those of the reduced protocol out); `models` tells how many."""

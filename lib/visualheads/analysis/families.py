@@ -9,14 +9,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from visualheads.analysis.benchmarks import (
-    answered_by_all,
-    head_statistics,
-    of_model,
-    score_difference,
-    tasks_of,
-)
+from visualheads.analysis.benchmarks import head_statistics
 from visualheads.analysis.lineage import RELATIONS, lineage, matched, recorded_scores, relation, tuned_pictures
+from visualheads.analysis.scores import answered_by_all, score_difference
+from visualheads.analysis.subset import subset, tasks_of
 from visualheads.heads.patterns import QUERY, model_agreement, pairs
 from visualheads.heads.permutation import ShapePairs, jackknifed, shuffled
 from visualheads.heads.proportions import mean_share
@@ -24,6 +20,11 @@ from visualheads.heads.selection import shapes_of
 
 SIZE = re.compile(r"-?v?[\d.]+B?$|-mini$")
 RECIPE, MODEL_SIZE = "recipe", "size"
+CHANGES = (
+    "pair", "one", "other", "task", "difference", "lower", "upper", "score_one", "score_other", "n", "tokens_one",
+    "tokens_other", "pictures_one", "pictures_other", "whole", "mean_estimate", "mean_lower", "mean_upper",
+    "image_weight", "image_log_odds", "focus_nats",
+)  # fmt: skip
 """Many image tokens and few."""
 Pair = tuple[str, str]
 
@@ -161,7 +162,7 @@ def changes(ds: xr.Dataset, found: Sequence[tuple[str, str]]) -> pd.DataFrame:
             pair = {"pair": f"{one} → {other}", "one": one, "other": other, "task": task}
             whole = recorded[1].get(task, np.nan) - recorded[0].get(task, np.nan)
             records.append({**pair, **told, **tokens, **pictures, "whole": whole, **means, **change})
-    return pd.DataFrame(records)
+    return pd.DataFrame(records, columns=list(CHANGES))
 
 
 def mean_change(ds: xr.Dataset, found: Sequence[tuple[str, str]], seed: int = 0) -> dict[str, float]:
@@ -183,5 +184,5 @@ def mean_change(ds: xr.Dataset, found: Sequence[tuple[str, str]], seed: int = 0)
 
 def _tokens(ds: xr.Dataset, model: str) -> float:
     """Image tokens per question, each benchmark with the same weight, as in scores over all benchmarks."""
-    parts = [of_model(ds, model, task)["n_image_tokens"].astype(float) for task in tasks_of(ds)]
+    parts = [subset(ds, model=model, task=task)["n_image_tokens"].astype(float) for task in tasks_of(ds)]
     return float(np.mean([part.mean() for part in parts if part.size]))

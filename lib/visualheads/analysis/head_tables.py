@@ -9,40 +9,20 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from visualheads.errors import ParameterError, got
-from visualheads.heads.proportions import share_right
-from visualheads.heads.ranking import rank, real_samples
+from visualheads.analysis.subset import only_model, subset
+from visualheads.heads.ranking import rank
 from visualheads.store.variables import AS_THEY_ARE
 
 QUERY = "first_generated"
+FEWEST, STRONGEST = 3, 0.1
+"""Heads below which nothing is correlated, and the share of the heads that counts as the strongest."""
 LONGEST_SIDE = 12
 """Cells along a side of the mean maps in linked details: finer grids are averaged in blocks."""
 
 
-def one_model(ds: xr.Dataset, model: str | None = None) -> xr.Dataset:
-    """The dataset of one model, still with its `model` dimension of length 1, and only layers and heads it has."""
-    names = [str(name) for name in np.atleast_1d(ds["model"].values)]
-    if model is None and len(names) == 1:
-        model = names[0]
-    if model not in names:
-        raise ParameterError(got("model", model, names, "name one of the dataset's models"))
-    chosen = ds.isel(model=[names.index(model)])
-    if len(names) > 1:
-        weight = chosen["image_weight"].isel(model=0).notnull()
-        other = [dim for dim in weight.dims if dim not in ("layer", "head")]
-        there = weight.any(other).load()
-        measured = weight.any([dim for dim in weight.dims if dim != "sample"]).load()
-        chosen = chosen.isel(
-            layer=np.flatnonzero(there.any("head")),
-            head=np.flatnonzero(there.any("layer")),
-            sample=np.flatnonzero(measured),
-        )
-    return chosen
-
-
 def view(ds: xr.Dataset, query: str | None = QUERY, model: str | None = None) -> xr.Dataset:
     """One model, one attention row, no controls: dims (layer, head, sample)."""
-    chosen = real_samples(one_model(ds, model).isel(model=0))
+    chosen = subset(ds, model=only_model(ds, model), trim=True).isel(model=0)
     return chosen.sel(query=query) if "query" in chosen.dims else chosen
 
 
@@ -94,7 +74,7 @@ def mean_maps(ds: xr.Dataset, query: str = QUERY, model: str | None = None) -> N
     """
     if "mean_map" not in ds:
         return None
-    seen = one_model(ds, model).isel(model=0)
+    seen = subset(ds, model=only_model(ds, model), trim=True).isel(model=0)
     real = np.isin(seen["map_control"].values.astype(str), AS_THEY_ARE)
     if real.any():
         seen = seen.isel(map_condition=np.flatnonzero(real))
@@ -125,7 +105,7 @@ def ranking_table(
     ds: xr.Dataset, by: str, n: int = 20, query: str | None = None, model: str | None = None, seed: int = 0
 ) -> pd.DataFrame:
     """The n best heads by a ranking: layer, head, name, stage, estimate, lower, upper (95 %, over pictures)."""
-    chosen = one_model(ds, model)
+    chosen = subset(ds, model=only_model(ds, model), trim=True)
     scores = rank(chosen, by, interval=True, query=query, seed=seed).isel(model=0)
     stages = dict(
         zip(chosen["layer"].values.tolist(), chosen["depth_stage"].values.reshape(-1).astype(str), strict=True)
@@ -144,113 +124,18 @@ def ranking_table(
     return best.head(n).reset_index(drop=True)
 
 
-def accuracy_table(
-    ds: xr.Dataset, model: str | None = None, by: Sequence[str] = ("condition", "format")
-) -> pd.DataFrame:
-    """Share of right answers per group of samples, with a 95 % interval over pictures, and n."""
-    seen = one_model(ds, model)
-    keys = pd.DataFrame({name: np.atleast_1d(seen[name].values).astype(str) for name in (*by, "control")})
-    records = []
-    real = keys[keys["control"].isin(["", "none"])]
-    for names in dict.fromkeys(zip(*[real[name] for name in by], strict=True)):
-        index = real.index[(real[list(by)] == list(names)).all(axis=1)]
-        values = seen["correct"].isel(sample=np.asarray(index), model=0).load()
-        if not values.notnull().any():
+def row_agreement(ds: xr.Dataset, queries: tuple[str, str] = ("first_generated", "last_prompt")) -> pd.DataFrame:
+    """How alike two attention rows rank the heads of one model: measure, rho (Spearman over heads), shared (share of
+    the strongest tenth that both name); measures without values are left out."""
+    found = []
+    for measure in ("image_weight", "region_weight", "concentration"):
+        one, other = (head_table(ds, [measure], query)[measure] for query in queries)
+        if min(one.notna().sum(), other.notna().sum()) < FEWEST:
             continue
-        bounds = share_right(values)
-        records.append(
-            {
-                **dict(zip(by, names, strict=True)),
-                **bounds,
-                "n": int(values.notnull().sum()),
-            }
-        )
-    return pd.DataFrame(records, columns=[*by, "estimate", "lower", "upper", "n"])
-
-
-def conditions(ds: xr.Dataset) -> list[str]:
-    """The conditions of the dataset's samples, in order of first appearance."""
-    return list(dict.fromkeys(np.atleast_1d(ds["condition"].values).astype(str)))
-
-
-def formats(ds: xr.Dataset) -> list[str]:
-    """The answer formats of the dataset's samples, in order of first appearance."""
-    return list(dict.fromkeys(np.atleast_1d(ds["format"].values).astype(str)))
-
-
-def where(ds: xr.Dataset, **labels: str) -> xr.Dataset:
-    """The samples with these labels: where(ds, condition="plain-object", format="free")."""
-    chosen = np.ones(ds.sizes["sample"], dtype=bool)
-    for name, value in labels.items():
-        known = np.atleast_1d(ds[name].values).astype(str)
-        if value not in known:
-            raise ParameterError(got(name, value, dict.fromkeys(known.tolist())))
-        chosen &= known == value
-    return ds.isel(sample=np.flatnonzero(chosen))
-
-
-def condition_patterns(
-    ds: xr.Dataset, measure: str = "image_weight", query: str = QUERY, format: str | None = None
-) -> pd.DataFrame:
-    """One row per head and condition: layer, head, name, condition, value (mean over that condition's samples)."""
-    parts = []
-    for condition in conditions(ds):
-        chosen = where(ds, condition=condition) if format is None else where(ds, condition=condition, format=format)
-        if chosen.sizes["sample"]:
-            parts.append(
-                head_table(chosen, [measure], query).rename(columns={measure: "value"}).assign(condition=condition)
-            )
-    return pd.concat(parts, ignore_index=True)
-
-
-def pattern_agreement(
-    ds: xr.Dataset, measure: str = "image_weight", query: str = QUERY, splits: int = 20
-) -> pd.DataFrame:
-    """Spearman correlation over heads between the patterns of every two conditions: condition, other, value, within.
-
-    value compares the mean patterns of two random halves of the pictures, one half per condition, averaged over
-    `splits` (so that the diagonal is the split-half reliability, and no pair shares its noise); within does so after
-    removing each layer's mean.
-    """
-    seen = view(ds, query)
-    names = conditions(seen)
-    labels = np.atleast_1d(seen["condition"].values).astype(str)
-    pictures = np.atleast_1d(seen["image_id"].values).astype(str)
-    values = seen[measure].transpose("sample", "layer", "head").values.astype(np.float64)
-    rng = np.random.default_rng(0)
-    known = np.unique(pictures)
-    found = np.full((2, splits, len(names), len(names)), np.nan)
-    for split in range(splits):
-        first = np.isin(pictures, known[rng.permutation(len(known))[: len(known) // 2]])
-        one, other = ([_pattern(values[(labels == name) & half]) for name in names] for half in (first, ~first))
-        for way, centred in enumerate((False, True)):
-            one_way = _correlations(one, other, centred)
-            found[way, split] = np.nanmean([one_way, one_way.T], axis=0) if np.isfinite(one_way).all() else one_way
-    there = np.isfinite(found)
-    totals = np.where(there, found, 0).sum(axis=1) / np.where(there.any(axis=1), there.sum(axis=1), np.nan)
-    return pd.DataFrame(
-        {"condition": a, "other": b, "value": totals[0, i, j], "within": totals[1, i, j]}
-        for i, a in enumerate(names)
-        for j, b in enumerate(names)
-    )
-
-
-def _pattern(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    there = np.isfinite(values)
-    return np.where(there, values, 0).sum(axis=0) / np.where(there.any(axis=0), there.sum(axis=0), np.nan)
-
-
-def _correlations(
-    ones: Sequence[NDArray[np.float64]], others: Sequence[NDArray[np.float64]], centred: bool
-) -> NDArray[np.float64]:
-    flat = [(pattern - _layer_means(pattern) if centred else pattern).ravel() for pattern in (*ones, *others)]
-    return pd.DataFrame(np.array(flat).T).rank().corr().values[: len(ones), len(ones) :]
-
-
-def _layer_means(pattern: NDArray[np.float64]) -> NDArray[np.float64]:
-    there = np.isfinite(pattern)
-    count = there.sum(axis=-1, keepdims=True)
-    return np.where(there, pattern, 0).sum(axis=-1, keepdims=True) / np.where(count, count, np.nan)
+        k = max(1, round(STRONGEST * len(one)))
+        shared = len(set(one.nlargest(k).index) & set(other.nlargest(k).index)) / k
+        found.append({"measure": measure, "rho": float(one.rank().corr(other.rank())), "shared": shared})
+    return pd.DataFrame(found, columns=["measure", "rho", "shared"])
 
 
 def stage_table(

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from visualheads.analysis.benchmarks import head_means, of_model
+from visualheads.analysis.benchmarks import head_means
 from visualheads.analysis.lineage import descent, training_record, without_variants
-from visualheads.cards import Card, cards, data_folder
+from visualheads.analysis.subset import subset
+from visualheads.cards import cards, data_folder
 from visualheads.errors import ParameterError
 from visualheads.heads.agreement import agreement
 from visualheads.heads.nulls import above_null
@@ -86,7 +87,7 @@ def visual_heads(
     """
     records = []
     for name in np.atleast_1d(ds["model"].values).astype(str):
-        part = of_model(ds, str(name), task)
+        part = subset(ds, model=str(name), task=task)
         if not part.sizes["sample"]:
             continue
         weight = head_means(part, "image_weight", query)
@@ -117,12 +118,12 @@ def _above(ds: xr.Dataset, model: str, task: str, query: str, fresh: xr.Dataset 
     if (white["control"].values.astype(str) == WHITE).any() and (tokens > 0).any():
         nulls[WHITE] = white.isel(sample=np.flatnonzero(tokens > 0))
     if fresh is not None and model in fresh["model"].values.astype(str):
-        part = of_model(fresh, model, task)
+        part = subset(fresh, model=model, task=task)
         if part.sizes["sample"]:
             nulls[UNTRAINED] = part
     if not nulls:
         return float("nan"), ""
-    own = of_model(ds, model, task)
+    own = subset(ds, model=model, task=task)
     return float(above_null(own, query=query, **nulls)["above_null"].sum()), " and ".join(nulls)
 
 
@@ -188,13 +189,10 @@ def moments() -> dict[str, xr.Dataset]:
     return {name: open_store(path).load() for name, path in found.items() if path.is_file()}
 
 
-def paper_cards() -> list[Card]:
-    """The catalogue's cards of the paper's nine models, without miniatures and second readings."""
-    found: dict[str, Card] = {}
-    for card in cards().values():
-        if card.paper_name and not card.miniature:
-            found.setdefault(card.paper_name, card)
-    return list(found.values())
+def paper_table() -> pd.DataFrame:
+    """The catalogue's cards of the paper's nine models, one row each, without miniatures and second readings."""
+    cards_of = [card for card in cards().values() if card.paper_name and not card.miniature]
+    return pd.DataFrame([card.model_dump() for card in cards_of]).drop_duplicates("paper_name", ignore_index=True)
 
 
 def checkpoint_config(model: str) -> dict[str, Any]:
@@ -218,7 +216,7 @@ def _measured_shape(ds: xr.Dataset | None, name: str) -> tuple[int, int] | tuple
     """(layers, heads) that have values; (None, None) for a model that was not traced."""
     if ds is None or name not in ds["model"].values.astype(str):
         return None, None
-    own = of_model(ds, name)
+    own = subset(ds, model=name)
     if not own.sizes["sample"]:
         return None, None
     known = np.isfinite(head_means(own, "image_weight"))
@@ -228,7 +226,7 @@ def _measured_shape(ds: xr.Dataset | None, name: str) -> tuple[int, int] | tuple
 def _tokens(ds: xr.Dataset | None, name: str) -> str:
     if ds is None or name not in ds["model"].values.astype(str):
         return ""
-    counts = of_model(ds, name)["n_image_tokens"].isel(model=0).values.astype(float)
+    counts = subset(ds, model=name)["n_image_tokens"].isel(model=0).values.astype(float)
     if not np.isfinite(counts).any():
         return ""
     low, high = (int(edge) for edge in (np.nanmin(counts), np.nanmax(counts)))

@@ -16,8 +16,8 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
-from visualheads.analysis.benchmarks import of_model
 from visualheads.analysis.effects import ATTRIBUTION, EFFECT, MAIN_TASK, Lists, effects_of, usable
+from visualheads.analysis.subset import subset
 from visualheads.heads.agreement import agreement, spearman, top_k_overlap, without_layer_means
 from visualheads.heads.bootstrap import LEVEL, PictureSums, centred_interval, picture_sums, picture_weights
 from visualheads.heads.ranking import FULL_SIZE, head_count, rank, score_sums
@@ -97,6 +97,16 @@ def ranking_agreements(
                 if row:
                     rows.append({"case": case, "model": name, "ranking": ranking, **row})
     return pd.DataFrame(rows, columns=["case", *AGREEMENT_COLUMNS])
+
+
+def over_models(found: pd.DataFrame) -> pd.DataFrame:
+    """Mean over models of `ranking_agreement`: ranking, estimate, lower and upper (of the models), models; best first.
+
+    Bounds are the lowest and the highest model: how far models differ, not how sure one of them is.
+    """
+    each = found.groupby("ranking", sort=False)["spearman"]
+    table = each.agg(estimate="mean", lower="min", upper="max", models="size").reset_index()
+    return table.sort_values("estimate", ascending=False, ignore_index=True)
 
 
 def _rankings(part: xr.Dataset, names: Sequence[str], n_boot: int, query: str | None) -> dict[str, Measured]:
@@ -193,7 +203,7 @@ def agreement_by_cell(
         named = {str(number): case for number, case in enumerate(cases.values())}
         cells = pd.DataFrame(list(cases), columns=list(CELL), index=list(named))
         for name in np.atleast_1d(traces["model"].values).astype(str).tolist():
-            own = of_model(traces, name, task)
+            own = subset(traces, model=name, task=task)
             if own.sizes["sample"]:
                 found = ranking_agreements(in_format(own, form), named, lists, n_boot=n_boot)
                 parts.append(found.join(cells, on="case"))

@@ -54,6 +54,17 @@ def outlier_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(OUTLIER_COLUMNS))
 
 
+def dimension_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
+    """One row per model: dimensions (number of sink dimensions), names (which), and the highest of each criterion on
+    these prompts, in units of what a sink must reach."""
+    rows = []
+    for model, ds in found.items():
+        known = [name for name in str(ds["sink_dimensions"].values[0]).replace(",", " ").split() if name]
+        highest = {words: float(ds[name].max()) for name, words in OUTLIERS.items()}
+        rows.append({"model": model, "dimensions": len(known), "names": ", ".join(known), **highest})
+    return pd.DataFrame(rows, columns=["model", "dimensions", "names", *OUTLIERS.values()])
+
+
 def head_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
     """One row per head: share of its image weight on the marked tokens, and its concentration with and without them."""
     parts = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -119,14 +119,23 @@ def baseline_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(BASELINE_COLUMNS))
 
 
-def objects_steered(ds: xr.Dataset) -> int:
-    """How many different objects a steering dataset steers to: each is asked about in several situations.
+def directions(table: pd.DataFrame, order: str, measure: str = "accuracy") -> dict[str, int]:
+    """How many rows of a `steer_table` lie wholly above 0 (up) or below (down), of n; top against random heads."""
+    lower, upper = ("excess_lower", "excess_upper") if order == "top" else ("lower", "upper")
+    own = table[(table["order"] == order) & (table["measure"] == measure)].dropna(subset=[lower])
+    return {"up": int((own[lower] > 0).sum()), "down": int((own[upper] < 0).sum()), "n": len(own)}
 
-    A sample's label ends in the kind of its object, after an arrow (`steering.candidates`): a picture's first of that
-    kind is the object.
-    """
-    kinds = [name.rpartition("→")[2] for name in ds["sample"].values.astype(str)]
-    return len(set(zip(ds["image_id"].values.astype(str), kinds, strict=True)))
+
+def best_pointing(table: pd.DataFrame) -> pd.DataFrame:
+    """The row of a `ground_table` in which each model's maps point best (its highest share of hits)."""
+    own = table[(table["measure"] == "hit") & (table["ranking"] != RANDOM)].reset_index(drop=True)
+    return own.loc[own.groupby("model", sort=False)["estimate"].idxmax()].reset_index(drop=True)
+
+
+def example_model(names: Sequence[str], table: pd.DataFrame) -> tuple[str, str] | None:
+    """(model, ranking) whose pictures are shown: the first model, and the ranking that points best there."""
+    own = best_pointing(table[table["model"] == next(iter(names), "")])
+    return None if own.empty else (str(own.loc[0, "model"]), str(own.loc[0, "ranking"]))
 
 
 _MEASURED = {"accuracy": ("correct", "clean_correct"), "margin": ("margin", "clean_margin")}

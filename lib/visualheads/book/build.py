@@ -1,10 +1,4 @@
-"""The table of contents: `_toc.yml` with its patterns replaced by the pages that exist.
-
-What the landing page takes from the runs: the key figure, and what was found, model by model.
-
-Building the book: run what changed, then Jupyter Book, strictly; a failed build leaves the last good book in "
-"place.
-"""
+"""The book is built: what changed is traced and run, then Jupyter Book, strictly; a failed build keeps the last one."""
 
 from __future__ import annotations
 
@@ -16,16 +10,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import yaml
+from nbformat import NotebookNode
 
 from visualheads.book import inputs
-from visualheads.book.catalogue import ABLATION, MODELS, RESULTS, book_pages, model_pages
-from visualheads.book.comparisons import remove_outdated
+from visualheads.book.catalogue import ABLATION, MODELS, RESULTS, book_pages, model_pages, remove_outdated
 from visualheads.book.protocols import run_full
 from visualheads.book.run import Report, run_pages, silent
-from visualheads.book.sphinx import extension
+from visualheads.book.sphinx import extension, reference
 from visualheads.book.traces import trace_all
 from visualheads.cards import cards
+from visualheads.charts.display import MIME
 from visualheads.errors import KernelError, ParameterError, VisualHeadsError, got
 from visualheads.paths import slug_of
 
@@ -66,55 +62,39 @@ def _by_model(documents: list[str]) -> list[dict[str, Any]]:
     return [{"file": document} for document in placed]
 
 
-FACTS = "-facts.json"
-FIGURE = "landing-figure.txt"
-GLANCE = "landing-glance.txt"
+LANDING = "landing"
+"""Tag of the cells whose outputs the landing page shows too."""
+LANDING_TEXT = "landing.txt"
 NOTHING = "No model has been traced yet: run `make book`."
 
 
-def write(root: Path, results: Path) -> None:
-    """Write the two pieces that the landing page includes."""
+def write_landing(root: Path) -> None:
+    """Write what the landing page includes: outputs of cells tagged `landing`, of the claims and of the first model."""
+    results = root / RESULTS
     results.mkdir(parents=True, exist_ok=True)
-    models = _models(root, results)
-    _put(results / FIGURE, _figure(models))
-    _put(results / GLANCE, _glance(models))
+    first = [root / f"{page['file']}.ipynb" for page in _by_model(sorted(_pages(root, f"{MODELS.as_posix()}/*")))[:1]]
+    pieces: list[str] = []
+    for path in (results / "claims.ipynb", *first):
+        for cell in nbformat.read(path, as_version=4).cells if path.is_file() else ():
+            if LANDING in cell.metadata.get("tags", ()):
+                pieces += _pieces(cell, results, len(pieces))
+    _put(results / LANDING_TEXT, "\n\n".join(pieces or [NOTHING]) + "\n")
 
 
-def _models(root: Path, results: Path) -> list[dict[str, Any]]:
-    """Facts of the models whose page is there, in the catalogue's order."""
-    order = {slug_of(name): index for index, name in enumerate(cards())}
+def _pieces(cell: NotebookNode, results: Path, place: int) -> list[str]:
+    """The outputs of a cell as Markdown: sentences as they are, charts as figures out of a file."""
     found = []
-    for path in results.glob(f"*{FACTS}"):
-        slug = path.name.removesuffix(FACTS)
-        if (root / "book" / "models" / f"{slug}.ipynb").is_file():
-            found.append({**json.loads(path.read_text(encoding="utf-8")), "slug": slug})
-    return sorted(found, key=lambda facts: (order.get(facts["slug"], len(order)), facts["slug"]))
-
-
-def _figure(models: list[dict[str, Any]]) -> str:
-    if not models:
-        return NOTHING
-    first = models[0]
-    return (
-        f"```{{vegalite}} results/{first['slug']}-head-map.json\n:name: fig-landing\n"
-        f"How much each attention head of {first['model']} looks at the picture ({first['samples']} questions). "
-        "Click a head: "
-        "below appear its values over the questions, and where in the picture it looks on average.\n```\n\n"
-        f"The figure and its explanation are part of the [page of {first['model']}](models/{first['slug']}.ipynb).\n"
-    )
-
-
-def _glance(models: list[dict[str, Any]]) -> str:
-    if not models:
-        return NOTHING
-    pieces = []
-    for facts in models:
-        lines = [f"| {told['claim']} | {told['finding']} | {told['control']} |" for told in facts["findings"]]
-        pieces.append(
-            f"**[{facts['model']}](models/{facts['slug']}.ipynb)**, {facts['note']}:\n\n"
-            "| what the paper says | what this run shows | compared with |\n| --- | --- | --- |\n" + "\n".join(lines)
-        )
-    return "\n\n".join(pieces) + "\n"
+    for output in cell.get("outputs", ()):
+        data = output.get("data", {})
+        if MIME in data:
+            name = f"landing-{place}.json"
+            spec = json.dumps(data[MIME], sort_keys=True)
+            _put(results / name, spec.replace('"#claim-', '"results/claims.html#claim-'))
+            caption = cell.metadata.get("mystnb", {}).get("figure", {}).get("caption", "")
+            found.append(f"```{{vegalite}} {RESULTS.name}/{name}\n:name: fig-landing-{place}\n{caption}\n```")
+        elif "text/markdown" in data:
+            found.append(data["text/markdown"])
+    return found
 
 
 def _put(path: Path, text: str) -> None:
@@ -162,7 +142,8 @@ def render_book(root: str | Path = ".", force: bool = False, report: Report = si
     Raises VisualHeadsError with the end of the log when the strict build fails: any warning is a failure.
     """
     root = checked_root(root)
-    write(root, root / RESULTS)
+    write_landing(root)
+    reference.written(root / RESULTS / "api.txt")
     html, stamp = root / BUILD / "html", root / BUILD / "inputs.txt"
     made_from = _book_hash(root)
     index = html / INDEX

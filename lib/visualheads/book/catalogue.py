@@ -1,32 +1,70 @@
-"""Which pages there are: one per model, what belongs to it, and those about the tool itself."""
+"""Which pages there are: one per model, one of its removed heads, those that compare models, and what tracing costs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from visualheads.book import inputs
-from visualheads.book.comparisons import MAIN_TASK, comparison_pages
 from visualheads.book.page import ONCE, Page, parameters_of
 from visualheads.book.run import run_page
 from visualheads.cards import Card, cards, data_folder, miniature_folder, name_of
 from visualheads.errors import ParameterError, got
 from visualheads.paths import RESULTS as DATA_RESULTS
 from visualheads.paths import slug_of
-from visualheads.studies.shipped import path_of
+from visualheads.studies.shipped import FULL, path_of
 
 MODELS = Path("book/models")
 RESULTS = Path("book/results")
 TEMPLATES = Path("notebooks")
+MAIN_TASK = "looktwice"
 ABLATION = "-ablation"
 """Ending of the slug of a model's page of removed heads."""
 FULL_RESULTS = "data/results-full"
 ALWAYS_TOLD = ("n", "seed")
-"""Parameters that the command under a figure names even where they are the defaults."""
+"""Parameters that the command at a page's end names even where they are the defaults."""
 FULL_COST = {"sweep_runs": 3, "eager_runs": 7, "eager_runs_long": 7}
 FULL_N = 1000
 """More questions than any shipped condition has: all of them."""
+COMMAND = "visualheads book"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A page that reads what was traced. A new one is an entry in COMPARISONS, a template and a line in _toc.yml.
+
+    Parameters
+    ----------
+    slug, title : name of template and output, and the page's heading.
+    removes : it needs miniatures whose heads the book changes.
+    last : it also reads what other pages keep among the results.
+    words : a file of the library whose words only this page shows.
+    """
+
+    slug: str
+    title: str
+    removes: bool = False
+    last: bool = False
+    words: str = ""
+
+
+COMPARISONS = (
+    Comparison("models", "The models"),
+    Comparison("training", "How the miniatures learned"),
+    Comparison("conditions", "Six conditions"),
+    Comparison("benchmarks", "Five benchmarks"),
+    Comparison("scale", "Scale: recipe and size"),
+    Comparison("families", "Families"),
+    Comparison("emergence", "Emergence"),
+    Comparison("removals", "Heads removed: all models", removes=True, last=True),
+    Comparison("rankings", "Which ranking finds the heads that matter", removes=True, last=True),
+    Comparison("steering", "Steering and grounding", removes=True),
+    Comparison("sinks", "Sinks", removes=True),
+    Comparison("claims", "Fourteen claims", last=True, words=inputs.WORDING),
+)
+"""In the order of the book."""
 
 
 def model_page(root: str | Path, model: str, parameters: Mapping[str, Any] | None = None) -> Page:
@@ -34,9 +72,9 @@ def model_page(root: str | Path, model: str, parameters: Mapping[str, Any] | Non
     root = Path(root).resolve()
     name = name_of(model)
     slug = slug_of(name)
-    given = {"model": model, "slug": slug, **(parameters or {})}
+    given = {"model": model, **(parameters or {})}
     template = root / TEMPLATES / "model.ipynb"
-    task = str(given.get("task", "looktwice"))
+    task = str(given.get("task", MAIN_TASK))
     asked = inputs.task_places(task, str(given.get("data") or ""))
     checkpoint = miniature_folder(model) if model in cards() else Path(model)
     return Page(
@@ -46,7 +84,6 @@ def model_page(root: str | Path, model: str, parameters: Mapping[str, Any] | Non
         title=name if "/" not in name else slug,
         parameters=given,
         data=(*asked, *((checkpoint,) if checkpoint.is_dir() else ())),
-        products=(root / RESULTS / f"{slug}-head-map.json", root / RESULTS / f"{slug}-facts.json"),
         stores=root / str(given.get("results", DATA_RESULTS)),
         only=slug,
         but=task,
@@ -66,7 +103,7 @@ def ablation_page(root: str | Path, model: str, full: bool = False) -> Page:
         parameters={"model": model, **({"results": FULL_RESULTS} if full else {})},
         data=(data_folder() / "scenes" / MAIN_TASK, miniature_folder(model), path_of(model, "").parent),
         stores=root / (FULL_RESULTS if full else str(DATA_RESULTS)),
-        command="visualheads book --full" if full else "visualheads book",
+        command=_book(full),
     )
 
 
@@ -83,8 +120,43 @@ def cost_page(root: str | Path, full: bool = False) -> Page:
         title="What it costs",
         parameters=FULL_COST if full else {},
         longest=True,
-        command="visualheads book --full" if full else "visualheads book",
+        command=_book(full),
     )
+
+
+def comparison_pages(root: str | Path, full: bool = False) -> list[Page]:
+    """The comparison pages that have something to show for the traces among the results."""
+    root = Path(root).resolve()
+    results = FULL_RESULTS if full else str(DATA_RESULTS)
+    traced = {path.parent.name for pattern in ("*/*.zarr", "*/*.zarr.zip") for path in (root / results).glob(pattern)}
+    removable = {slug_of(card.name) for card in shipped()} & traced
+    return [
+        Page(
+            template=root / TEMPLATES / f"{one.slug}.ipynb",
+            output=root / RESULTS / f"{one.slug}.ipynb",
+            slug=one.slug,
+            title=one.title,
+            parameters={"results": results},
+            data=(
+                data_folder() / "miniatures", data_folder() / FULL,
+                *((inputs.LIBRARY / one.words,) if one.words else ()),
+            ),
+            stores=root / results,
+            last=one.last,
+            command=_book(full),
+        )
+        for one in COMPARISONS
+        if (removable if one.removes else traced)
+    ]  # fmt: skip
+
+
+def remove_outdated(root: str | Path, pages: Sequence[Page]) -> None:
+    """Delete comparison pages of an earlier run that have nothing to show any more: they are not among `pages`."""
+    wanted = {page.output for page in pages}
+    for one in COMPARISONS:
+        output = Path(root).resolve() / RESULTS / f"{one.slug}.ipynb"
+        if output not in wanted:
+            output.unlink(missing_ok=True)
 
 
 def model_pages(root: str | Path, full: bool = False, force: bool = False) -> list[Page]:
@@ -101,7 +173,7 @@ def model_pages(root: str | Path, full: bool = False, force: bool = False) -> li
         page = model_page(root, card.name)
         kept = {} if force else dict(inputs.recorded(page.output).get("parameters", {}))
         wanted = {**kept, "n": FULL_N, "results": FULL_RESULTS} if full else kept
-        lasting = {k: v for k, v in wanted.items() if k not in ("model", "slug", *ONCE)}
+        lasting = {k: v for k, v in wanted.items() if k not in ("model", *ONCE)}
         pages.append(model_page(root, card.name, lasting))
     return pages
 
@@ -111,9 +183,7 @@ def book_pages(root: str | Path, full: bool = False, force: bool = False) -> lis
     root = Path(root).resolve()
     pages = model_pages(root, full, force)
     pages += [ablation_page(root, page.title, full) for page in model_pages(root, full, force) if _answers(page)]
-    pages += comparison_pages(root, FULL_RESULTS if full else str(DATA_RESULTS))
-    if (root / TEMPLATES / "cost.ipynb").is_file():
-        pages.append(cost_page(root, full))
+    pages += [*comparison_pages(root, full), cost_page(root, full)]
     return [page for page in pages if page.template.is_file()]
 
 
@@ -132,15 +202,13 @@ def run_model_page(
 ) -> Path:
     """Run one model's page with these parameters of `notebooks/model.ipynb`; return the page. The next book has it.
 
-    Raises ParameterError (also for `model` and `slug` among the parameters) and KernelError.
+    Raises ParameterError (also for `model` among the parameters) and KernelError.
     """
-    given = dict(parameters or {})
-    for name in ("model", "slug"):
-        if name in given:
-            raise ParameterError(
-                got("parameter", name, "parameters other than model and slug", "give the model by its place")
-            )
-    page = model_page(root, model, given)
+    if "model" in (parameters or {}):
+        raise ParameterError(
+            got("parameter", "model", "the other parameters of the notebook", "name the model before them")
+        )
+    page = model_page(root, model, parameters)
     run_page(page, root, force=force)
     return page.output
 
@@ -151,11 +219,15 @@ def command(model: str, parameters: Mapping[str, Any]) -> str:
     return f"visualheads page {_quoted(model)}{settings}"
 
 
+def _book(full: bool) -> str:
+    return f"{COMMAND} --full" if full else COMMAND
+
+
 def _told(template: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """What a command line has to say: what was given, and always how many questions and which seed."""
     defaults = {name: p.default for name, p in parameters_of(template).items()} if template.is_file() else {}
     always = {name: defaults[name] for name in ALWAYS_TOLD if name in defaults}
-    return {name: value for name, value in {**always, **given}.items() if name not in ("model", "slug", *ONCE)}
+    return {name: value for name, value in {**always, **given}.items() if name not in ("model", *ONCE)}
 
 
 def _quoted(value: Any) -> str:

@@ -22,8 +22,11 @@ from visualheads.tasks import task
 
 LIBRARY = Path(__file__).resolve().parents[1]
 RENDERING = ("book", "cli")
-COMPUTING = ("prose", "cost.py")
-"""Parts of the library that turn pages into a book but decide no number and no chart on them, and what of them does."""
+"""Rooms that turn pages into a book but decide no number and no chart on them …"""
+ON_PAGES = ("book/text.py", "book/tables.py", "book/cost.py", "book/cost_sweeps.py")
+"""… but for these, which notebooks call."""
+WORDING = "analysis/claims/claims.yml"
+"""Words of one page alone: that page names the file among its data."""
 BIG = 8_000_000
 """Bytes from which a file counts by size and time of change instead of content: real benchmarks are gigabytes."""
 TRACES = ("trace", UNTRAINED)
@@ -32,13 +35,14 @@ SKIPPED = {"__pycache__", ".ipynb_checkpoints"}
 
 
 def page_hash(page: Page, parameters: dict[str, Any]) -> str:
-    """Hash of a page's template, placeholders, parameters, data and of the library that computes it."""
+    """Hash of a page's template, title, parameters, data and of the rooms of the library that compute it.
+
+    Other notebooks do not count: a changed sentence runs its own page again, and no other.
+    """
     digest = hashlib.sha256()
     told = [page.slug, page.title, page.command, {name: parameters[name] for name in sorted(parameters)}]
     digest.update(json.dumps(told, sort_keys=True, default=str).encode())
-    parts = ((path, path.relative_to(LIBRARY).parts) for path in _files(LIBRARY))
-    library = (path for path, (room, *rest) in parts if room not in RENDERING or (rest and rest[0] in COMPUTING))
-    for path in (page.template, *library, *(file for place in page.data for file in _files(place))):
+    for path in (page.template, *_computing(), *(file for place in page.data for file in _files(place))):
         _add(digest, path)
     if page.stores is not None:
         told = stores_told(page.stores, page.last, page.only, page.but)
@@ -97,10 +101,18 @@ def recorded(output: Path) -> dict[str, Any]:
 
 
 def is_current(page: Page, parameters: dict[str, Any]) -> bool:
-    """Whether the page and its products are there and were made from what is there now."""
-    if not all(path.exists() for path in (page.output, *page.products)):
-        return False
+    """Whether the page is there and was made from what is there now."""
     return recorded(page.output).get("inputs") == page_hash(page, parameters)
+
+
+def _computing() -> list[Path]:
+    """The library's files that decide what a page shows."""
+    named = {path: path.relative_to(LIBRARY).as_posix() for path in _files(LIBRARY)}
+    return [
+        path
+        for path, name in named.items()
+        if name in ON_PAGES or (name.partition("/")[0] not in RENDERING and name != WORDING)
+    ]
 
 
 def _files(place: Path) -> list[Path]:

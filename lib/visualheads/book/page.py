@@ -1,7 +1,4 @@
-"""A page: a template run with parameters.
-
-Templates: their parameters, checked before anything runs, and their placeholders.
-"""
+"""A page of the book: a notebook template, its parameters checked before anything runs, its title and labels."""
 
 from __future__ import annotations
 
@@ -25,17 +22,17 @@ ONCE = ("fresh",)
 class Page:
     """A notebook template and what to run it with.
 
-    template     path of the template
-    output       where the executed page goes
-    slug, title  fill {{slug}} and {{title}}: labels are shared by the whole book, so every page needs its own
-    parameters   replace the defaults of the template's parameters cell
-    data         files and folders whose content decides the result, besides template, parameters and library
-    products     files that running the page writes besides itself
-    longest      start it before the others: nothing takes longer
-    last         run it after all others: it reads what they keep among the results, sweeps and text lists too
-    stores       folder of results whose traces decide the page, by their identity and what of them is done
-    only, but    … only those of one model's folder, without those of the benchmark that the page traces itself
-    command      fills {{command}}: what a reader types to make the page again
+    Parameters
+    ----------
+    template, output : the notebook, and where the executed page goes.
+    slug, title : the page's name in labels, and its first heading.
+    parameters : replace the defaults of the template's parameters cell.
+    data : files and folders whose content decides the result, besides template, parameters and library.
+    longest : start it before the others: nothing takes longer.
+    last : run it after all others: it reads what they keep among the results, sweeps and text lists too.
+    stores : folder of results whose traces decide the page, by their identity and what of them is done.
+    only, but : … only those of one model's folder, without those of the benchmark that the page traces itself.
+    command : what a reader types to make the page again.
     """
 
     template: Path
@@ -44,7 +41,6 @@ class Page:
     title: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     data: tuple[Path, ...] = ()
-    products: tuple[Path, ...] = ()
     longest: bool = False
     last: bool = False
     stores: Path | None = None
@@ -57,13 +53,8 @@ class Page:
         """Where the page is while it runs, and stays when it fails."""
         return self.output.with_name(f"{self.output.stem}.partial.ipynb")
 
-    @property
-    def placeholders(self) -> dict[str, str]:
-        """What is filled into Markdown cells and captions."""
-        return {"slug": self.slug, "title": self.title, "command": self.command}
 
-
-PLACEHOLDER = re.compile(r"\{\{\s*(\w+)\s*\}\}")
+HEADING = re.compile(r"^# .*", re.MULTILINE)
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 WORDS = {"true": True, "false": False, "none": None}
 
@@ -79,8 +70,7 @@ class Parameter:
 
 
 def parameters_of(template: str | Path) -> dict[str, Parameter]:
-    """The parameters of a template by name, as its cell tagged `parameters` declares them. Empty without such a "
-    "cell."""
+    """The parameters of a template by name, as its cell tagged `parameters` declares them; none without that cell."""
     path = Path(template)
     if not path.is_file():
         raise ParameterError(got("template", str(path), "a notebook file"))
@@ -107,22 +97,29 @@ def checked(template: str | Path, given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _typed(known[name], value) for name, value in given.items()}
 
 
-def filled(template: str | Path, placeholders: Mapping[str, str]) -> NotebookNode:
-    """The template with {{slug}}, {{title}} … filled in Markdown cells and in names and captions of figures."""
-    notebook = nbformat.read(Path(template), as_version=4)
+def adapted(page: Page) -> NotebookNode:
+    """The template with the page's title as its first heading, labels of its own, and the command that makes it again.
 
-    def fill(text: str) -> str:
-        return PLACEHOLDER.sub(lambda match: placeholders.get(match[1], match[0]), text)
-
+    Labels are shared by the whole book: where a template makes several pages, `fig-heads` becomes `fig-<slug>-heads`.
+    """
+    notebook = nbformat.read(page.template, as_version=4)
+    figures = [cell.metadata.get("mystnb", {}).get("figure", {}) for cell in notebook.cells]
+    labels = [figure["name"] for figure in figures if "name" in figure]
+    several = page.slug != page.template.stem
+    new = {name: name.replace("fig-", f"fig-{page.slug}-", 1) if several else name for name in labels}
+    for figure in figures:
+        if "name" in figure:
+            figure["name"] = new[figure["name"]]
     for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            cell.source = fill(cell.source)
-        figure = cell.metadata.get("mystnb", {}).get("figure", {})
-        for key in figure:
-            if isinstance(figure[key], str):
-                figure[key] = fill(figure[key])
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
+        for name, label in new.items() if cell.cell_type == "markdown" else ():
+            cell.source = re.sub(rf"\b{re.escape(name)}(?![\w-])", label, cell.source)
+    first = next((cell for cell in notebook.cells if cell.cell_type == "markdown"), None)
+    if first is not None and page.title:
+        first.source = HEADING.sub(lambda _: f"# {page.title}", first.source, count=1)
+    if page.command:
+        notebook.cells.append(nbformat.v4.new_markdown_cell(f"*Make this page again:* `{page.command}`"))
     notebook.metadata["kernelspec"] = dict(KERNEL)
     return notebook
 

@@ -37,10 +37,17 @@ class Workers:
         for pool in self._idle:
             pool.shutdown(cancel_futures=True)
 
-    def run(self, run: Callable[[Job], Any], jobs: Sequence[Job]) -> Iterator[tuple[Job, Any, str]]:
+    def run(
+        self, run: Callable[[Job], Any], jobs: Sequence[Job], started: Callable[[Job], None] = lambda _job: None
+    ) -> Iterator[tuple[Job, Any, str]]:
         """Every job with what `run` gave and, where it failed, why in words; in the order in which they end.
 
-        run   goes to other processes, so it must pickle; a VisualHeadsError that it raises is a failure in words
+        Parameters
+        ----------
+        run : goes to other processes, so it must pickle; a VisualHeadsError that it raises is a failure in words.
+        jobs : in the order in which they start.
+        started : is told of every job that starts.
+
         Each process has one job at a time, so that it is known whose process was killed; the others get a new one.
         """
         left = list(reversed(jobs))
@@ -55,6 +62,7 @@ class Workers:
                         pool.shutdown()
                         continue
                     busy[future] = left.pop(), pool
+                    started(busy[future][0])
                 for future in wait(busy, return_when=FIRST_COMPLETED).done:
                     job, pool = busy.pop(future)
                     self._idle.append(pool)

@@ -1,9 +1,4 @@
-"""How papermill runs a page: with its own engine, but without writing the whole page around every cell.
-
-Executed notebooks made the same in every run: no times, no random ids, no memory addresses.
-
-Running pages with papermill: one kernel a page, several pages side by side, single-threaded kernels.
-"""
+"""Pages run with papermill: one single-threaded kernel a page, several side by side, the same bytes in every run."""
 
 from __future__ import annotations
 
@@ -98,7 +93,7 @@ def run_page(page: Page, root: str | Path = ".", force: bool = False) -> bool:
         return False
     page.output.parent.mkdir(parents=True, exist_ok=True)
     source = page.output.with_name(f".{page.output.stem}.source.ipynb")
-    nbformat.write(template.filled(page.template, page.placeholders), source)
+    nbformat.write(template.adapted(page), source)
     record = {"inputs": inputs.page_hash(page, lasting), "parameters": lasting, "title": page.title}
     try:
         _execute(source, page, parameters, root)
@@ -110,6 +105,21 @@ def run_page(page: Page, root: str | Path = ".", force: bool = False) -> bool:
     return True
 
 
+class Countdown:
+    """How far a number of jobs is, and how long the rest may take, by the pace so far."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done, self.started = total, 0, time.monotonic()
+
+    def step(self) -> str:
+        """Count one more as done: `3 of 28, about 4 min left`."""
+        self.done += 1
+        left = self.total - self.done
+        seconds = (time.monotonic() - self.started) / self.done * left
+        told = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+        return f"{self.done} of {self.total}" + (f", about {told} left" if left else "")
+
+
 def run_pages(
     pages: Iterable[Page],
     root: str | Path = ".",
@@ -119,20 +129,29 @@ def run_pages(
 ) -> list[Page]:
     """Run all pages that are not current; return those that ran. One failing page does not stop the others.
 
-    workers: pages side by side, by default one per processor. Raises KernelError with all that failed: a cell, a
-    kernel or a process that died, parameters, or a damaged store.
+    Parameters
+    ----------
+    pages, root : the pages, and the project's folder in which their kernels work.
+    workers : pages side by side, by default one per processor.
+    force : run current pages too.
+    report : takes a line on every page that starts and ends, with the time that is left.
+
+    Raises
+    ------
+    KernelError
+        All that failed: a cell, a kernel or a process that died, parameters, or a damaged store.
     """
     pages = list(pages)
     failed: list[str] = []
     done: list[Page] = []
 
-    def finish(page: Page, why: str) -> None:
+    def finish(page: Page, why: str, place: str = "") -> None:
         if why:
             told = f"page {page.title!r}: "
             failed.append(why if why.startswith(told) else told + why)
         else:
             done.append(page)
-        report(f"{'failed:' if why else 'ran'} {page.title}")
+        report(f"{'failed:' if why else 'ran'} {page.title}{place and f' ({place})'}")
 
     def stale(page: Page) -> bool:
         try:
@@ -146,8 +165,10 @@ def run_pages(
         for last in (False, True):  # the last ones are stale only by what the others left
             todo = sorted((page for page in pages if page.last == last and stale(page)), key=lambda p: not p.longest)
             warm = warm or len(todo) > WARM_FROM * pool.number
-            for page, _, why in pool.run(partial(_run_one, root=root, warm=warm), todo):
-                finish(page, why)
+            left = Countdown(len(todo))
+            run = partial(_run_one, root=root, warm=warm)
+            for page, _, why in pool.run(run, todo, lambda page: report(f"running {page.title}")):
+                finish(page, why, left.step())
     if failed:
         raise KernelError("\n\n".join(failed))
     return done
@@ -163,8 +184,6 @@ def _execute(source: Path, page: Page, parameters: dict[str, Any], root: Path) -
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
-
-    pass  # MOVED
 
     try:
         with one_thread():

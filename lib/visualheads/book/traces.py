@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from visualheads.book import inputs
-from visualheads.book.comparisons import MAIN_TASK
+from visualheads.book.catalogue import FULL_RESULTS, MAIN_TASK, shipped
 from visualheads.book.page import Page, parameters_of
 from visualheads.book.pool import side_by_side
-from visualheads.book.run import Report, one_thread, silent
+from visualheads.book.run import Countdown, Report, one_thread, silent
 from visualheads.cards import data_folder, miniature_folder
 from visualheads.errors import IdentityMismatch, StoreError, VisualHeadsError
 from visualheads.paths import RESULTS, slug_of
@@ -25,7 +25,6 @@ from visualheads.tasks import task, task_names
 from visualheads.tracing.jobs import TraceJob
 from visualheads.tracing.measures import DEFINITIONS_VERSION
 
-FULL_RESULTS = "data/results-full"
 BOOK_N = {"pope": 48, "mmbench": 30, "seedbench": 100, "qbench": 100}
 """Questions per condition that the book asks (looktwice: the model page's own number); --full asks all."""
 OTHER_UNTRAINED_N = 16
@@ -101,8 +100,6 @@ def trace_all(
 
     A store of another run – other weights, scenes, questions – is set aside and made anew: these are the book's own.
     """
-    from visualheads.book.catalogue import shipped
-
     root = Path(root).resolve()
     if not (root / TEMPLATE).is_file():
         return []
@@ -112,15 +109,15 @@ def trace_all(
         return []
     made_of = dict(sorted(todo, key=lambda pair: _size(pair[0]), reverse=True))
     failed: list[str] = []
+    left = Countdown(len(made_of))
     with one_thread():
         for job, error, why in side_by_side(trace_one, list(made_of), workers):
             told = f"{job.model} on {Path(job.path).name.removesuffix('.zarr')}"
             if error or why:
                 failed.append(f"trace of {told}: {error or why}")
-                report(f"failed: trace of {told}")
             else:
                 _stamp(job, made_of[job])
-                report(f"traced {told}")
+            report(f"{'failed: trace of' if error or why else 'traced'} {told} ({left.step()})")
     return failed
 
 

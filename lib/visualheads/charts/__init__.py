@@ -10,6 +10,8 @@ from visualheads.errors import require
 require("altair", "vl_convert", "IPython", extra="book")
 
 from visualheads.charts.comparison import (
+    condition_matrices,
+    condition_shortfalls,
     intervals,
     pattern_matrices,
     placeholder,
@@ -17,34 +19,28 @@ from visualheads.charts.comparison import (
     relation_points,
     statistic_scores,
 )
-from visualheads.charts.conditions import (
-    condition_agreement,
-    condition_maps,
-    condition_matrices,
-    condition_scores,
-    condition_shortfalls,
-)
 from visualheads.charts.cost import cost_bars, sweep_bars
-from visualheads.charts.depth import query_agreement, stage_profile
-from visualheads.charts.display import save_spec, show, show_text, spec_of
+from visualheads.charts.depth import against_untrained, query_agreement, stage_profile
+from visualheads.charts.display import save_spec, show, spec_of
 from visualheads.charts.effects import effect_map, loss_curves, overlap_lines, ranking_cells, scores_and_effects
-from visualheads.charts.emergence import moments_compared, text_and_pictures, text_relations
 from visualheads.charts.figure_one import figure_one
 from visualheads.charts.heads import head_map, top_heads, weight_concentration
 from visualheads.charts.overlays import overlays, sample_overlays, strongest_heads
 from visualheads.charts.sinks import marked_examples, outliers, removed_sinks, sink_frequency, sink_heads
 from visualheads.charts.steering import boosted, examples, grounded, steered_answers
-from visualheads.charts.training import moment_lines, training_curves
-from visualheads.charts.untrained import against_untrained
+from visualheads.charts.training import (
+    moment_lines,
+    moments_compared,
+    text_and_pictures,
+    text_relations,
+    training_curves,
+)
 from visualheads.charts.verdicts import verdicts
 
 __all__ = [
     "against_untrained",
     "boosted",
-    "condition_agreement",
-    "condition_maps",
     "condition_matrices",
-    "condition_scores",
     "condition_shortfalls",
     "cost_bars",
     "effect_map",
@@ -71,7 +67,6 @@ __all__ = [
     "save_spec",
     "scores_and_effects",
     "show",
-    "show_text",
     "sink_frequency",
     "sink_heads",
     "spec_of",

@@ -11,11 +11,12 @@ import xarray as xr
 
 from visualheads.charts.display import finished, rows
 from visualheads.charts.heads import SINGLE, title_of
-from visualheads.charts.labels import benchmark, in_words
+from visualheads.charts.labels import GREY, MAIN, benchmark, colour, in_words, with_family
+from visualheads.heads.patterns import MARGIN
 
+FORMAT_NAMES = {"free": "free form", "letters": "letters A–D"}
 COLUMN = 440
 """Pixels that panels side by side share; axis labels stand beside them."""
-GREY = "#8a8a8a"
 
 
 def placeholder(reason: str) -> Any:
@@ -32,7 +33,7 @@ def intervals(
     title: str,
     value: str = "estimate",
     panel: str | None = None,
-    colour: str | None = None,
+    by: str | None = None,
     rule: str | float | None = None,
     share: bool = False,
     shared: bool = True,
@@ -40,12 +41,14 @@ def intervals(
 ) -> Any:
     """Points with intervals (`value`, lower, upper): one line per `label`, panels side by side by `panel`.
 
-    rule: a number drawn as a dashed line in all panels, or a column with a number per row (such as chance). shared:
-    panels have one scale. `words` begin the alternative text. Without rows: a placeholder with `needs`.
+    by: column that colours them, side by side; models are coloured by their language model. rule: a number drawn as a
+    dashed line in all panels, or a column with a number per row (such as chance). shared: panels have one scale.
+    `words` begin the alternative text. Without rows: a placeholder with `needs`.
     """
     table = in_words(table.dropna(subset=[value])) if len(table) else table
     if table.empty:
         return placeholder(needs)
+    table = with_family(table) if by == "model" else table
     names = list(dict.fromkeys(table[label]))
     panels = list(dict.fromkeys(table[panel])) if panel else [""]
     low, high = (float(f(table[["lower", value, "upper"]].stack())) for f in (min, max))
@@ -61,18 +64,15 @@ def intervals(
         base = alt.Chart(rows(part.to_dict("records"))).encode(
             y=alt.Y(f"{label}:N", sort=names, scale=alt.Scale(domain=names), title=None,
                     axis=alt.Axis(labels=index == 0, ticks=index == 0, labelLimit=190)),
-            tooltip=[f"{label}:N", *[alt.Tooltip(f"{b}:Q", format=".3f") for b in (value, "lower", "upper")]],
+            tooltip=[*(f"{name}:N" for name in (label, by) if name),
+                     *[alt.Tooltip(f"{b}:Q", format=".3f") for b in (value, "lower", "upper")]],
         )  # fmt: skip
         tint: dict[str, Any] = {}
-        if colour:
-            domain = list(dict.fromkeys(table[colour]))
-            legend = alt.Legend(orient="top", columns=3)
-            tint = {
-                "color": alt.Color(
-                    f"{colour}:N", sort=domain, scale=alt.Scale(domain=domain), title=None, legend=legend
-                )
-            }
-            base = base.encode(yOffset=alt.YOffset(f"{colour}:N", sort=domain)) if _crowded(part, label) else base
+        if by:
+            hue = "family" if by == "model" else by
+            tint = {"color": colour(hue, table[hue], title=None, legend=alt.Legend(orient="top", columns=3))}
+            beside = alt.YOffset(f"{by}:N", sort=list(dict.fromkeys(table[by])))
+            base = base.encode(yOffset=beside) if _crowded(part, label) else base
         scale = alt.Scale(domain=[low, high], nice=not share) if shared else alt.Scale(zero=False)
         x = alt.X("lower:Q", title=title if index == 0 or len(panels) < 3 else None, axis=axis, scale=scale)
         layers = [base.mark_rule(strokeWidth=2).encode(x=x, x2="upper:Q", **tint)]
@@ -81,11 +81,11 @@ def intervals(
             edge = alt.Chart(rows([{"edge": line}])).mark_rule(strokeDash=[4, 3], color=GREY)
             layers.append(edge.encode(x=alt.X("edge:Q")))
         elif isinstance(rule, str):
-            layers.append(base.mark_tick(color="#d62728", thickness=2).encode(x=f"{rule}:Q"))
-        height = alt.Step(11) if colour and _crowded(part, label) else max(60, 17 * len(names))
+            layers.append(base.mark_tick(color=GREY, thickness=3).encode(x=f"{rule}:Q"))
+        height = alt.Step(11) if by and _crowded(part, label) else max(60, 17 * len(names))
         shown.append(alt.layer(*layers).properties(width=COLUMN / len(panels) - 8, height=height, title=str(name)))
     told = "; ".join(
-        " ".join(str(row[c]) for c in (panel, label, colour) if c) + f": {row[value]:.2f}"
+        " ".join(str(row[c]) for c in (panel, label, by) if c) + f": {row[value]:.2f}"
         for _, row in table.head(24).iterrows()
     )
     more = f"; and {len(table) - 24} more" if len(table) > 24 else ""
@@ -181,7 +181,7 @@ def statistic_scores(table: pd.DataFrame, statistics: dict[str, str], needs: str
         .encode(
             x=alt.X("x:Q", title="head statistic (chosen below)", scale=alt.Scale(zero=False)),
             y=alt.Y("score:Q", title="score", axis=alt.Axis(format="%")),
-            color=alt.Color("task:N", title="benchmark", sort=list(dict.fromkeys(table["task"]))),
+            color=colour("task", table["task"], title="benchmark"),
             tooltip=["model:N", "task:N", alt.Tooltip("x:Q", format=".3f"), alt.Tooltip("score:Q", format=".1%")],
         )
     )
@@ -207,7 +207,7 @@ def predictions(table: pd.DataFrame, statistics: dict[str, str], needs: str) -> 
         .encode(
             x=alt.X("predicted:Q", title="predicted from heads of models of other LLMs", axis=alt.Axis(format="%")),
             y=alt.Y("score:Q", title="score", axis=alt.Axis(format="%"), scale=alt.Scale(zero=False)),
-            color=alt.Color("task:N", title="benchmark"),
+            color=colour("task", table["task"], title="benchmark"),
             tooltip=[
                 "model:N",
                 "task:N",
@@ -244,10 +244,8 @@ def relation_points(table: pd.DataFrame, relations: Sequence[str], needs: str, m
         scale=alt.Scale(domain=[min(-0.2, float(table["correlation"].min())), 1]),
     )
     ceilings = base.mark_tick(color=GREY, thickness=2, size=18).encode(x="ceiling:Q")
-    points = base.mark_circle(size=80, opacity=0.8, color="#4c78a8").encode(x=x)
-    means = base.mark_tick(color="#d62728", thickness=3, size=26).encode(
-        x="mean(correlation):Q", tooltip=alt.value(None)
-    )
+    points = base.mark_circle(size=80, opacity=0.8, color=MAIN).encode(x=x)
+    means = base.mark_tick(color=MAIN, thickness=3, size=30).encode(x="mean(correlation):Q", tooltip=alt.value(None))
     told = "; ".join(f"{name}: mean {table[table['relation'] == name]['correlation'].mean():.2f}" for name in order)
     return finished(
         alt.layer(ceilings, points, means), f"Correlations of head patterns between models by relation. {told}."
@@ -265,3 +263,31 @@ def chosen_model(models: Sequence[str]) -> alt.Parameter:
 
 def _crowded(table: pd.DataFrame, label: str) -> bool:
     return bool(table[label].duplicated().any())
+
+
+def condition_matrices(told: xr.Dataset, needs: str = "Nothing to compare yet.") -> Any:
+    """How alike the head patterns of every two conditions are, one matrix per answer format; the model is chosen below.
+
+    `told` is a result of `alike.format_agreement`.
+    """
+    low = min(0.0, float(told["correlation"].min()))
+    found = {str(form): matrix(told.sel(format=form), low) for form in told["format"].values}
+    drawn = {FORMAT_NAMES.get(form, form): parts for form, parts in found.items() if parts is not None}
+    if not drawn:
+        return placeholder(needs)
+    charts = [chart.properties(title=name) for name, (chart, _) in drawn.items()]
+    words = " ".join(f"{name}: {text}" for name, (_, text) in drawn.items())
+    return finished(alt.vconcat(*charts).add_params(chosen_model(matrix_models(told))), words)
+
+
+def condition_shortfalls(pairs: pd.DataFrame, kind: str, words: str) -> Any:
+    """How far the pairs of one kind stay below their ceiling, one panel per answer format, on one scale.
+
+    `pairs` is a result of `patterns.pairs`; `words` begin the alternative text.
+    """
+    table = pairs[pairs["kind"] == kind]
+    table = table.assign(form=table["format"].map(lambda name: FORMAT_NAMES.get(name, name)))
+    return intervals(
+        table, "pair", words, title="shortfall of the correlation", value="shortfall", panel="form", by="model",
+        rule=MARGIN,
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Heads over the layers, and over the attention rows that can be read."""
+"""Heads over the layers, over the attention rows that can be read, and beside those of an untrained network."""
 
 from __future__ import annotations
 
@@ -9,8 +9,15 @@ import numpy as np
 import xarray as xr
 
 from visualheads.analysis import head_tables
+from visualheads.analysis.benchmarks import head_means
+from visualheads.charts.comparison import placeholder
 from visualheads.charts.display import finished, rows
 from visualheads.charts.heads import DIM, SINGLE, stage_colour, title_of
+from visualheads.charts.labels import GREY, colour
+from visualheads.heads.ranking import real_samples
+
+MEASURES = ("image_weight", "concentration")
+TRAINED, UNTRAINED = "trained", "untrained"
 
 
 def stage_profile(
@@ -36,7 +43,7 @@ def stage_profile(
     ]
     lines = (
         alt.Chart(rows(long))
-        .mark_line(point=alt.OverlayMarkDef(size=45), color="#7f7f7f")
+        .mark_line(point=alt.OverlayMarkDef(size=45), color=GREY)
         .encode(
             x=alt.X("layer:Q", axis=alt.Axis(tickMinStep=1, format="d")),
             y=alt.Y("value:Q", title=title_of(measure), scale=alt.Scale(domainMin=0)),
@@ -67,7 +74,7 @@ def query_agreement(
     top = float(np.nanmax(both[["first", "second"]].values))
     line = (
         alt.Chart(rows([{"a": 0.0, "b": 0.0}, {"a": top, "b": top}]))
-        .mark_line(strokeDash=[4, 4], color="#999")
+        .mark_line(strokeDash=[4, 4], color=GREY)
         .encode(x="a:Q", y="b:Q")
     )
     points = (
@@ -88,3 +95,33 @@ def query_agreement(
         f"Scatter plot of {len(both)} heads: {title_of(measure)} of the {queries[0]} row against the {queries[1]} row."
     )
     return finished(alt.layer(line, points).properties(width=420, height=340), words)
+
+
+def against_untrained(ds: xr.Dataset, control: xr.Dataset | None) -> Any:
+    """Heads from the strongest to the weakest, of a model and of the untrained network, one panel per measure.
+
+    ds, control: traces of one model each; without a control a placeholder.
+    """
+    if control is None:
+        return placeholder("No untrained network was traced.")
+    panels, told = [], []
+    for measure in MEASURES:
+        records = []
+        for name, one in ((TRAINED, ds), (UNTRAINED, control)):
+            values = head_means(real_samples(one), measure)
+            ordered = np.sort(values[np.isfinite(values)])[::-1]
+            records += [{"heads": name, "place": i + 1, "value": float(v)} for i, v in enumerate(ordered)]
+            if len(ordered):
+                told.append(f"{name}, {title_of(measure)} {ordered[-1]:.2f} to {ordered[0]:.2f}")
+        panels.append(
+            alt.Chart(rows(records), width=250, height=210)
+            .mark_line(point=alt.OverlayMarkDef(size=14))
+            .encode(
+                x=alt.X("place:Q", title="heads, strongest first", scale=alt.Scale(nice=False)),
+                y=alt.Y("value:Q", title=title_of(measure), scale=alt.Scale(domainMin=0)),
+                color=colour("heads", [TRAINED, UNTRAINED], title=None, legend=alt.Legend(orient="top")),
+                tooltip=["heads:N", "place:Q", alt.Tooltip("value:Q", format=".3f")],
+            )
+        )  # fmt: skip
+    words = f"Heads sorted by image weight and by concentration, trained and untrained: {'; '.join(told)}."
+    return finished(alt.hconcat(*panels), words)

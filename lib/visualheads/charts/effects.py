@@ -12,16 +12,16 @@ import altair as alt
 import pandas as pd
 
 from visualheads.charts import labels
-from visualheads.charts.comparison import GREY, chosen_model, placeholder
+from visualheads.charts.comparison import chosen_model, placeholder
 from visualheads.charts.display import finished, rows
-from visualheads.charts.heads import CHOSEN
+from visualheads.charts.labels import CHOSEN, GREY, MAIN, colour
 
 MEASURES = {
     "accuracy": "share of right answers lost",
     "margin": "margin of the right answer lost (logits)",
     "kl": "change of the answer's distribution (KL, nats)",
 }
-ORDERS = {"top": "#b3402a", "random": "#8a8a8a", "bottom": "#4c78a8"}
+ORDERS = ("top", "random", "bottom")
 NEEDS_EFFECTS = "Needs a sweep of single heads, which the ablation pages make."
 BOUNDS = ("estimate", "lower", "upper")
 PANEL = 215
@@ -45,17 +45,14 @@ def loss_curves(table: pd.DataFrame, needs: str = "No heads were removed yet.") 
         choices.append(alt.param(name=f"{column}_shown", value=options[0], **fixed))
         data = data.transform_filter(f"datum.{column} === {column}_shown")
     orders = [name for name in ORDERS if name in set(table["order"])]
-    colour = alt.Color(
-        "order:N", scale=alt.Scale(domain=orders, range=[ORDERS[name] for name in orders]), title=None,
-        legend=alt.Legend(orient="top"),
-    )  # fmt: skip
+    hue = colour("order", orders, title=None, legend=alt.Legend(orient="top"))
     tips = ["order:N", "count:Q", "sets:Q", *[alt.Tooltip(f"{n}:Q", format=".3f") for n in BOUNDS]]
     panels = []
     stages = list(dict.fromkeys(table["stage"]))
     for index, stage in enumerate(stages):
         base = data.transform_filter(f"datum.stage === '{stage}'").encode(
             x=alt.X("count:O", title="removed heads", axis=alt.Axis(labelAngle=0)),
-            color=colour,
+            color=hue,
             xOffset=alt.XOffset("order:N", sort=orders),
         )
         y = alt.Y("estimate:Q", title="loss (chosen below)" if index == 0 else None)
@@ -134,7 +131,7 @@ def scores_and_effects(table: pd.DataFrame, needs: str = NEEDS_EFFECTS) -> Any:
         .encode(
             x=alt.X("score:Q", title="score (ranking chosen below)", scale=alt.Scale(zero=False)),
             y=alt.Y("effect:Q", title="margin lost without the head (logits)"),
-            color=alt.condition(chosen, alt.value(CHOSEN), alt.value("#4c78a8")),
+            color=alt.condition(chosen, alt.value(CHOSEN), alt.value(MAIN)),
             tooltip=["name:N", "stage:N", *[alt.Tooltip(f"{n}:Q", format=".3f") for n in ("score", "effect")]],
         )
         .add_params(chosen)
@@ -225,7 +222,7 @@ def _detail(data: alt.Data, table: pd.DataFrame, chosen: alt.Parameter, *filters
         tooltip=["name:N", "ranking:N", alt.Tooltip("value:Q", format=".3f"), alt.Tooltip("above:Q", format=".0%")],
     )
     x = alt.X("above:Q", title="place among the heads", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%"))
-    bars = base.mark_bar(color="#4c78a8", height=14).encode(x=x)
+    bars = base.mark_bar(color=MAIN, height=14).encode(x=x)
     values = base.mark_text(align="left", dx=3, fontSize=11).encode(x=x, text=alt.Text("value:Q", format=".3f"))
     name = base.transform_aggregate(name="max(name)").mark_text(align="left", x=0, fontSize=13, color=CHOSEN)
     title = name.encode(text="name:N", y=alt.value(8), tooltip=alt.value(None)).properties(width=130, height=16)
@@ -238,7 +235,8 @@ TITLE = "share in common"
 
 
 def overlap_lines(table: pd.DataFrame, needs: str = NEEDS_EFFECTS) -> Any:
-    """Share of the k best heads in common with the effects, one line per ranking; the model is chosen below.
+    """Share of the k best heads in common with the effects, one line per ranking; model and coloured ranking are
+    chosen below.
 
     `table` is a result of `overlaps.overlap_by_size`. Dashed: two unrelated rankings on average; the grey area holds
     95 % of them.
@@ -254,21 +252,23 @@ def overlap_lines(table: pd.DataFrame, needs: str = NEEDS_EFFECTS) -> Any:
     lucky = data.transform_aggregate(limit="max(limit)", chance="max(chance)", groupby=["k"])
     area = lucky.mark_area(color=GREY, opacity=0.2).encode(x=x, y=alt.Y("limit:Q", title=TITLE))
     chance = lucky.mark_line(color=GREY, strokeDash=[4, 3]).encode(x=x, y=alt.Y("chance:Q", title=TITLE))
+    shown = [labels.ranking(name) for name in names]
+    marked = alt.param(name="ranking_marked", value=shown[0], bind=alt.binding_select(options=shown, name="Coloured: "))
+    is_marked = "datum.ranking === ranking_marked"
     base = data.encode(
         x=x,
         y=y,
-        color=alt.Color(
-            "ranking:N", sort=[labels.ranking(name) for name in names], title=None,
-            scale=alt.Scale(domain=[labels.ranking(name) for name in names]), legend=alt.Legend(orient="right"),
-        ),
+        detail="ranking:N",
+        color=alt.condition(is_marked, alt.value(MAIN), alt.value(GREY)),
+        opacity=alt.condition(is_marked, alt.value(1), alt.value(0.5)),
         tooltip=["ranking:N", "size:N", "k:Q",
                  *[alt.Tooltip(f"{name}:Q", format=".0%") for name in ("overlap", "chance", "limit")]],
     )  # fmt: skip
-    layers = alt.layer(area, chance, base.mark_line(strokeWidth=1.5), base.mark_circle(size=55, opacity=1))
+    layers = alt.layer(area, chance, base.mark_line(strokeWidth=1.5), base.mark_circle(size=55))
     means = table.groupby("size", sort=False)[["overlap", "chance"]].mean()
     words = (
         f"Share of the best heads that {len(names)} rankings have in common with the effects, in {', '.join(models)}, "
         "by size of the sets. On average "
         + "; ".join(f"{size}: {row['overlap']:.0%}, by chance {row['chance']:.0%}" for size, row in means.iterrows())
     )
-    return finished(layers.properties(width=WIDTH, height=HEIGHT).add_params(choice), f"{words}.")
+    return finished(layers.properties(width=WIDTH, height=HEIGHT).add_params(choice, marked), f"{words}.")

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from visualheads.analysis.benchmarks import head_means, of_model
+from visualheads.analysis.benchmarks import head_means
+from visualheads.analysis.subset import subset
 from visualheads.charts.comparison import placeholder
 from visualheads.charts.display import finished, rows
-from visualheads.charts.heads import CHOSEN, SIDE, SINGLE, title_of
-from visualheads.charts.labels import benchmark, in_words
+from visualheads.charts.heads import SIDE, SINGLE, title_of
+from visualheads.charts.labels import CHOSEN, GREY, benchmark, colour, in_words
 
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"]
 
@@ -37,7 +38,7 @@ def figure_one(
     records: list[dict[str, Any]] = []
     for told in statistics.to_dict("records"):
         model, task = str(told["model"]), str(told["task"])
-        part = of_model(ds, model, task)
+        part = subset(ds, model=model, task=task)
         maps = {name: head_means(part, name) for name in ("image_weight", "concentration")}
         there = np.isfinite(maps["image_weight"])
         layers, heads = int(there.any(axis=1).sum()), int(there.any(axis=0).sum())
@@ -66,7 +67,7 @@ def figure_one(
         .encode(
             x=alt.X("x:Q", title=f"{title_of('image_weight')}, mean over heads", scale=alt.Scale(zero=False)),
             y=alt.Y("y:Q", title=f"{title_of('concentration')}, mean", scale=alt.Scale(zero=False)),
-            color=alt.Color("task:N", title="benchmark"),
+            color=colour("task", [record["task"] for record in records], title="benchmark"),
             shape=alt.Shape("recipe:N", title="recipe", scale=alt.Scale(domain=used, range=(SHAPES * 3)[: len(used)])),
             stroke=alt.condition(chosen, alt.value(CHOSEN), alt.value(None)),
             strokeWidth=alt.value(2.5),
@@ -105,7 +106,7 @@ def _crosses(untrained: pd.DataFrame | None) -> Any:
     return (
         alt.Chart(rows(in_words(untrained[["model", "task", *names]]).to_dict("records")))
         .transform_calculate(x="datum[which + 'image_weight']", y="datum[which + 'concentration']", what="'untrained'")
-        .mark_point(shape="cross", angle=45, size=50, color="#8a8a8a", opacity=0.8)
+        .mark_point(shape="cross", angle=45, size=50, color=GREY, opacity=0.8)
         .encode(
             x="x:Q", y="y:Q",
             tooltip=["model:N", "task:N", alt.Tooltip("what:N", title="weights"), alt.Tooltip("x:Q", format=".3f"),

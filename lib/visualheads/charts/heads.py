@@ -10,9 +10,9 @@ import xarray as xr
 
 from visualheads.analysis import head_tables
 from visualheads.charts.display import finished, rows
+from visualheads.charts.labels import CHOSEN, MAIN, colour
 from visualheads.store.variables import STAGES, VARIABLES
 
-STAGE_COLOURS = ("#4c78a8", "#f58518", "#54a24b")
 BINS = 20
 SIDE = 262
 """Width of one of two charts side by side."""
@@ -20,7 +20,6 @@ SINGLE = 540
 """Width of a chart by itself."""
 TALLEST = 420
 DIM = 0.85
-CHOSEN = "#ff2d55"
 NORMALISED = "min–max normalised over all heads"
 """What a colour bar says of values that are stretched over the whole matrix, as the paper's figures are."""
 
@@ -32,9 +31,7 @@ def title_of(measure: str) -> str:
 
 def stage_colour(**options: Any) -> alt.Color:
     """Colour by stage of depth, the same in every chart."""
-    return alt.Color(
-        "stage:N", scale=alt.Scale(domain=list(STAGES), range=list(STAGE_COLOURS)), title="stage", **options
-    )
+    return colour("stage", STAGES, title="stage", **options)
 
 
 def head_map(
@@ -160,7 +157,7 @@ def _distribution(data: alt.Data, measure: str, width: float, chosen: alt.Parame
         .transform_calculate(bin=f"sequence(0, {BINS})", counts=f"datum.{measure}_counts")
         .transform_flatten(["bin", "counts"])
         .transform_calculate(low=f"datum.bin * {width:.6g}", high=f"(datum.bin + 1) * {width:.6g}")
-        .mark_bar(color="#4c78a8")
+        .mark_bar(color=MAIN)
         .encode(
             x=alt.X("low:Q", bin="binned", title=title_of(measure), axis=alt.Axis(format=".2~f", tickCount=5)),
             x2="high:Q",

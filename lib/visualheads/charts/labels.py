@@ -1,11 +1,40 @@
-"""The words for what stores and tables name by identifiers: one map for charts and prose. An unknown name stays."""
+"""The words and colours of what stores and tables name by identifiers, one for each. An unknown name stays."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import altair as alt
 import pandas as pd
+
+from visualheads.analysis.lineage import descent
+
+GREY = "#8a8a8a"
+"""Controls: random heads, untrained networks, chance, ceilings."""
+MAIN = "#4c78a8"
+"""Marks that need no telling apart."""
+CHOSEN = "#ff2d55"
+"""What was clicked."""
+COLOURS: dict[str, dict[str, str]] = {
+    "order": {"top": "#d1495b", "random": GREY, "bottom": "#8c6bb1", "all": "#c98b2b"},
+    "stage": {"early": "#8fb339", "middle": "#2e9c6e", "late": "#146b8c"},
+    "task": {
+        "LookTwice-QA": "#4269d0", "POPE": "#efb118", "MMBench": "#ff725c", "SEED-Bench": "#6cc5b0",
+        "Q-Bench": "#a463f2",
+    },
+    "family": {
+        "Vicuna-7B": "#1f77b4", "Vicuna-13B": "#76b7e5", "Mistral-7B-v0.2": "#e377c2", "Phi-3-mini": "#17a589",
+        "Llama-3-8B": "#bc8f00",
+    },
+    "heads": {"trained": MAIN, "untrained": GREY},
+    "tokens": {"the marked tokens": "#d1495b", "random image tokens": GREY, "random background": "#8c6bb1"},
+    "verdict": {
+        "supported": "#2f7d4f", "contradicted": "#b3402a", "undecided": "#b8860b", "not testable here": GREY,
+    },
+}  # fmt: skip
+"""One meaning per colour across the book, by column and value; what is not listed takes the theme's colours in turn."""
+MOST_HUES = 8
 
 BENCHMARKS = {
     "looktwice": "LookTwice-QA", "pope": "POPE", "mmbench": "MMBench", "seedbench": "SEED-Bench", "qbench": "Q-Bench",
@@ -49,11 +78,6 @@ def benchmark(name: str) -> str:
     return BENCHMARKS.get(task, task) + comma + rest
 
 
-def in_sentence(text: str) -> str:
-    """A text that a record holds, with the benchmarks in it by their titles."""
-    return re.sub(rf"\b({'|'.join(BENCHMARKS)})\b", lambda match: BENCHMARKS[match[0]], text)
-
-
 def ranking(name: str) -> str:
     """`weight × concentration` for `weight_concentration`."""
     return RANKINGS.get(name, name.replace("_", " "))
@@ -85,7 +109,13 @@ def thousands(number: int) -> str:
     return f"{number:,}".replace(",", "\N{NO-BREAK SPACE}")
 
 
+def answer_format(name: str) -> str:
+    """`with letters` for `letters`."""
+    return ANSWER_FORMATS.get(name, name)
+
+
 OF_COLUMN: dict[str, Callable[[str], str]] = {
+    "format": answer_format,
     "task": benchmark, "group": benchmark, "other": benchmark, "ranking": ranking, "mode": mode, "moment": moment,
 }  # fmt: skip
 """Columns of tables whose values have words."""
@@ -95,3 +125,22 @@ def in_words(table: pd.DataFrame) -> pd.DataFrame:
     """The table with words for the identifiers in those of its columns that OF_COLUMN names."""
     told = {name: table[name].map(str).map(words) for name, words in OF_COLUMN.items() if name in table.columns}
     return table.assign(**told) if told else table
+
+
+def colour(column: str, values: Sequence[Any], **options: Any) -> alt.Color:
+    """The colour of a column's values, the same in every chart; legend and title as in Altair.
+
+    Raises ValueError for more hues than a reader tells apart.
+    """
+    domain = list(dict.fromkeys(str(value) for value in values))
+    known = COLOURS.get(column, {})
+    scale = alt.Scale(domain=domain, range=[known[name] for name in domain]) if set(domain) <= set(known) else None
+    if scale is None and len(domain) > MOST_HUES:
+        raise ValueError(f"{len(domain)} values of {column!r} are more than {MOST_HUES} hues; draw them as panels")
+    return alt.Color(f"{column}:N", sort=domain, scale=scale or alt.Scale(domain=domain), **options)
+
+
+def with_family(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the language model of each `model` in the column `family`; its own name where that is unknown."""
+    llm = descent([str(name) for name in dict.fromkeys(table["model"])])["llm"].to_dict()
+    return table.assign(family=[llm[str(name)] or str(name) for name in table["model"]])

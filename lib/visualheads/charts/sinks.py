@@ -12,9 +12,9 @@ import xarray as xr
 
 from visualheads.analysis.grounding import even_cells
 from visualheads.analysis.sinks import TOKENS, VARIANTS
-from visualheads.charts.comparison import GREY, chosen_model, placeholder
+from visualheads.charts.comparison import chosen_model, placeholder
 from visualheads.charts.display import finished, rows
-from visualheads.charts.heads import CHOSEN
+from visualheads.charts.labels import CHOSEN, GREY, MAIN, colour
 from visualheads.charts.overlays import PANEL, ground, heat, outline, panel
 from visualheads.tasks.sample import Sample
 
@@ -23,7 +23,6 @@ WIDE, SIDE = 240, 230
 BOUNDS = ("estimate", "lower", "upper")
 LOSSES = {"accuracy": "share of right answers lost", "margin": "margin of the right answer lost (logits)"}
 MODES = {"sink_removal": "hidden from the heads", "sink_redistribution": "their attention redistributed"}
-KINDS = ("#b3402a", "#8a8a8a", "#4c78a8")
 MARKED = "#00e5ff"
 
 
@@ -104,7 +103,7 @@ def sink_heads(table: pd.DataFrame, needs: str = NEEDS) -> Any:
         .encode(y=alt.Y("variant:N", sort=order, title=None, axis=alt.Axis(labelLimit=160)))
     )
     x = alt.X("value:Q", title="concentration", scale=alt.Scale(domain=[0, 1]))
-    bars = base.mark_bar(color="#4c78a8", height=16).encode(x=x)
+    bars = base.mark_bar(color=MAIN, height=16).encode(x=x)
     numbers = base.mark_text(align="left", dx=3, fontSize=11).encode(x=x, text=alt.Text("value:Q", format=".3f"))
     title = (
         base.transform_aggregate(name="max(name)")
@@ -207,8 +206,7 @@ def removed_sinks(table: pd.DataFrame, needs: str = NEEDS) -> Any:
             .encode(
                 y=alt.Y("heads:N", title=None, axis=alt.Axis(labels=index == 0, ticks=index == 0, labelLimit=150)),
                 yOffset=alt.YOffset("tokens:N", sort=kinds),
-                color=alt.Color("tokens:N", scale=alt.Scale(domain=kinds, range=list(KINDS)), title=None,
-                                legend=alt.Legend(orient="top")),
+                color=colour("tokens", kinds, title=None, legend=alt.Legend(orient="top")),
                 tooltip=["tokens:N", "heads:N", "samples:Q", "draws:Q",
                          *[alt.Tooltip(f"{name}:Q", format=".3f") for name in BOUNDS]],
             )

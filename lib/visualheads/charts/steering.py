@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from visualheads.analysis.grounding import even_cells, targets
-from visualheads.charts.comparison import GREY, chosen_model, placeholder
+from visualheads.charts.comparison import chosen_model, placeholder
 from visualheads.charts.display import finished, rows
-from visualheads.charts.labels import in_words
+from visualheads.charts.labels import GREY, MAIN, colour, in_words
 from visualheads.charts.overlays import PANEL, ground, heat, outline, panel
 from visualheads.tasks.sample import Sample
 
-ORDERS = {"top": "#b3402a", "random": "#8a8a8a", "all": "#4c78a8"}
+ORDERS = ("top", "random", "all")
 MEASURES = {"accuracy": "share of answers", "margin": "margin (logits)"}
 OVERLAPS = {"hit": "strongest patch on the object", "iou": "overlap of the boxes (IoU)"}
 RULES = {"threshold": "cells above half of the highest", "gaussian": "the same after smoothing"}
@@ -50,10 +50,7 @@ def steered_answers(table: pd.DataFrame, needs: str = NEEDS) -> Any:
         data = data.transform_filter(f"datum.{column} === {column}_shown")
     order = list(dict.fromkeys(table["what"]))
     orders = [name for name in ORDERS if name in set(table["order"])]
-    colour = alt.Color(
-        "order:N", scale=alt.Scale(domain=orders, range=[ORDERS[name] for name in orders]), title="heads",
-        legend=alt.Legend(orient="top"),
-    )  # fmt: skip
+    hue = colour("order", orders, title="heads", legend=alt.Legend(orient="top"))
     tips = [
         "what:N", "samples:Q", *[alt.Tooltip(f"{name}:Q", format=".3f") for name in (*BOUNDS, "clean", "excess")]
     ]  # fmt: skip
@@ -62,7 +59,7 @@ def steered_answers(table: pd.DataFrame, needs: str = NEEDS) -> Any:
     for index, condition in enumerate(conditions):
         base = data.transform_filter(f"datum.condition === '{condition}'").encode(
             y=alt.Y("what:N", sort=order, title=None, axis=alt.Axis(labels=index % 2 == 0, ticks=index % 2 == 0)),
-            color=colour,
+            color=hue,
         )
         x = alt.X("lower:Q", title="change towards the object" if index >= len(conditions) - 2 else None)
         zero = alt.Chart(rows([{"zero": 0}])).mark_rule(color=GREY, strokeDash=[4, 3]).encode(x="zero:Q")
@@ -85,11 +82,8 @@ def boosted(table: pd.DataFrame, needs: str = "Nothing was boosted yet.") -> Any
         return placeholder(needs)
     choices, data = _chosen(table[["model", "bias", "order", "what", "measure", *BOUNDS]], MEASURES)
     orders = [name for name in ORDERS if name in set(table["order"])]
-    colour = alt.Color(
-        "order:N", scale=alt.Scale(domain=orders, range=[ORDERS[name] for name in orders]), title="heads",
-        legend=alt.Legend(orient="top"),
-    )  # fmt: skip
-    base = data.encode(x=alt.X("bias:Q", title="bias on the image keys"), color=colour)
+    hue = colour("order", orders, title="heads", legend=alt.Legend(orient="top"))
+    base = data.encode(x=alt.X("bias:Q", title="bias on the image keys"), color=hue)
     y = alt.Y("estimate:Q", title="accuracy or margin (chosen below)", scale=alt.Scale(zero=False))
     band = base.mark_area(opacity=0.15).encode(y=alt.Y("lower:Q"), y2="upper:Q")
     line = base.mark_line(strokeWidth=2).encode(y=y)
@@ -117,7 +111,7 @@ def grounded(table: pd.DataFrame, baselines: pd.DataFrame, needs: str = "Nothing
     choices.append(alt.param(name="rule_shown", value=rules[0], **fixed))
     data = data.transform_filter("datum.rule === rule_shown")
     names = list(dict.fromkeys(table["ranking"]))
-    colours = ["#8a8a8a" if name == "random" else shade for name, shade in zip(names, _SHADES, strict=False)]
+    colours = [GREY if name == "random" else shade for name, shade in zip(names, _SHADES, strict=False)]
     base = data.encode(
         x=alt.X("heads:O", title="heads whose maps are added up", axis=alt.Axis(labelAngle=0)),
         color=alt.Color("ranking:N", scale=alt.Scale(domain=names, range=colours), title="best heads by",
@@ -149,7 +143,7 @@ def grounded(table: pd.DataFrame, baselines: pd.DataFrame, needs: str = "Nothing
     return finished(chart.add_params(*choices), words)
 
 
-_SHADES = ("#b3402a", "#4c78a8", "#54a24b", "#8a8a8a")
+_SHADES = ("#d1495b", MAIN, "#2e9c6e", GREY)
 
 
 def framed(

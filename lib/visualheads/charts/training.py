@@ -1,4 +1,4 @@
-"""How a miniature was trained, and what its heads did meanwhile."""
+"""How a miniature was trained, what its heads did meanwhile, and what they did on text before."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from visualheads.analysis import head_tables as tables
 from visualheads.charts.comparison import chosen_model, placeholder
 from visualheads.charts.display import finished, rows
 from visualheads.charts.heads import SINGLE, title_of
-from visualheads.charts.labels import figure, in_words, moment
+from visualheads.charts.labels import GREY, MAIN, colour, figure, in_words, moment, with_family
 
 CLOCK = ("step", "seconds")
 STAGES = ("tower", "language model", "alignment", "tuning")
+PANELS = (("rho", "correlation with the end"), ("top", "mean of the heads strongest at the end"))
 STRONGEST = ("strongest", "second", "third", "fourth", "fifth", "sixth")
 
 
@@ -48,40 +49,42 @@ def training_curves(records: Mapping[str, Mapping[str, Any]]) -> Any:
     if table.empty:
         return placeholder("No miniature was trained yet.")
     is_loss = table["figure"].str.contains("loss")
-    shares = sorted({figure(name) for name in table["figure"][~is_loss]})  # one colour each, whatever the stage
+    shares = sorted({figure(name) for name in table["figure"][~is_loss]})
+    shown = alt.param(name="share_shown", value=shares[0] if shares else "", bind=alt.binding_select(
+        options=shares, name="Coloured: ")) if len(shares) > 1 else alt.param(name="share_shown", value="")  # fmt: skip
     lines = []
     for stage in dict.fromkeys(table["stage"]):
         of_stage = table["stage"] == stage
         parts = [
-            _curves(table[of_stage & chosen], stage if first else "", words, domain, shares)
+            _curves(table[of_stage & chosen], stage if first else "", words, domain)
             for first, chosen, words, domain in (
                 (True, is_loss, "loss", None),
                 (False, ~is_loss, "share right", [0, 1]),
             )
             if (of_stage & chosen).any()
         ]
-        lines.append(alt.hconcat(*parts).resolve_scale(color="independent"))
+        lines.append(alt.hconcat(*parts))
     names = ", ".join(dict.fromkeys(table["stage"]))
     words = f"Training curves of {', '.join(records)}, one chosen: loss and shares over the steps of {names}."
-    chart = alt.vconcat(*lines).resolve_scale(color="independent")
-    return finished(chart.add_params(chosen_model(list(records))), words)
+    chart = alt.vconcat(*lines).add_params(chosen_model(list(records)), shown)
+    return finished(chart, words)
 
 
-def _curves(table: pd.DataFrame, title: str, words: str, domain: Sequence[float] | None, shares: Sequence[str]) -> Any:
-    scale = alt.Scale(domain=domain) if domain else alt.Scale()
+def _curves(table: pd.DataFrame, title: str, words: str, domain: Sequence[float] | None) -> Any:
+    """All figures of a stage in grey, the chosen one coloured: there are more of them than hues one tells apart."""
     table = table.assign(figure=table["figure"].map(figure))
-    told = sorted(set(table["figure"]))
-    several = len(told) > 1
-    legend = alt.Legend(orient="bottom", title=None, columns=2, values=told) if several else None
-    colours = alt.Scale(scheme="category20", domain=shares) if several else alt.Undefined
+    scale = alt.Scale(domain=domain) if domain else alt.Scale()
+    chosen = "datum.figure === share_shown" if domain else "true"
     return (
         alt.Chart(rows(table.drop(columns="stage").to_dict("records")), title=title, width=240, height=150)
         .transform_filter("datum.model === chosen_model")
-        .mark_line(point=alt.OverlayMarkDef(size=18))
+        .mark_line()
         .encode(
             x=alt.X("step:Q", title="step", axis=alt.Axis(tickCount=5)),
             y=alt.Y("value:Q", title=words, scale=scale),
-            color=alt.Color("figure:N", legend=legend, scale=colours),
+            detail="figure:N",
+            color=alt.condition(chosen, alt.value(MAIN), alt.value(GREY)),
+            opacity=alt.condition(chosen, alt.value(1), alt.value(0.4)),
             tooltip=["figure:N", "step:Q", alt.Tooltip("value:Q", format=".3f")],
         )
     )
@@ -121,7 +124,7 @@ def moment_lines(
         )
     )
     weak = whole[whole["place"] == ""].drop(columns="place")
-    others = base.properties(data=rows(weak.to_dict("records"))).mark_line(color="#999", opacity=0.35)
+    others = base.properties(data=rows(weak.to_dict("records"))).mark_line(color=GREY, opacity=0.35)
     colour = alt.Color("place:N", sort=list(STRONGEST), title="at the end", legend=alt.Legend(orient="right"))
     strong = base.properties(data=rows(whole[whole["place"] != ""].to_dict("records")))
     named = strong.mark_line(point=True, strokeWidth=2.2).encode(color=colour)
@@ -137,3 +140,100 @@ def _by_moment(ds: xr.Dataset, measure: str, query: str) -> pd.DataFrame:
         step = int(ds["training_step"].sel(model=name))
         parts.append(table.assign(value=table[measure], step=step, moment=str(name).split("@")[-1]))
     return pd.concat(parts, ignore_index=True)
+
+
+def moments_compared(table: pd.DataFrame, measure: str = "image_weight") -> Any:
+    """Models through training: how near the head pattern is to its last form, and how strong its later heads are.
+
+    `table` is the result of `emergence.moment_table`; moments stand in the order of training, evenly spaced.
+    """
+    if table.empty:
+        return placeholder("No moments of training were kept with these models.")
+    order = list(dict.fromkeys(table.sort_values("step", kind="stable")["moment"]))
+    ends = [name for name in order if name.startswith("final")]
+    order = [moment(name) for name in order if name not in ends] + [moment(name) for name in ends]
+    table = with_family(table)
+    data = rows(in_words(table).to_dict("records"))
+    panels = []
+    for column, words in PANELS:
+        tips = [
+            "model:N",
+            "moment:N",
+            *[alt.Tooltip(f"{n}:Q", format=".3f") for n in ("rho", "within", "top", "shared")],
+        ]
+        panels.append(
+            alt.Chart(data, width=240, height=240, title=words)
+            .mark_line(point=alt.OverlayMarkDef(size=40))
+            .encode(
+                x=alt.X("moment:N", sort=order, title="moment of training",
+                        axis=alt.Axis(labelAngle=-40, labelLimit=200)),
+                y=alt.Y(f"{column}:Q", title="Spearman over heads" if column == "rho" else title_of(measure)),
+                color=colour("family", table["family"], title="language model", legend=alt.Legend(orient="top")),
+                detail="model:N",
+                tooltip=tips,
+            )
+        )  # fmt: skip
+    first = table.groupby("model", sort=False).first()
+    told = "; ".join(f"{name} begins at {row['rho']:.2f}" for name, row in first.iterrows())
+    words = (
+        f"Correlation of the pattern of {title_of(measure)} over heads with its last form, through training. {told}."
+    )
+    return finished(alt.hconcat(*panels), words)
+
+
+def text_and_pictures(table: pd.DataFrame, measure: str = "region_weight") -> Any:
+    """One point per head: attention on the asked words of text lists before any picture, against that on the asked
+    region of pictures after tuning. `table`: `emergence.head_pairs` with a column model; chosen below."""
+    if table.empty:
+        return placeholder("Needs a model whose text-only checkpoint is there too.")
+    models = list(dict.fromkeys(table["model"]))
+    choice = chosen_model(models)
+    chart = (
+        alt.Chart(rows(table.to_dict("records")), width=SINGLE - 60, height=320)
+        .transform_filter("datum.model === chosen_model")
+        .mark_circle(size=80, opacity=0.85)
+        .encode(
+            x=alt.X("text:Q", title="attention on the asked words of text lists, before any picture"),
+            y=alt.Y("picture:Q", title=f"{title_of(measure)}, after visual tuning"),
+            color=alt.Color("layer:Q", scale=alt.Scale(scheme="viridis"), title="layer"),
+            tooltip=["name:N", alt.Tooltip("text:Q", format=".3f"), alt.Tooltip("picture:Q", format=".3f")],
+        )
+        .add_params(choice)
+    )
+    one = table[table["model"] == models[0]]
+    best = one.loc[one["text"].idxmax()]
+    words = (
+        f"Scatter plot of the heads of {models[0]}: attention on asked words in text against {title_of(measure)} in "
+        f"pictures. The strongest on text, {best['name']}, has {best['text']:.2f} there and {best['picture']:.2f} here."
+    )
+    return finished(chart, words)
+
+
+def text_relations(table: pd.DataFrame) -> Any:
+    """Correlations over heads of pictures with text lists, by which network read the lists, with intervals.
+
+    `table` is the result of `emergence.with_text`.
+    """
+    if table.empty:
+        return placeholder("Needs a model whose text-only checkpoint is there too.")
+    kinds = list(dict.fromkeys(table["kind"]))
+    models = list(dict.fromkeys(table["model"]))
+    base = alt.Chart(rows(table.to_dict("records")), width=SINGLE - 130, height=alt.Step(13)).encode(
+        y=alt.Y("model:N", sort=models, title=None, axis=alt.Axis(labelLimit=200)),
+        yOffset=alt.YOffset("kind:N", sort=kinds),
+        color=colour("kind", kinds, title=None, legend=alt.Legend(orient="top", columns=1)),
+        tooltip=[
+            "model:N",
+            "text_model:N",
+            "kind:N",
+            *[alt.Tooltip(f"{n}:Q", format=".2f") for n in ("rho", "lower", "upper", "within", "ceiling")],
+        ],
+    )
+    x = alt.X("lower:Q", title="Spearman over heads, with 95 % interval", scale=alt.Scale(domainMax=1))
+    layers = [
+        base.mark_rule(strokeWidth=2).encode(x=x, x2="upper:Q"),
+        base.mark_circle(size=60, opacity=1).encode(x="rho:Q"),
+        alt.Chart(rows([{"edge": 0}])).mark_rule(color=GREY, strokeDash=[4, 3]).encode(x="edge:Q"),
+    ]
+    told = "; ".join(f"{r.model} with {r.kind}: {r.rho:.2f}" for r in table.head(20).itertuples())
+    return finished(alt.layer(*layers), f"Correlation of heads on pictures with heads on text lists. {told}.")

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 import xarray as xr
 
-from visualheads.analysis import benchmarks, models
-from visualheads.analysis.benchmarks import of_model
+from visualheads.analysis import models
 from visualheads.analysis.effects import MAIN_TASK
+from visualheads.analysis.subset import subset
 from visualheads.errors import IdentityMismatch, SampleError, StoreError
 from visualheads.heads.ranking import rank, real_samples
 from visualheads.interventions import head_sets
@@ -92,7 +92,7 @@ def removed(
     full=False, or another benchmark than the main one: the reduced protocol, whatever is there. The other arguments
     are the reduced protocol's. Raises StoreError where a full store is not what this machine computes.
     """
-    traces = benchmarks.of_task(models.traced(results, MEASURES, [model.name]), task)
+    traces = subset(models.traced(results, MEASURES, [model.name]), task=task)
     stores = shipped.full_stores(model.name) if full and task == MAIN_TASK else {}
     found = {name: ds for name in stores if (ds := shipped.opened(model.name, name)) is not None}
     sweeps = {_words(ds): ds for ds in found.values() if {"set", "sample", "heads"} <= {*ds.dims, *ds.data_vars}}
@@ -244,7 +244,7 @@ def studied(
 
 def own_heads(traces: xr.Dataset, name: str) -> xr.Dataset:
     """One model's samples of the main benchmark, with the layers and heads that it has."""
-    own = of_model(traces, name, MAIN_TASK)
+    own = subset(traces, model=name, task=MAIN_TASK)
     weight = own["image_weight"].isel(model=0)
     there = np.asarray(weight.notnull().any([dim for dim in weight.dims if dim not in ("layer", "head")]))
     return own.isel(layer=np.flatnonzero(there.any(axis=1)), head=np.flatnonzero(there.any(axis=0)))

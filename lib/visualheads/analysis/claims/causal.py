@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from visualheads.analysis.benchmarks import of_task
 from visualheads.analysis.claims.evidence import Evidence, names_of
 from visualheads.analysis.claims.samples import of_looks
 from visualheads.analysis.claims.verdicts import (
@@ -24,6 +23,7 @@ from visualheads.analysis.claims.verdicts import (
 )
 from visualheads.analysis.effects import EFFECT, MAIN_TASK
 from visualheads.analysis.rankings_vs_effects import in_format, ranking_agreement
+from visualheads.analysis.subset import subset
 from visualheads.heads.effects import excess_loss, loss, losses
 from visualheads.heads.proportions import changed
 from visualheads.heads.ranking import head_count
@@ -92,7 +92,8 @@ def attention_finds_the_heads_that_matter(evidence: Evidence) -> Finding:
     assert evidence.traces is not None and evidence.effects is not None
     if MAIN_TASK not in evidence.traces["task"].values.astype(str):
         return missing(f"no model was traced on {MAIN_TASK}, where heads are removed")
-    table = ranking_agreement(in_format(of_task(evidence.traces, MAIN_TASK)), evidence.effects, EFFECT, by=[RANKING])
+    own = in_format(subset(evidence.traces, task=MAIN_TASK))
+    table = ranking_agreement(own, evidence.effects, EFFECT, by=[RANKING])
     table = table[table["ceiling"] > 0].rename(columns={"lower": "low", "upper": "high", "overlap": "shared_top"})
     if table.empty:
         return missing("no model has both, with effects that two halves of the pictures agree on")

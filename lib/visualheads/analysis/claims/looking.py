@@ -11,7 +11,6 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
-from visualheads.analysis.benchmarks import of_model
 from visualheads.analysis.claims.attention import STRONGEST
 from visualheads.analysis.claims.evidence import Evidence, names_of
 from visualheads.analysis.claims.samples import bootstrapped, of_looks, of_main_task, pictures_of, scores_of, sums_of
@@ -27,6 +26,7 @@ from visualheads.analysis.claims.verdicts import (
     pooled,
 )
 from visualheads.analysis.lineage import language_models
+from visualheads.analysis.subset import subset
 from visualheads.heads.bootstrap import bootstrap, split_halves
 from visualheads.heads.nulls import above_null, prompt_keys, strongest_head
 from visualheads.heads.ranking import head_count, samples_with_control, top_heads
@@ -50,7 +50,7 @@ def visual_heads_exist(evidence: Evidence) -> Finding:
     rows, llm = [], language_models(evidence.traces)
     looks = len({llm[name] for name in names_of(evidence.traces)})
     for name in names_of(evidence.traces):
-        own = of_main_task(of_model(evidence.traces, name))
+        own = of_main_task(subset(evidence.traces, model=name))
         asked = np.isin(evidence.traces["task"].values.astype(str), own["task"].values.astype(str))
         whole = evidence.traces.sel(model=[name]).isel(sample=np.flatnonzero(asked))
         white = samples_with_control(whole, ("white",))
@@ -58,7 +58,7 @@ def visual_heads_exist(evidence: Evidence) -> Finding:
         has_white &= bool(np.isfinite(white["image_log_odds"].values).any())  # another model's are not this one's
         fresh = None
         if evidence.untrained is not None and name in names_of(evidence.untrained):
-            fresh = of_main_task(of_model(evidence.untrained, name))
+            fresh = of_main_task(subset(evidence.untrained, model=name))
         if not has_white and fresh is None:
             continue
         found = _excess(own, white if has_white else None, fresh, looks)
@@ -95,7 +95,7 @@ def in_early_and_middle_layers(evidence: Evidence) -> Finding:
     assert evidence.traces is not None
     rows, llm = [], language_models(evidence.traces)
     for name in names_of(evidence.traces):
-        part = of_model(evidence.traces, name)
+        part = subset(evidence.traces, model=name)
         sums, shape = sums_of(part, "image_weight")
         stage = np.repeat(part["depth_stage"].isel(model=0).values.astype(str), shape[1])
         late = stage == "late"

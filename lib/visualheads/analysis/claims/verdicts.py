@@ -40,17 +40,16 @@ class Finding:
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement that data can decide.
+    """A statement that data can decide; its words are told in claims.yml.
 
-    number     its number in the book's chapter “Fourteen claims”
-    source     paper, project page, contested or ours
-    estimate   what is estimated, in words, and its unit
-    control    what it is held against
-    rule       when it counts as supported or contradicted, written down beforehand
-    change     what would change the verdict
-    judge      evidence → finding
-    threshold  on which side of it the interval has to lie
-    interval   what the interval covers
+    Parameters
+    ----------
+    number, page : its number in the book's chapter “Fourteen claims”, and the page on which it is measured.
+    source : paper, project page, contested or ours.
+    estimate, unit, interval : what is estimated, in which unit, and what the interval covers.
+    control, rule, change : what it is held against, how it is decided, what would change the verdict.
+    judge, threshold : evidence → finding, and on which side of what the interval has to lie.
+    beside : templates of sentences told beside the estimate.
     """
 
     number: int
@@ -62,8 +61,10 @@ class Claim:
     rule: str
     change: str
     judge: Callable[[Evidence], Finding]
+    page: str
     threshold: float = 0.0
-    interval: str = "a 95 % one"
+    interval: str = ""
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -143,3 +144,31 @@ def bounds_of(values: xr.DataArray) -> dict[str, float]:
 def has(ds: Any, *variables: str) -> bool:
     """Whether there is a dataset, and with these variables."""
     return ds is not None and all(name in ds for name in variables)
+
+
+UNITS = {
+    "1": (1, 3, ""),
+    "correlation": (1, 3, " (correlation)"),
+    "share": (100, 1, " %"),
+    "difference of shares": (100, 1, " points"),
+    "share of the ceiling": (100, 0, " % of the ceiling"),
+}
+"""Unit of a claim → factor, digits and words of its numbers; other units are told as they are, with two digits."""
+
+
+def telling_digits(values: Sequence[float], limit: float, digits: int, most: int = 4) -> int:
+    """As many digits, `digits` or more, as tell on which side of a limit values lie; NaN values need none."""
+    known = [value for value in values if value == value]
+    while digits < most and any(np.sign(round(x, digits) - limit) != np.sign(x - limit) for x in known):
+        digits += 1
+    return digits
+
+
+def in_unit(row: Mapping[str, Any]) -> str:
+    """`8.8 (4.2 to 13.0) points`: estimate and interval in the claim's unit; "" where there is none."""
+    if pd.isna(row["estimate"]):
+        return ""
+    scale, digits, words = UNITS.get(str(row["unit"]), (1, 2, f" {row['unit']}"))
+    digits = telling_digits([scale * row["lower"], scale * row["upper"]], scale * row["threshold"], digits)
+    estimate, lower, upper = (f"{scale * row[name]:z.{digits}f}" for name in ("estimate", "lower", "upper"))
+    return f"{estimate} ({lower} to {upper}){words}"

@@ -1,0 +1,77 @@
+"""The one selector: samples of a dataset by model and labels, without controls."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from visualheads.errors import ParameterError, got
+from visualheads.heads.ranking import real_samples
+
+TOKENS = "n_image_tokens"
+"""Above 0 where a model saw a sample: several models in one dataset need not have been asked the same."""
+
+
+def subset(ds: xr.Dataset, *, model: str | None = None, trim: bool = False, **labels: str) -> xr.Dataset:
+    """The samples with these labels, as they are: `subset(ds, model="1.5-7B", task="pope", format="free")`.
+
+    Parameters
+    ----------
+    ds : traces, dims (model, layer, head, sample, …).
+    model : only this model, and the samples it saw; the dimension `model` stays, of length 1. None: all models that saw
+        any of the samples.
+    trim : only the layers and heads that the model has; else those that it lacks stay, NaN.
+    **labels : values of coordinates along `sample`, such as task, condition, format.
+
+    Returns
+    -------
+    xarray.Dataset
+        Without white pictures and other controls. Empty along `sample` where the model saw none such.
+
+    Raises
+    ------
+    ParameterError
+        There is no such model, or no sample of any model has the label.
+    """
+    own = real_samples(ds)
+    if model is not None:
+        known = models_of(ds)
+        if model not in known:
+            raise ParameterError(got("model", model, known, "name one of the dataset's models"))
+        own = own.isel(model=[known.index(model)])
+    chosen = np.ones(own.sizes["sample"], dtype=bool)
+    for name, value in labels.items():
+        values = np.atleast_1d(own[name].values).astype(str)
+        if model is None and value not in values:
+            raise ParameterError(got(name, value, dict.fromkeys(values.tolist())))
+        chosen &= values == value
+    if model is not None and TOKENS in own:
+        chosen &= np.asarray(own[TOKENS].isel(model=0).astype(float) > 0)
+    own = own.isel(sample=np.flatnonzero(chosen))
+    if model is None and TOKENS in own:
+        own = own.isel(model=np.flatnonzero(np.asarray((own[TOKENS].astype(float) > 0).any("sample"))))
+    return _trimmed(own) if trim and ds.sizes["model"] > 1 else own
+
+
+def only_model(ds: xr.Dataset, model: str | None = None) -> str:
+    """The model that is meant: the one that is named, or the only one there is. Raises ParameterError."""
+    names = models_of(ds)
+    if model is None and len(names) != 1:
+        raise ParameterError(got("model", model, names, "name one of the dataset's models"))
+    return names[0] if model is None else model
+
+
+def models_of(ds: xr.Dataset) -> list[str]:
+    """The models of a dataset."""
+    return [str(name) for name in np.atleast_1d(ds["model"].values)]
+
+
+def tasks_of(ds: xr.Dataset) -> list[str]:
+    """The benchmarks of the dataset's samples, in order of first appearance."""
+    return list(dict.fromkeys(np.atleast_1d(real_samples(ds)["task"].values).astype(str)))
+
+
+def _trimmed(own: xr.Dataset) -> xr.Dataset:
+    weight = own["image_weight"].isel(model=0).notnull()
+    there = weight.any([dim for dim in weight.dims if dim not in ("layer", "head")]).load()
+    return own.isel(layer=np.flatnonzero(there.any("head")), head=np.flatnonzero(there.any("layer")))

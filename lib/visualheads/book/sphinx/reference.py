@@ -1,0 +1,70 @@
+"""The chapter “API reference”: written from the public names there are, its docstrings read by autodoc."""
+
+from __future__ import annotations
+
+import inspect
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import visualheads
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+MODULES = (
+    "analysis.subset", "analysis.models", "analysis.head_tables", "analysis.scores", "analysis.benchmarks",
+    "analysis.effects", "analysis.rankings_vs_effects", "analysis.lineage", "analysis.families", "analysis.emergence",
+    "analysis.sinks", "analysis.steering", "analysis.training", "analysis.claims", "charts", "book.text", "book.tables",
+)  # fmt: skip
+"""Modules whose functions notebooks may call; all others are the library's own."""
+NUMPYDOC = ("Parameters", "Returns", "Raises")
+
+
+def written(target: Path) -> Path:
+    """Write the generated part of the chapter: every public name in full, then the public modules as tables."""
+    lines = ["```{eval-rst}"]
+    for name in visualheads.__all__:
+        found = getattr(visualheads, name)
+        if callable(found):
+            kind = "autoclass" if inspect.isclass(found) else "autofunction"
+            lines += [f".. {kind}:: visualheads.{name}", ""]
+    lines += ["```", "", "## Public modules", ""]
+    for module in MODULES:
+        lines += [f"### visualheads.{module}", "", _summary(module), "", "```{eval-rst}", ".. autosummary::", ""]
+        lines += [f"   visualheads.{module}.{name}" for name in public_names(module)]
+        lines += ["```", ""]
+    text = "\n".join(lines)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.is_file() or target.read_text(encoding="utf-8") != text:
+        target.write_text(text, encoding="utf-8")
+    return target
+
+
+def public_names(module: str) -> list[str]:
+    """The functions and classes of a module without a leading underscore: its own, or those it says are public."""
+    found = import_module(f"visualheads.{module}")
+    names = getattr(found, "__all__", None) or [
+        name for name, value in vars(found).items() if getattr(value, "__module__", "") == found.__name__
+    ]
+    return sorted(name for name in names if not name.startswith("_") and callable(getattr(found, name)))
+
+
+def _summary(module: str) -> str:
+    return (import_module(f"visualheads.{module}").__doc__ or "").strip().partition("\n\n")[0].replace("\n", " ")
+
+
+def plain_docstring(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """Docstrings without numpydoc's sections are laid out for readers of the code: shown as they are after line one."""
+    del app, what, name, value, options
+    if any(line.strip() in NUMPYDOC for line in lines) or not lines:
+        return
+    end = next((place for place, line in enumerate(lines) if not line.strip()), len(lines))
+    rest = [f"   {line}" for line in lines[end:]]
+    lines[end:] = ["", "::", "", *rest, ""] if any(line.strip() for line in rest) else [""]
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the layout of docstrings, before napoleon reads their sections."""
+    app.connect("autodoc-process-docstring", plain_docstring, priority=100)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

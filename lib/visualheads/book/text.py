@@ -1,0 +1,144 @@
+"""Sentences with numbers: a Jinja template in the notebook, shown as Markdown in JupyterLab and in the book.
+
+    say("{{ above }} of {{ heads | count('head') }} look more; ρ = {{ row | interval }}", above=3, heads=24, row=row)
+
+Values are escaped, so that text out of a data set or a model stays text.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import StrictUndefined, meta
+from jinja2.exceptions import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from markupsafe import Markup
+
+from visualheads.charts import labels
+from visualheads.errors import ParameterError
+
+SPECIAL = re.compile(r"([\\`*_{}\[\]()<>#+!|$~^&:-])")
+NOT_KNOWN = "–"
+
+
+def say(template: str, **values: Any) -> None:
+    """Display a paragraph whose numbers are filled in.
+
+    Parameters
+    ----------
+    template : Markdown with Jinja expressions; see `render` for the filters.
+    **values : what the expressions name.
+    """
+    from IPython.display import Markdown, display
+
+    display(Markdown(render(template, **values)))
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill a template of Markdown.
+
+    Parameters
+    ----------
+    template : Jinja template; run in a sandbox. Filters: `count(thing)`, `num(digits)`, `percent(digits)`,
+        `points(digits)` (a share as percentage points), `interval(digits, scale)`, `code`, `names`, `label(column)`,
+        `filled(values)` (of several templates those whose values are known).
+    **values : numbers, text (escaped), rows of tables, mappings.
+
+    Returns
+    -------
+    str
+        Markdown. Whole numbers have thin groups, other numbers two digits, what is not a number a dash.
+
+    Raises
+    ------
+    ParameterError
+        The template names a value that is not given, or is no template.
+    """
+    try:
+        return str(_ENVIRONMENT.from_string(template).render(values)).strip()
+    except TemplateError as error:
+        raise ParameterError(
+            f"the sentence {template[:60]!r} cannot be filled: {error}; fix: give every value it names."
+        ) from error
+
+
+def filled(templates: Sequence[str], values: Mapping[str, Any]) -> Markup:
+    """Those of several sentences whose values are all known: none is missing, or not a number."""
+    known = {name: value for name, value in values.items() if not isinstance(value, float) or math.isfinite(value)}
+    told = [text for text in templates if meta.find_undeclared_variables(_ENVIRONMENT.parse(text)) <= set(known)]
+    return Markup(" ".join(render(text, **known) for text in told))
+
+
+def escaped(text: object) -> Markup:
+    """Foreign text with everything that Markdown or HTML would read made harmless, on one line."""
+    shown = SPECIAL.sub(lambda match: f"&#{ord(match[1])};", str(text))
+    return Markup(" ".join(shown.split()))
+
+
+def code(text: object) -> Markup:
+    """A name in the type of code, whatever it holds."""
+    return Markup(f"<code>{escaped(text)}</code>")
+
+
+def num(value: float, digits: int = 2) -> Markup:
+    """`0.42`; a dash for what is not known. No minus before a zero."""
+    return Markup(NOT_KNOWN if value is None or not math.isfinite(value) else f"{value:z.{digits}f}")
+
+
+def percent(value: float, digits: int | None = None) -> Markup:
+    """`83 %`, with one digit below ten percent unless told otherwise."""
+    known = value is not None and math.isfinite(value)
+    digits = (0 if known and abs(value) >= 0.0995 else 1) if digits is None else digits
+    return Markup(f"{num(100 * value, digits)} %" if known else NOT_KNOWN)
+
+
+def points(value: float, digits: int = 1) -> Markup:
+    """A share as percentage points, without the word: `8.8`."""
+    return num(100 * value, digits)
+
+
+def interval(row: Mapping[str, float] | Sequence[float], digits: int = 2, scale: float = 1.0) -> Markup:
+    """`0.67 (0.61 to 0.74)` of a row with estimate, lower and upper, or of three numbers in this order."""
+    names = ("estimate", "lower", "upper")
+    three = [row[name] for name in names] if hasattr(row, "keys") else list(row)  # pyright: ignore
+    estimate, lower, upper = (num(scale * float(value), digits) for value in three)
+    return estimate if lower == NOT_KNOWN else Markup(f"{estimate} ({lower} to {upper})")
+
+
+def count(number: int, thing: str) -> Markup:
+    """`1 head`, `3 heads`, `1 024 heads`."""
+    return Markup(f"{labels.thousands(int(number))} {escaped(thing)}{'' if int(number) == 1 else 's'}")
+
+
+def names(values: Sequence[object], joint: str = "and") -> Markup:
+    """`L1H6, L4H1 and L1H1`."""
+    told = [_plain(value) for value in values]
+    return Markup(told[0] if len(told) == 1 else f"{', '.join(told[:-1])} {joint} {told[-1]}" if told else "none")
+
+
+def label(name: str, kind: str = "task") -> Markup:
+    """The words for an identifier of a table, such as `LookTwice-QA` for `looktwice`, by its column."""
+    return escaped(labels.OF_COLUMN[kind](str(name)))
+
+
+def _plain(value: Any) -> Markup:
+    """What an expression without a filter shows."""
+    if isinstance(value, Markup):
+        return value
+    if hasattr(value, "item") and getattr(value, "size", 1) == 1:
+        value = value.item()
+    if isinstance(value, bool) or value is None:
+        return escaped(value)
+    if isinstance(value, int):
+        return Markup(labels.thousands(value))
+    return num(value) if isinstance(value, float) else escaped(value)
+
+
+_ENVIRONMENT = ImmutableSandboxedEnvironment(autoescape=True, undefined=StrictUndefined, finalize=_plain)
+_ENVIRONMENT.filters |= {
+    "code": code, "count": count, "filled": filled, "interval": interval, "label": label, "names": names, "num": num,
+    "percent": percent, "points": points,
+}  # fmt: skip

@@ -1,0 +1,37 @@
+"""Tables of training records: shared stages count once, kinds stand beside their benchmark."""
+
+from __future__ import annotations
+
+import math
+
+from visualheads.analysis import training
+
+STAGE = {"steps": 9, "batch": 4, "seconds": 3600.0}
+WHOLE = {"text_model": "t", "stages": {name: STAGE for name in ("tower", "t", "alignment", "tuning")}}
+SCORE = {"accuracy": 0.8, "low": 0.7, "high": 0.9, "n": 40}
+
+
+def test_a_short_tuning_shares_all_but_its_tuning() -> None:
+    table = training.stage_table({"mini-a": WHOLE, "mini-a-quarter": {**WHOLE, "parent": "mini-a"}})
+    assert table["stage"].tolist() == ["tower", "language model", "alignment", "tuning"] * 2
+    assert table["shared"].tolist() == [False] * 4 + [True] * 3 + [False]
+    assert table.loc[~table["shared"], "minutes"].sum() == 300
+
+
+def test_kinds_are_told_where_there_are_several() -> None:
+    kinds = {"colour": {"seen": SCORE, "chance": 0.25, "above_chance": False}, "which": {"seen": SCORE}}
+    seedbench = {"seen": SCORE, "chance": 0.25, "blind": {"accuracy": 0.3}, "above_chance": True, "kinds": kinds}
+    one = {"seen": SCORE, "kinds": {"exists": {"seen": SCORE}}}
+    table = training.score_table({"m": {"benchmarks": {"seedbench": seedbench, "pope": one}}})
+    assert list(zip(table["task"], table["kind"], strict=True)) == [
+        ("seedbench", ""), ("seedbench", "colour"), ("seedbench", "which"), ("pope", ""),
+    ]  # fmt: skip
+    first = table.iloc[0]
+    assert (first["estimate"], first["white"], first["above_chance"]) == (0.8, 0.3, True)
+    assert math.isnan(first["question_only"]) and not table.loc[1, "above_chance"]
+
+
+def test_nothing_is_asked_of_short_tunings() -> None:
+    wanted = [{"what": "pope blind", "wanted": 0.5, "found": 0.61, "reached": False}]
+    table = training.target_table({"a": {"targets": wanted}, "b": {"targets": wanted, "data_share": 0.25}})
+    assert table["model"].tolist() == ["a"] and not table["reached"].any()
