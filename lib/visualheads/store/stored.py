@@ -73,6 +73,8 @@ class Stored:
 
     def dataset(self) -> xr.Dataset:
         """Everything as it lies there, lazily, coordinates and text in memory and as objects, under today's names."""
+        if "shard" in self.attrs:
+            _ = self.records  # from now on, every file is checked when it is read
         try:
             ds = xr.open_zarr(self.files, chunks=None, consolidated=True, zarr_format=3)
             if "condition" in ds.dims:  # layout 1 called the mean maps' dimension as it called a samples' coordinate
