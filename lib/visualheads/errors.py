@@ -6,6 +6,8 @@ import difflib
 import os
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
+from numbers import Integral, Real
+from typing import Any
 
 SHOWN_CHOICES = 12
 """How many allowed values a message lists before it only counts the rest."""
@@ -121,6 +123,31 @@ def require(*modules: str, extra: str) -> None:
         raise MissingDependencyError(
             f"{', '.join(missing)} cannot be imported; fix: pip install 'visualheads[{extra}]'."
         )
+
+
+MOST = 2**31 - 1
+"""The largest whole number taken: more is a slip, and would ask for more memory than there is."""
+
+
+def checked_whole(what: str, value: Any, lowest: int = 1, highest: int = MOST) -> int:
+    """Return a whole number within bounds, numpy's too. Raises ParameterError for anything else."""
+    if isinstance(value, Integral) and not isinstance(value, bool) and lowest <= value <= highest:
+        return int(value)
+    raise ParameterError(got(what, value, f"a whole number from {lowest} to {highest}"))
+
+
+def checked_number(what: str, value: Any, above: float, below: float) -> float:
+    """Return a number between bounds, which do not belong to it. Raises ParameterError for anything else."""
+    if isinstance(value, Real) and not isinstance(value, bool) and above < value < below:
+        return float(value)
+    raise ParameterError(got(what, value, f"a number above {above:g} and below {below:g}"))
+
+
+def checked_flag(what: str, value: Any) -> bool:
+    """Return True or False. Raises ParameterError for anything else."""
+    if isinstance(value, bool) or type(value).__name__ == "bool":  # numpy's
+        return bool(value)
+    raise ParameterError(got(what, value, ["True", "False"], suggest=False))
 
 
 def got(

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
 import transformers as hf
 
-from helpers.networks import Tiny, seeded, text_config, tokenizer
+from helpers.networks import CHAT_TEMPLATE, Tiny, seeded, text_config, tokenizer
+from visualheads.models.processors import image_only
 
 TINY = Tiny(text="qwen2", layers=2)
 ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
-
-
-def still(processor: type) -> type:
-    """The processor class without its video processor, which needs torchvision."""
-
-    def check(self: object, name: str, argument: object) -> object:
-        return None if argument is None else processor.check_argument_for_proper_class(self, name, argument)
-
-    return type(processor.__name__, (processor,), {"check_argument_for_proper_class": check})
 
 
 def siglip(image: int, patch: int) -> hf.SiglipVisionConfig:
@@ -32,7 +27,7 @@ def siglip(image: int, patch: int) -> hf.SiglipVisionConfig:
 
 
 def onevision(implementation: str, most: int = 4):
-    words = tokenizer({"video_token": "<video>"}, None)
+    words = tokenizer({"video_token": "<video>"})
     side = 60  # 4 patches of 13 and 8 pixels more, as 384 is 27 patches of 14 and 6 more
     pinpoints = [[side * rows, side * columns] for rows in range(1, 5) for columns in range(1, 5)]
     config = hf.LlavaOnevisionConfig(
@@ -40,7 +35,7 @@ def onevision(implementation: str, most: int = 4):
         video_token_index=5, image_grid_pinpoints=pinpoints, vision_aspect_ratio=f"anyres_max_{most}",
     )  # fmt: skip
     pictures = hf.LlavaOnevisionImageProcessorPil(size={"height": side, "width": side}, image_grid_pinpoints=pinpoints)
-    processor = still(hf.LlavaOnevisionProcessor)(
+    processor = image_only(hf.LlavaOnevisionProcessor)(
         pictures, words, None, num_image_tokens=16, vision_feature_select_strategy="full", image_token="<image>",
         video_token="<video>", vision_aspect_ratio=f"anyres_max_{most}",
     )  # fmt: skip
@@ -55,7 +50,7 @@ def qwen(version: str, implementation: str):
             "start": "<|vision_start|>",
             "end": "<|vision_end|>",
         },
-        None,
+        CHAT_TEMPLATE.replace("<image>", "<|vision_start|><|image_pad|><|vision_end|>"),
     )
     text = {
         "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -88,13 +83,14 @@ def qwen(version: str, implementation: str):
     pictures = hf.Qwen2VLImageProcessorPil(
         patch_size=8, merge_size=2, size={"shortest_edge": 16 * 256, "longest_edge": 64 * 256}
     )
-    return seeded(made, config, 0, implementation), still(kind)(pictures, words, None)
+    return seeded(made, config, 0, implementation), image_only(kind)(pictures, words, None)
 
 
 def internvl(implementation: str):
     words = tokenizer(
         {"image_token": "<IMG_CONTEXT>", "start_image_token": "<img>", "end_image_token": "</img>",
-         "context_image_token": "<IMG_CONTEXT>", "video_token": "<video>"}, None,
+         "context_image_token": "<IMG_CONTEXT>", "video_token": "<video>"},
+        CHAT_TEMPLATE.replace("<image>", "<IMG_CONTEXT>"),
     )  # fmt: skip
     side = 72
     config = hf.InternVLConfig(
@@ -107,7 +103,7 @@ def internvl(implementation: str):
     pictures = hf.GotOcr2ImageProcessorPil(
         size={"height": side, "width": side}, crop_to_patches=True, min_patches=1, max_patches=6
     )
-    processor = still(hf.InternVLProcessor)(pictures, words, None, image_seq_length=9)
+    processor = image_only(hf.InternVLProcessor)(pictures, words, None, image_seq_length=9)
     return seeded(hf.InternVLForConditionalGeneration, config, 0, implementation), processor
 
 
@@ -115,7 +111,7 @@ def idefics(kind: str, implementation: str):
     side = 72 if kind == "idefics3" else 80  # SmolVLM2's 384 is no multiple of its patch, 14
     marks = {f"mark{r}{c}": f"<row_{r}_col_{c}>" for r in range(1, 7) for c in range(1, 7)}
     words = tokenizer(
-        {**marks, "fake": "<fake_token_around_image>", "whole": "<global-img>", "end": "<end_of_utterance>"}, None
+        {**marks, "fake": "<fake_token_around_image>", "whole": "<global-img>", "end": "<end_of_utterance>"}
     )
     vision = {
         "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -135,13 +131,14 @@ def idefics(kind: str, implementation: str):
             hf.SmolVLMForConditionalGeneration,
         )
         pictures = hf.SmolVLMImageProcessorPil(size={"longest_edge": 3 * side}, max_image_size={"longest_edge": side})
-        processor = still(hf.SmolVLMProcessor)(pictures, words, None, image_seq_len=9)
+        processor = image_only(hf.SmolVLMProcessor)(pictures, words, None, image_seq_len=9)
     return seeded(made, config, 0, implementation), processor
 
 
 def gemma3(implementation: str):
     words = tokenizer(
-        {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}, None
+        {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"},
+        CHAT_TEMPLATE.replace("<image>", "<start_of_image>"),
     )
     config = hf.Gemma3Config(
         vision_config=siglip(80, 12),
@@ -159,7 +156,7 @@ def gemma3(implementation: str):
 
 
 def paligemma(version: int, implementation: str):
-    words = tokenizer({}, None)
+    words = tokenizer()
     text: dict[str, object] = {
         "model_type": "gemma" if version == 1 else "gemma2", "hidden_size": 32, "intermediate_size": 64,
         "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 1 if version == 1 else 2,
@@ -196,11 +193,30 @@ FAMILIES = {
 }
 
 
+def save(module: torch.nn.Module, processor: object, folder: Path) -> Path:
+    """A folder as save_pretrained of model and processor writes it, where torchvision is installed too."""
+    module.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    if hasattr(processor, "video_processor"):
+        file = folder / "processor_config.json"
+        settings = json.loads(file.read_text())
+        kind = type(processor).__name__.replace("Processor", "VideoProcessor").replace("2_5_VL", "2VL")
+        settings["video_processor"] = {"video_processor_type": kind, "do_resize": True, "size": {"longest_edge": 64}}
+        file.write_text(json.dumps(settings))
+    return folder
+
+
 @cache
 def family(name: str, implementation: str = "sdpa"):
-    """A small wrapped model, validated, built once per test session: do not change it."""
-    from visualheads.models.loading import wrap
+    """A small model, validated, built once per test session: do not change it.
+
+    From a saved folder, as users have it; with eager attention, which only tests ask for, from memory.
+    """
+    from visualheads.models.loading import load, wrap
 
     with torch.random.fork_rng(devices=[]):
         module, processor = FAMILIES[name](implementation)
-    return wrap(module, processor, name=name)
+    if implementation != "sdpa":
+        return wrap(module, processor, name=name)
+    with tempfile.TemporaryDirectory() as place:
+        return load(save(module, processor, Path(place) / name))

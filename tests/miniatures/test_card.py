@@ -45,4 +45,4 @@ def test_shipped_records_tell_what_their_figures_are_over(name: str) -> None:
             right = told["curve"][-1][figure] * answers
             assert right == pytest.approx(round(right), abs=1e-3), "a share of so many answers"
     assert record["trainable"] and set(record["asked"]) == {"text", "tuning"}
-    assert card.above({name: record})["which"][0] == 2, "a kind that is learned"
+    assert card.above(record)["which"][0] == 2, "a kind that is learned"

@@ -55,7 +55,7 @@ def test_the_nine_have_the_papers_shapes(name: str):
     assert text.vocab_size == vocabulary + 1, "<image> is added"
     module = one.module
     decoder = module.get_submodule(one.adapter.layers)
-    assert type(module).__name__ == one.class_name == cards()[name].class_name
+    assert type(module).__name__ == one.module_class.__name__ == cards()[name].class_name
     assert len(decoder) == layers
     assert all(weight.is_meta for weight in module.parameters()), "no memory is used"
     assert one.parameters / 1e9 == pytest.approx(billions, rel=0.01)
@@ -90,7 +90,7 @@ def test_both_readings_of_two_rows_differ_in_the_recipe_only(name: str):
     ours, paper = plan(name), plan(OTHER_READINGS[name])
     assert ours.shape == paper.shape
     assert ours.config.text_config.to_dict() == paper.config.text_config.to_dict()
-    assert ours.class_name == "LlavaForConditionalGeneration"
+    assert ours.module_class.__name__ == "LlavaForConditionalGeneration"
 
 
 def test_converted_checkpoints_pad_and_published_ones_crop():

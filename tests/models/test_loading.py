@@ -217,15 +217,16 @@ def test_an_adapter_cannot_be_registered_twice():
         adapters.register(adapters.adapter_of("LlavaForConditionalGeneration"))
 
 
-def test_without_a_chat_template_the_plain_form_is_used():
+def test_without_a_chat_template_the_plain_form_is_used_and_told():
     module, processor = llava(template=None)
-    model = loading.wrap(module, processor, validate=False)
+    with pytest.warns(UserWarning, match="no chat template; its prompts take the plain form"):
+        model = loading.wrap(module, processor, validate=False)
     assert model.prompt("how many ?") == "USER: <image>\nhow many ? ASSISTANT:"
     assert len(model.image_positions(model.encode(samples(1)))[0]) == 16
 
 
 def test_a_question_with_an_image_token_is_refused():
-    with pytest.raises(SampleError, match="image token"):
+    with pytest.raises(SampleError, match=r"contains '<image>', a special token"):
         wrapped("llava").prompt(f"what is {IMAGE_TOKEN} ?")
 
 

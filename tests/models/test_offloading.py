@@ -18,7 +18,7 @@ from visualheads.interventions import Intervention, ablate, steer
 from visualheads.interventions.engine import text_model
 from visualheads.interventions.engine.editor import Editor, Pairs
 from visualheads.models.attention_call import AttentionCall
-from visualheads.models.devices import device_map
+from visualheads.models.devices import in_places
 from visualheads.models.loading import untrained, weights_hash, wrap
 from visualheads.tracing.trace import trace
 
@@ -57,10 +57,10 @@ def test_layers_on_a_disk_change_nothing(tmp_path: Path, parts: Sequence[str]) -
 
 def test_the_control_of_a_model_in_several_places(tmp_path: Path) -> None:
     model = wrap(*partly_on_disk(tmp_path, (LAYERS[0],)), name="m", validate=False)
-    assert device_map(model.module) and not device_map(llava()[0])
+    assert in_places(model.module) and not in_places(llava()[0])
     control = untrained(model, seed=3)
     assert control.identity == untrained(wrap(*llava(), name="m", validate=False), seed=3).identity
-    assert not device_map(control.module) and control.device.type == "cpu"
+    assert not in_places(control.module) and control.device.type == "cpu"
 
 
 def test_the_control_is_spread_as_the_model_is(monkeypatch: pytest.MonkeyPatch) -> None:

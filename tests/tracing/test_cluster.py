@@ -113,6 +113,7 @@ def test_on_workers(work: Work, local: Any, by: str) -> None:
     assert len(os.listdir(work.notes)) == 1, "the model is loaded once per process"
 
 
+@pytest.mark.long
 def test_on_processes(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(p for p in sys.path if p))
     with local_cluster(processes=True) as processes:

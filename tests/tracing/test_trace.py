@@ -186,7 +186,7 @@ def test_no_other_thread_uses_the_tokenizer_while_a_batch_is_padded() -> None:
             return model.processor(**inputs)
 
     others = threading.Thread(target=lambda: (first_tokens(model.tokenizer, "two"), other_done.set()))
-    replace(model, processor=Watched()).encode(samples(2))
+    replace(model.prompts, processor=Watched()).encode(samples(2))
     others.join()
     assert during == [False] and other_done.is_set()
 
@@ -371,7 +371,7 @@ BAD = {
     "heads of another": (lambda: (samples(1), {"keep": "maps", "heads": ANOTHER}), HeadError, "another"),
     "batch": (lambda: (samples(1), {"batch_tokens": 0}), ParameterError, "batch_tokens"),
     "length": (lambda: (samples(1), {"max_new_tokens": 0}), ParameterError, "max_new_tokens"),
-    "image token": (lambda: (samples(1, question="a <image> ?"), {}), SampleError, "image token"),
+    "image token": (lambda: (samples(1, question="a <image> ?"), {}), SampleError, "special token"),
     "missing image": (lambda: (samples(1, image="no/such.png"), {}), ImageError, r"no/such\.png"),
     "missing lazy image": (lambda: (samples(1, image=LazyImage("gone.png")), {}), ImageError, r"gone\.png"),
     "box outside": (lambda: (samples(1, box=(500.0, 500.0, 600.0, 600.0)), {}), BoxError, "outside"),

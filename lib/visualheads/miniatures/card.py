@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from visualheads.miniatures.architectures import Miniature
 from visualheads.miniatures.training import TUNING_SHARES
-
-Records = Mapping[str, Mapping[str, Any]]
-"""Training records by the name of the miniature."""
 
 POOLED = """\
 The 95 % intervals of one condition and format are Wilson's: there is one prompt a scene. So are those of all together,
@@ -77,7 +73,7 @@ def kind_section(record: dict[str, Any]) -> str:
         return ""
     return (
         "\n### By kind of question\n\nAbove both: the 95 % interval lies above chance and above what the question "
-        f"alone tells.\n\n{kind_table(record['benchmarks'])}\n\n{unlearned({'': record})}\n"
+        f"alone tells.\n\n{kind_table(record['benchmarks'])}\n\n{unlearned(record)}\n"
     )
 
 
@@ -156,7 +152,7 @@ Held-out scenes `data/scenes/looktwice`, greedy decoding, exact match, checkpoin
 All conditions and formats together: {percent(pooled["seen"])} %; with a white picture {percent(pooled["blind"])} %;
 the best answerer that sees only the question (it knows this set's answer frequencies):
 {percent(pooled["question_only"])} %.
-{POOLED}{blind_answers({"": record})}
+{POOLED}{blind_answers(record)}
 
 `plain-general` has no referent in the picture: it is reported, no target is set.
 
@@ -195,76 +191,57 @@ def by_kind(benchmarks: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: kinds for name, kinds in found.items() if len(kinds) > 1}
 
 
-def above(records: Records) -> dict[str, tuple[int, int]]:
-    """Count, by kind, the scores (one a model and benchmark) above chance and what questions alone tell, and all."""
+def above(record: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Count, by kind, the benchmarks whose score is above chance and what questions alone tell, and all that ask it."""
     found: dict[str, tuple[int, int]] = {}
-    for record in records.values():
-        for kinds in by_kind(record.get("benchmarks", {})).values():
-            for kind, entry in kinds.items():
-                over, of = found.get(kind, (0, 0))
-                found[kind] = (over + bool(entry["above_chance"]), of + 1)
+    for kinds in by_kind(record.get("benchmarks", {})).values():
+        for kind, entry in kinds.items():
+            over, of = found.get(kind, (0, 0))
+            found[kind] = (over + bool(entry["above_chance"]), of + 1)
     return found
 
 
-def unlearned(records: Records, named: Callable[[str], str] = str) -> str:
+def unlearned(record: Mapping[str, Any]) -> str:
     """Say which kinds were not learned everywhere, how often training asked them, and what it asked as rarely."""
-    counts = above(records)
+    counts = above(record)
     missed = [kind for kind, (over, of) in counts.items() if over < of]
     if not counts:
         return ""
     if not missed:
         return "Every kind is above chance and above what questions alone tell in every score."
-    listed = [f"*{named(kind)}* (above in {counts[kind][0]} of {counts[kind][1]} scores)" for kind in missed]
+    listed = [f"*{kind}* (above in {counts[kind][0]} of {counts[kind][1]} scores)" for kind in missed]
     text = (
         f"Not learned, or not everywhere: {', '.join(listed)}. There the 95 % interval does not lie above both chance "
         "and what the question alone tells."
     )
-    asked = [record["asked"] for record in records.values() if record.get("asked")]
+    asked = record.get("asked")
     if not asked:
         return text
     text += (
-        f" Shares of the questions of visual tuning: {_shares(asked, 'tuning', missed, named)}; of the text-only "
-        f"stage: {_shares(asked, 'text', missed, named)}. Besides, {100 * TUNING_SHARES['colours']:.0f} % of tuning's "
+        f" Shares of the questions of visual tuning: {_shares(asked['tuning'], missed)}; of the text-only "
+        f"stage: {_shares(asked['text'], missed)}. Besides, {100 * TUNING_SHARES['colours']:.0f} % of tuning's "
         f"batches before its restart list objects with colours, {100 * TUNING_SHARES['places']:.0f} % their places."
     )
     learned = [kind for kind in counts if kind not in missed]
     if learned:
-        rarest = min(learned, key=lambda kind: sum(each["tuning"].get(kind, 0.0) for each in asked))
-        text += (
-            f" The rarest kind that is above in every score: {_shares(asked, 'tuning', [rarest], named)} of tuning's."
-        )
+        rarest = min(learned, key=lambda kind: asked["tuning"].get(kind, 0.0))
+        text += f" The rarest kind that is above in every score: {_shares(asked['tuning'], [rarest])} of tuning's."
     return text + " Shares do not tell the reason alone, which was not tested."
 
 
-def blind_answers(records: Records, quoted: Callable[[str], str] = str) -> str:
+def blind_answers(record: Mapping[str, Any]) -> str:
     """Say what is answered most often to free questions about white pictures, by condition; "" where unknown."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for record in records.values():
-        for name, entry in record.get("scores", {}).items():
-            if name.endswith("/free") and "blind_answer" in entry:
-                found.setdefault(name.removesuffix("/free"), []).append(entry["blind_answer"])
     parts = []
-    for condition, answers in found.items():
-        [(text, number)] = Counter(answer["text"] for answer in answers).most_common(1)
-        same = [answer for answer in answers if answer["text"] == text]
-        where = f" in {number} of {len(answers)} miniatures" if len(answers) > 1 else ""
-        share, right = (_range([100 * answer[name] for answer in same]) for name in ("share", "right"))
-        parts.append(
-            f"*{condition}* “{quoted(text)}”{where} ({share} % of the answers; right for {right} % of the questions)"
-        )
+    for name, entry in record.get("scores", {}).items():
+        if name.endswith("/free") and "blind_answer" in entry:
+            answer = entry["blind_answer"]
+            parts.append(
+                f"*{name.removesuffix('/free')}* “{answer['text']}” ({100 * answer['share']:.1f} % of the answers; "
+                f"right for {100 * answer['right']:.1f} % of the questions)"
+            )
     return f"\n\nWith white pictures the most frequent free answer is: {', '.join(parts)}." if parts else ""
 
 
-def _shares(asked: list[Mapping[str, Any]], stage: str, kinds: list[str], named: Callable[[str], str]) -> str:
-    """`*colour* 2.2 to 2.5 %, *relation* 0.2 %`: the range over the trainings."""
-    parts = []
-    for kind in kinds:
-        share = _range([100 * each[stage].get(kind, 0.0) for each in asked])
-        parts.append(f"*{named(kind)}* {share} %")
-    return ", ".join(parts)
-
-
-def _range(values: list[float]) -> str:
-    """`0.8`, or `0.7 to 0.9` where they differ."""
-    low, high = f"{min(values):.1f}", f"{max(values):.1f}"
-    return low if low == high else f"{low} to {high}"
+def _shares(asked: Mapping[str, float], kinds: Sequence[str]) -> str:
+    """`*colour* 2.2 %, *relation* 0.2 %`."""
+    return ", ".join(f"*{kind}* {100 * asked.get(kind, 0.0):.1f} %" for kind in kinds)

@@ -15,8 +15,12 @@ from typing import Any
 import yaml
 
 from visualheads.cards import Card
-from visualheads.errors import CheckpointError, UnknownModelError
+from visualheads.errors import UnknownModelError
+from visualheads.models import checkpoints
 from visualheads.models.adapters import Adapter, adapter_of
+from visualheads.models.checkpoints import Source
+from visualheads.models.config_checks import check_config
+from visualheads.models.processors import is_whole, load_processor, readable
 
 BLUEPRINTS = Path(__file__).with_name("blueprints.yml")
 PAD_TO_SQUARE = "pad to square"
@@ -35,15 +39,15 @@ class Blueprint:
     processor: Any
     origin: str
 
-    @property
-    def class_name(self) -> str:
+    @cached_property
+    def module_class(self) -> Any:
         """The transformers class."""
-        return str(self.config.architectures[0])
+        return checkpoints.module_class(type(self.config))
 
     @property
     def adapter(self) -> Adapter:
         """The class's adapter."""
-        return adapter_of(self.class_name)
+        return adapter_of(self.module_class)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -56,10 +60,9 @@ class Blueprint:
     def module(self) -> Any:
         """The module on the meta device: every shape, no memory."""
         import torch
-        import transformers
 
         with torch.device("meta"):
-            return getattr(transformers, self.class_name)._from_config(self.config)
+            return self.module_class._from_config(self.config)
 
     @cached_property
     def parameters(self) -> int:
@@ -106,31 +109,45 @@ def of_card(card: Card) -> Blueprint:
     return Blueprint(config, SimpleNamespace(image_processor=_pictures(card, config)), "blueprints.yml")
 
 
-def of_folder(folder: Path, origin: str = "") -> Blueprint:
-    """The architecture of a checkpoint folder, from its own configuration files. Raises CheckpointError."""
-    return _read(str(folder), origin or "its own configuration", local_files_only=True)
+def of_source(source: Source, revision: str | None = None, processor_from: Path | None = None) -> Blueprint:
+    """The architecture of a checkpoint, from its own configuration and processor files; no weights are read.
 
+    Of a hub id these small files are fetched.
 
-def of_hub(hub_id: str, revision: str | None = None) -> Blueprint:
-    """The architecture of a checkpoint on the hub: its small configuration files are fetched, its weights are not.
+    Parameters
+    ----------
+    source : Source
+        Folder or hub id.
+    revision : str, optional
+        Of a hub id.
+    processor_from : Path, optional
+        A folder of tuned files: where it holds a whole processor, that one is used.
 
-    Raises CheckpointError where they cannot be had.
+    Raises
+    ------
+    CheckpointError
+        Where they are missing or damaged.
+    UnsupportedModelError
+        For a class without an adapter.
+    MissingDependencyError
+        Where the processor needs a package that is not installed.
     """
-    return _read(hub_id, f"{hub_id}, configuration files only", revision=revision)
+    from transformers import AutoConfig
 
-
-def _read(place: str, origin: str, **settings: Any) -> Blueprint:
-    from transformers import AutoConfig, AutoProcessor
-
-    given = {name: value for name, value in settings.items() if value is not None}
-    try:
-        config = AutoConfig.from_pretrained(place, trust_remote_code=False, **given)
-        processor = AutoProcessor.from_pretrained(place, trust_remote_code=False, **given)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise CheckpointError(
-            f"the configuration of {place} cannot be read ({type(error).__name__}: {str(error).strip()[:200]}); check "
-            "the name, the connection or HF_HOME cache."
-        ) from error
+    settings: dict[str, Any] = {"local_files_only": True} if source.folder else {"revision": revision}
+    settings = {name: value for name, value in settings.items() if value is not None}
+    if source.folder is not None:
+        check_config(checkpoints.check_folder(source.folder), source.location)
+    with readable("configuration", source.location):
+        config = AutoConfig.from_pretrained(source.location, trust_remote_code=False, **settings)
+    checkpoints.check_class(config.to_dict() | {"architectures": config.architectures}, source.location)
+    check_config(config.to_dict(), source.location)
+    adapter = adapter_of(checkpoints.module_class(type(config)))
+    if processor_from is not None and is_whole(processor_from):
+        processor = load_processor(str(processor_from), config, adapter, local_files_only=True)
+    else:
+        processor = load_processor(source.location, config, adapter, **settings)
+    origin = "its own configuration" if source.folder else f"{source.location}, configuration files only"
     return Blueprint(config, processor, origin)
 
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from visualheads.cards import DATA_VARIABLE, Card, card_at, cards, converted_folder, miniature_folder, name_of
 from visualheads.errors import CheckpointError, ParameterError, UnknownModelError, UnsupportedModelError, got
-from visualheads.models.adapters import adapter_of
+from visualheads.models.adapters import adapter_of, supported
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -116,8 +116,37 @@ def check_class(config: dict[str, Any], where: str) -> None:
     """Raise UnsupportedModelError unless the config names a supported class and asks for no code of its own."""
     if config.get("auto_map") and not config.get("architectures"):
         raise UnsupportedModelError(f"{where} runs code of its own (auto_map), which stays off (trust_remote_code).")
-    names = config.get("architectures") or [f"model_type {config.get('model_type')!r}"]
-    adapter_of(str(names[0]))
+    from transformers import CONFIG_MAPPING
+
+    kind = config.get("model_type")
+    names = config.get("architectures") or [f"model_type {kind!r}"]
+    name = str(names[0]) if isinstance(names, list) else str(names)
+    if name in supported():
+        return
+    # a subclass of a supported class: transformers builds the class that its model_type is registered for
+    if "text_config" in config and isinstance(kind, str) and kind in CONFIG_MAPPING:
+        adapter_of(module_class(CONFIG_MAPPING[kind]))
+    else:
+        adapter_of(name)
+
+
+def module_class(config_class: type) -> type:
+    """The class that transformers builds for a config class, or for the nearest of its base classes.
+
+    Raises
+    ------
+    UnsupportedModelError
+        Where there is none for pictures and text.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    for kind in config_class.__mro__:
+        if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+            found: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[kind]
+            return found[0] if isinstance(found, tuple) else found
+    raise UnsupportedModelError(
+        f"{config_class.__name__} is of no model of pictures and text; supported classes: {', '.join(supported())}."
+    )
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -125,7 +154,10 @@ def weight_files(folder: Path) -> list[Path]:
     files = sorted(folder.glob("*.safetensors"))
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        shards = sorted(set(read_json(index).get("weight_map", {}).values()))
+        named = read_json(index).get("weight_map")
+        if not isinstance(named, dict) or not named or not all(map(_is_file_name, named.values())):
+            raise CheckpointError(f"{index} has no weight_map of names and files in this folder; fetch it again.")
+        shards = sorted(set(named.values()))
         missing = [shard for shard in shards if not (folder / shard).is_file()]
         if missing:
             raise CheckpointError(f"{folder} lacks {', '.join(missing)}, which its index lists; fetch them.")
@@ -140,6 +172,10 @@ def weight_files(folder: Path) -> list[Path]:
             "safely and writes safetensors."
         )
     raise CheckpointError(f"{folder} has no *.safetensors; fetch the weights or name another folder.")
+
+
+def _is_file_name(value: object) -> bool:
+    return isinstance(value, str) and Path(value).name == value and value.endswith(".safetensors")
 
 
 def read_json(path: Path) -> dict[str, Any]:

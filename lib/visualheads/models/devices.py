@@ -91,7 +91,7 @@ def room_for(what: str, device: str | torch.device) -> Iterator[None]:
         ) from None
 
 
-def device_map(module: Any) -> dict[str, Any]:
+def in_places(module: Any) -> dict[str, Any]:
     """Where accelerate put the parts of a module that lie in several places; empty for a module in one place."""
     places = dict(getattr(module, "hf_device_map", None) or {})
     return places if len(set(places.values())) > 1 or "disk" in places.values() else {}
@@ -103,7 +103,7 @@ def put_aside(module: Any) -> torch.device:
     A module that lies in several places cannot be moved, and stays.
     """
     device = module.device
-    if device.type not in ("cpu", "meta") and not device_map(module):
+    if device.type not in ("cpu", "meta") and not in_places(module):
         module.to(CPU)
         _free()
     return device

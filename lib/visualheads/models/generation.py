@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteria
 
-from visualheads.models.wrapper import ONE_AT_A_TIME
+from visualheads.models.prompting import ONE_AT_A_TIME
 
 if TYPE_CHECKING:
     from visualheads.tasks.sample import Sample

@@ -5,21 +5,24 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from visualheads.cards import Card
-from visualheads.errors import CheckpointError, UnsupportedModelError
-from visualheads.models import checkpoints
+from visualheads.cards import Card, name_of
+from visualheads.errors import ParameterError, UnsupportedModelError, got
+from visualheads.models import blueprints, checkpoints, lora, weights
 from visualheads.models.adapters import adapter_of
-from visualheads.models.devices import AUTO, CPU, chosen_device, chosen_dtype, device_map, lacks_memory, room_for
+from visualheads.models.blueprints import Blueprint
+from visualheads.models.devices import AUTO, CPU, chosen_device, chosen_dtype, in_places, room_for
+from visualheads.models.processors import fill, readable
+from visualheads.models.progress import quiet
+from visualheads.models.prompting import PLAIN_PROMPT, Prompts, prompts_of
 from visualheads.models.provenance import hash_weights
+from visualheads.models.quantization import bits_of, quantization_of
 from visualheads.models.self_check import validate_capture
-from visualheads.models.wrapper import PLAIN_PROMPT, Shape, VisionLanguageModel
+from visualheads.models.wrapper import Shape, VisionLanguageModel
 
 __all__ = ["PLAIN_PROMPT", "Shape", "VisionLanguageModel", "load", "untrained", "weights_hash", "wrap"]
 
@@ -30,71 +33,157 @@ def load(
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
     validate: bool = True,
+    *,
+    adapter: str | os.PathLike[str] | None = None,
+    quantization_config: Any = None,
+    device_map: Any = None,
+    prompt: str | None = None,
+    system: str | None = None,
+    chat_template: str | Path | None = None,
 ) -> VisionLanguageModel:
     """Load a catalogue name, a local folder, or a hub id.
 
-    device      default: a GPU if there is one, else the CPU; "auto" spreads the layers over all devices
-    dtype       float32, bfloat16, float16 or "auto", the checkpoint's own; default: float32 on the CPU, else "auto"
-    revision    of a hub id; default: the card's, else the newest
-    validate    check that attention can be read and written before returning the model
+    Any folder that AutoModelForImageTextToText and AutoProcessor accept will do, if its class, or a class it derives
+    from, has an adapter; and a folder of LoRA files, which names its base. Weights are read from safetensors only, and
+    no code of the checkpoint is run.
 
-    Shipped miniatures stay on the CPU unless a device is given, and are float32 anywhere: what was computed with them
-    is shipped too, and has to be found again.
+    Parameters
+    ----------
+    name : str or path
+        Catalogue name, local folder, or hub id `owner/name`.
+    device : str or torch.device, optional
+        Default: a GPU if there is one, else the CPU; "auto" spreads the layers over all devices. Shipped miniatures
+        stay on the CPU: what was computed with them is shipped too, and has to be found again.
+    dtype : str or torch.dtype, optional
+        float32, bfloat16, float16 or "auto", the checkpoint's own. Default: float32 on the CPU and for miniatures,
+        else "auto".
+    revision : str, optional
+        Of a hub id; default: the card's, else the newest.
+    validate : bool
+        Check that attention can be read and written, and that the weights are sound, before returning the model.
+    adapter : path, optional
+        Folder with the files of a LoRA adapter (`pip install 'visualheads[lora]'`).
+    quantization_config : transformers.BitsAndBytesConfig or dict, optional
+        Weights in 4 or 8 bits (`pip install bitsandbytes`).
+    device_map : str or dict, optional
+        As transformers takes it, instead of `device`.
+    prompt, system, chat_template : optional
+        The form of the prompt: see `visualheads.models.prompting.prompts_of`.
 
-    Any folder that AutoModelForImageTextToText and AutoProcessor accept will do, if its class has an adapter. Weights
-    are read from safetensors only, and no code of the checkpoint is run. Raises UnknownModelError, CheckpointError,
-    UnsupportedModelError, ParameterError for a device or precision that there is not and for a revision of a folder,
-    or DeviceMemoryError.
+    Returns
+    -------
+    VisionLanguageModel
+
+    Raises
+    ------
+    UnknownModelError
+        For a name that is nothing of the above.
+    CheckpointError
+        For files that are missing, damaged, or do not belong together.
+    UnsupportedModelError
+        For a class without an adapter, other quantisations, or attention that cannot be read.
+    MissingDependencyError
+        For a package that this checkpoint needs.
+    ParameterError
+        For a device or precision that there is not, a revision of a folder, or a prompt without picture or question.
+    DeviceMemoryError
+        Where memory does not suffice.
     """
     source = checkpoints.resolve(name)
-    folder = source.folder
+    tuning = Path(adapter) if adapter is not None else None
+    if lora.is_lora(source.folder):
+        if tuning is not None:
+            raise ParameterError(f"adapter: got {str(adapter)!r}, but {source.location} is an adapter itself.")
+        tuning, source = source.folder, lora.base_of(source)
+    if tuning is not None and not lora.is_lora(tuning):
+        raise ParameterError(got("adapter", str(tuning), f"a folder with {lora.CONFIG}", suggest=False))
     checkpoints.check_revision(source, revision)
-    revision = revision or (source.card.revision if source.card and folder is None else None) or None
-    config = _config(source, revision)
+    revision = revision or (source.card.revision if source.card and source.folder is None else None) or None
+    plan = blueprints.of_source(source, revision, processor_from=tuning)
+    prompts = prompts_of(
+        plan.processor, plan.adapter, source.card, prompt=prompt, system=system, chat_template=chat_template
+    )
     miniature = source.card is not None and source.card.miniature
-    placed = chosen_device(device, miniature)
+    if device_map is not None and device is not None:
+        raise ParameterError("device_map: got a device beside it; give one of the two.")
+    placed = AUTO if device_map is not None else chosen_device(device, miniature)
     kind = chosen_dtype(dtype, placed, miniature)
-    adapter = adapter_of((config.architectures or [type(config).__name__])[0])
-    processor = _from_pretrained("AutoProcessor", source, revision=revision)
-    with room_for(source.name, AUTO if placed == AUTO else CPU):
-        module, info = _from_pretrained(
-            "AutoModelForImageTextToText",
+    quantized = quantization_of(plan.config, quantization_config)
+    places = device_map or (AUTO if placed == AUTO else {"": placed} if quantized else None)
+    settings = {"device_map": places, "quantization_config": quantization_config}
+    with room_for(source.name, AUTO if places == AUTO else CPU):
+        module = _weights(
+            plan,
             source,
-            revision=revision,
+            revision,
+            validate,
+            bool(quantized),
             dtype=kind,
-            use_safetensors=True,
-            output_loading_info=True,
-            attn_implementation="eager" if adapter.softcap(config) else "sdpa",
-            **({"device_map": AUTO} if placed == AUTO else {}),
+            attn_implementation="eager" if plan.adapter.softcap(plan.config) else "sdpa",
+            **{key: value for key, value in settings.items() if value is not None},
         )
-    if info["missing_keys"] or info.get("mismatched_keys"):
-        wrong = sorted(str(key) for key in (*info["missing_keys"], *info.get("mismatched_keys", ())))
-        raise CheckpointError(
-            f"{source.location} lacks {len(wrong)} weights ({', '.join(wrong[:3])} …) or has them in another shape; "
-            "the checkpoint is incomplete, fetch it again."
-        )
-    if placed != AUTO:
+    if places is None:
         with room_for(source.name, placed):
             module.to(placed)
     commit = getattr(module.config, "_commit_hash", None)
+    files = hash_weights(source.folder) if source.folder else f"commit:{commit or ''}"
+    called = source.name if source.folder else source.location
     identity = {
-        "checkpoint": source.name if folder else source.location,
+        "checkpoint": f"{called}+{name_of(tuning)}" if tuning else called,
         "revision": revision or commit or "",
-        "weights": hash_weights(folder) if folder else f"commit:{commit or ''}",
+        "weights": "+".join(filter(None, (files, bits_of(quantized), hash_weights(tuning) if tuning else ""))),
     }
-    return _wrapped(module, processor, source.name, source.card, identity, validate)
+    if tuning is not None:
+        module = lora.applied(module, tuning)
+    card = source.card if tuning is None else None  # a tuned model is not the catalogued one
+    return _wrapped(module, prompts, identity["checkpoint"], card, identity, validate)
 
 
 def wrap(
-    module: Any, processor: Any, name: str | None = None, card: Card | None = None, validate: bool = True
+    module: Any,
+    processor: Any,
+    name: str | None = None,
+    card: Card | None = None,
+    validate: bool = True,
+    *,
+    prompt: str | None = None,
+    system: str | None = None,
+    chat_template: str | Path | None = None,
 ) -> VisionLanguageModel:
     """Wrap an already built transformers module of a supported class, with random or trained weights.
 
-    The module is put into evaluation mode. Raises UnsupportedModelError for a class without an adapter, or (with
-    `validate`) whose attention cannot be read and written.
+    The module is put into evaluation mode. What its processor leaves open is filled from the module's config.
+
+    Parameters
+    ----------
+    module : transformers.PreTrainedModel or peft.PeftModel
+        Of a supported class or one derived from it; of a PeftModel the active LoRA is part of the model.
+    processor : transformers.ProcessorMixin
+        Its processor.
+    name : str, optional
+        How results call it; default: the name of its class.
+    card : Card, optional
+        The catalogue card of the model it is.
+    validate : bool
+        Check that attention can be read and written.
+    prompt, system, chat_template : optional
+        The form of the prompt: see `visualheads.models.prompting.prompts_of`.
+
+    Raises
+    ------
+    UnsupportedModelError
+        For a class without an adapter, or (with `validate`) attention that cannot be read and written.
+    CheckpointError
+        For a LoRA that changes nothing, or a chat template that cannot be used.
     """
-    identity = {"checkpoint": name or type(module).__name__, "revision": "", "weights": weights_hash(module)}
-    return _wrapped(module, processor, name or type(module).__name__, card, identity, validate)
+    inner, tuned = lora.unwrapped(module)
+    adapter = adapter_of(type(inner))
+    fill(processor, inner.config, adapter)
+    prompts = prompts_of(processor, adapter, card, prompt=prompt, system=system, chat_template=chat_template)
+    active = "+".join(["", *tuned.active_adapters]) if tuned is not None else ""
+    called = name or type(inner).__name__
+    identity = {"checkpoint": called, "revision": "", "weights": weights_hash(inner) + active}
+    return _wrapped(module, prompts, called, card, identity, validate)
 
 
 def untrained(model: VisionLanguageModel, seed: int = 0, device: torch.device | None = None) -> VisionLanguageModel:
@@ -107,7 +196,8 @@ def untrained(model: VisionLanguageModel, seed: int = 0, device: torch.device | 
     from transformers import AutoModelForImageTextToText
 
     config = copy.deepcopy(model.config)
-    places = device_map(model.module)
+    vars(config).pop("quantization_config", None)
+    places = in_places(model.module)
     where = CPU if places or model.device.type == "meta" else device or model.device
     told = f"{model.identity.get('checkpoint', model.name)}, untrained"
     with room_for(told, AUTO if places else where):
@@ -120,7 +210,7 @@ def untrained(model: VisionLanguageModel, seed: int = 0, device: torch.device | 
         if places:
             _spread(module, {name: "cpu" if place == "disk" else place for name, place in places.items()})
     module.generation_config = copy.deepcopy(model.module.generation_config)
-    return _wrapped(module, model.processor, model.name, model.card, identity, validate=False)
+    return _wrapped(module, model.prompts, model.name, model.card, identity, validate=False)
 
 
 def weights_hash(module: Any) -> str:
@@ -135,22 +225,19 @@ def weights_hash(module: Any) -> str:
 
 
 def _wrapped(
-    module: Any, processor: Any, name: str, card: Card | None, identity: dict[str, str], validate: bool
+    module: Any, prompts: Prompts, name: str, card: Card | None, identity: dict[str, str], validate: bool
 ) -> VisionLanguageModel:
-    adapter = adapter_of(type(module).__name__)
-    tokenizer = processor.tokenizer
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if adapter.softcap(module.config) and module.config.get_text_config()._attn_implementation == "sdpa":
+    module, tuned = lora.unwrapped(module)
+    if prompts.adapter.softcap(module.config) and module.config.get_text_config()._attn_implementation == "sdpa":
         raise UnsupportedModelError(
             f"{type(module).__name__} caps its attention scores, which SDPA cannot; build it with "
             "attn_implementation='eager'."
         )
     module.eval()
-    model = VisionLanguageModel(name, module, processor, adapter, card, identity)
+    model = VisionLanguageModel(name, module, prompts, card, {**identity, **prompts.identity()})
     if validate:
-        with room_for(name, AUTO if device_map(module) else module.device):
-            validate_capture(model)
+        with room_for(name, AUTO if in_places(module) else module.device):
+            validate_capture(model, tuned)
     return model
 
 
@@ -174,44 +261,25 @@ def _spread(module: Any, places: dict[str, Any]) -> None:
     dispatch_model(module, device_map=places, skip_keys=module._skip_keys_device_placement)
 
 
-def _config(source: checkpoints.Source, revision: str | None) -> Any:
+def _weights(
+    plan: Blueprint, source: checkpoints.Source, revision: str | None, validate: bool, quantized: bool, **settings: Any
+) -> Any:
+    """The module with its weights, all of which it has and needs."""
+    from transformers import AutoModelForImageTextToText
+
+    reading: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
+    reading |= {"local_files_only": True} if source.folder else {"revision": revision}
     if source.folder is not None:
-        checkpoints.check_folder(source.folder)
-    config = _from_pretrained("AutoConfig", source, revision=revision)
-    checkpoints.check_class(config.to_dict() | {"architectures": config.architectures}, source.location)
-    return config
-
-
-@contextmanager
-def _quiet(wanted: bool) -> Iterator[None]:
-    """No progress bar for weights that lie on this disk; downloads keep theirs."""
-    from transformers.utils import logging
-
-    if not wanted or not logging.is_progress_bar_enabled():
-        yield
-        return
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.enable_progress_bar()
-
-
-def _from_pretrained(kind: str, source: checkpoints.Source, **settings: Any) -> Any:
-    import transformers
-
-    if source.folder is not None:
-        settings = {**settings, "local_files_only": True}
-    settings = {key: value for key, value in settings.items() if value is not None}
-    place = str(Path(source.location)) if source.folder else source.location
-    try:
-        with _quiet(source.folder is not None):
-            return getattr(transformers, kind).from_pretrained(place, trust_remote_code=False, **settings)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        if lacks_memory(error):
-            raise  # nothing is wrong with the checkpoint
-        raise CheckpointError(
-            f"{source.location} cannot be loaded by {kind} ({type(error).__name__}: {str(error).strip()[:300]}). "
-            "Check the name, the connection or HF_HOME cache, and that the folder holds config, safetensors, tokenizer "
-            "and processor files."
-        ) from error
+        weights.check_headers(plan.config, source.folder)
+    with readable("model", source.location), quiet(source.folder is not None):
+        if not quantized:  # their names and shapes first, without memory
+            told: Any = AutoModelForImageTextToText.from_pretrained(
+                source.location, device_map="meta", ignore_mismatched_sizes=True, **reading
+            )
+            weights.check_names(told[1], source.location, plan.config)
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(source.location, **reading, **settings)
+    module, info = loaded
+    weights.check_names(info, source.location, plan.config)
+    if validate:
+        weights.check_values(module, source.location)
+    return module

@@ -1,4 +1,4 @@
-"""A progress bar with rate and remaining time."""
+"""A progress bar with rate and remaining time, and quiet where transformers would show its own."""
 
 from __future__ import annotations
 
@@ -44,3 +44,22 @@ def progress_bar(title: str, total: int, wish: Wish = "auto", done: int = 0) -> 
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=total, completed=done)
         yield lambda count: bar.advance(task, count)
+
+
+@contextmanager
+def quiet(wanted: bool = True) -> Iterator[None]:
+    """No progress bars and load reports of transformers: what is wrong is told by errors."""
+    from transformers.utils import logging
+
+    if not wanted:
+        yield
+        return
+    bar, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import platform
 import re
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from visualheads.errors import CheckpointError
 from visualheads.tasks.sample import picture_hash
@@ -77,21 +76,6 @@ def hash_weights(folder: str | Path) -> str:
         raise CheckpointError(f"no checkpoint folder {folder}; give a folder that holds *.safetensors.")
     files = sorted(folder.glob("*.safetensors"))
     return _hash_named((file.name, _digest(file)) for file in files) if files else ""
-
-
-def hash_processor(processor: Any) -> str:
-    """Hash of what makes inputs of a picture and a question: picture settings, tokenizer and chat templates."""
-    tokenizer = processor.tokenizer
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    words = json.loads(backend.to_str()) if backend is not None else tokenizer.get_vocab()
-    words = {name: value for name, value in words.items() if name not in ("padding", "truncation")}  # as last used
-    told = (
-        processor.image_processor.to_dict(),
-        words,
-        sorted(tokenizer.special_tokens_map.items()),
-        [getattr(owner, "chat_template", None) for owner in (processor, tokenizer)],
-    )
-    return hashlib.sha256(repr(told).encode()).hexdigest()[:HASH_LENGTH]
 
 
 def hash_samples(samples: Sequence[Sample]) -> str:

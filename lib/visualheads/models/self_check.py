@@ -10,6 +10,7 @@ from torch import Tensor
 from visualheads.errors import UnsupportedModelError
 from visualheads.models.attention_call import read, with_bias
 from visualheads.models.generation import greedy
+from visualheads.models.lora import check_effect
 from visualheads.tasks.sample import Sample
 
 if TYPE_CHECKING:
@@ -23,11 +24,12 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """Largest difference between our rows' output and the model's, relative to the largest value: its kernels round."""
 
 
-def validate_capture(model: VisionLanguageModel) -> None:
+def validate_capture(model: VisionLanguageModel, tuned: Any = None) -> None:
     """Raise UnsupportedModelError unless this model's attention can be read and written; two short forward passes.
 
     Reading: in every layer, for a prompt's and a generated token's query, the rows sum to 1 and, applied to the values,
-    give the output that the model's own attention gives. Writing: hiding the image keys changes the logits.
+    give the output that the model's own attention gives. Writing: hiding the image keys changes the logits. Where
+    there is a PeftModel, `tuned`, around the module, its LoRA has to change the logits (CheckpointError).
     """
     inputs = _inputs(model)
     with torch.no_grad(), greedy(model.module, model.tokenizer.pad_token_id):
@@ -40,6 +42,8 @@ def validate_capture(model: VisionLanguageModel) -> None:
                 "in the tested version of transformers."
             )
         changed = _written(model, inputs)
+        if tuned is not None:
+            check_effect(model, tuned, inputs)
     if not bool((changed - clean).abs().max() > 0):
         raise UnsupportedModelError(
             f"hiding the image from every head of {type(model.module).__name__} does not change its logits: what is "

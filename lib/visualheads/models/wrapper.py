@@ -1,14 +1,7 @@
-"""One user of a tokenizer at a time.
-
-Tokenizers keep padding as state that every call sets anew. Prompts are encoded ahead in a thread of their own, so a
-call without padding between that thread's setting and its encoding would leave its batch unpadded.
-
-A vision-language model in memory: its parts, prompts, inputs and geometry, wrapped for tracing.
-"""
+"""A vision-language model in memory: its parts, prompts, inputs and geometry, wrapped for tracing."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,20 +12,15 @@ from jaxtyping import Int
 from torch import Tensor
 
 from visualheads.cards import Card
-from visualheads.errors import SampleError, UnsupportedModelError
+from visualheads.errors import UnsupportedModelError
 from visualheads.models.adapters import Adapter
 from visualheads.models.attention_call import attention_operation
+from visualheads.models.prompting import ONE_AT_A_TIME, Prompts
 from visualheads.models.sinks import find_sink_dimensions
 from visualheads.models.token_map import TokenMap
 
 if TYPE_CHECKING:
     from visualheads.tasks.sample import Sample
-
-ONE_AT_A_TIME = threading.RLock()
-"""Held around every call that turns text into ids for a loaded model."""
-
-PLAIN_PROMPT = "USER: {image}\n{question} ASSISTANT:"
-"""For processors without a chat template: the form of LLaVA-1.5."""
 
 SINK_TEXT = "There is a picture. What is in the picture? How many of these are there?"
 """Any text will do: sink dimensions are the model's, and its first token is a sink in every text."""
@@ -46,25 +34,40 @@ class Shape(NamedTuple):
     kv_heads: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class VisionLanguageModel:
     """A vision-language model in memory, wrapped for tracing. Made by `load` and `wrap`, not directly.
 
     name        how results call it
     module      the transformers module, in evaluation mode
-    processor   its processor: pictures and text → model inputs
-    adapter     where this class keeps its layers, and how its image tokens lie
+    prompts     its processor, and the form of its prompts: pictures and questions → model inputs
     card        the catalogue card, None for a model that is not catalogued
-    identity    what was loaded: checkpoint, revision, hash of the weights
+    identity    what was loaded: checkpoint, revision, hashes of weights, processor and form of the prompt
     """
 
     name: str
     module: Any
-    processor: Any
-    adapter: Adapter
+    prompts: Prompts
     card: Card | None = None
     identity: dict[str, str] = field(default_factory=dict)
     _maps: dict[tuple[int, int], TokenMap] = field(default_factory=dict, repr=False)
+
+    @property
+    def processor(self) -> Any:
+        """The processor: pictures and text → model inputs."""
+        return self.prompts.processor
+
+    @property
+    def adapter(self) -> Adapter:
+        """Where this class keeps its layers, and how its image tokens lie."""
+        return self.prompts.adapter
+
+    def __repr__(self) -> str:
+        layers, heads, kv_heads = self.shape
+        return (
+            f"VisionLanguageModel({self.name!r}, {type(self.module).__name__}, {layers} layers × {heads} heads "
+            f"({kv_heads} key-value), {self.parameters:.3g} billion parameters, {self.dtype}, {self.device})"
+        ).replace("torch.", "")
 
     @property
     def config(self) -> Any:
@@ -172,48 +175,13 @@ class VisionLanguageModel:
             self._maps[size] = self.adapter.token_map(self.config, self.processor, size)
         return self._maps[size]
 
-    def prompt(self, question: str) -> str:
-        """The prompt around picture and question: the processor's chat template, else the card's form, else plain.
-
-        Raises SampleError for a question that contains the image token: it would count as a second picture.
-        """
-        token = self.tokenizer.convert_ids_to_tokens(self.image_token_id)
-        placeholder = self.adapter.placeholder(self.processor)
-        for marker in {token, placeholder}:
-            if marker in question:
-                raise SampleError(
-                    f"the question {question!r} contains the image token {marker!r}; remove it: the prompt adds it."
-                )
-        if not (getattr(self.processor, "chat_template", None) or self.tokenizer.chat_template):
-            form = self.card.prompt.replace("<image>", "{image}") if self.card and self.card.prompt else PLAIN_PROMPT
-            return form.format(image=placeholder, question=question)
-        content = [{"type": "image"}, {"type": "text", "text": question}]
-        return self.processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-        )
+    def prompt(self, question: str, answer_prefix: str = "") -> str:
+        """The whole prompt of a question, as the model gets it (see `Prompts.prompt`)."""
+        return self.prompts.prompt(question, answer_prefix)
 
     def encode(self, samples: Sequence[Sample]) -> Any:
-        """Model inputs of a batch on the CPU: a left-padded BatchFeature with input_ids, attention_mask, pixels …
-
-        Opens the pictures; raises ImageError or SampleError naming the sample.
-        """
-        prompts = [self.prompt(sample.question) for sample in samples]
-        pictures: list[Any] = [sample.open() for sample in samples]
-        if self.adapter.nested:
-            pictures = [[picture] for picture in pictures]
-        start = self.tokenizer.bos_token
-        with ONE_AT_A_TIME:
-            encoding = self.processor(
-                text=prompts,
-                images=pictures,
-                padding=True,
-                padding_side="left",
-                # templates that write the begin token themselves must not get a second one
-                add_special_tokens=not (start and prompts[0].startswith(start)),
-                return_tensors="pt",
-            )
-        encoding.pop("labels", None)  # PaliGemma's processor adds them for training
-        return encoding
+        """Model inputs of a batch on the CPU: a left-padded BatchFeature (see `Prompts.encode`)."""
+        return self.prompts.encode(samples)
 
     def image_positions(self, encoding: Any) -> list[Int[Tensor, " image_token"]]:
         """Positions of the image tokens in each prompt of a batch, in sequence order (padding counts)."""

@@ -42,7 +42,7 @@ ASKED = ("samples", "task_files", "seed", "sets")
 """Parts of a sweep's identity in which joined sweeps may differ: the questions and the sets of heads."""
 PER_SAMPLE = ("boxes", "tokens")
 """Parts that name samples, so that they differ with these; given for all that is joined, or for none."""
-OF_MODEL = ("checkpoint", "revision", "weights", "processor", "dtype")
+OF_MODEL = ("checkpoint", "revision", "weights", "processor", "prompt", "dtype")
 """Parts in which sweeps of different models may differ."""
 FIX = "open each by itself with vh.open_store(path), or move one of them out of the folder"
 

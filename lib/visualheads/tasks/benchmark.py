@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from visualheads.cards import data_folder
-from visualheads.errors import ParameterError, got
+from visualheads.errors import ParameterError, checked_flag, checked_whole, got
 from visualheads.tasks import prompts, records, scoring
 from visualheads.tasks.questions import Question, Reading
 from visualheads.tasks.sample import Format, LazyImage, Sample
@@ -181,25 +181,27 @@ class Benchmark(ABC):
             format=self._checked("format", format, self.formats),
             control="" if control is None else self._checked("control", control, CONTROLS),
             split=self.default_split() if split is None else self._checked("split", split, self.splits),
-            seed=seed,
-            skip_bad=skip_bad,
+            seed=checked_whole(f"{self.name}: seed", seed, lowest=0),
+            skip_bad=checked_flag(f"{self.name}: skip_bad", skip_bad),
         )
-        if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
-            raise ParameterError(got(f"{self.name}: n", n, "a whole number from 1 on, or None for all"))
-        return draw_samples(self, plan, n)
+        return draw_samples(self, plan, None if n is None else checked_whole(f"{self.name}: n", n))
 
     def _checked_conditions(self, condition: str | Sequence[str] | None) -> tuple[str, ...]:
         if condition is None:
             return self.conditions
-        asked = (condition,) if isinstance(condition, str) else tuple(condition)
+        asked = (condition,) if isinstance(condition, str) else condition
+        if not isinstance(asked, Sequence) or not asked:
+            raise ParameterError(got(f"{self.name}: condition", condition, self.conditions))
         wrong = [name for name in asked if name not in self.conditions]
-        if wrong or not asked or len(set(asked)) < len(asked):
+        if wrong or len(set(asked)) < len(asked):
             raise ParameterError(
                 got(f"{self.name}: condition", wrong[0] if wrong else condition, self.conditions, "name each once")
             )
-        return asked
+        return tuple(asked)
 
     def _checked(self, what: str, value: str | None, allowed: Sequence[str]) -> str:
-        if value is not None and value not in allowed:
+        if value is None:
+            return allowed[0]
+        if value not in allowed:
             raise ParameterError(got(f"{self.name}: {what}", value, allowed))
-        return value or allowed[0]
+        return value

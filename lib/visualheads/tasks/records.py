@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from visualheads.errors import ImageError, RecordError, VisualHeadsError, shown
+from visualheads.tasks.sample import NO_TEXT
 
 MAX_FIELD = 1 << 28
 """Longest cell read, in characters: base64 pictures exceed the csv module's default."""
@@ -70,7 +71,7 @@ class Record:
         value = self.need(*names)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             value = str(value)
-        if isinstance(value, str) and value.strip():
+        if isinstance(value, str) and value.strip() and not NO_TEXT.search(value):
             return value.strip()
         raise self.error(f"the field {names[0]!r} is {shown(value, 60)}, expected text")
 

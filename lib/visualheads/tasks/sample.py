@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ Format = Literal["free", "letters"]
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 TEXTS = ("id", "question", "answer", "answer_prefix", "condition", "question_id", "image_id", "task", "control")
 """Fields of a sample that are text."""
+NO_TEXT = re.compile("[\0\ud800-\udfff]")
+"""The null character, which ends texts in NetCDF, and halves of characters, which UTF-8 lacks."""
 UNIT_BOX = (
     "a box lies between 0 and 1: boxes are in pixels of the upright picture, not shares of it; "
     "multiply by its width and height."
@@ -203,6 +206,8 @@ def _check_text(sample: Sample, where: str) -> None:
         value = getattr(sample, name)
         if not isinstance(value, str):
             raise SampleError(f"{where}: {name} must be text, got {type(value).__name__} {shown(value)}.")
+        if NO_TEXT.search(value):
+            raise SampleError(f"{where}: {name} holds characters that no file can: {shown(value)}; remove them.")
     for name in ("id", "question"):
         if not getattr(sample, name).strip():
             raise SampleError(f"{where}: {name} is empty; every sample needs its own {name}.")

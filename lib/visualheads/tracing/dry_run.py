@@ -61,17 +61,14 @@ def _source(name: str) -> Source:
 
 
 def _blueprint(source: Source, revision: str | None) -> Blueprint | None:
-    if source.folder is not None:
-        checkpoints.check_folder(source.folder)
-        return blueprints.of_folder(source.folder)
-    if source.card is not None and blueprints.has_blueprint(source.card):
+    if source.folder is None and source.card is not None and blueprints.has_blueprint(source.card):
         return blueprints.of_card(source.card)
     try:
-        plan = blueprints.of_hub(source.location, revision)
+        return blueprints.of_source(source, revision)
     except CheckpointError:
+        if source.folder is not None:
+            raise
         return None  # no connection: the card tells what it knows
-    checkpoints.check_class(plan.config.to_dict() | {"architectures": plan.config.architectures}, source.location)
-    return plan
 
 
 def _of_blueprint(plan: Blueprint, job: TraceJob, card: Card | None) -> dict[str, str]:
@@ -83,7 +80,7 @@ def _of_blueprint(plan: Blueprint, job: TraceJob, card: Card | None) -> dict[str
     batch = _batch_gb(plan.config.get_text_config(), plan.shape, tokens, DTYPE_BYTES[dtype])
     typical = ", ".join(f"{plan.image_tokens(size):,} of {size[0]} × {size[1]}" for size in TYPICAL)
     return {
-        "class": plan.class_name,
+        "class": plan.module_class.__name__,
         "configuration": plan.origin,
         "layers × heads / kv heads": f"{layers} × {heads} / {kv_heads}",
         "parameters": f"{plan.parameters / 1e9:.4g} billion",

@@ -78,7 +78,7 @@ def settings_of(
     if tokens < 1:
         raise ParameterError(got("batch_tokens", tokens, "1 or more"))
     sizes = {sample.id: sample.size() for sample in samples}
-    prompts = {sample.id: model.prompt(sample.question) for sample in samples}
+    prompts = {sample.id: model.prompts.of(sample) for sample in samples}
     return Settings(
         queries=queries,
         keep=kept,
@@ -142,7 +142,8 @@ def identity_of(
         seed=seed,
         samples=provenance.hash_list(settings.hashes),
     )
-    return {**made, "processor": provenance.hash_processor(model.processor), "max_new_tokens": settings.max_new_tokens}
+    asked = {key: model.identity[key] for key in ("processor", "prompt")}
+    return {**made, **asked, "max_new_tokens": settings.max_new_tokens}
 
 
 def circumstance_of(model: VisionLanguageModel) -> dict[str, str]:

@@ -12,7 +12,7 @@ import xarray as xr
 
 from visualheads.models.devices import fitting, in_halves
 from visualheads.models.progress import Wish, progress_bar
-from visualheads.models.wrapper import ONE_AT_A_TIME
+from visualheads.models.prompting import ONE_AT_A_TIME
 from visualheads.store import read, schema, write
 from visualheads.store.write import SHARD
 from visualheads.tracing import batching

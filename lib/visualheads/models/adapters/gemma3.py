@@ -34,5 +34,6 @@ ADAPTER = register(
     Adapter(
         "Gemma3ForConditionalGeneration", "model.language_model.layers", token_map, placeholder,
         nested=True, bidirectional=True,
+        processor_settings=lambda config: {"image_seq_length": config.mm_tokens_per_image},
     )
 )  # fmt: skip

@@ -22,7 +22,18 @@ def token_map(config: Any, processor: Any, image_size: tuple[int, int]) -> Token
     return tiled(image_size, rows, columns, side, whole="last", covered=covered)
 
 
+def processor_settings(config: Any) -> dict[str, Any]:
+    """Tokens per tile: the tower's patches, `scale_factor` squared of them shuffled into one token."""
+    tower = config.vision_config
+    return {"image_seq_len": (tower.image_size // tower.patch_size) ** 2 // config.scale_factor**2}
+
+
 ADAPTERS = tuple(
-    register(Adapter(f"{name}ForConditionalGeneration", "model.text_model.layers", token_map, nested=True))
+    register(
+        Adapter(
+            f"{name}ForConditionalGeneration", "model.text_model.layers", token_map, nested=True,
+            processor_settings=processor_settings,
+        )
+    )
     for name in ("Idefics3", "SmolVLM")
-)
+)  # fmt: skip

@@ -25,4 +25,9 @@ def token_map(config: Any, processor: Any, image_size: tuple[int, int]) -> Token
     return tiled(image_size, rows, columns, side, whole="last", covered=covered)
 
 
-ADAPTER = register(Adapter("InternVLForConditionalGeneration", "model.language_model.layers", token_map))
+ADAPTER = register(
+    Adapter(
+        "InternVLForConditionalGeneration", "model.language_model.layers", token_map,
+        processor_settings=lambda config: {"image_seq_length": config.image_seq_length},
+    )
+)  # fmt: skip

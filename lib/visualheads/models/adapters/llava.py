@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from visualheads.models.adapters.pictures import check_tower, patch_grid
+from visualheads.models.adapters.pictures import check_tower, llava_settings, patch_grid
 from visualheads.models.adapters.registry import Adapter, register
 from visualheads.models.token_map import TokenMap
 
@@ -15,4 +15,8 @@ def token_map(config: Any, processor: Any, image_size: tuple[int, int]) -> Token
     return patch_grid(config, processor, image_size)
 
 
-ADAPTER = register(Adapter("LlavaForConditionalGeneration", "model.language_model.layers", token_map))
+ADAPTER = register(
+    Adapter(
+        "LlavaForConditionalGeneration", "model.language_model.layers", token_map, processor_settings=llava_settings
+    )
+)  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from visualheads.models.adapters.pictures import check_tiles, check_tower
+from visualheads.models.adapters.pictures import check_tiles, check_tower, llava_settings
 from visualheads.models.adapters.registry import Adapter, register
 from visualheads.models.token_layouts import anyres
 from visualheads.models.token_map import TokenMap
@@ -18,4 +18,8 @@ def token_map(config: Any, processor: Any, image_size: tuple[int, int]) -> Token
     return anyres(image_size, config.image_grid_pinpoints, tower.image_size, tower.patch_size)
 
 
-ADAPTER = register(Adapter("LlavaNextForConditionalGeneration", "model.language_model.layers", token_map))
+ADAPTER = register(
+    Adapter(
+        "LlavaNextForConditionalGeneration", "model.language_model.layers", token_map, processor_settings=llava_settings
+    )
+)  # fmt: skip

@@ -19,4 +19,19 @@ def token_map(config: Any, processor: Any, image_size: tuple[int, int]) -> Token
     return anyres(image_size, config.image_grid_pinpoints, tower.image_size, tower.patch_size, max_tiles=most)
 
 
-ADAPTER = register(Adapter("LlavaOnevisionForConditionalGeneration", "model.language_model.layers", token_map))
+def processor_settings(config: Any) -> dict[str, Any]:
+    """The tower's patches, which of them are kept, and how many tiles there may be."""
+    tower = config.vision_config
+    return {
+        "num_image_tokens": (tower.image_size // tower.patch_size) ** 2,
+        "vision_feature_select_strategy": config.vision_feature_select_strategy,
+        "vision_aspect_ratio": config.vision_aspect_ratio,
+    }
+
+
+ADAPTER = register(
+    Adapter(
+        "LlavaOnevisionForConditionalGeneration", "model.language_model.layers", token_map,
+        processor_settings=processor_settings,
+    )
+)  # fmt: skip

@@ -13,9 +13,15 @@ def softcap(config: Any) -> bool:
     return bool(getattr(config.get_text_config(), "attn_logit_softcapping", None))
 
 
+def processor_settings(config: Any) -> dict[str, Any]:
+    """Tokens per picture: the tower's patches."""
+    tower = config.vision_config
+    return {"image_processor.image_seq_length": (tower.image_size // tower.patch_size) ** 2}
+
+
 ADAPTER = register(
     Adapter(
         "PaliGemmaForConditionalGeneration", "model.language_model.layers", patch_grid,
-        bidirectional=True, softcap=softcap,
+        bidirectional=True, softcap=softcap, processor_settings=processor_settings,
     )
 )  # fmt: skip

@@ -79,6 +79,16 @@ def check_tower(config: Any) -> None:
         )
 
 
+def llava_settings(config: Any) -> dict[str, Any]:
+    """What LLaVA's processors have to know of the model (`Adapter.processor_settings`)."""
+    tower = config.vision_config
+    return {
+        "patch_size": tower.patch_size,
+        "vision_feature_select_strategy": getattr(config, "vision_feature_select_strategy", "default"),
+        "num_additional_image_tokens": int(CLASS_TOKENS.get(tower.model_type, True)),
+    }
+
+
 def check_tiles(config: Any, processor: Any) -> None:
     """Raise UnsupportedModelError where processor and model cut a picture differently (AnyRes)."""
     pictures, side = resizing(processor), config.vision_config.image_size

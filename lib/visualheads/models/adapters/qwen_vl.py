@@ -24,7 +24,22 @@ def placeholder(processor: Any) -> str:
     return f"<|vision_start|>{image_token(processor)}<|vision_end|>"
 
 
+def processor_settings(config: Any) -> dict[str, Any]:
+    """How the tower cuts a picture; the image processor cuts it, so both have to agree."""
+    tower = config.vision_config
+    return {
+        "image_processor.patch_size": tower.patch_size,
+        "image_processor.merge_size": tower.spatial_merge_size,
+        "image_processor.temporal_patch_size": tower.temporal_patch_size,
+    }
+
+
 ADAPTERS = tuple(
-    register(Adapter(f"{name}ForConditionalGeneration", "model.language_model.layers", token_map, placeholder))
+    register(
+        Adapter(
+            f"{name}ForConditionalGeneration", "model.language_model.layers", token_map, placeholder,
+            processor_settings=processor_settings,
+        )
+    )
     for name in ("Qwen2VL", "Qwen2_5_VL", "Qwen3VL")
-)
+)  # fmt: skip

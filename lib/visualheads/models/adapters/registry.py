@@ -26,6 +26,7 @@ class Adapter:
     nested          the processor wants one list of pictures per prompt
     bidirectional   the prompt prefix sees itself both ways: a prompt cannot be cut after the picture and resumed
     softcap         attention scores are soft-capped, which SDPA refuses: such a model runs on eager attention
+    processor_settings  config → what the processor has to know of the model; "image_processor.x" for its image part
     """
 
     class_name: str
@@ -35,6 +36,7 @@ class Adapter:
     nested: bool = False
     bidirectional: bool = False
     softcap: Callable[[Any], bool] = lambda _config: False
+    processor_settings: Callable[[Any], dict[str, Any]] = lambda _config: {}
 
 
 _ADAPTERS: dict[str, Adapter] = {}
@@ -55,11 +57,19 @@ def supported() -> list[str]:
     return sorted(_ADAPTERS)
 
 
-def adapter_of(class_name: str) -> Adapter:
-    """The adapter of a transformers class. Raises UnsupportedModelError with the list of supported classes."""
-    if class_name in _ADAPTERS:
-        return _ADAPTERS[class_name]
+def adapter_of(kind: type | str) -> Adapter:
+    """The adapter of a transformers class, or of the nearest base class that has one.
+
+    Raises
+    ------
+    UnsupportedModelError
+        With the list of supported classes.
+    """
+    names = [kind] if isinstance(kind, str) else [base.__name__ for base in kind.__mro__]
+    for name in names:
+        if name in _ADAPTERS:
+            return _ADAPTERS[name]
     raise UnsupportedModelError(
-        f"{class_name} has no adapter, so its layers and image tokens are unknown; supported classes: "
+        f"{names[0]} has no adapter, so its layers and image tokens are unknown; supported classes: "
         f"{', '.join(supported())}. The chapter “Add a model” tells how to write an adapter."
     )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from visualheads.models.conversion.plan import Plan
 from visualheads.models.conversion.sources import opened
 from visualheads.models.conversion.tokens import Words, probed
 from visualheads.models.conversion.write import checksum
+from visualheads.models.progress import quiet
 
 PICTURE = (300, 200)
 """Width and height of the picture that the reloaded processor prepares: not square, so that tiles and padding count."""
@@ -68,22 +68,6 @@ def _check_processor(place: Path, words: Words, class_name: str) -> None:
     expected = len(adapter_of(class_name).token_map(config, processor, PICTURE).kind)
     if config.image_token_id != words.image_id or count != expected:
         raise _wrong(place, f"a picture becomes {count} image tokens, {expected} are expected")
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """No progress bars or load reports of transformers: ours are shown."""
-    from transformers.utils import logging
-
-    bar, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bar:
-            logging.enable_progress_bar()
 
 
 def _wrong(place: Path, what: str) -> CheckpointError:

@@ -12,7 +12,7 @@ import torch
 from visualheads.cards import cards
 from visualheads.errors import CheckpointError, ParameterError, UnknownModelError, got
 from visualheads.models.checkpoints import RECORD
-from visualheads.models.conversion.checks import check_written, quiet
+from visualheads.models.conversion.checks import check_written
 from visualheads.models.conversion.configs import (
     Recipe,
     generation_config,
@@ -26,7 +26,7 @@ from visualheads.models.conversion.prompts import PROMPTS, prompt_name
 from visualheads.models.conversion.sources import Original, read_original
 from visualheads.models.conversion.tokens import words_of
 from visualheads.models.conversion.write import check_room, check_target, hidden_folder, write_json, write_weights
-from visualheads.models.progress import Wish, progress_bar
+from visualheads.models.progress import Wish, progress_bar, quiet
 
 SHARD_BYTES = 10**9
 """Largest file that is written. Converting needs about three times that memory (measured), however large the model."""

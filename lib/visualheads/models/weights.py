@@ -1,0 +1,146 @@
+"""Weights against their config: sizes before anything is built, names after loading, and values that are numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from visualheads.errors import CheckpointError
+from visualheads.models.checkpoints import weight_files
+from visualheads.models.config_checks import POSITIVE
+
+LAYER = re.compile(r"(.*?)\b(?:layers?|blocks)\.(\d+)\.")
+TOWER = re.compile(r"vision|visual|tower|encoder|image")
+EMBEDDING = re.compile(r"(?<!position_)embed_tokens\.weight$")
+HARMLESS = re.compile(r"position_ids$|inv_freq$|vision_model\.head\.|^mtp\.|\.mtp\.")
+"""Names that no module takes and whose absence changes nothing: buffers that are computed, the tower's pooling head,
+and extra heads that only speed up generation."""
+SHOWN = 3
+
+
+def check_headers(config: Any, folder: Path) -> None:
+    """Compare a config's layers and vocabulary with the headers of the safetensors files; nothing is built.
+
+    Raises
+    ------
+    CheckpointError
+        Naming the field of the config.
+    """
+    stored = _headers(folder)
+    _check_layers(stored, config, folder)
+    text = config.get_text_config()
+    if getattr(config, "quantization_config", None):
+        return  # packed weights have shapes of their own
+    for name, shape in stored.items():
+        if EMBEDDING.search(name) and not TOWER.search(name) and len(shape) == 2:
+            for field, size in zip(("vocab_size", "hidden_size"), shape, strict=True):
+                if getattr(text, field) != size:
+                    raise _differs(folder, field, getattr(text, field), f"{name} has {size}")
+
+
+def check_names(info: Mapping[str, Any], where: str, config: Any) -> None:
+    """Refuse weights that the model lacks, and weights that it does not know: either way it is another model.
+
+    Parameters
+    ----------
+    info : mapping
+        transformers' loading info.
+    where : str
+        Folder or hub id.
+    config : transformers.PreTrainedConfig
+        Of the model; its fields that give a wrong shape are named.
+
+    Raises
+    ------
+    CheckpointError
+    """
+    mismatched: list[Any] = sorted(info.get("mismatched_keys") or [])
+    for name, there, wanted in mismatched:
+        sizes = {size for size, had in zip(wanted, there, strict=False) if size != had}
+        field = _fields_of(config, name, sizes)
+        raise _differs(where, field, tuple(wanted), f"{name} has the shape {tuple(there)}")
+    lacking = sorted(map(str, info["missing_keys"]))
+    if lacking:
+        raise CheckpointError(
+            f"{where} lacks {len(lacking)} weights ({', '.join(lacking[:SHOWN])} …); the checkpoint is incomplete, "
+            "fetch it again."
+        )
+    unknown = sorted(name for name in info["unexpected_keys"] if not HARMLESS.search(name))
+    if unknown:
+        raise CheckpointError(
+            f"{where} has {len(unknown)} weights that its config.json has no place for ({', '.join(unknown[:SHOWN])} "
+            "…); config and weights are of different models (num_hidden_layers, architectures …), fetch both again."
+        )
+
+
+def check_values(module: Any, where: str) -> None:
+    """Refuse weights that are no numbers, and matrices of zeros; every weight is read once.
+
+    Raises
+    ------
+    CheckpointError
+        Naming the weight.
+    """
+    for name, weight in module.named_parameters():
+        if weight.is_meta or not weight.is_floating_point() or not weight.numel():
+            continue
+        low, high = (float(edge) for edge in torch.aminmax(weight.detach()))
+        if not (abs(low) < float("inf") and abs(high) < float("inf")):
+            raise CheckpointError(f"{name} in {where} holds NaN or infinite values; fetch or save the weights again.")
+        if low == high == 0 and weight.ndim == 2 and name.endswith(".weight"):
+            raise CheckpointError(f"{name} in {where} is all zeros; fetch or save the weights again.")
+
+
+def _headers(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every weight, from the headers of its files."""
+    found: dict[str, tuple[int, ...]] = {}
+    for file in weight_files(folder):
+        try:
+            with safe_open(file, framework="pt") as opened:
+                for name in opened.keys():  # noqa: SIM118 (no mapping)
+                    found[name] = tuple(opened.get_slice(name).get_shape())
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"{file.name} in {folder} is truncated or damaged ({error}); fetch or copy it again."
+            ) from error
+    return found
+
+
+def _check_layers(stored: Mapping[str, Any], config: Any, folder: Path) -> None:
+    counts: dict[bool, set[int]] = {True: set(), False: set()}
+    most: dict[str, int] = {}
+    for name in stored:
+        found = LAYER.match(name)
+        if found:
+            most[found[1]] = max(most.get(found[1], 0), int(found[2]) + 1)
+    for prefix, count in most.items():
+        counts[bool(TOWER.search(prefix))].add(count)
+    for tower, part in ((False, config.get_text_config()), (True, config.vision_config)):
+        field = next((name for name in ("num_hidden_layers", "depth") if hasattr(part, name)), None)
+        if field and counts[tower] and getattr(part, field) not in counts[tower]:
+            raise _differs(folder, field, getattr(part, field), f"its weights have {max(counts[tower])}")
+
+
+def _fields_of(config: Any, weight: str, sizes: set[int]) -> str:
+    """The config's fields that a weight's shape with these numbers can come from."""
+    if "position" in weight:
+        return "image_size or patch_size"
+    part = config.vision_config if TOWER.search(weight) else config.get_text_config()
+    named = {name for name, value in part.to_dict().items() if name in POSITIVE and _divides(value, sizes)}
+    return " or ".join(sorted(named)) or "its shape"
+
+
+def _divides(value: Any, sizes: set[int]) -> bool:
+    return isinstance(value, int) and any(value == size or (value > 1 and size % value == 0) for size in sizes)
+
+
+def _differs(where: object, field: str, value: object, weights: str) -> CheckpointError:
+    return CheckpointError(
+        f"config.json of {where} and its weights are of different models: {field} is {value!r}, {weights}; fetch both "
+        "again from the same place."
+    )
