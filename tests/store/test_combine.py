@@ -18,7 +18,7 @@ from PIL import Image
 
 from helpers.datasets import samples_of, traced_dataset
 from helpers.stores import GRID, stored, traced
-from visualheads.errors import CheckpointError, ParameterError, RecordError, StoreError
+from visualheads.errors import CheckpointError, ParameterError, StoreError
 from visualheads.models import provenance
 from visualheads.store import pack, schema, write
 from visualheads.tasks.sample import Sample
@@ -247,18 +247,6 @@ def test_linked_weights_of_a_hub_cache_are_not_read(tmp_path: Path) -> None:
     first = provenance.hash_weights(folder)
     blob.write_bytes(b"another content, same name")
     assert provenance.hash_weights(folder) == first
-
-
-def test_task_files_are_hashed_in_any_order_and_any_place(tmp_path: Path) -> None:
-    for folder in ("x", "y"):
-        (tmp_path / folder).mkdir()
-        for name in ("a.json", "b.json"):
-            (tmp_path / folder / name).write_text(name)
-    files = [[tmp_path / folder / name for name in ("a.json", "b.json")] for folder in ("x", "y")]
-    assert provenance.hash_files(files[0]) == provenance.hash_files(files[1][::-1])
-    assert provenance.hash_files(files[0]) != provenance.hash_files(files[0][:1])
-    with pytest.raises(RecordError, match=r"none\.json: no such file"):
-        provenance.hash_files([tmp_path / "none.json"])
 
 
 def test_samples_are_hashed_by_what_is_asked() -> None:

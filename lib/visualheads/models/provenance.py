@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from visualheads.errors import CheckpointError, RecordError
+from visualheads.errors import CheckpointError
 from visualheads.tasks.sample import as_lazy
 
 if TYPE_CHECKING:
@@ -78,15 +78,6 @@ def hash_weights(folder: str | Path) -> str:
         raise CheckpointError(f"no checkpoint folder {folder}; give a folder that holds *.safetensors.")
     files = sorted(folder.glob("*.safetensors"))
     return _hash_named((file.name, _digest(file)) for file in files) if files else ""
-
-
-def hash_files(files: Iterable[str | Path]) -> str:
-    """Hash of files, names (without folders) and contents, in any order. Raises RecordError for a missing file."""
-    paths = sorted((Path(file) for file in files), key=lambda path: (path.name, str(path)))
-    for path in paths:
-        if not path.is_file():
-            raise RecordError("no such file; give the benchmark's official files.", path=path)
-    return _hash_named((path.name, _digest(path)) for path in paths) if paths else ""
 
 
 def hash_samples(samples: Sequence[Sample]) -> str:

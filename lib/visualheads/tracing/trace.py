@@ -153,7 +153,7 @@ def trace_to_store(
 
     Both `first_generated` and `last_prompt` are stored. keep: "mean_map", or "maps" of the chosen `heads`, or both, as
     in `trace`. A killed run loses at most the shard in hand. `task_files` is the hash of the benchmark's files
-    (`provenance.hash_files`), `kind` what `open_results` finds the store by. Raises IdentityMismatch when the store is
+    (`Benchmark.files_hash()`), `kind` what `open_results` finds the store by. Raises IdentityMismatch when the store is
     of another run (`fresh=True` starts anew beside it), and what `trace` raises.
     """
     tracer = prepare_store(
