@@ -16,6 +16,7 @@ import nbformat
 import papermill.engines
 import pytest
 
+import visualheads as vh
 from helpers.children import launch
 from helpers.pages import a_page, write_template
 from helpers.task_files import looktwice
@@ -27,6 +28,7 @@ from visualheads.book import run as running
 from visualheads.book import traces as tracing
 from visualheads.book.page import Page, parameters_of
 from visualheads.book.run import run_page
+from visualheads.book.sphinx import reference
 from visualheads.errors import KernelError, ParameterError
 from visualheads.tracing import jobs
 
@@ -357,6 +359,18 @@ def test_landing_page_shows_only_what_was_run(tmp_path: Path) -> None:
     told = text.read_text()
     assert told.count("Three heads.") == 1 and "{vegalite} results/landing-1.json" in told and "A map." in told
     assert json.loads((text.parent / "landing-1.json").read_text()) == {"mark": "bar"}
+
+
+def test_the_api_chapter_names_all_that_is_public(tmp_path: Path) -> None:
+    text = reference.written(tmp_path / "api.txt").read_text()
+    assert all(f":: visualheads.{name}\n" in text for name in vh.__all__ if callable(getattr(vh, name)))
+    assert "visualheads.charts.head_map" in text and "visualheads.analysis.subset.subset" in text
+    lines = ["Tell something.", "", "a    first", "b    second"]
+    reference.plain_docstring(None, "", "", None, None, lines)  # pyright: ignore[reportArgumentType]
+    assert lines[:3] == ["Tell something.", "", "::"] and "   a    first" in lines
+    told = ["Tell.", "", "Parameters", "----------", "a", "    One."]
+    reference.plain_docstring(None, "", "", None, None, unchanged := list(told))  # pyright: ignore[reportArgumentType]
+    assert unchanged == told
 
 
 def test_notebooks_are_shipped_without_outputs_and_functions() -> None:

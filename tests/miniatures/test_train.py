@@ -10,7 +10,9 @@ import pytest
 import torch
 
 import visualheads as vh
+from visualheads.errors import CheckpointError
 from visualheads.miniatures import architectures, fitting, tower, train, training
+from visualheads.store.read import open_store
 
 SMOKED = (
     "mini-1.6-mistral-7B",  # of the recipe that also trains its tower
@@ -82,6 +84,18 @@ def test_miniatures_share_tower_and_language_model(smoked):
     one, other = (torch.load(smoked / "work" / f"{name}-alignment-0.pt", weights_only=True) for name in names)
     shared = [key for key in one if "vision_tower" in key or "language_model" in key]
     assert shared and all(torch.equal(one[key], other[key]) for key in shared)
+
+
+@pytest.mark.long
+def test_moments_are_traced_in_the_order_of_time(smoked):
+    name = "mini-1.6-mistral-7B"
+    folder = smoke(smoked, name)
+    ds = open_store(train.trace_moments(name, folder, smoked / "work", n=1))
+    assert ds["training_step"].values.tolist() == [-2, 0, 4]
+    assert ds["model"].values.tolist() == [f"{name}@adapter-0", f"{name}@aligned-0", f"{name}@final-4"]
+    assert ds.sizes["sample"] == len(train.CONDITIONS) and not set(train.DERIVED) & set(ds)
+    with pytest.raises(CheckpointError, match="no snapshots"):
+        train.trace_moments("mini-1.5-13B", folder, smoked / "work", n=1)
 
 
 def test_a_shipped_text_model_is_not_trained_again(tmp_path):

@@ -103,9 +103,9 @@ def right_wrong(
             n_top = head_count(int(np.isfinite(weight).sum()), k)
             top = top_heads(weight.reshape(-1, 1), n_top)[:, 0].reshape(weight.shape)
             asked = query if "query" in part.dims else None
-            values = sample_scores(part, measure, query=asked).isel(model=0).transpose("layer", "head", "sample")
-            mean = _mean_over(np.asarray(values.values, dtype=float)[top])
-            series = xr.DataArray(mean, {"sample": part["sample"], "image_id": part["image_id"]}, ("sample",))
+            values = sample_scores(part, measure, query=asked).isel(model=0).astype(float)
+            chosen = xr.DataArray(top, dims=("layer", "head"))
+            series = values.where(chosen).mean(["layer", "head"]).assign_coords(image_id=part["image_id"])
             strata = labels_of(part, [name for name in STRATA if name in part.coords])
             difference, low, high = float("nan"), float("nan"), float("nan")
             if min(_comparable(correct, strata)) >= fewest:
@@ -158,15 +158,6 @@ def _mean_of_heads(ds: xr.Dataset, model: str, task: str, measure: str, query: s
 def _mean(values: NDArray[np.float64]) -> float:
     finite = values[np.isfinite(values)]
     return float(finite.mean()) if len(finite) else float("nan")
-
-
-def _mean_over(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over the first axis, NaN left out; NaN where all are."""
-    there = np.isfinite(values)
-    counts = there.sum(axis=0)
-    return np.divide(
-        np.where(there, values, 0).sum(axis=0), counts, out=np.full(counts.shape, np.nan), where=counts > 0
-    )
 
 
 def _comparable(correct: NDArray[np.float64], strata: NDArray[np.object_]) -> tuple[int, int]:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from visualheads.analysis.subset import models_of
 from visualheads.errors import HeadError
 from visualheads.heads.bootstrap import bootstrap
 from visualheads.heads.effects import LOSSES, excess_loss, head_effects, losses
@@ -185,12 +186,12 @@ def _losses_of(sweep: xr.Dataset, model: str, mode: str, of: Sequence[str]) -> p
     rows = []
     for measure in of if groups else ():
         lost = values[LOSSES[measure]].transpose("set", "sample")
-        means = np.stack([_mean_of(lost.values[part.index.to_numpy()]) for _, part in groups])
+        means = np.stack([lost.isel(set=part.index.to_numpy()).mean("set").values for _, part in groups])
         bounded = changes if measure == "accuracy" else bootstrap
         told = bounded(lost.isel(set=0, drop=True).expand_dims(group=len(groups)).copy(data=means))
         bounds = {name: told.sel(bound=name).values for name in ("estimate", "lower", "upper")}
         for place, ((ranking, stage, order, count), part) in enumerate(groups):
-            each = [_mean_of(row[:, None])[0] for row in lost.values[part.index.to_numpy()]]
+            each = lost.isel(set=part.index.to_numpy()).mean("sample").values
             rows.append({
                 "model": model, "mode": mode, "measure": measure, "ranking": ranking, "stage": stage, "order": order,
                 "count": int(count), **{name: float(found[place]) for name, found in bounds.items()},
@@ -200,17 +201,9 @@ def _losses_of(sweep: xr.Dataset, model: str, mode: str, of: Sequence[str]) -> p
     return pd.DataFrame(rows, columns=list(LOSS_COLUMNS))
 
 
-def _mean_of(values: np.ndarray) -> np.ndarray:
-    """Mean over sets of what was tried; NaN on samples where none was."""
-    tried = np.isfinite(values)
-    counts = tried.sum(axis=0)
-    sums = np.where(tried, values, 0.0).sum(axis=0)
-    return np.divide(sums, counts, out=np.full(values.shape[1], np.nan), where=counts > 0)
-
-
 def _both(traces: xr.Dataset, effects: xr.Dataset) -> list[str]:
-    there = {str(name) for name in np.atleast_1d(effects["model"].values)}
-    return [str(name) for name in np.atleast_1d(traces["model"].values) if str(name) in there]
+    there = models_of(effects)
+    return [name for name in models_of(traces) if name in there]
 
 
 def _at(values: np.ndarray, layer: int, head: int) -> float:

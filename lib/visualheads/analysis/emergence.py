@@ -9,6 +9,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from visualheads.analysis.subset import models_of
 from visualheads.errors import ParameterError, got
 from visualheads.heads.agreement import spearman, spearman_brown, split_half, without_layer_means
 from visualheads.heads.bootstrap import (
@@ -98,7 +99,7 @@ def with_text(
     """
     records = []
     asked = query if "query" in ds.dims else None
-    for index, name in enumerate(np.atleast_1d(ds["model"].values).astype(str)):
+    for index, name in enumerate(models_of(ds)):
         own = grown_from.get(str(name), "")
         if own not in text:
             continue
@@ -132,7 +133,7 @@ def by_choice(
     there = ds["query"].values.astype(str).tolist() if "query" in ds.dims else [ROW]
     chosen = [(measure, row) for measure, row in CHOICES if measure in ds and row in there]
     records = []
-    for name in np.atleast_1d(ds["model"].values).astype(str):
+    for name in models_of(ds):
         own = grown_from.get(str(name), "")
         readers = _readers(own, text, untrained, networks) if own in text else []
         for measure, row in chosen:
@@ -195,7 +196,7 @@ def all_head_pairs(
     """`head_pairs` of every tuned model whose own text-only model is in `text`, with the column model."""
     columns = ["layer", "head", "name", "text", "picture", "model"]
     parts = []
-    for name in np.atleast_1d(ds["model"].values).astype(str):
+    for name in models_of(ds):
         own = grown_from.get(str(name), "")
         if own in text:
             parts.append(head_pairs(ds, text[own], str(name), measure).assign(model=str(name)))

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from visualheads.analysis.subset import models_of
 from visualheads.cards import cards, miniature_folder
 
 SAME, SEED, LESS, RETRAINED, OTHER, UNKNOWN = (
@@ -40,7 +41,7 @@ def lineage(ds: xr.Dataset) -> pd.DataFrame:
     training of a miniature (another seed, a second language model, less data): a control, never one more model among
     those compared.
     """
-    names = [str(name) for name in np.atleast_1d(ds["model"].values)]
+    names = models_of(ds)
     table = descent(names)
     for column in ("llm", "family", "recipe"):
         if column in ds.coords:
@@ -134,7 +135,7 @@ def one_kind(names: Sequence[str]) -> list[str]:
 
 def without_variants(ds: xr.Dataset) -> xr.Dataset:
     """The models that are no further trainings of another one; all of them where nothing else is there."""
-    table = descent([str(name) for name in np.atleast_1d(ds["model"].values)])
+    table = descent(models_of(ds))
     kept = np.flatnonzero(~table["variant"].to_numpy(dtype=bool))
     return ds.isel(model=kept) if len(kept) else ds
 

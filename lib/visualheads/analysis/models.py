@@ -13,7 +13,7 @@ import xarray as xr
 
 from visualheads.analysis.benchmarks import head_means
 from visualheads.analysis.lineage import descent, training_record, without_variants
-from visualheads.analysis.subset import subset
+from visualheads.analysis.subset import models_of, subset
 from visualheads.cards import cards, data_folder
 from visualheads.errors import ParameterError
 from visualheads.heads.agreement import agreement
@@ -86,7 +86,7 @@ def visual_heads(
     rho_within (Spearman of image weight and concentration over heads; after removing layer means).
     """
     records = []
-    for name in np.atleast_1d(ds["model"].values).astype(str):
+    for name in models_of(ds):
         part = subset(ds, model=str(name), task=task)
         if not part.sizes["sample"]:
             continue

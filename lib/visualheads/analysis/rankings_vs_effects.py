@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from visualheads.analysis.effects import ATTRIBUTION, EFFECT, MAIN_TASK, Lists, effects_of, usable
-from visualheads.analysis.subset import subset
+from visualheads.analysis.subset import models_of, subset
 from visualheads.heads.agreement import agreement, spearman, top_k_overlap, without_layer_means
 from visualheads.heads.bootstrap import LEVEL, PictureSums, centred_interval, picture_sums, picture_weights
 from visualheads.heads.ranking import FULL_SIZE, head_count, rank, score_sums
@@ -76,7 +76,7 @@ def ranking_agreements(
 ) -> pd.DataFrame:  # fmt: skip
     """`ranking_agreement` with several effects at once, in the column `case`: the rankings are measured only once."""
     rows = []
-    for name in np.atleast_1d(traces["model"].values).astype(str).tolist():
+    for name in models_of(traces):
         part = traces.sel(model=[name])
         shape = {dim: part[dim] for dim in ("layer", "head")}
         found = {
@@ -202,7 +202,7 @@ def agreement_by_cell(
     for (task, form), cases in places.items():
         named = {str(number): case for number, case in enumerate(cases.values())}
         cells = pd.DataFrame(list(cases), columns=list(CELL), index=list(named))
-        for name in np.atleast_1d(traces["model"].values).astype(str).tolist():
+        for name in models_of(traces):
             own = subset(traces, model=name, task=task)
             if own.sizes["sample"]:
                 found = ranking_agreements(in_format(own, form), named, lists, n_boot=n_boot)
@@ -304,8 +304,8 @@ def overlap_by_size(
     one size.
     """
     rows = []
-    known = set() if effects is None else set(np.atleast_1d(effects["model"].values).astype(str).tolist())
-    for name in np.atleast_1d(traces["model"].values).astype(str).tolist():
+    known = set() if effects is None else set(models_of(effects))
+    for name in models_of(traces):
         if effects is None or name not in known:
             continue
         part = traces.sel(model=[name])

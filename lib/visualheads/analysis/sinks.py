@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from visualheads.analysis.subset import bounds_of
 from visualheads.heads.bootstrap import bootstrap
 from visualheads.heads.proportions import changes
 from visualheads.heads.ranking import head_count, top_heads
@@ -94,7 +95,7 @@ def focus_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
             chosen = xr.DataArray(marks, dims=("layer", "head"))
             for name, words in VARIANTS.items():
                 told = bootstrap(one[name].where(chosen).mean(["layer", "head"]))
-                rows.append({"model": model, "heads": heads, "variant": words, **_bounds(told)})
+                rows.append({"model": model, "heads": heads, "variant": words, **bounds_of(told)})
     return pd.DataFrame(rows, columns=list(FOCUS_COLUMNS))
 
 
@@ -132,7 +133,7 @@ def removal_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
                         at = told.isel(set=place).sel(mode=mode)
                         rows.append(
                             {"model": model, "mode": str(mode), "tokens": words, "heads": heads, "measure": measure,
-                             **_bounds(at), "samples": one.sizes["sample"], "draws": len(index),
+                             **bounds_of(at), "samples": one.sizes["sample"], "draws": len(index),
                              "positions": str(one["positions"].values),
                              **_excess(more.isel(set=place).sel(mode=mode), kind)}
                         )  # fmt: skip
@@ -140,9 +141,5 @@ def removal_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
 
 
 def _excess(told: xr.DataArray, kind: str) -> dict[str, float]:
-    known = _bounds(told) if kind != SINKS else dict.fromkeys(BOUNDS, float("nan"))
+    known = bounds_of(told) if kind != SINKS else dict.fromkeys(BOUNDS, float("nan"))
     return {"excess": known["estimate"], "excess_lower": known["lower"], "excess_upper": known["upper"]}
-
-
-def _bounds(told: xr.DataArray) -> dict[str, float]:
-    return {name: float(told.sel(bound=name)) for name in BOUNDS}

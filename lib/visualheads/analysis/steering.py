@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from visualheads.analysis.subset import bounds_of
 from visualheads.heads.bootstrap import bootstrap
 from visualheads.heads.proportions import changes, shares
 
@@ -80,7 +81,7 @@ def boost_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
                     excess = NOTHING if there is None or kind not in more[measure] else more[measure][kind][there]
                     rows.append(
                         {"model": model, "bias": float(bias), "order": kind[0], "count": kind[1],
-                         "what": _what(*kind), "measure": measure, **_bounds(told.isel(bias=place)),
+                         "what": _what(*kind), "measure": measure, **bounds_of(told.isel(bias=place)),
                          **_named("change", change), **_named("excess", excess), "sets": len(index), **known}
                     )  # fmt: skip
     return pd.DataFrame(rows, columns=list(BOOST_COLUMNS))
@@ -104,7 +105,7 @@ def ground_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
                         at = told.sel(rule=rule, heads_used=used)
                         rows.append(
                             {"model": model, "ranking": label, "rule": rule, "heads": int(used), "measure": measure,
-                             **_bounds(at), "samples": one.sizes["sample"]}
+                             **bounds_of(at), "samples": one.sizes["sample"]}
                         )  # fmt: skip
     return pd.DataFrame(rows, columns=list(GROUND_COLUMNS))
 
@@ -194,10 +195,6 @@ def _kinds(ds: xr.Dataset) -> dict[Kind, list[int]]:
 
 def _what(order: str, count: int) -> str:
     return f"all {count}" if order == "all" else f"{order} {count}"
-
-
-def _bounds(told: xr.DataArray) -> dict[str, float]:
-    return {name: float(told.sel(bound=name)) for name in BOUNDS}
 
 
 def _named(name: str, told: Mapping[str, float]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The one selector: samples of a dataset by model and labels, without controls."""
+"""The one selector: samples of a dataset by model and labels, without controls; and what a dataset names."""
 
 from __future__ import annotations
 
@@ -64,6 +64,11 @@ def only_model(ds: xr.Dataset, model: str | None = None) -> str:
 def models_of(ds: xr.Dataset) -> list[str]:
     """The models of a dataset."""
     return [str(name) for name in np.atleast_1d(ds["model"].values)]
+
+
+def bounds_of(values: xr.DataArray) -> dict[str, float]:
+    """An interval along `bound` as part of a table's row: estimate, lower, upper."""
+    return {name: float(values.sel(bound=name)) for name in ("estimate", "lower", "upper")}
 
 
 def tasks_of(ds: xr.Dataset) -> list[str]:

@@ -143,7 +143,6 @@ def render_book(root: str | Path = ".", force: bool = False, report: Report = si
     """
     root = checked_root(root)
     write_landing(root)
-    reference.written(root / RESULTS / "api.txt")
     html, stamp = root / BUILD / "html", root / BUILD / "inputs.txt"
     made_from = _book_hash(root)
     index = html / INDEX
@@ -153,6 +152,7 @@ def render_book(root: str | Path = ".", force: bool = False, report: Report = si
     fresh = root / BUILD / "fresh"
     shutil.rmtree(fresh, ignore_errors=True)
     toc = written(root, root / BUILD / "_toc.yml")
+    reference.written(root / BUILD / "api.txt")
     report("building the book")
     log = _jupyter_book(root, fresh, toc)
     made = fresh / "_build" / "html"

@@ -197,11 +197,12 @@ def _execute(source: Path, page: Page, parameters: dict[str, Any], root: Path) -
             f"page {page.title!r}: cell {error.exec_count} failed with {error.ename}: {last}\n"
             f"The page as far as it came: {page.partial}"
         ) from error
-    except DeadKernelError as error:
+    except (DeadKernelError, RuntimeError) as error:  # nbclient's word for a kernel that dies while it starts
+        if not isinstance(error, DeadKernelError) and "Kernel died" not in str(error):
+            raise
         raise KernelError(
             f"page {page.title!r}: the kernel died, most often for lack of memory; give fewer samples or smaller "
-            "batches. "
-            f"The page as far as it came: {page.partial}"
+            f"batches. The page as far as it came: {page.partial}"
         ) from error
 
 

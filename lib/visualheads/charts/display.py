@@ -1,4 +1,4 @@
-"""Putting charts and computed sentences on pages."""
+"""Putting charts on pages."""
 
 from __future__ import annotations
 
@@ -50,14 +50,6 @@ def show(chart: Any, alt_text: str = "") -> None:
     spec = spec_of(chart, alt_text)
     png = vlc.vegalite_to_png(spec, vl_version=VEGA_LITE, scale=1.5)
     display({MIME: spec, "image/png": png, "text/plain": spec["description"]}, raw=True)
-
-
-def show_text(markdown: str) -> None:
-    """Display computed Markdown; nothing where there is none."""
-    from IPython.display import Markdown, display
-
-    if markdown:
-        display(Markdown(markdown))
 
 
 def spec_of(chart: Any, alt_text: str = "") -> dict[str, Any]:

@@ -10,9 +10,10 @@ import pandas as pd
 import xarray as xr
 
 from visualheads.analysis import models as survey
-from visualheads.analysis.claims.evidence import Evidence, names_of
+from visualheads.analysis.claims.evidence import Evidence
 from visualheads.analysis.effects import MAIN_TASK, effects_of
 from visualheads.analysis.lineage import lineage, without_variants
+from visualheads.analysis.subset import models_of
 from visualheads.errors import StoreError
 from visualheads.interventions.results import with_heads
 from visualheads.interventions.sweeps import joined, kind_of
@@ -74,20 +75,20 @@ def gather(
         ds, why = open_store(path), shipped.why_outdated(path)
         rows.append({
             "store": f"full: {path.relative_to(root).as_posix()}", "what": _words(kind),
-            "model": ", ".join(names_of(ds)), "task": MAIN_TASK, "samples": ds.sizes["sample"], "used": not why,
+            "model": ", ".join(models_of(ds)), "task": MAIN_TASK, "samples": ds.sizes["sample"], "used": not why,
             "why": why,
         })  # fmt: skip
         if not why and kind == SINKS:
-            sinks |= {name: ds.load() for name in names_of(ds)}
+            sinks |= {name: ds.load() for name in models_of(ds)}
         elif not why and _added(ds, sweeps.setdefault(kind, []), rows[-1]):
-            known |= {(name, kind) for name in names_of(ds)}
+            known |= {(name, kind) for name in models_of(ds)}
     for path in _stores(folder):
         kind = str(read_attrs(path).get("kind", ""))
         if kind not in (TRACE, LISTS, FRESH) and not kind.startswith(SWEEP):
             continue
         ds = open_store(path)
         row: dict[str, object] = {
-            "store": path.relative_to(folder).as_posix(), "what": _words(kind), "model": ", ".join(names_of(ds)),
+            "store": path.relative_to(folder).as_posix(), "what": _words(kind), "model": ", ".join(models_of(ds)),
             "task": task_of(path).split(".")[0], "samples": ds.sizes["sample"], "used": True, "why": "",
         }  # fmt: skip
         if kind == TRACE:
@@ -102,7 +103,7 @@ def gather(
                 fresh_text[name.removesuffix(UNTRAINED)] = ds.load()
             else:
                 text[name] = ds.load()
-        elif {(name, kind) for name in names_of(ds)} <= known:
+        elif {(name, kind) for name in models_of(ds)} <= known:
             row |= {"used": False, "why": "the full protocol's store is used instead"}
         elif ds.sizes["sample"] >= fewest:
             _added(ds, sweeps.setdefault(kind, []), row)
@@ -158,8 +159,8 @@ def removed(
             if not kind.startswith(SWEEP) or (place == root and shipped.why_outdated(path)):
                 continue
             ds = with_heads(open_store(path))
-            own = {(name, kind) for name in names_of(ds)}
-            if own <= known or (models is not None and not set(models) & set(names_of(ds))):
+            own = {(name, kind) for name in models_of(ds)}
+            if own <= known or (models is not None and not set(models) & set(models_of(ds))):
                 continue
             known |= own if place == root else set()
             _added(ds, found.setdefault(kind, []), {})

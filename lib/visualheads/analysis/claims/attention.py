@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from visualheads.analysis.benchmarks import BOX_PAIRS, NAME_PAIRS
-from visualheads.analysis.claims.evidence import Evidence, names_of
+from visualheads.analysis.claims.evidence import Evidence
 from visualheads.analysis.claims.samples import bootstrapped, of_main_task, pictures_of, sums_of
 from visualheads.analysis.claims.verdicts import (
     CONTRADICTED,
@@ -26,7 +26,7 @@ from visualheads.analysis.claims.verdicts import (
 )
 from visualheads.analysis.lineage import language_models
 from visualheads.analysis.sinks import MASSIVE
-from visualheads.analysis.subset import subset
+from visualheads.analysis.subset import models_of, subset
 from visualheads.heads import patterns, permutation
 from visualheads.heads.agreement import spearman, without_layer_means
 from visualheads.heads.bootstrap import split_halves
@@ -92,7 +92,7 @@ def sinks_explain_concentration(evidence: Evidence) -> Finding:
         return missing("there are no traces with concentration and concentration_no_sink")
     assert evidence.traces is not None
     rows = []
-    for name in names_of(evidence.traces):
+    for name in models_of(evidence.traces):
         part, kind = subset(evidence.traces, model=name), MASSIVE
         if not np.isfinite(part["concentration_no_sink"]).any() and name in evidence.sinks:
             part, kind = evidence.sinks[name].sel(model=[name]), str(evidence.sinks[name]["definition"].values[0])
@@ -137,7 +137,7 @@ def weight_goes_with_concentration(evidence: Evidence) -> Finding:
         return missing("there are no traces with image_weight and concentration")
     assert evidence.traces is not None
     rows, found, llm = [], [], language_models(evidence.traces)
-    for name in names_of(evidence.traces):
+    for name in models_of(evidence.traces):
         part = subset(evidence.traces, model=name)
         (weight, shape), (focus, _) = sums_of(part, "image_weight"), sums_of(part, "concentration")
         layer = np.repeat(np.arange(shape[0]), shape[1])

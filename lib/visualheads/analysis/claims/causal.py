@@ -8,13 +8,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from visualheads.analysis.claims.evidence import Evidence, names_of
+from visualheads.analysis.claims.evidence import Evidence
 from visualheads.analysis.claims.samples import of_looks
 from visualheads.analysis.claims.verdicts import (
     CONTRADICTED,
     Finding,
     all_of,
-    bounds_of,
     decided,
     finding,
     has,
@@ -23,7 +22,7 @@ from visualheads.analysis.claims.verdicts import (
 )
 from visualheads.analysis.effects import EFFECT, MAIN_TASK
 from visualheads.analysis.rankings_vs_effects import in_format, ranking_agreement
-from visualheads.analysis.subset import subset
+from visualheads.analysis.subset import bounds_of, models_of, subset
 from visualheads.heads.effects import excess_loss, loss, losses
 from visualheads.heads.proportions import changed
 from visualheads.heads.ranking import head_count
@@ -48,7 +47,7 @@ def late_heads_can_go(evidence: Evidence) -> Finding:
     for mode, sweep in evidence.sweeps.items():
         if mode.split(",")[0] not in REMOVING:
             continue
-        for name in names_of(sweep):
+        for name in models_of(sweep):
             own = sweep.sel(model=[name])
             chosen = _late_sets(own)
             if chosen is not None:

@@ -6,17 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 
 from visualheads.analysis.benchmarks import scored_statistics
+from visualheads.analysis.subset import models_of
 from visualheads.cards import cards
-
-
-def names_of(ds: xr.Dataset) -> list[str]:
-    """The models of a dataset."""
-    return [str(name) for name in np.atleast_1d(ds["model"].values)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +42,7 @@ class Evidence:
     def models(self) -> list[str]:
         """Every model that appears."""
         datasets = [self.traces, self.further, self.effects, *self.sweeps.values()]
-        return list(dict.fromkeys(name for ds in datasets if ds is not None for name in names_of(ds)))
+        return list(dict.fromkeys(name for ds in datasets if ds is not None for name in models_of(ds)))
 
     @cached_property
     def statistics(self) -> pd.DataFrame:
@@ -69,7 +64,7 @@ class Evidence:
         """The evidence about miniatures alone, or about all other models alone."""
 
         def kept(ds: xr.Dataset | None) -> xr.Dataset | None:
-            chosen = [] if ds is None else [name for name in names_of(ds) if is_miniature(name) == small]
+            chosen = [] if ds is None else [name for name in models_of(ds) if is_miniature(name) == small]
             return ds.sel(model=chosen) if ds is not None and chosen else None
 
         sweeps = {mode: kept(sweep) for mode, sweep in self.sweeps.items()}

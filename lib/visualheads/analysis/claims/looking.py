@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from visualheads.analysis.claims.attention import STRONGEST
-from visualheads.analysis.claims.evidence import Evidence, names_of
+from visualheads.analysis.claims.evidence import Evidence
 from visualheads.analysis.claims.samples import bootstrapped, of_looks, of_main_task, pictures_of, scores_of, sums_of
 from visualheads.analysis.claims.verdicts import (
     Finding,
     all_of,
     beyond_chance,
-    bounds_of,
     decided,
     finding,
     has,
@@ -26,7 +25,7 @@ from visualheads.analysis.claims.verdicts import (
     pooled,
 )
 from visualheads.analysis.lineage import language_models
-from visualheads.analysis.subset import subset
+from visualheads.analysis.subset import bounds_of, models_of, subset
 from visualheads.heads.bootstrap import bootstrap, split_halves
 from visualheads.heads.nulls import above_null, prompt_keys, strongest_head
 from visualheads.heads.ranking import head_count, samples_with_control, top_heads
@@ -48,8 +47,8 @@ def visual_heads_exist(evidence: Evidence) -> Finding:
         return missing("there are no traces with image_log_odds")
     assert evidence.traces is not None
     rows, llm = [], language_models(evidence.traces)
-    looks = len({llm[name] for name in names_of(evidence.traces)})
-    for name in names_of(evidence.traces):
+    looks = len({llm[name] for name in models_of(evidence.traces)})
+    for name in models_of(evidence.traces):
         own = of_main_task(subset(evidence.traces, model=name))
         asked = np.isin(evidence.traces["task"].values.astype(str), own["task"].values.astype(str))
         whole = evidence.traces.sel(model=[name]).isel(sample=np.flatnonzero(asked))
@@ -57,7 +56,7 @@ def visual_heads_exist(evidence: Evidence) -> Finding:
         has_white = "control" in whole.coords and bool((np.atleast_1d(white["control"].values) == "white").any())
         has_white &= bool(np.isfinite(white["image_log_odds"].values).any())  # another model's are not this one's
         fresh = None
-        if evidence.untrained is not None and name in names_of(evidence.untrained):
+        if evidence.untrained is not None and name in models_of(evidence.untrained):
             fresh = of_main_task(subset(evidence.untrained, model=name))
         if not has_white and fresh is None:
             continue
@@ -94,7 +93,7 @@ def in_early_and_middle_layers(evidence: Evidence) -> Finding:
         return missing("there are no traces with image_weight")
     assert evidence.traces is not None
     rows, llm = [], language_models(evidence.traces)
-    for name in names_of(evidence.traces):
+    for name in models_of(evidence.traces):
         part = subset(evidence.traces, model=name)
         sums, shape = sums_of(part, "image_weight")
         stage = np.repeat(part["depth_stage"].isel(model=0).values.astype(str), shape[1])

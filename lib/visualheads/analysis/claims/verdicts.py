@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
@@ -134,11 +133,6 @@ def finding(
     if not np.isfinite([estimate, lower, upper]).all():
         return Finding(reason="no model gives a finite estimate", table=table)
     return Finding(estimate, lower, upper, verdict, also=also, table=table)
-
-
-def bounds_of(values: xr.DataArray) -> dict[str, float]:
-    """A bootstrap's `bound` as a row of a table."""
-    return {name: float(values.sel(bound=name)) for name in ("estimate", "lower", "upper")}
 
 
 def has(ds: Any, *variables: str) -> bool:
