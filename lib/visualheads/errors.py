@@ -140,14 +140,15 @@ def checked_seed(value: Any) -> int:
 
 def checked_whole(what: str, value: Any, lowest: int = 1, highest: int = MOST) -> int:
     """Return a whole number within bounds, numpy's too. Raises ParameterError for anything else."""
-    if isinstance(value, Integral) and not isinstance(value, bool) and lowest <= value <= highest:
+    if isinstance(value, Integral) and not isinstance(value, bool) and lowest <= int(value) <= highest:
         return int(value)
     raise ParameterError(got(what, value, f"a whole number from {lowest} to {highest}"))
 
 
 def checked_number(what: str, value: Any, above: float, below: float) -> float:
     """Return a number between bounds, which do not belong to it. Raises ParameterError for anything else."""
-    if isinstance(value, Real) and not isinstance(value, bool) and above < value < below:
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if is_number and above < value < below:
         return float(value)
     raise ParameterError(got(what, value, f"a number above {above:g} and below {below:g}"))
 
