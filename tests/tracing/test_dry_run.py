@@ -9,7 +9,7 @@ import pytest
 
 from helpers.networks import llava, samples
 from visualheads.cards import cards
-from visualheads.cli.app import main
+from visualheads.cli import main
 from visualheads.errors import CheckpointError, ImageError, ParameterError
 from visualheads.tasks.sample import LazyImage
 from visualheads.tracing.dry_run import estimate
