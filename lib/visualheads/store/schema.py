@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import xarray as xr
 
-from visualheads.errors import ParameterError, SchemaError, checked_whole, got
+from visualheads.errors import ParameterError, SchemaError, checked_whole
 from visualheads.store.validate import violations
 from visualheads.store.variables import (
     COORDINATE_NAMES,
