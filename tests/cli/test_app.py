@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from helpers.command import run
+from helpers.families import save
 from helpers.networks import llava
 from helpers.task_files import looktwice
 from visualheads.cli import main
@@ -290,6 +291,15 @@ def test_every_public_name_is_there():
     assert callable(vh.catalog), "the function, not the module of that name"
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = vh.no_such_name  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_doctor_tries_a_checkpoint_without_its_weights(capsys, tmp_path):
+    folder = save(*llava(), tmp_path / "mine")
+    code, out, _ = run(capsys, "doctor", folder)
+    assert code == 0 and "LlavaForConditionalGeneration, 3 layers × 4 heads" in out and "16 image tokens" in out
+    (folder / "tokenizer.json").unlink()
+    code, _, err = run(capsys, "doctor", folder)
+    assert code == 2 and "has no tokenizer" in err
 
 
 @pytest.mark.parametrize(

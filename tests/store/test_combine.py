@@ -248,5 +248,5 @@ def test_stores_of_two_seeds_are_not_mixed(tmp_path: Path) -> None:
         stored(tmp_path, traced("m", 2, 3), task=name, seed=seed)
     ds = open_results(tmp_path)
     assert ds.sizes["sample"] == 24 and len(set(ds["sample"].values)) == 24
-    assert list(ds["map_condition"].values[:1]) == ["looktwice: plain-general"]
+    assert {"looktwice: plain-general", "looktwice-seed1: plain-general"} <= set(ds["map_condition"].values)
     schema.assert_valid(ds)

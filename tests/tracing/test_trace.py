@@ -163,6 +163,7 @@ def test_margins_by_hand():
     assert margins(asked[1], logits) == -2
     assert math.isnan(margins(replace(asked[0], answer=""), logits))
     assert math.isnan(Margins(tokenizer, asked[:1])(asked[0], logits)), "no other answer"
+    assert margins(replace(asked[0], answers=("seven",)), logits) == 9 - 3, "the best of the accepted answers"
     longer = [*asked, replace(asked[0], id="more", answer="seven")]
     assert Margins(tokenizer, longer)(asked[0], logits) == 5 - 9, "another list, another margin: the docstring says so"
     assert "only between runs over the same list of samples" in " ".join(str(Margins.__doc__).split())

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from visualheads.errors import ParameterError, got
 from visualheads.interventions.engine.generating import step_forward
-from visualheads.interventions.engine.text_model import Door, arrive, check_alone, forward, new_cache
+from visualheads.interventions.engine.text_model import LanguageModelInputs, arrive, check_alone, forward, new_cache
 from visualheads.models.attention_call import align
 from visualheads.models.devices import fitting
 
@@ -165,7 +165,7 @@ def white(sample: Sample) -> Sample:
     )
 
 
-def _wanted(rows: int | Sequence[int], inputs: Door, max_new_tokens: int) -> list[int]:
+def _wanted(rows: int | Sequence[int], inputs: LanguageModelInputs, max_new_tokens: int) -> list[int]:
     """Every position that may be among the rows; which of them are is known when the answer is."""
     if not isinstance(rows, int):
         return sorted(set(rows))
