@@ -169,7 +169,7 @@ def _fitted(
     """One model's shares (layer, head, sample), and how well they fit; marks (set, layer, head), lost (set, sample)."""
     from sklearn.linear_model import Ridge, RidgeCV  # takes a second to import
     from sklearn.metrics import r2_score
-    from sklearn.model_selection import KFold, cross_val_predict
+    from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
     here = marks.any(axis=(1, 2)) & np.isfinite(lost).any(axis=1)
     samples = np.isfinite(lost[here]).all(axis=0)
@@ -181,9 +181,9 @@ def _fitted(
         )
     order = np.random.default_rng(seed).permutation(n)
     chosen, values = chosen[order], values[order]
-    mean, folds = values.mean(axis=1), KFold(FOLDS)
-    searched = RidgeCV([0.01 * n * penalty for penalty in RIDGES], cv=folds, scoring="neg_mean_squared_error")
-    guessed = cross_val_predict(searched, chosen, mean, cv=folds)
+    mean = values.mean(axis=1)
+    searched = RidgeCV([0.01 * n * penalty for penalty in RIDGES], cv=FOLDS, scoring="neg_mean_squared_error")
+    guessed = cross_val_predict(searched, chosen, mean, cv=PredefinedSplit(np.arange(n) % FOLDS))
     searched.fit(chosen, mean)
     # linear in the losses: one solution for every sample at once
     every = Ridge(alpha=searched.alpha_).fit(chosen, values)
