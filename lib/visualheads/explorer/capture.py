@@ -15,7 +15,7 @@ from torch import Tensor
 
 from visualheads.errors import ParameterError, got
 from visualheads.interventions.engine.generating import step_forward
-from visualheads.interventions.engine.text_model import LanguageModelInputs, arrive, check_alone, forward, new_cache
+from visualheads.interventions.engine.text_model import LanguageModelInputs, language_model_inputs, check_alone, forward, new_cache
 from visualheads.models.attention_call import align
 from visualheads.models.devices import fitting
 
@@ -124,7 +124,7 @@ def capture(
     """
     with torch.no_grad(), fitting(model, [sample]):
         encoding = model.encode([sample])
-        inputs = arrive(model, encoding)
+        inputs = language_model_inputs(model, encoding)
         check_alone(model, encoding, inputs)
         if rows is None:
             weights = model.shape.layers * model.shape.heads * int(inputs.image.sum())

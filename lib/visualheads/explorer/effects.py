@@ -14,7 +14,7 @@ from visualheads.errors import ModeError, got
 from visualheads.explorer.capture import white
 from visualheads.explorer.look_data import Answers, Effect
 from visualheads.interventions.engine.run import Batch, Job
-from visualheads.interventions.engine.text_model import arrive, check_alone
+from visualheads.interventions.engine.text_model import language_model_inputs, check_alone
 from visualheads.interventions.modes import ALL, Intervention, check_possible
 from visualheads.interventions.reference import Reference, mean_reference
 from visualheads.models.generation import decoded
@@ -105,7 +105,7 @@ class HeadChanger:
         job = Job(self.model, [self.sample], torch.from_numpy(sets), intervention, settings)
         with torch.no_grad():
             encoding = self.model.encode([self.sample])
-            inputs = arrive(self.model, encoding)
+            inputs = language_model_inputs(self.model, encoding)
             check_alone(self.model, encoding, inputs)
             batch = Batch.of(job, inputs, [0])
             clean = batch.clean()
