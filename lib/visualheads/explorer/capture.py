@@ -15,7 +15,13 @@ from torch import Tensor
 
 from visualheads.errors import ParameterError, got
 from visualheads.interventions.engine.generating import step_forward
-from visualheads.interventions.engine.text_model import LanguageModelInputs, language_model_inputs, check_alone, forward, new_cache
+from visualheads.interventions.engine.text_model import (
+    LanguageModelInputs,
+    check_alone,
+    forward,
+    language_model_inputs,
+    new_cache,
+)
 from visualheads.models.attention_call import align
 from visualheads.models.devices import fitting
 

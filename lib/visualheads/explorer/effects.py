@@ -14,7 +14,7 @@ from visualheads.errors import ModeError, got
 from visualheads.explorer.capture import white
 from visualheads.explorer.look_data import Answers, Effect
 from visualheads.interventions.engine.run import Batch, Job
-from visualheads.interventions.engine.text_model import language_model_inputs, check_alone
+from visualheads.interventions.engine.text_model import check_alone, language_model_inputs
 from visualheads.interventions.modes import ALL, Intervention, check_possible
 from visualheads.interventions.reference import Reference, mean_reference
 from visualheads.models.generation import decoded
