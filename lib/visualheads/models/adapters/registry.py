@@ -27,6 +27,7 @@ class Adapter:
     bidirectional   the prompt prefix sees itself both ways: a prompt cannot be cut after the picture and resumed
     eager_tower     the vision tower has no attention, or none that SDPA computes
     softcap         attention scores are soft-capped, which SDPA refuses: such a model runs on eager attention
+    processor       the transformers processor of a class for which transformers itself names none
     processor_settings  config → what the processor has to know of the model; "image_processor.x" for its image part
     """
 
@@ -38,6 +39,7 @@ class Adapter:
     bidirectional: bool = False
     eager_tower: bool = False
     softcap: Callable[[Any], bool] = lambda _config: False
+    processor: str = ""
     processor_settings: Callable[[Any], dict[str, Any]] = lambda _config: {}
 
     def attention_setting(self, implementation: str) -> str | dict[str, str]:
