@@ -39,7 +39,7 @@ def sweep_coordinates(
 ) -> xr.Dataset:  # fmt: skip
     """A trace's coordinates, the sets with what they came with, their heads (model, set, layer, head), and the mode."""
     coords = coordinates_of(model, samples, settings, seed, single=True)
-    identity = sweep_identity(model, samples, settings, sets, intervention, seed, task_files)
+    identity = sweep_identity(model, settings, sets, intervention, seed, task_files)
     along = {str(name): ("set", values.values) for name, values in sets.coords.items() if values.dims == ("set",)}
     return coords.assign_coords(
         {
@@ -53,7 +53,7 @@ def sweep_coordinates(
 
 
 def sweep_identity(
-    model: VisionLanguageModel, samples: Sequence[Sample], settings: Settings, sets: xr.DataArray,
+    model: VisionLanguageModel, settings: Settings, sets: xr.DataArray,
     intervention: Intervention, seed: int = 0, task_files: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     """What decides the numbers of a sweep: a trace's identity, the head sets, and everything about the mode."""
@@ -65,7 +65,7 @@ def sweep_identity(
         told = sorted((name, [int(one) for one in chosen]) for name, chosen in intervention.tokens.items())
         named = {"tokens": _hashed(repr(told).encode())}
     return {
-        **identity_of(model, samples, settings, seed, task_files),
+        **identity_of(model, settings, seed, task_files),
         "interventions": VERSION,
         "mode": intervention.mode,
         "positions": intervention.positions,
@@ -114,7 +114,9 @@ class Runner:
         unique, places = np.unique(marks, axis=0, return_inverse=True)
         return cls(Job(model, samples, torch.from_numpy(unique), intervention, settings), places.reshape(-1))
 
-    def run(self, part: slice = slice(None), advance: Callable[[int], None] = lambda _count: None) -> Effects:
+    def run(
+        self, part: slice | Sequence[int] = slice(None), advance: Callable[[int], None] = lambda _count: None
+    ) -> Effects:
         """The effects of every set on a part of the samples."""
         effects = self.job.run(part, advance)
         changed = {name: getattr(effects, name)[self.places] for name, dims in DIMS.items() if dims == SET_DIMS}

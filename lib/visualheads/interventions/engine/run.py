@@ -90,9 +90,11 @@ class Job:
         """The lowest changed layer of each set."""
         return self.sets.any(-1).int().argmax(-1).tolist()
 
-    def run(self, part: slice = slice(None), advance: Callable[[int], None] = lambda _count: None) -> Effects:
+    def run(
+        self, part: slice | Sequence[int] = slice(None), advance: Callable[[int], None] = lambda _count: None
+    ) -> Effects:
         """The effects on a part of the samples. `advance` is told the number of samples done."""
-        indices = list(range(len(self.samples)))[part]
+        indices = list(range(len(self.samples)))[part] if isinstance(part, slice) else list(part)
         effects = Effects.empty(len(self.sets), len(indices))
         blocks = [indices[start : start + BLOCK] for start in range(0, len(indices), BLOCK)]
 
