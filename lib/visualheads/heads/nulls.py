@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import expit
 
-from visualheads.errors import HeadError, ParameterError, got
+from visualheads.errors import HeadError, ParameterError, checked_number, got
 from visualheads.heads.bootstrap import picture_sums
-from visualheads.heads.ranking import HEAD_DIMS, real_samples, sample_scores, samples_with_control
+from visualheads.heads.ranking import HEAD_DIMS, rankings, real_samples, sample_scores, samples_with_control
 
 FDR = 0.05
 PROMPT_KEYS = ("task", "question_id", "condition", "format")
@@ -48,7 +48,10 @@ def above_null(
     ParameterError where no control is given, or one shares no prompt with `ds`, asks a prompt twice, has another shape,
     or lacks a model.
     """
+    checked_number("fdr", fdr, 0, 1)
     values = sample_scores(ds, "image_log_odds", query=query)
+    if untrained is not None:
+        rankings(untrained)  # refuses what is no Dataset
     if white is None and "control" in ds.coords and (np.atleast_1d(ds.coords["control"].values) == "white").any():
         white = samples_with_control(ds, ("white",))
     references: list[xr.DataArray] = []

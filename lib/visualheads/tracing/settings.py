@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from visualheads.errors import ParameterError, SampleError, got
+from visualheads.errors import ParameterError, SampleError, checked_whole, got
 from visualheads.models import provenance
 from visualheads.models.generation import Margins
 from visualheads.store import schema
@@ -61,9 +61,10 @@ def settings_of(
     max_new_tokens: int,
 ) -> Settings:
     """Check the samples and every setting. Raises SampleError, ImageError, HeadError or ParameterError."""
+    if not hasattr(model, "token_map"):
+        raise ParameterError(got("model", model, "a model of vh.load or vh.wrap"))
     _check(samples)
-    queries = (query,) if isinstance(query, str) else tuple(query)
-    kept = (keep,) if isinstance(keep, str) else tuple(keep)
+    queries, kept = _names("query", query, QUERIES), _names("keep", keep, KEEPABLE)
     for name, values, allowed in (("query", queries, QUERIES), ("keep", kept, KEEPABLE)):
         for value in values:
             if value not in allowed:
@@ -72,11 +73,9 @@ def settings_of(
             raise ParameterError(got(name, values, f"each of {', '.join(allowed)} at most once"))
     if not queries:
         raise ParameterError(got("query", queries, QUERIES, "ask for at least one"))
-    if max_new_tokens < 1:
-        raise ParameterError(got("max_new_tokens", max_new_tokens, "1 or more"))
+    max_new_tokens = checked_whole("max_new_tokens", max_new_tokens)
     tokens = batch_tokens if batch_tokens is not None else BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["cpu"])
-    if tokens < 1:
-        raise ParameterError(got("batch_tokens", tokens, "1 or more"))
+    tokens = checked_whole("batch_tokens", tokens)
     sizes = {sample.id: sample.size() for sample in samples}
     prompts = {sample.id: model.prompts.of(sample) for sample in samples}
     return Settings(
@@ -155,6 +154,13 @@ def circumstance_of(model: VisionLanguageModel) -> dict[str, str]:
 @cache
 def _circumstance(device: str, attention: str) -> dict[str, str]:
     return provenance.circumstance(device=device, attention=attention)  # asks for package versions: some 10 ms
+
+
+def _names(what: str, value: str | Sequence[str], allowed: Sequence[str]) -> tuple[str, ...]:
+    """One name or several as a tuple."""
+    if not isinstance(value, Sequence) or not all(isinstance(name, str) for name in value):
+        raise ParameterError(got(what, value, allowed))
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def _check(samples: Sequence[Sample]) -> None:
