@@ -148,7 +148,7 @@ def checked_whole(what: str, value: Any, lowest: int = 1, highest: int = MOST) -
 def checked_number(what: str, value: Any, above: float, below: float) -> float:
     """Return a number between bounds, which do not belong to it. Raises ParameterError for anything else."""
     is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if is_number and above < value < below:
+    if is_number and above < float(value) < below:
         return float(value)
     raise ParameterError(got(what, value, f"a number above {above:g} and below {below:g}"))
 

@@ -178,7 +178,7 @@ def paligemma(version: int, implementation: str):
 
 
 def fast_vlm(implementation: str):
-    words = tokenizer({}, None)
+    words = tokenizer({})
     side = 96
     vision = hf.EfficientNetConfig(
         image_size=side, width_coefficient=0.05, depth_coefficient=0.3, hidden_dim=64, hidden_act="relu6"

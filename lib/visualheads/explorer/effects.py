@@ -15,8 +15,8 @@ from visualheads.explorer.capture import white
 from visualheads.explorer.look_data import Answers, Effect
 from visualheads.interventions.engine.run import Batch, Job
 from visualheads.interventions.engine.text_model import check_alone, language_model_inputs
-from visualheads.interventions.modes import ALL, Intervention, check_possible
-from visualheads.interventions.reference import Reference, mean_reference
+from visualheads.interventions.modes import ALL, Intervention, Reference, check_possible
+from visualheads.interventions.reference import mean_reference
 from visualheads.models.generation import decoded
 from visualheads.tasks import task
 from visualheads.tracing.settings import settings_of
@@ -102,7 +102,7 @@ class HeadChanger:
             Told the number of sets done.
         """
         settings = settings_of(self.model, [self.sample], "last_prompt", (), None, None, max_new_tokens)
-        job = Job(self.model, [self.sample], torch.from_numpy(sets), intervention, settings)
+        job = Job(self.model, [self.sample], sets, intervention, settings)
         with torch.no_grad():
             encoding = self.model.encode([self.sample])
             inputs = language_model_inputs(self.model, encoding)

@@ -11,7 +11,7 @@ from visualheads.explorer.effects import HeadChanger
 from visualheads.explorer.sampled import added_row
 
 if TYPE_CHECKING:
-    from visualheads.interventions.reference import Reference
+    from visualheads.interventions.modes import Reference
     from visualheads.models.wrapper import VisionLanguageModel
     from visualheads.tasks.sample import Sample
 

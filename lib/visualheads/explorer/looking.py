@@ -21,7 +21,7 @@ from visualheads.tracing.settings import MAX_NEW_TOKENS
 
 if TYPE_CHECKING:
     from visualheads.explorer.look_data import Look
-    from visualheads.interventions.reference import Reference
+    from visualheads.interventions.modes import Reference
     from visualheads.models.wrapper import VisionLanguageModel
 
 EFFECTS = ("top", "all", "none")

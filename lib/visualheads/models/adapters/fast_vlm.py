@@ -28,5 +28,11 @@ def token_map(config: Any, processor: Any, image_size: tuple[int, int]) -> Token
 
 
 ADAPTER = register(
-    Adapter("FastVlmForConditionalGeneration", "model.language_model.layers", token_map, eager_tower=True)
+    Adapter(
+        "FastVlmForConditionalGeneration",
+        "model.language_model.layers",
+        token_map,
+        eager_tower=True,
+        processor="LlavaProcessor",
+    )
 )

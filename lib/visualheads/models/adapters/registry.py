@@ -37,6 +37,8 @@ class Adapter:
         The vision tower has no attention, or none that SDPA computes.
     softcap : callable
         config → whether attention scores are soft-capped, which SDPA refuses: such a model runs on eager attention.
+    processor : str
+        The transformers processor of a class for which transformers itself names none.
     processor_settings : callable
         config → what the processor has to know of the model, by attribute; "image_processor.x" for its image part.
     """
@@ -49,6 +51,7 @@ class Adapter:
     bidirectional: bool = False
     eager_tower: bool = False
     softcap: Callable[[Any], bool] = lambda _config: False
+    processor: str = ""
     processor_settings: Callable[[Any], dict[str, Any]] = lambda _config: {}
 
     def attention_setting(self, implementation: str) -> str | dict[str, str]:
