@@ -147,7 +147,7 @@ def _samples_of(
             seed = seed_of("choices", task.name, question.question_id, plan.seed)
             choices = task.choices(question, condition, seed)
             answers = tuple(LETTERS[choices.index(answer)] if answer else "" for answer in answers)
-        image = shown(picture, plan.control, box if condition in task.marked else None, shuffle)
+        image = as_shown(picture, plan.control, box if condition in task.marked else None, shuffle)
         samples[condition] = Sample(
             id=f"{task.name}-{question.question_id}-{condition}-{plan.format}-{plan.control or 'none'}",
             image=image,
@@ -242,7 +242,7 @@ def seed_of(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()[:4], "big")
 
 
-def shown(picture: LazyImage, control: str, drawn: Box | None, seed: int) -> LazyImage:
+def as_shown(picture: LazyImage, control: str, drawn: Box | None, seed: int) -> LazyImage:
     """The picture as a sample shows it: the control's operation, then the red box where `drawn` gives one."""
     if control == "white":
         return picture.with_operation(Whiten())
