@@ -79,7 +79,7 @@ def above_untrained(*extra: int, models: tuple[str, ...] = ("a",)) -> Evidence:
     level = untrained["image_log_odds"]
     noise = np.random.default_rng(9).normal(0, 0.02, level.shape)
     return Evidence(traces=trained.sel(sample=trained["control"].values != "white"),
-                    untrained=untrained.assign(image_log_odds=level.copy(data=noise)))  # fmt: skip
+                    untrained=untrained.assign(image_log_odds=level.copy(data=noise).expand_dims(draw=20)))  # fmt: skip
 
 
 def test_one_head_above_an_untrained_network_supports_nothing():
@@ -102,7 +102,9 @@ def excess_of_noisy_controls(looks: int) -> dict[str, float]:
     heads = np.full((LAYERS, HEADS), -3.0)
     heads.flat[:8] = 1.0
     white = valued(heads - 1, 1.5).assign_coords(control=("sample", ["white"] * ds.sizes["sample"]))
-    told = looking._excess(valued(heads, 0.3), white, valued(np.zeros((LAYERS, HEADS)), 1.5), looks)
+    fresh = valued(np.zeros((LAYERS, HEADS)), 1.5)
+    fresh = fresh.assign(image_log_odds=fresh["image_log_odds"].expand_dims(draw=20))
+    told = looking._excess(valued(heads, 0.3), white, fresh, looks)
     assert told is not None
     return told
 

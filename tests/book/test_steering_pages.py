@@ -28,9 +28,11 @@ from visualheads.charts import display
 from visualheads.errors import ModeError, ParameterError, SampleError
 from visualheads.interventions import ablate, head_sets, sweeps
 from visualheads.store import cached
-from visualheads.studies import gaze, sink_finding
+from visualheads.studies import sink_finding
 from visualheads.studies import sinks as sink_study
 from visualheads.studies import steering as steered
+from visualheads.studies.grounding import ground
+from visualheads.studies.steering import candidates
 
 ROOT = Path(__file__).resolve().parents[2]
 QUIET = {"progress": False, "max_new_tokens": 1}
@@ -42,17 +44,17 @@ def scenes(count: int = 2) -> list[Any]:
 
 
 def test_names_are_asked_of_every_kind_and_marked_ones_can_be_left_out() -> None:
-    found = gaze.candidates(scenes(1), "name")
+    found = candidates(scenes(1), "name")
     assert [one.answer for one in found] == ["car", "dog"] and found[0].task == "toy-names"
     assert all("in the rectangle" in one.question for one in found)
-    assert [one.answer for one in gaze.candidates(scenes(1), others=True)] == ["2"], "the box marks the car"
+    assert [one.answer for one in candidates(scenes(1), others=True)] == ["2"], "the box marks the car"
     assert grounding.targets(scenes(1)[0]) == BOXES["car"] and grounding.kind_of_box(samples(1)[0]) is None
     with pytest.raises(ParameterError, match="ask"):
-        gaze.candidates(scenes(1), "colour")  # pyright: ignore[reportArgumentType]
+        candidates(scenes(1), "colour")  # pyright: ignore[reportArgumentType]
     with pytest.raises(SampleError, match="two kinds"):
-        gaze.candidates(samples(1, boxes={"car": BOXES["car"]}), "name")
+        candidates(samples(1, boxes={"car": BOXES["car"]}), "name")
     with pytest.raises(SampleError):
-        gaze.candidates(samples(1, boxes={"car": BOXES["car"], "bus": []}), "name")
+        candidates(samples(1, boxes={"car": BOXES["car"], "bus": []}), "name")
 
 
 def test_named_tokens_are_hidden_as_steering_away_hides_them() -> None:
@@ -79,8 +81,8 @@ def test_several_rankings_are_grounded_in_one_pass() -> None:
     model, asked = wrapped("llava"), scenes(2)
     rng = np.random.default_rng(1)
     rankings = {name: xr.DataArray(rng.random((3, 4)), dims=("layer", "head")) for name in "ab"}
-    found = gaze.ground(model, asked, rankings, most=2, **QUIET)
-    alone = gaze.ground(model, asked, {"b": rankings["b"]}, most=2, rules=["gaussian"], **QUIET).isel(ranking=0, rule=0)
+    found = ground(model, asked, rankings, most=2, **QUIET)
+    alone = ground(model, asked, {"b": rankings["b"]}, most=2, rules=["gaussian"], **QUIET).isel(ranking=0, rule=0)
     np.testing.assert_allclose(found.iou.sel(ranking="b", rule="gaussian"), alone.iou, atol=1e-6)
     np.testing.assert_array_equal(found.hit.sel(ranking="b", rule="gaussian"), alone.hit)
     width, height = asked[0].open().size

@@ -63,8 +63,8 @@ def _attention(module, query, key, value, mask, scaling=None, dropout=0.0, softc
             row = torch.full((queries, keys), 1 / keys)
         elif STATE.mode == "uniform":
             row = seen / seen.sum(-1, keepdim=True)
-        elif STATE.mode == "image_knockout":
-            other = seen & ~image
+        elif STATE.mode in ("image_knockout", "edge_knockout"):
+            other = seen & ~(image if STATE.marked is None else _over_keys(STATE.marked, total, keys))
             other = torch.where(other.any(-1, keepdim=True), other, seen)
             row = scores[0, head].masked_fill(~other, -torch.inf).softmax(-1)
         elif STATE.mode in ("boost", "steer"):
@@ -120,7 +120,7 @@ def reference_answers(
     """
     encoding = model.encode([sample])
     image = encoding["input_ids"][0] == model.image_token_id
-    first = int(image.nonzero().max()) + 1 if positions == "after_image" else 0
+    first = {"all": 0, "after_image": int(image.nonzero().max()) + 1, "last_prompt": len(image) - 1}[positions]
     STATE.mode, STATE.heads, STATE.image, STATE.first = mode, frozenset(heads), image, first
     STATE.bias, STATE.marked, STATE.seen = bias, marked, {}
     hooks = [

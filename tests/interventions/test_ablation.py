@@ -18,20 +18,22 @@ from visualheads import interventions
 from visualheads.errors import BoxError, HeadError, ModeError, ParameterError, SampleError, UnsupportedModelError
 from visualheads.heads import selection
 from visualheads.interventions import Intervention, ablate, mean_reference, steer
-from visualheads.interventions.engine import editor, run
-from visualheads.interventions.engine.editor import Pairs
+from visualheads.interventions.engine import replacements, run
+from visualheads.interventions.engine.replacements import ChosenHeads
 from visualheads.models.attention_call import AttentionCall
 from visualheads.models.generation import decoded
 from visualheads.models.loading import wrap
 from visualheads.store.schema import assert_valid
-from visualheads.tracing.collect import chosen_heads
+from visualheads.tracing.settings import chosen_heads
 from visualheads.tracing.trace import trace
 
 # PaliGemma's processor in transformers 5.23 turns tensors into arrays in a way numpy 2 deprecates
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
 
 LLAVA = ("llava", "llava_next", "vip_llava")
-NO_SINKS = [mode.name for mode in interventions.MODES.values() if not mode.sinks]
+PLAIN = [
+    (mode.name, where) for mode in interventions.MODES.values() if mode.tokens != "sinks" for where in mode.positions
+]
 TOKENS = 3
 QUIET = {"progress": False, "max_new_tokens": TOKENS}
 BIAS = 3.0
@@ -69,12 +71,18 @@ def first_logits(monkeypatch):
     return found
 
 
-def equals_plain_pytorch(name: str, mode: str, positions: str, first_logits: dict, count: int = 2) -> None:
+def equals_plain_pytorch(
+    name: str, mode: str, positions: str, first_logits: dict, count: int = 2, boxed: bool = False
+) -> None:
     model, asked, heads = a_model(name), samples(count, box=BOX), heads_of(name)
     told: dict = {}
     marked: list = [None] * count
-    if mode == "steer":
-        found = steer(model, asked, heads, [sample.box for sample in asked], BIAS, positions, **QUIET)
+    if mode == "steer" or boxed:
+        boxes = [sample.box for sample in asked]
+        if boxed:
+            found = ablate(model, asked, heads, mode, positions, box=boxes, **QUIET)
+        else:
+            found = steer(model, asked, heads, boxes, BIAS, positions, **QUIET)
         for index, sample in enumerate(asked):
             image = model.encode([sample])["input_ids"][0] == model.image_token_id
             marked[index] = image.clone()
@@ -92,17 +100,22 @@ def equals_plain_pytorch(name: str, mode: str, positions: str, first_logits: dic
         assert found.prediction.values[0, index] == decoded(model.tokenizer, said[None], model.end_tokens)[0]
 
 
-@pytest.mark.parametrize("positions", interventions.POSITIONS)
-@pytest.mark.parametrize("mode", NO_SINKS)
+@pytest.mark.parametrize(("mode", "positions"), PLAIN)
 @pytest.mark.parametrize("name", LLAVA)
 def test_each_mode_equals_plain_pytorch(name, mode, positions, first_logits):
     equals_plain_pytorch(name, mode, positions, first_logits)
 
 
+@pytest.mark.parametrize("name", [*LLAVA, "qwen2-vl"])
+def test_edges_from_a_region_equal_plain_pytorch(name, first_logits):
+    equals_plain_pytorch(name, "edge_knockout", "last_prompt", first_logits, boxed=True)
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_equals_plain_pytorch(name, first_logits):
     positions = "all" if name.startswith("paligemma") else "after_image"
-    for mode, where in (("uniform", "all"), ("uniform_released", positions), ("mean", "all"), ("boost", positions)):
+    modes = (("uniform", "all"), ("uniform_released", positions), ("mean", "all"), ("boost", positions))
+    for mode, where in (*modes, ("edge_knockout", "last_prompt")):
         equals_plain_pytorch(name, mode, where, first_logits)
 
 
@@ -189,11 +202,13 @@ def test_uniform_is_attention_with_equal_weights(seed, queries, window, mask_for
         "float": torch.zeros(2, 1, queries, keys).masked_fill(~visible, torch.finfo(torch.float32).min),
     }[mask_form]
     call = AttentionCall(query, key, value, mask, 1.0, window=3 if window else None)
-    pairs = Pairs(torch.tensor([0, 1, 1]), torch.tensor([3, 0, 2]))
+    none = torch.zeros(2, keys, dtype=torch.bool)
+    rows, heads = torch.tensor([0, 1, 1]), torch.tensor([3, 0, 2])
+    chosen = ChosenHeads(rows, heads, queries, none, none, call, start=keys - queries)
     even = visible / visible.sum(-1, keepdim=True)
     expected = torch.stack([even @ value[row, head // 2] for row, head in ((0, 3), (1, 0), (1, 2))])
-    torch.testing.assert_close(editor.uniform_over_visible(call, pairs), expected)
-    everything = editor.uniform_over_all(call, pairs)
+    torch.testing.assert_close(replacements.uniform_over_visible(chosen), expected)
+    everything = replacements.uniform_over_all(chosen)
     torch.testing.assert_close(everything[:, 0], torch.stack([value[0, 1], value[1, 0], value[1, 1]]).mean(1))
     assert everything.shape == expected.shape
 
@@ -204,15 +219,16 @@ def test_weights_stay_a_distribution(seed):
     scores = torch.randn(1, 3, 6, generator=generator) * 3
     visible = torch.ones(3, 6).tril(3).bool()[None]
     marked = torch.tensor([[[True, False, True, False, False, False]]])
-    image = torch.tensor([[True, True, True, True, False, False]])
-    weigh = editor.redistributed(image)(Pairs(torch.tensor([0]), torch.tensor([0])))
-    plain = editor.biased(0.0)(scores, visible, marked)
-    for weights in (editor.hidden(scores, visible, marked), editor.biased(2.0)(scores, visible, marked),
-                    weigh(scores, visible, marked)):  # fmt: skip
+    image = torch.tensor([[[True, True, True, True, False, False]]])
+    plain = replacements.biased(0.0)(scores, visible, marked, image)
+    hidden, more, moved = (
+        weigh(scores, visible, marked, image)
+        for weigh in (replacements.hidden, replacements.biased(2.0), replacements.redistributed)
+    )
+    for weights in (hidden, more, moved):
         torch.testing.assert_close(weights.sum(-1), torch.ones(1, 3))
         assert (weights >= 0).all() and not weights[~visible].any()
-    assert not editor.hidden(scores, visible, marked)[..., [0, 2]].any()
-    moved = weigh(scores, visible, marked)
+    assert not hidden[..., [0, 2]].any()
     assert not moved[..., [0, 2]].any()
     torch.testing.assert_close(moved[..., 4:], plain[..., 4:])  # text keeps what it had
     ratio = moved[..., 1] / moved[..., 3].clamp_min(1e-30)
@@ -221,7 +237,8 @@ def test_weights_stay_a_distribution(seed):
 
 def test_a_query_that_sees_only_hidden_keys_keeps_them():
     scores, visible = torch.zeros(1, 2, 3), torch.tensor([[[True, False, False], [True, True, False]]])
-    weights = editor.hidden(scores, visible, torch.tensor([[[True, False, False]]]))
+    first = torch.tensor([[[True, False, False]]])
+    weights = replacements.hidden(scores, visible, first, first)
     assert weights.tolist() == [[[1, 0, 0], [0, 1, 0]]]
 
 

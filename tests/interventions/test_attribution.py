@@ -1,4 +1,4 @@
-"""Gradient screen, linear attribution, steering experiments, grounding, and the modes that work on sinks."""
+"""Gradient screen, linear attribution, and the modes that work on sinks."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ from scipy import stats
 
 from helpers.ablating import decoder_layers
 from helpers.networks import llava, samples, wrapped
-from visualheads.analysis import grounding
-from visualheads.errors import HeadError, ModeError, ParameterError, SampleError
+from visualheads.errors import ModeError, ParameterError
 from visualheads.heads.effects import head_effects
 from visualheads.heads.ranking import rank
-from visualheads.interventions import ablate, head_sets, steer, sweeps
+from visualheads.interventions import ablate, head_sets, sweeps
 from visualheads.interventions.attribution import attributed, gradient_screen, linear_attribution
 from visualheads.models.generation import greedy
 from visualheads.models.loading import wrap
 from visualheads.models.sinks import sink_tokens
-from visualheads.studies import gaze
 
 QUIET = {"progress": False, "max_new_tokens": 2}
 BOX = (14.0, 24.0, 26.0, 40.0)
@@ -133,69 +131,6 @@ def test_heads_in_no_subset_have_no_share():
     ds["heads"][:, :, 2, 3] = False
     found = linear_attribution(ds)
     assert found.attribution[0, 2, 3].isnull().all() and found.attribution.notnull().sum() == 11 * 6
-
-
-def scene(index: int = 0, **fields) -> list:
-    boxes = {"car": [(15, 20, 20, 30)], "dog": [(10, 30, 20, 40), (14, 40, 20, 45)]}
-    return samples(2, boxes=boxes, **fields)
-
-
-def test_every_object_a_question_could_mean_is_a_candidate():
-    found = gaze.candidates(scene())
-    assert [(one.id, one.answer, one.box) for one in found[:2]] == [
-        ("s0→car", "1", (15, 20, 20, 30)),
-        ("s0→dog", "2", (10, 30, 20, 40)),
-    ]
-    for useless in (samples(2), samples(2, boxes={"car": [BOX]}), samples(1, boxes={"car": [BOX], "dog": [BOX]})):
-        with pytest.raises(SampleError, match="two kinds"):
-            gaze.candidates(useless)
-
-
-def test_steering_to_candidates_is_steering_to_their_boxes():
-    model = wrapped("llava")
-    sets = {"one": [(2, 1)], "all": [(layer, head) for layer in range(3) for head in range(4)]}
-    asked = gaze.candidates(scene())
-    boxes = [one.box for one in asked]
-    found = gaze.bias_curve(model, asked, sets, [3.0], "steer", box=boxes, **QUIET).isel(bias=0)
-    assert found["mode"].item() == "steer"
-    alone = steer(model, asked, sets["all"], boxes, 3.0, **QUIET)
-    np.testing.assert_allclose(found.kl.sel(set="all"), alone.kl, atol=1e-5)
-
-
-def test_strengths_are_a_dimension():
-    model, asked, sets = wrapped("llava"), samples(2), {"a": [(0, 0)], "b": [(2, 3)]}
-    found = gaze.bias_curve(model, asked, sets, [-2, 0, 2], **QUIET)
-    assert found.margin.dims == ("model", "bias", "set", "sample")
-    assert found.clean_margin.dims == ("model", "sample")
-    clean = np.broadcast_to(found.clean_margin.values[:, None], (1, 2, 2))
-    np.testing.assert_allclose(found.margin.sel(bias=0), clean, atol=1e-5)
-    expected = ablate(model, asked, [(2, 3)], "boost", bias=2.0, **QUIET)
-    np.testing.assert_allclose(found.margin.sel(bias=2, set="b"), expected.margin, atol=1e-5)
-    for wrong in ({"biases": []}, {"biases": [1, 1]}, {"biases": [1], "mode": "zero"}):
-        with pytest.raises(ParameterError):
-            gaze.bias_curve(model, asked, sets, **wrong, **QUIET)
-
-
-def test_grounding_compares_boxes_with_the_asked_one():
-    model, asked = wrapped("llava"), samples(3, box=BOX)
-    scores = xr.DataArray(np.arange(12.0).reshape(1, 3, 4), dims=("model", "layer", "head"))
-    found = gaze.ground(model, asked, {"scores": scores}, 3, ["threshold"], max_new_tokens=1, progress=False)
-    found = found.isel(ranking=0, rule=0)
-    assert found.iou.dims == found.hit.dims == ("model", "heads_used", "sample")
-    assert found.selected_layer.values.tolist() == [2, 2, 2]
-    assert found.selected_head.values.tolist() == [3, 2, 1]
-    for index, sample in enumerate(asked):
-        for used in range(3):
-            assert float(found.iou[0, used, index]) == pytest.approx(
-                grounding.iou(tuple(found.box.values[0, used, index]), sample.box), abs=1e-5
-            )
-    assert ((found.chance > 0) & (found.chance < 1)).all()
-    with pytest.raises(SampleError, match="box"):
-        gaze.ground(model, samples(1, box=None), {"scores": scores})
-    with pytest.raises(HeadError, match="finite"):
-        gaze.ground(model, asked, {"scores": scores * np.nan})
-    with pytest.raises(ParameterError, match="most"):
-        gaze.ground(model, asked, {"scores": scores}, most=0)
 
 
 @pytest.fixture

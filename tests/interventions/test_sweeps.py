@@ -142,7 +142,7 @@ def test_out_of_memory_halves_samples_and_sets(rows, positions):
         found = sweeps.sweep(model, asked, SETS, "zero", positions, batch_tokens=10_000, **QUIET)
         run = sweeps.Sweep.of(model, asked, SETS, "zero", positions, None, bias=None, box=None, batch_tokens=10_000,
                               max_new_tokens=3)  # fmt: skip
-        run.runner.run(advance=told.append)
+        run.job.run(advance=told.append)
     assert max(tried) > rows
     assert sum(told) == 4 and max(told) <= rows
     equal(found, expected)

@@ -14,9 +14,9 @@ from accelerate import dispatch_model
 
 from helpers.networks import llava, samples
 from visualheads.errors import UnsupportedModelError
-from visualheads.interventions import Intervention, ablate, steer
+from visualheads.interventions import MODES, ablate, steer
 from visualheads.interventions.engine import text_model
-from visualheads.interventions.engine.editor import Editor, Pairs
+from visualheads.interventions.engine.replacements import ChosenHeads
 from visualheads.models.attention_call import AttentionCall
 from visualheads.models.devices import in_places
 from visualheads.models.loading import untrained, weights_hash, wrap
@@ -108,8 +108,7 @@ def test_sinks_found_on_one_device_are_hidden_on_another(mode: str) -> None:
     sinks = torch.ones(3, 1, 5, dtype=torch.bool)
     with torch.device("meta"):
         tensors = [torch.ones(1, heads, 5, 4) for heads in (4, 2, 2)]
-        heads, image = torch.ones(1, 3, 4, dtype=torch.bool), torch.ones(1, 5, dtype=torch.bool)
-        pairs = Pairs(torch.zeros(2, dtype=torch.long), torch.ones(2, dtype=torch.long))
-    editor = Editor(Intervention(mode), heads, image, sinks=sinks)
-    found = editor.outputs(1, pairs, AttentionCall(*tensors, None, 0.5), 0, 5)
+        image, place = torch.ones(1, 5, dtype=torch.bool), torch.zeros(2, dtype=torch.long)
+    call = AttentionCall(*tensors, None, 0.5)
+    found = MODES[mode].change(ChosenHeads(place, place, 5, image, sinks[1].to(image.device) & image, call))
     assert found.shape == (2, 5, 4) and found.is_meta

@@ -63,7 +63,8 @@ def test_a_device_map_is_passed_on(folder):
 def test_a_quantised_model_is_traced(tmp_path, bits):
     folder = save(*llava(Tiny(head_dim=64)), tmp_path / "wide")  # bitsandbytes' blocks do not fit smaller layers
     settings = hf.BitsAndBytesConfig(
-        **{f"load_in_{bits}": True}, llm_int8_skip_modules=["vision_tower", "multi_modal_projector", "lm_head"]
+        **{f"load_in_{bits}": True},
+        llm_int8_skip_modules=["model.vision_tower", "model.multi_modal_projector", "lm_head"],
     )
     plain, model = vh.load(folder), vh.load(folder, quantization_config=settings)
     assert model.identity["weights"] == f"{plain.identity['weights']}+{quantization.bits_of(settings.to_dict())}"

@@ -32,7 +32,7 @@ def loss(
 ) -> xr.DataArray:
     """Mean loss of each set (…, set, bound), paired bootstrap over pictures; `of` is "accuracy", "margin" or "kl".
 
-    Bounds of accuracy are widened where few answers changed, as in `answered.changes`.
+    Bounds of accuracy are widened where few answers changed, as in `proportions.changes`.
     """
     return _bounded(_loss(sweep, of), of, n_boot, level, seed).rename(f"loss of {of}")
 
@@ -76,7 +76,7 @@ def head_effects(sweep: xr.Dataset) -> xr.Dataset:
     lost = losses(sweep).transpose("model", "set", "sample")
     counts = marks.sum(axis=(2, 3))
     if not (counts == 1).any():
-        raise HeadError("no set of the sweep holds exactly one head; sweep protocol.single_heads(layers, heads).")
+        raise HeadError("no set of the sweep holds exactly one head; sweep head_sets.single_heads(layers, heads).")
     sizes = (marks.shape[0], marks.shape[2], marks.shape[3], sweep.sizes["sample"])
     names = {"effect_margin": "loss_margin", "effect_correct": "loss_correct", "effect_kl": "kl"}
     values = {name: np.full(sizes, np.nan, np.float32) for name in names}
@@ -88,6 +88,25 @@ def head_effects(sweep: xr.Dataset) -> xr.Dataset:
     bare = sweep.drop_vars([name for name in sweep.variables if "set" in sweep[name].dims])
     dims = ("model", "layer", "head", "sample")
     return bare.drop_vars(list(bare.data_vars)).assign({name: (dims, array) for name, array in values.items()})
+
+
+def over_depth(effects: xr.DataArray) -> xr.DataArray:
+    """Return where over depth the causes lie: the share of all positive effect that each layer's heads have.
+
+    Parameters
+    ----------
+    effects
+        Effects of single heads (model, layer, head), with or without `sample`, whose mean counts.
+
+    Returns
+    -------
+    xarray.DataArray
+        Shares (model, layer) in [0, 1] that sum to 1 for each model; NaN where no head has a positive effect.
+    """
+    means = effects.mean("sample") if "sample" in effects.dims else effects
+    positive = means.clip(min=0).sum("head")
+    total = positive.sum("layer")
+    return (positive / total.where(total > 0)).rename("share of the positive effect")
 
 
 def _bounded(values: xr.DataArray, of: str, n_boot: int, level: float, seed: int) -> xr.DataArray:

@@ -11,12 +11,18 @@ from scipy import stats
 from scipy.special import expit
 
 from visualheads.errors import HeadError, ParameterError, checked_number, got
-from visualheads.heads.bootstrap import picture_sums
-from visualheads.heads.ranking import HEAD_DIMS, rankings, real_samples, sample_scores, samples_with_control
+from visualheads.heads.bootstrap import LEVEL, N_BOOT, bootstrap, picture_sums
+from visualheads.heads.ranking import HEAD_DIMS, rankings, sample_scores, samples_with_control
+from visualheads.heads.selection import shapes_of
 
 FDR = 0.05
 PROMPT_KEYS = ("task", "question_id", "condition", "format")
 """Coordinates by which a sample finds its counterpart among the white pictures; without a question_id, its own id."""
+
+MEASURE = "image_log_odds"
+"""Log-odds that are compared with a null."""
+QUANTILE = 0.95
+"""Of untrained heads, which a head has to exceed."""
 
 EM_STEPS = 500
 EM_TOLERANCE = 1e-9
@@ -29,63 +35,134 @@ def above_null(
     untrained: xr.Dataset | None = None,
     fdr: float = FDR,
     query: str | None = None,
+    measure: str = MEASURE,
 ) -> xr.Dataset:
-    """Return which heads look at pictures more than a null does, as variables (model, layer, head).
+    """Return which heads look at pictures more than a null does.
 
-    `above_null` is bool, `p_value` in [0, 1], `excess` the smaller mean difference from the controls, in nats.
+    A head is above null when its log-odds of image tokens exceed those of every control given, at a false discovery
+    rate `fdr` (Benjamini–Hochberg over the heads of a model, of the larger p; ours).
 
-    A head is above null when its `image_log_odds` exceeds that of each control given, at a false discovery rate
-    `fdr` (Benjamini–Hochberg over the heads of a model; ours):
+    Parameters
+    ----------
+    ds
+        Traced samples (model, layer, head, sample).
+    white
+        The same prompts with white pictures: the same head is compared with itself, paired by prompt, by a one-sided t
+        test over pictures. If not given, the samples of `ds` whose control is "white", where there are any.
+    untrained
+        Untrained networks of the same shape on the same prompts, under the model's name where `ds` holds several; with
+        the dimension `draw` for several seeds (20 or more are advisable). Their heads are pooled: a head's p is the
+        share of untrained heads whose mean is as large. An even look over all keys is no null, since many untrained
+        heads exceed it, and the strongest head of one network is an order statistic that grows with their number.
+        Every second draw calibrates, the others tell what share of untrained heads passes; with a single draw its heads
+        calibrate alone.
+    fdr
+        False discovery rate, in (0, 1).
+    query
+        Attention row, where the dataset holds several.
+    measure
+        The log-odds that are compared.
 
-    white      the same prompts with white pictures: the same head, paired by prompt; if not given, the samples of
-               `ds` whose control is "white", where there are any
-    untrained  an untrained network of the same shape on the same samples, under the model's name where `ds` holds
-               several; its heads keep their order from picture to picture without having learned anything, so the
-               reference is its strongest head, prompt by prompt: the one of largest mean over all prompts
+    Returns
+    -------
+    xarray.Dataset
+        With the dimensions model, layer and head:
 
-    The test is a one-sided t test over pictures; with two controls the larger p counts (both have to be exceeded).
-    Heads without a value are NaN and not above. Raises
-    ParameterError where no control is given, or one shares no prompt with `ds`, asks a prompt twice, has another shape,
-    or lacks a model.
+        above_null : bool
+        p_value : in [0, 1]; p_white and p_untrained, for controls given
+        excess : the smaller mean difference, in nats: from white pictures, and from the untrained heads' 95 % quantile
+
+        and, with untrained networks, per model: untrained_limit, that quantile; untrained_pass_rate, the share of the
+        heads of draws that did not calibrate above it (about 5 % where the null holds); untrained_draws.
+        Heads without a value are NaN and not above.
+
+    Raises
+    ------
+    ParameterError
+        Where no control is given, or one shares no prompt with `ds`, asks a prompt twice, has another shape, or lacks a
+        model.
     """
     checked_number("fdr", fdr, 0, 1)
-    values = sample_scores(ds, "image_log_odds", query=query)
+    values = sample_scores(ds, measure, query=query)
     if untrained is not None:
         rankings(untrained)  # refuses what is no Dataset
     if white is None and "control" in ds.coords and (np.atleast_1d(ds.coords["control"].values) == "white").any():
         white = samples_with_control(ds, ("white",))
-    references: list[xr.DataArray] = []
+    template = values.isel(sample=0, drop=True)
+    told = xr.Dataset()
+    excesses: list[NDArray[np.float64]] = []
     if white is not None:
-        references.append(_same_prompts(values, _log_odds(white, query), "white"))
+        control = _same_prompts(values, sample_scores(white, measure, query=query), "white")
+        excess, p = _t_test(values, control)
+        told["p_white"] = template.copy(data=p)
+        excesses.append(excess)
     if untrained is not None:
-        fresh = _same_models(values, _log_odds(real_samples(untrained), query))
-        references.append(_same_prompts(values, _strongest(fresh), "untrained"))
-    if not references:
+        draws = untrained if "draw" in untrained.dims else untrained.expand_dims("draw")
+        networks = [draws.isel(draw=index, drop=True) for index in range(draws.sizes["draw"])]
+        scores = [_same_models(values, sample_scores(one, measure, query=query)) for one in networks]
+        means = [_means(_same_prompts(values, one, "untrained")) for one in scores]
+        found = _pooled(_means(values), np.stack(means))
+        told["p_untrained"] = template.copy(data=found.pop("p_untrained"))
+        told = told.assign({name: ("model", numbers) for name, numbers in found.items()})
+        excesses.append(_means(values) - told["untrained_limit"].values[:, None, None])
+    if not excesses:
         raise ParameterError(
             got(
                 "controls",
                 None,
                 "white=…, untrained=…, or samples with control 'white' in the dataset",
-                "trace task.samples(control='white'), or an untrained model, and pass the result",
+                "trace task.samples(control='white'), or untrained networks, and pass the result",
             )
         )
-    tests = [_t_test(values, reference) for reference in references]
-    excess = np.min([mean for mean, _ in tests], axis=0)
-    p_value = np.max([p for _, p in tests], axis=0)
+    p_value = np.max([told[name].values for name in ("p_white", "p_untrained") if name in told], axis=0)
     chosen = np.zeros(p_value.shape, dtype=bool)
     for model, p_model in enumerate(p_value):
         finite = np.isfinite(p_model)
         if finite.any():
             chosen[model][finite] = stats.false_discovery_control(p_model[finite], method="bh") <= fdr
-    template = values.isel(sample=0, drop=True)
-    return xr.Dataset(
-        {
-            "above_null": template.copy(data=chosen),
-            "p_value": template.copy(data=p_value),
-            "excess": template.copy(data=excess),
-        },
-        attrs={"fdr": fdr},
-    )
+    heads = {"above_null": chosen, "p_value": p_value, "excess": np.min(excesses, axis=0)}
+    found = {name: template.copy(data=data) for name, data in heads.items()}
+    return xr.Dataset({**found, **told.data_vars}, attrs={"fdr": fdr, "measure": measure})
+
+
+def looking(
+    ds: xr.Dataset,
+    unasked: xr.Dataset,
+    *,
+    measure: str = "region_lift",
+    query: str | None = None,
+    n_boot: int = N_BOOT,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> xr.DataArray:
+    """Return how much more heads attend to the objects asked about than to other objects of the same pictures.
+
+    Parameters
+    ----------
+    ds
+        Samples whose region is that of the asked objects.
+    unasked
+        The same prompts traced with the regions of objects that are not asked about (`analysis.grounding.unasked`): one
+        sample per prompt and other object, whose mean counts.
+    measure
+        Measure of the region.
+    query
+        Attention row, where the datasets hold several.
+    n_boot, level, seed
+        Of the bootstrap over pictures.
+
+    Returns
+    -------
+    xarray.DataArray
+        Mean difference asked − unasked (model, layer, head, bound) in the unit of the measure; above 0 the head goes
+        for what is asked, and not for objects as such. NaN for heads without a value on any common prompt.
+    """
+    values, others = (sample_scores(one, measure, query=query) for one in (ds, unasked))
+    prompts = ["\n".join(key) for key in prompt_keys(others)]
+    means = others.assign_coords(sample=np.array(prompts, dtype=object)).groupby("sample").mean()
+    means = means.reindex(sample=["\n".join(key) for key in prompt_keys(values)])
+    difference = values.copy(data=values.values - means.transpose(*values.dims).values)
+    return bootstrap(difference, n_boot, level, seed).rename("looking")
 
 
 @dataclass(frozen=True)
@@ -148,17 +225,6 @@ def strongest_head(values: NDArray[np.floating]) -> int:
     return int(np.divide(sums, counts, out=np.full(len(sums), -np.inf), where=counts > 0).argmax())
 
 
-def _strongest(fresh: xr.DataArray) -> xr.DataArray:
-    """(model, sample): the values of each model's strongest head."""
-    flat = fresh.transpose(*HEAD_DIMS, "sample").values.reshape(fresh.sizes["model"], -1, fresh.sizes["sample"])
-    one = fresh.isel(layer=0, head=0, drop=True).transpose("model", "sample")
-    return one.copy(data=np.stack([model[strongest_head(model)] for model in flat]))
-
-
-def _log_odds(ds: xr.Dataset, query: str | None) -> xr.DataArray:
-    return sample_scores(ds, "image_log_odds", query=query)
-
-
 def prompt_keys(samples: xr.DataArray | xr.Dataset) -> list[tuple[str, ...]]:
     """What tells each sample's prompt from the others': PROMPT_KEYS, the sample's id where it has no question_id."""
     ids = samples["sample"].values.astype(str)
@@ -184,19 +250,14 @@ def _same_models(values: xr.DataArray, control: xr.DataArray) -> xr.DataArray:
         chosen = control.isel(model=[known.index(name) for name in names])
     else:
         raise ParameterError(got("models of control 'untrained'", known, f"the models of the dataset: {list(names)}"))
-    for model, name in enumerate(names):
-        own, fresh = (_heads_of(one.isel(model=model)) for one in (values, chosen))
+    shapes, fresh_shapes = shapes_of(values), shapes_of(chosen)
+    for name in names:
+        own, fresh = shapes[name], fresh_shapes[name]
         if own != fresh:
             raise ParameterError(
                 got(f"control 'untrained' of {name!r}", fresh, f"layers and heads of the model: {own}")
             )
     return chosen
-
-
-def _heads_of(values: xr.DataArray) -> tuple[int, int]:
-    """(layers, heads) that have any value: datasets of several models are padded to the largest."""
-    there = values.notnull().any("sample").transpose("layer", "head").values
-    return int(there.any(axis=1).sum()), int(there.any(axis=0).sum())
 
 
 def _same_prompts(values: xr.DataArray, control: xr.DataArray, name: str) -> xr.DataArray:
@@ -211,13 +272,33 @@ def _same_prompts(values: xr.DataArray, control: xr.DataArray, name: str) -> xr.
     found = np.array([index.get(key, -1) for key in prompt_keys(values)])
     if (found < 0).all():
         raise ParameterError(got(f"control {name!r}", "no prompt of the dataset", "the same prompts as in the dataset"))
-    if "head" in control.dims and control.shape[:3] != values.shape[:3]:
+    if control.shape[:3] != values.shape[:3]:
         raise ParameterError(got(f"control {name!r}", control.shape[:3], f"(model, layer, head) = {values.shape[:3]}"))
     matched = control.transpose(..., "sample").values[..., found].astype(np.float64)
     matched[..., found < 0] = np.nan
-    if "head" not in control.dims:  # one limit for all heads of a model
-        matched = matched[:, None, None, :]
     return xr.DataArray(matched, dims=(*HEAD_DIMS, "sample"))
+
+
+def _means(values: xr.DataArray) -> NDArray[np.float64]:
+    """Means over the samples that have a value (model, layer, head); NaN without any."""
+    return values.astype(np.float64).mean("sample").values
+
+
+def _pooled(means: NDArray[np.float64], untrained: NDArray[np.float64]) -> dict[str, NDArray[np.generic]]:
+    """p of heads' means (model, layer, head) among untrained heads' (draw, model, layer, head), and the null."""
+    calibrating, reported = untrained[::2], untrained[1::2]
+    p = np.full(means.shape, np.nan)
+    limit, passed = np.full(len(means), np.nan), np.full(len(means), np.nan)
+    for model, own in enumerate(means):
+        null = np.sort(calibrating[:, model][np.isfinite(calibrating[:, model])])
+        if len(null):
+            as_large = len(null) - np.searchsorted(null, own)
+            p[model] = np.where(np.isfinite(own), (1 + as_large) / (1 + len(null)), np.nan)
+            limit[model] = np.quantile(null, QUANTILE)
+            others = reported[:, model][np.isfinite(reported[:, model])]
+            passed[model] = (others > limit[model]).mean() if len(others) else np.nan
+    draws = np.full(len(means), len(untrained))
+    return {"p_untrained": p, "untrained_limit": limit, "untrained_pass_rate": passed, "untrained_draws": draws}
 
 
 def _t_test(values: xr.DataArray, reference: xr.DataArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -227,12 +308,10 @@ def _t_test(values: xr.DataArray, reference: xr.DataArray) -> tuple[NDArray[np.f
     pictures = np.divide(sums.sums, sums.counts, out=np.full_like(sums.sums, np.nan), where=sums.counts > 0)
     there = np.isfinite(pictures)
     n = there.sum(axis=1)
-    enough = n >= 2
-    mean = np.divide(np.where(there, pictures, 0).sum(axis=1), n, out=np.full(len(n), np.nan), where=enough)
-    squares = np.where(there, (np.where(there, pictures, 0) - np.nan_to_num(mean)[:, None]) ** 2, 0).sum(axis=1)
-    error = np.sqrt(squares / np.maximum(n - 1, 1) / np.maximum(n, 1))
+    mean = np.divide(np.where(there, pictures, 0).sum(axis=1), n, out=np.full(len(n), np.nan), where=n >= 2)
+    varied = (np.nanmax(pictures, axis=1, initial=-np.inf) > np.nanmin(pictures, axis=1, initial=np.inf)) & (n >= 2)
     # Without any spread the test is decided by the sign alone.
-    t = np.divide(mean, error, out=np.where(mean > 0, np.inf, -np.inf), where=error > 0)
-    p = np.where(enough, stats.t.sf(t, np.maximum(n - 1, 1)), np.nan)
+    p = np.where(n >= 2, np.where(mean > 0, 0.0, 1.0), np.nan)
+    p[varied] = stats.ttest_1samp(pictures[varied], 0, axis=1, nan_policy="omit", alternative="greater").pvalue
     shape = values.shape[:3]
     return mean.reshape(shape), p.reshape(shape)

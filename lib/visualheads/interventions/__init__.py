@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from visualheads.interventions.ablation import ablate, steer
-from visualheads.interventions.modes import MODES, POSITIONS, Intervention, Mode
-from visualheads.interventions.reference import Reference, mean_reference
+from visualheads.interventions.modes import MODES, POSITIONS, Intervention, Mode, Reference
+from visualheads.interventions.reference import mean_reference
+from visualheads.interventions.sweeps import ablate, steer
 
 __all__ = [
     "MODES",

@@ -1,6 +1,6 @@
-"""What single heads do, guessed and fitted: a gradient screen, and a linear model of many heads changed together.
+"""What single heads do without removing each: a gradient screen, a linear model of many heads, outputs without picture.
 
-The exact effect of every head alone comes from a sweep of `protocol.single_heads` (`effects.head_effects`). The screen
+The exact effect of every head alone comes from a sweep of `head_sets.single_heads` (`effects.head_effects`). The screen
 costs one pass forth and back per sample and guesses the same effect for all heads; the linear attribution fits how much
 each head adds when many are changed at once (after Kim et al., 2025), and says on held-out subsets how well that works.
 """
@@ -8,26 +8,28 @@ each head adds when many are changed at once (after Kim et al., 2025), and says 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from visualheads.errors import ParameterError, got
 from visualheads.heads.effects import LOSSES, losses
-from visualheads.interventions.engine.editor import Editor, Pairs
-from visualheads.interventions.engine.text_model import EMBEDS, arrive, check_alone, forward, new_cache
-from visualheads.interventions.modes import AFTER_IMAGE, ALL, Intervention, check_possible, image_sees_question
+from visualheads.interventions.engine.editor import Editor
+from visualheads.interventions.engine.run import first_changed
+from visualheads.interventions.engine.text_model import EMBEDS, check_alone, forward, language_model_inputs, new_cache
+from visualheads.interventions.modes import Intervention, check_possible
 from visualheads.interventions.reference import as_reference
 from visualheads.models.progress import Wish, progress_bar
 from visualheads.tracing.settings import coordinates_of, settings_of
 
 if TYPE_CHECKING:
-    from visualheads.interventions.reference import Reference
+    from visualheads.interventions.modes import Reference
     from visualheads.models.wrapper import VisionLanguageModel
     from visualheads.tasks.sample import Sample
 
@@ -41,7 +43,7 @@ def gradient_screen(
     model: VisionLanguageModel,
     samples: Sequence[Sample],
     mode: str = "zero",
-    positions: str = ALL,
+    positions: str = "",
     reference: Reference | Sequence[Sample] | None = None,
     *,
     bias: float | None = None,
@@ -72,8 +74,44 @@ def gradient_screen(
     return ds
 
 
+def visual_difference(model: VisionLanguageModel, samples: Sequence[Sample], *, progress: Wish = "auto") -> xr.Dataset:
+    """How far each head's output moves with the picture (vision-aware head divergence): the ranking `vhd`.
+
+    Parameters
+    ----------
+    model
+        Whose heads are looked at.
+    samples
+        Prompts, each run with its picture and with a white one of the same size.
+
+    Returns
+    -------
+    xarray.Dataset
+        vhd (model, layer, head, sample): Euclidean distance between the head's two outputs, as given to the output
+        projection, at the last prompt token; in the unit of the model's activations, 0 for a head that the picture does
+        not reach.
+
+    References
+    ----------
+    arXiv 2412.13949, where the picture is left out; a white one keeps every position in its place (ours).
+    """
+    settings = settings_of(model, samples, "last_prompt", (), None, None, 1)
+    layers, heads, _ = model.shape
+    values = np.full((1, layers, heads, len(samples)), np.nan, np.float32)
+    with torch.no_grad(), progress_bar(f"vhd {model.name}", len(samples), progress) as advance:
+        for index, sample in enumerate(samples):
+            blank = replace(sample, image=Image.new("RGB", sample.open().size, "white"))
+            seen, unseen = (_last_outputs(model, one) for one in (sample, blank))
+            values[0, ..., index] = (seen - unseen).norm(dim=-1).numpy()
+            advance(1)
+    ds = coordinates_of(model, samples, settings, single=True)
+    ds = ds.assign(vhd=(("model", "layer", "head", "sample"), values))
+    ds["vhd"].attrs.update(long_name="change of the head's output with the picture", units="activation")
+    return ds
+
+
 def linear_attribution(sweep: xr.Dataset, of: str = "margin", seed: int = 0) -> xr.Dataset:
-    """Fit the loss with a set as a sum over its heads, from a sweep of `protocol.random_subsets`.
+    """Fit the loss with a set as a sum over its heads, from a sweep of `head_sets.random_subsets`.
 
     attribution   (model, layer, head, sample): each head's share, in the unit of the loss; its mean over samples is the
                   fit to the mean loss, and it is a ranking for `rank` and `agreement`. NaN for heads in no set
@@ -94,8 +132,8 @@ def linear_attribution(sweep: xr.Dataset, of: str = "margin", seed: int = 0) -> 
     found = [_fitted(own, values, seed) for own, values in zip(marks, lost, strict=True)]
     bare = sweep.drop_vars([name for name in sweep.variables if "set" in sweep[name].dims])
     bare = bare.drop_vars(list(bare.data_vars))
-    shares = np.stack([fit.shares for fit in found]).astype(np.float32)
-    told = {name: ("model", [getattr(fit, name) for fit in found]) for name in ("r2", "r2_fit", "ridge", "sets")}
+    shares = np.stack([shares for shares, _ in found]).astype(np.float32)
+    told = {name: ("model", [fit[name] for _, fit in found]) for name in ("r2", "r2_fit", "ridge", "sets")}
     ds = bare.assign({"attribution": (("model", "layer", "head", "sample"), shares), **told})
     ds["attribution"].attrs.update(long_name=f"share in the loss of {of}", units="logits" if of == "margin" else "1")
     return ds
@@ -125,71 +163,62 @@ def attributed(sweep: xr.Dataset | None, of: str = "margin") -> xr.Dataset | Non
     return found.assign_coords({name: labels[name] for name in labels if labels[name].dims == ("sample",)})
 
 
-@dataclass(frozen=True)
-class _Fit:
-    shares: NDArray[np.float64]
-    r2: float
-    r2_fit: float
-    ridge: float
-    sets: int
+def _fitted(
+    marks: NDArray[np.bool_], lost: NDArray[np.float64], seed: int
+) -> tuple[NDArray[np.float64], dict[str, float]]:
+    """One model's shares (layer, head, sample), and how well they fit; marks (set, layer, head), lost (set, sample)."""
+    from sklearn.linear_model import Ridge, RidgeCV  # takes a second to import
+    from sklearn.metrics import r2_score
+    from sklearn.model_selection import PredefinedSplit, cross_val_predict
 
-
-def _fitted(marks: NDArray[np.bool_], lost: NDArray[np.float64], seed: int) -> _Fit:
-    """One model: marks (set, layer, head), lost (set, sample)."""
     here = marks.any(axis=(1, 2)) & np.isfinite(lost).any(axis=1)
     samples = np.isfinite(lost[here]).all(axis=0)
     chosen, values = marks[here].reshape(int(here.sum()), -1).astype(float), lost[here][:, samples]
-    if len(chosen) < FEWEST_SUBSETS or not samples.any():
+    n = len(chosen)
+    if n < FEWEST_SUBSETS or not samples.any():
         raise ParameterError(
-            got(
-                "random subsets", len(chosen), f"at least {FEWEST_SUBSETS} with losses", "sweep protocol.random_subsets"
-            )
+            got("random subsets", n, f"at least {FEWEST_SUBSETS} with losses", "sweep head_sets.random_subsets")
         )
-    order = np.random.default_rng(seed).permutation(len(chosen))
+    order = np.random.default_rng(seed).permutation(n)
     chosen, values = chosen[order], values[order]
     mean = values.mean(axis=1)
-    guessed = np.empty(len(mean))
-    for fold in range(FOLDS):
-        out = np.arange(len(mean)) % FOLDS == fold
-        shares, level = _ridge(chosen[~out], mean[~out, None], _penalty(chosen[~out], mean[~out]))
-        guessed[out] = (chosen[out] @ shares + level)[:, 0]
-    ridge = _penalty(chosen, mean)
-    shares, level = _ridge(chosen, values, ridge)  # linear in the losses: one solution for every sample at once
-    whole = np.full((marks.shape[1] * marks.shape[2], lost.shape[1]), np.nan)
-    whole[:, samples] = shares
-    whole[~chosen.any(axis=0)] = np.nan
-    fit = _r2(mean, (chosen @ shares + level).mean(axis=1))
-    return _Fit(whole.reshape(*marks.shape[1:], -1), _r2(mean, guessed), fit, ridge, len(chosen))
+    searched = RidgeCV([0.01 * n * penalty for penalty in RIDGES], cv=FOLDS, scoring="neg_mean_squared_error")
+    guessed = cross_val_predict(searched, chosen, mean, cv=PredefinedSplit(np.arange(n) % FOLDS))
+    searched.fit(chosen, mean)
+    # linear in the losses: one solution for every sample at once
+    every = Ridge(alpha=searched.alpha_).fit(chosen, values)
+    shares = np.full((marks.shape[1] * marks.shape[2], lost.shape[1]), np.nan)
+    shares[:, samples] = np.reshape(every.coef_, (values.shape[1], -1)).T
+    shares[~chosen.any(axis=0)] = np.nan
+    fits = {"r2": guessed, "r2_fit": searched.predict(chosen)}
+    told = {name: r2_score(mean, fit) if np.ptp(mean) > 0 else np.nan for name, fit in fits.items()}
+    told |= {"ridge": searched.alpha_ / (0.01 * n), "sets": n}
+    return shares.reshape(*marks.shape[1:], -1), {name: float(value) for name, value in told.items()}
 
 
-def _penalty(chosen: NDArray[np.float64], mean: NDArray[np.float64]) -> float:
-    """The penalty of RIDGES that predicts held-out sets best."""
-    return min(RIDGES, key=lambda penalty: _validation_error(chosen, mean, penalty))
+@dataclass
+class _Outputs:
+    """Keeps what each head gives to the output projection at the last position; changes nothing."""
+
+    heads: int
+    parts: list[Tensor] = field(default_factory=list)
+    reads_attention: bool = False
+
+    def touches(self, layer: int) -> bool:
+        return layer >= 0
+
+    def edited(self, layer: int, inputs: Tensor, call: Any, start: int) -> Tensor:
+        del layer, call, start  # the protocol's
+        self.parts.append(inputs[0, -1].float().cpu().view(self.heads, -1))
+        return inputs
 
 
-def _ridge(
-    chosen: NDArray[np.float64], values: NDArray[np.float64], penalty: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Coefficients (head, column) and intercept (column) of columns of values on membership."""
-    middle, level = chosen.mean(axis=0), values.mean(axis=0)
-    centred = chosen - middle
-    gram = centred.T @ centred + penalty * len(chosen) * 0.01 * np.eye(chosen.shape[1])
-    shares = np.linalg.solve(gram, centred.T @ (values - level))
-    return shares, level - middle @ shares
-
-
-def _validation_error(chosen: NDArray[np.float64], mean: NDArray[np.float64], penalty: float) -> float:
-    error = 0.0
-    for fold in range(FOLDS):
-        out = np.arange(len(chosen)) % FOLDS == fold
-        shares, level = _ridge(chosen[~out], mean[~out, None], penalty)
-        error += float(((chosen[out] @ shares + level)[:, 0] - mean[out]).__pow__(2).sum())
-    return error
-
-
-def _r2(values: NDArray[np.float64], guessed: NDArray[np.float64]) -> float:
-    spread = float(((values - values.mean()) ** 2).sum())
-    return 1 - float(((values - guessed) ** 2).sum()) / spread if spread > 0 else float("nan")
+def _last_outputs(model: VisionLanguageModel, sample: Sample) -> Tensor:
+    """Every head's output (layer, head, feature) at the last prompt token."""
+    prompts = language_model_inputs(model, model.encode([sample]))
+    outputs = _Outputs(model.shape.heads)
+    forward(model, prompts.kwargs, new_cache(model), outputs)
+    return torch.stack(outputs.parts)
 
 
 @dataclass
@@ -211,12 +240,11 @@ class _Screen:
         with torch.no_grad():
             _, queries, _ = inputs.shape
             heads = self.editor.heads.shape[2]
-            row, head = self.editor.heads[:, layer].nonzero(as_tuple=True)
-            pairs = Pairs(row.to(inputs.device), head.to(inputs.device), self.editor.first)
+            chosen = self.editor.chosen(layer, queries, call, start, inputs.device)
             change = torch.zeros(1, queries, heads, inputs.shape[2] // heads, device=inputs.device)
-            before = inputs.view(change.shape)[pairs.row, pairs.first :, pairs.head].float()
-            after = self.editor.outputs(layer, pairs, call, start, queries)
-            change[pairs.row, pairs.first :, pairs.head] = after.to(before.dtype) - before
+            before = inputs.view(change.shape)[chosen.row, chosen.first :, chosen.head].float()
+            after = self.editor.intervention.operation.change(chosen)
+            change[chosen.row, chosen.first :, chosen.head] = after.to(before.dtype) - before
         self.inputs.append(inputs)
         self.changes.append(change)
         return inputs
@@ -228,18 +256,18 @@ def _screened(
     """(layer, head) guessed losses of margin of one sample."""
     layers, heads, _ = model.shape
     encoding = model.encode([sample])
-    door = arrive(model, encoding)
-    check_alone(model, encoding, door)
-    after = intervention.positions == AFTER_IMAGE
-    if after and model.adapter.bidirectional and door.image_sees_question():
-        raise image_sees_question(model)
-    sinks = None
-    if intervention.operation.sinks:
+    prompts = language_model_inputs(model, encoding)
+    check_alone(model, encoding, prompts)
+    first = first_changed(model, prompts, intervention.positions)
+    marked = prompts.image.expand(layers, *prompts.image.shape)
+    if intervention.operation.tokens == "sinks":
         with torch.no_grad():
-            sinks = forward(model, door.kwargs, new_cache(model), sinks=True).sinks
+            sinks = forward(model, prompts.kwargs, new_cache(model), sinks=True).sinks
+        assert sinks is not None
+        marked = sinks.to(prompts.image.device) & prompts.image
     everything = torch.ones(1, layers, heads, dtype=torch.bool)
-    screen = _Screen(Editor(intervention, everything, door.image, sinks=sinks, first=door.after_image if after else 0))
-    kwargs = {**door.kwargs, EMBEDS: door.kwargs[EMBEDS].detach().requires_grad_()}
+    screen = _Screen(Editor(intervention, everything, prompts.image, marked, first))
+    kwargs = {**prompts.kwargs, EMBEDS: prompts.kwargs[EMBEDS].detach().requires_grad_()}
     with torch.enable_grad():
         logits = forward(model, kwargs, new_cache(model), screen).logits[0].float()
         margin = logits[right].max() - logits[wrong].max()

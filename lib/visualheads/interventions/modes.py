@@ -7,16 +7,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from jaxtyping import Float, Int
+from torch import Tensor
+
 from visualheads.errors import ModeError, ParameterError, got
+from visualheads.interventions.engine import replacements
+from visualheads.interventions.engine.replacements import Change
 
 if TYPE_CHECKING:
-    from visualheads.interventions.reference import Reference
     from visualheads.models.wrapper import VisionLanguageModel
     from visualheads.tasks.sample import Box
 
-ALL, AFTER_IMAGE = "all", "after_image"
-POSITIONS = (ALL, AFTER_IMAGE)
-"""Every position, or those after the last image token: the question, the prompt's end and what is generated."""
+ALL, AFTER_IMAGE, LAST_PROMPT = "all", "after_image", "last_prompt"
+POSITIONS = (ALL, AFTER_IMAGE, LAST_PROMPT)
+"""Every position; those after the last image token (the question, the prompt's end and what is generated); the last
+prompt token, which gives the answer, and what is generated."""
 
 BIAS = 4.0
 """Added to attention scores by default where a mode adds something: a key's odds grow 55-fold."""
@@ -29,42 +34,99 @@ VERSION = "1"
 class Mode:
     """One way to change a head: what is done to it, where that is from, and what it works on.
 
+    operation   what is done, in words
     kind        code (the authors' released code), standard (the ablation literature), literature (a named paper), ours
-    attention   whether it needs the queries, keys and values of the attention call, or only replaces the output
+    change      the function that gives what the heads put out instead
+    attention   whether that reads the attention call, or only replaces the output
+    tokens      which image tokens it works on: all; those that meet a box (all without one); visual sinks, which only
+                models with sink dimensions have
     biased      whether it takes a bias
-    sinks       whether it works on visual sink tokens, which only models with sink dimensions have
+    positions   where it may act, the default first
     """
 
     name: str
     operation: str
     kind: Literal["code", "standard", "literature", "ours"]
+    change: Change
     attention: bool = True
+    tokens: Literal["image", "box", "sinks"] = "image"
     biased: bool = False
-    sinks: bool = False
+    positions: tuple[str, ...] = POSITIONS
 
 
 MODES: dict[str, Mode] = {
     mode.name: mode
     for mode in (
-        Mode("uniform_released", "all scores 0 after the causal mask: uniform over every key, future included", "code"),
-        Mode("uniform", "uniform over the visible keys", "ours"),
-        Mode("zero", "the head's slice of the output projection's input becomes 0", "standard", attention=False),
-        Mode("mean", "that slice becomes its mean over a reference set, per class of position", "standard", False),
-        Mode("image_knockout", "the image keys are hidden from the head", "standard"),
-        Mode("boost", "a bias is added to the scores of all image keys", "literature", biased=True),
-        Mode("steer", "a bias is added to the scores of the image keys in a box", "literature", biased=True),
-        Mode("sink_removal", "visual sink tokens are hidden from the head", "ours", sinks=True),
+        Mode(
+            "uniform_released", "all scores 0 after the causal mask: uniform over every key, future included", "code",
+            replacements.uniform_over_all,
+        ),
+        Mode("uniform", "uniform over the visible keys", "ours", replacements.uniform_over_visible),
+        Mode(
+            "zero", "the head's slice of the output projection's input becomes 0", "standard", replacements.zero,
+            attention=False,
+        ),
+        Mode(
+            "mean", "that slice becomes its mean over a reference set, per class of position", "standard",
+            replacements.reference_mean, attention=False,
+        ),
+        Mode("image_knockout", "the image keys are hidden from the head", "standard", replacements.hide_marked),
+        Mode(
+            "edge_knockout", "the image keys (or those in a box) are hidden from the head's last prompt query",
+            "standard", replacements.hide_marked, tokens="box", positions=(LAST_PROMPT,),
+        ),
+        Mode(
+            "boost", "a bias is added to the scores of all image keys", "literature", replacements.bias_marked,
+            biased=True,
+        ),
+        Mode(
+            "steer", "a bias is added to the scores of the image keys in a box", "literature",
+            replacements.bias_marked, tokens="box", biased=True,
+        ),
+        Mode(
+            "sink_removal", "visual sink tokens are hidden from the head", "ours", replacements.hide_marked,
+            tokens="sinks",
+        ),
         Mode(
             "sink_redistribution",
             "the attention on visual sink tokens goes to the other image tokens, in proportion to what they have",
-            "literature",
-            sinks=True,
+            "literature", replacements.redistribute_marked, tokens="sinks",
         ),
     )
-}
-"""Sources: the paper's code (uniform_released), Kang et al. ICLR 2025 (sink_redistribution), PAI (boost), Gaze Heads
-(steer). In `uniform_released` the causal mask is overruled: in a prompt of n keys every row, row 0 included, gives 1/n
-to every key, so that a “removed” head leaks the rest of the prompt to every position. `uniform` has no such leak."""
+}  # fmt: skip
+"""Sources: the paper's code (uniform_released), Geva et al. 2023 (edge_knockout), Kang et al. ICLR 2025
+(sink_redistribution), PAI (boost), Gaze Heads (steer). In `uniform_released` the causal mask is overruled: in a prompt
+of n keys every row, row 0 included, gives 1/n to every key, so that a “removed” head leaks the rest of the prompt to
+every position. `uniform` has no such leak."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Mean outputs of every head over a reference set: means (class, layer, head, feature), in the order of CLASSES.
+
+    counts    positions of each class that were averaged
+    identity  checkpoint and weights of the model, and the hash of the samples
+    """
+
+    means: Float[Tensor, "kind layer head feature"]
+    counts: Int[Tensor, " kind"]
+    identity: dict[str, str]
+
+    def check_model(self, model: VisionLanguageModel) -> None:
+        """Raise ParameterError unless this reference was made with the same weights as `model`."""
+        own = weights_identity(model)
+        made = {key: self.identity[key] for key in own}
+        if made != own or tuple(self.means.shape[1:3]) != tuple(model.shape[:2]):
+            raise ParameterError(
+                f"the reference set was run through another model ({made['checkpoint']!r}, weights {made['weights']!r})"
+                f" than {own['checkpoint']!r}, weights {own['weights']!r}; make it with "
+                "mean_reference(model, samples) of this model, or give the samples themselves."
+            )
+
+
+def weights_identity(model: VisionLanguageModel) -> dict[str, str]:
+    """Checkpoint and weights of a model."""
+    return {key: model.identity[key] for key in ("checkpoint", "weights")}
 
 
 @dataclass(frozen=True)
@@ -72,18 +134,18 @@ class Intervention:
     """What is done to the chosen heads, and where.
 
     mode        a name of MODES
-    positions   "all" or "after_image"
+    positions   "all", "after_image" or "last_prompt"; "": the mode's default
     bias        added to scores by the modes "boost" and "steer"; natural logarithm of the factor on a key's odds
     reference   what mode "mean" puts in
-    boxes       sample id → box (left, top, right, bottom; original pixels) whose tokens mode "steer" biases; samples
-                that are not in it are steered to the whole picture
+    boxes       sample id → box (left, top, right, bottom; original pixels) whose tokens the modes on boxes work on; of
+                samples that are not in it, the whole picture's
     tokens      sample id → the image tokens (0 for the picture's first) that the modes on sinks take for sinks in every
                 layer, none in samples that are not in it; None: the model's own visual sinks, layer by layer
     Raises ModeError for an unknown mode, ParameterError for other values out of range.
     """
 
     mode: str
-    positions: str = ALL
+    positions: str = ""
     bias: float | None = None
     reference: Reference | None = None
     boxes: Mapping[str, Box] = field(default_factory=dict, hash=False)
@@ -92,8 +154,10 @@ class Intervention:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ModeError(got("mode", self.mode, MODES))
-        if self.positions not in POSITIONS:
-            raise ParameterError(got("positions", self.positions, POSITIONS))
+        possible = MODES[self.mode].positions
+        object.__setattr__(self, "positions", self.positions or possible[0])
+        if self.positions not in possible:
+            raise ParameterError(got(f"positions of mode {self.mode!r}", self.positions, possible))
         if MODES[self.mode].biased:
             bias = BIAS if self.bias is None else float(self.bias)
             if not math.isfinite(bias):
@@ -102,8 +166,11 @@ class Intervention:
         elif self.bias is not None:
             biased = [mode.name for mode in MODES.values() if mode.biased]
             raise ParameterError(got("bias", self.bias, f"None in mode {self.mode!r}", f"use {' or '.join(biased)}"))
-        if self.tokens is not None and not MODES[self.mode].sinks:
-            working = [mode.name for mode in MODES.values() if mode.sinks]
+        if self.boxes and MODES[self.mode].tokens != "box":
+            working = [mode.name for mode in MODES.values() if mode.tokens == "box"]
+            raise ParameterError(got("box", "a box", f"None in mode {self.mode!r}", f"use {working}"))
+        if self.tokens is not None and MODES[self.mode].tokens != "sinks":
+            working = [mode.name for mode in MODES.values() if mode.tokens == "sinks"]
             raise ParameterError(got("tokens", "image tokens", f"None in mode {self.mode!r}", f"use {working}"))
         if (self.mode == "mean") != (self.reference is not None):
             raise ParameterError(
@@ -122,7 +189,7 @@ class Intervention:
 
 def check_possible(model: VisionLanguageModel, intervention: Intervention) -> None:
     """Raise ModeError where this model cannot have the mode, ParameterError for a reference set of another model."""
-    if intervention.operation.sinks and intervention.tokens is None and not model.sink_dimensions:
+    if intervention.operation.tokens == "sinks" and intervention.tokens is None and not model.sink_dimensions:
         raise ModeError(
             f"mode {intervention.mode!r} is not possible in {model.name!r}: no sink dimension of its residual stream "
             "was found between the layers of its second half in a short text, so no sink tokens are known; choose a "

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
-from visualheads.errors import ParameterError
-from visualheads.interventions.engine.editor import CLASSES, GENERATED, position_classes
 from visualheads.interventions.engine.generating import ended, step_forward
-from visualheads.interventions.engine.text_model import arrive, forward, new_cache
+from visualheads.interventions.engine.replacements import CLASSES, GENERATED, position_classes
+from visualheads.interventions.engine.text_model import forward, language_model_inputs, new_cache
+from visualheads.interventions.modes import Reference, weights_identity
 from visualheads.models import provenance
 from visualheads.models.devices import fitting
 from visualheads.tracing.settings import MAX_NEW_TOKENS, settings_of
@@ -21,30 +20,6 @@ from visualheads.tracing.settings import MAX_NEW_TOKENS, settings_of
 if TYPE_CHECKING:
     from visualheads.models.wrapper import VisionLanguageModel
     from visualheads.tasks.sample import Sample
-
-
-@dataclass(frozen=True, eq=False)
-class Reference:
-    """Mean outputs of every head over a reference set: means (class, layer, head, feature), in the order of CLASSES.
-
-    counts    positions of each class that were averaged
-    identity  checkpoint and weights of the model, and the hash of the samples
-    """
-
-    means: Float[Tensor, "kind layer head feature"]
-    counts: Int[Tensor, " kind"]
-    identity: dict[str, str]
-
-    def check_model(self, model: VisionLanguageModel) -> None:
-        """Raise ParameterError unless this reference was made with the same weights as `model`."""
-        own = _identity(model)
-        made = {key: self.identity[key] for key in own}
-        if made != own or tuple(self.means.shape[1:3]) != tuple(model.shape[:2]):
-            raise ParameterError(
-                f"the reference set was run through another model ({made['checkpoint']!r}, weights {made['weights']!r})"
-                f" than {own['checkpoint']!r}, weights {own['weights']!r}; make it with "
-                "mean_reference(model, samples) of this model, or give the samples themselves."
-            )
 
 
 def mean_reference(
@@ -62,7 +37,7 @@ def mean_reference(
         for sample in samples:
             with fitting(model, [sample]):
                 _add(model, sample, sums, max_new_tokens)
-    return Reference(sums.means(), sums.counts, _identity(model) | {"samples": provenance.hash_samples(samples)})
+    return Reference(sums.means(), sums.counts, weights_identity(model) | {"samples": provenance.hash_samples(samples)})
 
 
 def as_reference(model: VisionLanguageModel, reference: Any) -> Reference | None:
@@ -73,14 +48,14 @@ def as_reference(model: VisionLanguageModel, reference: Any) -> Reference | None
 
 
 def _add(model: VisionLanguageModel, sample: Sample, sums: _Sums, max_new_tokens: int) -> None:
-    door = arrive(model, model.encode([sample]))
+    prompts = language_model_inputs(model, model.encode([sample]))
     cache = new_cache(model)
-    sums.classes = position_classes(door.image.cpu())[0]
-    logits = forward(model, door.kwargs, cache, sums).logits
+    sums.classes = position_classes(prompts.image.cpu())[0]
+    logits = forward(model, prompts.kwargs, cache, sums).logits
     said = logits.argmax(-1)[:, None]
     for step in range(max(1, max_new_tokens - 1)):
         sums.classes = torch.tensor([GENERATED])
-        logits = step_forward(model, said[:, -1], cache, door, [0], sums, step)
+        logits = step_forward(model, said[:, -1], cache, prompts, [0], sums, step)
         said = torch.cat([said, logits.argmax(-1)[:, None]], dim=1)
         if int(ended(model, said)[0]) < said.shape[1]:
             break
@@ -113,7 +88,3 @@ class _Sums:
     def means(self) -> Tensor:
         assert self.total is not None
         return (self.total / self.counts.clamp_min(1)[:, None, None, None]).float()
-
-
-def _identity(model: VisionLanguageModel) -> dict[str, str]:
-    return {key: model.identity[key] for key in ("checkpoint", "weights")}

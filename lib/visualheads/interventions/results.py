@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 import xarray as xr
 from numpy.typing import NDArray
 
 from visualheads.errors import BoxError
-from visualheads.interventions.engine.run import Effects, Job
+from visualheads.interventions.engine.run import Effects
 from visualheads.interventions.modes import VERSION, Intervention
 from visualheads.store import schema
 from visualheads.tasks.sample import checked_box
@@ -45,9 +43,9 @@ def sweep_coordinates(
         {
             **along,
             "heads": (HEADS, sets.transpose("set", "layer", "head").values[None]),
-            "mode": ("model", _text(intervention.mode)),
-            "positions": ("model", _text(intervention.positions)),
-            "provenance": ("model", _text(schema.provenance(identity, circumstance_of(model)))),
+            "mode": ("model", objects([intervention.mode])),
+            "positions": ("model", objects([intervention.positions])),
+            "provenance": ("model", objects([schema.provenance(identity, circumstance_of(model))])),
         }
     )
 
@@ -98,29 +96,17 @@ def single(ds: xr.Dataset) -> xr.Dataset:
     return ds.isel(set=0).drop_vars(along)
 
 
-@dataclass(frozen=True, eq=False)
-class Runner:
-    """The engine on these sets; sets of the same heads (one head is top of several rankings) run once."""
+def samples_only(ds: xr.Dataset) -> xr.Dataset:
+    """A traced dataset's coordinates of models and samples, without its variables."""
+    bare = ds.drop_vars(list(ds.data_vars))
+    return bare.drop_vars([name for name in bare.variables if not set(bare[name].dims) <= {"model", "sample"}])
 
-    job: Job
-    places: NDArray[np.intp]
 
-    @classmethod
-    def of(
-        cls, model: VisionLanguageModel, samples: Sequence[Sample], sets: xr.DataArray, intervention: Intervention,
-        settings: Settings,
-    ) -> Runner:  # fmt: skip
-        marks = sets.transpose("set", "layer", "head").values.astype(bool)
-        unique, places = np.unique(marks, axis=0, return_inverse=True)
-        return cls(Job(model, samples, torch.from_numpy(unique), intervention, settings), places.reshape(-1))
-
-    def run(
-        self, part: slice | Sequence[int] = slice(None), advance: Callable[[int], None] = lambda _count: None
-    ) -> Effects:
-        """The effects of every set on a part of the samples."""
-        effects = self.job.run(part, advance)
-        changed = {name: getattr(effects, name)[self.places] for name, dims in DIMS.items() if dims == SET_DIMS}
-        return replace(effects, **changed)
+def objects(names: Sequence[str]) -> NDArray[np.object_]:
+    """Names as labels of a dimension."""
+    array = np.empty(len(names), dtype=object)
+    array[:] = list(names)
+    return array
 
 
 def boxes_of(samples: Sequence[Sample], box: Any) -> Mapping[str, Any]:
@@ -144,9 +130,3 @@ def boxes_of(samples: Sequence[Sample], box: Any) -> Mapping[str, Any]:
 
 def _hashed(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
-
-
-def _text(value: str) -> np.ndarray:
-    made = np.empty(1, dtype=object)
-    made[0] = value
-    return made

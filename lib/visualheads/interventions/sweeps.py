@@ -1,4 +1,4 @@
-"""Many head sets on many samples: in memory, or into a store that can be resumed; stored sweeps opened together."""
+"""Heads changed: one set (`ablate`, `steer`), many sets in memory or into a store, stored sweeps opened together."""
 
 from __future__ import annotations
 
@@ -10,26 +10,99 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from visualheads.errors import ParameterError, StoreError, got
+from visualheads.errors import ModeError, ParameterError, StoreError, got
 from visualheads.heads.selection import head_sets
 from visualheads.interventions import results
-from visualheads.interventions.modes import ALL, MODES, POSITIONS, Intervention, check_possible
+from visualheads.interventions.engine.run import Job
+from visualheads.interventions.modes import ALL, BIAS, MODES, POSITIONS, Intervention, check_possible
 from visualheads.interventions.reference import as_reference
 from visualheads.models.progress import Wish, progress_bar
 from visualheads.store import write
 from visualheads.store.combine import SOURCE, joined
 from visualheads.store.read import PACKED, open_asked, open_store, read_attrs
-from visualheads.tracing.settings import MAX_NEW_TOKENS, Settings, circumstance_of, settings_of
+from visualheads.tracing.settings import MAX_NEW_TOKENS, circumstance_of, settings_of
 
 if TYPE_CHECKING:
-    from visualheads.interventions.reference import Reference
+    from visualheads.interventions.modes import Reference
     from visualheads.models.wrapper import VisionLanguageModel
     from visualheads.tasks.sample import Box, Sample
 
-__all__ = ["SHARD", "Sweep", "joined", "kind_of", "open_sweeps", "sweep", "sweep_path", "sweep_to_store"]
-
 SHARD = 8
 """Samples per shard: every set runs on each of them, so that a shard is work for many passes."""
+
+
+def ablate(
+    model: VisionLanguageModel,
+    samples: Sequence[Sample],
+    heads: Any,
+    mode: str = "zero",
+    positions: str = "",
+    reference: Reference | Sequence[Sample] | None = None,
+    *,
+    bias: float | None = None,
+    box: Box | Sequence[Box | None] | None = None,
+    tokens: Mapping[str, Sequence[int]] | None = None,
+    batch_tokens: int | None = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    progress: Wish = "auto",
+) -> xr.Dataset:
+    """Change heads while the model answers; return a Dataset (model, sample).
+
+    heads           (layer, head) pairs, or a bool DataArray over layer and head
+    mode            "uniform_released", "uniform", "zero", "mean", "image_knockout", "edge_knockout", "boost",
+                    "sink_removal" or "sink_redistribution": see `MODES`
+    positions       "all"; "after_image": only the positions after the last image token, and what is generated; or
+                    "last_prompt": only the last prompt token, and what is generated. Default "all", in mode
+                    "edge_knockout" (which has no other) "last_prompt"
+    reference       mode "mean" only: a list of samples, or `mean_reference` of this model
+    bias            mode "boost" only: added to the scores of the image keys (default 4)
+    box             mode "edge_knockout" only: hide the image tokens that meet it; as in `steer`
+    tokens          modes on sinks only: sample id → image tokens (0 for the picture's first) taken for sinks in every
+                    layer; default: the model's own visual sinks, found layer by layer
+    batch_tokens    tokens that run together; default 1024 on CPUs, 16384 on GPUs
+    max_new_tokens  longest answer
+
+    Variables: prediction, correct (0/1, NaN without an answer), margin (logits; as in `trace`), kl (KL(clean ‖ changed)
+    over the whole vocabulary at the answer's first token, nats, ≥ 0), the unchanged model's clean_prediction,
+    clean_correct and clean_margin, and heads (model, layer, head). The coordinates `mode` and `positions` name what
+    was done. Prompts run unpadded: a result depends on its own prompt only.
+    Raises HeadError, ModeError (also where the model cannot have the mode), ParameterError, SampleError, ImageError, or
+    DeviceMemoryError for a sample that is alone too large.
+    """
+    if mode == "steer":
+        raise ModeError("mode 'steer' needs a box: use vh.steer(model, samples, heads, box=…).")
+    found = sweep(
+        model, samples, {"heads": heads}, mode, positions, reference, bias=bias, box=box, tokens=tokens,
+        batch_tokens=batch_tokens, max_new_tokens=max_new_tokens, progress=progress,
+    )  # fmt: skip
+    return results.single(found)
+
+
+def steer(
+    model: VisionLanguageModel,
+    samples: Sequence[Sample],
+    heads: Any,
+    box: Box | Sequence[Box | None] | None = None,
+    bias: float = BIAS,
+    positions: str = "",
+    *,
+    batch_tokens: int | None = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    progress: Wish = "auto",
+) -> xr.Dataset:
+    """Add `bias` to the scores of the image tokens that meet a box, in the chosen heads; a Dataset as from `ablate`.
+
+    box     (left, top, right, bottom) in pixels of the original picture, for all samples, or one (or None) per sample;
+            None: the whole picture
+    bias    a natural logarithm: 4 makes a key's odds 55 times as high, −1e4 hides it; 0 changes nothing
+    Source: Gaze Heads (±1e4); PAI. Raises BoxError for an empty box, one outside its picture, or one whose part of
+    the picture the model does not see; otherwise as `ablate`.
+    """
+    found = sweep(
+        model, samples, {"heads": heads}, "steer", positions, bias=bias, box=box, batch_tokens=batch_tokens,
+        max_new_tokens=max_new_tokens, progress=progress,
+    )  # fmt: skip
+    return results.single(found)
 
 
 def sweep(
@@ -37,7 +110,7 @@ def sweep(
     samples: Sequence[Sample],
     sets: Any,
     mode: str = "zero",
-    positions: str = ALL,
+    positions: str = "",
     reference: Reference | Sequence[Sample] | None = None,
     *,
     bias: float | None = None,
@@ -52,7 +125,7 @@ def sweep(
     sets    {name: heads}, a list of heads, or a bool DataArray (set, layer, head) as
             `interventions.head_sets` makes them, whose coordinates along `set` are kept;
             heads as in `ablate`
-    box     mode "steer" only: as in `steer`
+    box     modes "steer" and "edge_knockout" only: as in `steer`
     tokens  modes on sinks only: as in `ablate`
 
     The rest, and the variables, as in `ablate`; clean_* have no `set`, and `heads` (model, set, layer, head) tells
@@ -65,7 +138,7 @@ def sweep(
         max_new_tokens=max_new_tokens,
     )  # fmt: skip
     with progress_bar(f"{mode} {model.name}", len(samples), progress) as advance:
-        effects = run.runner.run(advance=advance)
+        effects = run.job.run(advance=advance)
     return results.dataset(effects, run.coords)
 
 
@@ -75,7 +148,7 @@ def sweep_to_store(
     sets: Any,
     path: str | os.PathLike[str],
     mode: str = "zero",
-    positions: str = ALL,
+    positions: str = "",
     reference: Reference | Sequence[Sample] | None = None,
     *,
     bias: float | None = None,
@@ -106,7 +179,7 @@ def sweep_to_store(
     with progress_bar(f"{mode} {model.name}", len(samples), progress, done=len(samples) - left) as advance:
         for index, ids in todo.items():
             part = [plan.samples.index(name) for name in ids]
-            effects = run.runner.run(part, advance)
+            effects = run.job.run(part, advance)
             made = results.dataset(effects, run.coords.isel(sample=part))
             write.write_shard(path, index, made, circumstance=plan.circumstance)
     return results.with_heads(open_asked(path, plan.samples, plan.answers))
@@ -148,12 +221,10 @@ def kind_of(mode: str, positions: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """A checked sweep: its coordinates, and the runner of its shards."""
+    """A checked sweep: what the engine does, and the coordinates and identity of what that gives."""
 
-    runner: results.Runner
+    job: Job
     coords: xr.Dataset
-    intervention: Intervention
-    settings: Settings
     identity: dict[str, Any]
 
     @classmethod
@@ -163,8 +234,6 @@ class Sweep:
         max_new_tokens: int, tokens: Mapping[str, Sequence[int]] | None = None, seed: int = 0, task_files: str = "",
     ) -> Sweep:  # fmt: skip
         """Check everything, run nothing but a reference set. Raises what `sweep` raises."""
-        if box is not None and mode != "steer":
-            raise ParameterError(got("box", box, f"None in mode {mode!r}", "use mode 'steer'"))
         marks = head_sets(model, sets)
         settings = settings_of(model, samples, "first_generated", (), None, batch_tokens, max_new_tokens)
         boxes = results.boxes_of(samples, box)
@@ -172,19 +241,19 @@ class Sweep:
         check_possible(model, intervention)
         described = (model, samples, settings, marks, intervention, seed, task_files)
         coords = results.sweep_coordinates(*described)
-        runner = results.Runner.of(model, samples, marks, intervention, settings)
+        job = Job(model, samples, marks.values, intervention, settings)
         identity = results.sweep_identity(model, settings, marks, intervention, seed, task_files)
-        return cls(runner, coords, intervention, settings, identity)
+        return cls(job, coords, identity)
 
     def plan(self, shard: int) -> write.StorePlan:
         """The plan of the store of this sweep."""
         return write.StorePlan(
             self.coords,
             identity=self.identity,
-            circumstance=circumstance_of(self.runner.job.model),
+            circumstance=circumstance_of(self.job.model),
             shard=shard,
             variables=results.DIMS,
-            kind=kind_of(self.intervention.mode, self.intervention.positions),
-            hashes=self.settings.hashes,
-            answers=self.settings.answers,
+            kind=kind_of(self.job.intervention.mode, self.job.intervention.positions),
+            hashes=self.job.settings.hashes,
+            answers=self.job.settings.answers,
         )

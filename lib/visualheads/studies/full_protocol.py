@@ -23,7 +23,7 @@ from visualheads.interventions.attribution import gradient_screen
 from visualheads.interventions.head_sets import split_samples
 from visualheads.interventions.modes import ALL
 from visualheads.interventions.sweeps import joined, kind_of
-from visualheads.studies import shipped, steering
+from visualheads.studies import effects, shipped, steering
 from visualheads.studies import sinks as sink_study
 from visualheads.studies.ablation import run, sets_of
 from visualheads.tasks import task as benchmark
@@ -129,10 +129,18 @@ def sinks(setting: Setting) -> Made:
     return {store: (ds, store, (MAIN_TASK,)) for store, ds in found.items()}
 
 
+def single_head_effects(setting: Setting) -> Made:
+    """Whole and looking effects of every head alone, and how far pictures move its output."""
+    reference = setting.chosen[: setting.n]
+    found = effects.head_effects(setting.model, setting.judged, reference, setting.work, setting.progress)
+    return {effects.EFFECTS: (found, effects.EFFECTS, (MAIN_TASK,))}
+
+
 PARTS: dict[str, Part] = {
     "removed heads": Part(tuple(f"{mode}-{positions}" for mode, positions in MODES), removed_heads),
     "steering": Part(steering.STORES, steered_heads),
     "sinks": Part(sink_study.STORES, sinks),
+    "effects of single heads": Part((effects.EFFECTS,), single_head_effects),
 }
 """In the order in which they run."""
 

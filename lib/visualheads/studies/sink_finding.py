@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from visualheads.analysis.grounding import targets
 from visualheads.analysis.sinks import BY_ATTENTION, MASSIVE
+from visualheads.interventions.results import objects, samples_only
 from visualheads.models.sinks import OUTLIER_RATIO, sink_threshold
-from visualheads.studies.gaze import objects, samples_only
 from visualheads.tracing.measures import TokenSets, measure
 from visualheads.tracing.trace import trace
 

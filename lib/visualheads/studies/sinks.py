@@ -18,9 +18,9 @@ from visualheads.analysis.effects import MAIN_TASK
 from visualheads.heads.ranking import rank
 from visualheads.interventions import head_sets
 from visualheads.interventions.modes import AFTER_IMAGE
+from visualheads.interventions.results import objects, samples_only
 from visualheads.interventions.sweeps import sweep
 from visualheads.studies import ablation
-from visualheads.studies.gaze import objects, samples_only
 from visualheads.studies.sink_finding import find, others
 from visualheads.tasks import task as benchmark
 

@@ -7,26 +7,34 @@ unless a large run is shipped.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import xarray as xr
 
 from visualheads.analysis.effects import MAIN_TASK
-from visualheads.errors import HeadError
+from visualheads.analysis.grounding import kind_of_box
+from visualheads.errors import HeadError, ParameterError, SampleError, got
 from visualheads.heads.ranking import rank
 from visualheads.interventions import head_sets
-from visualheads.interventions.modes import AFTER_IMAGE
+from visualheads.interventions.modes import AFTER_IMAGE, ALL
+from visualheads.interventions.results import objects
+from visualheads.interventions.sweeps import sweep
 from visualheads.studies import ablation
-from visualheads.studies.gaze import MOST_HEADS, Ask, bias_curve, candidates, ground, objects
+from visualheads.studies.grounding import MOST_HEADS, ground
 from visualheads.tasks import task as benchmark
+from visualheads.tasks.prompts import free_form
 
 if TYPE_CHECKING:
     from visualheads.models.wrapper import VisionLanguageModel
     from visualheads.tasks.sample import Sample
 
+Ask = Literal["count", "name"]
+ASKED = ("count", "name")
+NAME_QUESTION = "What is the object in the rectangle?"
+"""What a steered model is asked for a name; miniatures are trained on this question, of drawn rectangles."""
 STEERING, BOOST, GROUNDING = "steering", "boost", "grounding"
 STORES = (STEERING, BOOST, GROUNDING)
 """Names and kinds of the stores that these experiments leave."""
@@ -71,6 +79,67 @@ FULL = Size(
     questions=64, scenes=32, counts=(20, 50, 100, 200), seeds=5, biases=(2.0, 4.0, 8.0),
     strengths=(-8.0, -4.0, -2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 4.0, 8.0),
 )  # fmt: skip
+
+
+def candidates(samples: Sequence[Sample], ask: Ask = "count", others: bool = False) -> list[Sample]:
+    """Every object that a question could mean, as a sample of its own: steered to its box, does the answer follow?
+
+    One sample per labelled kind of object (`boxes`), whose `box` is the first object of it, and whose `answer` is what
+    would be right of it, so that `correct` of a steered run says whether the answer followed, `clean_correct` how often
+    it is given anyway. Ids end in “→kind”.
+
+    ask     "count": the question stays, the answer is the kind's number; needs two kinds in different numbers.
+            "name": asks what the object in the rectangle is, the answer is the kind; needs two kinds
+    others  leave out the kind that the sample's own box marks: steering against a mark
+    Samples without two such kinds, or with choices (whose letters name other things), are left out. Raises SampleError
+    where none is left, ParameterError for another `ask`.
+    """
+    if ask not in ASKED:
+        raise ParameterError(got("ask", ask, ASKED))
+    made = []
+    for sample in samples:
+        boxes = {name: found for name, found in (sample.boxes or {}).items() if found}
+        told = {name: str(len(found)) if ask == "count" else name for name, found in boxes.items()}
+        if sample.choices or len(set(told.values())) < 2:
+            continue
+        own = kind_of_box(sample) if others else None
+        question = sample.question if ask == "count" else free_form(NAME_QUESTION)
+        made += [
+            replace(
+                sample, id=f"{sample.id}→{name}", box=tuple(boxes[name][0]), answer=answer, question=question,
+                task=sample.task if ask == "count" else f"{sample.task}-names",
+            )
+            for name, answer in told.items()
+            if name != own
+        ]  # fmt: skip
+    if not made:
+        raise SampleError(
+            "no sample has two kinds of labelled objects in different numbers; give free-form samples with `boxes`, "
+            "such as vh.task('looktwice').samples(condition='plain-general', format='free')."
+        )
+    return made
+
+
+def bias_curve(
+    model: VisionLanguageModel, samples: Sequence[Sample], sets: Any, biases: Sequence[float], mode: str = "boost",
+    positions: str = ALL, box: Any = None, **settings: Any,
+) -> xr.Dataset:  # fmt: skip
+    """The same sweep at several strengths: a Dataset with the dimension `bias` (model, bias, set, sample).
+
+    mode "boost" (all image keys) or "steer" (to `box`). Negative biases take attention away; 0 is the clean run.
+    Raises ParameterError for no strengths or another mode.
+    """
+    if mode not in ("boost", "steer"):
+        raise ParameterError(got("mode", mode, ["boost", "steer"]))
+    if not len(biases) or len(set(biases)) < len(biases):
+        raise ParameterError(got("biases", list(biases), "at least one strength, each once"))
+    runs = [sweep(model, samples, sets, mode, positions, bias=bias, box=box, **settings) for bias in biases]
+    clean = [name for name in runs[0].data_vars if "set" not in runs[0][name].dims or name == "heads"]
+    changed = xr.concat(
+        [run.drop_vars(clean) for run in runs], "bias", coords="minimal", compat="override", combine_attrs="override"
+    )
+    order = ("model", "bias", "set", "sample")
+    return changed.transpose(*order, ...).assign(runs[0][clean]).assign_coords(bias=[float(bias) for bias in biases])
 
 
 def run(

@@ -10,18 +10,22 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from visualheads.errors import ParameterError, SampleError, checked_whole, got
+from visualheads.heads.selection import head_pairs
 from visualheads.models import provenance
 from visualheads.models.generation import Margins
 from visualheads.store import schema
 from visualheads.tasks.sample import Sample
 from visualheads.tracing.batching import BATCH_TOKENS
-from visualheads.tracing.collect import KEEPABLE, chosen_heads, common_grid
 from visualheads.tracing.forward import QUERIES
 from visualheads.tracing.measures import DEFINITIONS_VERSION
 
 if TYPE_CHECKING:
+    from visualheads.models.token_map import TokenMap
     from visualheads.models.wrapper import VisionLanguageModel
 
+KEEPABLE = ("mean_map", "maps", "attention")
+DYNAMIC_GRID = (16, 16)
+"""Grid of mean maps where pictures have grids of different shapes (Qwen-VL): each map is resampled onto it."""
 MAX_NEW_TOKENS = 16
 """Longest answer by default; generation ends with the last answer of its batch, short ones cost less."""
 
@@ -175,3 +179,24 @@ def _check(samples: Sequence[Sample]) -> None:
     if len(set(ids)) < len(ids):
         twice = sorted({i for i in ids if ids.count(i) > 1})[:5]
         raise SampleError(f"sample ids are not unique: {', '.join(twice)}; give every sample its own id.")
+
+
+def common_grid(maps: Sequence[TokenMap]) -> tuple[int, int]:
+    """The pictures' shared whole-picture grid (rows, columns); DYNAMIC_GRID where they differ."""
+    shapes = {token_map.grid_shape for token_map in maps}
+    return shapes.pop() if len(shapes) == 1 else DYNAMIC_GRID
+
+
+def chosen_heads(model: VisionLanguageModel, heads: Any, keep: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """Heads as (layer, head) pairs, from what `head_pairs` takes; None: all of them.
+
+    Raises HeadError as it does, ParameterError where no maps are kept.
+    """
+    layers, count, _ = model.shape
+    if "maps" not in keep:
+        if heads is not None:
+            raise ParameterError("heads= chooses whose maps are kept; add keep=('maps',), or leave heads out.")
+        return ()
+    if heads is None:
+        return tuple((layer, head) for layer in range(layers) for head in range(count))
+    return tuple(head_pairs(model, heads))

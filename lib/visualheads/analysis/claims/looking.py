@@ -146,7 +146,8 @@ def _excess(
     told = {"above": float(count), "closest": float(excess.max()), "by_chance": by_chance}
     differences = [] if white is None else [_difference(second, white, chosen, same_heads=True)]
     if untrained is not None:
-        differences.append(_difference(second, untrained, chosen, same_heads=False))
+        one = untrained.isel(draw=0, drop=True) if "draw" in untrained.dims else untrained
+        differences.append(_difference(second, one, chosen, same_heads=False))
     plain = [bounds_of(bootstrap(values)) for values in differences]
     wide = _least([bounds_of(bootstrap(values, *of_looks(looks))) for values in differences])
     if white is not None:

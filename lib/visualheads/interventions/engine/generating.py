@@ -9,7 +9,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from visualheads.interventions.engine.text_model import EMBEDS, PLACES, Door, LayerEdit, cache_rows, forward
+from visualheads.interventions.engine.text_model import (
+    EMBEDS,
+    PLACES,
+    LanguageModelInputs,
+    LayerEdit,
+    cache_rows,
+    forward,
+)
 from visualheads.models.generation import answer_lengths
 
 if TYPE_CHECKING:
@@ -24,14 +31,14 @@ def answers(
     model: VisionLanguageModel,
     logits: Float[Tensor, "row vocabulary"],
     cache: Any,
-    door: Door,
+    prompts: LanguageModelInputs,
     samples: Sequence[int],
     editor: Editor | None,
     max_new_tokens: int,
 ) -> Int[Tensor, "row token"]:
     """Greedy tokens of each row, the first from `logits`; after a row's first end token, that token again.
 
-    `cache` holds the prompts of the rows, row r being prompt samples[r] of `door`; it is used up.
+    `cache` holds the prompts of the rows, row r being prompt samples[r] of `prompts`; it is used up.
     """
     end = torch.tensor(sorted(model.end_tokens), device=logits.device)
     tokens = logits.argmax(-1)
@@ -48,7 +55,7 @@ def answers(
             owners = [owners[index] for index in kept.tolist()]
             cache = cache_rows(cache, kept.tolist())
             editor = None if editor is None else editor.rows(kept.to(editor.heads.device))
-        fresh = step_forward(model, said[running, -1], cache, door, owners, editor, step).argmax(-1)
+        fresh = step_forward(model, said[running, -1], cache, prompts, owners, editor, step).argmax(-1)
         fresh = torch.where(torch.isin(said[running, -1], end), said[running, -1], fresh)
         column = said[:, -1].clone()
         column[running] = fresh
@@ -60,7 +67,7 @@ def step_forward(
     model: VisionLanguageModel,
     tokens: Int[Tensor, " row"],
     cache: Any,
-    door: Door,
+    prompts: LanguageModelInputs,
     samples: Sequence[int],
     edit: LayerEdit | None,
     step: int,
@@ -68,11 +75,11 @@ def step_forward(
     """Logits after the `step`-th generated token (from 0) of each row."""
     embeds = model.module.get_input_embeddings()(tokens[:, None])
     kwargs: dict[str, Any] = {EMBEDS: embeds}
-    places = door.next_places(step)
+    places = prompts.next_places(step)
     if places is not None:
         own = torch.tensor(list(samples), device=places.device)
         kwargs[PLACES] = places if places.shape[-2] == 1 else places.index_select(-2, own)
-    return forward(model, kwargs, cache, edit, start=door.length + step).logits
+    return forward(model, kwargs, cache, edit, start=prompts.length + step).logits
 
 
 def ended(model: VisionLanguageModel, said: Int[Tensor, "row token"]) -> Int[Tensor, " row"]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -22,17 +22,17 @@ from torch import Tensor
 from visualheads.interventions.engine.editor import Editor
 from visualheads.interventions.engine.generating import answers
 from visualheads.interventions.engine.text_model import (
-    Door,
-    arrive,
+    LanguageModelInputs,
     cache_rows,
     check_alone,
     forward,
     joined,
+    language_model_inputs,
     new_cache,
     select,
 )
 from visualheads.interventions.engine.tokens import in_boxes, named
-from visualheads.interventions.modes import AFTER_IMAGE, Intervention, image_sees_question
+from visualheads.interventions.modes import AFTER_IMAGE, ALL, Intervention, image_sees_question
 from visualheads.models.devices import fitting, in_halves, rows_of_cache
 from visualheads.models.generation import decoded
 from visualheads.tasks import scoring
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from visualheads.tracing.settings import Settings
 
 BLOCK = 32
-"""Samples whose prompts are held at the language model's door at a time, to be grouped by length."""
+"""Samples whose language-model inputs are held at a time, to be grouped by length."""
 CACHES = 3
 """Caches of keys and values held at a time: what was before the first position run again, the clean pass, and the rows
 that are changed (or answered)."""
@@ -74,16 +74,29 @@ class Effects:
             numbers(sets, samples), np.full(samples, "", dtype=object), numbers(samples), numbers(samples),
         )  # fmt: skip
 
+    def of_sets(self, places: NDArray[np.intp]) -> Effects:
+        """The effects of sets at these places, which may recur."""
+        changed = {name: getattr(self, name)[places] for name in ("prediction", "correct", "margin", "kl")}
+        return replace(self, **changed)
+
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Head sets (set, layer, head) to be tried on samples under one intervention."""
+    """Head sets to be tried on samples under one intervention.
+
+    marks    which heads are in each set
+    """
 
     model: VisionLanguageModel
     samples: Sequence[Sample]
-    sets: Bool[Tensor, "set layer head"]
+    marks: Bool[NDArray[np.bool_], "set layer head"]
     intervention: Intervention
     settings: Settings
+
+    @cached_property
+    def sets(self) -> Bool[Tensor, "set layer head"]:
+        """The different sets: those of the same heads (one head is top of several rankings) run once."""
+        return torch.from_numpy(np.unique(self.marks, axis=0))
 
     @cached_property
     def lowest(self) -> list[int]:
@@ -93,7 +106,7 @@ class Job:
     def run(
         self, part: slice | Sequence[int] = slice(None), advance: Callable[[int], None] = lambda _count: None
     ) -> Effects:
-        """The effects on a part of the samples. `advance` is told the number of samples done."""
+        """The effects of every set on a part of the samples. `advance` is told the number of samples done."""
         indices = list(range(len(self.samples)))[part] if isinstance(part, slice) else list(part)
         effects = Effects.empty(len(self.sets), len(indices))
         blocks = [indices[start : start + BLOCK] for start in range(0, len(indices), BLOCK)]
@@ -104,12 +117,12 @@ class Job:
         with torch.no_grad():
             ready = prefetched(indices, prepare)
             for block in blocks:
-                groups: dict[tuple[int, int], list[tuple[int, Door]]] = defaultdict(list)
+                groups: dict[tuple[int, int], list[tuple[int, LanguageModelInputs]]] = defaultdict(list)
                 for index, encoding in (next(ready) for _ in block):
                     with fitting(self.model, [self.samples[index]]):
-                        door = arrive(self.model, encoding)
-                        check_alone(self.model, encoding, door)
-                    groups[door.length, door.after_image].append((index, door))
+                        prompts = language_model_inputs(self.model, encoding)
+                        check_alone(self.model, encoding, prompts)
+                    groups[prompts.length, prompts.after_image].append((index, prompts))
                 for (length, _), members in sorted(groups.items(), key=lambda item: item[0]):
                     size = self.rows(length, length)
                     for start in range(0, len(members), size):
@@ -117,28 +130,28 @@ class Job:
                         for done, _ in in_halves(batch, lambda some: self._batch(some, indices[0], effects)):
                             advance(len(done))
             ready.close()  # pyright: ignore[reportAttributeAccessIssue]
-        return effects
+        return effects.of_sets(np.unique(self.marks, axis=0, return_inverse=True)[1].reshape(-1))
 
     def rows(self, length: int, again: int) -> int:
         """Rows that run together, of prompts of `length` tokens of which the last `again` are run."""
         most = rows_of_cache(self.model, length + self.settings.max_new_tokens, CACHES)
         return max(1, min(self.settings.batch_tokens // again, most))
 
-    def _batch(self, members: Sequence[tuple[int, Door]], offset: int, effects: Effects) -> None:
+    def _batch(self, members: Sequence[tuple[int, LanguageModelInputs]], offset: int, effects: Effects) -> None:
         with fitting(self.model, [self.samples[index] for index, _ in members]):
             self._fill(members, offset, effects)
 
-    def _fill(self, members: Sequence[tuple[int, Door]], offset: int, effects: Effects) -> None:
+    def _fill(self, members: Sequence[tuple[int, LanguageModelInputs]], offset: int, effects: Effects) -> None:
         """Some samples of one length: the clean pass, then all sets in pieces."""
         owners = [index for index, _ in members]
-        batch = Batch.of(self, joined([door for _, door in members]), owners)
+        batch = Batch.of(self, joined([prompts for _, prompts in members]), owners)
         clean = batch.clean()
         where = np.array(owners) - offset
         for row, index in enumerate(owners):
             effects.clean_margin[where[row]] = self._margin(index, clean.logits[row])
         said = answers(
-            self.model, clean.logits, cache_rows(clean.cache, range(len(owners))), batch.door, range(len(owners)), None,
-            self.settings.max_new_tokens,
+            self.model, clean.logits, cache_rows(clean.cache, range(len(owners))), batch.prompts, range(len(owners)),
+            None, self.settings.max_new_tokens,
         )  # fmt: skip
         effects.clean_prediction[where], effects.clean_correct[where] = self._judged(owners, said)
         reference = torch.log_softmax(clean.logits.float(), -1)
@@ -167,92 +180,96 @@ class Job:
 
 @dataclass(frozen=True)
 class Clean:
-    """The unchanged model on a batch: logits, layer outputs where sets begin, caches before and after the pass."""
+    """The unchanged model on a batch: logits, layer outputs where sets begin, caches before and after the pass.
+
+    marked   the image tokens that the mode works on
+    """
 
     logits: Float[Tensor, "sample vocabulary"]
     outputs: dict[int, Tensor]
     before: Any
     cache: Any
-    sinks: Bool[Tensor, "layer sample token"] | None
+    marked: Bool[Tensor, "layer sample token"]
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Samples of one length and all head sets, cut into pieces of (sample, set) rows that run together.
 
-    start    the first position that is run again: 0, or the first after the image
+    first    the first position that is changed
+    start    the first position that is run again: 0, or `first`
     """
 
     job: Job
-    door: Door
+    prompts: LanguageModelInputs
     owners: list[int]
     start: int
     first: int
     pieces: list[list[tuple[int, int]]]
-    marked: Bool[Tensor, "sample token"] | None
 
     @classmethod
-    def of(cls, job: Job, door: Door, owners: list[int]) -> Batch:
-        after = job.intervention.positions == AFTER_IMAGE
-        if after and job.model.adapter.bidirectional and door.image_sees_question():
-            raise image_sees_question(job.model)
-        first = door.after_image if after else 0
-        start = first if after and _can_resume(job, door) else 0
-        marked = None
-        if job.intervention.mode == "steer":
-            asked = [job.samples[index] for index in owners]
-            marked = in_boxes(job.model, asked, door.image, job.intervention.boxes, job.settings.sizes)
-        return cls(job, door, owners, start, first, _pieces(job, door, start), marked)
+    def of(cls, job: Job, prompts: LanguageModelInputs, owners: list[int]) -> Batch:
+        first = first_changed(job.model, prompts, job.intervention.positions)
+        start = first if _can_resume(job, prompts) else 0
+        return cls(job, prompts, owners, start, first, _pieces(job, prompts, start))
 
     def clean(self) -> Clean:
         """The unchanged pass: over what comes before `start` (if anything), then over the rest."""
-        model, door = self.job.model, self.door
+        model, prompts = self.job.model, self.prompts
         intervention = self.job.intervention
-        sinks = intervention.operation.sinks and intervention.tokens is None
+        sinks = intervention.operation.tokens == "sinks" and intervention.tokens is None
         before = new_cache(model)
         marks = []
         if self.start:
-            passed = forward(model, door.part(0, self.start), before, sinks=sinks)
+            passed = forward(model, prompts.part(0, self.start), before, sinks=sinks)
             marks.append(passed.sinks)
         lowest = {self._lowest(rows) - 1 for rows in self.pieces}
         cache = cache_rows(before, range(len(self.owners)))
-        passed = forward(model, door.part(self.start, door.length), cache, start=self.start, keep=lowest, sinks=sinks)
+        rest = prompts.part(self.start, prompts.length)
+        passed = forward(model, rest, cache, start=self.start, keep=lowest, sinks=sinks)
         marks.append(passed.sinks)
         found = torch.cat([mark for mark in marks if mark is not None], -1) if sinks else None
-        if intervention.tokens is not None:
-            asked = [self.job.samples[index] for index in self.owners]
-            given = named(asked, door.image, intervention.tokens)
-            found = given.expand(model.shape.layers, *given.shape)
-        return Clean(passed.logits, passed.outputs, before, cache, found)
+        return Clean(passed.logits, passed.outputs, before, cache, self._marked(found))
+
+    def _marked(self, sinks: Bool[Tensor, "layer sample token"] | None) -> Bool[Tensor, "layer sample token"]:
+        """The image tokens that the mode works on: all, those in a box, those named, or the model's `sinks`."""
+        job, image = self.job, self.prompts.image
+        if sinks is not None:
+            return sinks.to(image.device) & image
+        asked, marked = [job.samples[index] for index in self.owners], image
+        if job.intervention.tokens is not None:
+            marked = named(asked, image, job.intervention.tokens)
+        elif job.intervention.boxes:
+            marked = in_boxes(job.model, asked, image, job.intervention.boxes, job.settings.sizes)
+        return marked.expand(job.model.shape.layers, *marked.shape)
 
     def changed(self, rows: Sequence[tuple[int, int]], clean: Clean) -> tuple[Tensor, Tensor]:
         """First logits and answers of (sample, set) rows."""
-        model, door = self.job.model, self.door
+        model, prompts = self.job.model, self.prompts
         samples = [sample for sample, _ in rows]
         # a part of a piece begins where the piece does: that layer's input is known
         lowest = max((layer + 1 for layer in clean.outputs if layer < self._lowest(rows)), default=0)
         upper = range(lowest, model.shape.layers)
         cache = cache_rows(clean.before, samples, upper)
         editor = self._editor(rows, clean)
-        kwargs = door.rows(samples).part(self.start, door.length)
+        kwargs = prompts.rows(samples).part(self.start, prompts.length)
         entry = (lowest, select(clean.outputs[lowest - 1], samples)) if lowest else None
         logits = forward(model, kwargs, cache, editor, start=self.start, entry=entry).logits
         if self.job.settings.max_new_tokens > 1:
             below = cache_rows(clean.cache, samples, range(lowest))
             cache.layers[:lowest] = below.layers[:lowest]
-        said = answers(model, logits, cache, door, samples, editor, self.job.settings.max_new_tokens)
+        said = answers(model, logits, cache, prompts, samples, editor, self.job.settings.max_new_tokens)
         return logits, said
 
     def _editor(self, rows: Sequence[tuple[int, int]], clean: Clean) -> Editor:
         samples = torch.tensor([sample for sample, _ in rows])
         sets = torch.tensor([chosen for _, chosen in rows])
-        own = samples.to(self.door.image.device)
+        own = samples.to(self.prompts.image.device)
         return Editor(
             self.job.intervention,
             self.job.sets[sets],
-            self.door.image[own],
-            None if self.marked is None else self.marked[own],
-            None if clean.sinks is None else clean.sinks[:, samples.to(clean.sinks.device)],
+            self.prompts.image[own],
+            clean.marked[:, own],
             self.first,
         )
 
@@ -260,22 +277,33 @@ class Batch:
         return min(self.job.lowest[chosen] for _, chosen in rows)
 
 
-def _pieces(job: Job, door: Door, start: int) -> list[list[tuple[int, int]]]:
+def first_changed(model: VisionLanguageModel, prompts: LanguageModelInputs, positions: str) -> int:
+    """The first position of the prompts that is changed. Raises ModeError where positions cannot be told apart."""
+    if positions == ALL:
+        return 0
+    if positions == AFTER_IMAGE:
+        if model.adapter.bidirectional and prompts.image_sees_question():
+            raise image_sees_question(model)
+        return prompts.after_image
+    return prompts.length - 1
+
+
+def _pieces(job: Job, prompts: LanguageModelInputs, start: int) -> list[list[tuple[int, int]]]:
     """(sample, set) rows that run together: sets that begin at a similar layer; on a cache, those of one sample."""
     lowest = job.lowest
-    rows = [(sample, chosen) for sample in range(len(door.ids)) for chosen in range(len(job.sets))]
+    rows = [(sample, chosen) for sample in range(len(prompts.ids)) for chosen in range(len(job.sets))]
     if start:
         rows.sort(key=lambda row: (row[0], -lowest[row[1]], row[1]))
     else:
         rows.sort(key=lambda row: (-lowest[row[1]], row[1], row[0]))
-    size = job.rows(door.length, door.length - start)
+    size = job.rows(prompts.length, prompts.length - start)
     return [rows[first : first + size] for first in range(0, len(rows), size)]
 
 
-def _can_resume(job: Job, door: Door) -> bool:
-    """Whether the prompt can be cut after the image and resumed from a cache with the same numbers."""
+def _can_resume(job: Job, prompts: LanguageModelInputs) -> bool:
+    """Whether a prompt that is cut and resumed from a cache gives the same numbers."""
     if job.model.adapter.bidirectional:
         return False
     window = getattr(job.model.config.get_text_config(), "sliding_window", None)
     # a sliding cache forgets keys that “every key” of a whole prompt still counts
-    return not (job.intervention.mode == "uniform_released" and window and window < door.length)
+    return not (job.intervention.mode == "uniform_released" and window and window < prompts.length)

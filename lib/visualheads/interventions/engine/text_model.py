@@ -1,10 +1,9 @@
 """The language model alone, with and without changed heads: from its own inputs on, so that pictures are seen once.
 
-A prompt is run up to the door of the language model (`arrive`): what waits there – embeddings with the picture in
-them, positions, masks – is all that later passes need. `forward` runs the language model on that through nnsight: with
-an `Editor` changing heads, from a layer on whose input is known, on top of a cache of earlier positions.
-
-That the language model, run alone from its own inputs, answers as the whole model does.
+A prompt is run up to the language model (`language_model_inputs`): what it is called with – embeddings with the picture
+in them, positions, masks – is all that later passes need. `forward` runs the language model on that through nnsight:
+with an `Editor` changing heads, from a layer on whose input is known, on top of a cache of earlier positions.
+`check_alone` makes sure that the language model, run alone from its own inputs, answers as the whole model does.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ DROPPED = frozenset({"past_key_values", "use_cache", "cache_position", "logits_t
 
 
 @dataclass(frozen=True)
-class Door:
-    """Prompts of one length, unpadded, at the door of the language model.
+class LanguageModelInputs:
+    """What the language model is called with: prompts of one length, unpadded, pictures already in them.
 
     ids      (sample, token)
     image    which of them are image tokens
@@ -55,11 +54,11 @@ class Door:
         """The first position after the last image token of any of the prompts."""
         return int(self.image.any(0).nonzero().max()) + 1
 
-    def rows(self, index: Sequence[int]) -> Door:
+    def rows(self, index: Sequence[int]) -> LanguageModelInputs:
         """Some of the prompts, or repeated ones."""
         chosen = torch.tensor(index, device=self.ids.device)
         kwargs = {name: _rows(name, value, chosen, self.kwargs) for name, value in self.kwargs.items()}
-        return Door(self.ids[chosen], self.image[chosen], kwargs)
+        return LanguageModelInputs(self.ids[chosen], self.image[chosen], kwargs)
 
     def part(self, start: int, stop: int) -> dict[str, Any]:
         """The arguments for the positions from `start` to before `stop`, to be run on a cache of what is before."""
@@ -112,7 +111,7 @@ def text_part(model: VisionLanguageModel) -> Any:
     return place
 
 
-def arrive(model: VisionLanguageModel, encoding: Any) -> Door:
+def language_model_inputs(model: VisionLanguageModel, encoding: Any) -> LanguageModelInputs:
     """Run one encoded prompt (no padding) up to the language model, picture included, and keep what arrives there."""
     import nnsight
 
@@ -132,13 +131,14 @@ def arrive(model: VisionLanguageModel, encoding: Any) -> Door:
     if isinstance(kept.get(MASK), Tensor) and kept[MASK].ndim == 2:
         del kept[MASK]  # nothing is padded
     ids = inputs["input_ids"]
-    return Door(ids, ids == model.image_token_id, kept)
+    return LanguageModelInputs(ids, ids == model.image_token_id, kept)
 
 
-def joined(doors: Sequence[Door]) -> Door:
+def joined(parts: Sequence[LanguageModelInputs]) -> LanguageModelInputs:
     """Prompts of the same length as one batch."""
-    kwargs = {name: _joined(name, [door.kwargs[name] for door in doors]) for name in doors[0].kwargs}
-    return Door(torch.cat([door.ids for door in doors]), torch.cat([door.image for door in doors]), kwargs)
+    kwargs = {name: _joined(name, [one.kwargs[name] for one in parts]) for name in parts[0].kwargs}
+    ids, image = (torch.cat([getattr(one, name) for one in parts]) for name in ("ids", "image"))
+    return LanguageModelInputs(ids, image, kwargs)
 
 
 def new_cache(model: VisionLanguageModel) -> Any:
@@ -283,15 +283,15 @@ _CHECKED: WeakSet[VisionLanguageModel] = WeakSet()
 """Models whose language model was found to give the whole model's logits when run alone."""
 
 
-def check_alone(model: VisionLanguageModel, encoding: Any, door: Door) -> None:
-    """Once per model: the language model alone, from the door on, gives the whole model's logits."""
+def check_alone(model: VisionLanguageModel, encoding: Any, prompts: LanguageModelInputs) -> None:
+    """Once per model: the language model alone gives the whole model's logits."""
     if model in _CHECKED:
         return
     inputs = dict(encoding.to(model.device, dtype=model.dtype))
     with torch.no_grad():
         whole = model.module(**inputs, logits_to_keep=1).logits[:, -1].float()
         # of a model in several places, the whole gives its logits where its inputs go, the head where it is
-        alone = forward(model, door.kwargs, new_cache(model)).logits.float().to(whole.device)
+        alone = forward(model, prompts.kwargs, new_cache(model)).logits.float().to(whole.device)
     apart = float((whole - alone).abs().max() / whole.abs().max().clamp_min(1e-9))
     allowed = SAME if model.dtype == torch.float32 else 50 * SAME
     if not apart <= allowed:
