@@ -147,9 +147,9 @@ def checked_whole(what: str, value: Any, lowest: int = 1, highest: int = MOST) -
 
 def checked_number(what: str, value: Any, above: float, below: float) -> float:
     """Return a number between bounds, which do not belong to it. Raises ParameterError for anything else."""
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if is_number and above < float(value) < below:
-        return float(value)
+    number: Any = value if isinstance(value, Real) and not isinstance(value, bool) else None
+    if number is not None and above < number < below:
+        return float(number)
     raise ParameterError(got(what, value, f"a number above {above:g} and below {below:g}"))
 
 

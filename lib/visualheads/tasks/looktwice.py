@@ -108,7 +108,7 @@ def _official_records(dataset: Path, chosen: Path) -> Iterator[Record | RecordEr
             continue
         for number, entry in enumerate(entries, start=1):
             named = {**entry, PICTURE: image_id} if isinstance(entry, dict) else entry
-            yield records.as_record(named, dataset, None, number, f"picture {image_id!r}, record {number}: ")
+            yield records.as_record(named, dataset, None, number, f"picture {shown(image_id, 60)}, record {number}: ")
 
 
 def _official_question(record: Record) -> Question:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from visualheads.errors import RecordError
+from visualheads.errors import RecordError, shown
 from visualheads.tasks.records import Record
 from visualheads.tasks.sample import Box
 
@@ -74,7 +74,7 @@ def gather(records: Iterable[Record | RecordError], question_of: Callable[[Recor
             if isinstance(question, str):
                 left_out[question] += 1
             elif question.question_id in questions:
-                raise record.error(f"the question id {question.question_id!r} occurs twice")
+                raise record.error(f"the question id {shown(question.question_id, 60)} occurs twice")
             else:
                 questions[question.question_id] = question
         except RecordError as error:

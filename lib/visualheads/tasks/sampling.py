@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, TypeVar
 
-from visualheads.errors import BoxError, ImageError, ParameterError, RecordError
+from visualheads.errors import BoxError, ImageError, ParameterError, RecordError, listed, shown
 from visualheads.tasks.operations import DrawBox, ShuffleBlocks, Whiten
 from visualheads.tasks.questions import Question, Reading
 from visualheads.tasks.sample import LETTERS, Box, LazyImage, Sample, checked_box, clip_box
@@ -147,7 +147,7 @@ def _samples_of(
             seed = seed_of("choices", task.name, question.question_id, plan.seed)
             choices = task.choices(question, condition, seed)
             answers = tuple(LETTERS[choices.index(answer)] if answer else "" for answer in answers)
-        image = shown(picture, plan.control, box if condition in task.marked else None, shuffle)
+        image = as_shown(picture, plan.control, box if condition in task.marked else None, shuffle)
         samples[condition] = Sample(
             id=f"{task.name}-{question.question_id}-{condition}-{plan.format}-{plan.control or 'none'}",
             image=image,
@@ -198,7 +198,7 @@ def _partner(task: Asker, plan: Plan, question: Question, pool: Pool) -> tuple[Q
         raise failure
     raise ParameterError(
         f"{task.name}: control 'swapped' needs a second picture, but all questions of split {plan.split!r} have "
-        f"picture {question.image_id!r}; use 'white' or 'shuffled'."
+        f"picture {shown(question.image_id, 60)}; use 'white' or 'shuffled'."
     )
 
 
@@ -221,7 +221,7 @@ def _report(task: Asker, plan: Plan, n: int | None, drawn: int, skipped: Sequenc
     if not drawn:
         first = f", the first of them: {skipped[0].reason}" if skipped else ""
         raise ParameterError(
-            f"{task.name}: no question of split {plan.split!r} can be asked in condition {', '.join(plan.conditions)}, "
+            f"{task.name}: no question of split {plan.split!r} can be asked in condition {listed(plan.conditions)}, "
             f"format {plan.format!r} ({len(skipped)} skipped{first}); choose another split or format, or see the data."
         )
     if n is not None and drawn < n:
@@ -242,7 +242,7 @@ def seed_of(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()[:4], "big")
 
 
-def shown(picture: LazyImage, control: str, drawn: Box | None, seed: int) -> LazyImage:
+def as_shown(picture: LazyImage, control: str, drawn: Box | None, seed: int) -> LazyImage:
     """The picture as a sample shows it: the control's operation, then the red box where `drawn` gives one."""
     if control == "white":
         return picture.with_operation(Whiten())
