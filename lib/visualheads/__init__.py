@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from visualheads.heads.nulls import above_null
     from visualheads.heads.ranking import rank
     from visualheads.heads.selection import depth_stage, select
+    from visualheads.heads.top import top
     from visualheads.interventions import Intervention, ablate, mean_reference, steer
     from visualheads.interventions.sweeps import open_sweeps, sweep, sweep_to_store
     from visualheads.models.conversion import Conversion, convert
@@ -86,6 +87,7 @@ _ROOMS = {
     "heads.nulls": ("above_null",),
     "heads.ranking": ("rank",),
     "heads.selection": ("depth_stage", "select"),
+    "heads.top": ("top",),
     "interventions": ("Intervention", "ablate", "mean_reference", "steer"),
     "interventions.sweeps": ("open_sweeps", "sweep", "sweep_to_store"),
     "models.conversion": ("Conversion", "convert"),

@@ -137,10 +137,10 @@ def test_histogram_counts_every_finite_sample_once(ds: xr.Dataset) -> None:
 
 
 def test_mean_map_weighs_conditions_by_their_samples(ds: xr.Dataset) -> None:
-    two = ds.isel(condition=[0, 1], map_condition=[0, 1]) if "map_condition" in ds.dims else ds.isel(condition=[0, 1])
+    two = ds.isel(map_condition=[0, 1])
     uneven = two.copy(deep=True)
-    uneven["mean_map"][{"condition": 0}] = 0.1
-    uneven["mean_map"][{"condition": 1}] = 0.4
+    uneven["mean_map"][{"map_condition": 0}] = 0.1
+    uneven["mean_map"][{"map_condition": 1}] = 0.4
     uneven["mean_map_count"][:] = [[10, 20]]
     found = head_tables.mean_maps(uneven)
     assert found is not None
@@ -148,9 +148,9 @@ def test_mean_map_weighs_conditions_by_their_samples(ds: xr.Dataset) -> None:
 
 
 def test_mean_map_leaves_controls_out(ds: xr.Dataset) -> None:
-    one = ds.isel(condition=[0, 1]).copy(deep=True).assign_coords(map_control=("condition", ["none", "white"]))
-    one["mean_map"][{"condition": 0}] = 0.1
-    one["mean_map"][{"condition": 1}] = 0.4
+    one = ds.isel(map_condition=[0, 1]).copy(deep=True).assign_coords(map_control=("map_condition", ["none", "white"]))
+    one["mean_map"][{"map_condition": 0}] = 0.1
+    one["mean_map"][{"map_condition": 1}] = 0.4
     np.testing.assert_allclose(head_tables.mean_maps(one), 0.1, rtol=1e-6)
 
 

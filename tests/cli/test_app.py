@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from helpers.command import run
+from helpers.families import save
 from helpers.networks import llava
 from helpers.task_files import looktwice
 from visualheads.cli import main
@@ -91,7 +92,7 @@ def test_bad_input_ends_with_2_and_one_message(capsys, arguments, told):
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(ParameterError("a"), 2), (KernelError("b"), 1), (DiskFullError("c"), 1), (KeyboardInterrupt(), 130)],
+    [(ParameterError("a"), 2), (KernelError("b"), 1), (DiskFullError("c"), 1)],
 )
 def test_exit_codes(capsys, monkeypatch, error, code):
     def fail(_job, **_settings):
@@ -150,9 +151,49 @@ def test_trace_rank_export(capsys, tmp_path, checkpoint, data):
     assert code == 0
     assert read_scores(tmp_path / "heads.json").sizes["head"] == 4
 
-    code, _, err = run(capsys, *asked, "--seed", 1, "--out", tmp_path / "results")
-    assert code == 2
-    assert "seed" in err, "another run's store is not continued"
+    code, out, _ = run(capsys, "top", store, "--by", "image_weight", "-n", 2, "--json")
+    best = json.loads(out)
+    assert code == 0 and len(best) == 2
+    assert best[0]["label"] == f"L{best[0]['layer']}H{best[0]['head']}" and best[0]["low"] <= best[0]["score"]
+
+    code, out, err = run(capsys, "--quiet", *asked, "--seed", 1, "--out", tmp_path / "results", "--json")
+    assert code == 0 and not err
+    other = store.with_name("looktwice-seed1.zarr")
+    assert json.loads(out)["store"] == str(other) and other.is_dir(), "another seed has a store of its own"
+
+    code, out, _ = run(capsys, *asked[:-1], 4, "--out", tmp_path / "results", "--json")
+    assert code == 0 and json.loads(out)["samples"] == 4, "what is missing is traced and added"
+
+
+def test_verify_tells_of_damage_and_repairs(capsys, tmp_path, checkpoint, data):
+    run(capsys, "trace", checkpoint, "--data", data, "--n", 2, "--out", tmp_path / "results")
+    store = store_path(tmp_path / "results", str(checkpoint), "looktwice")
+    assert run(capsys, "verify", store)[:2] == (0, "")
+    file = next((store / "image_weight").glob("c.*"))
+    file.write_bytes(file.read_bytes()[:-1])
+    code, out, _ = run(capsys, "verify", store)
+    assert code == 1 and out == f"truncated: {file}\n"
+    code, out, _ = run(capsys, "verify", store, "--json")
+    assert code == 1 and json.loads(out)["damaged"] == {str(file.relative_to(store)): "truncated"}
+    assert run(capsys, "verify", store, "--repair")[0] == 0
+    assert run(capsys, "verify", store)[0] == 0
+    assert run(capsys, "verify", tmp_path / "none.zarr")[0] == 2
+
+
+def test_heads_are_changed_from_the_command_line(capsys, tmp_path, checkpoint, data):
+    asked = ("--data", data, "--condition", "plain-object", "--n", 2, "--json")
+    code, out, _ = run(capsys, "ablate", checkpoint, "--heads", "0-1,2-3", *asked)
+    [removed] = json.loads(out)
+    assert code == 0 and (removed["heads"], removed["samples"]) == (2, 2) and removed["kl"] > 0
+    code, out, _ = run(capsys, "steer", checkpoint, "--heads", "0-1", "--bias", 0, *asked)
+    assert code == 0 and json.loads(out)[0]["kl"] == pytest.approx(0, abs=1e-6)
+    scores = tmp_path / "heads.csv"
+    scores.write_text("model,layer,head,score,lower,upper\nm,0,1,0.5,,\nm,2,3,0.9,,\nm,1,0,0.1,,\n")
+    code, out, _ = run(capsys, "sweep", checkpoint, scores, "--counts", "1,2", "--out", tmp_path / "results", *asked)
+    assert code == 0 and [row["heads"] for row in json.loads(out)] == [1, 2]
+    assert json.loads(out)[1]["kl"] == pytest.approx(removed["kl"], rel=1e-4)
+    code, _, err = run(capsys, "ablate", checkpoint, "--heads", "many", *asked)
+    assert code == 2 and "layer-head" in err
 
 
 def test_shards_on_workers_equal_those_done_here(tmp_path, checkpoint, data):
@@ -250,3 +291,63 @@ def test_every_public_name_is_there():
     assert callable(vh.catalog), "the function, not the module of that name"
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = vh.no_such_name  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_doctor_tries_a_checkpoint_without_its_weights(capsys, tmp_path):
+    folder = save(*llava(), tmp_path / "mine")
+    code, out, _ = run(capsys, "doctor", folder)
+    assert code == 0 and "LlavaForConditionalGeneration, 3 layers × 4 heads" in out and "16 image tokens" in out
+    (folder / "tokenizer.json").unlink()
+    code, _, err = run(capsys, "doctor", folder)
+    assert code == 2 and "has no tokenizer" in err
+
+
+@pytest.mark.parametrize(
+    "given", ["n=0", "n=-3", "heads=0", "seed=-1", "dtype=int7", "device=nonsense", "task=nothing"]
+)
+def test_a_page_that_cannot_run_is_refused_before_a_kernel_starts(capsys, monkeypatch, given):
+    from visualheads.book import catalogue
+
+    monkeypatch.setattr(catalogue, "run_model_page", lambda *_args, **_more: pytest.fail("a kernel would start"))
+    code, out, err = run(capsys, "page", "mini-1.5-7B", "-p", given)
+    assert code == 2
+    assert given.split("=")[1] in err and "Traceback" not in out + err
+
+
+WAITING = """
+import os, signal, sys, time
+from visualheads.cli import main
+from visualheads.tracing import jobs
+jobs.TraceJob.drawn = ()
+def waiting(*_args, **_more):
+    os.kill(os.getpid(), signal.{name})
+    time.sleep(30)
+jobs.run = waiting
+sys.argv = ["visualheads", "trace", "mini-1.5-7B", "--out", "my results"]
+main()
+"""
+IMPORTING = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "visualheads.cli.app":
+            os.kill(os.getpid(), signal.{name})
+sys.meta_path.insert(0, Finder())
+from visualheads.cli import main
+main(["models"])
+"""
+
+
+@pytest.mark.parametrize("moment", [WAITING, IMPORTING], ids=["working", "importing"])
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_ends_a_run_with_its_code_and_a_word_on_how_to_go_on(tmp_path, moment, name, code):
+    ended = subprocess.run(
+        [sys.executable, "-c", moment.replace("{name}", name)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert ended.returncode == code
+    assert name in ended.stderr and "Traceback" not in ended.stderr
+    assert "To go on from there: visualheads" in ended.stderr

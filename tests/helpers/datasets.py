@@ -151,14 +151,14 @@ def _with_maps(ds: xr.Dataset, rng: np.random.Generator, grid: tuple[int, int], 
     maps = rng.gamma(0.5, 1.0, shape)
     maps *= 0.3 / maps.sum((-2, -1), keepdims=True)
     counts = np.array([[of_group(ds, label).size for label in labels]], dtype="int32")
-    dims = ("model", "layer", "head", "query", "condition", "grid_row", "grid_column")
+    dims = ("model", "layer", "head", "query", "map_condition", "grid_row", "grid_column")
     if "query" not in ds.dims:
         maps, dims = maps[:, :, :, 0], tuple(dim for dim in dims if dim != "query")
-    return ds.assign(mean_map=(dims, maps.astype("float32")), mean_map_count=(("model", "condition"), counts))
+    return ds.assign(mean_map=(dims, maps.astype("float32")), mean_map_count=(("model", "map_condition"), counts))
 
 
 def groups_in(ds: xr.Dataset) -> list[schema.MapGroup]:
-    """The groups along the `condition` dimension of a dataset's mean maps."""
+    """The groups along the `map_condition` dimension of a dataset's mean maps."""
     labels = (ds[name].values.tolist() for name in ("map_condition", "map_format", "map_control"))
     return [schema.MapGroup(*label) for label in zip(*labels, strict=True)]
 
@@ -172,18 +172,11 @@ def of_group(ds: xr.Dataset, group: schema.MapGroup) -> np.ndarray:
 def map_sums(part: xr.Dataset, groups: Sequence[schema.MapGroup], grid: tuple[int, int]) -> xr.Dataset:
     """A shard with the sums of its mean maps: every sample's map is its image weight spread evenly over the grid."""
     cells = grid[0] * grid[1]
-    sums, counts = [], []
-    for group in groups:
-        chosen = part["image_weight"].isel(sample=of_group(part, group))
-        sums.append((chosen.sum("sample") / cells).expand_dims(grid_row=grid[0], grid_column=grid[1]))
-        counts.append(chosen.sizes["sample"])
-    total = xr.concat(sums, "condition").expand_dims("shard")
-    dims = ("model", "shard", "layer", "head", "query", "condition", "grid_row", "grid_column")
-    count = np.array(counts, dtype="int32").reshape(1, 1, -1)
-    return part.assign(
-        mean_map_sum=total.transpose(*dims).astype("float32").reset_coords(drop=True),
-        mean_map_count=(("model", "shard", "condition"), count),
-    )
+    chosen = [part["image_weight"].isel(sample=of_group(part, group)) for group in groups]
+    sums = [(one.sum("sample") / cells).expand_dims(grid_row=grid[0], grid_column=grid[1]) for one in chosen]
+    total = xr.concat(sums, "map_condition").expand_dims("shard")
+    dims = ("model", "shard", "layer", "head", "query", "map_condition", "grid_row", "grid_column")
+    return part.assign(mean_map_sum=total.transpose(*dims).astype("float32").reset_coords(drop=True))
 
 
 def _logistic(x: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from helpers.task_files import looktwice
 from visualheads.errors import DiskFullError, IdentityMismatch, MissingDependencyError, ParameterError, StoreError
 from visualheads.models import loading
 from visualheads.store import write
-from visualheads.store.read import read_attrs
+from visualheads.store.read import open_store, read_attrs
 from visualheads.tracing import cluster, jobs, settings
 
 
@@ -87,7 +87,7 @@ def local(patience: None) -> Iterator[Any]:
 
 def assert_complete(path: str) -> None:
     assert write.pending(path) == []
-    opened = write.open_store(path)
+    opened = open_store(path)
     assert np.array_equal(opened["image_weight"], dataset()["image_weight"])
     assert opened["mean_map_count"].values.tolist() == [[6, 6]]
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from helpers.families import save
 from helpers.networks import llava, samples
 from visualheads.cards import cards
-from visualheads.cli.app import main
+from visualheads.cli import main
 from visualheads.errors import CheckpointError, ImageError, ParameterError
 from visualheads.tasks.sample import LazyImage
 from visualheads.tracing.dry_run import estimate
@@ -101,3 +102,11 @@ def test_the_command_line_prints_it_without_loading_or_writing(some: list, tmp_p
     assert ended.value.code == 0
     assert "VipLlavaForConditionalGeneration" in out and "32 × 32 / 8" in out and "8.372 billion" in out
     assert not list(tmp_path.iterdir())
+
+
+def test_the_processor_is_tried_not_only_the_config(some: list, tmp_path: Path):
+    folder = save(*llava(), tmp_path / "mine")
+    assert estimate(TraceJob(str(folder), device="cpu"))["class"] == "LlavaForConditionalGeneration"
+    (folder / "processor_config.json").unlink()
+    with pytest.raises(CheckpointError, match="has no image processor"):
+        estimate(TraceJob(str(folder), device="cpu"))

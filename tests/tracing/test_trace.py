@@ -63,12 +63,12 @@ def test_one_query_has_no_query_dimension(everything):
     single = traced()
     assert "query" not in single.dims
     assert_valid(single)
-    expected = everything.image_weight.sel(query="first_generated", drop=True)
+    expected = everything.image_weight.sel(query="last_prompt", drop=True)
     np.testing.assert_allclose(single.image_weight, expected, atol=1e-5)
-    assert single["query"].item() == "first_generated"
+    assert single["query"].item() == "last_prompt"
     with pytest.raises(ParameterError, match="last_prompt"):
-        vh.rank(single, "gaze")
-    assert "gaze" not in usable(single) and "gaze" in usable(traced(query="last_prompt"))
+        vh.rank(traced(query="first_generated"), "gaze")
+    assert "gaze" in usable(single) and "gaze" not in usable(traced(query="first_generated"))
 
 
 def test_everything_kept_is_valid_and_agrees(everything):
@@ -95,7 +95,7 @@ def test_the_mean_map_is_the_mean_of_the_maps_per_condition(everything):
     assert everything.mean_map_count.values.tolist() == [[3, 3]]
     for index, condition in enumerate(("plain", "visual")):
         expected = maps[(everything.condition == condition).values].mean(0).transpose(1, 2, 0, 3, 4)
-        np.testing.assert_allclose(everything.mean_map.isel(model=0, condition=index), expected, atol=1e-6)
+        np.testing.assert_allclose(everything.mean_map.isel(model=0, map_condition=index), expected, atol=1e-6)
 
 
 def test_the_answer_span_is_the_mean_over_the_generated_tokens(everything):
@@ -163,6 +163,7 @@ def test_margins_by_hand():
     assert margins(asked[1], logits) == -2
     assert math.isnan(margins(replace(asked[0], answer=""), logits))
     assert math.isnan(Margins(tokenizer, asked[:1])(asked[0], logits)), "no other answer"
+    assert margins(replace(asked[0], answers=("seven",)), logits) == 9 - 3, "the best of the accepted answers"
     longer = [*asked, replace(asked[0], id="more", answer="seven")]
     assert Margins(tokenizer, longer)(asked[0], logits) == 5 - 9, "another list, another margin: the docstring says so"
     assert "only between runs over the same list of samples" in " ".join(str(Margins.__doc__).split())
@@ -300,7 +301,9 @@ def test_formats_and_controls_have_mean_maps_of_their_own():
         ("plain", "letters", ""),
     ]
     maps = found.maps.values.reshape(1, 3, 3, 4, 4, 4)  # every sample is a group of its own
-    np.testing.assert_allclose(found.mean_map.transpose("model", "condition", "layer", "head", ...), maps, atol=1e-6)
+    np.testing.assert_allclose(
+        found.mean_map.transpose("model", "map_condition", "layer", "head", ...), maps, atol=1e-6
+    )
 
 
 def test_progress_is_shown_with_rate_and_remaining_time(capsys):

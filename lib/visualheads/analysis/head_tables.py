@@ -77,12 +77,12 @@ def mean_maps(ds: xr.Dataset, query: str = QUERY, model: str | None = None) -> N
     seen = subset(ds, model=only_model(ds, model), trim=True).isel(model=0)
     real = np.isin(seen["map_control"].values.astype(str), AS_THEY_ARE)
     if real.any():
-        seen = seen.isel(condition=np.flatnonzero(real))
+        seen = seen.isel(map_condition=np.flatnonzero(real))
     maps = seen["mean_map"].sel(query=query) if "query" in seen["mean_map"].dims else seen["mean_map"]
     counts = seen["mean_map_count"].astype(float)
     present = maps.notnull()
-    total = (maps.fillna(0) * counts).sum("condition")
-    weight = (present * counts).sum("condition")
+    total = (maps.fillna(0) * counts).sum("map_condition")
+    weight = (present * counts).sum("map_condition")
     mean = (total / weight.where(weight > 0)).transpose("layer", "head", "grid_row", "grid_column")
     return pooled(mean.values)
 

@@ -19,6 +19,7 @@ from visualheads.cards import data_folder, miniature_folder
 from visualheads.errors import IdentityMismatch, StoreError, VisualHeadsError
 from visualheads.paths import RESULTS, slug_of
 from visualheads.store import files as disk
+from visualheads.store.stored import opened
 from visualheads.store.write import pending
 from visualheads.tasks import task, task_names
 from visualheads.tracing.jobs import TraceJob
@@ -97,7 +98,7 @@ def trace_all(
 ) -> list[str]:
     """Trace all `book_jobs` that are not done, several side by side; return what failed, in words.
 
-    A store of another run – other weights, other scenes – is set aside and made anew: these are the book's own.
+    A store of another run – other weights, scenes, questions – is set aside and made anew: these are the book's own.
     """
     root = Path(root).resolve()
     if not (root / TEMPLATE).is_file():
@@ -132,7 +133,8 @@ def trace_one(job: TraceJob) -> str:
         model, samples = _loaded(job.model, job.device, job.dtype), job.samples
         model = models.untrained(model, job.seed) if job.untrained else model
         try:
-            trace.trace_to_store(model, samples, job.path, progress=False, **job.arguments())
+            other = Path(job.path).exists() and opened(job.path).ids != [sample.id for sample in samples]
+            trace.trace_to_store(model, samples, job.path, progress=False, fresh=other, **job.arguments())
         except IdentityMismatch:
             trace.trace_to_store(model, samples, job.path, progress=False, fresh=True, **job.arguments())
     except VisualHeadsError as error:

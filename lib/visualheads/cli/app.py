@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from visualheads import __version__
-from visualheads.cli import book, convert, information, results, training, verdicts
-from visualheads.cli.console import BAD_INPUT, FAILED, INTERRUPTED, err, out
+from visualheads.cli import book, convert, information, interventions, results, stores, training, verdicts
+from visualheads.cli.console import BAD_INPUT, FAILED, be_quiet, err, out
 from visualheads.errors import DiskFullError, KernelError, VisualHeadsError
 
 LOG = logging.getLogger("visualheads")
@@ -26,8 +26,13 @@ app = typer.Typer(
 app.command()(information.models)
 app.command()(information.doctor)
 app.command()(results.trace)
-app.command()(results.rank)
+app.command()(results.top)
+app.command("rank", hidden=True)(results.top)
 app.command()(results.export)
+app.command()(interventions.ablate)
+app.command()(interventions.steer)
+app.command()(interventions.sweep)
+app.command()(stores.verify)
 app.command()(book.page)
 app.command("model", hidden=True)(book.page)
 app.command("book")(book.build)
@@ -47,17 +52,19 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _shared(
     debug: Annotated[bool, typer.Option("--debug", help="Log more, and show the traceback of an error.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Options of every command."""
     del version
+    be_quiet(quiet)
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     LOG.setLevel(logging.DEBUG if debug else logging.WARNING)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def run(argv: Sequence[str] | None = None) -> None:
     """Run the command line; always ends in SystemExit with one of the exit codes."""
     try:
         app(args=None if argv is None else list(argv), prog_name="visualheads")
@@ -67,6 +74,3 @@ def main(argv: Sequence[str] | None = None) -> None:
         err.print("[bold red]Error:[/]", end=" ")
         err.print(str(error), style="red", markup=False, highlight=False)
         sys.exit(FAILED if isinstance(error, DiskFullError | KernelError) else BAD_INPUT)
-    except KeyboardInterrupt:
-        err.print("Interrupted; what was finished is kept, the same command goes on from there.")
-        sys.exit(INTERRUPTED)

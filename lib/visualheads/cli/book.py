@@ -28,8 +28,29 @@ def page(
     from visualheads.models.checkpoints import resolve
 
     resolve(model)
-    written = run_model_page(project_root(), model, parameters(parameter or []), force=force)
+    root, given = project_root(), parameters(parameter or [])
+    _check_values(root, model, given)
+    written = run_model_page(root, model, given, force=force)
     say(str(written))
+
+
+def _check_values(root: Path, model: str, given: dict[str, Any]) -> None:
+    """Refuse what the notebook would refuse, before its kernel starts."""
+    from visualheads.book.catalogue import model_page
+    from visualheads.book.page import checked
+    from visualheads.book.traces import page_job
+    from visualheads.models.devices import chosen_device, chosen_dtype
+
+    page = model_page(root, model, given)
+    if not page.template.is_file():
+        return
+    told = checked(page.template, page.parameters)
+    for name, least in (("n", 1), ("heads", 1), ("batch_tokens", 0), ("seed", 0)):
+        if told.get(name, least) < least:
+            raise ParameterError(got(f"parameter {name}", told[name], f"{least} or more"))
+    job = page_job(root, page)
+    chosen_dtype(job.dtype, chosen_device(job.device))
+    job.drawn  # noqa: B018  (unknown benchmarks, missing files, too few questions)
 
 
 def build(

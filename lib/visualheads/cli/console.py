@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +13,9 @@ import typer
 from rich.console import Console
 
 from visualheads import plugins
+from visualheads.models.progress import Wish
 
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+FAILED, BAD_INPUT = 1, 2
 SHOWN_SKIPPED = 20
 
 out = Console(soft_wrap=True)
@@ -31,6 +34,25 @@ Imports = Annotated[
 """Option of the commands that know benchmarks or load models."""
 
 
+class _Told:
+    quiet = False
+
+
+def be_quiet(quiet: bool) -> None:
+    """Whether bars, notes and reports are left out, and only results and errors are printed."""
+    _Told.quiet = quiet
+
+
+def bar() -> Wish:
+    """Whether a bar of progress is shown, as the library takes it."""
+    return False if _Told.quiet else "auto"
+
+
+def as_json(told: object) -> None:
+    """Print a result for a script."""
+    sys.stdout.write(json.dumps(told, ensure_ascii=False, allow_nan=False) + "\n")
+
+
 def say(line: str) -> None:
     """Print a line as it is: names and paths may hold brackets."""
     out.print(line, markup=False, highlight=False)
@@ -42,6 +64,8 @@ def warnings_as_notes() -> Iterator[None]:
     shown = warnings.showwarning
 
     def note(message: Warning | str, *_rest: object, **_more: object) -> None:
+        if _Told.quiet:
+            return
         err.print("[yellow]Note:[/]", end=" ")
         err.print(str(message), markup=False, highlight=False)
 

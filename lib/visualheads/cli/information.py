@@ -14,7 +14,7 @@ import typer
 from rich.table import Column, Table
 
 from visualheads.cards import cards, data_folder, is_available
-from visualheads.cli.console import FAILED, out, say
+from visualheads.cli.console import FAILED, out, say, warnings_as_notes
 
 GIGABYTE = 1e9
 SPARE = 1.2
@@ -49,10 +49,17 @@ def models(
     )
 
 
-def doctor() -> None:
-    """Tell what this machine can run and what is missing."""
+def doctor(
+    model: Annotated[
+        str | None, typer.Argument(help="A catalogue name, folder or hub id to try, without its weights.")
+    ] = None,
+) -> None:
+    """Tell what this machine can run and what is missing; or what a checkpoint is, and whether its parts work."""
     import torch
 
+    if model is not None:
+        _try_checkpoint(model)
+        return
     missing: list[str] = []
     table = Table(show_header=False)
     table.add_row("Python", platform.python_version())
@@ -102,6 +109,28 @@ def doctor() -> None:
         say(line)
     if missing:
         raise typer.Exit(FAILED)
+
+
+def _try_checkpoint(name: str) -> None:
+    """Read configuration, processor and the weights' headers, and send a picture through the processor."""
+    from visualheads.models import blueprints, checkpoints, self_check, weights
+    from visualheads.models.prompting import prompts_of
+
+    source = checkpoints.resolve(name)
+    with warnings_as_notes():
+        plan = blueprints.of_source(source, source.card.revision or None if source.card and not source.folder else None)
+        if source.folder is not None:
+            weights.check_headers(plan.config, source.folder)
+        prompts = prompts_of(plan.processor, plan.adapter, source.card)
+        self_check.check_prompts(prompts, plan.config)
+    layers, heads, kv_heads = plan.shape
+    for line in (
+        f"class: {plan.module_class.__name__}, {layers} layers × {heads} heads ({kv_heads} key-value)",
+        f"processor: {type(plan.processor).__name__}, {plan.image_tokens((640, 480)):,} image tokens of 640 × 480",
+        f"prompt: {prompts.told!r}",
+        f"{source.location}: its parts work together; the weights' values were not read.",
+    ):
+        say(line)
 
 
 def _memory() -> int:

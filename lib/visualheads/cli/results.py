@@ -1,4 +1,4 @@
-"""`visualheads trace`, `rank` and `export`: from samples to a store, from a store to a list of heads."""
+"""`visualheads trace`, `top` and `export`: from samples to a store, from a store to a list of heads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from visualheads.cli.console import SHOWN_SKIPPED, Imports, err, out, say, warnings_as_notes
+from visualheads.cli.console import SHOWN_SKIPPED, Imports, as_json, bar, err, out, say, warnings_as_notes
 from visualheads.errors import ParameterError, StoreError, got
 from visualheads.tracing.batching import BATCH_TOKENS
 
@@ -23,6 +23,7 @@ BATCH_DEFAULT = f"{BATCH_TOKENS['cpu']} on CPUs, {BATCH_TOKENS['cuda']} on GPUs"
 Store = Annotated[Path, typer.Argument(help="A store (….zarr), or a folder of results.")]
 Model = Annotated[str | None, typer.Option(help="Which model, where the results hold several.", show_default=False)]
 By = Annotated[str, typer.Option(help="detection, image_weight, region_weight, concentration, gaze, … (see vh.rank).")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for a script.")]
 Query = Annotated[str | None, typer.Option(help="first_generated or last_prompt.", show_default=False)]
 
 
@@ -75,6 +76,7 @@ def trace(
         Path | None, typer.Option(help="YAML file of a cluster of batch jobs (dask-jobqueue).", show_default=False)
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and how much of it.")] = False,
+    json: Json = False,
     imports: Imports = None,
 ) -> None:
     """Measure every head on every sample, into a store. Repeating the command does only what is missing."""
@@ -107,28 +109,40 @@ def trace(
         _tell_plan(job)
         return
     with warnings_as_notes(), _workers(scheduler, cluster) as workers:
-        ds = jobs.run(job, scheduler=workers, fresh=fresh)
+        ds = jobs.run(job, scheduler=workers, fresh=fresh, progress=bar())
     right = float(ds["correct"].mean())
+    if json:
+        as_json({"store": job.path, "samples": ds.sizes["sample"], "accuracy": None if math.isnan(right) else right})
+        return
     told = "no answers known" if math.isnan(right) else f"accuracy {right:.1%}"
     say(f"{job.path}: {ds.sizes['sample']} samples, {told}")
 
 
-def rank(
+def top(
     store: Store,
     by: By = "detection",
     model: Model = None,
     query: Query = None,
-    top: Annotated[int, typer.Option(min=1, help="How many heads to print.")] = 20,
+    n: Annotated[int, typer.Option("--top", "-n", min=1, help="How many heads.")] = 20,
+    json: Json = False,
 ) -> None:
-    """Print the highest heads of a ranking with their 95 % intervals."""
-    from visualheads.heads.ranking import rank as rank_heads
+    """Print the best heads of a ranking with their 95 % intervals."""
+    from visualheads.heads.top import top as best
 
-    scores = _of_one_model(rank_heads(_opened(store), by=by, interval=True, query=query), model)
-    frame = scores.to_series().unstack("bound").dropna().sort_values("estimate", ascending=False).head(top)
-    table = Table("#", "layer", "head", by, "95 % interval")
-    for place, ((layer, head), row) in enumerate(frame.iterrows(), start=1):
+    ds = _opened(store)
+    frame = best(ds, by, n, query=query, model=_one_model([str(name) for name in ds["model"].values], model))
+    if json:
+        as_json(frame.reset_index().astype(object).to_dict("records"))
+        return
+    table = Table("#", "head", "layer", "head in layer", by, "95 % interval")
+    for place, row in enumerate(frame.itertuples(), start=1):
         table.add_row(
-            str(place), str(layer), str(head), f"{row['estimate']:.4f}", f"{row['lower']:.4f} – {row['upper']:.4f}"
+            str(place),
+            str(row.Index),
+            str(row.layer),
+            str(row.head),
+            f"{row.score:.4f}",
+            f"{row.low:.4f} – {row.high:.4f}",
         )
     out.print(table)
 
@@ -145,7 +159,8 @@ def export(
     from visualheads.heads.ranking import rank as rank_heads
 
     scores = rank_heads(_opened(store), by=by, interval=True, query=query)
-    say(str(export_scores(_of_one_model(scores, model, keep=True), target)))
+    chosen = _one_model([str(name) for name in scores["model"].values], model)
+    say(str(export_scores(scores.sel(model=[chosen]), target)))
 
 
 def _opened(path: Path) -> xr.Dataset:
@@ -158,15 +173,12 @@ def _opened(path: Path) -> xr.Dataset:
     return open_store(path) if stored else open_results(path)
 
 
-def _of_one_model(scores: xr.DataArray, model: str | None, keep: bool = False) -> xr.DataArray:
-    names = [str(name) for name in scores["model"].values]
+def _one_model(names: list[str], model: str | None) -> str:
     if model is None and len(names) > 1:
         raise ParameterError(f"the results hold {len(names)} models; choose one with --model: {', '.join(names)}.")
     if model is not None and model not in names:
         raise ParameterError(got("--model", model, names))
-    chosen = model or names[0]
-    one = scores.sel(model=[chosen] if keep else chosen)
-    return one if keep else one.reset_coords(drop=True)
+    return model or names[0]
 
 
 def _workers(scheduler: str | None, cluster: Path | None) -> Any:

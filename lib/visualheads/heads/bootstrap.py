@@ -94,7 +94,7 @@ class Grouping:
     @classmethod
     def of(cls, samples: xr.DataArray | xr.Dataset) -> Grouping:
         """Group the samples of something with dimension `sample`; ParameterError where there are none."""
-        pictures, owner = np.unique(picture_ids(samples).astype(str), return_inverse=True)
+        pictures, owner = np.unique(picture_ids(samples).astype(object).astype(str), return_inverse=True)
         if len(owner) == 0:
             raise ParameterError(got("samples", 0, "at least one sample"))
         order = np.argsort(owner, kind="stable")
@@ -159,7 +159,7 @@ def bootstrap(values: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, 
 
 def split_halves(ds: xr.Dataset, seed: int = 0) -> tuple[xr.Dataset, xr.Dataset]:
     """Return two halves of the samples by picture: no picture is in both. The first has the odd picture."""
-    ids = picture_ids(ds).astype(str)
+    ids = picture_ids(ds).astype(object).astype(str)
     pictures = np.unique(ids)
     in_first = np.isin(ids, pictures[half_weights(len(pictures), 1, seed)[0] == 1])
     return ds.isel(sample=np.flatnonzero(in_first)), ds.isel(sample=np.flatnonzero(~in_first))

@@ -193,9 +193,18 @@ def rank(
     mean = np.concatenate([sums.means(np.ones((1, len(sums.pictures))))[:, 0] for sums in models])
     if interval:
         replicates = np.concatenate([sums.drawn(n_boot, seed) for sums in models])
-        return bounded(values, mean, replicates, level).assign_attrs(values.attrs)
+        return bounded(values, mean, replicates, level).assign_attrs(_attrs(by, values))
     template = values.isel(sample=0, drop=True)
-    return template.copy(data=mean.reshape(template.shape)).assign_attrs(values.attrs)
+    return template.copy(data=mean.reshape(template.shape)).drop_attrs(deep=False).assign_attrs(_attrs(by, values))
+
+
+def _attrs(by: str, values: xr.DataArray) -> dict[str, str]:
+    """What a ranking is called, and its unit: its own, or those of the measure that it is the mean of."""
+    long_name, units = TOLD.get(by, ("", ""))
+    return {
+        "long_name": long_name or f"mean {values.attrs.get('long_name', by)}",
+        "units": units or str(values.attrs.get("units", "1")),
+    }
 
 
 def top_heads(values: NDArray[np.floating], k: int) -> NDArray[np.bool_]:
@@ -283,6 +292,16 @@ SCORES: dict[str, Callable[[xr.Dataset, K], xr.DataArray]] = {
 """The observational rankings; each function gives the per-sample value (model, layer, head, sample)."""
 
 
+TOLD = {
+    "weight_concentration": ("mean image weight times concentration", "share of attention"),
+    "detection": ("share of samples in which the head is among the strongest", "share of samples"),
+    "gaze": ("mean attention of the last prompt token on the asked region", "share of attention"),
+    "localization": ("share of samples in which the head is among the most localized", "share of samples"),
+    "sink_free": ("mean image weight outside sink tokens", "share of attention"),
+}
+"""Long name and unit of the rankings that are not the mean of one variable."""
+
+
 def _variable(ds: xr.Dataset, name: str) -> xr.DataArray:
     if name not in ds:
         raise ParameterError(got("measure", name, [str(n) for n in ds.data_vars], "trace with this measure"))
@@ -313,7 +332,7 @@ def samples_with_control(ds: xr.Dataset, controls: Sequence[str], *, otherwise_a
     """Return the samples whose `control` is one of `controls` ("" or "none": the picture as it is)."""
     if "control" not in ds.coords:
         return ds
-    chosen = np.isin(np.atleast_1d(ds.coords["control"].values).astype(str), list(controls))
+    chosen = np.isin(np.atleast_1d(ds.coords["control"].values).astype(object).astype(str), list(controls))
     if chosen.all() or (otherwise_all and not chosen.any()):
         return ds
     return ds.isel(sample=np.flatnonzero(chosen))

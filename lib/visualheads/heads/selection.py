@@ -182,7 +182,10 @@ def _marked(heads: xr.DataArray, model: VisionLanguageModel) -> list[tuple[int, 
         if len(whole) < count or not np.array_equal(marks[dim].values, whole):
             fix = "mark all layers and heads of this model, or give (layer, head) pairs"
             raise HeadError(got("heads", dict(marks.sizes), f"{allowed}, numbered from 0", fix))
-    found = np.argwhere(marks.transpose("layer", "head").fillna(0).values.astype(bool))
+    values = marks.transpose("layer", "head").fillna(0).values
+    if not np.isin(values, (0, 1)).all():
+        raise HeadError("heads: got scores, not marks; choose heads by them with vh.select(scores, k=…).")
+    found = np.argwhere(values.astype(bool))
     return [(int(layer), int(head)) for layer, head in found]
 
 

@@ -37,7 +37,7 @@ def sweep_coordinates(
 ) -> xr.Dataset:  # fmt: skip
     """A trace's coordinates, the sets with what they came with, their heads (model, set, layer, head), and the mode."""
     coords = coordinates_of(model, samples, settings, seed, single=True)
-    identity = sweep_identity(model, samples, settings, sets, intervention, seed, task_files)
+    identity = sweep_identity(model, settings, sets, intervention, seed, task_files)
     along = {str(name): ("set", values.values) for name, values in sets.coords.items() if values.dims == ("set",)}
     return coords.assign_coords(
         {
@@ -51,7 +51,7 @@ def sweep_coordinates(
 
 
 def sweep_identity(
-    model: VisionLanguageModel, samples: Sequence[Sample], settings: Settings, sets: xr.DataArray,
+    model: VisionLanguageModel, settings: Settings, sets: xr.DataArray,
     intervention: Intervention, seed: int = 0, task_files: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     """What decides the numbers of a sweep: a trace's identity, the head sets, and everything about the mode."""
@@ -63,7 +63,7 @@ def sweep_identity(
         told = sorted((name, [int(one) for one in chosen]) for name, chosen in intervention.tokens.items())
         named = {"tokens": _hashed(repr(told).encode())}
     return {
-        **identity_of(model, samples, settings, seed, task_files),
+        **identity_of(model, settings, seed, task_files),
         "interventions": VERSION,
         "mode": intervention.mode,
         "positions": intervention.positions,

@@ -18,8 +18,8 @@ from visualheads.interventions.modes import ALL, BIAS, MODES, POSITIONS, Interve
 from visualheads.interventions.reference import as_reference
 from visualheads.models.progress import Wish, progress_bar
 from visualheads.store import write
-from visualheads.store.join import SOURCE, joined
-from visualheads.store.read import PACKED, open_store, read_attrs
+from visualheads.store.combine import SOURCE, joined
+from visualheads.store.read import PACKED, open_asked, open_store, read_attrs
 from visualheads.tracing.settings import MAX_NEW_TOKENS, circumstance_of, settings_of
 
 if TYPE_CHECKING:
@@ -172,17 +172,17 @@ def sweep_to_store(
         model, samples, sets, mode, positions, reference, bias=bias, box=box, tokens=tokens, batch_tokens=batch_tokens,
         max_new_tokens=max_new_tokens, seed=seed, task_files=task_files,
     )  # fmt: skip
-    path, plan = Path(path), run.plan(shard)
-    write.create(path, plan, fresh=fresh)
-    todo = write.pending(path)
-    left = sum(len(samples[plan.slice(index)]) for index in todo)
+    plan = run.plan(shard)
+    path = write.create(Path(path), plan, fresh=fresh)
+    todo = write.todo(path, plan.samples)
+    left = sum(map(len, todo.values()))
     with progress_bar(f"{mode} {model.name}", len(samples), progress, done=len(samples) - left) as advance:
-        for index in todo:
-            part = plan.slice(index)
+        for index, ids in todo.items():
+            part = [plan.samples.index(name) for name in ids]
             effects = run.job.run(part, advance)
             made = results.dataset(effects, run.coords.isel(sample=part))
             write.write_shard(path, index, made, circumstance=plan.circumstance)
-    return results.with_heads(open_store(path))
+    return results.with_heads(open_asked(path, plan.samples, plan.answers))
 
 
 def sweep_path(folder: str | os.PathLike[str], model: str, task: str, mode: str, positions: str = ALL) -> Path:
@@ -195,7 +195,7 @@ def open_sweeps(folder: str | os.PathLike[str], mode: str, positions: str = ALL)
 
     Samples and sets are the union over models and tasks; what a model was not asked, or a set it did not run, is NaN
     (numbers), "" (text) or False (`heads`). Raises StoreError where there is none, or where they cannot be joined
-    (`visualheads.store.join`): another bias, the same sample twice; ParameterError for unknown names.
+    (`visualheads.store.combine`): another bias, the same sample twice; ParameterError for unknown names.
     """
     for what, value, allowed in (("mode", mode, MODES), ("positions", positions, POSITIONS)):
         if value not in allowed:
@@ -242,15 +242,17 @@ class Sweep:
         described = (model, samples, settings, marks, intervention, seed, task_files)
         coords = results.sweep_coordinates(*described)
         job = Job(model, samples, marks.values, intervention, settings)
-        return cls(job, coords, results.sweep_identity(*described))
+        return cls(job, coords, results.sweep_identity(model, settings, marks, intervention, seed, task_files))
 
-    def plan(self, shard: int) -> write.Plan:
+    def plan(self, shard: int) -> write.StorePlan:
         """The plan of the store of this sweep."""
-        return write.Plan(
+        return write.StorePlan(
             self.coords,
             identity=self.identity,
             circumstance=circumstance_of(self.job.model),
             shard=shard,
             variables=results.DIMS,
             kind=kind_of(self.job.intervention.mode, self.job.intervention.positions),
+            hashes=self.job.settings.hashes,
+            answers=self.job.settings.answers,
         )

@@ -83,6 +83,8 @@ def _ids(tokens: Iterable[int], like: Tensor) -> Tensor:
 class Margins:
     """Margin of each sample: logit of its right answer minus the best other answer's, at the answer's first token.
 
+    Of several accepted answers (`Sample.answers`) the best counts.
+
     Letters: the others are the sample's other letters. Free form: the other answers of the samples given here, task by
     task, not all that the task could have; so margins can be compared only between runs over the same list of samples.
     Answers that begin with the same token as the right one are left out. NaN where nothing is left, as in a list whose
@@ -111,7 +113,7 @@ class Margins:
             others = {chr(ord("A") + index) for index in range(len(sample.choices))} - {sample.answer}
         else:
             others = self.answers.get(sample.task, set()) - {sample.answer}
-        right = self.tokens(sample.answer)
+        right = frozenset().union(*(self.tokens(answer) for answer in (sample.answer, *sample.answers)))
         wrong = frozenset().union(*(self.tokens(other) for other in others)) - right
         return (sorted(right), sorted(wrong)) if right and wrong else ([], [])
 

@@ -11,10 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
-
-from visualheads.errors import CheckpointError, RecordError
-from visualheads.tasks.sample import as_lazy
+from visualheads.errors import CheckpointError
+from visualheads.tasks.sample import picture_hash
 
 if TYPE_CHECKING:
     from visualheads.tasks.sample import Sample
@@ -24,7 +22,7 @@ PACKAGES = ("visualheads", "torch", "transformers", "nnsight", "numpy", "xarray"
 HASH_LENGTH = 16
 """Hex digits kept of a SHA-256: 64 bits tell any two files apart, and fit on a line."""
 BLOCK = 1 << 20
-NOT_PLAIN = ("image", "boxes", "answers", "answer_prefix")
+NOT_PLAIN = ("image", "boxes")
 """Fields of a sample whose text depends on more than their value, or that samples of older stores lack."""
 HUB_BLOB = re.compile(r"[0-9a-f]{64}")
 
@@ -80,36 +78,25 @@ def hash_weights(folder: str | Path) -> str:
     return _hash_named((file.name, _digest(file)) for file in files) if files else ""
 
 
-def hash_files(files: Iterable[str | Path]) -> str:
-    """Hash of files, names (without folders) and contents, in any order. Raises RecordError for a missing file."""
-    paths = sorted((Path(file) for file in files), key=lambda path: (path.name, str(path)))
-    for path in paths:
-        if not path.is_file():
-            raise RecordError("no such file; give the benchmark's official files.", path=path)
-    return _hash_named((path.name, _digest(path)) for path in paths) if paths else ""
-
-
 def hash_samples(samples: Sequence[Sample]) -> str:
-    """Hash of a list of samples: every field, in order. Pictures count by pixels in memory, else by file name."""
-    digest = hashlib.sha256()
-    for sample in samples:
-        plain = [getattr(sample, field.name) for field in dataclasses.fields(sample) if field.name not in NOT_PLAIN]
-        boxes = sorted((name, tuple(found)) for name, found in (sample.boxes or {}).items())
-        told = (plain, boxes, _picture_name(sample))
-        digest.update(repr(told).encode())
-        if sample.answers or sample.answer_prefix:
-            digest.update(repr((sample.answers, sample.answer_prefix)).encode())
-    return digest.hexdigest()[:HASH_LENGTH]
+    """Hash of a list of samples: everything of each, in order."""
+    return hash_list([hash_sample(sample) for sample in samples])
 
 
-def _picture_name(sample: Sample) -> str:
-    """The folder is left out: the same data in another place is the same list."""
-    if isinstance(sample.image, Image.Image):
-        pixels = hashlib.sha256(sample.image.convert("RGBA").tobytes()).hexdigest()
-        return repr((sample.image.size, sample.image.mode, pixels))
-    lazy = as_lazy(sample.image)
-    inline = hashlib.sha256(lazy.base64.encode()).hexdigest() if lazy.base64 else ""
-    return repr((Path(lazy.path).name, inline, lazy.operations))
+def hash_list(hashes: Iterable[str]) -> str:
+    """Hash of hashes, in order."""
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:HASH_LENGTH]
+
+
+def hash_sample(sample: Sample, prompt: str = "") -> str:
+    """Hash of everything that decides a sample's numbers: its fields, its picture's content, and the rendered prompt.
+
+    Raises ImageError for a picture that is missing.
+    """
+    plain = [getattr(sample, field.name) for field in dataclasses.fields(sample) if field.name not in NOT_PLAIN]
+    boxes = sorted((name, tuple(found)) for name, found in (sample.boxes or {}).items())
+    told = (plain, boxes, picture_hash(sample), prompt)
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:HASH_LENGTH]
 
 
 def _digest(path: Path) -> str:

@@ -15,6 +15,7 @@ from visualheads.tasks.sample import Sample
 
 if TYPE_CHECKING:
     from visualheads.models.attention_call import AttentionCall
+    from visualheads.models.prompting import Prompts
     from visualheads.models.wrapper import VisionLanguageModel
 
 QUESTION = "What is in the picture?"
@@ -31,7 +32,7 @@ def validate_capture(model: VisionLanguageModel, tuned: Any = None) -> None:
     give the output that the model's own attention gives. Writing: hiding the image keys changes the logits. Where
     there is a PeftModel, `tuned`, around the module, its LoRA has to change the logits (CheckpointError).
     """
-    inputs = _inputs(model)
+    inputs = dict(check_prompts(model.prompts, model.config).to(model.device, dtype=model.dtype))
     with torch.no_grad(), greedy(model.module, model.tokenizer.pad_token_id):
         faults, clean = _read(model, inputs)
         wrong = [fault for fault in faults if fault]
@@ -51,19 +52,31 @@ def validate_capture(model: VisionLanguageModel, tuned: Any = None) -> None:
         )
 
 
-def _inputs(model: VisionLanguageModel) -> dict[str, Any]:
+def check_prompts(prompts: Prompts, config: Any) -> Any:
+    """Send a picture and a question through a processor; no weights are needed.
+
+    Returns
+    -------
+    BatchFeature
+        The inputs of one prompt.
+
+    Raises
+    ------
+    UnsupportedModelError
+        Where the processor makes another number of image tokens than the adapter expects.
+    """
     from PIL import Image
 
     picture = Image.linear_gradient("L").resize((64, 48)).convert("RGB")
-    sample = Sample(id="check", image=picture, question=QUESTION, answer="")
-    encoding = model.encode([sample])
-    found, expected = len(model.image_positions(encoding)[0]), len(model.token_map(picture.size))
+    encoding = prompts.encode([Sample(id="check", image=picture, question=QUESTION)])
+    found = int((encoding["input_ids"] == int(config.image_token_id)).sum())
+    expected = len(prompts.adapter.token_map(config, prompts.processor, picture.size))
     if found != expected:
         raise UnsupportedModelError(
-            f"the processor of {model.name!r} makes {found} image tokens of a 64 × 48 picture, its adapter expects "
+            f"{type(prompts.processor).__name__} makes {found} image tokens of a 64 × 48 picture, its adapter expects "
             f"{expected}; processor and checkpoint do not belong together, or the adapter is wrong."
         )
-    return dict(encoding.to(model.device, dtype=model.dtype))
+    return encoding
 
 
 def _read(model: VisionLanguageModel, inputs: dict[str, Any]) -> tuple[list[str], Tensor]:

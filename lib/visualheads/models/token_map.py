@@ -138,16 +138,25 @@ def prepared(
 
 @dataclass(frozen=True, eq=False)
 class TokenMap:
-    """Arrays over the image tokens of one picture, in sequence order.
+    """Arrays over the n image tokens of one picture, in sequence order.
 
-    kind         "patch", "newline" or "separator"
-    tile         0: the whole picture; 1, 2, …: tiles, row-major
-    grid_row     row within the whole-picture grid (tile 0) or the joined tile grid; a newline has the row it ends
-    grid_column  column within the same grid; −1 for newlines and separators
-    box          (n, 4) in original pixels, clipped to the picture; NaN for non-patches and patches wholly on padding
-    image_size   (width, height) of the original picture
-    grid_shape   (rows, columns) of the whole-picture grid
-    tile_shape   (rows, columns) of the joined tile grid; (0, 0) where there are no tiles
+    Attributes
+    ----------
+    kind : (n,) array of str
+        "patch", "newline" or "separator".
+    tile : (n,) array of int
+        0: the whole picture; 1, 2, …: tiles, row-major.
+    grid_row : (n,) array of int
+        Row within the whole-picture grid (tile 0) or the joined tile grid; a newline has the row it ends.
+    grid_column : (n,) array of int
+        Column within the same grid; −1 for newlines and separators.
+    box : (n, 4) array of float
+        (left, top, right, bottom) in pixels of the upright original, clipped to the picture; NaN for non-patches and
+        patches wholly on padding.
+    image_size : tuple of int
+        (width, height) of the original picture.
+    grid_shape, tile_shape : tuple of int
+        (rows, columns) of the whole-picture grid, and of the joined tile grid: (0, 0) where there are no tiles.
     """
 
     kind: NDArray[np.str_]
@@ -186,12 +195,24 @@ class TokenMap:
         return np.where(self.is_patch & (self.tile == 0), self.grid_column, -1)
 
     def in_box(self, box: Box, rule: Literal["overlap", "centre"] = "overlap") -> NDArray[np.bool_]:
-        """Return, per image token, whether it is a patch that meets `box` (left, top, right, bottom; original pixels).
+        """Which image tokens are patches that meet a box.
 
-        "overlap": the patch's picture area and the box share some area. "centre": the centre of the patch's picture
-        area lies in the box. A box may stick out of the picture; all False is possible where what it shows was
-        cropped away, or by "centre" for a small box. Raises BoxError where the box is empty, not finite, or wholly
-        outside the picture.
+        Parameters
+        ----------
+        box : sequence of 4 float
+            (left, top, right, bottom) in pixels of the original; it may stick out of the picture.
+        rule : {"overlap", "centre"}
+            The patch's picture area and the box share some area, or the centre of that area lies in the box.
+
+        Returns
+        -------
+        (n,) array of bool
+            All False is possible where what the box shows was cropped away, or by "centre" for a small box.
+
+        Raises
+        ------
+        BoxError
+            Where the box is empty, not finite, or wholly outside the picture.
         """
         left, top, right, bottom = checked_box(box, self.image_size)
         x0, y0, x1, y1 = self.box.T
@@ -205,11 +226,24 @@ class TokenMap:
         raise ParameterError(got("rule", rule, ["overlap", "centre"]))
 
     def to_map(self, values: ArrayLike, grid: Literal["whole", "tiles"] = "whole") -> NDArray[np.floating]:
-        """Return `values` (…, image token) as maps (…, grid_row, grid_column); newlines and separators are left out.
+        """Values per image token as maps; newlines and separators are left out.
 
-        "whole": the grid of the whole picture (tile 0); "tiles": the joined tile grid. NaN where no token lies.
-        Integers and bools become float64. Raises ParameterError where the last axis is not the number of image
-        tokens, or where there are no tiles.
+        Parameters
+        ----------
+        values : (…, image_token) array
+            Integers and bools become float64.
+        grid : {"whole", "tiles"}
+            The grid of the whole picture (tile 0), or the joined tile grid.
+
+        Returns
+        -------
+        (…, grid_row, grid_column) array of float
+            NaN where no token lies.
+
+        Raises
+        ------
+        ParameterError
+            Where the last axis is not the number of image tokens, or where there are no tiles.
         """
         array = np.asarray(values)
         if array.shape[-1:] != (len(self),):

@@ -38,11 +38,18 @@ class Shape(NamedTuple):
 class VisionLanguageModel:
     """A vision-language model in memory, wrapped for tracing. Made by `load` and `wrap`, not directly.
 
-    name        how results call it
-    module      the transformers module, in evaluation mode
-    prompts     its processor, and the form of its prompts: pictures and questions → model inputs
-    card        the catalogue card, None for a model that is not catalogued
-    identity    what was loaded: checkpoint, revision, hashes of weights, processor and form of the prompt
+    Attributes
+    ----------
+    name : str
+        How results call it.
+    module : transformers.PreTrainedModel
+        In evaluation mode.
+    prompts : Prompts
+        Its processor, and the form of its prompts: pictures and questions → model inputs.
+    card : Card or None
+        The catalogue card; None for a model that is not catalogued.
+    identity : dict of str
+        What was loaded: checkpoint, revision, hashes of weights, processor and form of the prompt.
     """
 
     name: str
@@ -169,7 +176,23 @@ class VisionLanguageModel:
         return find_sink_dimensions(torch.stack([state[0].float().cpu() for state in between]))
 
     def token_map(self, image_size: tuple[int, int]) -> TokenMap:
-        """Where each image token of a picture of `image_size` (width, height in pixels) lies in it."""
+        """Where each image token of a picture lies in it.
+
+        Parameters
+        ----------
+        image_size : tuple of int
+            Width and height of the upright picture in pixels.
+
+        Returns
+        -------
+        TokenMap
+            One entry per image token, in sequence order.
+
+        Raises
+        ------
+        UnsupportedModelError
+            Where the processor prepares pictures in a way that the adapter does not know.
+        """
         size = (int(image_size[0]), int(image_size[1]))
         if size not in self._maps:
             self._maps[size] = self.adapter.token_map(self.config, self.processor, size)
@@ -184,6 +207,17 @@ class VisionLanguageModel:
         return self.prompts.encode(samples)
 
     def image_positions(self, encoding: Any) -> list[Int[Tensor, " image_token"]]:
-        """Positions of the image tokens in each prompt of a batch, in sequence order (padding counts)."""
+        """Positions of the image tokens in each prompt of a batch, in sequence order (padding counts).
+
+        Parameters
+        ----------
+        encoding : BatchFeature
+            From `encode`; `input_ids` are (batch, token).
+
+        Returns
+        -------
+        list of Tensor
+            One (image_token,) of indices per prompt.
+        """
         found = encoding["input_ids"] == self.image_token_id
         return [row.nonzero().flatten() for row in found]

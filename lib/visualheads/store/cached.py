@@ -4,58 +4,69 @@ from __future__ import annotations
 
 import json
 import shutil
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
 from visualheads.errors import ParameterError, StoreError, got
-from visualheads.store import files, read
+from visualheads.store import files
+from visualheads.store.layout import write_whole
+from visualheads.store.read import open_store, read_attrs
+from visualheads.store.verify import verify
 
 LIVE = ".zarr"
 
 
 def kept(path: str | Path, kind: str, identity: Mapping[str, Any], make: Callable[[], xr.Dataset]) -> xr.Dataset:
-    """The dataset kept at `path` (a *.zarr), in memory; made and kept where there is none of this identity.
+    """Return the dataset kept at `path`, in memory; make and keep it where there is none of this identity.
 
-    kind      what the store holds, such as "grounding"; readers of traces and sweeps leave it alone
-    identity  what decides the numbers: a store of another one is replaced. Whatever JSON can hold
-    make      computes the dataset; its attributes are not kept
-    What is there appears whole or not at all. Raises ParameterError for another file name, StoreError for a damaged
-    store, or where nothing can be written.
+    Parameters
+    ----------
+    path : path
+        A name that ends in `.zarr`.
+    kind : str
+        What the store holds, such as "grounding"; readers of traces and sweeps leave it alone.
+    identity : mapping
+        What decides the numbers: a store of another one, or a damaged one, is replaced. Whatever JSON can hold.
+    make : callable
+        Computes the dataset; its attributes are not kept.
+
+    Raises
+    ------
+    ParameterError
+        For another file name.
+    StoreError
+        Where nothing can be written. What is there appears whole or not at all.
     """
     path = Path(path)
     if path.suffix != LIVE:
         raise ParameterError(got("path", str(path), f"a name that ends in {LIVE}"))
-    told = json.loads(json.dumps(dict(identity), sort_keys=True))
-    if path.exists():
-        attrs = read.read_attrs(path)
-        if attrs.get("kind") == kind and attrs.get("identity") == told:
-            return read.open_store(path).load()
-    ds = make()
-    _write(path, ds, {"visualheads_store": read.FORMAT, "kind": kind, "identity": told})
-    return read.open_store(path).load()
+    if not is_current(path, kind, identity):
+        _replace(path, make(), {"kind": kind, "identity": dict(identity)})
+    return open_store(path).load()
 
 
-def _write(path: Path, ds: xr.Dataset, attrs: Mapping[str, Any]) -> None:
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    beside = [str(name) for name in ds.coords if ds[name].dims != (name,)]
-    arrays = {}
-    for name, variable in ds.variables.items():
-        values = np.asarray(variable.values)
-        dims = [str(dim) for dim in variable.dims]
-        own = {key: value for key, value in variable.attrs.items() if isinstance(value, (str, int, float))}
-        arrays[str(name)] = (files.array_metadata(dims, values.shape, values.dtype, attributes=own), values)
+def is_current(path: str | Path, kind: str, identity: Mapping[str, Any]) -> bool:
+    """Whether a sound store of this kind and identity is there."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_new(draft, {**attrs, read.COORDINATES: " ".join(beside)}, arrays)
-        if path.exists():
-            shutil.rmtree(path)
-        draft.rename(path)
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error}") from error
+        attrs = read_attrs(path)
+        return (attrs.get("kind"), attrs.get("identity")) == (kind, json.loads(json.dumps(dict(identity)))) and not (
+            verify(path)
+        )
+    except StoreError:
+        return False
+
+
+def _replace(path: Path, ds: xr.Dataset, attrs: Mapping[str, Any]) -> None:
+    draft = files.draft_of(path)
+    try:
+        with files.refusals_told(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(draft, ds, attrs)
+            if path.exists():
+                shutil.rmtree(path)
+            draft.rename(path)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

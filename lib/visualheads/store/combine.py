@@ -1,11 +1,14 @@
-"""All results of a folder as one lazy dataset: models of any shape, tasks of any length."""
+"""Many stores as one dataset: traces of models of any shape and tasks of any length, and sweeps of one mode."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import xarray as xr
 
 from visualheads.errors import StoreError
 from visualheads.paths import slug_of
+from visualheads.store.files import DamageWarning
 from visualheads.store.read import PACKED, open_store, read_attrs
 from visualheads.store.schema import describe
 from visualheads.store.variables import MAP_COORDINATES, SAMPLE_COORDINATES, SELECTED_COORDINATES
@@ -23,12 +27,24 @@ SELECTED = "selected_head"
 SAMPLE_LABELS = (*SAMPLE_COORDINATES, "has_box")
 PLACES = ("grid_row", "grid_column")
 """Dimensions without labels."""
+GROUPS = MAP_COORDINATES[0]
 GROUP = "\x1f"
 """Stands between a mean map's condition, format and control while stores are aligned."""
 HEAD_BITS = 16
 """A selected head is one number while stores are aligned: its layer, then this many bits for its index."""
 MARK_LENGTH = 6
 """Hex digits put after a sample's id where two data sets use the same id for different samples."""
+
+
+SOURCE = "source"
+"""Entry of a Dataset's encoding: the path of its store."""
+ASKED = ("samples", "task_files", "seed", "sets")
+"""Parts of a sweep's identity in which joined sweeps may differ: the questions and the sets of heads."""
+PER_SAMPLE = ("boxes", "tokens")
+"""Parts that name samples, so that they differ with these; given for all that is joined, or for none."""
+OF_MODEL = ("checkpoint", "revision", "weights", "processor", "prompt", "dtype")
+"""Parts in which sweeps of different models may differ."""
+FIX = "open each by itself with vh.open_store(path), or move one of them out of the folder"
 
 
 def open_results(
@@ -46,7 +62,8 @@ def open_results(
     models: only stores in these models' folders are opened, where each has one.
     variables: only these, as far as any store has them. lazy=False: read them first and join them in memory, which is
     far quicker for what fits.
-    Raises StoreError when the folder holds no store of this kind.
+    Raises StoreError when the folder holds no store of this kind that can be read. Warns DamageWarning of those that
+    are left out because they cannot.
     """
     paths = _stores(Path(folder), kind)
     own = {slug_of(name) for name in models or ()}
@@ -57,7 +74,10 @@ def open_results(
             f"no results in {folder}: there is no <model>/<task>.zarr of kind {kind!r}; "
             "trace a model first (visualheads trace), or give another folder."
         )
-    stores = [(path, _read(path, variables, lazy)) for path in paths]
+    read = {path: _sound(path, lambda path: _read(path, variables, lazy)) for path in paths}
+    stores = [(path, ds) for path, ds in read.items() if ds is not None]
+    if not stores:
+        raise StoreError(f"all results in {folder} are damaged; see `visualheads verify` for each, and trace again.")
     opened = [(task_of(path), ds) for path, ds in _with_distinct_names(stores)]
     filled = [(task, ds) for task, ds in opened if ds.sizes["sample"]] or opened[:1]
     tasks = [task for task, _ in filled]
@@ -81,7 +101,7 @@ def _stores(folder: Path, kind: str) -> list[Path]:
     """Sorted; a live store wins over its packed copy."""
     live = sorted(folder.glob("*/*.zarr"))
     packed = [path for path in sorted(folder.glob(f"*/*{PACKED}")) if path.with_suffix("") not in live]
-    return [path for path in sorted([*live, *packed]) if read_attrs(path)["kind"] == kind]
+    return [path for path in sorted([*live, *packed]) if _sound(path, lambda path: read_attrs(path)["kind"]) == kind]
 
 
 def _read(path: Path, variables: Sequence[str] | None, lazy: bool) -> xr.Dataset:
@@ -89,6 +109,15 @@ def _read(path: Path, variables: Sequence[str] | None, lazy: bool) -> xr.Dataset
     if variables is not None:
         ds = ds.drop_vars([name for name in ds.data_vars if name not in variables])
     return ds if lazy else ds.load(scheduler="synchronous")  # small stores: threads cost more than they bring
+
+
+def _sound(path: Path, read: Callable[[Path], Any]) -> Any:
+    """What `read` gives; None, with a warning, where the store is damaged: the others are read all the same."""
+    try:
+        return read(path)
+    except StoreError as error:
+        warnings.warn(f"left out: {error}", DamageWarning, stacklevel=3)
+        return None
 
 
 def _with_distinct_names(opened: list[tuple[Path, xr.Dataset]]) -> list[tuple[Path, xr.Dataset]]:
@@ -128,7 +157,9 @@ def _with_distinct_ids(datasets: list[xr.Dataset]) -> tuple[list[xr.Dataset], pd
 def _labels(ds: xr.Dataset) -> pd.DataFrame:
     columns: dict[str, Any] = {name: ds[name].values for name in SAMPLE_LABELS if name in ds.coords}
     index = pd.Index(ds["sample"].values, name="sample", dtype=object)
-    return pd.DataFrame({**columns, "data": str(_identity(ds).get("task_files", ""))}, index=index)
+    told = _identity(ds)
+    data = f"{told.get('task_files', '')} {told.get('seed') or ''}".strip()  # another seed draws other distractors
+    return pd.DataFrame({**columns, "data": data}, index=index)
 
 
 def _identity(ds: xr.Dataset) -> Mapping[str, object]:
@@ -141,7 +172,7 @@ def _mark(labels: Sequence[object]) -> str:
 
 
 def _with_distinct_conditions(datasets: list[xr.Dataset], tasks: list[str]) -> tuple[list[xr.Dataset], list[str]]:
-    """The datasets with labels along the `condition` dimension, and all labels in order of first appearance."""
+    """The datasets with one label per group of mean maps, and all labels in order of first appearance."""
     tasks_of: dict[str, set[str]] = defaultdict(set)
     for ds, task in zip(datasets, tasks, strict=True):
         for condition, *_ in _groups(ds):
@@ -153,7 +184,7 @@ def _with_distinct_conditions(datasets: list[xr.Dataset], tasks: list[str]) -> t
         if groups:
             names = [GROUP.join((_condition(c, task, len(tasks_of[c]) > 1), *more)) for c, *more in groups]
             order += names
-            bare = bare.assign_coords(condition=np.array(names, dtype=object))
+            bare = bare.assign_coords({GROUPS: np.array(names, dtype=object)})
         labelled.append(bare)
     return labelled, list(dict.fromkeys(order))
 
@@ -177,7 +208,7 @@ def _over_tasks(by_task: Mapping[str, xr.Dataset]) -> xr.Dataset:
     numbered = [_numbered(ds) for ds in by_task.values()]
     joined = [
         _concat([ds[names] for ds in numbered if (names := [v for v in ds.data_vars if dim in ds[v].dims])], dim)
-        for dim in ("sample", "condition")
+        for dim in ("sample", GROUPS)
         if any(dim in ds[v].dims for ds in numbered for v in ds.data_vars)
     ]
     merged = xr.merge(joined, join="outer", compat="override")
@@ -187,7 +218,7 @@ def _over_tasks(by_task: Mapping[str, xr.Dataset]) -> xr.Dataset:
 def _over_models(datasets: list[xr.Dataset], samples: pd.Index, conditions: list[str]) -> xr.Dataset:
     wanted: dict[str, Any] = {"sample": samples.to_numpy(dtype=object)}
     if conditions:
-        wanted["condition"] = np.array(conditions, dtype=object)
+        wanted[GROUPS] = np.array(conditions, dtype=object)
     aligned = [
         ds.reindex({dim: ids for dim, ids in wanted.items() if dim in ds.dims}, fill_value=_fills(ds))
         for ds in datasets
@@ -195,9 +226,7 @@ def _over_models(datasets: list[xr.Dataset], samples: pd.Index, conditions: list
     joined = _concat(aligned, "model")
     if conditions:
         labels = np.array([name.split(GROUP) for name in conditions], dtype=object).T
-        joined = joined.drop_vars("condition").assign_coords(
-            {name: ("condition", values) for name, values in zip(MAP_COORDINATES, labels, strict=True)}
-        )
+        joined = joined.assign_coords({name: (GROUPS, row) for name, row in zip(MAP_COORDINATES, labels, strict=True)})
     if SELECTED in joined.coords:
         places = np.divmod(joined[SELECTED].values, 1 << HEAD_BITS)
         joined = joined.drop_vars(SELECTED).assign_coords(
@@ -215,25 +244,17 @@ def _numbered(ds: xr.Dataset) -> xr.Dataset:
     return ds.drop_vars(SELECTED_COORDINATES, errors="ignore").assign_coords(labels)
 
 
-def _concat(datasets: list[xr.Dataset], dim: str) -> xr.Dataset:
-    fills: dict[Hashable, Any] = {}
-    for ds in datasets:
-        fills |= _fills(ds)
+def _concat(datasets: Sequence[xr.Dataset], dim: str) -> xr.Dataset:
     return xr.concat(
-        datasets,
-        dim,
-        data_vars="all" if dim == "model" else "minimal",
-        coords="minimal",
-        compat="override",
-        join="outer",
-        combine_attrs="drop",
-        fill_value=fills,
-    )
+        datasets, dim, data_vars="all" if dim == "model" else "minimal", coords="minimal", compat="override",
+        join="outer", combine_attrs="drop", fill_value={k: v for ds in datasets for k, v in _fills(ds).items()},
+    )  # fmt: skip
 
 
 def _fills(ds: xr.Dataset) -> dict[Hashable, Any]:
-    """Text is filled with "", everything else with NaN (which turns whole numbers into floats)."""
-    return {name: "" for name, array in ds.variables.items() if array.dtype == object}
+    """Text is filled with "", marks with False, numbers with NaN (which turns whole numbers into floats)."""
+    kinds = {"O": "", "b": False}
+    return {name: kinds.get(array.dtype.kind, np.nan) for name, array in ds.variables.items()}
 
 
 def _merged_provenance(by_task: Mapping[str, str]) -> str:
@@ -253,3 +274,117 @@ def _merged_provenance(by_task: Mapping[str, str]) -> str:
 def _common(by_task: Mapping[str, Any]) -> Any:
     values = list(by_task.values())
     return values[0] if all(value == values[0] for value in values) else dict(by_task)
+
+
+def joined(sweeps: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Sweeps of one mode as one Dataset, in memory: tasks along `sample`, models along `model`, sets by their names.
+
+    In memory, since a sweep is a few numbers per set and sample, and labels that only some have would cut lazy arrays
+    into very many chunks.
+    Raises StoreError for sweeps in which something else was done – another bias, reference set or length of answers,
+    boxes or none, other weights of the same model – and for those that hold the same sample of a model twice.
+    """
+    check_joinable(sweeps)
+    along = {dim: _all_labels(sweeps, dim) for dim in ("set", "sample")}
+    by_model: dict[str, list[xr.Dataset]] = {}
+    for ds in sweeps:
+        bare = ds.drop_vars([name for dim in along for name in _along(ds, dim)]).compute()
+        for model in ds["model"].values.tolist():
+            by_model.setdefault(model, []).append(bare.sel(model=[model]))
+    union = {dim: frame.index.to_numpy(dtype=object) for dim, frame in along.items()}
+    models = [_of_model(parts, union["set"]) for parts in by_model.values()]
+    whole = _concat(_told_alike([ds.reindex(union, fill_value=_fills(ds)) for ds in models]), "model")
+    named = {str(name): (dim, frame[name].to_numpy()) for dim, frame in along.items() for name in frame}
+    return describe(whole.assign_coords(named))
+
+
+def _of_model(parts: list[xr.Dataset], sets: np.ndarray) -> xr.Dataset:
+    """One model's sweeps along `sample`, each set with its heads whichever of them ran it."""
+    marks = [ds[["heads"]].reindex(set=sets, fill_value={"heads": False})["heads"] for ds in parts]
+    marks = [one.transpose("model", "set", "layer", "head") for one in marks]
+    whole = _concat(_told_alike([ds.drop_vars("heads") for ds in parts]), "sample")
+    whole = whole.reindex(set=sets, fill_value=_fills(whole))
+    return whole.assign(heads=marks[0].copy(data=np.any([one.values for one in marks], axis=0)))
+
+
+def check_joinable(sweeps: Sequence[xr.Dataset]) -> None:
+    """Raises StoreError where `joined` would, with the names of both stores."""
+    for one, other in combinations([part for ds in sweeps for part in _parts(ds)], 2):
+        _check(one, other)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One model in one sweep."""
+
+    name: str
+    model: str
+    samples: frozenset[str]
+    marks: xr.DataArray
+    identity: Mapping[str, Any]
+
+
+def _parts(ds: xr.Dataset) -> Iterator[_Part]:
+    samples = frozenset(ds["sample"].values.tolist())
+    for index, model in enumerate(ds["model"].values.tolist()):
+        name = ds.encoding.get(SOURCE) or f"the sweep of {len(samples)} samples by {model}"
+        made = json.loads(str(ds["provenance"].values[index])) if "provenance" in ds.coords else {}
+        yield _Part(name, model, samples, ds["heads"].isel(model=index), made.get("identity", {}))
+
+
+def _check(one: _Part, other: _Part) -> None:
+    same = one.model == other.model
+    first, second = one.identity, other.identity
+    free = {*ASKED, *PER_SAMPLE, *(() if same else OF_MODEL)}
+    # what only one of them tells of itself is not known of the other: shipped stores tell less
+    differ = {key for key in first.keys() & second.keys() if key not in free and first[key] != second[key]}
+    differ |= {key for key in PER_SAMPLE if bool(first.get(key)) != bool(second.get(key))}
+    if first.get("samples") == second.get("samples") and first.get("boxes") != second.get("boxes"):
+        differ.add("boxes")
+    if differ:
+        told = ", ".join(f"{key} {first.get(key)!r} against {second.get(key)!r}" for key in sorted(differ))
+        raise StoreError(f"{one.name} and {other.name} cannot be joined, what was done differs: {told}; {FIX}.")
+    other_heads = _called_alike(one.marks, other.marks) if same else []
+    if other_heads:
+        raise StoreError(
+            f"{one.name} and {other.name} cannot be joined, the set {min(other_heads)!r} of {one.model} has other "
+            f"heads in each; {FIX}."
+        )
+    twice = one.samples & other.samples if same else frozenset()
+    if twice:
+        raise StoreError(
+            f"{one.name} and {other.name} cannot be joined, both hold sample {min(twice)!r} of {one.model}; {FIX}."
+        )
+
+
+def _called_alike(one: xr.DataArray, other: xr.DataArray) -> list[str]:
+    """The names that both give to sets, of other heads."""
+    shared = sorted(set(one["set"].values.tolist()) & set(other["set"].values.tolist()))
+    both = xr.align(one.sel(set=shared), other.sel(set=shared), join="outer")  # beside larger models they are padded
+    marks = [part.transpose("set", "layer", "head").fillna(0).values.astype(bool) for part in both]
+    return [name for name, a, b in zip(shared, *marks, strict=True) if not np.array_equal(a, b)]
+
+
+def _along(ds: xr.Dataset, dim: str) -> list[str]:
+    return [str(name) for name, values in ds.coords.items() if values.dims == (dim,) and name != dim]
+
+
+def _all_labels(sweeps: Sequence[xr.Dataset], dim: str) -> pd.DataFrame:
+    """What is known of each label along `dim`, in order of first appearance."""
+    frames = [
+        pd.DataFrame({name: ds[name].values for name in _along(ds, dim)}, index=pd.Index(ds[dim].values, dtype=object))
+        for ds in sweeps
+    ]
+    union = pd.concat(frames)
+    return union.loc[~union.index.duplicated()]
+
+
+def _told_alike(parts: Sequence[xr.Dataset]) -> list[xr.Dataset]:
+    """The parts with the same coordinates of models: what only some tell is NaN, or "", in the others."""
+    told = {str(name): values for ds in parts for name, values in ds.coords.items() if values.dims == ("model",)}
+    unknown = {name: "" if values.dtype.kind in "OU" else np.nan for name, values in told.items()}
+    return [
+        ds.assign_coords({name: ("model", np.full(ds.sizes["model"], value, object if value == "" else float))
+                          for name, value in unknown.items() if name not in ds.coords})
+        for ds in parts
+    ]  # fmt: skip

@@ -1,48 +1,48 @@
-"""Files that are written whole or not at all, and what a disk refuses told as errors a user can act on.
+"""Files that are written whole or not at all, carry their checksums, and are checked whenever they are read.
 
-The files of a Zarr store (format 3), one by one: metadata as JSON, chunks as compressed bytes.
-
-What lies on disk is plain Zarr, which any reader opens, and large arrays are read with zarr. Making and opening a
-store of forty small arrays through its event loop, though, takes as long as a short prompt takes a small model; whole
-files are written and read here in a tenth of that.
+A store is plain Zarr (format 3), written and read by zarr and xarray. What this module adds is a wrapper around zarr's
+own stores that notes a checksum of everything it writes, and refuses what no longer agrees with the noted one.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
-import itertools
 import json
-import math
 import os
+import platform
+import time
 import uuid
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numcodecs import Blosc, VLenUTF8, Zstd
+from zarr.storage import LocalStore, WrapperStore, ZipStore
 
 from visualheads.errors import DiskFullError, StoreError
 
+if TYPE_CHECKING:
+    from zarr.abc.store import ByteRequest, Store
+    from zarr.core.buffer import Buffer, BufferPrototype
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+METADATA = "zarr.json"
+SEAL = "seal"
+"""Attribute of a JSON document that holds the checksum of everything else in it."""
+
+DAY = 24 * 3600
+_HOST = platform.node().replace(".", "-")
+
+Checksum = tuple[int, int]
+"""CRC-32 and length of a file."""
 
 
-def write_file(file: Path, raw: bytes) -> None:
-    """Whole or not at all, whoever else writes it at the same time. Raises OSError: see `refusals_told`."""
-    draft = file.with_name(f".{file.name}.{uuid.uuid4().hex}.partial")
-    try:
-        try:
-            draft.write_bytes(raw)
-        except FileNotFoundError:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_bytes(raw)
-        os.replace(draft, file)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
-        raise
+class DamageWarning(UserWarning):
+    """Something is damaged, and left out or done anew."""
 
 
 @contextlib.contextmanager
@@ -58,199 +58,165 @@ def refusals_told(path: Path) -> Iterator[None]:
         raise StoreError(f"cannot write {path}: {error}") from error
 
 
-METADATA = "zarr.json"
-FORMAT = 3
-BLOSC = {"cname": "zstd", "clevel": 3, "shuffle": "shuffle", "blocksize": 0}
-BLOSC_LENGTH = slice(12, 16)
-"""Bytes of a blosc header that tell the length of the whole."""
-ZSTD = {"level": 0, "checksum": False}
-SHUFFLES = {"noshuffle": Blosc.NOSHUFFLE, "shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
+def write_file(file: Path, raw: bytes, sync: bool = False) -> None:
+    """Write a file whole or not at all, whoever else writes it at the same time; `sync`: return when it is on disk.
 
-Metadata = Mapping[str, Any]
-"""What `zarr.json` says of an array."""
-
-
-def array_metadata(
-    dims: Sequence[str],
-    shape: Sequence[int],
-    dtype: np.dtype | str,
-    *,
-    chunks: Sequence[int] | None = None,
-    fill: float | str | bool = 0,
-    attributes: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Metadata of a new array of text ("str" or an object dtype) or numbers; one chunk unless `chunks` says else."""
-    kind = np.dtype(dtype)
-    text = kind.kind in "OUT"
-    compressor = (
-        {"name": "zstd", "configuration": ZSTD}
-        if text
-        else {"name": "blosc", "configuration": {"typesize": kind.itemsize, **BLOSC}}
-    )
-    serializer = {"name": "vlen-utf8"} if text else {"name": "bytes", "configuration": {"endian": "little"}}
-    return {
-        "zarr_format": FORMAT,
-        "node_type": "array",
-        "shape": list(shape),
-        "data_type": "string" if text else kind.name,
-        "chunk_grid": {
-            "name": "regular",
-            "configuration": {"chunk_shape": [max(1, length) for length in (chunks or shape)]},
-        },
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
-        "fill_value": "NaN" if isinstance(fill, float) and math.isnan(fill) else ("" if text else fill),
-        "codecs": [serializer, compressor],
-        "attributes": dict(attributes or {}),
-        "dimension_names": list(dims),
-    }
+    Raises OSError: see `refusals_told`.
+    """
+    draft = draft_of(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(raw)
+        if sync:
+            synced([draft])
+        os.replace(draft, file)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
 
 
-def group_metadata(attributes: Mapping[str, Any], arrays: Mapping[str, Metadata]) -> dict[str, Any]:
-    """Metadata of the group of these arrays, theirs included: opening it reads one file."""
-    inline = {"kind": "inline", "must_understand": False, "metadata": dict(arrays)}
-    return {
-        "zarr_format": FORMAT,
-        "node_type": "group",
-        "attributes": dict(attributes),
-        "consolidated_metadata": inline,
-    }
+def draft_of(path: Path) -> Path:
+    """A name beside `path` for what becomes it when it is whole; it tells who writes it."""
+    return path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.{uuid.uuid4().hex}.partial")
+
+
+def is_abandoned(draft: Path) -> bool:
+    """Whether the process that wrote this draft is gone. On other machines: whether it is older than a day."""
+    *_, host, pid, _unique, _ending = draft.name.split(".")
+    try:
+        if host != _HOST:
+            return time.time() - draft.stat().st_mtime > DAY
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, FileNotFoundError):
+        return True
+    except (PermissionError, ValueError):
+        return False
+    return False
+
+
+def synced(files: Iterable[Path]) -> None:
+    """Return when the contents of these files are on the disk."""
+    with ThreadPoolExecutor() as pool:  # together: the file system then commits its journal once for many of them
+        list(pool.map(_synced, files))
+
+
+def _synced(file: Path) -> None:
+    handle = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def checksum(raw: Any) -> Checksum:
+    """CRC-32 and length of some bytes."""
+    return zlib.crc32(raw), len(raw)
+
+
+def consolidated(arrays: Mapping[str, bytes]) -> dict[str, Any]:
+    """The part of a group's metadata that holds its arrays', so that opening a store reads one file."""
+    metadata = {name: json.loads(raw) for name, raw in arrays.items()}
+    return {"consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": metadata}}
+
+
+def sealed(document: Mapping[str, Any]) -> bytes:
+    """A JSON document with the checksum of its content among its `attributes`; `unsealed` reads it."""
+    attributes = {**document["attributes"], SEAL: _seal(document)}
+    return json.dumps({**document, "attributes": attributes}).encode()
+
+
+def unsealed(raw: bytes) -> dict[str, Any]:
+    """What `sealed` was given. Raises ValueError for anything else."""
+    document = json.loads(raw)
+    if not isinstance(document, dict) or not isinstance(document.get("attributes"), dict):
+        raise ValueError("it has no attributes")
+    if document["attributes"].pop(SEAL, None) != _seal(document):
+        raise ValueError("its content does not agree with its checksum")
+    return document
+
+
+def _seal(document: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(document, sort_keys=True).encode())
+
+
+class CheckedStore(WrapperStore[Any]):
+    """A zarr store that notes the checksums of what it writes, and checks what it reads against those it knows.
+
+    Parameters
+    ----------
+    store : zarr.abc.store.Store
+        The store whose files these are.
+    path : Path
+        What errors call it.
+    known : dict of str to Checksum
+        Checksums by key. Reading a key that is there raises StoreError where its file is missing or of another content.
+    group : bytes, optional
+        The metadata of the root group where it was read, and checked, already.
+    """
+
+    def __init__(
+        self, store: Store, path: Path, known: dict[str, Checksum] | None = None, group: bytes | None = None
+    ) -> None:
+        super().__init__(store)
+        self.path, self.known, self.group = path, {} if known is None else known, group
+
+    def _with_store(self, store: Store) -> CheckedStore:
+        return type(self)(store, self.path, self.known, self.group)
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        if key == METADATA and self.group is not None:
+            return prototype.buffer.from_bytes(self.group)
+        found = await super().get(key, prototype, byte_range)
+        known = self.known.get(key)
+        if known is not None and byte_range is None:
+            fault = fault_of(None if found is None else found.to_bytes(), known)
+            if fault:
+                raise StoreError(damage_told(self.path, key, fault))
+        return found
+
+    async def set(self, key: str, value: Buffer) -> None:
+        raw = value.to_bytes()
+        await asyncio.to_thread(write_file, self.path / key, raw)
+        if not key.endswith(METADATA):
+            self.known[key] = checksum(raw)
+
+
+def fault_of(raw: bytes | None, known: Checksum) -> str:
+    """What is wrong with a file; "" for nothing."""
+    if raw is None:
+        return "missing"
+    if len(raw) < known[1]:
+        return "truncated"
+    return "" if checksum(raw) == tuple(known) else "checksum"
+
+
+def faults(path: Path, known: Mapping[str, Checksum]) -> dict[str, str]:
+    """The files of a store that are missing, truncated, or of another checksum: key → which of these."""
+    told = {key: fault_of(read_file(path, key), checksum) for key, checksum in known.items()}
+    return {key: fault for key, fault in told.items() if fault}
 
 
 def read_file(path: Path, name: str) -> bytes | None:
-    """One file of a store, a folder or a zip; None where it is missing."""
-    if path.suffix != ".zip":
-        try:
+    """One file of a store, a folder or a zip; None where it is missing, or where the zip cannot give it whole."""
+    try:
+        if path.suffix != ".zip":
             return (path / name).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-    with zipfile.ZipFile(path) as archive:
-        return archive.read(name) if name in archive.NameToInfo else None
-
-
-def read_files(path: Path, names: Iterable[str]) -> dict[str, bytes]:
-    """Those of these files that are there."""
-    if path.suffix != ".zip":
-        read = ((name, read_file(path, name)) for name in names)
-        return {name: raw for name, raw in read if raw is not None}
-    with zipfile.ZipFile(path) as archive:
-        return {name: archive.read(name) for name in names if name in archive.NameToInfo}
-
-
-def arrays_of(path: Path, group: Mapping[str, Any]) -> dict[str, Metadata]:
-    """The metadata of the arrays of a store, by name: out of the group's, or read one by one."""
-    inline = group.get("consolidated_metadata")
-    if inline:
-        return {name: found for name, found in inline["metadata"].items() if found["node_type"] == "array"}
-    if path.suffix == ".zip":
         with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.endswith(f"/{METADATA}")]
-    else:
-        names = [str(file.relative_to(path)) for file in sorted(path.glob(f"*/{METADATA}"))]
-    return {name.split("/")[0]: json.loads(raw) for name, raw in read_files(path, names).items()}
+            return archive.read(name)
+    except (FileNotFoundError, NotADirectoryError, KeyError):
+        return None
 
 
-def dtype_of(array: Metadata) -> np.dtype:
-    """As it is in memory: text is object."""
-    return np.dtype(object if array["data_type"] == "string" else array["data_type"])
+def damage_told(path: Path, key: str, fault: str) -> str:
+    """The message of a StoreError about one file."""
+    words = {"missing": "is missing", "truncated": "is cut off"}.get(fault, "does not agree with its checksum")
+    return (
+        f"{path} is damaged: {key} {words}; see `visualheads verify {path}`, and trace again: what is damaged is then "
+        "done anew."
+    )
 
 
-def chunk_shape(array: Metadata) -> tuple[int, ...]:
-    return tuple(array["chunk_grid"]["configuration"]["chunk_shape"])
-
-
-def chunk_name(array: Metadata, place: Sequence[int]) -> str:
-    """The file of a chunk, within its array's folder."""
-    separator = array["chunk_key_encoding"].get("configuration", {}).get("separator", "/")
-    return separator.join(("c", *map(str, place)))
-
-
-def fill_of(array: Metadata) -> Any:
-    """What stands where no chunk was written."""
-    value = array["fill_value"]
-    return float(value) if value == "NaN" else value
-
-
-def encode(array: Metadata, values: np.ndarray) -> bytes:
-    """A chunk's bytes."""
-    if array["data_type"] == "string":
-        raw: Any = VLenUTF8().encode(values.astype(object).ravel())
-    else:
-        raw = np.ascontiguousarray(values, dtype=dtype_of(array).newbyteorder("<"))
-    for codec in array["codecs"][1:]:
-        raw = _compressor(codec).encode(raw)
-    return bytes(raw)
-
-
-def decode(array: Metadata, raw: bytes) -> np.ndarray:
-    """A chunk's values. Raises ValueError or RuntimeError for bytes that are none."""
-    packed: Any = raw
-    for codec in reversed(array["codecs"][1:]):
-        compressor = _compressor(codec)
-        if isinstance(compressor, Blosc) and int.from_bytes(packed[BLOSC_LENGTH], "little") != len(packed):
-            raise ValueError("a chunk is cut off")  # blosc itself would read beyond the end
-        packed = compressor.decode(packed)
-    if array["data_type"] == "string":
-        values = np.asarray(VLenUTF8().decode(packed), dtype=object)
-    else:
-        values = np.frombuffer(packed, dtype_of(array).newbyteorder("<")).astype(dtype_of(array))
-    return values.reshape(chunk_shape(array))
-
-
-def _compressor(codec: Mapping[str, Any]) -> Blosc | Zstd:
-    told = dict(codec.get("configuration", {}))
-    if codec["name"] == "zstd":
-        return Zstd(**told)
-    if codec["name"] == "blosc":
-        told["shuffle"] = SHUFFLES[told["shuffle"]]
-        return Blosc(**told)
-    raise ValueError(f"chunks are compressed with {codec['name']}")
-
-
-def read_array(path: Path, name: str, array: Metadata) -> np.ndarray:
-    """All values of a small array. Raises ValueError or RuntimeError for damaged chunks."""
-    shape, chunk = tuple(array["shape"]), chunk_shape(array)
-    values = np.full(shape, fill_of(array), dtype_of(array))
-    counts = [range(-(-size // length)) for size, length in zip(shape, chunk, strict=True)]
-    places = {f"{name}/{chunk_name(array, place)}": place for place in itertools.product(*counts)}
-    for file, raw in read_files(path, places).items():
-        starts = [index * length for index, length in zip(places[file], chunk, strict=True)]
-        region = tuple(slice(start, start + length) for start, length in zip(starts, chunk, strict=True))
-        part = values[*region, ...]  # the dots keep an array where there are no dimensions
-        part[...] = decode(array, raw)[*(slice(0, size) for size in part.shape), ...]
-    return values
-
-
-def write_region(path: Path, name: str, array: Metadata, values: np.ndarray, start: Sequence[int]) -> None:
-    """Write values that begin at the first cell of a chunk and end with one (or the array), each chunk atomically.
-
-    Chunks with nothing but the fill value have no file.
-    """
-    chunk, fill = chunk_shape(array), fill_of(array)
-    first = [begin // length for begin, length in zip(start, chunk, strict=True)]
-    counts = [range(-(-size // length)) for size, length in zip(values.shape, chunk, strict=True)]
-    for place in itertools.product(*counts):
-        part = values[tuple(slice(i * length, (i + 1) * length) for i, length in zip(place, chunk, strict=True))]
-        file = path / name / chunk_name(array, [a + b for a, b in zip(first, place, strict=True)])
-        if ((part != part) if fill != fill else (part == fill)).all():
-            file.unlink(missing_ok=True)
-            continue
-        if part.shape != chunk:
-            whole = np.full(chunk, fill, dtype_of(array))
-            whole[tuple(slice(0, size) for size in part.shape)] = part
-            part = whole
-        write_file(file, encode(array, part))
-
-
-def write_new(
-    folder: Path, attributes: Mapping[str, Any], arrays: Mapping[str, tuple[Metadata, np.ndarray | None]]
-) -> None:
-    """A whole new store in a folder that nobody reads yet: name → metadata, and values of arrays of one chunk."""
-    folder.mkdir()
-    for name, (array, values) in arrays.items():
-        (folder / name).mkdir()
-        (folder / name / METADATA).write_text(json.dumps(array))
-        if values is not None and values.size:
-            place = [0] * values.ndim
-            (folder / name / chunk_name(array, place)).write_bytes(encode(array, values))
-    group = group_metadata(attributes, {name: array for name, (array, _) in arrays.items()})
-    (folder / METADATA).write_text(json.dumps(group))
+def as_zarr(path: Path) -> Store:
+    """zarr's own store for a path, to read from: a folder, or a packed store in one file."""
+    return ZipStore(path, mode="r") if path.suffix == ".zip" else LocalStore(path, read_only=True)

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
+from numcodecs import BitRound
 from zarr.codecs import BloscCodec
 
-from visualheads.errors import ParameterError, StoreError, got
-from visualheads.store import read
+from visualheads.errors import ParameterError, got
+from visualheads.store import files, read
 from visualheads.store.files import METADATA
+from visualheads.store.layout import write_whole
 
 KEPT_BITS = 10
 """Mantissa bits kept of a float32: a relative error below 0.05 %, as a half float has, over the whole range."""
@@ -25,13 +27,26 @@ PACKED_CHUNK_BYTES = 4 * 2**20
 
 
 def pack(source: str | Path | xr.Dataset, target: str | Path, bits: int = KEPT_BITS, kind: str = "trace") -> Path:
-    """Write a store, or a dataset in memory, to `target` (a *.zarr.zip), which `open_store` and `open_results` open.
+    """Write a store, or a dataset in memory, as one file, which `open_store` and `open_results` open.
 
-    `kind` tells what a dataset in memory holds; a store knows its own.
+    Only samples that are done are packed. Rounding never moves a value past another, so every invariant survives.
+    Written beside its place and moved there whole.
 
-    Only samples that are done are packed. Rounding keeps `bits` of the 23 mantissa bits and never moves a value past
-    another, so every invariant survives; 23 keeps float32 exactly. Written beside its place and moved there whole.
-    Raises ParameterError for another file name or number of bits, StoreError where nothing can be written.
+    Parameters
+    ----------
+    source : path or xarray.Dataset
+        What is packed.
+    target : path
+        A name that ends in `.zarr.zip`.
+    bits : int
+        Mantissa bits that are kept of float32, of 23, which keep them exactly.
+    kind : str
+        What a dataset in memory holds; a store knows its own.
+
+    Raises
+    ------
+    ParameterError
+        For another file name or number of bits. StoreError where nothing can be written.
     """
     target = Path(target)
     if not target.name.endswith(read.PACKED):
@@ -39,17 +54,17 @@ def pack(source: str | Path | xr.Dataset, target: str | Path, bits: int = KEPT_B
     if not 1 <= bits <= MANTISSA_BITS:
         raise ParameterError(got("bits", bits, f"1 to {MANTISSA_BITS}"))
     ds, kind = (source, kind) if isinstance(source, xr.Dataset) else _opened(source)
-    ds = ds.assign({name: _rounded(array, bits) for name, array in ds.data_vars.items() if array.dtype == np.float32})
-    ds = _writable(ds)
-    ds.attrs = {"visualheads_store": read.FORMAT, "kind": kind}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    rounded = {name: _rounded(array, bits) for name, array in ds.data_vars.items() if array.dtype == np.float32}
+    ds = ds.assign(rounded)
+    ds = ds.assign(
+        {name: array.chunk(_chunks(array)) for name, array in ds.data_vars.items() if array.chunks is not None}
+    )
+    with files.refusals_told(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
             tree = Path(folder, "tree")
-            ds.to_zarr(tree, mode="w", zarr_format=3, consolidated=False, encoding=_encoding(ds))
+            write_whole(tree, ds, {"kind": kind}, encoding=_encoding(ds))
             _zip(tree, Path(folder, "packed")).replace(target)
-    except OSError as error:
-        raise StoreError(f"cannot write {target}: {error}") from error
     return target
 
 
@@ -58,35 +73,17 @@ def _opened(source: str | Path) -> tuple[xr.Dataset, str]:
 
 
 def _rounded(array: xr.DataArray, bits: int) -> xr.DataArray:
+    """To the nearest values that these bits can hold, ties to even."""
+    codec = BitRound(keepbits=bits)
     return xr.apply_ufunc(
-        _round_mantissa, array, bits, dask="parallelized", output_dtypes=[np.float32], keep_attrs=True
-    )
-
-
-def _round_mantissa(values: np.ndarray, bits: int) -> np.ndarray:
-    """Round to the nearest float32 with `bits` mantissa bits, ties away from zero; NaN stays NaN."""
-    drop = MANTISSA_BITS - bits
-    if drop == 0:
-        return values
-    raw = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
-    rounded = (raw + np.uint32(1 << (drop - 1))) & np.uint32(0xFFFFFFFF << drop & 0xFFFFFFFF)
-    return np.where(np.isfinite(values), rounded.view(np.float32), values)
-
-
-def _writable(ds: xr.Dataset) -> xr.Dataset:
-    """Text in memory (xarray will not guess the type of lazy objects), encodings of the source gone."""
-    ds = ds.drop_encoding()
-    wide = {name: ds[name].astype(object) for name in ds.variables if ds[name].dtype.kind == "U"}  # zarr warns of it
-    ds = ds.assign_coords({name: values for name, values in wide.items() if name in ds.coords})
-    ds = ds.assign({name: values for name, values in wide.items() if name not in ds.coords})
-    texts = {name: array.load() for name, array in ds.data_vars.items() if array.dtype == object}
-    lazy = {name: array.chunk(_chunks(array)) for name, array in ds.data_vars.items() if array.chunks is not None}
-    return ds.assign(lazy).assign(texts)
+        lambda values: codec.decode(codec.encode(np.array(values))).reshape(values.shape),
+        array, dask="parallelized", output_dtypes=[np.float32], keep_attrs=True,
+    )  # fmt: skip
 
 
 def _chunks(array: xr.DataArray) -> dict[str, int]:
     """Whole arrays where they are small; else as many samples (or conditions) as fit."""
-    along = next((dim for dim in ("sample", "condition") if dim in array.dims), None)
+    along = next((dim for dim in ("sample", "map_condition") if dim in array.dims), None)
     chunks = {str(dim): size for dim, size in array.sizes.items()}
     if along is not None:
         others = array.nbytes // max(1, array.sizes[along])

@@ -20,7 +20,6 @@ import xarray as xr
 from visualheads.errors import ParameterError, SchemaError, got
 from visualheads.store.validate import violations
 from visualheads.store.variables import (
-    AS_THEY_ARE,
     COORDINATE_NAMES,
     MAP_COORDINATES,
     QUERIES,
@@ -48,7 +47,6 @@ __all__ = [
     "describe",
     "map_group",
     "map_groups",
-    "mean_map_of",
     "provenance",
     "violations",
 ]
@@ -110,7 +108,7 @@ def map_group(sample: Sample) -> MapGroup:
 
 
 def map_groups(samples: Iterable[Sample]) -> tuple[MapGroup, ...]:
-    """The groups in the order in which they first occur: the order along the `condition` dimension of mean maps."""
+    """The groups in the order in which they first occur: the order along the `map_condition` dimension of mean maps."""
     return tuple(dict.fromkeys(map_group(sample) for sample in samples))
 
 
@@ -133,9 +131,9 @@ def coordinates(
     """A dataset with all coordinates of one traced model and no variables yet.
 
     queries as one text makes `query` a scalar coordinate (a single query in memory); None leaves it out. `groups` adds
-    the labels `map_condition`, `map_format` and `map_control` of the mean maps' `condition` dimension, whose own name
-    is taken by the samples' coordinate; `selected` those of the heads, (layer, head), whose maps are kept:
-    `selected_layer` and `selected_index` along `selected_head`.
+    the labels `map_condition`, `map_format` and `map_control` along the mean maps' dimension `map_condition`;
+    `selected` those of the heads, (layer, head), whose maps are kept: `selected_layer` and `selected_index` along
+    `selected_head`.
     Raises ParameterError for sample ids that are not unique.
     """
     ids = [sample.id for sample in samples]
@@ -144,58 +142,41 @@ def coordinates(
         raise ParameterError(f"sample ids are not unique: {', '.join(twice)}; give every sample its own id.")
     stages, depth = depth_stages(layers)
     coords: dict[str, object] = {
-        "model": _text([model]),
+        "model": text([model]),
         "layer": np.arange(layers),
         "head": np.arange(heads),
-        "sample": _text(ids),
-        **{name: ("sample", _text([getattr(sample, name) for sample in samples])) for name in SAMPLE_COORDINATES},
+        "sample": text(ids),
+        **{name: ("sample", text([getattr(sample, name) for sample in samples])) for name in SAMPLE_COORDINATES},
         "has_box": ("sample", np.array([sample.box is not None for sample in samples], dtype=bool)),
-        "llm": ("model", _text([llm])),
-        "family": ("model", _text([family])),
-        "recipe": ("model", _text([recipe])),
+        "llm": ("model", text([llm])),
+        "family": ("model", text([family])),
+        "recipe": ("model", text([recipe])),
         "parameters": ("model", np.array([parameters], dtype=float)),
         "training_step": ("model", np.array([training_step], dtype=int)),
-        "provenance": ("model", _text([provenance])),
+        "provenance": ("model", text([provenance])),
         "depth_stage": (("model", "layer"), stages[None]),
         "depth": (("model", "layer"), depth[None]),
     }
     if queries is not None:
-        coords["query"] = queries if isinstance(queries, str) else _text(queries)
+        coords["query"] = queries if isinstance(queries, str) else text(queries)
     if groups is not None:
         for index, name in enumerate(MAP_COORDINATES):
-            coords[name] = ("condition", _text([group[index] for group in groups]))
+            coords[name] = (MAP_COORDINATES[0], text([group[index] for group in groups]))
     if selected is not None:
         for index, name in enumerate(SELECTED_COORDINATES):
             coords[name] = ("selected_head", np.array([pair[index] for pair in selected], dtype=int))
     return describe(xr.Dataset(coords=coords))
 
 
-def mean_map_of(ds: xr.Dataset, condition: str, format: str | None = None, control: str | None = None) -> xr.DataArray:
-    """`ds.mean_map` of one group of samples, without its `condition` dimension.
-
-    format, control: needed where the condition was asked in several formats, or under controls; by default the
-    pictures as they are. Groups are never averaged. Raises ParameterError for an unknown or ambiguous group.
-    """
-    if "mean_map" not in ds or not {*MAP_COORDINATES} <= set(ds.coords):
-        raise ParameterError("the dataset has no mean maps; trace with keep=('mean_map',).")
-    labels = zip(*(ds[name].values.astype(str).tolist() for name in MAP_COORDINATES), strict=True)
-    groups = [MapGroup(*label) for label in labels]
-    if condition not in {group.condition for group in groups}:
-        raise ParameterError(got("condition", condition, dict.fromkeys(group.condition for group in groups)))
-    controls = AS_THEY_ARE if control is None else (control,)
-    chosen = [
-        index
-        for index, group in enumerate(groups)
-        if group.condition == condition and group.control in controls and format in (None, group.format)
-    ]
-    if len(chosen) != 1:
-        there = [f"{g.format}, {g.control or 'none'}" for g in groups if g.condition == condition]
-        raise ParameterError(got(f"format, control of the mean map of {condition!r}", f"{format}, {control}", there))
-    return ds["mean_map"].isel(condition=chosen[0])
+def text(values: Iterable[object]) -> np.ndarray:
+    """Texts as an array of objects, because zarr warns of fixed-width text."""
+    return np.array([str(value) for value in values], dtype=object)
 
 
-def _text(values: Sequence[str]) -> np.ndarray:
-    """Object dtype, because zarr warns about fixed-width text."""
-    texts = np.empty(len(values), dtype=object)
-    texts[:] = [str(value) for value in values]
-    return texts
+def text_as_objects(ds: xr.Dataset) -> xr.Dataset:
+    """The same dataset with all its text as objects, whichever type a reader gave it, and without encodings."""
+    variables = {
+        name: values.astype(object) if values.dtype.kind in "UT" else values for name, values in ds.variables.items()
+    }
+    coords = {name: variables.pop(name) for name in ds.coords}
+    return xr.Dataset(variables, coords, ds.attrs).drop_encoding()

@@ -85,7 +85,7 @@ def _coordinates(ds: xr.Dataset) -> Iterator[str]:
             yield f"coordinate {name!r} has dims {ds[name].dims}, expected {dims}"
     for name in MAP_COORDINATES:
         if "mean_map" in ds and name not in ds.coords:
-            yield f"coordinate {name!r} along ('condition',) is missing, so the mean maps have no labels"
+            yield f"coordinate {name!r} along ('map_condition',) is missing, so the mean maps have no labels"
     for name in SELECTED_COORDINATES:
         if "maps" in ds and name not in ds.coords:
             yield f"coordinate {name!r} along ('selected_head',) is missing, so nobody knows whose maps these are"
@@ -94,7 +94,7 @@ def _coordinates(ds: xr.Dataset) -> Iterator[str]:
 def _identifiers(ds: xr.Dataset) -> Iterator[str]:
     for dim in ("model", "layer", "head", "sample", "query"):
         if dim in ds.dims and dim in ds.coords:
-            values, counts = np.unique(ds[dim].values.astype(str), return_counts=True)
+            values, counts = np.unique(ds[dim].values.astype(object).astype(str), return_counts=True)
             if (counts > 1).any():
                 yield f"{dim} has values that are not unique: {', '.join(values[counts > 1][:5])}"
             if (values == "").any():
@@ -147,7 +147,7 @@ def _shapes(ds: xr.Dataset) -> Iterator[str]:
         for key, value in variable.attrs.items():
             if key not in array.attrs:
                 yield f"{variable.name} has no attribute {key!r}; expected {value!r} (schema.describe sets it)"
-            elif key != "long_name" and list(np.atleast_1d(array.attrs[key])) != list(np.atleast_1d(value)):
+            elif key != "long_name" and array.attrs[key] != value:
                 yield f"{variable.name} has {key} {array.attrs[key]!r}, expected {value!r}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 HEAD_DIMS = ("model", "layer", "head", "sample", "query")
 SAMPLE_DIMS = ("model", "sample")
@@ -39,11 +39,12 @@ class Variable:
     binary: bool = False
 
     @property
-    def attrs(self) -> dict[str, Any]:
-        """long_name, units and range as attributes; an open range is left out, an open end is an empty text."""
-        attrs: dict[str, Any] = {"long_name": self.long_name, "units": self.units}
-        if self.range != (None, None):
-            attrs["range"] = ["" if end is None else end for end in self.range]
+    def attrs(self) -> dict[str, str]:
+        """long_name, units and range as attributes, all of them text, which any writer takes."""
+        attrs = {"long_name": self.long_name, "units": self.units}
+        low, high = self.range
+        if low is not None:
+            attrs["range"] = f"{low:g} or more" if high is None else f"{low:g} to {high:g}"
         return attrs
 
     @property
@@ -60,7 +61,7 @@ class Variable:
 
 SHARE = (0.0, 1.0)
 POSITIVE = (0.0, None)
-MAP_DIMS = ("model", "layer", "head", "query", "condition", "grid_row", "grid_column")
+MAP_DIMS = ("model", "layer", "head", "query", "map_condition", "grid_row", "grid_column")
 
 HEAD_VARIABLES = (
     Variable("image_weight", "attention on all image tokens", "share of attention", SHARE),
@@ -84,7 +85,7 @@ SAMPLE_VARIABLES = (
 )
 KEPT_VARIABLES = (
     Variable("mean_map", "mean attention per cell of the whole-picture grid", "share of attention", SHARE, MAP_DIMS),
-    Variable("mean_map_count", "samples in the mean map", "samples", POSITIVE, ("model", "condition"), "int32"),
+    Variable("mean_map_count", "samples in the mean map", "samples", POSITIVE, ("model", "map_condition"), "int32"),
     Variable(
         "maps",
         "attention per cell of the whole-picture grid",
@@ -109,11 +110,8 @@ SHARD_VARIABLES = (
         POSITIVE,
         ("model", "shard", *MAP_DIMS[1:]),
     ),
-    Variable(
-        "mean_map_count", "samples in the shard's sum", "samples", POSITIVE, ("model", "shard", "condition"), "int32"
-    ),
 )
-"""What one shard writes for the mean maps; `store.open_store` turns them into `mean_map` and `mean_map_count`."""
+"""What one shard writes for the mean maps; `open_store` turns it into `mean_map` and `mean_map_count`."""
 
 VARIABLES = {v.name: v for v in (*HEAD_VARIABLES, *SAMPLE_VARIABLES, *KEPT_VARIABLES, *SWEEP_VARIABLES)}
 TRACED = tuple(v.name for v in (*HEAD_VARIABLES, *SAMPLE_VARIABLES))
@@ -123,7 +121,7 @@ SAMPLE_COORDINATES = ("task", "condition", "format", "control", "question_id", "
 MODEL_COORDINATES = ("llm", "family", "recipe", "parameters", "training_step", "provenance")
 LAYER_COORDINATES = ("depth_stage", "depth")
 MAP_COORDINATES = ("map_condition", "map_format", "map_control")
-"""What samples of one mean map share: labels along its `condition` dimension."""
+"""What samples of one mean map share: labels along its `map_condition` dimension."""
 SELECTED_COORDINATES = ("selected_layer", "selected_index")
 """Labels along `selected_head`."""
 AS_THEY_ARE = ("", "none")

@@ -18,7 +18,7 @@ import contextlib
 import pickle
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -96,15 +96,17 @@ def make_store(work: ShardWork, scheduler: Any, fresh: bool = False) -> None:
         ) from error
 
 
-def run_shards(work: ShardWork, scheduler: Any = None, progress: Progress | None = None) -> int:
-    """Do every shard of `work.path` that is not done; return how many were done.
+def run_shards(
+    work: ShardWork, scheduler: Any = None, progress: Progress | None = None, todo: Sequence[int] | None = None
+) -> int:
+    """Do the shards `todo` of `work.path`, by default all that are not done; return how many were done.
 
     scheduler: None (here, one after the other), the address of a running Dask scheduler, a distributed Cluster
     (LocalCluster, one from `from_yaml`), or a Client. Shards are independent, so one that fails stops no other; at the
     end StoreError tells which failed and why. A VisualHeadsError that every shard would meet (bad input, a full disk)
     is raised at once when running here, or as it is when all failed of it.
     """
-    todo = write.pending(work.path)
+    todo = write.pending(work.path) if todo is None else list(todo)
     if not todo:
         return 0
     failures: dict[int, BaseException] = {}

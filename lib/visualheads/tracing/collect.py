@@ -17,9 +17,9 @@ from torch import Tensor
 
 from visualheads.errors import ParameterError, SampleError
 from visualheads.heads.selection import head_pairs
-from visualheads.models.generation import Margins, decoded
+from visualheads.models.generation import decoded
 from visualheads.models.token_map import TokenMap
-from visualheads.store.schema import MapGroup, map_group, map_groups
+from visualheads.store.schema import map_group
 from visualheads.tasks import scoring
 from visualheads.tracing.forward import Rows
 from visualheads.tracing.measures import MEASURES, TokenSets, measure, whole_picture_maps
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from visualheads.models.wrapper import VisionLanguageModel
     from visualheads.tasks.sample import Sample
     from visualheads.tracing.forward import Outcome
+    from visualheads.tracing.settings import Settings
 
 DYNAMIC_GRID = (16, 16)
 """Grid of mean maps where pictures have grids of different shapes (Qwen-VL): each map is resampled onto it."""
@@ -147,35 +148,29 @@ def chosen_heads(model: VisionLanguageModel, heads: Any, keep: Sequence[str]) ->
 class Collector:
     """Arrays over all samples of one trace. `add` fills in a batch; `dataset` attaches labels."""
 
-    def __init__(
-        self,
-        model: VisionLanguageModel,
-        samples: Sequence[Sample],
-        queries: Sequence[str],
-        keep: Sequence[str],
-        heads: Sequence[tuple[int, int]],
-        grid: tuple[int, int],
-        groups: Sequence[MapGroup] | None = None,
-    ) -> None:
+    def __init__(self, model: VisionLanguageModel, samples: Sequence[Sample], settings: Settings) -> None:
         layers, count, _ = model.shape
-        shape = (layers, count, len(samples), len(queries))
-        self.tokenizer, self.end_tokens = model.tokenizer, model.end_tokens
-        self.samples, self.queries, self.keep, self.heads, self.grid = samples, tuple(queries), keep, heads, grid
-        self.groups = tuple(groups or map_groups(samples))
+        shape = (layers, count, len(samples), len(settings.queries))
+        self.model, self.samples, self.settings = model, samples, settings
+        self.queries, self.keep, self.heads, self.grid = settings.queries, settings.keep, settings.heads, settings.grid
+        self.groups = settings.groups
         self.measures = {name: np.full(shape, np.nan, np.float32) for name in MEASURES}
         self.prediction = np.full(len(samples), "", dtype=object)
         self.correct, self.margin = (np.full(len(samples), np.nan, np.float32) for _ in range(2))
         self.n_image_tokens = np.zeros(len(samples), np.int32)
-        if "mean_map" in keep:
-            self.map_sum = np.zeros((layers, count, len(queries), len(self.groups), *grid), np.float32)
+        if "mean_map" in self.keep:
+            self.map_sum = np.zeros((layers, count, len(self.queries), len(self.groups), *self.grid), np.float32)
             self.map_count = np.zeros(len(self.groups), np.int32)
-        if "maps" in keep:
-            self.maps = np.full((len(samples), len(queries), len(heads), *grid), np.nan, np.float32)
+        if "maps" in self.keep:
+            self.maps = np.full((len(samples), len(self.queries), len(self.heads), *self.grid), np.nan, np.float32)
         self.attention: dict[int, list[np.ndarray]] = {}
         self.is_image: dict[int, np.ndarray] = {}
 
-    def add(self, batch: Sequence[int], outcome: Outcome, layout: Layout, mask: Tensor, margins: Margins) -> None:
-        """Fill in the samples `batch` (indices into the list) from one batch's outcome. `mask` is its padding mask."""
+    def add(self, batch: Sequence[int], encoding: Any, outcome: Outcome) -> None:
+        """Fill in the samples `batch` (indices into the list) from what their encoding gave."""
+        asked, mask = [self.samples[index] for index in batch], encoding["attention_mask"]
+        token_maps = [self.model.token_map(self.settings.sizes[sample.id]) for sample in asked]
+        layout = Layout(asked, token_maps, self.model.image_positions(encoding), mask.shape[1])
         indices = np.asarray(batch)
         for place, query in enumerate(self.queries):
             rows = outcome.rows[query]
@@ -187,13 +182,12 @@ class Collector:
                 for row, index in enumerate(batch):
                     seen = rows.attention[:, row, :, int(mask.shape[1] - mask[row].sum()) :]
                     self.attention.setdefault(index, []).append(seen.cpu().numpy())
-        answers = decoded(self.tokenizer, outcome.answers, self.end_tokens)
+        answers = decoded(self.model.tokenizer, outcome.answers, self.model.end_tokens)
         logits = outcome.logits.float().cpu()
-        for row, index in enumerate(batch):
-            sample = self.samples[index]
+        for row, (index, sample) in enumerate(zip(batch, asked, strict=True)):
             self.prediction[index] = answers[row]
             self.correct[index] = scoring.correct(sample, answers[row])
-            self.margin[index] = margins(sample, logits[row])
+            self.margin[index] = self.settings.margins(sample, logits[row])
             self.n_image_tokens[index] = int(layout.image[row].sum())
             if "mean_map" in self.keep:
                 self.map_count[self.groups.index(map_group(sample))] += 1
@@ -228,20 +222,16 @@ class Collector:
         return coords.assign(_labelled(variables, single="query" not in coords.dims))
 
     def _mean_maps(self, sums: bool) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
-        dims = ("layer", "head", "query", "condition", *MAP_DIMS)
+        dims = ("layer", "head", "query", "map_condition", *MAP_DIMS)
         if sums:
-            return {
-                "mean_map_sum": (("shard", *dims), self.map_sum[None]),
-                "mean_map_count": (("shard", "condition"), self.map_count[None]),
-            }
+            return {"mean_map_sum": (("shard", *dims), self.map_sum[None])}
         count = self.map_count.astype(np.float32)[:, None, None]
         mean = np.divide(self.map_sum, count, out=np.full_like(self.map_sum, np.nan), where=count > 0)
-        return {"mean_map": (dims, mean), "mean_map_count": (("condition",), self.map_count)}
+        return {"mean_map": (dims, mean), "mean_map_count": (("map_condition",), self.map_count)}
 
     def _attention(self) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
         """Keys run from each sample's first prompt token; NaN (is_image: False) after its last."""
-        longest = max(rows[0].shape[-1] for found in self.attention.values() for rows in [found])
-        longest = max(longest, *(rows.shape[-1] for found in self.attention.values() for rows in found))
+        longest = max(rows.shape[-1] for found in self.attention.values() for rows in found)
         layers, heads = next(iter(self.attention.values()))[0].shape[:2]
         values = np.full((layers, heads, len(self.samples), len(self.queries), longest), np.nan, np.float32)
         image = np.zeros((len(self.samples), longest), dtype=bool)

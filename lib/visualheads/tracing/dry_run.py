@@ -11,6 +11,9 @@ from visualheads.models import blueprints, checkpoints
 from visualheads.models.blueprints import Blueprint
 from visualheads.models.checkpoints import Source
 from visualheads.models.devices import AUTO, chosen_device
+from visualheads.models.prompting import prompts_of
+from visualheads.models.self_check import check_prompts
+from visualheads.models.weights import check_headers
 from visualheads.store.variables import QUERIES, TRACED
 from visualheads.store.write import SHARD
 from visualheads.tracing.batching import BATCH_TOKENS
@@ -64,7 +67,11 @@ def _blueprint(source: Source, revision: str | None) -> Blueprint | None:
     if source.folder is None and source.card is not None and blueprints.has_blueprint(source.card):
         return blueprints.of_card(source.card)
     try:
-        return blueprints.of_source(source, revision)
+        plan = blueprints.of_source(source, revision)
+        check_prompts(prompts_of(plan.processor, plan.adapter, source.card), plan.config)
+        if source.folder is not None:
+            check_headers(plan.config, source.folder)
+        return plan
     except CheckpointError:
         if source.folder is not None:
             raise

@@ -14,11 +14,12 @@ from visualheads.models.loading import load, untrained
 from visualheads.models.progress import Wish, progress_bar
 from visualheads.paths import RESULTS, store_path
 from visualheads.store import write
-from visualheads.store.read import open_store
+from visualheads.store.read import open_asked
 from visualheads.store.variables import UNTRAINED
 from visualheads.tasks import Benchmark, Sample, Samples, task
 from visualheads.tasks.sampling import Skipped
 from visualheads.tracing import cluster, trace
+from visualheads.tracing.settings import answers_of
 
 if TYPE_CHECKING:
     import torch
@@ -66,8 +67,9 @@ class TraceJob:
 
     @property
     def path(self) -> str:
-        """The store's path. A job of controls alone has a store of its own, such as `looktwice-white.zarr`."""
+        """The store's path. Controls alone, and every other seed, have a store of their own: `looktwice-seed1.zarr`."""
         name = self.task if "" in self.controls else "-".join([self.task, *self.controls])
+        name = f"{name}-seed{self.seed}" if self.seed else name
         name = f"{name}-{UNTRAINED}" if self.untrained else name
         return str(store_path(self.results, name_of(self.model), name))
 
@@ -161,9 +163,11 @@ def run(job: TraceJob, *, scheduler: Any = None, fresh: bool = False, progress: 
     if scheduler is None:
         return trace.trace_to_store(job.loaded(), samples, job.path, fresh=fresh, progress=progress, **job.arguments())
     cluster.make_store(job, scheduler, fresh)
-    with progress_bar(f"shards {job.model}", len(write.pending(job.path)), progress) as advance:
-        cluster.run_shards(job, scheduler, lambda _done, _total: advance(1))
-    return open_store(job.path)
+    ids = [sample.id for sample in samples]
+    todo = list(write.todo(job.path, ids))
+    with progress_bar(f"shards {job.model}", len(todo), progress) as advance:
+        cluster.run_shards(job, scheduler, lambda _done, _total: advance(1), todo)
+    return open_asked(job.path, ids, answers_of(samples))
 
 
 def untrained_control(

@@ -28,7 +28,14 @@ MAX_NEW_TOKENS = 16
 
 @dataclass(frozen=True)
 class Settings:
-    """A trace's settings, and what they mean for this list of samples: shared grid, other answers, picture sizes."""
+    """A trace's settings, and what they mean for this list of samples.
+
+    grid            the pictures' shared whole-picture grid
+    margins         what margins are over; `answers` is the hash of that
+    groups          samples whose maps are averaged together
+    sizes, prompts  of each sample's picture, (width, height), and its rendered prompt, by id
+    hashes          what decides each sample's own numbers, in order
+    """
 
     queries: tuple[str, ...]
     keep: tuple[str, ...]
@@ -39,6 +46,9 @@ class Settings:
     margins: Margins
     groups: tuple[schema.MapGroup, ...]
     sizes: dict[str, tuple[int, int]]
+    prompts: dict[str, str]
+    hashes: tuple[str, ...]
+    answers: str
 
 
 def settings_of(
@@ -68,6 +78,7 @@ def settings_of(
     if tokens < 1:
         raise ParameterError(got("batch_tokens", tokens, "1 or more"))
     sizes = {sample.id: sample.size() for sample in samples}
+    prompts = {sample.id: model.prompts.of(sample) for sample in samples}
     return Settings(
         queries=queries,
         keep=kept,
@@ -78,7 +89,16 @@ def settings_of(
         margins=Margins(model.tokenizer, samples),
         groups=schema.map_groups(samples),
         sizes=sizes,
+        prompts=prompts,
+        hashes=tuple(provenance.hash_sample(sample, prompts[sample.id]) for sample in samples),
+        answers=answers_of(samples),
     )
+
+
+def answers_of(samples: Sequence[Sample]) -> str:
+    """Hash of the answers that free-form margins of this list are over."""
+    known = Margins(None, samples).answers
+    return provenance.hash_list(f"{task}: {sorted(answers)}" for task, answers in sorted(known.items()))
 
 
 def coordinates_of(
@@ -91,7 +111,7 @@ def coordinates_of(
 ) -> xr.Dataset:
     """The coordinates of this trace's Dataset; `single`: `query` is a scalar coordinate."""
     card = model.card
-    identity = identity_of(model, samples, settings, seed, task_files)
+    identity = identity_of(model, settings, seed, task_files)
     return schema.coordinates(
         model.name,
         samples,
@@ -109,7 +129,7 @@ def coordinates_of(
 
 
 def identity_of(
-    model: VisionLanguageModel, samples: Sequence[Sample], settings: Settings, seed: int = 0, task_files: str = ""
+    model: VisionLanguageModel, settings: Settings, seed: int = 0, task_files: str = ""
 ) -> dict[str, str | int]:
     """What decides the numbers of a trace; stores of another identity are never mixed."""
     made = provenance.identity(
@@ -120,7 +140,7 @@ def identity_of(
         definitions=DEFINITIONS_VERSION,
         dtype=str(model.dtype).removeprefix("torch."),
         seed=seed,
-        samples=provenance.hash_samples(samples),
+        samples=provenance.hash_list(settings.hashes),
     )
     asked = {key: model.identity[key] for key in ("processor", "prompt")}
     return {**made, **asked, "max_new_tokens": settings.max_new_tokens}

@@ -19,14 +19,24 @@ def image_token(processor: Any) -> str:
 class Adapter:
     """A mapping, no arithmetic: where one transformers class keeps what the library needs.
 
-    class_name      the transformers class
-    layers          dotted path of the decoder layers
-    token_map       (config, processor, (width, height)) → TokenMap over the image tokens in sequence order
-    placeholder     processor → text that stands for the picture in a prompt without a chat template
-    nested          the processor wants one list of pictures per prompt
-    bidirectional   the prompt prefix sees itself both ways: a prompt cannot be cut after the picture and resumed
-    softcap         attention scores are soft-capped, which SDPA refuses: such a model runs on eager attention
-    processor_settings  config → what the processor has to know of the model; "image_processor.x" for its image part
+    Attributes
+    ----------
+    class_name : str
+        The transformers class.
+    layers : str
+        Dotted path of the decoder layers.
+    token_map : callable
+        (config, processor, (width, height)) → TokenMap over the image tokens in sequence order.
+    placeholder : callable
+        processor → text that stands for the picture in a prompt without a chat template.
+    nested : bool
+        The processor wants one list of pictures per prompt.
+    bidirectional : bool
+        The prompt prefix sees itself both ways: a prompt cannot be cut after the picture and resumed.
+    softcap : callable
+        config → whether attention scores are soft-capped, which SDPA refuses: such a model runs on eager attention.
+    processor_settings : callable
+        config → what the processor has to know of the model, by attribute; "image_processor.x" for its image part.
     """
 
     class_name: str

@@ -83,20 +83,40 @@ def convert(
 ) -> Conversion:
     """Convert an original LLaVA or ViP-LLaVA folder into one that `vh.load` and transformers read.
 
-    source      folder with config.json, weights (.safetensors, or .bin read with weights_only=True) and tokenizer
-    target      folder to make; it appears when everything in it has been read back and checked, never before
-    tower       folder of the CLIP vision tower; default: the weights in the checkpoint, else the local folder that
-                the config's `mm_vision_tower` names
-    card        catalogue name of the model, so that pages know its family, language model and recipe
-    prompt      prompt form: vicuna_v1, llava_v1, mistral_instruct, llava_phi_3, llava_llama_3, plain; default: the one
-                the checkpoint was tuned with
-    dtype       of the weights; default: the language model's
-    overwrite   replace a checkpoint folder at `target`
-    shard_bytes largest weight file to write
-
-    Weights are streamed: one source file and one target file are in memory at a time. Raises CheckpointError,
-    UnsupportedModelError, ParameterError, UnknownModelError or DiskFullError; whatever is raised, and when
+    Weights are streamed: one source file and one target file are in memory at a time. Whatever is raised, and when
     interrupted, nothing is left at `target`.
+
+    Parameters
+    ----------
+    source : path
+        Folder with config.json, weights (.safetensors, or .bin read with weights_only=True) and tokenizer.
+    target : path
+        Folder to make; it appears when everything in it has been read back and checked, never before.
+    tower : path, optional
+        Folder of the CLIP vision tower; default: the weights in the checkpoint, else the local folder that the
+        config's `mm_vision_tower` names.
+    card : str, optional
+        Catalogue name of the model, so that pages know its family, language model and recipe.
+    prompt : str, optional
+        vicuna_v1, llava_v1, mistral_instruct, llava_phi_3, llava_llama_3 or plain; default: the form that the
+        checkpoint was tuned with.
+    dtype : str, optional
+        Of the weights; default: the language model's.
+    overwrite : bool
+        Replace a checkpoint folder at `target`.
+    shard_bytes : int
+        Largest weight file to write, in bytes.
+    progress : bool or "auto"
+        Whether to show a bar.
+
+    Returns
+    -------
+    Conversion
+        What was made.
+
+    Raises
+    ------
+    CheckpointError, UnsupportedModelError, ParameterError, UnknownModelError, DiskFullError
     """
     source_folder, target_folder = Path(source).expanduser(), Path(os.path.abspath(Path(target).expanduser()))
     check_target(target_folder, overwrite)

@@ -48,7 +48,8 @@ class Prompt:
         )
         return (
             f"{{{{ {start} }}}}{{% for message in messages %}}{{% if message['role'] == 'user' %}}"
-            f"{{{{ {before} }}}}{text}{{{{ {after} }}}}{{% else %}}{{{{ {own} }}}}{text}{{{{ {end} }}}}{{% endif %}}"
+            f"{{{{ {before} }}}}{text}{{{{ {after} }}}}{{% elif message['role'] == 'assistant' %}}"
+            f"{{{{ {own} }}}}{text}{{{{ {end} }}}}{{% endif %}}"
             f"{{% endfor %}}{{% if add_generation_prompt %}}{{{{ {ask} }}}}{{% endif %}}"
         )
 
