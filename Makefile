@@ -87,6 +87,7 @@ check: $(VENV)/.dev ## ruff, pyright, notebooks stripped, dependency lists agree
 	@$(BIN)/ruff format --check lib tests
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@$(BIN)/python -m pytest -q --durations=0 --no-header tests/test_project.py
+	@if command -v node >/dev/null; then node --test tests/explorer/js/*.test.js; fi
 
 format: $(VENV)/.dev ## sort imports and format lib and tests
 	@$(BIN)/ruff check --fix --select I lib tests

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         UnsupportedModelError,
         VisualHeadsError,
     )
+    from visualheads.explorer import Explorer, explore, look
     from visualheads.heads.agreement import agreement
     from visualheads.heads.bootstrap import split_halves
     from visualheads.heads.lists import export_scores, read_scores
@@ -81,6 +82,7 @@ _ROOMS = {
         "UnsupportedModelError",
         "VisualHeadsError",
     ),
+    "explorer": ("Explorer", "explore", "look"),
     "heads.agreement": ("agreement",),
     "heads.bootstrap": ("split_halves",),
     "heads.lists": ("export_scores", "read_scores"),

@@ -21,6 +21,9 @@ DATA_VARIABLE = "VISUALHEADS_DATA"
 APART = "-folder"
 """Ending of the name of a folder whose last two parts spell a catalogued model, such as mini/1.5-7B."""
 
+DEFAULT_MODEL = "mini-1.5-7B"
+"""The model that examples, the landing page and the explorer take when none is named."""
+
 CATALOGUE = Path(__file__).with_name("catalog.yml")
 
 
@@ -28,6 +31,7 @@ class Card(BaseModel):
     """What is known of one model. Empty means unknown, never a guess.
 
     name            what `vh.load` and the pages call it
+    joined          made when loaded: base weights from packages, joined with what was learned here (`models.smol`)
     paper_name      its row in the paper's table; empty for other models
     hub_id          checkpoint in transformers' format; empty where the original has to be converted
     original_id     checkpoint that the paper's authors used
@@ -52,6 +56,7 @@ class Card(BaseModel):
     family: str
     class_name: str
     miniature: bool = False
+    joined: bool = False
     paper_name: str = ""
     hub_id: str = ""
     original_id: str = ""
@@ -102,6 +107,11 @@ def miniature_folder(name: str) -> Path:
     return data_folder() / "miniatures" / name
 
 
+def learned_file(name: str) -> Path:
+    """Where the learned weights of a joined model lie, there or not."""
+    return data_folder() / "smol" / f"{name}.safetensors"
+
+
 def converted_folder(name: str) -> Path:
     """Where a catalogued model without a hub id is looked for after its conversion, there or not."""
     return data_folder() / "checkpoints" / name
@@ -142,16 +152,20 @@ def name_of(model: str | os.PathLike[str]) -> str:
 
 
 def is_available(card: Card) -> bool:
-    """Whether the card's name can be given to `load`: a folder that is there (miniatures, conversions), or a hub id."""
+    """Whether the card's name can be given to `load`: its files are there (joined models also need base weights once),
+    or it has a hub id."""
     if card.miniature:
         return miniature_folder(card.name).is_dir()
+    if card.joined:
+        return learned_file(card.name).is_file()
     return bool(card.hub_id) or converted_folder(card.name).is_dir()
 
 
 def catalog() -> pd.DataFrame:
     """A table of all cards, one row per model, indexed by name, with the column `available`.
 
-    available: the folder of a miniature, or of a converted checkpoint, is there; or it can be fetched from the hub.
+    available: the folder of a miniature or of a converted checkpoint, or what was learned of a joined model, is there;
+    or it can be fetched from the hub.
     """
     import pandas as pd
 

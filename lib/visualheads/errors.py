@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 SHOWN_CHOICES = 12
@@ -129,18 +130,34 @@ MOST = 2**31 - 1
 """The largest whole number taken: more is a slip, and would ask for more memory than there is."""
 
 
+SEEDS = 2**64 - 1
+
+
+def checked_seed(value: Any) -> int:
+    """Return a seed as a whole number. Raises ParameterError for anything else."""
+    return checked_whole("seed", value, 0, SEEDS)
+
+
 def checked_whole(what: str, value: Any, lowest: int = 1, highest: int = MOST) -> int:
     """Return a whole number within bounds, numpy's too. Raises ParameterError for anything else."""
-    if isinstance(value, Integral) and not isinstance(value, bool) and lowest <= value <= highest:
+    if isinstance(value, Integral) and not isinstance(value, bool) and lowest <= int(value) <= highest:
         return int(value)
     raise ParameterError(got(what, value, f"a whole number from {lowest} to {highest}"))
 
 
 def checked_number(what: str, value: Any, above: float, below: float) -> float:
     """Return a number between bounds, which do not belong to it. Raises ParameterError for anything else."""
-    if isinstance(value, Real) and not isinstance(value, bool) and above < value < below:
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if is_number and above < float(value) < below:
         return float(value)
     raise ParameterError(got(what, value, f"a number above {above:g} and below {below:g}"))
+
+
+def checked_path(what: str, value: Any) -> Path:
+    """Return a path. Raises ParameterError for what is none, or is empty."""
+    if isinstance(value, (str, Path)) and str(value) and "\0" not in str(value):
+        return Path(value)
+    raise ParameterError(got(what, value, "a path"))
 
 
 def checked_flag(what: str, value: Any) -> bool:

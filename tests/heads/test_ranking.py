@@ -381,7 +381,7 @@ def test_one_picture_cannot_be_split():
 
 
 def planted(n_samples: int = 60, seed: int = 0) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset]:
-    """Return (ds, white, untrained): heads 0–9 of 40 exceed both nulls by one nat, 10–14 only the untrained one."""
+    """(ds, white, untrained draws): heads 0–9 of 40 exceed both nulls by one nat, 10–14 only the untrained one."""
     rng = np.random.default_rng(seed)
     ds = traced(4, 10, n_samples)
     shape = ds["image_log_odds"].shape

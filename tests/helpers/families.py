@@ -13,6 +13,7 @@ import torch
 import transformers as hf
 
 from helpers.networks import CHAT_TEMPLATE, Tiny, seeded, text_config, tokenizer
+from visualheads.models.adapters import adapter_of
 from visualheads.models.processors import image_only
 
 TINY = Tiny(text="qwen2", layers=2)
@@ -176,10 +177,28 @@ def paligemma(version: int, implementation: str):
     return seeded(hf.PaliGemmaForConditionalGeneration, config, 0, chosen), processor
 
 
+def fast_vlm(implementation: str):
+    words = tokenizer({})
+    side = 96
+    vision = hf.EfficientNetConfig(
+        image_size=side, width_coefficient=0.05, depth_coefficient=0.3, hidden_dim=64, hidden_act="relu6"
+    )
+    vision.hidden_size = 64
+    config = hf.FastVlmConfig(
+        vision_config=vision, text_config=text_config(TINY, len(words)), image_token_index=4, image_seq_length=9
+    )
+    square = {"height": side, "width": side}
+    pictures = hf.CLIPImageProcessorPil(size=square, crop_size=square, do_center_crop=False)
+    processor = hf.LlavaProcessor(pictures, words, patch_size=32, vision_feature_select_strategy="full")
+    chosen = adapter_of("FastVlmForConditionalGeneration").attention_setting(implementation)
+    return seeded(hf.FastVlmForConditionalGeneration, config, 0, chosen), processor
+
+
 NEEDS_NUM2WORDS = pytest.mark.skipif(
     find_spec("num2words") is None, reason="SmolVLM's processor needs the package num2words"
 )
 FAMILIES = {
+    "fast_vlm": fast_vlm,
     "onevision": onevision,
     "qwen2-vl": lambda implementation: qwen("2", implementation),
     "qwen2.5-vl": lambda implementation: qwen("2.5", implementation),

@@ -151,7 +151,9 @@ def clip_config(tiny: Tiny) -> transformers.CLIPVisionConfig:
     )  # fmt: skip
 
 
-def seeded(build: type, config: object, seed: int = 0, implementation: str = "sdpa") -> torch.nn.Module:
+def seeded(
+    build: type, config: object, seed: int = 0, implementation: str | dict[str, str] = "sdpa"
+) -> torch.nn.Module:
     """The class built with random weights, the same for the same seed, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -24,7 +24,7 @@ from visualheads.models.attention_call import AttentionCall
 from visualheads.models.generation import decoded
 from visualheads.models.loading import wrap
 from visualheads.store.schema import assert_valid
-from visualheads.tracing.collect import chosen_heads
+from visualheads.tracing.settings import chosen_heads
 from visualheads.tracing.trace import trace
 
 # PaliGemma's processor in transformers 5.23 turns tensors into arrays in a way numpy 2 deprecates

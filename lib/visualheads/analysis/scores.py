@@ -14,9 +14,11 @@ from visualheads.heads.bootstrap import LEVEL, N_BOOT, interval, picture_ids, pi
 from visualheads.heads.patterns import labels_of
 from visualheads.heads.proportions import most_unseen, share_bounds, share_gained, share_right
 from visualheads.tasks.question_kinds import option_counts
-from visualheads.tasks.scoring import said_yes
+from visualheads.tasks.scoring import in_every_round, pope_parts
 
 COLUMNS = ("model", "task", "figure", "estimate", "lower", "upper", "n")
+POPE_FIGURES = {"precision": "precision", "recall": "recall", "F1": "f1", "share of yes": "yes_rate"}
+"""What tables call a figure → its name in `scoring.pope_parts`."""
 NO_REFERENT = "plain-general"
 CIRCULAR = "mmbench"
 LETTERS = "letters"
@@ -97,12 +99,10 @@ def in_all_rounds(correct: xr.DataArray) -> xr.DataArray:
     forms = np.atleast_1d(correct["format"].values).astype(str)
     kept = np.flatnonzero(forms == LETTERS) if (forms == LETTERS).any() else np.arange(len(forms))
     chosen = correct.isel(sample=kept)
-    questions, owner = np.unique(chosen["question_id"].values.astype(str), return_inverse=True)
-    right = np.ones(len(questions))
-    np.minimum.at(right, owner, np.asarray(chosen.values, dtype=np.float64))
-    first = np.array([np.flatnonzero(owner == index)[0] for index in range(len(questions))])
+    questions = chosen["question_id"].values.astype(str)
+    right, first = in_every_round(questions, np.asarray(chosen.values, dtype=np.float64))
     images = chosen["image_id"].values[first]
-    return xr.DataArray(right, {"sample": questions, "image_id": ("sample", images)}, ("sample",), "correct")
+    return xr.DataArray(right, {"sample": questions[first], "image_id": ("sample", images)}, ("sample",), "correct")
 
 
 def own_figures(ds: xr.Dataset, *, n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0) -> pd.DataFrame:
@@ -176,14 +176,12 @@ def _figures(part: xr.Dataset, task: str, n_boot: int, level: float, seed: int) 
         if kept.any() and not kept.all():
             found["accuracy, questions with a referent"] = share(correct, kept)
     if task == "pope":
-        truth = np.array([said_yes(answer) for answer in part["answer"].values.astype(str)])
-        said = np.array([said_yes(told) for told in part["prediction"].isel(model=0).values.astype(str)])
-        both = (truth & said).astype(float)
-        images, n = picture_ids(part).astype(str), len(truth)
-        found["precision"] = _ratio(both, said.astype(float), images, int(said.sum()), n_boot, level, seed)
-        found["recall"] = _ratio(both, truth.astype(float), images, int(truth.sum()), n_boot, level, seed)
-        found["F1"] = _ratio(2 * both, said.astype(float) + truth, images, n, n_boot, level, seed)
-        found["share of yes"] = share(said.astype(float))
+        parts = pope_parts(*(part[name].values.astype(str).ravel().tolist() for name in ("answer", "prediction")))
+        images = picture_ids(part).astype(str)
+        for name, figure in POPE_FIGURES.items():
+            above, below = (one.astype(float) for one in parts[figure])
+            n = int(below.sum()) if figure != "f1" else len(images)
+            found[name] = _ratio(above, below, images, n, n_boot, level, seed)
         found |= {f"accuracy, {name}": share(correct, conditions == name) for name in dict.fromkeys(conditions)}
     if task == "mmbench":
         whole = in_all_rounds(part["correct"].isel(model=0).load())

@@ -11,7 +11,7 @@ from visualheads.charts.display import finished, rows
 from visualheads.charts.labels import COLOURS, colour
 
 KINDS = tuple(COLOURS["verdict"])
-STATEMENT = 62
+STATEMENT = 74
 """Characters of a statement that stand beside its verdict; the tooltip has all."""
 
 
@@ -35,14 +35,14 @@ def verdicts(table: pd.DataFrame) -> Any:
         tooltip=["claim:N", "statement:N", "verdict:N", "numbers:N"],
         href="href:N",
     )
-    marks = base.mark_bar(height=20).encode(color=colour("verdict", KINDS, legend=None)).properties(width=120)
+    marks = base.mark_bar(height=20).encode(color=colour("verdict", KINDS, legend=None)).properties(width=110)
     words = base.mark_text(color="white", fontSize=11).encode(text="verdict:N")
-    statements = base.mark_text(align="left", x=2, dy=-7, fontSize=12, limit=400).encode(text="short:N")
-    numbers = base.mark_text(align="left", x=2, dy=8, fontSize=11, limit=400, opacity=0.75).encode(text="numbers:N")
+    statements = base.mark_text(align="left", x=2, dy=-7, fontSize=12, limit=480).encode(text="short:N")
+    numbers = base.mark_text(align="left", x=2, dy=8, fontSize=11, limit=480, opacity=0.75).encode(text="numbers:N")
     counts = [record["verdict"] for record in records]
     told = ", ".join(f"{counts.count(name)} {name}" for name in KINDS)
     each = "; ".join(f"claim {record['claim']} {record['verdict']} {record['numbers']}".strip() for record in records)
     chart = alt.hconcat(
-        alt.layer(marks, words).properties(width=120), alt.layer(statements, numbers).properties(width=400), spacing=6
+        alt.layer(marks, words).properties(width=110), alt.layer(statements, numbers).properties(width=480), spacing=6
     )
     return finished(chart, f"The verdicts on {len(records)} claims: {told}. {each}.")

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from visualheads import __version__
-from visualheads.cli import book, convert, information, interventions, results, stores, training, verdicts
+from visualheads.cli import book, convert, information, interventions, results, smol, stores, training, verdicts
+from visualheads.cli import look as looking
 from visualheads.cli.console import BAD_INPUT, FAILED, be_quiet, err, out
 from visualheads.errors import DiskFullError, KernelError, VisualHeadsError
 
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.command()(information.models)
 app.command()(information.doctor)
+app.command()(looking.look)
 app.command()(results.trace)
 app.command()(results.top)
 app.command("rank", hidden=True)(results.top)
@@ -39,6 +41,9 @@ app.command("book")(book.build)
 app.command("full")(book.full)
 app.command()(verdicts.compare)
 app.command()(convert.convert)
+app.command()(smol.weights)
+app.command("export-checkpoint")(smol.export_checkpoint)
+app.command()(smol.card)
 app.command()(training.train)
 app.command()(training.scenes)
 

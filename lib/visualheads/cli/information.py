@@ -38,7 +38,7 @@ def models(
     for card in cards().values():
         shape = f"{card.layers} × {card.heads} / {card.kv_heads}" if card.layers else ""
         memory = f"{card.memory_gb:g} GB" if card.memory_gb else ""
-        here = HERE[card.miniature, is_available(card)]
+        here = HERE[card.miniature or card.joined, is_available(card)]
         table.add_row(card.name, here, card.family, card.llm, shape, card.image_tokens, memory)
     out.print(table)
     out.print(
@@ -96,7 +96,10 @@ def doctor(
     real = [
         card.name
         for card in cards().values()
-        if not card.miniature and card.memory_gb and largest and card.memory_gb * GIGABYTE * SPARE <= largest
+        if not (card.miniature or card.joined)
+        and card.memory_gb
+        and largest
+        and card.memory_gb * GIGABYTE * SPARE <= largest
     ]
     say(f"Miniatures here: {', '.join(small) or 'none'}")
     say(f"Real models that fit into memory in 16 bit: {', '.join(real) or 'none'}")

@@ -12,6 +12,8 @@ from visualheads.cards import data_folder
 from visualheads.cli.console import say
 from visualheads.errors import ParameterError
 
+SMOL_STAGES = ("smol-frozen", "smol-1.5")
+
 
 def train(
     name: Annotated[str, typer.Argument(help="The miniature, such as mini-1.5-7B.")] = "",
@@ -32,8 +34,16 @@ def train(
     work: Annotated[
         Path | None, typer.Option(help="Where unfinished stages are kept.", show_default="data/training")
     ] = None,
+    until: Annotated[int, typer.Option(help="smol-frozen, smol-1.5: the step at which training ends.")] = 3000,
+    anneal: Annotated[int, typer.Option(help="smol-frozen, smol-1.5: last steps, in which the rate goes down.")] = 600,
 ) -> None:
-    """Train a miniature through all its stages, or go on where a killed run stopped."""
+    """Train a miniature through all its stages, or go on where a killed run stopped; smol-frozen, smol-1.5: a stage of
+    the language model that learns to see."""
+    if name in SMOL_STAGES:
+        from visualheads.miniatures.smol.start import start
+
+        start(name, until, anneal, folder=folder, report=say)
+        return
     from visualheads.miniatures.architectures import miniature, training_order
     from visualheads.miniatures.train import is_trained, trace_moments
     from visualheads.miniatures.train import train as train_one
@@ -72,9 +82,23 @@ def _report(stage: str, step: int, steps: int, record: dict[str, Any]) -> None:
 
 
 def scenes(
-    folder: Annotated[Path | None, typer.Option("--out", show_default="data/scenes")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--out", show_default="data/scenes; with --smol data/smol/scenes")
+    ] = None,
+    smol: Annotated[bool, typer.Option("--smol", help="The emoji scenes of smol-1.5.")] = False,
 ) -> None:
     """Draw the shipped scenes of all five benchmarks again: the same bytes every time."""
+    if smol:
+        from visualheads.miniatures.smol.benchmarks import write_test_scenes
+        from visualheads.miniatures.smol.scenes import use_sheet
+        from visualheads.miniatures.smol.sprites import read_sheet
+
+        sheet = read_sheet(data_folder() / "smol")
+        use_sheet(sheet)
+        target = folder or data_folder() / "smol" / "scenes"
+        write_test_scenes(target, sheet)
+        say(str(target))
+        return
     from visualheads.miniatures.scenes import WRITERS
 
     target = folder or data_folder() / "scenes"

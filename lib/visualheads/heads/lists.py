@@ -27,7 +27,7 @@ import numpy as np
 import xarray as xr
 import yaml
 
-from visualheads.errors import HeadError, RecordError, got, shown
+from visualheads.errors import HeadError, ParameterError, RecordError, checked_path, got, shown
 from visualheads.paths import slug_of
 from visualheads.store import files
 
@@ -62,7 +62,9 @@ def export_scores(ranking: xr.DataArray, path: str | os.PathLike[str]) -> Path:
     digit; a file that is there is replaced whole or not at all. Raises HeadError for another suffix, several models,
     or dimensions other than these, DiskFullError, and StoreError where nothing can be written.
     """
-    path = Path(path)
+    path = checked_path("file of head scores", path)
+    if not isinstance(ranking, xr.DataArray):
+        raise HeadError(got("ranking", ranking, "a DataArray (layer, head), such as vh.rank returns"))
     if path.suffix.lower() not in (".json", ".csv"):
         raise HeadError(got("file of head scores", path.name, [".json", ".csv"], suggest=False))
     scores, model = _entries(ranking)
@@ -97,10 +99,14 @@ def read_scores(
     dimension `bound` ("lower", "estimate", "upper"). `model` names the model where the file does not. Raises
     RecordError for malformed files and HeadError for heads outside `shape` or listed twice.
     """
-    path = Path(path)
+    path = checked_path("file of head scores", path)
+    if shape is not None and not (isinstance(shape, tuple) and len(shape) == 2):
+        raise ParameterError(got("shape", shape, "(layers, heads)"))
+    if not (model is None or isinstance(model, str)):
+        raise ParameterError(got("model", model, "a name, or None"))
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
+    except OSError as error:
         raise RecordError(got("file of head scores", str(path), "an existing file"), path) from error
     except UnicodeDecodeError as error:
         raise RecordError("not a text file in UTF-8; allowed: JSON or CSV head scores", path) from error

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import expit
 
-from visualheads.errors import HeadError, ParameterError, got
+from visualheads.errors import HeadError, ParameterError, checked_number, got
 from visualheads.heads.bootstrap import LEVEL, N_BOOT, bootstrap, picture_sums
-from visualheads.heads.ranking import HEAD_DIMS, sample_scores, samples_with_control
+from visualheads.heads.ranking import HEAD_DIMS, rankings, sample_scores, samples_with_control
 from visualheads.heads.selection import shapes_of
 
 FDR = 0.05
@@ -82,7 +82,10 @@ def above_null(
         Where no control is given, or one shares no prompt with `ds`, asks a prompt twice, has another shape, or lacks a
         model.
     """
+    checked_number("fdr", fdr, 0, 1)
     values = sample_scores(ds, measure, query=query)
+    if untrained is not None:
+        rankings(untrained)  # refuses what is no Dataset
     if white is None and "control" in ds.coords and (np.atleast_1d(ds.coords["control"].values) == "white").any():
         white = samples_with_control(ds, ("white",))
     template = values.isel(sample=0, drop=True)

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from visualheads.errors import HeadError, ParameterError, got
+from visualheads.errors import HeadError, ParameterError, checked_flag, checked_number, checked_seed, checked_whole, got
 from visualheads.heads.bootstrap import LEVEL, N_BOOT, Grouping, PictureSums, bounded, picture_sums, picture_weights
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ class LocalizationSums(PictureSums):
         )
 
 
+MOST_DRAWS = 10**6
+"""Bootstrap draws and splits at most: their weights are held in memory."""
 HEAD_DIMS = ("model", "layer", "head")
 DETECTION_K = 100
 """K of the released code (files named heads-100), used from 1000 heads on."""
@@ -111,13 +114,15 @@ def head_count(n_heads: int, k: K = None) -> int:
         k = DETECTION_K if n_heads >= FULL_SIZE else DETECTION_SHARE
     if isinstance(k, float) and 0 < k < 1:
         return max(1, round(k * n_heads))
-    if isinstance(k, bool | float) or not 1 <= k <= n_heads:
+    if not isinstance(k, Integral) or isinstance(k, bool) or not 1 <= k <= n_heads:
         raise HeadError(got("k", k, f"a count from 1 to {n_heads}, or a share between 0 and 1"))
     return int(k)
 
 
 def rankings(ds: xr.Dataset) -> list[str]:
     """Return the names `by` can take for this dataset: the defined scores, then every variable per head and sample."""
+    if not isinstance(ds, xr.Dataset) or not {"layer", "head"} <= set(ds.dims):
+        raise ParameterError(got("ds", ds, "a Dataset of vh.trace, vh.open_store or vh.open_results"))
     variables = [str(name) for name, values in ds.data_vars.items() if {"layer", "head", "sample"} <= set(values.dims)]
     return [*SCORES, *(name for name in variables if name not in SCORES)]
 
@@ -188,6 +193,8 @@ def rank(
     bootstrap over pictures. NaN samples are left out; a head without any finite sample, and a head the model does
     not have, is NaN.
     """
+    interval, seed = checked_flag("interval", interval), checked_seed(seed)
+    n_boot, level = checked_whole("n_boot", n_boot, highest=MOST_DRAWS), checked_number("level", level, 0, 1)
     values = sample_scores(ds, by, query=query, k=k)
     models = [_sums(ds, values, by, place, query, k) for place in range(values.sizes["model"])]
     mean = np.concatenate([sums.means(np.ones((1, len(sums.pictures))))[:, 0] for sums in models])

@@ -13,7 +13,7 @@ import xarray as xr
 from jaxtyping import Bool
 from numpy.typing import NDArray
 
-from visualheads.errors import HeadError, ParameterError, got
+from visualheads.errors import HeadError, ParameterError, checked_flag, got, shown
 from visualheads.heads.ranking import HEAD_DIMS, K, head_count, rank, top_heads
 from visualheads.store.schema import depth_stages
 from visualheads.store.variables import STAGES
@@ -48,6 +48,9 @@ def select(
     a null. Where fewer heads remain than `k`, all of them are chosen. Ties go to the lower layer and head. Raises
     HeadError where no head remains.
     """
+    largest = checked_flag("largest", largest)
+    if above_null is not None and not isinstance(above_null, xr.DataArray):
+        raise ParameterError(got("above_null", above_null, "a bool DataArray, vh.above_null(…).above_null"))
     if stage not in (*STAGES, "all"):
         raise ParameterError(got("stage", stage, [*STAGES, "all"]))
     scores = ds if isinstance(ds, xr.DataArray) else rank(ds, by, query=query)
@@ -99,6 +102,8 @@ def shapes_of(values: xr.DataArray) -> dict[str, tuple[int, int]]:
 
 
 def _with_model(scores: xr.DataArray) -> xr.DataArray:
+    if not {"layer", "head"} <= set(scores.dims):
+        raise HeadError(got("scores", dict(scores.sizes), "dimensions layer and head", "take what vh.rank returns"))
     if "model" not in scores.dims:
         scores = scores.expand_dims("model")
     return scores.transpose(*HEAD_DIMS)
@@ -111,18 +116,18 @@ def head_pairs(model: VisionLanguageModel, heads: Any) -> list[tuple[int, int]]:
     or False there), and where it names models, this one's name is among them. Raises HeadError for heads the model
     does not have, and for an empty choice.
     """
-    layers, count, _ = model.shape
+    layers, count, _ = _shape(model)
     fix = f"give (layer, head) pairs with layer 0 to {layers - 1} and head 0 to {count - 1}"
     pairs = _marked(heads, model) if isinstance(heads, xr.DataArray) else _pairs(heads, fix)
     wrong = [pair for pair in pairs if not (0 <= pair[0] < layers and 0 <= pair[1] < count)]
     if wrong or not pairs:
-        raise HeadError(f"heads: got {wrong[:5] if wrong else 'none'}; {fix}.")
+        raise HeadError(f"heads: got {shown(wrong[:5]) if wrong else 'none'}; {fix}.")
     return pairs
 
 
 def head_mask(model: VisionLanguageModel, heads: Any) -> Bool[NDArray[np.bool_], "layer head"]:
     """Heads as marks (layer, head): see `head_pairs`."""
-    mask = np.zeros(tuple(model.shape[:2]), dtype=bool)
+    mask = np.zeros(tuple(_shape(model)[:2]), dtype=bool)
     mask[tuple(zip(*head_pairs(model, heads), strict=True))] = True
     return mask
 
@@ -133,7 +138,7 @@ def head_sets(model: VisionLanguageModel, sets: Any) -> xr.DataArray:
     `sets` maps names to heads (as in `head_mask`), or is a list of them (named "set 0", …), or a bool DataArray with
     dims set, layer and head (and model). Raises HeadError for heads out of range or an empty set, by its name.
     """
-    layers, count, _ = model.shape
+    layers, count, _ = _shape(model)
     extra: dict[str, Any] = {}
     if isinstance(sets, xr.DataArray):
         if "set" not in sets.dims:
@@ -146,6 +151,8 @@ def head_sets(model: VisionLanguageModel, sets: Any) -> xr.DataArray:
     elif isinstance(sets, Mapping):
         listed = list(sets.values())
         given = {str(name): heads for name, heads in sets.items()}
+    elif isinstance(sets, (str, bytes)) or not isinstance(sets, Iterable):
+        raise HeadError(got("sets", sets, "{'name': [(layer, head), …]}, a list of such sets, or a bool DataArray"))
     else:
         listed = list(sets)
         given = dict(zip(_numbered(len(listed)), listed, strict=True))
@@ -202,16 +209,22 @@ def _of_model(marks: xr.DataArray, name: str) -> xr.DataArray:
     return marks.isel(model=names.index(name), drop=True) if "model" in marks.dims else marks
 
 
+def _shape(model: VisionLanguageModel) -> tuple[int, int, int]:
+    if not hasattr(model, "token_map"):
+        raise ParameterError(got("model", model, "a model of vh.load or vh.wrap"))
+    return model.shape
+
+
 def _pairs(heads: Any, fix: str) -> list[tuple[int, int]]:
     if isinstance(heads, (str, bytes)) or not isinstance(heads, Iterable):
-        raise HeadError(f"heads: got {heads!r}; {fix}.")
+        raise HeadError(f"heads: got {shown(heads)}; {fix}.")
     pairs = []
     for pair in heads:
         try:
             layer, head = pair
             if int(layer) != layer or int(head) != head:
                 raise ValueError
-        except (TypeError, ValueError):
-            raise HeadError(f"heads: got {pair!r}; {fix}.") from None
+        except (TypeError, ValueError, OverflowError):
+            raise HeadError(f"heads: got {shown(pair)}; {fix}.") from None
         pairs.append((int(layer), int(head)))
     return pairs

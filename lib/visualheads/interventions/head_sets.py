@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from visualheads.errors import HeadError, ParameterError, got
 from visualheads.heads.bootstrap import half_weights
 from visualheads.heads.ranking import FULL_SIZE
-from visualheads.heads.selection import STAGES, depth_stage, select
+from visualheads.heads.selection import depth_stage, select
+from visualheads.store.variables import STAGES
 
 COUNTS = (1, 2, 5, 10, 20, 50, 100)
 """Numbers of heads in the causal tests on models of FULL heads; 0 is the clean run, which every sweep holds."""

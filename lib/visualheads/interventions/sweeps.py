@@ -242,7 +242,8 @@ class Sweep:
         described = (model, samples, settings, marks, intervention, seed, task_files)
         coords = results.sweep_coordinates(*described)
         job = Job(model, samples, marks.values, intervention, settings)
-        return cls(job, coords, results.sweep_identity(model, settings, marks, intervention, seed, task_files))
+        identity = results.sweep_identity(model, settings, marks, intervention, seed, task_files)
+        return cls(job, coords, identity)
 
     def plan(self, shard: int) -> write.StorePlan:
         """The plan of the store of this sweep."""

@@ -11,7 +11,16 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from visualheads.cards import DATA_VARIABLE, Card, card_at, cards, converted_folder, miniature_folder, name_of
+from visualheads.cards import (
+    DATA_VARIABLE,
+    Card,
+    card_at,
+    cards,
+    converted_folder,
+    learned_file,
+    miniature_folder,
+    name_of,
+)
 from visualheads.errors import CheckpointError, ParameterError, UnknownModelError, UnsupportedModelError, got
 from visualheads.models.adapters import adapter_of, supported
 
@@ -68,6 +77,8 @@ def _catalogued(card: Card) -> Source:
                 f"{DATA_VARIABLE} to the folder that holds miniatures/."
             )
         return Source(card.name, str(folder), card)
+    if card.joined:
+        return Source(card.name, str(learned_file(card.name)), card)
     if card.hub_id:
         return Source(card.name, card.hub_id, card)
     folder = converted_folder(card.name)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from visualheads.cards import Card, name_of
+from visualheads.cards import Card, data_folder, name_of
 from visualheads.errors import ParameterError, UnsupportedModelError, got
 from visualheads.models import blueprints, checkpoints, lora, weights
 from visualheads.models.adapters import adapter_of
@@ -25,6 +25,9 @@ from visualheads.models.self_check import validate_capture
 from visualheads.models.wrapper import Shape, VisionLanguageModel
 
 __all__ = ["PLAIN_PROMPT", "Shape", "VisionLanguageModel", "load", "untrained", "weights_hash", "wrap"]
+
+UNTRAINED_PICTURES = 8
+"""Shipped emoji scenes on which an untrained projector is scaled."""
 
 
 def load(
@@ -90,6 +93,11 @@ def load(
         Where memory does not suffice.
     """
     source = checkpoints.resolve(name)
+    if source.card is not None and source.card.joined:
+        if adapter is not None or quantization_config is not None or device_map is not None:
+            raise ParameterError(f"{source.name} takes no adapter, quantization_config or device_map; leave them out.")
+        form = {"prompt": prompt, "system": system, "chat_template": chat_template}
+        return _joined(source, device, dtype, revision, validate, form)
     tuning = Path(adapter) if adapter is not None else None
     if lora.is_lora(source.folder):
         if tuning is not None:
@@ -119,7 +127,9 @@ def load(
             validate,
             bool(quantized),
             dtype=kind,
-            attn_implementation="eager" if plan.adapter.softcap(plan.config) else "sdpa",
+            attn_implementation=plan.adapter.attention_setting(
+                "eager" if plan.adapter.softcap(plan.config) else "sdpa"
+            ),
             **{key: value for key, value in settings.items() if value is not None},
         )
     if places is None:
@@ -137,6 +147,30 @@ def load(
         module = lora.applied(module, tuning)
     card = source.card if tuning is None else None  # a tuned model is not the catalogued one
     return _wrapped(module, prompts, identity["checkpoint"], card, identity, validate)
+
+
+def _joined(
+    source: checkpoints.Source,
+    device: str | torch.device | None,
+    dtype: str | torch.dtype | None,
+    revision: str | None,
+    validate: bool,
+    form: dict[str, Any],
+) -> VisionLanguageModel:
+    """A model whose base weights come from packages; on the CPU in float32 like miniatures, unless told otherwise."""
+    from visualheads.models import smol
+
+    if revision:
+        raise ParameterError(got("revision", revision, f"none for {source.name}", "leave it out"))
+    placed = chosen_device(device, miniature=True)
+    kind = chosen_dtype(dtype, placed, miniature=True)
+    file = Path(source.location)
+    module, processor = smol.join(smol.read_learned(file), dtype=torch.float32 if isinstance(kind, str) else kind)
+    with room_for(source.name, placed):
+        module.to(CPU if placed == AUTO else placed)
+    identity = {"checkpoint": source.name, "revision": "", "weights": smol.weights_identity(file)}
+    prompts = prompts_of(processor, adapter_of(type(module).__name__), source.card, **form)
+    return _wrapped(module, prompts, source.name, source.card, identity, validate)
 
 
 def wrap(
@@ -191,11 +225,15 @@ def untrained(model: VisionLanguageModel, seed: int = 0, device: torch.device | 
 
     Weights are drawn as transformers draws them for the model's config, from `seed`, on `device`, by default the
     model's. Where the model lies in several places they are drawn on the CPU and spread in the same way; what would
-    lie on a disk stays in memory. Raises DeviceMemoryError.
+    lie on a disk stays in memory. Of a joined model only the projector is drawn anew, scaled to the trained one's
+    outputs: its language model stays what others trained. Raises DeviceMemoryError.
     """
     from transformers import AutoModelForImageTextToText
 
+    if model.card is not None and model.card.joined:
+        return _untrained_projector(model, seed)
     config = copy.deepcopy(model.config)
+    attention = str(getattr(model.config.get_text_config(), "_attn_implementation", None) or "sdpa")
     vars(config).pop("quantization_config", None)
     places = in_places(model.module)
     where = CPU if places or model.device.type == "meta" else device or model.device
@@ -204,12 +242,29 @@ def untrained(model: VisionLanguageModel, seed: int = 0, device: torch.device | 
         with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []), torch.device(where):
             torch.manual_seed(seed)
             module: Any = AutoModelForImageTextToText.from_config(
-                config, dtype=model.dtype, attn_implementation=getattr(model.config, "_attn_implementation", None)
+                config, dtype=model.dtype, attn_implementation=model.adapter.attention_setting(attention)
             )
         identity = {**model.identity, "checkpoint": told, "weights": weights_hash(module)}
         if places:
             _spread(module, {name: "cpu" if place == "disk" else place for name, place in places.items()})
     module.generation_config = copy.deepcopy(model.module.generation_config)
+    return _wrapped(module, model.prompts, model.name, model.card, identity, validate=False)
+
+
+def _untrained_projector(model: VisionLanguageModel, seed: int) -> VisionLanguageModel:
+    """A joined model whose projector learned nothing; it is scaled on some shipped scenes."""
+    from PIL import Image
+
+    from visualheads.models import smol
+
+    pictures = []
+    for number in range(1, UNTRAINED_PICTURES + 1):
+        with Image.open(data_folder() / "smol" / "scenes" / "images" / f"{number}.jpg") as opened:
+            pictures.append(opened.convert("RGB"))
+    pixels = model.processor.image_processor(pictures, return_tensors="pt")["pixel_values"].to(model.device)
+    module = smol.with_untrained_projector(model.module, pixels, seed)
+    told = f"{model.identity.get('checkpoint', model.name)}, untrained projector"
+    identity = {**model.identity, "checkpoint": told, "weights": f"{model.identity['weights']}, projector {seed}"}
     return _wrapped(module, model.prompts, model.name, model.card, identity, validate=False)
 
 

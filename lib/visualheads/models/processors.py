@@ -52,7 +52,7 @@ def load_processor(place: str, config: Any, adapter: Adapter, **settings: Any) -
     """
     import transformers
 
-    kind = image_only(_class_for(config))
+    kind = image_only(_class_for(config, adapter))
     if Path(place).is_dir():
         _check_files(Path(place))
     with readable("image processor", place):
@@ -146,16 +146,19 @@ def readable(what: str, place: str) -> Iterator[None]:
         ) from error
 
 
-def _class_for(config: Any) -> Any:
+def _class_for(config: Any, adapter: Adapter) -> Any:
     """The processor class of a config's class or the nearest of its base classes.
 
     What files name is not asked: trainers leave the tower's or an older class there.
     """
+    import transformers
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
     for kind in type(config).__mro__:
         if kind in PROCESSOR_MAPPING:
             return PROCESSOR_MAPPING[kind]
+    if adapter.processor:
+        return getattr(transformers, adapter.processor)
     raise UnsupportedModelError(
         f"transformers knows no processor for {type(config).__name__}; register one with AutoProcessor.register."
     )

@@ -14,6 +14,8 @@ from visualheads.errors import CheckpointError
 from visualheads.models.checkpoints import weight_files
 from visualheads.models.config_checks import POSITIVE
 
+OTHER_COUNTS = ("efficientnet",)
+"""Towers whose configuration counts layers in another way than their blocks."""
 LAYER = re.compile(r"(.*?)\b(?:layers?|blocks)\.(\d+)\.")
 TOWER = re.compile(r"vision|visual|tower|encoder|image")
 EMBEDDING = re.compile(r"(?<!position_)embed_tokens\.weight$")
@@ -122,6 +124,8 @@ def _check_layers(stored: Mapping[str, Any], config: Any, folder: Path) -> None:
         counts[bool(TOWER.search(prefix))].add(count)
     for tower, part in ((False, config.get_text_config()), (True, config.vision_config)):
         field = next((name for name in ("num_hidden_layers", "depth") if hasattr(part, name)), None)
+        if part.model_type in OTHER_COUNTS:
+            continue
         if field and counts[tower] and getattr(part, field) not in counts[tower]:
             raise _differs(folder, field, getattr(part, field), f"its weights have {max(counts[tower])}")
 

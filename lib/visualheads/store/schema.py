@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import xarray as xr
 
-from visualheads.errors import ParameterError, SchemaError, got
+from visualheads.errors import ParameterError, SchemaError, checked_whole
 from visualheads.store.validate import violations
 from visualheads.store.variables import (
     COORDINATE_NAMES,
@@ -81,8 +81,7 @@ def depth_stages(layers: int) -> tuple[np.ndarray, np.ndarray]:
 
     32 layers: 0–9, 10–19, 20–31; 40 layers: 0–12, 13–26, 27–39 (code); other depths: thirds (ours).
     """
-    if layers < 1:
-        raise ParameterError(got("layers", layers, "1 or more"))
+    layers = checked_whole("layers", layers)
     middle, late = PAPER_STAGES.get(layers, (round(layers / 3), round(2 * layers / 3)))
     index = np.arange(layers)
     stages = np.array([STAGES[(i >= middle) + (i >= late)] for i in index.tolist()], dtype=object)

@@ -16,10 +16,10 @@ from visualheads.analysis.lineage import lineage, without_variants
 from visualheads.analysis.subset import models_of
 from visualheads.errors import StoreError
 from visualheads.interventions.results import with_heads
-from visualheads.interventions.sweeps import joined, kind_of
+from visualheads.interventions.sweeps import kind_of
 from visualheads.miniatures.text_heads import KIND as LISTS
 from visualheads.miniatures.text_heads import UNTRAINED
-from visualheads.store.combine import check_joinable, task_of
+from visualheads.store.combine import check_joinable, joined, task_of
 from visualheads.store.read import PACKED, open_store, read_attrs
 from visualheads.store.variables import UNTRAINED as FRESH
 from visualheads.studies import shipped

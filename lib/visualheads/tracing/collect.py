@@ -15,8 +15,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from visualheads.errors import ParameterError, SampleError
-from visualheads.heads.selection import head_pairs
+from visualheads.errors import SampleError
 from visualheads.models.generation import decoded
 from visualheads.models.token_map import TokenMap
 from visualheads.store.schema import map_group
@@ -29,9 +28,6 @@ if TYPE_CHECKING:
     from visualheads.tasks.sample import Sample
     from visualheads.tracing.forward import Outcome
     from visualheads.tracing.settings import Settings
-
-DYNAMIC_GRID = (16, 16)
-"""Grid of mean maps where pictures have grids of different shapes (Qwen-VL): each map is resampled onto it."""
 
 
 class Layout:
@@ -106,12 +102,6 @@ class Layout:
         return torch.stack([_resampled(one, grid) for one in own])
 
 
-def common_grid(maps: Sequence[TokenMap]) -> tuple[int, int]:
-    """The pictures' shared whole-picture grid (rows, columns); DYNAMIC_GRID where they differ."""
-    shapes = {token_map.grid_shape for token_map in maps}
-    return shapes.pop() if len(shapes) == 1 else DYNAMIC_GRID
-
-
 def _resampled(maps: Float[Tensor, "*lead row column"], grid: tuple[int, int]) -> Float[Tensor, "*lead row2 column2"]:
     rows, columns = (_shares(old, new) for old, new in zip(maps.shape[-2:], grid, strict=True))
     return rows @ maps @ columns.mT
@@ -126,23 +116,7 @@ def _shares(old: int, new: int) -> Float[Tensor, "new old"]:
     return (high - low).clamp_min(0) * old
 
 
-KEEPABLE = ("mean_map", "maps", "attention")
 MAP_DIMS = ("grid_row", "grid_column")
-
-
-def chosen_heads(model: VisionLanguageModel, heads: Any, keep: Sequence[str]) -> tuple[tuple[int, int], ...]:
-    """Heads as (layer, head) pairs, from what `head_pairs` takes; None: all of them.
-
-    Raises HeadError as it does, ParameterError where no maps are kept.
-    """
-    layers, count, _ = model.shape
-    if "maps" not in keep:
-        if heads is not None:
-            raise ParameterError("heads= chooses whose maps are kept; add keep=('maps',), or leave heads out.")
-        return ()
-    if heads is None:
-        return tuple((layer, head) for layer in range(layers) for head in range(count))
-    return tuple(head_pairs(model, heads))
 
 
 class Collector:

@@ -58,12 +58,14 @@ def estimate(job: TraceJob) -> dict[str, str]:
 def _source(name: str) -> Source:
     """What is meant; for a catalogued model that has to be converted first, its original."""
     card = cards().get(name)
-    if card is not None and not card.miniature and not card.hub_id:
+    if card is not None and not (card.miniature or card.joined or card.hub_id):
         return Source(card.name, f"{card.original_id}, to be converted", card)
     return checkpoints.resolve(name)
 
 
 def _blueprint(source: Source, revision: str | None) -> Blueprint | None:
+    if source.card is not None and source.card.joined:
+        return None
     if source.folder is None and source.card is not None and blueprints.has_blueprint(source.card):
         return blueprints.of_card(source.card)
     try:

@@ -9,19 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from visualheads.errors import ParameterError, SampleError, got
+from visualheads.errors import ParameterError, SampleError, checked_whole, got
+from visualheads.heads.selection import head_pairs
 from visualheads.models import provenance
 from visualheads.models.generation import Margins
 from visualheads.store import schema
 from visualheads.tasks.sample import Sample
 from visualheads.tracing.batching import BATCH_TOKENS
-from visualheads.tracing.collect import KEEPABLE, chosen_heads, common_grid
 from visualheads.tracing.forward import QUERIES
 from visualheads.tracing.measures import DEFINITIONS_VERSION
 
 if TYPE_CHECKING:
+    from visualheads.models.token_map import TokenMap
     from visualheads.models.wrapper import VisionLanguageModel
 
+KEEPABLE = ("mean_map", "maps", "attention")
+DYNAMIC_GRID = (16, 16)
+"""Grid of mean maps where pictures have grids of different shapes (Qwen-VL): each map is resampled onto it."""
 MAX_NEW_TOKENS = 16
 """Longest answer by default; generation ends with the last answer of its batch, short ones cost less."""
 
@@ -61,9 +65,10 @@ def settings_of(
     max_new_tokens: int,
 ) -> Settings:
     """Check the samples and every setting. Raises SampleError, ImageError, HeadError or ParameterError."""
+    if not hasattr(model, "token_map"):
+        raise ParameterError(got("model", model, "a model of vh.load or vh.wrap"))
     _check(samples)
-    queries = (query,) if isinstance(query, str) else tuple(query)
-    kept = (keep,) if isinstance(keep, str) else tuple(keep)
+    queries, kept = _names("query", query, QUERIES), _names("keep", keep, KEEPABLE)
     for name, values, allowed in (("query", queries, QUERIES), ("keep", kept, KEEPABLE)):
         for value in values:
             if value not in allowed:
@@ -72,11 +77,9 @@ def settings_of(
             raise ParameterError(got(name, values, f"each of {', '.join(allowed)} at most once"))
     if not queries:
         raise ParameterError(got("query", queries, QUERIES, "ask for at least one"))
-    if max_new_tokens < 1:
-        raise ParameterError(got("max_new_tokens", max_new_tokens, "1 or more"))
+    max_new_tokens = checked_whole("max_new_tokens", max_new_tokens)
     tokens = batch_tokens if batch_tokens is not None else BATCH_TOKENS.get(model.device.type, BATCH_TOKENS["cpu"])
-    if tokens < 1:
-        raise ParameterError(got("batch_tokens", tokens, "1 or more"))
+    tokens = checked_whole("batch_tokens", tokens)
     sizes = {sample.id: sample.size() for sample in samples}
     prompts = {sample.id: model.prompts.of(sample) for sample in samples}
     return Settings(
@@ -157,6 +160,13 @@ def _circumstance(device: str, attention: str) -> dict[str, str]:
     return provenance.circumstance(device=device, attention=attention)  # asks for package versions: some 10 ms
 
 
+def _names(what: str, value: str | Sequence[str], allowed: Sequence[str]) -> tuple[str, ...]:
+    """One name or several as a tuple."""
+    if not isinstance(value, Sequence) or not all(isinstance(name, str) for name in value):
+        raise ParameterError(got(what, value, allowed))
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
 def _check(samples: Sequence[Sample]) -> None:
     if isinstance(samples, (Sample, str)) or not isinstance(samples, Sequence):
         raise SampleError(f"samples: got a {type(samples).__name__}; give a list of vh.Sample.")
@@ -169,3 +179,24 @@ def _check(samples: Sequence[Sample]) -> None:
     if len(set(ids)) < len(ids):
         twice = sorted({i for i in ids if ids.count(i) > 1})[:5]
         raise SampleError(f"sample ids are not unique: {', '.join(twice)}; give every sample its own id.")
+
+
+def common_grid(maps: Sequence[TokenMap]) -> tuple[int, int]:
+    """The pictures' shared whole-picture grid (rows, columns); DYNAMIC_GRID where they differ."""
+    shapes = {token_map.grid_shape for token_map in maps}
+    return shapes.pop() if len(shapes) == 1 else DYNAMIC_GRID
+
+
+def chosen_heads(model: VisionLanguageModel, heads: Any, keep: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """Heads as (layer, head) pairs, from what `head_pairs` takes; None: all of them.
+
+    Raises HeadError as it does, ParameterError where no maps are kept.
+    """
+    layers, count, _ = model.shape
+    if "maps" not in keep:
+        if heads is not None:
+            raise ParameterError("heads= chooses whose maps are kept; add keep=('maps',), or leave heads out.")
+        return ()
+    if heads is None:
+        return tuple((layer, head) for layer in range(layers) for head in range(count))
+    return tuple(head_pairs(model, heads))

@@ -71,7 +71,7 @@ JUDGES: dict[str, tuple[Callable[[Evidence], Finding], float]] = {
 @cache
 def declared() -> tuple[Claim, ...]:
     """The claims with their words, from `claims.yml`."""
-    told = yaml.safe_load(files(__package__).joinpath("claims.yml").read_text(encoding="utf-8"))
+    told = yaml.safe_load(files("visualheads.analysis.claims").joinpath("claims.yml").read_text(encoding="utf-8"))
     return tuple(_claim(**entry) for entry in told)
 
 

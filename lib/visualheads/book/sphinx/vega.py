@@ -66,8 +66,8 @@ def copy_mathjax(target: Path) -> None:
         shutil.copyfile(font, fonts / font.name)
 
 
-MIME = "application/vnd.vegalite.v6+json"
-"""Altair's own mime type ends in `.json`, which the notebook format refuses."""
+MIME = "application/vnd.vegalite.v5+json"
+"""What JupyterLab draws too. Altair's own mime type ends in `.json`, which the notebook format refuses."""
 IMAGE_SCALE = 1.5
 NO_WORDS = "Vega-Lite chart"
 

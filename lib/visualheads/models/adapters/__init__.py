@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from visualheads import plugins
 from visualheads.models.adapters import (
+    fast_vlm,
     gemma3,
     idefics3,
     internvl,
@@ -19,6 +20,7 @@ from visualheads.models.adapters.registry import Adapter, adapter_of, register, 
 __all__ = [
     "Adapter",
     "adapter_of",
+    "fast_vlm",
     "gemma3",
     "idefics3",
     "internvl",

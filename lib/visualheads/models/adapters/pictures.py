@@ -36,30 +36,39 @@ def resizing(processor: Any) -> Any:
     return pictures
 
 
+def canvas(processor: Any, image_size: tuple[int, int]) -> Placement:
+    """Where the picture lies on the canvas that the image processor in use makes.
+
+    Raises UnsupportedModelError where the processor does not resize.
+    """
+    pictures = resizing(processor)
+    crop = plain(pictures.crop_size) if getattr(pictures, "do_center_crop", False) and pictures.crop_size else None
+    return prepared(image_size, plain(pictures.size), crop, pad_to_square=pads_to_square(pictures))
+
+
 def placement(config: Any, processor: Any, image_size: tuple[int, int]) -> Placement:
     """Where the picture lies on the canvas that the tower sees, from the image processor in use.
 
     Raises UnsupportedModelError where the processor does not resize, or makes a canvas that is not the tower's.
     """
-    pictures = resizing(processor)
-    crop = plain(pictures.crop_size) if getattr(pictures, "do_center_crop", False) and pictures.crop_size else None
-    found = prepared(image_size, plain(pictures.size), crop, pad_to_square=pads_to_square(pictures))
+    found = canvas(processor, image_size)
     side = config.vision_config.image_size
     if found.canvas_size != (side, side):
         raise UnsupportedModelError(
-            f"{type(pictures).__name__} makes pictures of {found.canvas_size[0]} × {found.canvas_size[1]} pixels, the "
-            f"tower takes {side} × {side}; load processor and model from the same checkpoint."
+            f"{type(processor.image_processor).__name__} makes pictures of {found.canvas_size[0]} × "
+            f"{found.canvas_size[1]} pixels, the tower takes {side} × {side}; load processor and model from the same "
+            "checkpoint."
         )
     return found
 
 
 def patch_grid(config: Any, processor: Any, image_size: tuple[int, int]) -> TokenMap:
     """The tower's patches, row by row; what is left over on the right and below no patch sees."""
-    canvas = placement(config, processor, image_size)
-    width, height = canvas.canvas_size
+    placed = placement(config, processor, image_size)
+    width, height = placed.canvas_size
     patch = config.vision_config.patch_size
     rows, columns = height // patch, width // patch
-    return single_grid(canvas, (rows, columns), (columns * patch, rows * patch))
+    return single_grid(placed, (rows, columns), (columns * patch, rows * patch))
 
 
 def check_tower(config: Any) -> None:

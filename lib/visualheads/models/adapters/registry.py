@@ -33,8 +33,12 @@ class Adapter:
         The processor wants one list of pictures per prompt.
     bidirectional : bool
         The prompt prefix sees itself both ways: a prompt cannot be cut after the picture and resumed.
+    eager_tower : bool
+        The vision tower has no attention, or none that SDPA computes.
     softcap : callable
         config → whether attention scores are soft-capped, which SDPA refuses: such a model runs on eager attention.
+    processor : str
+        The transformers processor of a class for which transformers itself names none.
     processor_settings : callable
         config → what the processor has to know of the model, by attribute; "image_processor.x" for its image part.
     """
@@ -45,8 +49,16 @@ class Adapter:
     placeholder: Callable[[Any], str] = image_token
     nested: bool = False
     bidirectional: bool = False
+    eager_tower: bool = False
     softcap: Callable[[Any], bool] = lambda _config: False
+    processor: str = ""
     processor_settings: Callable[[Any], dict[str, Any]] = lambda _config: {}
+
+    def attention_setting(self, implementation: str) -> str | dict[str, str]:
+        """What transformers' `attn_implementation` has to be so that the language model gets this implementation."""
+        if not self.eager_tower:
+            return implementation
+        return {"": implementation, "text_config": implementation, "vision_config": "eager"}
 
 
 _ADAPTERS: dict[str, Adapter] = {}

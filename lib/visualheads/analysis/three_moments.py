@@ -1,0 +1,183 @@
+"""Are the heads that look at pictures the heads that read lists? Tables over `studies.three_moments`."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from visualheads.heads.agreement import spearman, spearman_brown, split_half, top_k_overlap
+from visualheads.heads.bootstrap import LEVEL, N_BOOT, half_weights, interval, picture_sums, picture_weights
+
+SCORES = ("content_weight", "asked_weight", "looking")
+"""Attention on the scene, on the asked objects, and asked against unasked objects (lift minus lift)."""
+SHARE = 0.1
+"""Share of all heads that count as a moment's best."""
+SPLITS = 200
+
+
+def head_score(ds: xr.Dataset, score: str) -> xr.DataArray:
+    """Return a score of every head on every sample: (model, layer, head, sample); `looking` is asked minus unasked."""
+    if score == "looking":
+        return ds["asked_lift"] - ds["unasked_lift"]
+    return ds[score]
+
+
+def _replicates(values: xr.DataArray, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weighted means over pictures, (replicate, model, layer·head)."""
+    ordered = values.transpose("model", "layer", "head", "sample")
+    means = picture_sums(ordered).means(weights)
+    return means.T.reshape(len(weights), ordered.sizes["model"], -1)
+
+
+def agreement_table(ds: xr.Dataset, share: float = SHARE, n_boot: int = N_BOOT, seed: int = 0) -> pd.DataFrame:
+    """Return how alike the rankings of heads are at each pair of moments, by score.
+
+    Parameters
+    ----------
+    ds : Dataset
+        Moments along `model`, the same scenes along `sample`.
+    share : float
+        Share of heads that count as the best.
+    n_boot : int
+        Bootstrap replicates over pictures.
+    seed : int
+        Of the bootstrap and the halves.
+
+    Returns
+    -------
+    DataFrame
+        Spearman's correlation with its interval, its ceiling (the geometric mean of both rankings' split-half
+        reliability), the overlap of the best heads with its interval, and the overlap expected by chance.
+    """
+    models = ds["model"].values.astype(str).tolist()
+    pictures = len(np.unique(ds["image_id"].values.astype(str)))
+    rows = []
+    for score in SCORES:
+        values = head_score(ds, score)
+        drawn = _replicates(values, picture_weights(pictures, n_boot, seed))
+        whole = _replicates(values, np.ones((1, pictures)))[0]
+        half = half_weights(pictures, SPLITS, seed)
+        halves = np.stack([_replicates(values, half), _replicates(values, half.max() - half)], axis=1)
+        reliability = [spearman_brown(split_half(halves[:, :, model])) for model in range(len(models))]
+        k = max(1, round(share * whole.shape[1]))
+        for one, other in combinations(range(len(models)), 2):
+            pair = [one, other]
+            low, high = interval(spearman(drawn[:, pair])[:, 0, 1])
+            least, most = interval(top_k_overlap(drawn[:, pair], k)[:, 0, 1])
+            rows.append(
+                {
+                    "score": score,
+                    "moment": models[one],
+                    "other": models[other],
+                    "rho": spearman(whole[pair])[0, 1],
+                    "rho_lower": low,
+                    "rho_upper": high,
+                    "ceiling": float(np.sqrt(max(0.0, reliability[one] * reliability[other]))),
+                    "overlap": top_k_overlap(whole[pair], k)[0, 1],
+                    "overlap_lower": least,
+                    "overlap_upper": most,
+                    "chance": k / whole.shape[1],
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def chosen_heads(ds: xr.Dataset, chosen_in: str, score: str = "looking", share: float = SHARE) -> xr.DataArray:
+    """Return the best heads (layer, head) of one moment on the even pictures: the others are left to judge them."""
+    pictures = np.unique(ds["image_id"].values.astype(str))
+    first = np.isin(ds["image_id"].values.astype(str), pictures[::2])
+    means = head_score(ds, score).sel(model=chosen_in).isel(sample=first).mean("sample")
+    k = max(1, round(share * means.size))
+    best = np.zeros(means.size, dtype=bool)
+    best[np.argsort(np.nan_to_num(means.values.ravel(), nan=-np.inf))[::-1][:k]] = True
+    return means.copy(data=best.reshape(means.shape))
+
+
+def before_they_saw(
+    ds: xr.Dataset, chosen_in: str, score: str = "looking", share: float = SHARE, n_boot: int = N_BOOT, seed: int = 0
+) -> pd.DataFrame:
+    """Return what one moment's best heads did at every moment, against other heads of the same layers.
+
+    Heads are chosen on one half of the pictures and judged on the other. Comparison: for each chosen head the mean over
+    the heads of its layer that were not chosen, which is what random heads of the same layers are expected to score.
+
+    Parameters
+    ----------
+    ds : Dataset
+        Moments along `model`.
+    chosen_in : str
+        The moment whose best heads are followed.
+    score : str
+        One of `SCORES`.
+    share : float
+        Share of heads that count as the best.
+    n_boot : int
+        Bootstrap replicates over pictures.
+    seed : int
+        Of the bootstrap.
+
+    Returns
+    -------
+    DataFrame
+        By moment: mean of the chosen heads, of others in their layers, the difference with its interval.
+    """
+    chosen = chosen_heads(ds, chosen_in, score, share).transpose("layer", "head").values
+    pictures = np.unique(ds["image_id"].values.astype(str))
+    second = np.isin(ds["image_id"].values.astype(str), pictures[1::2])
+    values = head_score(ds, score).isel(sample=second)
+    number = len(pictures[1::2])
+    inside = chosen.sum(axis=1)
+    others = np.where(inside[:, None] > 0, ~chosen, False)
+    weight = np.where(others, inside[:, None] / np.maximum(others.sum(axis=1), 1)[:, None], 0.0)
+    rows = []
+    for index, model in enumerate(ds["model"].values.astype(str)):
+        drawn, whole = (
+            _replicates(values, weights)[:, index]
+            for weights in (picture_weights(number, n_boot, seed), np.ones((1, number)))
+        )
+        means = [_weighted(scores, chosen.ravel().astype(float)) for scores in (whole, drawn)]
+        random = [_weighted(scores, weight.ravel()) for scores in (whole, drawn)]
+        low, high = interval(means[1] - random[1], LEVEL)
+        rows.append(
+            {
+                "moment": model,
+                "chosen": means[0][0],
+                "others": random[0][0],
+                "difference": means[0][0] - random[0][0],
+                "lower": low,
+                "upper": high,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _weighted(scores: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weighted mean over heads of (replicate, head), heads without a value left out."""
+    known = np.isfinite(scores)
+    total = (known * weight).sum(axis=-1)
+    return np.divide(
+        (np.where(known, scores, 0.0) * weight).sum(axis=-1), total, out=np.full(len(scores), np.nan), where=total > 0
+    )
+
+
+def behaviour_table(ds: xr.Dataset, chosen: xr.DataArray, behaviours: tuple[str, ...]) -> pd.DataFrame:
+    """Return what chosen heads do on any text, against the other heads of their layers, at each moment."""
+    mask = chosen.transpose("layer", "head").values
+    rows = []
+    for model in ds["model"].values.astype(str):
+        for behaviour in behaviours:
+            values = ds[behaviour].sel(model=model).transpose("layer", "head").values
+            layers = mask.any(axis=1)
+            rows.append(
+                {
+                    "moment": model,
+                    "behaviour": behaviour,
+                    "chosen": float(values[mask].mean()),
+                    "others": float(values[layers][~mask[layers]].mean()),
+                }
+            )
+    return pd.DataFrame(rows)

@@ -1,0 +1,268 @@
+"""One model at one sample: what the explorer shows, as arrays and as its documented format (FORMAT.md)."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from PIL import Image
+
+from visualheads.explorer.measures import MEASURES
+from visualheads.explorer.packing import pack, quantise, text_keys
+from visualheads.models.token_map import TokenMap
+
+FORMAT = "visualheads.look"
+VERSION = 1
+"""Raised whenever a reader of the older form would go wrong."""
+
+LARGEST_PICTURE = 1400
+"""Longest edge of the picture in a page: larger ones are shown smaller, at the same place."""
+QUALITY = 88
+"""Of JPEG pictures."""
+PROMPT, GENERATED, MEAN = "prompt", "generated", "mean"
+LETTER = {"patch": "p", "newline": "n", "separator": "s"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One query: where it stands among the tokens, what it is, and how a sentence calls it."""
+
+    position: int
+    kind: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What an intervention on single heads does to the first token of the answer.
+
+    Parameters
+    ----------
+    label, description
+        What is done, in two words and in a sentence.
+    probability
+        (layer, head, candidate): of the unchanged model's likeliest tokens; NaN for heads that were not tried.
+    first, first_probability
+        (layer, head): the likeliest token of the changed model, and its probability.
+    texts
+        Token id → text, of `first`.
+    """
+
+    label: str
+    description: str
+    probability: NDArray[np.float32]
+    first: NDArray[np.int32]
+    first_probability: NDArray[np.float32]
+    texts: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The unchanged model's answer, and the likeliest first tokens: (id, text, probability), the likeliest first."""
+
+    text: str
+    top: tuple[tuple[int, str, float], ...]
+
+
+@dataclass(eq=False)
+class Look:
+    """What one model does at one picture and question.
+
+    Parameters
+    ----------
+    model
+        `name`, `layers`, `heads`, `kv_heads`.
+    sample
+        `id`, `question`, `answer` (expected, may be empty), `box` (left, top, right, bottom) or None.
+    picture
+        The picture, or None where it is not known; `picture_size` is then what positions refer to.
+    token_ids, token_texts
+        All tokens in order: prompt, then what was generated; empty texts for image tokens.
+    prompt
+        Number of prompt tokens.
+    image
+        Which tokens are image tokens.
+    token_map
+        Where the image tokens lie, or None where that is not known.
+    rows
+        The queries.
+    attention
+        (row, layer, head, key): their attention over all tokens; NaN for heads without a map.
+    measures
+        Name → (row, layer, head).
+    sinks
+        (layer, image token), or None where the model has no sink tokens.
+    """
+
+    model: dict[str, Any]
+    sample: dict[str, Any]
+    picture: Image.Image | None
+    picture_size: tuple[int, int]
+    token_ids: NDArray[np.int64]
+    token_texts: list[str]
+    prompt: int
+    image: NDArray[np.bool_]
+    token_map: TokenMap | None
+    rows: list[Row]
+    attention: NDArray[np.float32]
+    measures: dict[str, NDArray[np.float32]]
+    sinks: NDArray[np.bool_] | None = None
+    answers: Answers | None = None
+    effects: dict[str, Effect] = field(default_factory=dict)
+    provenance: dict[str, str] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def key(self) -> str:
+        """What the look is called among others: model and sample."""
+        return f"{self.model['name']}/{self.sample['id']}"
+
+    @property
+    def first_head(self) -> tuple[int, int]:
+        """The (layer, head) that is shown first: the one that looks most at the asked region, else at the picture."""
+        weights = self.gaze
+        index = int(np.nanargmax(weights)) if np.isfinite(weights).any() else 0
+        return divmod(index, int(self.model["heads"]))
+
+    @cached_property
+    def gaze(self) -> NDArray[np.float32]:
+        """Each head's attention on the asked region (else on the picture) from the first row, (layer, head)."""
+        weights = self.attention[0][..., self.image]
+        box = self.sample.get("box")
+        if box is not None and self.token_map is not None:
+            weights = weights[..., self.token_map.in_box(box)]
+        return weights.sum(axis=-1)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the look in its format (FORMAT.md): plain JSON values, the same in every run."""
+        first_layer, first_head = self.first_head
+        made: dict[str, Any] = {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": self.model,
+            "sample": self.sample,
+            "picture": self._picture(),
+            "tokens": {
+                "id": self.token_ids.tolist(),
+                "text": self.token_texts,
+                "prompt": self.prompt,
+                "image": _runs(self.image),
+            },
+            "token_map": None if self.token_map is None else _token_map(self.token_map),
+            "measures": {name: MEASURES[name] for name in self.measures},
+            "rows": [self.row_json(index) for index in range(len(self.rows))],
+            "first_head": first_layer * int(self.model["heads"]) + first_head,
+            "sinks": None if self.sinks is None else pack(self.sinks, "u1"),
+            "answers": None,
+            "effects": {mode: _effect(effect) for mode, effect in self.effects.items()},
+            "provenance": self.provenance,
+            "note": self.note,
+        }
+        if self.answers is not None:
+            top = [{"id": token, "text": text, "probability": round(p, 6)} for token, text, p in self.answers.top]
+            made["answers"] = {"text": self.answers.text, "top": top}
+        return made
+
+    def row_json(self, index: int) -> dict[str, Any]:
+        """Return one row in the look's format."""
+        row, attention = self.rows[index], self.attention[index]
+        flat = attention.reshape(-1, attention.shape[-1])
+        coded = quantise(flat[:, self.image])
+        made: dict[str, Any] = {"position": row.position, "kind": row.kind, "label": row.label}
+        made["codes"] = pack(coded["codes"], "u1")
+        made |= {name: pack(coded[name], "f4") for name in ("low", "peak", "total")}
+        made["measures"] = {name: pack(values[index].reshape(-1), "f2") for name, values in self.measures.items()}
+        # a query sees nothing that comes after it
+        text = np.flatnonzero(~self.image[: flat.shape[1]])
+        text = text[text <= row.position] if row.kind != MEAN else text
+        made["keys"] = None
+        if len(text):
+            positions, codes = text_keys(flat[:, text], text)
+            made["keys"] = {"positions": pack(positions, "u2"), "codes": pack(codes, "u1")}
+        return made
+
+    def to_dataset(self) -> xr.Dataset:
+        """Return the data behind the view: a Dataset with the dimensions model, sample, query, layer, head, key."""
+        lead = ("model", "sample", "query", "layer", "head")
+        variables: dict[str, Any] = {"attention": ((*lead, "key"), self.attention[None, None])}
+        variables |= {name: (lead, values[None, None]) for name, values in self.measures.items()}
+        layers, heads = self.attention.shape[1:3]
+        coords: dict[str, Any] = {
+            "model": _texts([self.model["name"]]),
+            "sample": _texts([self.sample["id"]]),
+            "query": [row.position for row in self.rows],
+            "query_label": ("query", _texts([row.label for row in self.rows])),
+            "layer": np.arange(layers),
+            "head": np.arange(heads),
+            "key": np.arange(len(self.image)),
+            "is_image": ("key", self.image),
+            "token": ("key", _texts(self.token_texts)),
+            "question": ("sample", _texts([self.sample["question"]])),
+        }
+        ds = xr.Dataset(variables, coords)
+        ds["attention"].attrs.update(long_name="attention", units="1")
+        for name in self.measures:
+            ds[name].attrs.update(long_name=MEASURES[name]["long_name"], units=MEASURES[name]["unit"])
+        return ds
+
+    def _picture(self) -> dict[str, Any]:
+        width, height = self.picture_size
+        source = None if self.picture is None else data_address(self.picture, LARGEST_PICTURE)
+        return {"width": width, "height": height, "source": source}
+
+
+def data_address(picture: Image.Image, largest: int) -> str:
+    """Return a picture, made smaller where it is larger than `largest` pixels, as a data address."""
+    small = picture.convert("RGB")
+    small.thumbnail((largest, largest), Image.Resampling.LANCZOS)
+    lossless = max(small.size) <= 256  # small pictures keep their exact pixels
+    out = io.BytesIO()
+    if lossless:
+        small.save(out, "PNG", optimize=True)
+    else:
+        small.save(out, "JPEG", quality=QUALITY, optimize=True)
+    kind = "png" if lossless else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode('ascii')}"
+
+
+def _token_map(token_map: TokenMap) -> dict[str, Any]:
+    return {
+        "grid": list(token_map.grid_shape),
+        "tiles": list(token_map.tile_shape),
+        "kind": "".join(LETTER[str(kind)] for kind in token_map.kind),
+        "tile": pack(token_map.tile, "u1"),
+        "row": pack(np.maximum(token_map.grid_row, 0), "u2"),
+        "column": pack(token_map.grid_column + 1, "u2"),  # newlines and separators have column −1
+        "box": pack(token_map.box, "f4"),
+    }
+
+
+def _effect(effect: Effect) -> dict[str, Any]:
+    candidates = effect.probability.shape[-1]
+    return {
+        "label": effect.label,
+        "description": effect.description,
+        "probability": pack(effect.probability.reshape(-1, candidates), "f4"),
+        "first": pack(effect.first.reshape(-1), "i4"),
+        "first_probability": pack(effect.first_probability.reshape(-1), "f4"),
+        "texts": {str(token): text for token, text in sorted(effect.texts.items())},
+    }
+
+
+def _runs(marks: NDArray[np.bool_]) -> list[list[int]]:
+    """The runs of True as [first, length]."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], marks.astype(np.int8), [0]])))
+    return [[int(start), int(stop - start)] for start, stop in edges.reshape(-1, 2)]
+
+
+def _texts(values: list[str]) -> NDArray[np.object_]:
+    made = np.empty(len(values), dtype=object)
+    made[:] = values
+    return made

@@ -1,0 +1,171 @@
+"""The explorer as files: one self-contained page, or a folder of scripts that a book loads one by one."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from visualheads.explorer import assets
+from visualheads.explorer.look_data import data_address
+from visualheads.explorer.packing import pack
+
+if TYPE_CHECKING:
+    from visualheads.explorer.look_data import Look
+
+THUMBNAIL = 144
+"""Longest edge of the small pictures of a gallery."""
+INDEX_FORMAT = "visualheads.look-index"
+INDEX_VERSION = 1
+ON_REGION = (
+    "Share of attention on the asked region, from the last prompt token; of the pictures here, the highest first."
+)
+ON_PICTURE = "Share of attention on the picture, from the last prompt token; of the pictures here, the highest first."
+
+
+def index_of(looks: Sequence[Look]) -> dict[str, Any]:
+    """Return what a page knows before any look is opened: models, their samples, and where each head looks most."""
+    models: dict[str, list[Look]] = {}
+    for look in looks:
+        models.setdefault(look.model["name"], []).append(look)
+    return {
+        "format": INDEX_FORMAT,
+        "version": INDEX_VERSION,
+        "models": [_model(name, members) for name, members in models.items()],
+    }
+
+
+def page(looks: Sequence[Look], *, first: Mapping[str, str] | None = None, title: str = "") -> str:
+    """Return one HTML page that holds everything: it opens from a file and asks no network for anything.
+
+    Parameters
+    ----------
+    looks
+        What the page holds.
+    first
+        What is chosen first: `heads` ("L3H5 L4H1"), `token`, `measure`.
+    title
+        Of the window; by default the first question.
+    """
+    title = title or f"{looks[0].model['name']}: {looks[0].sample['question']}"
+    return (
+        "<!DOCTYPE html>\n"
+        f'<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>\n{PAGE_STYLE}{assets.style()}</style>\n</head>\n<body>\n"
+        f"<main>\n{fragment(looks, first)}</main>\n<script>\n{assets.page_script()}</script>\n</body>\n</html>\n"
+    )
+
+
+def fragment(looks: Sequence[Look], first: Mapping[str, str] | None = None) -> str:
+    """Return the explorer's element with all its data in it; the page brings script and style."""
+    parts = [f'<script type="application/json" data-index>{_inert(index_of(looks))}</script>\n']
+    for look in looks:
+        key = html.escape(look.key, quote=True)
+        parts.append(f'<script type="application/json" data-look="{key}">{_inert(look.to_json())}</script>\n')
+    return f"<div data-explorer{_attributes(first)}>\n{_without(looks)}{''.join(parts)}</div>\n"
+
+
+def write_folder(looks: Sequence[Look], folder: Path) -> list[Path]:
+    """Write looks as scripts that a page loads when they are chosen; return the paths, the index first.
+
+    A page opened from a folder may not fetch files but may load scripts, so each look is a script that hands over its
+    JSON. Pages show them by `element(folder)`, with the explorer's script and style sheet (`assets`).
+    """
+    index = index_of(looks)
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    taken: set[str] = set()
+    names = iter([sample for model in index["models"] for sample in model["samples"]])
+    ordered = [look for model in index["models"] for look in looks if look.model["name"] == model["name"]]
+    for sample, look in zip(names, ordered, strict=True):
+        name = f"{_safe(look.model['name'])}/{_safe(str(look.sample['id']))}"
+        while f"{name}.js" in taken:  # ids that differ only in signs that files cannot have
+            name += "-"
+        sample["file"] = f"{name}.js"
+        taken.add(sample["file"])
+        path = folder / sample["file"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(_provided(sample["file"], look.to_json()), encoding="utf-8")
+        written.append(path)
+    listing = folder / "index.js"
+    listing.write_text(_provided("index", index), encoding="utf-8")
+    return [listing, *written]
+
+
+def element(folder: str, first: Mapping[str, str] | None = None, alt_text: str = "") -> str:
+    """Return the HTML of an explorer whose looks are loaded from `folder`, an address relative to the page.
+
+    Parameters
+    ----------
+    first
+        What is chosen first: `model`, `sample`, `heads` ("L3H5 L4H1"), `token`, `measure`. With `remembers`, what a
+        reader chose on another page of the book comes before it.
+    alt_text
+        What is told where scripts are off.
+    """
+    told = f'<p class="vh-without">{html.escape(alt_text)}</p>' if alt_text else ""
+    return f'<div data-explorer data-folder="{html.escape(folder, quote=True)}"{_attributes(first)}>{told}</div>\n'
+
+
+def _model(name: str, looks: Sequence[Look]) -> dict[str, Any]:
+    first = looks[0]
+    asked = all(look.sample.get("box") is not None and look.token_map is not None for look in looks)
+    return {
+        "name": name,
+        "title": first.model.get("title", name),
+        "layers": first.model["layers"],
+        "heads": first.model["heads"],
+        "samples": [
+            {
+                "id": look.sample["id"],
+                "question": look.sample["question"],
+                "answer": look.answers.text if look.answers else "",
+                "thumbnail": data_address(look.picture, THUMBNAIL) if look.picture and len(looks) > 1 else None,
+            }
+            for look in looks
+        ],
+        "gallery": {
+            "label": ON_REGION if asked else ON_PICTURE,
+            "values": pack(np.stack([look.gaze.reshape(-1) for look in looks]), "f2"),
+        }
+        if len(looks) > 1
+        else None,
+    }
+
+
+def _without(looks: Sequence[Look]) -> str:
+    words = html.escape(f"{looks[0].sample['question']} This page needs JavaScript.")
+    return f'<p class="vh-without">{words}</p>\n'
+
+
+def _attributes(first: Mapping[str, str] | None) -> str:
+    return "".join(f' data-{name}="{html.escape(str(value), quote=True)}"' for name, value in (first or {}).items())
+
+
+def _inert(value: Any) -> str:
+    """JSON that cannot end the script element it stands in."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def _provided(name: str, value: Any) -> str:
+    return f"visualheads.provide({json.dumps(name)},{_inert(value)});\n"
+
+
+def _safe(name: str) -> str:
+    """A file name of a model or sample."""
+    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "unnamed"
+
+
+PAGE_STYLE = """\
+html { color-scheme: light dark; }
+body { margin: 0; background: #fff; }
+body { font-family: system-ui, -apple-system, "Segoe UI", "Noto Sans", "Liberation Sans", sans-serif; }
+main { max-width: 1120px; margin: 0 auto; padding: 20px clamp(14px, 3vw, 32px) 40px; }
+@media (prefers-color-scheme: dark) { body { background: #14181d; } }
+"""

@@ -1,0 +1,113 @@
+"""Many questions on one picture in one sequence, each computed exactly as if it were asked alone.
+
+The picture's tokens stand once; each question sees them and itself, and counts its positions from the picture's end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from visualheads.miniatures.smol.questions import Question
+from visualheads.models.smol.architecture import IMAGE_TOKEN
+
+SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+"""The language model's own system message, which its chat template writes."""
+BEFORE = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n"
+ASK = "<|im_end|>\n<|im_start|>assistant\n"
+END = "<|im_end|>"
+IGNORED = -100
+
+
+class Tokenizer(Protocol):
+    def __call__(self, text: str) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A batch: token ids, positions, who sees whom, and the answer token expected after each token."""
+
+    ids: Tensor
+    positions: Tensor
+    mask: Tensor
+    targets: Tensor
+    question: Tensor
+    """Number of the question that a target belongs to, within its row; −1 elsewhere."""
+
+
+def prefix_ids(tokenizer: Tokenizer, image_tokens: int, text: str = "") -> list[int]:
+    """Ids of everything before the question: system message, picture (or `text` in its place), line break."""
+    return tokenizer(BEFORE + (text or IMAGE_TOKEN * image_tokens) + "\n").input_ids
+
+
+def pack(tokenizer: Tokenizer, rows: Sequence[tuple[Sequence[int], Sequence[Question]]], pad: int) -> Packed:
+    """Pack rows of (ids before the questions, questions) into one batch, padded on the right."""
+    encoded = [
+        [(tokenizer(q.text + ASK).input_ids, tokenizer(q.answer + END).input_ids) for q in asked] for _, asked in rows
+    ]
+    lengths = [
+        len(before) + sum(len(asked) + len(answer) - 1 for asked, answer in parts)
+        for (before, _), parts in zip(rows, encoded, strict=True)
+    ]
+    shape = (len(rows), max(lengths))
+    ids, positions = torch.full(shape, pad), torch.zeros(shape, dtype=torch.long)
+    targets, question = torch.full(shape, IGNORED), torch.full(shape, -1)
+    segment = torch.full(shape, -2)  # −1 what all see, 0… the questions, −2 padding
+    for row, ((before, _), parts) in enumerate(zip(rows, encoded, strict=True)):
+        at = len(before)
+        ids[row, :at], positions[row, :at], segment[row, :at] = torch.tensor(before), torch.arange(at), -1
+        for number, (asked, answer) in enumerate(parts):
+            told = [*asked, *answer[:-1]]
+            here = slice(at, at + len(told))
+            ids[row, here] = torch.tensor(told)
+            positions[row, here] = len(before) + torch.arange(len(told))
+            segment[row, here] = number
+            answered = slice(at + len(asked) - 1, at + len(told))
+            targets[row, answered], question[row, answered] = torch.tensor(answer), number
+            at += len(told)
+    same = segment[:, :, None] == segment[:, None, :]
+    causal = torch.ones(shape[1], shape[1], dtype=torch.bool).tril()
+    mask = (same | (segment[:, None, :] == -1)) & causal
+    return Packed(ids, positions, mask[:, None], targets, question)
+
+
+def answer_logits(model: Any, head: nn.Module, batch: Packed, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (float32) and targets of all answer tokens of a batch, in row order.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        The language model's decoder.
+    head : nn.Module
+        What makes logits of its last states.
+    batch : Packed
+        From `pack`.
+    inputs : Tensor
+        Language-model inputs, (row, token, hidden).
+
+    Returns
+    -------
+    tuple of Tensor
+        (answer token, vocabulary) and (answer token,).
+    """
+    hidden = model(
+        inputs_embeds=inputs, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
+    ).last_hidden_state
+    answered = batch.targets != IGNORED
+    return head(hidden[answered]).float(), batch.targets[answered]
+
+
+def right_answers(batch: Packed, logits: Tensor) -> list[list[bool]]:
+    """Whether each question of each row is answered exactly: every token is the most probable one after the right
+    ones before it, which is what greedy decoding gives, too."""
+    hits = torch.ones_like(batch.targets, dtype=torch.bool)
+    answered = batch.targets != IGNORED
+    hits[answered] = logits.argmax(-1) == batch.targets[answered]
+    return [
+        [bool(row_hits[row == number].all()) for number in range(int(row.max()) + 1)]
+        for row, row_hits in zip(batch.question, hits, strict=True)
+    ]

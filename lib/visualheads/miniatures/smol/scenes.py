@@ -1,0 +1,203 @@
+"""Scenes of the emoji world: objects at free places and sizes on varied grounds, labelled with boxes."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from PIL import Image
+
+from visualheads.miniatures.smol.sprites import CATEGORY, CLASSES, COLOURS, PAINTED, SpriteSheet
+
+Box = tuple[int, int, int, int]
+SHAPES = ((320, 320), (320, 320), (320, 320), (400, 300), (300, 400), (400, 260), (260, 360))
+"""Widths and heights in pixels; most pictures are square."""
+GROUNDS = ("gradient", "clouds", "stripes", "dots", "grain")
+HELD_OUT_GROUND = "checks"
+"""A style of ground that training never shows."""
+SMALLEST, LARGEST = 54, 116
+"""Longest side of an object, in pixels."""
+MOST_OBJECTS = 8
+MOST_ALIKE = 5
+OVERLAP = 0.12
+"""Largest share of a box that another may cover."""
+ATTEMPTS = 60
+
+
+@dataclass(frozen=True)
+class Placed:
+    """One object of a scene: its class, its box in pixels, and how it is drawn."""
+
+    name: str
+    box: Box
+    flipped: bool
+    colour: str = ""
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        left, top, right, bottom = self.box
+        return (left + right) / 2, (top + bottom) / 2
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A scene before it is rendered; labels come from here, never from pixels."""
+
+    size: tuple[int, int]
+    objects: tuple[Placed, ...]
+    ground: str
+    ground_seed: int
+
+    def count(self, what: str) -> int:
+        """Number of objects of a class or supercategory."""
+        return sum(what in (thing.name, CATEGORY[thing.name]) for thing in self.objects)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Classes in the scene, each once, in the order of the world."""
+        present = {thing.name for thing in self.objects}
+        return tuple(name for name in CLASSES if name in present)
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(CATEGORY[name] for name in self.names))
+
+
+def is_held_out(names: Sequence[str]) -> bool:
+    """Return whether two of these classes are a pair that training never shows together (one pair in ten)."""
+    return any(zlib.crc32("+".join(sorted(pair)).encode()) % 10 == 0 for pair in combinations(set(names), 2))
+
+
+def draw_scene(
+    rng: random.Random, *, held_out_pairs: bool = False, ground: str = "", distinct_categories: bool = False
+) -> Scene:
+    """Draw a scene.
+
+    Parameters
+    ----------
+    rng : random.Random
+        Source of all that is drawn.
+    held_out_pairs : bool
+        Whether classes may stand together that training keeps apart.
+    ground : str
+        A style of ground; by default one of those of training.
+    distinct_categories : bool
+        Whether every class comes from a supercategory of its own.
+
+    Returns
+    -------
+    Scene
+        One to four classes, at most eight objects, fully inside the picture.
+    """
+    size = rng.choice(SHAPES)
+    names = _draw_classes(rng, held_out_pairs, distinct_categories)
+    counts = Counter({name: number for name, number in zip(names, _draw_counts(rng, len(names)), strict=True)})
+    total = counts.total()
+    largest = LARGEST if total <= 4 else 104 if total <= 6 else 92
+    order = list(counts.elements())
+    rng.shuffle(order)
+    objects: list[Placed] = []
+    for name in order:
+        placed = _place(rng, name, size, largest, objects)
+        if placed is not None:
+            objects.append(placed)
+    return Scene(size, tuple(objects), ground or rng.choice(GROUNDS), rng.randrange(1 << 30))
+
+
+def _draw_classes(rng: random.Random, held_out_pairs: bool, distinct: bool) -> list[str]:
+    number = rng.choices((1, 2, 3, 4), (12, 38, 32, 18))[0]
+    while True:
+        names = rng.sample(CLASSES, number)
+        if distinct and len({CATEGORY[name] for name in names}) < number:
+            continue
+        if held_out_pairs or not is_held_out(names):
+            return names
+
+
+def _draw_counts(rng: random.Random, classes: int) -> list[int]:
+    while True:
+        counts = [rng.randint(1, MOST_ALIKE) for _ in range(classes)]
+        if sum(counts) <= MOST_OBJECTS:
+            return counts
+
+
+def _place(
+    rng: random.Random, name: str, size: tuple[int, int], largest: int, others: Sequence[Placed]
+) -> Placed | None:
+    """Find a free place for an object; None if there is none."""
+    colour = rng.choice(tuple(COLOURS)) if name in PAINTED else ""
+    for _ in range(ATTEMPTS):
+        longest = rng.randint(SMALLEST, largest)
+        width, height = _extent(name, longest)
+        left, top = rng.randint(0, size[0] - width), rng.randint(0, size[1] - height)
+        box = (left, top, left + width, top + height)
+        if all(_covered(box, other.box) <= OVERLAP for other in others):
+            return Placed(name, box, rng.random() < 0.5, colour)
+    return None
+
+
+ASPECTS: dict[str, float] = {}
+"""Width over height of each class's render; set by `use_sheet`."""
+
+
+def use_sheet(sheet: SpriteSheet) -> None:
+    """Take the proportions of the objects from a sheet; needed once before scenes are drawn."""
+    ASPECTS.update({name: sprite.width / sprite.height for name, sprite in sheet.pictures.items()})
+
+
+def _extent(name: str, longest: int) -> tuple[int, int]:
+    aspect = ASPECTS[name]
+    return (longest, max(1, round(longest / aspect))) if aspect >= 1 else (max(1, round(longest * aspect)), longest)
+
+
+def _covered(one: Box, other: Box) -> float:
+    """Share of the smaller box that both cover."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+    return width * height / smaller
+
+
+def render(scene: Scene, sheet: SpriteSheet) -> Image.Image:
+    """Return the picture of a scene."""
+    picture = draw_ground(scene.size, scene.ground, scene.ground_seed)
+    for thing in scene.objects:
+        left, top, right, bottom = thing.box
+        sprite = sheet.draw(thing.name, max(right - left, bottom - top), thing.flipped, thing.colour)
+        picture.paste(sprite, (left, top), sprite)
+    return picture
+
+
+def draw_ground(size: tuple[int, int], style: str, seed: int) -> Image.Image:
+    """Return a textured ground of one of the styles `GROUNDS` or `HELD_OUT_GROUND`."""
+    rng = np.random.default_rng(seed)
+    width, height = size
+    colour, other = rng.uniform(70, 240, 3), rng.uniform(-45, 45, 3)
+    x, y = np.meshgrid(np.arange(width), np.arange(height))
+    angle, period = rng.uniform(0, np.pi), rng.uniform(14, 60)
+    along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    if style == "gradient":
+        pattern = along / max(size) * 2
+    elif style == "clouds":
+        small = Image.fromarray(rng.uniform(-1, 1, (6, 6)).astype(np.float32))
+        pattern = np.asarray(small.resize(size, Image.Resampling.BICUBIC)) * 1.5
+    elif style == "stripes":
+        pattern = np.sign(np.sin(2 * np.pi * along / period)) * 0.6
+    elif style == "dots":
+        waves = np.sin(2 * np.pi * along / period) * np.sin(2 * np.pi * across / period)
+        pattern = (np.abs(waves) > 0.75) * 1.0
+    elif style == "checks":
+        waves = np.sin(2 * np.pi * along / period) * np.sin(2 * np.pi * across / period)
+        pattern = np.sign(waves) * 0.6
+    else:
+        pattern = rng.normal(0, 0.35, (height, width))
+    noise = rng.normal(0, rng.uniform(0, 4), (height, width, 1))
+    pixels = colour + pattern[..., None] * other + noise
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))

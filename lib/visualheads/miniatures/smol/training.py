@@ -1,0 +1,210 @@
+"""Training: first the adapter alone, then adapter and LoRA. Resumable at any step."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from visualheads.miniatures.smol import questions
+from visualheads.miniatures.smol.learner import Learner
+from visualheads.miniatures.smol.packing import Packed, pack, prefix_ids
+from visualheads.miniatures.smol.pictures import as_saved, draw_box
+from visualheads.miniatures.smol.questions import Question
+from visualheads.miniatures.smol.run_files import Run, RunFiles
+from visualheads.miniatures.smol.scenes import draw_scene, render
+from visualheads.models.smol.architecture import IMAGE_TOKENS
+from visualheads.models.smol.lora import lora_layers
+
+Row = tuple[Sequence[int], Sequence[Question]]
+WEIGHTS = {"list": 0.5, "tally": 0.5}
+"""Weight of an answer token in the loss, by kind of question; 1 elsewhere."""
+BETAS = (0.9, 0.98)
+WARM_UP = 40
+"""Steps over which the rate rises, at the start and after a restart without the optimiser's state."""
+ANNEAL_FLOOR = 0.05
+REPORTED = 20
+"""Steps between two lines about progress."""
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What one batch asks.
+
+    pictures    scenes shown as pictures, half of them with a drawn box
+    texts       scenes told in words
+    letters     share of pictures with a question whose answer is a letter
+    asked       most questions on one picture beside its list
+    """
+
+    pictures: int
+    texts: int = 0
+    letters: float = 1.0
+    asked: int = 99
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training: whether the language model adapts (LoRA), peak rates, and what batches ask."""
+
+    name: str
+    lora: bool
+    adapter_rate: float
+    lora_rate: float
+    mix: Mix
+
+
+STAGES = {
+    "smol-frozen": Stage("smol-frozen", False, 2e-3, 0.0, Mix(pictures=4, letters=0.0, asked=4)),
+    "smol-1.5": Stage("smol-1.5", True, 1e-3, 1e-3, Mix(pictures=4, texts=1, letters=0.4, asked=6)),
+}
+
+
+def training_rows(learner: Learner, rng: random.Random, mix: Mix) -> tuple[list[Row], list[Any]]:
+    """Draw scenes and questions: rows with a picture first, then those in words; and the pictures."""
+    before = prefix_ids(learner.tokenizer, IMAGE_TOKENS)
+    rows: list[Row] = []
+    drawn: list[Any] = []
+    for _ in range(mix.pictures):
+        scene = draw_scene(rng)
+        picture = render(scene, learner.sheet)
+        if rng.random() < 0.5:
+            marked = rng.choice(scene.objects)
+            picture = draw_box(picture, marked.box)
+            asked = questions.of_marked_picture(rng, scene, marked, mix.letters)
+        else:
+            asked = questions.of_plain_picture(rng, scene, mix.letters)
+        first, *others = asked
+        rows.append((before, [first, *rng.sample(others, min(mix.asked, len(others)))]))
+        drawn.append(as_saved(picture, rng.randint(65, 95)))
+    for _ in range(mix.texts):
+        scene = draw_scene(rng)
+        told = prefix_ids(learner.tokenizer, 0, questions.told_in_words(scene))
+        rows.append((told, questions.of_text(rng, scene)))
+    return rows, drawn
+
+
+def answer_weights(batch: Packed, rows: Sequence[Row]) -> Tensor:
+    """Weight of every answer token in the loss."""
+    return torch.tensor(
+        [
+            WEIGHTS.get(rows[row][1][number].kind, 1.0)
+            for row, numbers in enumerate(batch.question.tolist())
+            for number in numbers
+            if number >= 0
+        ]
+    )
+
+
+def rate_factor(step: int, started: int, anneal_from: int, until: int) -> float:
+    """Share of the peak rate: a rise after a start, then constant, then a cosine down from `anneal_from`."""
+    rise = min(1.0, (step - started + 1) / WARM_UP)
+    if step < anneal_from:
+        return rise
+    share = (step - anneal_from) / max(1, until - anneal_from)
+    return rise * (ANNEAL_FLOOR + (1 - ANNEAL_FLOOR) * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
+
+
+def optimiser_of(learner: Learner, stage: Stage) -> torch.optim.AdamW:
+    groups: list[dict[str, Any]] = [{"params": list(learner.adapter.parameters()), "peak": stage.adapter_rate}]
+    if stage.lora:
+        thin = [p for _, layer in lora_layers(learner.language_model) for p in (layer.down, layer.up)]
+        groups.append({"params": thin, "peak": stage.lora_rate})
+    return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, weight_decay=0.01)
+
+
+def train(
+    learner: Learner,
+    stage: Stage,
+    folder: Path,
+    *,
+    until: int,
+    anneal: int,
+    moments: Iterable[int] = (),
+    save_every: float = 300.0,
+    evaluate_every: int = 200,
+    evaluate: Callable[[Learner], Mapping[str, float]] | None = None,
+    report: Callable[[str], object] = str,
+) -> None:
+    """Train one stage up to step `until`, going on from what `folder` holds.
+
+    Parameters
+    ----------
+    learner : Learner
+        Model with LoRA layers already added if the stage has them, and weights of the stage before loaded.
+    stage : Stage
+        Settings.
+    folder : Path
+        Where weights and log are kept (see `run_files`).
+    until : int
+        Step at which training ends.
+    anneal : int
+        Number of last steps over which the rate goes down.
+    moments : iterable of int
+        Steps whose weights are kept.
+    save_every : float
+        Seconds between two savings.
+    evaluate_every : int
+        Steps between two evaluations.
+    evaluate : callable, optional
+        Returns figures for the log; what it sees are averaged weights.
+    report : callable, optional
+        Takes a line about progress.
+    """
+    run = Run(learner, optimiser_of(learner, stage))
+    files = RunFiles(folder, stage.name)
+    files.resume(run)
+    kept, saved, clock = set(moments), time.monotonic(), time.monotonic()
+    recent: list[tuple[float, float]] = []
+    while run.step < until:
+        factor = rate_factor(run.step, run.started, until - anneal, until)
+        for group in run.optimiser.param_groups:
+            group["lr"] = group["peak"] * factor
+        recent.append(train_step(learner, stage, run.optimiser, random.Random(f"{stage.name}/{run.step}")))
+        run.step += 1
+        run.update_average()
+        if run.step % REPORTED == 0:
+            loss, right = map(mean, zip(*recent, strict=True))
+            seconds = round((time.monotonic() - clock) / len(recent), 2)
+            run.log.append({"step": run.step, "loss": loss, "right": right, "seconds": seconds})
+            report(json.dumps(run.log[-1]))
+            recent, clock = [], time.monotonic()
+        if evaluate is not None and run.step % evaluate_every == 0:
+            with run.averaged():
+                run.log.append({"step": run.step, **evaluate(learner)})
+            report(json.dumps(run.log[-1]))
+            clock = time.monotonic()
+        if run.step in kept:
+            files.save_moment(run)
+        if run.step == until or time.monotonic() - saved > save_every:
+            files.save(run)
+            saved = time.monotonic()
+
+
+def train_step(learner: Learner, stage: Stage, optimiser: torch.optim.AdamW, rng: random.Random) -> tuple[float, float]:
+    """One step on fresh scenes; returns the loss and the share of right answer tokens."""
+    rows, pictures = training_rows(learner, rng, stage.mix)
+    batch = pack(learner.tokenizer, rows, learner.tokenizer.pad_token_id)
+    inputs = learner.inputs(batch, learner.features(pictures), len(pictures))
+    logits, targets = learner.scores(batch, inputs)
+    weights = answer_weights(batch, rows)
+    loss = (functional.cross_entropy(logits, targets, reduction="none") * weights).sum() / weights.sum()
+    optimiser.zero_grad()
+    loss.backward()
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimiser.step()
+    return loss.item(), (logits.argmax(-1) == targets).float().mean().item()
+
+
+def mean(values: Sequence[float]) -> float:
+    return round(sum(values) / len(values), 4)

