@@ -148,6 +148,16 @@ def test_out_of_memory_halves_samples_and_sets(rows, positions):
     equal(found, expected)
 
 
+def test_chosen_samples_keep_their_places():
+    """A store that grows runs samples that do not follow one another, in any order."""
+    model, asked = wrapped("llava"), samples(4)
+    settings = {"bias": None, "box": None, "batch_tokens": None, "max_new_tokens": 3}
+    job = sweeps.Sweep.of(model, asked, SETS, "zero", "all", None, **settings).job
+    every, some = job.run(), job.run([3, 0])
+    np.testing.assert_allclose(some.margin, every.margin[:, [3, 0]], atol=1e-5)
+    assert some.clean_prediction.tolist() == every.clean_prediction[[3, 0]].tolist()
+
+
 def test_a_clean_pass_that_fits_alone_is_halved_where_its_sets_do_not(monkeypatch):
     """What a batch of samples holds may be what a single changed row lacks."""
     model, asked, held = wrapped("llava"), samples(4, question="how many cars ?"), []

@@ -71,8 +71,7 @@ def labels_of(ds: xr.Dataset | xr.DataArray, by: str | Sequence[str]) -> NDArray
 
 def collected(parts: Sequence[tuple[xr.DataArray, NDArray[np.bool_]]], groups: Sequence[str]) -> Patterns:
     """Patterns of (array with sample, which samples); pictures are those of all samples, in sorted order."""
-    first = parts[0][0]
-    pictures = np.unique(picture_ids(first).astype(str))
+    first, pictures = parts[0][0], np.unique(picture_ids(parts[0][0]).astype(str))
     layer = np.repeat(np.arange(first.sizes["layer"]), first.sizes["head"])
     shape = (len(parts), len(layer), len(pictures))
     sums, counts = np.zeros(shape), np.zeros(shape)
@@ -268,10 +267,8 @@ def nearest_pattern(
     ----------
     ds
         Traced samples (model, layer, head, sample).
-    by
-        The coordinate along `sample` that names the groups.
-    measure
-        The measure, or ranking, of which patterns are made.
+    by, measure
+        The coordinate along `sample` that names the groups; the measure, or ranking, of which patterns are made.
     n_splits, seed
         Random halves, and their seed.
 

@@ -8,7 +8,7 @@ below the lowest changed one is run again: its output is the clean one's. Head s
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -108,7 +108,7 @@ class Job:
     ) -> Effects:
         """The effects of every set on a part of the samples. `advance` is told the number of samples done."""
         indices = list(range(len(self.samples)))[part] if isinstance(part, slice) else list(part)
-        effects = Effects.empty(len(self.sets), len(indices))
+        effects, places = Effects.empty(len(self.sets), len(indices)), {index: at for at, index in enumerate(indices)}
         blocks = [indices[start : start + BLOCK] for start in range(0, len(indices), BLOCK)]
 
         def prepare(index: int) -> Any:
@@ -127,7 +127,7 @@ class Job:
                     size = self.rows(length, length)
                     for start in range(0, len(members), size):
                         batch = members[start : start + size]
-                        for done, _ in in_halves(batch, lambda some: self._batch(some, indices[0], effects)):
+                        for done, _ in in_halves(batch, lambda some: self._batch(some, places, effects)):
                             advance(len(done))
             ready.close()  # pyright: ignore[reportAttributeAccessIssue]
         return effects.of_sets(np.unique(self.marks, axis=0, return_inverse=True)[1].reshape(-1))
@@ -137,16 +137,20 @@ class Job:
         most = rows_of_cache(self.model, length + self.settings.max_new_tokens, CACHES)
         return max(1, min(self.settings.batch_tokens // again, most))
 
-    def _batch(self, members: Sequence[tuple[int, LanguageModelInputs]], offset: int, effects: Effects) -> None:
+    def _batch(
+        self, members: Sequence[tuple[int, LanguageModelInputs]], places: Mapping[int, int], effects: Effects
+    ) -> None:
         with fitting(self.model, [self.samples[index] for index, _ in members]):
-            self._fill(members, offset, effects)
+            self._fill(members, places, effects)
 
-    def _fill(self, members: Sequence[tuple[int, LanguageModelInputs]], offset: int, effects: Effects) -> None:
+    def _fill(
+        self, members: Sequence[tuple[int, LanguageModelInputs]], places: Mapping[int, int], effects: Effects
+    ) -> None:
         """Some samples of one length: the clean pass, then all sets in pieces."""
         owners = [index for index, _ in members]
         batch = Batch.of(self, joined([prompts for _, prompts in members]), owners)
         clean = batch.clean()
-        where = np.array(owners) - offset
+        where = np.array([places[index] for index in owners])
         for row, index in enumerate(owners):
             effects.clean_margin[where[row]] = self._margin(index, clean.logits[row])
         said = answers(
