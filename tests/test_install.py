@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import packages_distributions
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
 import pytest
@@ -38,10 +40,27 @@ assert vh.open_store(STORE).sizes["sample"] == 3
 """
 
 
+def brought_by(names: Iterable[str]) -> set[str]:
+    """These distributions and all that they require."""
+    seen, left = set(), list(names)
+    while left:
+        name = left.pop()
+        if name not in seen:
+            seen.add(name)
+            with contextlib.suppress(PackageNotFoundError):
+                needs = [Requirement(text) for text in requires(name) or ()]
+                left += [canonicalize_name(n.name) for n in needs if not n.marker or n.marker.evaluate({"extra": ""})]
+    return seen
+
+
 def packages_of_extras() -> list[str]:
     """Import names that no plain installation brings."""
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    named = {canonicalize_name(Requirement(text).name) for extra in EXTRAS for text in extras[extra]}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [text for extra in EXTRAS for text in project["optional-dependencies"][extra]]
+    plain, further = (
+        {canonicalize_name(Requirement(text).name) for text in texts} for texts in (project["dependencies"], extras)
+    )
+    named = further - brought_by(plain)
     return sorted(
         name for name, providers in packages_distributions().items() if named & set(map(canonicalize_name, providers))
     )

@@ -79,7 +79,7 @@ def test_a_model_has_one_name_for_its_stores_and_its_page(
     slug = paths.slug_of(name)
     assert Path(jobs.TraceJob(given, results="r").path) == Path("r", slug, "looktwice.zarr")
     page = catalogue.model_page(tmp_path, given)
-    assert (page.slug, page.only, page.output.stem, page.parameters["slug"]) == (slug,) * 4
+    assert (page.slug, page.only, page.output.stem) == (slug,) * 3
 
 
 def test_a_folder_named_as_a_miniature_is_another_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

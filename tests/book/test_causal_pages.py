@@ -170,7 +170,7 @@ def test_a_reduced_sweep_is_kept_resumed_and_decides_nothing(tmp_path: Path) -> 
     unused = by_store.loc[f"{path.parent.name}/looktwice.zero-all.zarr"]
     assert not unused["used"] and "cannot be joined" in unused["why"] and "later.zero-all" in unused["why"]
     assert both.evidence.sweeps["zero, all"].identical(whole.evidence.sweeps["zero, all"])
-    assert gathering.removed(tmp_path)["zero, all"].sizes["sample"] == other.sizes["sample"], "pages go on as well"
+    assert gathering.removed(tmp_path)["zero, all"].sizes["sample"] == first.sizes["sample"], "pages go on as well"
 
 
 def test_the_ablation_page_runs_on_a_shipped_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,9 +46,13 @@ def test_a_head_beyond_all_untrained_ones_is_above_them(networks):
     assert found["excess"].values[0, 0, 0] == pytest.approx(excess, abs=1e-5)
 
 
-def test_one_network_calibrates_alone(networks):
-    found = above_null(networks.isel(draw=1), untrained=networks.isel(draw=0))
-    assert found["untrained_draws"].item() == 1 and np.isnan(found["untrained_pass_rate"].item())
+def test_one_network_is_exceeded_where_its_strongest_head_is(networks):
+    network = networks.isel(draw=0)
+    strongest = network["image_log_odds"].mean("sample").max()
+    ds = network.copy(deep=True)
+    ds["image_log_odds"][dict(layer=0, head=0)] = strongest + 5
+    found = above_null(ds, untrained=network)
+    assert found["above_null"].values.nonzero()[1:] == ([0], [0]) and "untrained_limit" not in found
 
 
 def region_lifts(values: np.ndarray, **coords: list[str]) -> xr.Dataset:

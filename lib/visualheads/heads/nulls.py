@@ -50,12 +50,12 @@ def above_null(
         The same prompts with white pictures: the same head is compared with itself, paired by prompt, by a one-sided t
         test over pictures. If not given, the samples of `ds` whose control is "white", where there are any.
     untrained
-        Untrained networks of the same shape on the same prompts, under the model's name where `ds` holds several; with
-        the dimension `draw` for several seeds (20 or more are advisable). Their heads are pooled: a head's p is the
-        share of untrained heads whose mean is as large. An even look over all keys is no null, since many untrained
-        heads exceed it, and the strongest head of one network is an order statistic that grows with their number.
-        Every second draw calibrates, the others tell what share of untrained heads passes; with a single draw its heads
-        calibrate alone.
+        Untrained networks of the same shape on the same prompts, under the model's name where `ds` holds several. With
+        the dimension `draw` for several seeds (20 or more are advisable) their heads are pooled: a head's p is the
+        share of untrained heads whose mean is as large. Every second draw calibrates, the others tell what share of
+        untrained heads passes. An even look over all keys is no null, since many untrained heads exceed it. Without that
+        dimension, one network: its strongest head is the reference, prompt by prompt, which is stricter the more heads
+        there are.
     fdr
         False discovery rate, in (0, 1).
     query
@@ -96,8 +96,13 @@ def above_null(
         excess, p = _t_test(values, control)
         told["p_white"] = template.copy(data=p)
         excesses.append(excess)
-    if untrained is not None:
-        draws = untrained if "draw" in untrained.dims else untrained.expand_dims("draw")
+    if untrained is not None and "draw" not in untrained.dims:
+        control = _same_models(values, sample_scores(untrained, measure, query=query))
+        excess, p = _t_test(values, _same_prompts(values, _strongest(control), "untrained"))
+        told["p_untrained"] = template.copy(data=p)
+        excesses.append(excess)
+    elif untrained is not None:
+        draws = untrained
         networks = [draws.isel(draw=index, drop=True) for index in range(draws.sizes["draw"])]
         scores = [_same_models(values, sample_scores(one, measure, query=query)) for one in networks]
         means = [_means(_same_prompts(values, one, "untrained")) for one in scores]
@@ -218,6 +223,14 @@ def fit_mixture(values: NDArray[np.floating] | xr.DataArray) -> Mixture:
     )
 
 
+def _strongest(network: xr.DataArray) -> xr.DataArray:
+    """Return the network with the values of each model's strongest head in the place of every head."""
+    network = network.transpose(*HEAD_DIMS, "sample")
+    flat = network.values.reshape(network.sizes["model"], -1, network.sizes["sample"])
+    data = np.stack([np.broadcast_to(model[strongest_head(model)], model.shape) for model in flat])
+    return network.copy(data=data.reshape(network.shape))
+
+
 def strongest_head(values: NDArray[np.floating]) -> int:
     """Place of the head of largest mean among values (head, sample), NaN left out; 0 where there is no value."""
     there = np.isfinite(values)
@@ -257,7 +270,8 @@ def _same_models(values: xr.DataArray, control: xr.DataArray) -> xr.DataArray:
             raise ParameterError(
                 got(f"control 'untrained' of {name!r}", fresh, f"layers and heads of the model: {own}")
             )
-    return chosen
+    padded = {dim: values[dim] for dim in ("layer", "head") if dim in chosen.coords and dim in values.coords}
+    return chosen.reindex(padded)  # other models may be larger
 
 
 def _same_prompts(values: xr.DataArray, control: xr.DataArray, name: str) -> xr.DataArray:
