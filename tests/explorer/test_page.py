@@ -298,7 +298,7 @@ def test_answers_before_and_after(pages: Pages, files: Path):
     exact = look.effects["mean"].probability[1, 1] * 100
     assert shown == pytest.approx([round(value) if value >= 9.95 else value for value in exact.tolist()], abs=0.51)
     opened.button("Picture hidden")
-    assert opened.text(".vh-answers .vh-quiet:last-of-type") == "It cannot look."
+    assert opened.text(".vh-answers p.vh-quiet") == "It cannot look."
     opened.do("await x.choose({ heads: [{ layer: 1, head: 2 }] })")
     assert "many" in opened.text(".vh-bars"), "a new likeliest token has a bar"
     opened.do("await x.choose({ heads: [{ layer: 0, head: 1 }] })")

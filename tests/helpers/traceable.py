@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from visualheads.tasks.sample import Sample
 
@@ -51,9 +52,25 @@ class ByPatches(Copied):
         return super().forward(hidden.reshape(-1, self.merged * self.channels))
 
 
+class Pooled(nn.Module):
+    """In place of a convolutional tower: the mean colour of each cell of its feature map."""
+
+    def __init__(self, tower: nn.Module) -> None:
+        super().__init__()
+        self.tower = tower
+
+    def forward(self, pixels: torch.Tensor, **_: Any) -> BaseModelOutputWithPooling:
+        cells = self.tower(pixels).last_hidden_state.shape[-2:]
+        return BaseModelOutputWithPooling(last_hidden_state=nn.functional.adaptive_avg_pool2d(pixels, cells))
+
+
 def straighten(module: Any) -> Any:
     """Straighten a small module in place and return it."""
     inner, width = module.model, module.config.get_text_config().hidden_size
+    if module.config.model_type == "fast_vlm":
+        inner.vision_tower = Pooled(inner.vision_tower)
+        inner.multi_modal_projector = Copied(COLOURS, width)
+        return module
     tower = next(getattr(inner, name) for name in ("vision_tower", "vision_model", "visual") if hasattr(inner, name))
     with torch.no_grad():
         for weight in tower.parameters():

@@ -6,6 +6,7 @@ import errno
 import json
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -319,7 +320,7 @@ def test_the_command_line(capsys, old, tower, tmp_path, monkeypatch):
     assert "Traceback" not in out + err
 
     def interrupted(*_arguments):
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(converting, "write_weights", interrupted)
     code, out, err = run(capsys, "convert", old, tmp_path / "new", "--tower", tower, "--overwrite")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from visualheads.cli.console import say, warnings_as_notes
+from visualheads.cli.signals import Stopped
 
 GIGABYTE = 1e9
 
@@ -42,8 +43,12 @@ def convert(
     """Convert an original LLaVA checkpoint; TARGET appears when it is complete and checked."""
     from visualheads.models.conversion import convert as converted
 
-    with warnings_as_notes():
-        made = converted(source, target, tower=tower, card=card, prompt=prompt, dtype=dtype, overwrite=overwrite)
+    try:
+        with warnings_as_notes():
+            made = converted(source, target, tower=tower, card=card, prompt=prompt, dtype=dtype, overwrite=overwrite)
+    except Stopped as stopped:
+        stopped.kept = "nothing was written"
+        raise
     grown = f", {made.rows_added} rows added to the vocabulary" if made.rows_added else ""
     say(
         f"{made.target}: {made.class_name} ({made.text_type}), {made.size / GIGABYTE:.1f} GB in {made.files} "

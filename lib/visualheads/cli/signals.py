@@ -18,6 +18,7 @@ class Stopped(BaseException):
 
     def __init__(self, number: int) -> None:
         self.code = 128 + number
+        self.kept = "what was finished is kept"
         super().__init__(signal.Signals(number).name)
 
 
@@ -29,7 +30,7 @@ def stoppable() -> Iterator[None]:
         yield
     except Stopped as stopped:
         again = shlex.join(["visualheads", *sys.argv[1:]])
-        sys.stderr.write(f"\nStopped by {stopped}; what was finished is kept. To go on from there: {again}\n")
+        sys.stderr.write(f"\nStopped by {stopped}; {stopped.kept}. To go on from there: {again}\n")
         sys.exit(stopped.code)
     finally:
         for number, handler in before.items():

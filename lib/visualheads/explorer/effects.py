@@ -99,7 +99,7 @@ class HeadChanger:
         sets
             (set, layer, head).
         advance
-            Told the number of sets done.
+            Told the number of different sets done.
         """
         settings = settings_of(self.model, [self.sample], "last_prompt", (), None, None, max_new_tokens)
         job = Job(self.model, [self.sample], sets, intervention, settings)
@@ -117,7 +117,7 @@ class HeadChanger:
                 for (_, chosen), row, text in zip(piece, logits.float().softmax(-1).cpu().numpy(), texts, strict=True):
                     probabilities[chosen], said[chosen] = row, text
                 advance(len(piece))
-        order = range(len(sets))
+        order = job.set_index.tolist()
         return np.stack([probabilities[index] for index in order]), [said[index] for index in order]
 
     def single_heads(

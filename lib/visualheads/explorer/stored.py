@@ -74,7 +74,7 @@ def explore(
     for index in range(whole.sizes["model"]):
         one = _of_model(whole.isel(model=index))
         make = _sample_look if kind == MAPS else _mean_look
-        places = one.sizes["sample"] if kind == MAPS else one.sizes["condition"]
+        places = one.sizes["sample"] if kind == MAPS else one.sizes["map_condition"]
         looks += [made for place in range(min(places, most)) if (made := make(one, place, pictured, model)) is not None]
     if not looks:
         raise ParameterError(got(kind, "no finite map", "at least one", "trace the samples first"))
@@ -118,7 +118,7 @@ def _sample_look(ds: xr.Dataset, place: int, pictured: dict[str, Sample], model:
 
 
 def _mean_look(ds: xr.Dataset, place: int, _pictured: Any, _model: Any) -> Any:
-    one = ds.isel(condition=place)
+    one = ds.isel(map_condition=place)
     maps = np.asarray(one[MEAN_MAP].transpose("query", "layer", "head", "grid_row", "grid_column").values, np.float32)
     if not np.isfinite(maps).any():
         return None

@@ -99,6 +99,11 @@ class Job:
         return torch.from_numpy(np.unique(self.marks, axis=0))
 
     @cached_property
+    def set_index(self) -> NDArray[np.intp]:
+        """Where in `sets` each of the given sets is."""
+        return np.unique(self.marks, axis=0, return_inverse=True)[1].reshape(-1)
+
+    @cached_property
     def lowest(self) -> list[int]:
         """The lowest changed layer of each set."""
         return self.sets.any(-1).int().argmax(-1).tolist()
@@ -130,7 +135,7 @@ class Job:
                         for done, _ in in_halves(batch, lambda some: self._batch(some, places, effects)):
                             advance(len(done))
             ready.close()  # pyright: ignore[reportAttributeAccessIssue]
-        return effects.of_sets(np.unique(self.marks, axis=0, return_inverse=True)[1].reshape(-1))
+        return effects.of_sets(self.set_index)
 
     def rows(self, length: int, again: int) -> int:
         """Rows that run together, of prompts of `length` tokens of which the last `again` are run."""
