@@ -50,7 +50,7 @@ def test_one_network_is_exceeded_where_its_strongest_head_is(networks):
     network = networks.isel(draw=0)
     strongest = network["image_log_odds"].mean("sample").max()
     ds = network.copy(deep=True)
-    ds["image_log_odds"][dict(layer=0, head=0)] = strongest + 5
+    ds["image_log_odds"][dict(layer=0, head=0)] = strongest + 100
     found = above_null(ds, untrained=network)
     assert found["above_null"].values.nonzero()[1:] == ([0], [0]) and "untrained_limit" not in found
 
