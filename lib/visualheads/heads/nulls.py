@@ -50,12 +50,12 @@ def above_null(
         The same prompts with white pictures: the same head is compared with itself, paired by prompt, by a one-sided t
         test over pictures. If not given, the samples of `ds` whose control is "white", where there are any.
     untrained
-        Untrained networks of the same shape on the same prompts, under the model's name where `ds` holds several. With
-        the dimension `draw` for several seeds (20 or more are advisable) their heads are pooled: a head's p is the
-        share of untrained heads whose mean is as large. Every second draw calibrates, the others tell what share of
-        untrained heads passes. An even look over all keys is no null, since many untrained heads exceed it. Without
-        that dimension, one network: its strongest head is the reference, prompt by prompt, which is stricter the more heads
-        there are.
+        Untrained networks of the same shape on the same prompts, under the model's name where `ds` holds several.
+        With the dimension `draw` for several seeds (20 or more are advisable) their heads are pooled: a head's p is
+        the share of untrained heads whose mean is as large. Every second draw calibrates, the others tell what
+        share of untrained heads passes. An even look over all keys is no null, since many untrained heads exceed
+        it. Without that dimension, one network: its strongest head is the reference, prompt by prompt, which is
+        stricter the more heads there are.
     fdr
         False discovery rate, in (0, 1).
     query
