@@ -167,7 +167,10 @@ class CheckedStore(WrapperStore[Any]):
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         if key == METADATA and self.group is not None:
             return prototype.buffer.from_bytes(self.group)
-        found = await super().get(key, prototype, byte_range)
+        try:
+            found = await super().get(key, prototype, byte_range)
+        except (zipfile.BadZipFile, zlib.error) as error:  # a packed store checks its files itself
+            raise StoreError(damage_told(self.path, key, "checksum")) from error
         known = self.known.get(key)
         if known is not None and byte_range is None:
             fault = fault_of(None if found is None else found.to_bytes(), known)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ from visualheads.store.shards import Record
 from visualheads.store.variables import MAP_COORDINATES
 
 CIRCUMSTANCE = "circumstance"
-UNREADABLE = (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError, zipfile.BadZipFile)
+UNREADABLE = (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error)
 """What zarr, xarray and zipfile raise for files that are damaged."""
 
 
@@ -151,7 +152,9 @@ def opened(path: str | Path) -> Stored:
     except StoreError:
         raise
     except UNREADABLE as error:
-        raise StoreError(f"{path} is not a readable zarr store ({error}); move it away and trace again.") from error
+        raise StoreError(
+            f"{path} is not a readable zarr store ({files.METADATA}: {error}); move it away and trace again."
+        ) from error
     attrs = document["attributes"]
     known = {key: (crc, length) for key, (crc, length) in attrs.pop("files", {}).items()}
     return Stored(path, attrs, files.CheckedStore(files.as_zarr(path), path, known, json.dumps(document).encode()))
