@@ -23,7 +23,7 @@ from visualheads.interventions.engine import run as engine
 from visualheads.interventions.engine import text_model
 from visualheads.models import devices
 from visualheads.models.loading import wrap
-from visualheads.store.combine import joined
+from visualheads.store.join import joined
 from visualheads.store.pack import pack
 from visualheads.store.schema import assert_valid
 

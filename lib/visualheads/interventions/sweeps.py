@@ -18,7 +18,7 @@ from visualheads.interventions.modes import ALL, BIAS, MODES, POSITIONS, Interve
 from visualheads.interventions.reference import as_reference
 from visualheads.models.progress import Wish, progress_bar
 from visualheads.store import write
-from visualheads.store.combine import SOURCE, joined
+from visualheads.store.join import SOURCE, joined
 from visualheads.store.read import PACKED, open_asked, open_store, read_attrs
 from visualheads.tracing.settings import MAX_NEW_TOKENS, circumstance_of, settings_of
 
@@ -195,7 +195,7 @@ def open_sweeps(folder: str | os.PathLike[str], mode: str, positions: str = ALL)
 
     Samples and sets are the union over models and tasks; what a model was not asked, or a set it did not run, is NaN
     (numbers), "" (text) or False (`heads`). Raises StoreError where there is none, or where they cannot be joined
-    (`visualheads.store.combine`): another bias, the same sample twice; ParameterError for unknown names.
+    (`visualheads.store.join`): another bias, the same sample twice; ParameterError for unknown names.
     """
     for what, value, allowed in (("mode", mode, MODES), ("positions", positions, POSITIONS)):
         if value not in allowed:

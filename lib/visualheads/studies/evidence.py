@@ -19,7 +19,8 @@ from visualheads.interventions.results import with_heads
 from visualheads.interventions.sweeps import kind_of
 from visualheads.miniatures.text_heads import KIND as LISTS
 from visualheads.miniatures.text_heads import UNTRAINED
-from visualheads.store.combine import check_joinable, joined, task_of
+from visualheads.store.combine import task_of
+from visualheads.store.join import check_joinable, joined
 from visualheads.store.read import PACKED, open_store, read_attrs
 from visualheads.store.variables import UNTRAINED as FRESH
 from visualheads.studies import shipped

@@ -23,7 +23,7 @@ from visualheads.interventions.attribution import gradient_screen
 from visualheads.interventions.head_sets import split_samples
 from visualheads.interventions.modes import ALL
 from visualheads.interventions.sweeps import kind_of
-from visualheads.store.combine import joined
+from visualheads.store.join import joined
 from visualheads.studies import effects, shipped, steering
 from visualheads.studies import sinks as sink_study
 from visualheads.studies.ablation import run, sets_of
