@@ -189,10 +189,15 @@ def moments() -> dict[str, xr.Dataset]:
     return {name: open_store(path).load() for name, path in found.items() if path.is_file()}
 
 
-def paper_table() -> pd.DataFrame:
-    """The catalogue's cards of the paper's nine models, one row each, without miniatures and second readings."""
-    cards_of = [card for card in cards().values() if card.paper_name and not card.miniature]
-    return pd.DataFrame([card.model_dump() for card in cards_of]).drop_duplicates("paper_name", ignore_index=True)
+def paper_table(newer: bool = False) -> pd.DataFrame:
+    """The catalogue's cards of the paper's nine models, one row each, without miniatures and second readings.
+
+    newer: the other models of which the catalogue tells, below them; their `paper_name` is empty.
+    """
+    told = pd.DataFrame([card.model_dump() for card in cards().values() if not (card.miniature or card.joined)])
+    named = told["paper_name"] != ""
+    nine = told[named].drop_duplicates("paper_name")
+    return pd.concat([nine, told[~named]], ignore_index=True) if newer else nine.reset_index(drop=True)
 
 
 def checkpoint_config(model: str) -> dict[str, Any]:
