@@ -13,7 +13,7 @@ from visualheads.analysis.subset import only_model, subset
 from visualheads.heads.ranking import rank
 from visualheads.store.variables import AS_THEY_ARE
 
-QUERY = "first_generated"
+QUERY = "last_prompt"
 FEWEST, STRONGEST = 3, 0.1
 """Heads below which nothing is correlated, and the share of the heads that counts as the strongest."""
 LONGEST_SIDE = 12
