@@ -103,7 +103,7 @@ def measure(
     focus_nats              [0, ln |J|]          ours        Σ_J A < 1e-6
     effective_patches       [1, |J|]             ours        Σ_J A < 1e-6
     image_log_odds          real                 ours        no image token visible, or nothing else visible
-    image_log_odds_no_sink  real                 ours        … among keys other than the first and sinks; or < 1e-6 there
+    image_log_odds_no_sink  real                 ours        likewise without the first key and sinks; or < 1e-6
     top_share               [1/|J|, 1]           ours        Σ_J A < 1e-6
     region_lift             [0, |J|/|R|]         ours        R is empty, or Σ_J A < 1e-6
     top_patch_hit           0 or 1               literature  R is empty, or Σ_J A < 1e-6; ties go to the first patch
