@@ -25,7 +25,10 @@ from visualheads.store.combine import open_results
 from visualheads.store.read import PACKED, open_store, read_attrs
 from visualheads.store.variables import STAGES, UNTRAINED
 
-MEASURES = ("image_weight", "region_weight", "concentration", "focus_nats", "image_log_odds", "region_lift")
+MEASURES = (
+    "image_weight", "region_weight", "concentration", "focus_nats", "image_log_odds", "image_log_odds_no_sink",
+    "region_lift",
+)  # fmt: skip
 ANSWERS = ("prediction", "correct", "margin", "n_image_tokens")
 TRAINED_PARTS = {
     "1.5": "adapter, language model", "ViP": "adapter, language model", "1.6": "adapter, language model, tower",
