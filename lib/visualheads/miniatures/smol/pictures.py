@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from visualheads.models.smol.architecture import DEVIATION, MEAN, RESAMPLE, SIDE
-from visualheads.tasks.operations import DrawBox
+from visualheads.tasks.pictures import DrawBox
 
 
 def as_pixels(picture: Image.Image) -> Float[Tensor, "channel height width"]:
