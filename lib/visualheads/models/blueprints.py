@@ -18,8 +18,7 @@ from visualheads.cards import Card
 from visualheads.errors import UnknownModelError
 from visualheads.models import checkpoints
 from visualheads.models.adapters import Adapter, adapter_of
-from visualheads.models.checkpoints import Source
-from visualheads.models.config_checks import check_config
+from visualheads.models.checkpoints import Source, check_config
 from visualheads.models.processors import is_whole, load_processor, readable
 
 BLUEPRINTS = Path(__file__).with_name("blueprints.yml")

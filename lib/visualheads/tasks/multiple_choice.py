@@ -24,6 +24,12 @@ CIRCULAR_COPY = 1_000_000
 ROUNDS = ("round-1", "round-2", "round-3", "round-4")
 
 
+FILES = ("SEED-Bench.json", "SEED-Bench_v2_level1_2_3.json", "seed_bench.json")
+OPTIONS = ("choice_a", "choice_b", "choice_c", "choice_d")
+ONE_PICTURE = ("image", "single image")
+"""Data types of items about one picture, in the first and the second edition."""
+
+
 @register
 class MMBench(Benchmark):
     """Round r moves the first r - 1 choices to the end, so that the right letter changes; a question has as many rounds
@@ -110,12 +116,6 @@ def _options(row: Record, answer: str) -> tuple[str, ...]:
     if len(options) < 2 or len(set(options)) < len(options) or set(options) & {"", "nan"}:
         raise row.error(f"the options are {shown(options, 80)}, expected two to four different ones")
     return options
-
-
-FILES = ("SEED-Bench.json", "SEED-Bench_v2_level1_2_3.json", "seed_bench.json")
-OPTIONS = ("choice_a", "choice_b", "choice_c", "choice_d")
-ONE_PICTURE = ("image", "single image")
-"""Data types of items about one picture, in the first and the second edition."""
 
 
 @register

@@ -26,6 +26,18 @@ SHUFFLE_GRID = 8
 """A shuffled picture is cut into 8 × 8 equal blocks: one per patch in a miniature of 64 image tokens. Ours."""
 
 
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}")
+"""The beginning of a URL; one letter would be a drive."""
+LONGEST_PATH = 4096
+"""Longer text is no path on any system in use."""
+CHANNELS = (1, 3, 4)
+"""Grey, RGB, and RGB with transparency."""
+ALLOWED = (
+    "a path, a PIL picture, an array (height, width, 3), a tensor (3, height, width), the bytes of a picture file, or "
+    "a vh.LazyImage"
+)
+
+
 class Operation(Protocol):
     """Something done to a decoded RGB picture. Implementations are frozen dataclasses: samples stay comparable."""
 
@@ -94,18 +106,6 @@ class ShuffleBlocks:
 
 def _within(edge: int, length: int) -> int:
     return min(max(edge, 0), length - 1)
-
-
-ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}")
-"""The beginning of a URL; one letter would be a drive."""
-LONGEST_PATH = 4096
-"""Longer text is no path on any system in use."""
-CHANNELS = (1, 3, 4)
-"""Grey, RGB, and RGB with transparency."""
-ALLOWED = (
-    "a path, a PIL picture, an array (height, width, 3), a tensor (3, height, width), the bytes of a picture file, or "
-    "a vh.LazyImage"
-)
 
 
 @dataclass(frozen=True)

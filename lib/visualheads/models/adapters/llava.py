@@ -69,6 +69,4 @@ register(Adapter("LlavaNextForConditionalGeneration", LAYERS, tiles, processor_s
 register(
     Adapter("LlavaOnevisionForConditionalGeneration", LAYERS, limited_tiles, processor_settings=onevision_settings)
 )
-register(
-    Adapter("FastVlmForConditionalGeneration", LAYERS, feature_map, eager_tower=True, processor="LlavaProcessor")
-)
+register(Adapter("FastVlmForConditionalGeneration", LAYERS, feature_map, eager_tower=True, processor="LlavaProcessor"))

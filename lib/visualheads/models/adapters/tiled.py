@@ -1,4 +1,4 @@
-"""InternVL, Idefics3 and SmolVLM: tiles of the stretched picture, then the whole picture; pixel shuffle merges patches."""
+"""InternVL, Idefics3 and SmolVLM: tiles of the stretched picture, then the whole; pixel shuffle merges patches."""
 
 from __future__ import annotations
 
