@@ -1,20 +1,15 @@
-"""The processor of a checkpoint: for pictures only, complete, in agreement with the config, its chat template tried."""
+"""The processor of a checkpoint: for pictures only, complete, and in agreement with the model's config."""
 
 from __future__ import annotations
 
 import re
-import sys
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import jinja2
 from huggingface_hub.errors import StrictDataclassError
-from jinja2 import nodes
 
 from visualheads.errors import CheckpointError, MissingDependencyError, UnsupportedModelError, VisualHeadsError
 from visualheads.models.adapters import Adapter
@@ -28,14 +23,6 @@ FILES = {
 TRAINERS = ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of")
 HUB_ADVICE = re.compile(r"\s*(If you were trying to load it from|Checkout your internet|Otherwise, make sure).*", re.S)
 PACKAGE = re.compile(r"pip install ([\w.\[\]-]+)|requires the ([\w.-]+) library|No module named '([\w]+)")
-
-
-LONGEST = 200_000
-"""Characters: the longest known templates, with tools and many languages, have a tenth of it."""
-SECONDS = 2.0
-"""More than a thousand times what a template takes for one question."""
-GENERATION = re.compile(r"\{%-?\s*(end)?generation\s*-?%\}")
-"""transformers' own tag, which marks the assistant's part."""
 
 
 def load_processor(place: str, config: Any, adapter: Adapter, **settings: Any) -> Any:
@@ -189,54 +176,3 @@ def _check_files(folder: Path) -> None:
                 f"{folder} has no {what} ({' or '.join(names[:2])}); save it there with "
                 "processor.save_pretrained(folder), or copy the files from the model it was tuned from."
             )
-
-
-def check_template(template: str) -> None:
-    """Refuse a template that is broken or multiplies texts; it is not run.
-
-    Raises
-    ------
-    CheckpointError
-    """
-    if len(template) > LONGEST:
-        raise CheckpointError(f"the chat_template has {len(template)} characters; {LONGEST} are allowed.")
-    parser = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
-    try:
-        tree = parser.parse(GENERATION.sub("", template))
-    except jinja2.TemplateError as error:
-        raise CheckpointError(f"the chat_template is no Jinja template ({error}); fetch or write it again.") from error
-    for kind in (nodes.Mul, nodes.Pow):
-        for found in tree.find_all(kind):
-            raise CheckpointError(
-                f"the chat_template multiplies (line {found.lineno}), which can fill any memory; remove that."
-            )
-
-
-@contextmanager
-def rendering() -> Iterator[None]:
-    """Around the first rendering of a template: its faults become CheckpointError, and it has to end in SECONDS.
-
-    Templates run in transformers' sandbox, which leaves them loops and macros; a trace function counts their time.
-    """
-    before = sys.gettrace()
-    sys.settrace(_watch(time.monotonic() + SECONDS))
-    try:
-        yield
-    except (jinja2.TemplateError, ArithmeticError, ValueError, TypeError, LookupError, AttributeError, RecursionError,
-            MemoryError) as error:  # fmt: skip
-        told = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"the chat_template fails ({type(error).__name__}: {told})") from error
-    finally:
-        sys.settrace(before)
-
-
-def _watch(until: float) -> Any:
-    def lines(_frame: FrameType, _event: str, _argument: object) -> Any:
-        if time.monotonic() > until:
-            raise OverflowError(f"it did not end in {SECONDS:g} seconds")
-        return lines
-
-    def calls(frame: FrameType, _event: str, _argument: object) -> Any:
-        return lines if frame.f_code.co_filename == "<template>" else None
-
-    return calls

@@ -17,7 +17,7 @@ from visualheads.cards import Card
 from visualheads.errors import CheckpointError, ImageError, ParameterError, SampleError, got
 from visualheads.models.adapters import Adapter
 from visualheads.models.adapters.registry import image_token
-from visualheads.models.processors import check_template, rendering
+from visualheads.models.templates import check_template, rendering
 
 if TYPE_CHECKING:
     from visualheads.tasks.sample import Sample
