@@ -14,8 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from visualheads.miniatures.smol import questions
-from visualheads.miniatures.smol.packing import ASK, END, prefix_ids
-from visualheads.miniatures.smol.pictures import as_pixels
+from visualheads.miniatures.smol.packing import ASK, END, as_pixels, prefix_ids
 from visualheads.miniatures.smol.scenes import Scene
 from visualheads.models.smol.architecture import GRID, IMAGE_TOKENS
 

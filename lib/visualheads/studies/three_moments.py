@@ -25,7 +25,7 @@ from visualheads.analysis.three_moments import chosen_heads
 from visualheads.cards import data_folder, learned_file
 from visualheads.errors import StoreError
 from visualheads.heads.selection import depth_stage
-from visualheads.miniatures.smol.pictures import as_pixels, as_saved
+from visualheads.miniatures.smol.packing import as_pixels, as_saved
 from visualheads.miniatures.smol.scenes import Scene, draw_scene, render, use_sheet
 from visualheads.miniatures.smol.sprites import read_sheet
 from visualheads.models.smol.joined_model import join, read_learned, weights_identity, with_untrained_projector
@@ -178,7 +178,9 @@ def trace_moment(name: str, language_model: Any, head: Any, prompts: Sequence[Pr
 @torch.no_grad()
 def behaviours(language_model: Any, seed: int = 0) -> dict[str, NDArray[np.float64]]:
     """What heads do on random tokens that are told twice: `BEHAVIOURS`, means over rows of the second telling."""
-    drawn = torch.randint(100, language_model.config.vocab_size, (SEQUENCES, REPEATED), generator=seeded(seed))
+    drawn = torch.randint(
+        100, language_model.config.vocab_size, (SEQUENCES, REPEATED), generator=torch.Generator().manual_seed(seed)
+    )
     ids = torch.cat([drawn, drawn], 1)
     with eager(language_model):
         layers = language_model(input_ids=ids, output_attentions=True, use_cache=False).attentions
@@ -186,10 +188,6 @@ def behaviours(language_model: Any, seed: int = 0) -> dict[str, NDArray[np.float
     rows = torch.arange(REPEATED, 2 * REPEATED - 1)
     keys = {"sink": 0 * rows, "previous": rows - 1, "induction": rows - REPEATED + 1, "copying": rows - REPEATED}
     return {name: attention[:, :, rows, key].mean(-1).double().numpy() for name, key in keys.items()}
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def knockout(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from visualheads.miniatures.smol.learner import Learner
-from visualheads.miniatures.smol.pictures import as_saved, draw_box
+from visualheads.miniatures.smol.packing import as_saved, draw_box
 from visualheads.miniatures.smol.scenes import Placed, Scene, draw_scene, render
 from visualheads.miniatures.smol.sprites import CLASSES, COLOURS
 from visualheads.models.smol.architecture import GRID
