@@ -12,15 +12,23 @@ import torch
 
 from visualheads.cards import Card, data_folder, name_of
 from visualheads.errors import ParameterError, UnsupportedModelError, got
-from visualheads.models import blueprints, checkpoints, lora, weights
+from visualheads.models import blueprints, checkpoints, weights
 from visualheads.models.adapters import adapter_of
 from visualheads.models.blueprints import Blueprint
-from visualheads.models.devices import AUTO, CPU, chosen_device, chosen_dtype, in_places, room_for
+from visualheads.models.devices import (
+    AUTO,
+    CPU,
+    bits_of,
+    chosen_device,
+    chosen_dtype,
+    in_places,
+    quantization_of,
+    room_for,
+)
 from visualheads.models.processors import fill, readable
 from visualheads.models.progress import quiet
 from visualheads.models.prompting import PLAIN_PROMPT, Prompts, prompts_of
 from visualheads.models.provenance import hash_weights
-from visualheads.models.quantization import bits_of, quantization_of
 from visualheads.models.self_check import validate_capture
 from visualheads.models.wrapper import Shape, VisionLanguageModel
 
@@ -93,24 +101,13 @@ def load(
         Where memory does not suffice.
     """
     source = checkpoints.resolve(name)
+    form = {"prompt": prompt, "system": system, "chat_template": chat_template}
     if source.card is not None and source.card.joined:
         if adapter is not None or quantization_config is not None or device_map is not None:
             raise ParameterError(f"{source.name} takes no adapter, quantization_config or device_map; leave them out.")
-        form = {"prompt": prompt, "system": system, "chat_template": chat_template}
         return _joined(source, device, dtype, revision, validate, form)
-    tuning = Path(adapter) if adapter is not None else None
-    if lora.is_lora(source.folder):
-        if tuning is not None:
-            raise ParameterError(f"adapter: got {str(adapter)!r}, but {source.location} is an adapter itself.")
-        tuning, source = source.folder, lora.base_of(source)
-    if tuning is not None and not lora.is_lora(tuning):
-        raise ParameterError(got("adapter", str(tuning), f"a folder with {lora.CONFIG}", suggest=False))
-    checkpoints.check_revision(source, revision)
-    revision = revision or (source.card.revision if source.card and source.folder is None else None) or None
-    plan = blueprints.of_source(source, revision, processor_from=tuning)
-    prompts = prompts_of(
-        plan.processor, plan.adapter, source.card, prompt=prompt, system=system, chat_template=chat_template
-    )
+    ready = blueprints.prepare(source, revision, adapter, **form)
+    source, plan, tuning, revision = ready.source, ready.plan, ready.tuning, ready.revision or None
     miniature = source.card is not None and source.card.miniature
     if device_map is not None and device is not None:
         raise ParameterError("device_map: got a device beside it; give one of the two.")
@@ -144,9 +141,9 @@ def load(
         "weights": "+".join(filter(None, (files, bits_of(quantized), hash_weights(tuning) if tuning else ""))),
     }
     if tuning is not None:
-        module = lora.applied(module, tuning)
+        module = weights.with_lora(module, tuning)
     card = source.card if tuning is None else None  # a tuned model is not the catalogued one
-    return _wrapped(module, prompts, identity["checkpoint"], card, identity, validate)
+    return _wrapped(module, ready.prompts, identity["checkpoint"], card, identity, validate)
 
 
 def _joined(
@@ -210,7 +207,7 @@ def wrap(
     CheckpointError
         For a LoRA that changes nothing, or a chat template that cannot be used.
     """
-    inner, tuned = lora.unwrapped(module)
+    inner, tuned = weights.unwrapped(module)
     adapter = adapter_of(type(inner))
     fill(processor, inner.config, adapter)
     prompts = prompts_of(processor, adapter, card, prompt=prompt, system=system, chat_template=chat_template)
@@ -282,7 +279,7 @@ def weights_hash(module: Any) -> str:
 def _wrapped(
     module: Any, prompts: Prompts, name: str, card: Card | None, identity: dict[str, str], validate: bool
 ) -> VisionLanguageModel:
-    module, tuned = lora.unwrapped(module)
+    module, tuned = weights.unwrapped(module)
     if prompts.adapter.softcap(module.config) and module.config.get_text_config()._attn_implementation == "sdpa":
         raise UnsupportedModelError(
             f"{type(module).__name__} caps its attention scores, which SDPA cannot; build it with "

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from visualheads.errors import BoxError, RecordError, close_matches, shown
-from visualheads.tasks import prompts, records
+from visualheads.paths import slug_of
+from visualheads.tasks import questions, records
 from visualheads.tasks.benchmark import Benchmark
 from visualheads.tasks.questions import Question, Reading
 from visualheads.tasks.records import Record
@@ -62,6 +63,11 @@ class Table(Benchmark):
         both: tuple[Format, ...] = ("letters", "free") if all(with_choices) else ("free", "letters")
         self.formats = both if any(with_choices) else ("free",)
 
+    @property
+    def store_name(self) -> str:
+        """With the file's name: several tables may lie in one folder."""
+        return f"{self.name}-{slug_of(self.file.stem)}"
+
     def files(self, split: str) -> list[Path]:
         del split
         return [self.file]
@@ -84,7 +90,7 @@ class Table(Benchmark):
 
     def wording(self, question: Question, condition: str, format: str, choices: Sequence[str]) -> str:
         text = question.texts[condition]
-        return prompts.with_letters(text, choices) if format == "letters" else prompts.short_answer(text)
+        return questions.with_letters(text, choices) if format == "letters" else questions.short_answer(text)
 
     def _records(self) -> Iterator[Record | RecordError]:
         if self.file.suffix.lower() in JSON_ENDINGS:
