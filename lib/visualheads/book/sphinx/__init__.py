@@ -1,8 +1,8 @@
 """The book's Sphinx extension: charts and explorer that need no network, the API chapter, provenance, light pages.
 
-    extensions = ["visualheads.book.sphinx"]        # Sphinx configuration
-    [project.entry-points."myst_nb.mime_renderers"]  # pyproject.toml, for the outputs of notebooks
-    offline_vega = "visualheads.book.sphinx:VegaLiteMime"
+extensions = ["visualheads.book.sphinx"]        # Sphinx configuration
+[project.entry-points."myst_nb.mime_renderers"]  # pyproject.toml, for the outputs of notebooks
+offline_vega = "visualheads.book.sphinx:VegaLiteMime"
 """
 
 from __future__ import annotations

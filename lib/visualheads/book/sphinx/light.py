@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shutil
-from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -25,7 +25,6 @@ MATHJAX = "sphinx-mathjax-offline"
 MATHJAX_SCRIPT = "tex-mml-chtml.js"
 MATHJAX_FONTS = "output/chtml/fonts/woff-v2"
 ICONS = Path("scripts/fontawesome.js")
-ICON_STYLE = "icons.css"
 THEME_STYLE = Path("styles/pydata-sphinx-theme.css")
 UNUSED = ("**/*.map", "**/*.LICENSE.txt", "scripts/fontawesome.js", "vendor", "locales", "sphinx-thebe.*", "*.html")
 """In the book's `_static`."""
@@ -46,8 +45,8 @@ def lighten(app: Sphinx, error: Exception | None) -> None:
     for path, text in pages.items():
         has_math = 'class="math' in text
         math = math or has_math
-        is_search = path.name == "search.html"
-        path.write_text(SCRIPT.sub(lambda found: _kept(found[0], has_math, is_search), text), encoding="utf-8")
+        kept = partial(_kept, has_math=has_math, is_search=path.name == "search.html")
+        path.write_text(SCRIPT.sub(kept, text), encoding="utf-8")
     static = out / "_static"
     for pattern in UNUSED if math else (*UNUSED, "mathjax"):
         for path in sorted(static.glob(pattern)):
@@ -56,8 +55,9 @@ def lighten(app: Sphinx, error: Exception | None) -> None:
         without_outputs(path)
 
 
-def _kept(script: str, has_math: bool, is_search: bool) -> str:
+def _kept(found: re.Match[str], has_math: bool, is_search: bool) -> str:
     """A script element where its page uses it, else nothing."""
+    script = found[0]
     tag = script.partition(">")[0]
     body = script.partition(">")[2].lower()
     unused = (
@@ -77,7 +77,7 @@ def write_icons(static: Path, pages: str) -> None:
         return
     glyphs = (static / ICONS).read_text(encoding="utf-8")
     rules = [
-        '[class*="fa-"].fa-solid { background: currentcolor; display: inline-block; height: 1em; vertical-align: -0.125em; }',
+        ".fa-solid { background: currentcolor; display: inline-block; height: 1em; vertical-align: -0.125em; }",
         ".fa-lg { font-size: 1.25em; }",
     ]
     for name in sorted(set(ICON_CLASS.findall(pages))):
