@@ -11,9 +11,10 @@ import numpy as np
 import xarray as xr
 
 from visualheads.models.provenance import hash_list
-from visualheads.store import files, shards
+from visualheads.store import files
 from visualheads.store.layout import DONE, HASHES, StorePlan, write_planned
 from visualheads.store.schema import text_as_objects
+from visualheads.store.shards import record_key
 from visualheads.store.stored import Stored
 from visualheads.store.variables import MAP_COORDINATES
 
@@ -44,7 +45,7 @@ def lengthen(stored: Stored, plan: StorePlan) -> None:
         write_planned(draft, longer)
         for index in range(stored.n_shards):
             record = stored.record(index)
-            for key in (*record.files, shards.key_of(index), f"{DONE}/c.{index}") if record else ():
+            for key in (*record.files, record_key(index), f"{DONE}/c.{index}") if record else ():
                 (draft / key).parent.mkdir(parents=True, exist_ok=True)
                 os.link(path / key, draft / key)
         path.rename(before)

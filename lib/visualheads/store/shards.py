@@ -33,7 +33,7 @@ class Record:
     answers: str = ""
 
 
-def key_of(index: int) -> str:
+def record_key(index: int) -> str:
     """The file of a shard's record within its store."""
     return f"{FOLDER}/{index}.json"
 
@@ -41,13 +41,13 @@ def key_of(index: int) -> str:
 def read_record(path: Path, index: int) -> Record | None:
     """The record of a shard; None where there is none. Raises StoreError for a damaged one."""
     try:
-        attributes = files.unsealed((path / key_of(index)).read_bytes())["attributes"]
+        attributes = files.unsealed((path / record_key(index)).read_bytes())["attributes"]
         checksums = {key: (crc, length) for key, (crc, length) in attributes["files"].items()}
         return Record(tuple(attributes["samples"]), checksums, attributes["circumstance"], str(attributes["answers"]))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(files.damage_told(path, key_of(index), "checksum")) from error
+        raise StoreError(files.damage_told(path, record_key(index), "checksum")) from error
 
 
 def write_record(path: Path, index: int, record: Record) -> None:
@@ -58,4 +58,4 @@ def write_record(path: Path, index: int, record: Record) -> None:
         "circumstance": dict(record.circumstance),
         "answers": record.answers,
     }
-    files.write_file(path / key_of(index), files.sealed({"attributes": attributes}), sync=True)
+    files.write_file(path / record_key(index), files.sealed({"attributes": attributes}), sync=True)

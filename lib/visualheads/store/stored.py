@@ -15,10 +15,10 @@ import xarray as xr
 import zarr
 
 from visualheads.errors import StoreError
-from visualheads.store import files, shards
+from visualheads.store import files
 from visualheads.store.layout import DONE, FORMAT, READABLE
 from visualheads.store.schema import text_as_objects
-from visualheads.store.shards import Record
+from visualheads.store.shards import Record, read_record, record_key
 from visualheads.store.variables import MAP_COORDINATES
 
 CIRCUMSTANCE = "circumstance"
@@ -95,7 +95,7 @@ class Stored:
     def record(self, index: int) -> Record | None:
         """What a shard says of itself; None where it is not done. Raises StoreError where its record is damaged."""
         if self.attrs["visualheads_store"] == FORMAT:
-            return shards.read_record(self.path, index)
+            return read_record(self.path, index)
         part = slice(index * self.shard, (index + 1) * self.shard)
         told = str(self._circumstances[index])
         return Record(tuple(self.ids[part]), {}, json.loads(told) if told else {}) if self.done[index] else None
@@ -116,7 +116,7 @@ class Stored:
         found = [self.record(index) for index in range(self.n_shards)]
         for index, record in enumerate(found):
             if record is None and done[index]:
-                raise StoreError(files.damage_told(self.path, shards.key_of(index), "missing"))
+                raise StoreError(files.damage_told(self.path, record_key(index), "missing"))
             self.files.known.update(record.files if record else {})
         return found
 

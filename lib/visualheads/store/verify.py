@@ -7,8 +7,9 @@ import zipfile
 from pathlib import Path
 
 from visualheads.errors import StoreError
-from visualheads.store import files, shards
+from visualheads.store import files
 from visualheads.store.layout import DONE, FORMAT
+from visualheads.store.shards import read_record, record_key
 from visualheads.store.stored import Stored, opened
 
 MARK = b"\x01"
@@ -55,7 +56,7 @@ def repair(path: str | Path) -> list[int]:
         for index in damaged_shards(stored):
             undone.append(index)
             (stored.path / _mark(index)).unlink(missing_ok=True)
-            (stored.path / shards.key_of(index)).unlink(missing_ok=True)
+            (stored.path / record_key(index)).unlink(missing_ok=True)
         for index in _unmarked(stored):
             files.write_file(stored.path / _mark(index), MARK)
     return undone
@@ -65,7 +66,7 @@ def _unmarked(stored: Stored) -> list[int]:
     """The shards that are done, and whose mark for other readers is not there, or damaged."""
     if "shard" not in stored.attrs or stored.attrs["visualheads_store"] != FORMAT:
         return []
-    done = [index for index in range(stored.n_shards) if (stored.path / shards.key_of(index)).exists()]
+    done = [index for index in range(stored.n_shards) if (stored.path / record_key(index)).exists()]
     return [index for index in done if files.read_file(stored.path, _mark(index)) != MARK]
 
 
@@ -80,11 +81,11 @@ def damaged_shards(stored: Stored) -> dict[int, dict[str, str]]:
 def _faults(path: Path, index: int) -> dict[str, str]:
     mark = files.read_file(path, _mark(index))
     try:
-        record = shards.read_record(path, index)
+        record = read_record(path, index)
     except StoreError:
-        return {shards.key_of(index): "checksum"}
+        return {record_key(index): "checksum"}
     if record is None:
-        return {} if mark is None else {shards.key_of(index): "missing"}
+        return {} if mark is None else {record_key(index): "missing"}
     return files.faults(path, record.files)
 
 
