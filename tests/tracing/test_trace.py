@@ -23,8 +23,7 @@ from visualheads.models.loading import wrap
 from visualheads.store import write as store
 from visualheads.store.schema import assert_valid
 from visualheads.tasks.sample import LazyImage
-from visualheads.tracing.batching import plan_batches, prefetched
-from visualheads.tracing.forward import run
+from visualheads.tracing.forward import plan_batches, prefetched, run
 from visualheads.tracing.measures import MEASURES
 from visualheads.tracing.trace import prepare_store, trace, trace_to_store
 

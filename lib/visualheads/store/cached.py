@@ -14,7 +14,7 @@ from visualheads.errors import ParameterError, StoreError, got
 from visualheads.store import files
 from visualheads.store.layout import write_whole
 from visualheads.store.read import open_store, read_attrs
-from visualheads.store.verify import verify
+from visualheads.store.upkeep import verify
 
 LIVE = ".zarr"
 

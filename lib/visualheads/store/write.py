@@ -36,11 +36,9 @@ from zarr.storage import LocalStore
 from visualheads.errors import IdentityMismatch, StoreError, listed
 from visualheads.store import files
 from visualheads.store.layout import DONE, FORMAT, HASHES, SHARD, StorePlan, shard_slice, write_planned
-from visualheads.store.lengthen import lengthen, restore
-from visualheads.store.shards import Record, write_record
-from visualheads.store.stored import Stored, opened
+from visualheads.store.stored import Record, Stored, opened, write_record
+from visualheads.store.upkeep import damaged_shards, lengthen, repair, restore
 from visualheads.store.variables import MAP_COORDINATES, SELECTED_COORDINATES
-from visualheads.store.verify import damaged_shards, repair
 
 __all__ = ["SHARD", "CircumstanceWarning", "StorePlan", "create", "pending", "todo", "write_shard"]
 
