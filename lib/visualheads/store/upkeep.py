@@ -1,4 +1,4 @@
-"""Stores that exist: is every file as it was written; damaged shards to be done anew; the same store, longer."""
+"""Stores that exist: verified, repaired, lengthened; and datasets kept until their identity changes."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import json
 import os
 import shutil
 import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from visualheads.errors import StoreError
+from visualheads.errors import ParameterError, StoreError, got
 from visualheads.models.provenance import hash_list
 from visualheads.store import files
-from visualheads.store.layout import DONE, FORMAT, HASHES, StorePlan, write_planned
+from visualheads.store.layout import DONE, FORMAT, HASHES, StorePlan, write_planned, write_whole
+from visualheads.store.read import open_store, read_attrs
 from visualheads.store.schema import text_as_objects
 from visualheads.store.stored import Stored, opened, read_record, record_key
 from visualheads.store.variables import MAP_COORDINATES
@@ -23,10 +26,9 @@ from visualheads.store.variables import MAP_COORDINATES
 MARK = b"\x01"
 """Content of the file that marks a shard as done."""
 UNREADABLE_FILE = "unreadable"
-
-
 REPLACED = ".replaced"
 """Ending of the name of a store while a longer one is put in its place."""
+LIVE = ".zarr"
 
 
 def verify(path: str | Path) -> dict[str, str]:
@@ -199,3 +201,56 @@ def _joined(there: xr.Dataset, new: xr.Dataset) -> xr.Dataset:
     return text_as_objects(
         coords.drop_dims(["sample", MAP_COORDINATES[0]], errors="ignore").assign_coords(along | groups)
     )
+
+
+def kept(path: str | Path, kind: str, identity: Mapping[str, Any], make: Callable[[], xr.Dataset]) -> xr.Dataset:
+    """Return the dataset kept at `path`, in memory; make and keep it where there is none of this identity.
+
+    Parameters
+    ----------
+    path : path
+        A name that ends in `.zarr`.
+    kind : str
+        What the store holds, such as "grounding"; readers of traces and sweeps leave it alone.
+    identity : mapping
+        What decides the numbers: a store of another one, or a damaged one, is replaced. Whatever JSON can hold.
+    make : callable
+        Computes the dataset; its attributes are not kept.
+
+    Raises
+    ------
+    ParameterError
+        For another file name.
+    StoreError
+        Where nothing can be written. What is there appears whole or not at all.
+    """
+    path = Path(path)
+    if path.suffix != LIVE:
+        raise ParameterError(got("path", str(path), f"a name that ends in {LIVE}"))
+    if not is_current(path, kind, identity):
+        _replace(path, make(), {"kind": kind, "identity": dict(identity)})
+    return open_store(path).load()
+
+
+def is_current(path: str | Path, kind: str, identity: Mapping[str, Any]) -> bool:
+    """Whether a sound store of this kind and identity is there."""
+    try:
+        attrs = read_attrs(path)
+        return (attrs.get("kind"), attrs.get("identity")) == (kind, json.loads(json.dumps(dict(identity)))) and not (
+            verify(path)
+        )
+    except StoreError:
+        return False
+
+
+def _replace(path: Path, ds: xr.Dataset, attrs: Mapping[str, Any]) -> None:
+    draft = files.draft_of(path)
+    try:
+        with files.refusals_told(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(draft, ds, attrs)
+            if path.exists():
+                shutil.rmtree(path)
+            draft.rename(path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
