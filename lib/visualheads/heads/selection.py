@@ -30,7 +30,18 @@ COLUMNS = {"estimate": "score", "lower": "low", "upper": "high"}
 
 
 def depth_stage(n_layers: int) -> list[str]:
-    """Return "early", "middle" or "late" for each layer (code for 32 and 40 layers, thirds elsewhere)."""
+    """Return the depth stage of each layer.
+
+    Parameters
+    ----------
+    n_layers : int
+        Layers of the language model.
+
+    Returns
+    -------
+    list of str
+        "early", "middle" or "late" for each layer: the paper's code for 32 and 40 layers, thirds elsewhere.
+    """
     return depth_stages(n_layers)[0].tolist()
 
 
@@ -44,13 +55,37 @@ def select(
     above_null: xr.DataArray | None = None,
     query: str | None = None,
 ) -> xr.DataArray:
-    """Return the chosen heads, bool (model, layer, head): per model the `k` best by a ranking.
+    """Return the chosen heads: of each model the `k` best by a ranking. Ties go to the lower layer and head.
 
-    `ds` is a traced dataset, or a ranking (model, layer, head) itself. `k` is a count, a share of all the model's
-    heads, or None: all heads that `above_null` lets through, or detection's rule without it. `largest=False` takes
-    the lowest. `stage` keeps to layers of one depth; `above_null` (bool, as from `nulls.above_null`) to heads above
-    a null. Where fewer heads remain than `k`, all of them are chosen. Ties go to the lower layer and head. Raises
-    HeadError where no head remains.
+    Parameters
+    ----------
+    ds : xarray.Dataset or xarray.DataArray
+        A traced dataset, or a ranking (model, layer, head) itself.
+    by : str
+        The ranking, as in `rank`.
+    k : int or float, optional
+        A count, or a share of all the model's heads; where fewer remain, all of them. By default all heads that
+        `above_null` lets through, or without it as many as detection's rule takes.
+    largest : bool
+        False: the lowest.
+    stage : {"early", "middle", "late", "all"}
+        Only layers of this depth.
+    above_null : xarray.DataArray, optional
+        Only heads above a null: bool (model, layer, head), as from `above_null`.
+    query : str, optional
+        The attention row, as in `rank`.
+
+    Returns
+    -------
+    xarray.DataArray
+        bool (model, layer, head).
+
+    Raises
+    ------
+    HeadError
+        Where no head remains.
+    ParameterError
+        For an unknown ranking or stage.
     """
     largest = checked_flag("largest", largest)
     if above_null is not None and not isinstance(above_null, xr.DataArray):
