@@ -242,8 +242,10 @@ def verdict_of(row: pd.Series) -> str:
 
 def moment_maps(ds: xr.Dataset, score: str = "looking") -> pd.DataFrame:
     """Return one score of every head at every moment, the mean over samples: moment, layer, head, value, chosen."""
-    means = head_score(ds, score).mean("sample").rename("value")
-    numbered = means.assign_coords(layer=np.arange(ds.sizes["layer"]), head=np.arange(ds.sizes["head"]))
-    chosen = ds["chosen"].drop_vars("depth_stage", errors="ignore").assign_coords(numbered.drop_vars("model").coords)
-    told = xr.Dataset({"value": numbered, "chosen": chosen}).transpose("model", "layer", "head")
-    return told.to_dataframe().reset_index().rename(columns={"model": "moment"})
+    means = head_score(ds, score).mean("sample")
+    dims = ("model", "layer", "head")
+    told = xr.Dataset(
+        {"value": (dims, means.transpose(*dims).values), "chosen": (dims[1:], ds["chosen"].values)},
+        {"model": ds["model"].values, **{dim: np.arange(ds.sizes[dim]) for dim in dims[1:]}},
+    )
+    return told.to_dataframe(dim_order=dims).reset_index().rename(columns={"model": "moment"})
