@@ -19,6 +19,7 @@ from visualheads.book.catalogue import ABLATION, MODELS, RESULTS, book_pages, mo
 from visualheads.book.protocols import run_full
 from visualheads.book.run import Report, run_pages, silent
 from visualheads.book.sphinx import provenance, reference
+from visualheads.book.sphinx.switch import SIBLINGS
 from visualheads.book.traces import trace_all
 from visualheads.cards import cards
 from visualheads.charts.display import MIME
@@ -31,19 +32,23 @@ SUFFIXES = (".md", ".ipynb")
 def written(root: Path, target: Path) -> Path:
     """Write the table of contents for the pages there are; return `target`."""
     told = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
-    told["parts"] = [
-        {**part, "chapters": chapters}
-        for part in told.get("parts", [])
-        if (chapters := [new for entry in part["chapters"] for new in _expanded(root, entry)])
-    ]
+    siblings: dict[str, list[str]] = {}
+    parts = []
+    for part in told.get("parts", []):
+        chapters = [new for entry in part["chapters"] for new in _expanded(root, entry, siblings)]
+        parts += [{**part, "chapters": chapters}] if chapters else []
+    told |= {"parts": parts, "meta": {SIBLINGS: siblings}}
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(yaml.safe_dump(told, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return target
 
 
-def _expanded(root: Path, entry: dict[str, Any]) -> list[dict[str, Any]]:
+def _expanded(root: Path, entry: dict[str, Any], siblings: dict[str, list[str]]) -> list[dict[str, Any]]:
+    """The entry where its page is there; of a pattern's pages the first, which gets `siblings` to switch to."""
     if "glob" in entry:
-        return _by_model(sorted(_pages(root, entry["glob"])))
+        found = [page["file"] for page in _by_model(sorted(_pages(root, entry["glob"])))]
+        siblings.update({found[0]: found[1:]} if len(found) > 1 else {})
+        return [{"file": file, **({"title": entry["title"]} if "title" in entry else {})} for file in found[:1]]
     there = any((root / f"{entry['file']}{suffix}").is_file() for suffix in SUFFIXES) if "file" in entry else True
     return [entry] if there else []
 
