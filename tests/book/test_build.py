@@ -13,6 +13,7 @@ import yaml
 
 from helpers.browser import PHONE, Pages, browser
 from visualheads.book.build import render_book
+from visualheads.book.export import export_page
 from visualheads.book.page import Page
 from visualheads.book.run import run_page
 from visualheads.errors import ParameterError, VisualHeadsError
@@ -194,6 +195,15 @@ def test_a_chosen_head_stays_chosen_on_the_next_page(book: Path, pages: Pages) -
     pages.open(html(book) / "models" / "other.html")
     assert pages.run(chosen) == after
     pages.run("localStorage.clear()")
+
+
+@pytest.mark.browser
+def test_a_page_in_one_file_needs_nothing_else(book: Path, pages: Pages, tmp_path: Path) -> None:
+    target = export_page(book / "book" / "models" / "fixture.ipynb", tmp_path / "alone" / "fixture.html", book)
+    pages.open(target)
+    assert pages.errors() == []
+    assert {url for url in pages.requests() if url.startswith("file:")} == {target.as_uri()}
+    assert pages.run("return document.querySelectorAll('.vega-live svg.marks').length") == 2
 
 
 @pytest.mark.browser

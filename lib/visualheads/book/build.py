@@ -159,7 +159,7 @@ def render_book(root: str | Path = ".", force: bool = False, report: Report = si
     toc = written(root, root / BUILD / "_toc.yml")
     reference.written(root / BUILD / "api.txt")
     report("building the book")
-    log = _jupyter_book(root, fresh, toc)
+    log = jupyter_book(root, fresh, toc)
     made = fresh / "_build" / "html"
     if not (made / INDEX).is_file():
         raise VisualHeadsError(f"Jupyter Book ended without {INDEX}; the end of its log:\n{_end(log)}")
@@ -178,19 +178,24 @@ def checked_root(root: str | Path) -> Path:
     return root
 
 
-def _jupyter_book(root: Path, fresh: Path, toc: Path) -> str:
-    arguments = ["build", ".", "--path-output", str(fresh), "--toc", str(toc), *STRICT]
+def jupyter_book(root: Path, target: Path, toc: Path, strict: bool = True, builder: str = "html") -> str:
+    """Run Jupyter Book with these contents into a folder; return its log.
+
+    Raises VisualHeadsError with what tells most of the log when it fails, with `strict` on any warning.
+    """
+    arguments = ["build", ".", "--path-output", str(target), "--toc", str(toc), "--builder", builder]
+    arguments += STRICT if strict else ()
     environment = {**os.environ, "PYTHONWARNINGS": "", "NO_COLOR": "1", provenance.ROOT: str(root)}
     done = subprocess.run(
         [sys.executable, "-c", RUN, *arguments],
         cwd=root, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     log = done.stdout + done.stderr
+    (root / BUILD).mkdir(parents=True, exist_ok=True)
     (root / BUILD / "build.log").write_text(log, encoding="utf-8")
     if done.returncode:
         raise VisualHeadsError(
-            f"the strict build failed (exit code {done.returncode}); all of it is in "
-            f"{BUILD / 'build.log'}:\n{_end(log)}"
+            f"the build failed (exit code {done.returncode}); all of it is in {BUILD / 'build.log'}:\n{_end(log)}"
         )
     return log
 

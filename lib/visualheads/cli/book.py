@@ -12,6 +12,7 @@ from visualheads.cli.console import out, say
 from visualheads.cli.options import grouped
 from visualheads.errors import KernelError, ParameterError, got
 from visualheads.paths import project_folder
+from visualheads.store import files
 
 
 @grouped
@@ -32,6 +33,32 @@ def page(
     _check_values(root, model, given)
     written = run_model_page(root, model, given, force=force)
     say(str(written))
+
+
+@grouped
+def export_page(
+    model: Annotated[str, typer.Argument(help="Catalogue name, folder or hub id.")],
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="A parameter of notebooks/model.ipynb."),
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File to write.", show_default="MODEL.html")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run the notebook even where nothing changed.")] = False,
+) -> None:
+    """Run the model notebook for one model and write its page as a single HTML file, without building the book."""
+    from visualheads.book import export
+    from visualheads.book.catalogue import run_model_page
+    from visualheads.models.checkpoints import resolve
+
+    resolve(model)
+    root, given = project_root(), parameters(parameter or [])
+    _check_values(root, model, given)
+    written = run_model_page(root, model, given, force=force)
+    target = target or Path(f"{written.stem}.html")
+    with files.refusals_told(target):
+        say(str(export.export_page(written, target, root)))
 
 
 def _check_values(root: Path, model: str, given: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@
   const NEAR = "800px 0px"; // how far outside the window a chart is drawn
   const PALE = { color: "#ced6dd" }; // on dark pages, for marks that Vega-Lite draws in black where none is given
   const root = document.documentElement;
-  const folder = new URL(".", document.currentScript.src);
+  const folder = new URL(".", document.currentScript.src || location.href); // a page in one file has all in it
   const isDark = () => root.dataset.theme === "dark";
   const isNarrow = (box) => box.clientWidth > 0 && box.clientWidth < NARROW;
   const views = (window.bookViews = []);

@@ -1,7 +1,7 @@
 """Pages of one kind, such as those of the models, behind one entry of the contents: a select at their top goes on.
 
-The table of contents names the first; its `meta` names the others (`visualheads.book.build.written`). They are no chapters
-of their own: figures have the same number on each, and the page before and after is the first one's.
+The table of contents names the first; its `meta` names the others (`visualheads.book.build.written`). They are no
+chapters of their own: figures have the same number on each, and the page before and after is the first one's.
 """
 
 from __future__ import annotations
