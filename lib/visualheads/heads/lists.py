@@ -27,7 +27,7 @@ import numpy as np
 import xarray as xr
 import yaml
 
-from visualheads.errors import HeadError, ParameterError, RecordError, checked_path, got, shown
+from visualheads.errors import HeadError, ParameterError, RecordError, checked, got, shown
 from visualheads.paths import slug_of
 from visualheads.store import files
 
@@ -55,6 +55,7 @@ class HeadScore:
     scored: bool = True
 
 
+@checked
 def export_scores(ranking: xr.DataArray, path: str | os.PathLike[str]) -> Path:
     """Write a ranking (layer, head), with or without `model` (one) and `bound`, to `path` (.json or .csv); return it.
 
@@ -62,7 +63,7 @@ def export_scores(ranking: xr.DataArray, path: str | os.PathLike[str]) -> Path:
     digit; a file that is there is replaced whole or not at all. Raises HeadError for another suffix, several models,
     or dimensions other than these, DiskFullError, and StoreError where nothing can be written.
     """
-    path = checked_path("file of head scores", path)
+    path = Path(path)
     if not isinstance(ranking, xr.DataArray):
         raise HeadError(got("ranking", ranking, "a DataArray (layer, head), such as vh.rank returns"))
     if path.suffix.lower() not in (".json", ".csv"):
@@ -87,6 +88,7 @@ def export_scores(ranking: xr.DataArray, path: str | os.PathLike[str]) -> Path:
     return path
 
 
+@checked
 def read_scores(
     path: str | os.PathLike[str], shape: tuple[int, int] | None = None, model: str | None = None
 ) -> xr.DataArray:
@@ -99,7 +101,7 @@ def read_scores(
     dimension `bound` ("lower", "estimate", "upper"). `model` names the model where the file does not. Raises
     RecordError for malformed files and HeadError for heads outside `shape` or listed twice.
     """
-    path = checked_path("file of head scores", path)
+    path = Path(path)
     if shape is not None and not (isinstance(shape, tuple) and len(shape) == 2):
         raise ParameterError(got("shape", shape, "(layers, heads)"))
     if not (model is None or isinstance(model, str)):

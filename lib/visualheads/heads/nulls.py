@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import expit
 
-from visualheads.errors import HeadError, ParameterError, checked_number, got
+from visualheads.errors import HeadError, ParameterError, checked, got
 from visualheads.heads.bootstrap import LEVEL, N_BOOT, bootstrap, picture_sums
 from visualheads.heads.ranking import HEAD_DIMS, rankings, sample_scores, samples_with_control
 from visualheads.heads.selection import shapes_of
@@ -28,6 +28,7 @@ EM_STEPS = 500
 EM_TOLERANCE = 1e-9
 
 
+@checked
 def above_null(
     ds: xr.Dataset,
     *,
@@ -81,7 +82,6 @@ def above_null(
         Where no control is given, or one shares no prompt with `ds`, asks a prompt twice, has another shape, or lacks a
         model.
     """
-    checked_number("fdr", fdr, 0, 1)
     values = sample_scores(ds, measure, query=query)
     if untrained is not None:
         rankings(untrained)  # refuses what is no Dataset

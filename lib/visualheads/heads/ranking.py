@@ -17,7 +17,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from visualheads.errors import HeadError, ParameterError, checked_flag, checked_number, checked_seed, checked_whole, got
+from visualheads.errors import HeadError, ParameterError, checked, got
 from visualheads.heads.bootstrap import LEVEL, N_BOOT, Grouping, PictureSums, bounded, picture_sums, picture_weights
 
 
@@ -83,8 +83,6 @@ class LocalizationSums(PictureSums):
         )
 
 
-MOST_DRAWS = 10**6
-"""Bootstrap draws and splits at most: their weights are held in memory."""
 HEAD_DIMS = ("model", "layer", "head")
 DETECTION_K = 100
 """K of the released code (files named heads-100), used from 1000 heads on."""
@@ -162,6 +160,7 @@ def _sums(ds: xr.Dataset, values: xr.DataArray, by: str, model: int, query: str 
     )  # fmt: skip
 
 
+@checked
 def rank(
     ds: xr.Dataset,
     by: str = "detection",
@@ -192,8 +191,6 @@ def rank(
     bootstrap over pictures. NaN samples are left out; a head without any finite sample, and a head the model does
     not have, is NaN.
     """
-    interval, seed = checked_flag("interval", interval), checked_seed(seed)
-    n_boot, level = checked_whole("n_boot", n_boot, highest=MOST_DRAWS), checked_number("level", level, 0, 1)
     values = sample_scores(ds, by, query=query, k=k)
     models = [_sums(ds, values, by, place, query, k) for place in range(values.sizes["model"])]
     mean = np.concatenate([sums.means(np.ones((1, len(sums.pictures))))[:, 0] for sums in models])

@@ -13,7 +13,7 @@ import xarray as xr
 from jaxtyping import Bool
 from numpy.typing import NDArray
 
-from visualheads.errors import HeadError, ParameterError, checked_flag, got, shown
+from visualheads.errors import HeadError, ParameterError, checked, got, shown
 from visualheads.heads.ranking import HEAD_DIMS, K, head_count, rank, top_heads
 from visualheads.store.schema import depth_stages
 from visualheads.store.variables import STAGES
@@ -30,6 +30,7 @@ def depth_stage(n_layers: int) -> list[str]:
     return depth_stages(n_layers)[0].tolist()
 
 
+@checked
 def select(
     ds: xr.Dataset | xr.DataArray,
     by: str = "detection",
@@ -48,7 +49,6 @@ def select(
     a null. Where fewer heads remain than `k`, all of them are chosen. Ties go to the lower layer and head. Raises
     HeadError where no head remains.
     """
-    largest = checked_flag("largest", largest)
     if above_null is not None and not isinstance(above_null, xr.DataArray):
         raise ParameterError(got("above_null", above_null, "a bool DataArray, vh.above_null(…).above_null"))
     if stage not in (*STAGES, "all"):

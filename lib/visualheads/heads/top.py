@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import xarray as xr
 
-from visualheads.errors import ParameterError, got
+from visualheads.errors import ParameterError, checked, checked_whole, got
 from visualheads.heads.ranking import rank
 
 COLUMNS = {"estimate": "score", "lower": "low", "upper": "high"}
@@ -16,6 +16,7 @@ def label(layer: int, head: int) -> str:
     return f"L{layer}H{head}"
 
 
+@checked
 def top(
     ds: xr.Dataset, by: str = "detection", n: int = 20, *, query: str | None = None, model: str | None = None
 ) -> pd.DataFrame:
@@ -45,8 +46,7 @@ def top(
     ParameterError
         For an unknown ranking or model, or fewer than one head.
     """
-    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-        raise ParameterError(got("n", n, "a whole number of heads, 1 or more"))
+    n = checked_whole("n", n)
     scores = rank(ds, by, interval=True, query=query)
     names = [str(name) for name in scores["model"].values]
     if model is not None and model not in names:

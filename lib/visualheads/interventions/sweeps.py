@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from visualheads.errors import ModeError, ParameterError, StoreError, got
+from visualheads.errors import ModeError, StoreError, checked, checked_name
 from visualheads.heads.selection import head_sets
 from visualheads.interventions import results
 from visualheads.interventions.engine.run import Job
@@ -31,6 +31,7 @@ SHARD = 8
 """Samples per shard: every set runs on each of them, so that a shard is work for many passes."""
 
 
+@checked
 def ablate(
     model: VisionLanguageModel,
     samples: Sequence[Sample],
@@ -78,6 +79,7 @@ def ablate(
     return results.single(found)
 
 
+@checked
 def steer(
     model: VisionLanguageModel,
     samples: Sequence[Sample],
@@ -105,6 +107,7 @@ def steer(
     return results.single(found)
 
 
+@checked
 def sweep(
     model: VisionLanguageModel,
     samples: Sequence[Sample],
@@ -142,6 +145,7 @@ def sweep(
     return results.dataset(effects, run.coords)
 
 
+@checked
 def sweep_to_store(
     model: VisionLanguageModel,
     samples: Sequence[Sample],
@@ -190,6 +194,7 @@ def sweep_path(folder: str | os.PathLike[str], model: str, task: str, mode: str,
     return Path(folder) / model / f"{task}.{mode}-{positions}.zarr"
 
 
+@checked
 def open_sweeps(folder: str | os.PathLike[str], mode: str, positions: str = ALL) -> xr.Dataset:
     """All stored sweeps of one mode and positions, in memory: dims model, set, layer, head, sample.
 
@@ -198,8 +203,7 @@ def open_sweeps(folder: str | os.PathLike[str], mode: str, positions: str = ALL)
     (`visualheads.store.join`): another bias, the same sample twice; ParameterError for unknown names.
     """
     for what, value, allowed in (("mode", mode, MODES), ("positions", positions, POSITIONS)):
-        if value not in allowed:
-            raise ParameterError(got(what, value, allowed))
+        checked_name(what, value, allowed)
     paths = sorted(path for path in Path(folder).glob("*/*") if path.name.endswith((".zarr", PACKED)))
     chosen = [path for path in paths if read_attrs(path).get("kind") == kind_of(mode, positions)]
     chosen = [path for path in chosen if path.suffix == ".zarr" or path.with_suffix("") not in chosen]

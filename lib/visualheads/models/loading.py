@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from visualheads.cards import Card, data_folder, name_of
-from visualheads.errors import ParameterError, UnsupportedModelError, got
+from visualheads.errors import ParameterError, UnsupportedModelError, checked, checked_text, got
 from visualheads.models import blueprints, checkpoints, lora, weights
 from visualheads.models.adapters import adapter_of
 from visualheads.models.blueprints import Blueprint
@@ -30,6 +30,7 @@ UNTRAINED_PICTURES = 8
 """Shipped emoji scenes on which an untrained projector is scaled."""
 
 
+@checked
 def load(
     name: str | os.PathLike[str],
     device: str | torch.device | None = None,
@@ -101,6 +102,8 @@ def load(
     ready = blueprints.prepare(source, revision, adapter, **form)
     source, plan, tuning, revision = ready.source, ready.plan, ready.tuning, ready.revision or None
     miniature = source.card is not None and source.card.miniature
+    if device_map is not None and (not device_map or not isinstance(device_map, (str, dict))):
+        raise ParameterError(got("device_map", device_map, "auto, or {module: device} as transformers takes it"))
     if device_map is not None and device is not None:
         raise ParameterError("device_map: got a device beside it; give one of the two.")
     placed = AUTO if device_map is not None else chosen_device(device, miniature)
@@ -162,6 +165,7 @@ def _joined(
     return _wrapped(module, prompts, source.name, source.card, identity, validate)
 
 
+@checked
 def wrap(
     module: Any,
     processor: Any,
@@ -199,8 +203,14 @@ def wrap(
     CheckpointError
         For a LoRA that changes nothing, or a chat template that cannot be used.
     """
+    if name is not None:
+        checked_text("name", name, empty=False)
+    if card is not None and not isinstance(card, Card):
+        raise ParameterError(got("card", card, "a Card of visualheads.cards.cards(), or None"))
     inner, tuned = lora.unwrapped(module)
     adapter = adapter_of(type(inner))
+    if getattr(processor, "tokenizer", None) is None or getattr(processor, "image_processor", None) is None:
+        raise ParameterError(got("processor", type(processor).__name__, "the model's processor, of AutoProcessor"))
     fill(processor, inner.config, adapter)
     prompts = prompts_of(processor, adapter, card, prompt=prompt, system=system, chat_template=chat_template)
     active = "+".join(["", *tuned.active_adapters]) if tuned is not None else ""
