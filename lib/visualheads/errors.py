@@ -152,7 +152,8 @@ def checked_number(what: str, value: Any, above: float = -math.inf, below: float
             number = float(value)
             if above < number < below:
                 return number
-    raise ParameterError(got(what, value, f"a number above {above:g} and below {below:g}"))
+    bounds = "a finite number" if above == -math.inf else f"a number above {above:g} and below {below:g}"
+    raise ParameterError(got(what, value, bounds))
 
 
 def checked_path(what: str, value: Any) -> Path:
