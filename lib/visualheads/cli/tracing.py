@@ -14,7 +14,7 @@ from visualheads.cli.console import as_json, bar, err, out, say, warnings_as_not
 from visualheads.cli.options import AnswerPrefix, Fresh, Json, Loading, Name, Questions, Results, grouped, load
 from visualheads.errors import ParameterError, got
 from visualheads.paths import RESULTS
-from visualheads.tracing.batching import BATCH_TOKENS
+from visualheads.tracing.forward import BATCH_TOKENS
 
 if TYPE_CHECKING:
     from visualheads.tracing.jobs import TraceJob
