@@ -204,7 +204,6 @@ def checked_dataset(what: str, value: Any) -> Any:
 
 
 ARGUMENTS: dict[str, Callable[[str, Any], Any]] = {
-    "ds": checked_dataset,
     "seed": partial(checked_whole, lowest=0, highest=SEEDS),
     "bias": checked_number,
     "level": partial(checked_number, above=0, below=1),

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from visualheads.errors import ParameterError, VisualHeadsError, checked, got
+from visualheads.errors import ParameterError, VisualHeadsError, checked, checked_dataset, got
 from visualheads.explorer.look_data import MEAN, Look, Row
 from visualheads.explorer.measures import MEASURES
 from visualheads.explorer.shown import Explorer
@@ -65,6 +65,7 @@ def explore(
     ParameterError
         Where the Dataset has neither kind of map.
     """
+    checked_dataset("ds", ds)
     kind = next((name for name in (MAPS, MEAN_MAP) if name in ds), None)
     if kind is None or "layer" not in ds.dims:
         raise ParameterError(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import xarray as xr
 
-from visualheads.errors import ParameterError, SchemaError, checked
+from visualheads.errors import ParameterError, SchemaError, checked, checked_dataset
 from visualheads.store.validate import violations
 from visualheads.store.variables import (
     COORDINATE_NAMES,
@@ -55,7 +55,6 @@ PAPER_STAGES = {32: (10, 20), 40: (13, 27)}
 """First layer of the middle and of the late stage, read off the authors' released code (layers → bounds)."""
 
 
-@checked
 def assert_valid(ds: xr.Dataset) -> None:
     """Check that a traced dataset keeps the schema and its invariants.
 
@@ -69,6 +68,7 @@ def assert_valid(ds: xr.Dataset) -> None:
     SchemaError
         With every violation.
     """
+    checked_dataset("ds", ds)
     found = violations(ds)
     if found:
         raise SchemaError(found)
