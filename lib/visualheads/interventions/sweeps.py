@@ -41,7 +41,6 @@ class Change(TypedDict, total=False):
     max_new_tokens: int
 
 
-@checked
 def ablate(
     model: VisionLanguageModel,
     samples: Sequence[Sample],
@@ -115,7 +114,6 @@ def ablate(
     )
 
 
-@checked
 def steer(
     model: VisionLanguageModel,
     samples: Sequence[Sample],
