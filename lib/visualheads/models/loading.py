@@ -12,15 +12,23 @@ import torch
 
 from visualheads.cards import Card, data_folder, name_of
 from visualheads.errors import ParameterError, UnsupportedModelError, got
-from visualheads.models import blueprints, checkpoints, lora, weights
+from visualheads.models import blueprints, checkpoints, weights
 from visualheads.models.adapters import adapter_of
 from visualheads.models.blueprints import Blueprint
-from visualheads.models.devices import AUTO, CPU, chosen_device, chosen_dtype, in_places, room_for
+from visualheads.models.devices import (
+    AUTO,
+    CPU,
+    bits_of,
+    chosen_device,
+    chosen_dtype,
+    in_places,
+    quantization_of,
+    room_for,
+)
 from visualheads.models.processors import fill, readable
 from visualheads.models.progress import quiet
 from visualheads.models.prompting import PLAIN_PROMPT, Prompts, prompts_of
 from visualheads.models.provenance import hash_weights
-from visualheads.models.quantization import bits_of, quantization_of
 from visualheads.models.self_check import validate_capture
 from visualheads.models.wrapper import Shape, VisionLanguageModel
 
@@ -133,7 +141,7 @@ def load(
         "weights": "+".join(filter(None, (files, bits_of(quantized), hash_weights(tuning) if tuning else ""))),
     }
     if tuning is not None:
-        module = lora.applied(module, tuning)
+        module = weights.with_lora(module, tuning)
     card = source.card if tuning is None else None  # a tuned model is not the catalogued one
     return _wrapped(module, ready.prompts, identity["checkpoint"], card, identity, validate)
 
@@ -199,7 +207,7 @@ def wrap(
     CheckpointError
         For a LoRA that changes nothing, or a chat template that cannot be used.
     """
-    inner, tuned = lora.unwrapped(module)
+    inner, tuned = weights.unwrapped(module)
     adapter = adapter_of(type(inner))
     fill(processor, inner.config, adapter)
     prompts = prompts_of(processor, adapter, card, prompt=prompt, system=system, chat_template=chat_template)
@@ -271,7 +279,7 @@ def weights_hash(module: Any) -> str:
 def _wrapped(
     module: Any, prompts: Prompts, name: str, card: Card | None, identity: dict[str, str], validate: bool
 ) -> VisionLanguageModel:
-    module, tuned = lora.unwrapped(module)
+    module, tuned = weights.unwrapped(module)
     if prompts.adapter.softcap(module.config) and module.config.get_text_config()._attn_implementation == "sdpa":
         raise UnsupportedModelError(
             f"{type(module).__name__} caps its attention scores, which SDPA cannot; build it with "

@@ -25,7 +25,7 @@ from visualheads.interventions.sweeps import sweep
 from visualheads.studies import ablation
 from visualheads.studies.grounding import MOST_HEADS, ground
 from visualheads.tasks import task as benchmark
-from visualheads.tasks.prompts import free_form
+from visualheads.tasks.questions import free_form
 
 if TYPE_CHECKING:
     from visualheads.models.wrapper import VisionLanguageModel

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from visualheads.heads.selection import depth_stage
 from visualheads.miniatures.smol import questions
-from visualheads.miniatures.smol.packing import ASK, END, prefix_ids
-from visualheads.miniatures.smol.pictures import as_pixels
+from visualheads.miniatures.smol.packing import ASK, END, as_pixels, prefix_ids
 from visualheads.miniatures.smol.scenes import Scene, render
 from visualheads.miniatures.smol.sprites import SpriteSheet
 from visualheads.models.smol.architecture import GRID, IMAGE_TOKENS

@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol
 
 from visualheads.cards import data_folder
 from visualheads.errors import ParameterError, checked_flag, checked_seed, checked_whole, got
-from visualheads.tasks import prompts, records, scoring
+from visualheads.tasks import questions, records, scoring
 from visualheads.tasks.questions import Question, Reading
 from visualheads.tasks.sample import Format, LazyImage, Sample
 from visualheads.tasks.sampling import CONTROLS, Plan, Samples, draw_samples
@@ -124,8 +124,8 @@ class Benchmark(ABC):
         """The whole text put after the picture."""
         text = question.texts[condition]
         if format == "letters":
-            return prompts.with_letters(text, choices)
-        return prompts.free_form(text, marked=condition in self.marked)
+            return questions.with_letters(text, choices)
+        return questions.free_form(text, marked=condition in self.marked)
 
     def score(self, samples: Sequence[Sample], predictions: Sequence[str]) -> dict[str, float]:
         """The benchmark's own figures by name, 0…1. Raises ParameterError when the lengths differ."""

@@ -12,7 +12,7 @@ from visualheads.errors import ParameterError, UnknownTaskError, got
 from visualheads.paths import slug_of
 from visualheads.tasks.benchmark import Benchmark
 
-MODULES = ("looktwice", "pope", "mmbench", "seedbench", "qbench", "table")
+MODULES = ("looktwice", "pope", "multiple_choice", "table")
 """Modules of `visualheads.tasks` that register benchmarks."""
 
 _REGISTERED: dict[str, type[Benchmark]] = {}

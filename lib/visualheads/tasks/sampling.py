@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, TypeVar
 
 from visualheads.errors import BoxError, ImageError, ParameterError, RecordError, listed, shown
-from visualheads.tasks.operations import DrawBox, ShuffleBlocks, Whiten
+from visualheads.tasks.pictures import DrawBox, ShuffleBlocks, Whiten
 from visualheads.tasks.questions import Question, Reading
 from visualheads.tasks.sample import LETTERS, Box, LazyImage, Sample, checked_box, clip_box
 

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from helpers.smol import learner
+from visualheads.miniatures.smol.evaluation import exact_answers
 from visualheads.miniatures.smol.packing import IGNORED, pack, right_answers
-from visualheads.miniatures.smol.quick_evaluation import exact_answers
 from visualheads.miniatures.smol.training import (
     STAGES,
     Mix,
@@ -20,7 +20,7 @@ from visualheads.miniatures.smol.training import (
     train,
     training_rows,
 )
-from visualheads.models.smol.lora import add_lora
+from visualheads.models.smol.joined_model import add_lora
 
 SMALL = Stage("smol-1.5", True, 1e-2, 1e-2, Mix(pictures=1, texts=1, letters=0.5, asked=3))
 

@@ -12,16 +12,14 @@ from safetensors.torch import load_file
 
 from visualheads.cards import data_folder
 from visualheads.errors import CheckpointError
+from visualheads.miniatures.smol.evaluation import exact_answers
 from visualheads.miniatures.smol.learner import Learner
-from visualheads.miniatures.smol.quick_evaluation import exact_answers
 from visualheads.miniatures.smol.scenes import use_sheet
 from visualheads.miniatures.smol.sprites import read_sheet
 from visualheads.miniatures.smol.training import STAGES, Mix, train, training_rows
-from visualheads.models.smol.architecture import SIDE
+from visualheads.models.smol.architecture import FEATURES, SIDE, Projector, lite2_config
 from visualheads.models.smol.base_weights import LANGUAGE, TOWER, check_prepared
-from visualheads.models.smol.lora import add_lora
-from visualheads.models.smol.projector import Projector
-from visualheads.models.smol.tower import FEATURES, lite2_config
+from visualheads.models.smol.joined_model import add_lora
 
 MOMENTS = (25, 100, 200, 400, 800, 1500, 2500, 4000)
 """Steps whose weights are kept, for traces of the heads in the course of training."""

@@ -17,13 +17,12 @@ from torch.nn import functional
 
 from visualheads.miniatures.smol import questions
 from visualheads.miniatures.smol.learner import Learner
-from visualheads.miniatures.smol.packing import Packed, pack, prefix_ids
-from visualheads.miniatures.smol.pictures import as_saved, draw_box
+from visualheads.miniatures.smol.packing import Packed, as_saved, draw_box, pack, prefix_ids
 from visualheads.miniatures.smol.questions import Question
 from visualheads.miniatures.smol.run_files import Run, RunFiles
 from visualheads.miniatures.smol.scenes import draw_scene, render
 from visualheads.models.smol.architecture import IMAGE_TOKENS
-from visualheads.models.smol.lora import lora_layers
+from visualheads.models.smol.joined_model import lora_layers
 
 Row = tuple[Sequence[int], Sequence[Question]]
 WEIGHTS = {"list": 0.5, "tally": 0.5}

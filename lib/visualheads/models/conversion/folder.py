@@ -12,20 +12,27 @@ import torch
 from visualheads.cards import cards
 from visualheads.errors import CheckpointError, ParameterError, UnknownModelError, got
 from visualheads.models.checkpoints import RECORD
-from visualheads.models.conversion.checks import check_written
 from visualheads.models.conversion.configs import (
+    PROMPTS,
     Recipe,
     generation_config,
     model_config,
     processor_of,
+    prompt_name,
     recipe_of,
     tower_config,
 )
 from visualheads.models.conversion.plan import embedding_of, has_tower, plan
-from visualheads.models.conversion.prompts import PROMPTS, prompt_name
 from visualheads.models.conversion.sources import Original, read_original
 from visualheads.models.conversion.tokens import words_of
-from visualheads.models.conversion.write import check_room, check_target, hidden_folder, write_json, write_weights
+from visualheads.models.conversion.write import (
+    check_room,
+    check_target,
+    check_written,
+    hidden_folder,
+    write_json,
+    write_weights,
+)
 from visualheads.models.progress import Wish, progress_bar, quiet
 
 SHARD_BYTES = 10**9
