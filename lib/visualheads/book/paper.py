@@ -125,11 +125,12 @@ def plans(
     folder = Path(data).expanduser().resolve()
     if not folder.is_dir():
         raise ParameterError(got("data", str(data), "a folder with a folder of official files per benchmark"))
-    task(MAIN_TASK, data=folder / MAIN_TASK).files(task(MAIN_TASK, data=folder / MAIN_TASK).default_split())
+    first = task(MAIN_TASK, data=folder / MAIN_TASK)
+    first.files(first.default_split())
     if judged < 1:
         raise ParameterError(got("judged", judged, "1 or more"))
     known = [name for name in task_names() if name != MAIN_TASK and (folder / name).is_dir()]
-    there = [name for name in known if not task(name, data=folder / name).missing()]
+    asked = [first, *(one for name in known if not (one := task(name, data=folder / name)).missing())]
     missing: list[str] = []
     found: list[Plan] = []
     for model in models or paper_models():
@@ -142,10 +143,10 @@ def plans(
             continue
         jobs = [
             TraceJob(
-                model, name, str(folder / name), formats=asked_formats(name), results=str(Path(root) / RESULTS),
-                **settings,
+                model, one.name, str(folder / one.name), formats=asked_formats(one),
+                results=str(Path(root) / RESULTS), **settings,
             )
-            for name in (MAIN_TASK, *there)
+            for one in asked
         ]  # fmt: skip
         found.append(Plan(jobs[0], tuple(jobs[1:]), str(folder), judged, str(root)))
     return found, missing

@@ -21,7 +21,7 @@ from visualheads.paths import RESULTS, slug_of
 from visualheads.store import files as disk
 from visualheads.store.stored import opened
 from visualheads.store.write import pending
-from visualheads.tasks import task, task_names
+from visualheads.tasks import Benchmark, task, task_names
 from visualheads.tracing.jobs import TraceJob
 from visualheads.tracing.measures import DEFINITIONS_VERSION, MEASURES
 
@@ -60,7 +60,9 @@ def book_jobs(root: Path, models: Sequence[str], pages: Sequence[Page], full: bo
     for model in models:
         main = own.get(model)
         others = [
-            TraceJob(model, name, formats=asked_formats(name), n=None if full else asked.get(name), results=results)
+            TraceJob(
+                model, name, formats=asked_formats(task(name)), n=None if full else asked.get(name), results=results
+            )
             for name in (taught(model) if main else (MAIN_TASK,))
             if main is None or name != main.task
         ]
@@ -68,9 +70,9 @@ def book_jobs(root: Path, models: Sequence[str], pages: Sequence[Page], full: bo
     return jobs
 
 
-def asked_formats(name: str) -> tuple[str, ...]:
+def asked_formats(benchmark: Benchmark) -> tuple[str, ...]:
     """The answer formats in which pages ask a benchmark: all of the main one, the first of the others."""
-    return tuple(task(name).formats if name == MAIN_TASK else task(name).formats[:1])
+    return tuple(benchmark.formats if benchmark.name == MAIN_TASK else benchmark.formats[:1])
 
 
 def with_controls(main: TraceJob, others: Sequence[TraceJob]) -> list[TraceJob]:

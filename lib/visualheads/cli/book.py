@@ -13,7 +13,7 @@ from rich.table import Table
 
 from visualheads.cli.console import bar, out, say
 from visualheads.cli.options import grouped
-from visualheads.cli.tracing import workers_of
+from visualheads.cli.tracing import check_workers, workers_of
 from visualheads.errors import KernelError, ParameterError, got
 from visualheads.paths import project_folder
 
@@ -121,7 +121,7 @@ def paper(
             "--model", "-m", help="Catalogue name, folder or hub id; may be repeated.", show_default="the nine"
         ),
     ] = None,
-    n: Annotated[int, typer.Option("--n", "-n", min=1, help="Questions per condition.")] = 500,
+    n: Annotated[int, typer.Option("--n", "-n", min=2, help="Questions per condition.")] = 500,
     judged: Annotated[int, typer.Option(min=1, help="Questions on which heads are removed.")] = 64,
     seed: Annotated[int, typer.Option(help="Decides the draw of questions and distractors.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, auto.", show_default="a GPU")] = None,
@@ -145,6 +145,7 @@ def paper(
     """
     from visualheads.book import paper as whole
 
+    check_workers(scheduler, cluster)
     root = project_root()
     settings: dict[str, Any] = {"n": n, "seed": seed, "device": device, "dtype": dtype, "batch_tokens": batch_tokens}
     plans, missing = whole.plans(data, model or (), root, judged, skip_bad=skip_bad, **settings)

@@ -103,10 +103,15 @@ def look(
         say(f"Wrote {explorer.save_data(data)}")
 
 
-def workers_of(scheduler: str | None, cluster: Path | None) -> Any:
-    """A context that gives the workers of a scheduler's address or of a cluster's file; None where neither is given."""
+def check_workers(scheduler: str | None, cluster: Path | None) -> None:
+    """Raise ParameterError where both are given."""
     if scheduler and cluster:
         raise ParameterError("got both --scheduler and --cluster; give the one whose workers are meant.")
+
+
+def workers_of(scheduler: str | None, cluster: Path | None) -> Any:
+    """A context that gives the workers of a scheduler's address or of a cluster's file; None where neither is given."""
+    check_workers(scheduler, cluster)
     if cluster is None:
         return nullcontext(scheduler)
     from visualheads.tracing.cluster import from_yaml
