@@ -19,12 +19,15 @@ NAMES = sorted(path.relative_to(HTML).as_posix() for path in (HTML / "book").rgl
 
 
 UNSEEN = """
-const asksForBlack = box => /"value":\\s*"black"/.test(box.querySelector('script.vega-spec').textContent);
-return [...document.querySelectorAll('.vega-chart')].flatMap(box => [
-  ...box.querySelectorAll('.vega-live .mark-rule.role-mark line'),
-  ...(asksForBlack(box) ? [] : box.querySelectorAll('.vega-live .mark-text.role-mark text')),
-]).map(mark => mark.getAttribute('stroke') || mark.getAttribute('fill'))
-  .filter(colour => ['black', '#000', '#000000'].includes(colour)).length
+const wanted = [...document.querySelectorAll('.vega-chart')].filter(box => box.clientWidth);
+return Promise.all(wanted.map(async box => {
+  const asksForBlack = /"value":"black"/.test(JSON.stringify(await bookCharts.specification(box.dataset.chart)));
+  return [
+    ...box.querySelectorAll('.vega-live .mark-rule.role-mark line'),
+    ...(asksForBlack ? [] : box.querySelectorAll('.vega-live .mark-text.role-mark text')),
+  ].map(mark => mark.getAttribute('stroke') || mark.getAttribute('fill'))
+   .filter(colour => ['black', '#000', '#000000'].includes(colour)).length;
+})).then(counts => counts.reduce((sum, count) => sum + count, 0));
 """
 """How many lines and words of charts are black; words may be where the chart asks for it, on coloured cells."""
 

@@ -53,11 +53,12 @@ class Pages:
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
 
     def wait_for_charts(self, theme: str = "") -> None:
-        """Wait until every chart is drawn (in this theme)."""
+        """Draw every chart that is not folded away, far ones too, and wait until all are (in this theme)."""
         from selenium.webdriver.support.ui import WebDriverWait
 
         script = (
-            "return [...document.querySelectorAll('.vega-chart')]"
+            "window.bookCharts?.drawAll();"
+            "return [...document.querySelectorAll('.vega-chart')].filter(c => c.clientWidth)"
             ".every(c => c.dataset.drawn && c.dataset.drawn === c.asked && c.dataset.drawn.startsWith(arguments[0]))"
         )
         WebDriverWait(self.driver, WAIT).until(lambda driver: driver.execute_script(script, theme))

@@ -18,7 +18,7 @@ from visualheads.book import inputs
 from visualheads.book.catalogue import ABLATION, MODELS, RESULTS, book_pages, model_pages, remove_outdated
 from visualheads.book.protocols import run_full
 from visualheads.book.run import Report, run_pages, silent
-from visualheads.book.sphinx import extension, reference
+from visualheads.book.sphinx import provenance, reference
 from visualheads.book.traces import trace_all
 from visualheads.cards import cards
 from visualheads.charts.display import MIME
@@ -175,7 +175,7 @@ def checked_root(root: str | Path) -> Path:
 
 def _jupyter_book(root: Path, fresh: Path, toc: Path) -> str:
     arguments = ["build", ".", "--path-output", str(fresh), "--toc", str(toc), *STRICT]
-    environment = {**os.environ, "PYTHONWARNINGS": "", "NO_COLOR": "1", extension.ROOT: str(root)}
+    environment = {**os.environ, "PYTHONWARNINGS": "", "NO_COLOR": "1", provenance.ROOT: str(root)}
     done = subprocess.run(
         [sys.executable, "-c", RUN, *arguments],
         cwd=root, env=environment, capture_output=True, text=True, check=False,
@@ -200,7 +200,7 @@ def _book_hash(root: Path) -> str:
         *generated,
         inputs.LIBRARY,
     ]
-    return f"{inputs.files_hash(places)} {extension.footer_text(root)}"
+    return f"{inputs.files_hash(places)} {json.dumps(provenance.everything(root))}"
 
 
 def _end(log: str) -> str:

@@ -44,6 +44,7 @@ for command in (
     training.scenes,
     training.weights,
     training.card,
+    training.moments,
     training.export_checkpoint,
 ):
     app.command()(command)

@@ -118,8 +118,10 @@ def answer_logits(model: Any, head: nn.Module, batch: Packed, inputs: Tensor) ->
     tuple of Tensor
         (answer token, vocabulary) and (answer token,).
     """
+    hidden_keys = torch.zeros(batch.mask.shape, dtype=inputs.dtype)
+    hidden_keys.masked_fill_(~batch.mask, torch.finfo(inputs.dtype).min)  # eager attention adds its mask
     hidden = model(
-        inputs_embeds=inputs, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
+        inputs_embeds=inputs, attention_mask=hidden_keys, position_ids=batch.positions, use_cache=False
     ).last_hidden_state
     answered = batch.targets != IGNORED
     return head(hidden[answered]).float(), batch.targets[answered]

@@ -14,6 +14,7 @@ from visualheads.cards import data_folder
 from visualheads.errors import CheckpointError
 from visualheads.miniatures.smol.evaluation import exact_answers
 from visualheads.miniatures.smol.learner import Learner
+from visualheads.miniatures.smol.localising import localise
 from visualheads.miniatures.smol.scenes import use_sheet
 from visualheads.miniatures.smol.sprites import read_sheet
 from visualheads.miniatures.smol.training import STAGES, Mix, train, training_rows
@@ -34,7 +35,9 @@ def build_learner(base: Path, data: Path) -> Learner:
 
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(base / LANGUAGE)
-    language_model: Any = AutoModelForCausalLM.from_pretrained(base / LANGUAGE, dtype=torch.bfloat16).eval()
+    language_model: Any = AutoModelForCausalLM.from_pretrained(
+        base / LANGUAGE, dtype=torch.bfloat16, attn_implementation="eager"
+    ).eval()
     tower: Any = EfficientNetModel(lite2_config(SIDE))
     tower.load_state_dict(load_file(base / TOWER))
     tower.eval()
@@ -93,4 +96,6 @@ def start(
     if stage.lora:
         learner.load({name: value.float() for name, value in load_file(before).items()})
         add_lora(learner.language_model)
+    elif not (folder / f"{name}.safetensors").is_file():
+        report(f"localised: {localise(learner, report)}")
     train(learner, stage, folder, until=until, anneal=anneal, moments=MOMENTS, evaluate=exact_answers, report=report)
