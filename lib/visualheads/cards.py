@@ -165,10 +165,14 @@ def is_available(card: Card) -> bool:
 
 
 def catalog() -> pd.DataFrame:
-    """A table of all cards, one row per model, indexed by name, with the column `available`.
+    """Return a table of all catalogued models.
 
-    available: the folder of a miniature or of a converted checkpoint, or what was learned of a joined model, is there;
-    or it can be fetched from the hub.
+    Returns
+    -------
+    pandas.DataFrame
+        One row per model, indexed by name, one column per field of a card, and `available`: the folder of a miniature
+        or of a converted checkpoint, or what was learned of a joined model, is there; or it can be fetched from the
+        hub.
     """
     import pandas as pd
 

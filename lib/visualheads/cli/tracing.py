@@ -13,7 +13,7 @@ from rich.table import Table
 from visualheads.cli.console import as_json, bar, err, out, say, warnings_as_notes
 from visualheads.cli.options import RESULTS, AnswerPrefix, Fresh, Json, Loading, Name, Questions, Results, grouped, load
 from visualheads.errors import ParameterError, got
-from visualheads.tracing.batching import BATCH_TOKENS
+from visualheads.tracing.forward import BATCH_TOKENS
 
 if TYPE_CHECKING:
     from visualheads.tracing.jobs import TraceJob

@@ -54,6 +54,11 @@ def explore(
     most
         Samples shown at most, the first of the trace.
 
+    Returns
+    -------
+    Explorer
+        Shown by the notebook.
+
     Raises
     ------
     ParameterError

@@ -158,7 +158,20 @@ def bootstrap(values: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, 
 
 
 def split_halves(ds: xr.Dataset, seed: int = 0) -> tuple[xr.Dataset, xr.Dataset]:
-    """Return two halves of the samples by picture: no picture is in both. The first has the odd picture."""
+    """Split a dataset by picture: no picture is in both halves.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        A traced dataset, with `image_id` along `sample`.
+    seed : int
+        Of the draw.
+
+    Returns
+    -------
+    tuple of xarray.Dataset
+        The halves; the first has the odd picture.
+    """
     if not isinstance(ds, xr.Dataset):
         raise ParameterError(got("ds", ds, "a Dataset of vh.trace, vh.open_store or vh.open_results"))
     ids, seed = picture_ids(ds).astype(object).astype(str), checked_seed(seed)

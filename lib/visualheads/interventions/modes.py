@@ -133,15 +133,29 @@ def weights_identity(model: VisionLanguageModel) -> dict[str, str]:
 class Intervention:
     """What is done to the chosen heads, and where.
 
-    mode        a name of MODES
-    positions   "all", "after_image" or "last_prompt"; "": the mode's default
-    bias        added to scores by the modes "boost" and "steer"; natural logarithm of the factor on a key's odds
-    reference   what mode "mean" puts in
-    boxes       sample id → box (left, top, right, bottom; original pixels) whose tokens the modes on boxes work on; of
-                samples that are not in it, the whole picture's
-    tokens      sample id → the image tokens (0 for the picture's first) that the modes on sinks take for sinks in every
-                layer, none in samples that are not in it; None: the model's own visual sinks, layer by layer
-    Raises ModeError for an unknown mode, ParameterError for other values out of range.
+    Parameters
+    ----------
+    mode : str
+        A name of `MODES`.
+    positions : str
+        "all", "after_image" or "last_prompt"; "": the mode's default.
+    bias : float, optional
+        Added to scores by the modes "boost" and "steer"; natural logarithm of the factor on a key's odds.
+    reference : Reference, optional
+        What mode "mean" puts in.
+    boxes : mapping of str to Box
+        Sample id → box (left, top, right, bottom; original pixels) whose tokens the modes on boxes work on; of samples
+        that are not in it, the whole picture's.
+    tokens : mapping of str to sequence of int, optional
+        Sample id → the image tokens (0 for the picture's first) that the modes on sinks take for sinks in every layer,
+        none in samples that are not in it. By default the model's own visual sinks, layer by layer.
+
+    Raises
+    ------
+    ModeError
+        For an unknown mode.
+    ParameterError
+        For other values out of range.
     """
 
     mode: str

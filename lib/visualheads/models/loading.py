@@ -200,6 +200,11 @@ def wrap(
     prompt, system, chat_template : optional
         The form of the prompt: see `visualheads.models.prompting.prompts_of`.
 
+    Returns
+    -------
+    VisionLanguageModel
+        As from `load`.
+
     Raises
     ------
     UnsupportedModelError

@@ -56,9 +56,17 @@ PAPER_STAGES = {32: (10, 20), 40: (13, 27)}
 
 
 def assert_valid(ds: xr.Dataset) -> None:
-    """Raise SchemaError with every violation of the schema and its invariants; return nothing when there is none.
+    """Check that a traced dataset keeps the schema and its invariants.
 
-    Reads every value: on results larger than memory give it one model or task at a time.
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Every value is read: of results larger than memory give one model or task at a time.
+
+    Raises
+    ------
+    SchemaError
+        With every violation.
     """
     found = violations(ds)
     if found:

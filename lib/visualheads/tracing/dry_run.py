@@ -15,7 +15,7 @@ from visualheads.models.checkpoints import Source
 from visualheads.models.devices import AUTO, chosen_device
 from visualheads.store.variables import QUERIES, TRACED
 from visualheads.store.write import SHARD
-from visualheads.tracing.batching import BATCH_TOKENS
+from visualheads.tracing.forward import BATCH_TOKENS
 from visualheads.tracing.jobs import TraceJob
 
 if TYPE_CHECKING:

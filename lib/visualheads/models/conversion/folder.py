@@ -45,20 +45,24 @@ DTYPES = ("float32", "bfloat16", "float16")
 class Conversion:
     """What was made of what; kept as `conversion.json` in the target.
 
-    target          folder (not kept in the file)
-    source          name of the original folder
-    card            catalogue name, empty where none was given
-    class_name      transformers class
-    text_type       type of the language model
-    preparation     how pictures are prepared: `pad` to a square, `crop`, `anyres` tiles
-    prompt          name of the prompt form
-    image_token_id  id of `<image>`
-    vocabulary      rows of the embedding
-    rows_added      how many of them the original does not have
-    tower           where the vision tower's weights came from: `checkpoint`, or its folder's name
-    dtype           of all weights
-    files           number of weight files
-    size            of the weights, in bytes
+    Attributes
+    ----------
+    target : Path
+        Folder (not kept in the file).
+    source, card : str
+        Name of the original folder; catalogue name, empty where none was given.
+    class_name, text_type : str
+        The transformers class, and the type of the language model.
+    preparation : str
+        How pictures are prepared: `pad` to a square, `crop`, `anyres` tiles.
+    prompt : str
+        Name of the prompt form.
+    image_token_id, vocabulary, rows_added : int
+        Id of `<image>`; rows of the embedding, and how many of them the original does not have.
+    tower : str
+        Where the vision tower's weights came from: `checkpoint`, or its folder's name.
+    dtype, files, size : str, int, int
+        Of all weights: type, number of files, bytes.
     """
 
     target: Path
