@@ -16,15 +16,8 @@ from visualheads.models import blueprints, checkpoints, weights
 from visualheads.models.adapters import adapter_of
 from visualheads.models.blueprints import Blueprint
 from visualheads.models.devices import (
-    AUTO,
-    CPU,
-    bits_of,
-    chosen_device,
-    chosen_dtype,
-    in_places,
-    quantization_of,
-    room_for,
-)
+    AUTO, CPU, bits_of, chosen_device, chosen_dtype, in_places, quantization_of, room_for,
+)  # fmt: skip
 from visualheads.models.processors import fill, readable
 from visualheads.models.progress import quiet
 from visualheads.models.prompting import PLAIN_PROMPT, Prompts, prompts_of
