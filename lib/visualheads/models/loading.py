@@ -12,12 +12,10 @@ import torch
 
 from visualheads.cards import Card, data_folder, name_of
 from visualheads.errors import ParameterError, UnsupportedModelError, checked, checked_text, got
-from visualheads.models import blueprints, checkpoints, weights
+from visualheads.models import blueprints, checkpoints, devices, weights
 from visualheads.models.adapters import adapter_of
 from visualheads.models.blueprints import Blueprint
-from visualheads.models.devices import (
-    AUTO, CPU, bits_of, chosen_device, chosen_dtype, in_places, quantization_of, room_for,
-)  # fmt: skip
+from visualheads.models.devices import AUTO, CPU, chosen_device, chosen_dtype, in_places, room_for
 from visualheads.models.processors import fill, readable
 from visualheads.models.progress import quiet
 from visualheads.models.prompting import PLAIN_PROMPT, Prompts, prompts_of
@@ -109,7 +107,7 @@ def load(
         raise ParameterError("device_map: got a device beside it; give one of the two.")
     placed = AUTO if device_map is not None else chosen_device(device, miniature)
     kind = chosen_dtype(dtype, placed, miniature)
-    quantized = quantization_of(plan.config, quantization_config)
+    quantized = devices.quantization_of(plan.config, quantization_config)
     places = device_map or (AUTO if placed == AUTO else {"": placed} if quantized else None)
     settings = {"device_map": places, "quantization_config": quantization_config}
     with room_for(source.name, AUTO if places == AUTO else CPU):
@@ -134,7 +132,7 @@ def load(
     identity = {
         "checkpoint": f"{called}+{name_of(tuning)}" if tuning else called,
         "revision": revision or commit or "",
-        "weights": "+".join(filter(None, (files, bits_of(quantized), hash_weights(tuning) if tuning else ""))),
+        "weights": "+".join(filter(None, (files, devices.bits_of(quantized), hash_weights(tuning) if tuning else ""))),
     }
     if tuning is not None:
         module = weights.with_lora(module, tuning)
