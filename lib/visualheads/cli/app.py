@@ -38,6 +38,7 @@ for command in (
     book.export_page,
     book.book,
     book.full,
+    book.paper,
     results.compare,
     training.convert,
     training.train,
