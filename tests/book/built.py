@@ -48,7 +48,8 @@ return [...document.querySelectorAll('main table')].filter(table => table.client
 
 FAINT = """
 const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
-const light = ([r, g, b]) => [r, g, b].map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+const linear = v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+const light = colour => colour.slice(0, 3).map(v => linear(v / 255))
   .reduce((sum, v, place) => sum + v * [0.2126, 0.7152, 0.0722][place], 0);
 const ground = box => {
   for (let at = box; at; at = at.parentElement) {
@@ -58,11 +59,14 @@ const ground = box => {
   return [255, 255, 255];
 };
 const found = new Set();
-for (const box of document.querySelectorAll('main article p, main article li, main article td, main article th, figcaption *, .vh-look *')) {
-  if (!box.clientWidth || box.closest('svg, button, [disabled], [hidden], .badge') || ![...box.childNodes].some(node => node.nodeType === 3 && node.data.trim())) continue;
+const places = 'main article p, main article li, main article td, main article th, figcaption *, .vh-look *';
+for (const box of document.querySelectorAll(places)) {
+  const hasWords = [...box.childNodes].some(node => node.nodeType === 3 && node.data.trim());
+  if (!hasWords || !box.clientWidth || box.closest('svg, button, [disabled], [hidden]')) continue;
   const [one, two] = [numbers(getComputedStyle(box).color), ground(box)].map(light);
   const ratio = (Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05);
-  if (ratio < 4.4) found.add(`${box.tagName}.${box.className}: ${ratio.toFixed(1)} ${box.textContent.trim().slice(0, 30)}`);
+  const words = box.textContent.trim().slice(0, 30);
+  if (ratio < 4.4) found.add(`${box.tagName}.${box.className}: ${ratio.toFixed(1)} ${words}`);
 }
 return [...found].slice(0, 5);
 """
@@ -74,7 +78,8 @@ const found = [];
 while (walker.nextNode()) {
   const node = walker.currentNode;
   const told = /\\bclaims? \\d+/i.exec(node.data);
-  if (told && !node.parentElement.closest('a, h1, h2, h3, h4, pre, code, svg, script, noscript, summary, .vega-live')) found.push(told[0]);
+  const apart = 'a, h1, h2, h3, h4, pre, code, svg, script, noscript, summary, .vega-live';
+  if (told && !node.parentElement.closest(apart)) found.push(told[0]);
 }
 return found;
 """
@@ -162,7 +167,7 @@ def test_explorer_keeps_its_head_from_chapter_to_chapter(pages: Pages) -> None:
     heads = "return JSON.stringify(document.querySelector('[data-explorer]').explorer.choice.heads)"
     pages.open(HTML / first)
     pages.wait_until(ready)
-    pages.run("document.querySelectorAll('.vh-cells rect')[9].dispatchEvent(new MouseEvent('click', {bubbles: true}))")
+    pages.driver.find_elements("css selector", ".vh-cells rect")[9].click()
     chosen = pages.run(heads)
     pages.open(HTML / second)
     pages.wait_until(ready)

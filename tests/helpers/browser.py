@@ -39,7 +39,7 @@ class Pages:
         self.width = 0
 
     def open(self, path: Path, width: int = 1280, height: int = 1000, draw: bool = True) -> None:
-        """Open a file at a window width and wait until all its charts are drawn; with `draw` False until it is loaded."""
+        """Open a file at a window width; wait until it is loaded and, with `draw`, all its charts are drawn."""
         self.resize(width, height)
         self.driver.get_log("performance")
         self.driver.get_log("browser")
