@@ -475,7 +475,7 @@ def test_survey_counts_heads_above_white_pictures(ds: xr.Dataset) -> None:
     )
     lower = np.zeros((4, 4))
     lower[:2] = 1.0
-    white["image_log_odds"] = white["image_log_odds"] - lower[None, :, :, None, None]
+    white["image_log_odds_no_sink"] = white["image_log_odds_no_sink"] - lower[None, :, :, None, None]
     both: xr.Dataset = xr.concat([real, white], "sample", data_vars="minimal", coords="minimal", compat="override")
     assert survey.visual_heads(both)["above"][0] == 8
 
