@@ -37,6 +37,7 @@ for command in (
     book.page,
     book.book,
     book.full,
+    book.paper,
     results.compare,
     training.convert,
     training.train,
