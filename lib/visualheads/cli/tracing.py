@@ -11,8 +11,9 @@ import typer
 from rich.table import Table
 
 from visualheads.cli.console import as_json, bar, err, out, say, warnings_as_notes
-from visualheads.cli.options import RESULTS, AnswerPrefix, Fresh, Json, Loading, Name, Questions, Results, grouped, load
+from visualheads.cli.options import AnswerPrefix, Fresh, Json, Loading, Name, Questions, Results, grouped, load
 from visualheads.errors import ParameterError, got
+from visualheads.paths import RESULTS
 from visualheads.tracing.forward import BATCH_TOKENS
 
 if TYPE_CHECKING:

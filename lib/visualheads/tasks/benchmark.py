@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from visualheads.cards import data_folder
-from visualheads.errors import ParameterError, checked_flag, checked_seed, checked_whole, got
+from visualheads.errors import ParameterError, checked, checked_whole, got
 from visualheads.tasks import questions, records, scoring
 from visualheads.tasks.questions import Question, Reading
 from visualheads.tasks.sample import Format, LazyImage, Sample
@@ -157,6 +157,7 @@ class Benchmark(ABC):
             self._readings[split] = self.read(split)
         return self._readings[split]
 
+    @checked
     def samples(
         self,
         condition: str | Sequence[str] | None = None,
@@ -186,8 +187,8 @@ class Benchmark(ABC):
             format=self._checked("format", format, self.formats),
             control="" if control is None else self._checked("control", control, CONTROLS),
             split=self.default_split() if split is None else self._checked("split", split, self.splits),
-            seed=checked_seed(seed),
-            skip_bad=checked_flag(f"{self.name}: skip_bad", skip_bad),
+            seed=seed,
+            skip_bad=skip_bad,
         )
         return draw_samples(self, request, None if n is None else checked_whole(f"{self.name}: n", n))
 
