@@ -38,7 +38,7 @@ TEXT, TUNED_TEXT = "SmolLM2, lists in words", "smol-1.5, lists in words"
 FROZEN, TUNED = "smol-frozen, pictures", "smol-1.5, pictures"
 UNTRAINED, SHUFFLED = "SmolLM2, untrained adapter", "smol-1.5, other pictures"
 """The moments, and two controls: pictures through an adapter that learned nothing, and pictures of another scene."""
-SCENES = 160
+SCENES = 110
 RANDOM_SETS, STANDARDISED, QUALITY = 5, 16, 90
 """Sets of random heads; pictures by whose features an untrained adapter is standardised; JPEG quality of pictures."""
 KIND, PROTOCOL, BITS = "three-moments", 1, 9
