@@ -186,9 +186,12 @@ def text_models() -> list[str]:
 
 
 def moments() -> dict[str, xr.Dataset]:
-    """The traced moments of training of every miniature that keeps them beside its checkpoint, in memory."""
+    """The traced moments of training of every miniature that keeps them beside its checkpoint, in memory.
+
+    They keep one attention row alone, `first_generated`; without a dimension `query` it is read whatever row is usual.
+    """
     found = {name: data_folder() / "miniatures" / name / MOMENTS for name in miniatures()}
-    return {name: open_store(path).load() for name, path in found.items() if path.is_file()}
+    return {name: open_store(path).load().squeeze("query") for name, path in found.items() if path.is_file()}
 
 
 def paper_table(newer: bool = False) -> pd.DataFrame:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from visualheads.book.sphinx import charts, explorer, light, provenance, reference, switch
-from visualheads.book.sphinx.charts import MIME, VegaLiteDirective, VegaLiteMime
+from visualheads.book.sphinx.charts import VegaLiteDirective, VegaLiteMime
+from visualheads.charts.display import MIME
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
