@@ -142,7 +142,9 @@ def load(model: str, loading: Loading) -> VisionLanguageModel:
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command `--import`, and every field of the dataclasses among its parameters as an option of its own."""
     signature = inspect.signature(command, eval_str=True)
-    groups = {name: one.annotation for name, one in signature.parameters.items() if is_dataclass(one.annotation)}
+    groups: dict[str, Any] = {
+        name: one.annotation for name, one in signature.parameters.items() if is_dataclass(one.annotation)
+    }
 
     @wraps(command)
     def run(**given: Any) -> None:
