@@ -159,7 +159,7 @@ def _stamp(path: str) -> tuple[int, int]:
     except (OSError, ValueError) as error:
         raise ImageError(f"the picture {path[:200]!r} cannot be read ({error}).") from error
     if not stat.S_ISREG(told.st_mode):  # a pipe would be waited for, a device never ends
-        raise ImageError(f"the picture {path!r} is no file; give the path of a picture.")
+        raise ImageError(f"the picture {path!r} cannot be read: it is no file; give the path of a picture.")
     return told.st_size, told.st_mtime_ns
 
 
