@@ -1,7 +1,9 @@
-"""Wrong arguments of the whole public interface: one VisualHeadsError each, which is short, and nothing is written."""
+"""Wrong arguments of the whole public interface, and hostile files: one short VisualHeadsError, nothing written."""
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 import visualheads as vh
@@ -16,6 +19,7 @@ from helpers.datasets import traced_dataset
 from helpers.families import save
 from helpers.networks import llava, picture, wrapped
 from helpers.networks import samples as some_samples
+from visualheads import plugins
 from visualheads.errors import shown
 
 NAN, INF, HUGE = float("nan"), float("inf"), 10**400
@@ -401,4 +405,114 @@ def test_wrong_arguments_are_one_error_each(tmp_path: Path) -> None:
             wrong.append(f"{told} was taken")
     assert not wrong, "\n".join(wrong)
     assert sorted(tmp_path.rglob("*")) == before
-    assert count >= 450
+    assert count >= 900
+
+
+Case = Callable[[Path], Any]
+"""Given an empty folder: writes hostile files into it, and opens the door on them."""
+
+
+def asked_of(model: vh.VisionLanguageModel, question: str) -> xr.Dataset:
+    return vh.trace(model, [vh.Sample("1", picture(0), question)], progress=False)
+
+
+def table_of(folder: Path, lines: str, name: str = "mine.csv") -> Any:
+    picture(0).save(folder / "a.png")
+    (folder / name).write_bytes(lines.encode("utf-8", "surrogatepass"))
+    samples = vh.task("table", data=folder / name).samples()
+    return [sample.open() for sample in samples]
+
+
+def checkpoint_with(folder: Path, file: str, **changes: Any) -> vh.VisionLanguageModel:
+    """The small LLaVA, with fields of one of its files changed; in processor_config.json of its image processor."""
+    made = save(*llava(), folder / "checkpoint") / file
+    content = json.loads(made.read_text())
+    content.get("image_processor", content).update(changes)
+    made.write_text(json.dumps(content))
+    return vh.load(folder / "checkpoint")
+
+
+def template_of(folder: Path, template: str) -> vh.VisionLanguageModel:
+    return vh.load(save(*llava(), folder / "checkpoint"), chat_template=template)
+
+
+def pipe(folder: Path) -> Any:
+    os.mkfifo(folder / "pipe.png")
+    return vh.Sample("1", folder / "pipe.png", "What?").open()
+
+
+def flipped_png(folder: Path) -> Any:
+    picture(0).save(folder / "a.png")
+    content = bytearray((folder / "a.png").read_bytes())
+    content[-30] ^= 0xFF
+    (folder / "a.png").write_bytes(bytes(content))
+    return vh.Sample("1", folder / "a.png", "What?").open()
+
+
+def plugin(folder: Path, *texts: str) -> None:
+    files = []
+    for number, text in enumerate(texts):
+        (folder / str(number)).mkdir()
+        files.append(folder / str(number) / "plug.py")
+        files[-1].write_text(text)
+    plugins.use([str(file) for file in files])
+
+
+def score_list(folder: Path, line: str) -> Any:
+    (folder / "heads.csv").write_text(f"model,layer,head,score,lower,upper\n{line}\n")
+    return vh.read_scores(folder / "heads.csv")
+
+
+HEAD = "id,image,question,answer\n"
+FILES: dict[str, Case] = {
+    "a pipe for a picture": pipe,
+    "a device for a picture": lambda _: vh.Sample("1", "/dev/zero", "What?").open(),
+    "a PNG with a wrong checksum": flipped_png,
+    "a tensor without values": lambda _: vh.Sample("1", torch.zeros(3, 8, 8, device="meta"), "What?"),
+    "pictures that all turn black": lambda to: checkpoint_with(to, "processor_config.json", rescale_factor=0),
+    "pixels that are no numbers": lambda to: checkpoint_with(to, "processor_config.json", image_std=[0, 0, 0]),
+    "prepared pictures of 10¹² pixels": lambda to: checkpoint_with(
+        to, "processor_config.json", size={"height": 10**6, "width": 10**6}
+    ),
+    "a filter that does not exist": lambda to: checkpoint_with(to, "processor_config.json", resample="x"),
+    "a prompt longer than the positions": lambda _: asked_of(wrapped("llava"), "what " * 100_000),
+    "a template that tells the time": lambda to: template_of(
+        to, "{{ strftime_now('%f') }}<image>{% for m in messages %}{{ m.content }}{% endfor %}"
+    ),
+    "a template that reads files": lambda to: template_of(to, "{% include '/etc/passwd' %}<image>"),
+    "a plug-in that exits": lambda to: plugin(to, "raise SystemExit"),
+    "a plug-in that interrupts": lambda to: plugin(to, "raise KeyboardInterrupt"),
+    "two plug-ins of one name, the second broken": lambda to: plugin(to, "x = 1", "1 / 0"),
+    "a plug-in without a name": lambda _: plugins.use([""]),
+    "a model with an endless name": lambda _: vh.load("x" * 5000),
+    "an endless path": lambda to: vh.export_scores(vh.rank(traced_dataset()), to / ("y/" * 4000) / "a.csv"),
+    "an interval upside down": lambda to: score_list(to, "m,0,0,1,5,0"),
+    "a model's name with a null": lambda to: score_list(to, "m\0,0,0,1,,"),
+    "a name twice in a JSON object": lambda to: table_of(
+        to, '{"id": "1", "id": "2", "image": "a.png", "question": "What?"}\n', "mine.jsonl"
+    ),
+    "an open quote": lambda to: table_of(to, HEAD + '1,a.png,"What?,red\n2,a.png,Why?,blue\n'),
+    "a link out of the folder": lambda to: (
+        (to / "l.png").symlink_to("/etc/passwd"),
+        table_of(to, HEAD + "1,l.png,What?,red\n"),
+    ),
+    "a link to itself": lambda to: (
+        (to / "l.png").symlink_to("l.png"),
+        table_of(to, HEAD + "1,l.png,What?,red\n"),
+    ),
+    "half a character": lambda to: table_of(to, HEAD + "1,a.png,What \ud800?,red\n"),
+    "columns named twice": lambda to: table_of(to, "id,id,image,question\n1,2,a.png,What?\n"),
+    "one choice": lambda to: table_of(to, "id,image,question,choice_a\n1,a.png,What?,red\n"),
+    "a gap in the choices": lambda to: table_of(to, "id,image,question,choice_a,choice_c\n1,a.png,What?,red,blue\n"),
+    "half a box": lambda to: table_of(to, "id,image,question,box_x0,box_x1\n1,a.png,What?,0,5\n"),
+}
+"""What a second attack found, or what stands for many cases of it."""
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", FILES)
+def test_hostile_files_are_one_error_each(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(plugins.VARIABLE, raising=False)
+    with pytest.raises(vh.VisualHeadsError) as refused:
+        FILES[name](tmp_path)
+    assert 10 < len(str(refused.value)) <= LONGEST

@@ -136,6 +136,7 @@ MOST = 2**31 - 1
 MOST_DRAWS = 10**6
 """Bootstrap draws and splits at most: their weights are held in memory."""
 SEEDS = 2**64 - 1
+LONGEST_PATH = 4095
 
 
 def checked_whole(what: str, value: Any, lowest: int = 1, highest: int = MOST) -> int:
@@ -161,9 +162,9 @@ def checked_path(what: str, value: Any) -> Path:
     if isinstance(value, (str, os.PathLike)):
         with suppress(ValueError, TypeError):  # of halves of characters, and of bytes
             path = Path(value)
-            if str(value) and b"\0" not in os.fsencode(path):
+            if str(value) and b"\0" not in (raw := os.fsencode(path)) and len(raw) <= LONGEST_PATH:
                 return path
-    raise ParameterError(got(what, value, "a path"))
+    raise ParameterError(got(what, value, f"a path of at most {LONGEST_PATH} bytes"))
 
 
 def checked_text(what: str, value: Any, empty: bool = True) -> str:

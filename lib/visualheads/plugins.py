@@ -11,6 +11,7 @@ A package names its modules in pyproject.toml; importing them registers what the
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import os
@@ -80,6 +81,8 @@ def _load_package(point: EntryPoint) -> None:
 
 def _located(name: str) -> str:
     """A file's full path, so that other processes find it; a module's name as it is."""
+    if not name or "\0" in name:
+        raise ParameterError(got("--import", name, "a module, or a file that exists"))
     path = Path(name) if name.endswith(".py") else Path(*name.split(".")).with_suffix(".py")
     if path.is_file():
         return str(path.resolve())
@@ -89,7 +92,9 @@ def _located(name: str) -> str:
 
 
 def _imported(name: str) -> None:
-    module = PREFIX + Path(name).stem if name.endswith(".py") else name
+    module = name
+    if name.endswith(".py"):  # two folders may hold files of one name
+        module = f"{PREFIX}{Path(name).stem}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     if module in sys.modules:
         return
     try:
@@ -97,7 +102,7 @@ def _imported(name: str) -> None:
             _import_file(module, name)
         else:
             importlib.import_module(module)
-    except Exception as error:  # what others' code may raise, nobody knows
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # what others' code may raise, nobody knows
         sys.modules.pop(module, None)
         told = f"{type(error).__name__}: {error}"
         raise ParameterError(f"--import {name}: {told}; correct it, or leave it out.") from error

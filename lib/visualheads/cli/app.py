@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -76,6 +77,9 @@ def _shared(
 
 def run(argv: Sequence[str] | None = None) -> None:
     """Run the command line; always ends in SystemExit with one of the exit codes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a sign still gets the rest
     try:
         app(args=None if argv is None else list(argv), prog_name="visualheads")
     except VisualHeadsError as error:
@@ -84,3 +88,10 @@ def run(argv: Sequence[str] | None = None) -> None:
         err.print("[bold red]Error:[/]", end=" ")
         err.print(str(error), style="red", markup=False, highlight=False)
         sys.exit(FAILED if isinstance(error, DiskFullError | KernelError) else BAD_INPUT)
+    except OSError as error:
+        if LOG.isEnabledFor(logging.DEBUG):
+            raise
+        sys.stderr.write(
+            f"Error: the system refuses: {error}; free disk or memory, or check the place of the output.\n"
+        )
+        sys.exit(FAILED)

@@ -14,12 +14,9 @@ from visualheads.cli.console import as_json, bar, err, out, say, warnings_as_not
 from visualheads.cli.options import AnswerPrefix, Fresh, Json, Loading, Name, Questions, Results, grouped, load
 from visualheads.errors import ParameterError, got
 from visualheads.paths import RESULTS
-from visualheads.tracing.forward import BATCH_TOKENS
 
 if TYPE_CHECKING:
     from visualheads.tracing.jobs import TraceJob
-
-BATCH_DEFAULT = f"{BATCH_TOKENS['cpu']} on CPUs, {BATCH_TOKENS['cuda']} on GPUs"
 
 
 @grouped
@@ -27,7 +24,7 @@ def trace(
     model: Name,
     loading: Loading,
     questions: Questions,
-    batch_tokens: Annotated[int | None, typer.Option(help="Tokens run together.", show_default=BATCH_DEFAULT)] = None,
+    batch_tokens: Annotated[int | None, typer.Option(help="Tokens run together.", show_default="by device")] = None,
     results: Results = RESULTS,
     fresh: Fresh = False,
     scheduler: Annotated[

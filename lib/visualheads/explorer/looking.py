@@ -77,7 +77,7 @@ def look(
     """
     samples = _samples(image, question)
     _check(rows, effects)
-    if not hasattr(model, "token_map"):
+    if isinstance(model, str) or not hasattr(model, "token_map"):
         from visualheads.models.loading import load
 
         model = load(cast("str", model))

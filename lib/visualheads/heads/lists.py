@@ -27,7 +27,7 @@ import numpy as np
 import xarray as xr
 import yaml
 
-from visualheads.errors import HeadError, ParameterError, RecordError, checked, got, shown
+from visualheads.errors import HeadError, ParameterError, RecordError, checked, checked_text, got, shown
 from visualheads.paths import slug_of
 from visualheads.store import files
 
@@ -333,6 +333,10 @@ def _as_ranking(
     values = np.full((1, *shape, 3), np.nan)
     listed = np.zeros(shape, dtype=bool)
     for entry in entries:
+        checked_text(f"{path}: model", entry.model)
+        if entry.lower > entry.upper:
+            told = f"{path}: interval of layer {entry.layer}, head {entry.head}"
+            raise HeadError(got(told, (entry.lower, entry.upper), "lower ≤ upper"))
         if listed[entry.layer, entry.head]:
             raise HeadError(f"{path}: layer {entry.layer}, head {entry.head} is listed twice; allowed: each head once")
         listed[entry.layer, entry.head] = True

@@ -72,18 +72,27 @@ def resolve(name: str | os.PathLike[str]) -> Source:
     known = cards()
     if text in known:
         return _catalogued(known[text])
-    path = Path(text).expanduser()
-    if path.is_dir():
+    path = _there(text)
+    if path is not None and path.is_dir():
         card = card_at(path)
         return _catalogued(card) if card else Source(name_of(text), str(path), _converted_card(path))
-    if path.is_file():
+    if path is not None:
         raise CheckpointError(f"{text!r} is a file; give the folder that holds config.json and *.safetensors.")
-    if HUB_ID.fullmatch(text) and not path.exists():
+    if HUB_ID.fullmatch(text):
         by_hub = {card.hub_id: card for card in known.values() if card.hub_id}
         return Source(text, text, by_hub.get(text))
     raise UnknownModelError(
         got("model", text, list(known), "name a catalogue entry, an existing folder, or a hub id such as owner/name")
     )
+
+
+def _there(text: str) -> Path | None:
+    """What is at a path; None where nothing is, or the text cannot be a path."""
+    try:
+        path = Path(text).expanduser()
+        return path if path.exists() else None
+    except (OSError, ValueError, RuntimeError):
+        return None
 
 
 def _catalogued(card: Card) -> Source:

@@ -258,7 +258,7 @@ def _checked(asked: Prompts) -> Prompts:
         made = Prompts(asked.processor, asked.adapter, template=asked.template, system=asked.system, as_text=as_text)
         try:
             with rendering():
-                text = made._rendered(PROBE)
+                text, again = made._rendered(PROBE), made._rendered(PROBE)
         except CheckpointError as error:
             faults.append(str(error))
             continue
@@ -268,6 +268,8 @@ def _checked(asked: Prompts) -> Prompts:
             faults.append(
                 f"it writes {text.count(marker)} image tokens {marker!r}, or not the question: {text[:120]!r}"
             )
+        elif again != text:
+            faults.append("it writes another prompt each time, as with the time of day")
         else:
             return made
     if asked.system and "leaves out the system message" in faults[0]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image, ImageOps
+from PIL.Image import Resampling
 from torch import Tensor
 
-from visualheads.errors import UnsupportedModelError
+from visualheads.errors import CheckpointError, UnsupportedModelError, got
 from visualheads.models.attention_call import read, with_bias
 from visualheads.models.generation import greedy
 from visualheads.models.weights import check_lora_effect
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from visualheads.models.wrapper import VisionLanguageModel
 
 QUESTION = "What is in the picture?"
+LARGEST_SIDE = 4096
+"""Pixels of a prepared picture's side at most: the largest known is 2,048."""
 HIDDEN_KEY = -1e4
 """Added to the scores of the image keys in the writing check: hides them in every dtype."""
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -64,11 +68,21 @@ def check_prompts(prompts: Prompts, config: Any) -> Any:
     ------
     UnsupportedModelError
         Where the processor makes another number of image tokens than the adapter expects.
+    CheckpointError
+        Where it makes the same pixels of different pictures, or pictures too large for any memory.
     """
-    from PIL import Image
-
+    _check_preparation(prompts.processor.image_processor)
     picture = Image.linear_gradient("L").resize((64, 48)).convert("RGB")
-    encoding = prompts.encode([Sample(id="check", image=picture, question=QUESTION)])
+    encoding, other = (
+        prompts.encode([Sample(id="check", image=shown, question=QUESTION)])
+        for shown in (picture, ImageOps.invert(picture))
+    )
+    pixels = encoding["pixel_values"]
+    if not bool(torch.isfinite(pixels).all()) or torch.equal(pixels, other["pixel_values"]):
+        raise CheckpointError(
+            f"{type(prompts.processor).__name__} makes equal pixels, or none that are finite, of different pictures; "
+            "correct rescale_factor, image_mean and image_std in the checkpoint's preprocessor file."
+        )
     found = int((encoding["input_ids"] == int(config.image_token_id)).sum())
     expected = len(prompts.adapter.token_map(config, prompts.processor, picture.size))
     if found != expected:
@@ -77,6 +91,21 @@ def check_prompts(prompts: Prompts, config: Any) -> Any:
             f"{expected}; processor and checkpoint do not belong together, or the adapter is wrong."
         )
     return encoding
+
+
+def _check_preparation(processor: Any) -> None:
+    """Refuse sizes of prepared pictures that would fill any memory, and filters that Pillow does not have.
+
+    Qwen-VL's edges are numbers of pixels.
+    """
+    resample = getattr(processor, "resample", None)
+    if resample is not None and resample not in list(Resampling):
+        raise CheckpointError(got("resample in the preprocessor file", resample, [int(one) for one in Resampling]))
+    most = LARGEST_SIDE**2 if hasattr(processor, "temporal_patch_size") else LARGEST_SIDE
+    for name in ("size", "crop_size"):
+        for edge, value in dict(getattr(processor, name, None) or {}).items():
+            if value is not None and not 0 < value <= most:
+                raise CheckpointError(got(f"{edge} of {name} in the preprocessor file", value, f"1 to {most:,}"))
 
 
 def _read(model: VisionLanguageModel, inputs: dict[str, Any]) -> tuple[list[str], Tensor]:

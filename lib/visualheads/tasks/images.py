@@ -6,6 +6,7 @@ import base64
 import binascii
 import hashlib
 import io
+import stat
 import struct
 from functools import lru_cache
 from pathlib import Path
@@ -61,8 +62,18 @@ def read_image(path: str = "", text: str = "") -> Image.Image:
     ImageError
         For a picture that is missing, corrupt, truncated, over MAX_PIXELS, or whose range of values is unknown.
     """
+    name = _name(path, text)
     with _opened(path, text) as picture:
-        return to_rgb(picture, _name(path, text))
+        if picture.format != "PNG":
+            return to_rgb(picture, name)
+        try:
+            picture.verify()  # checksums, which decoding leaves out; the picture has to be opened anew after it
+        except UNREADABLE as error:
+            raise ImageError(
+                f"the picture {name[:200]!r} is corrupt or truncated ({error}); copy or save it again."
+            ) from error
+    with _opened(path, text) as picture:
+        return to_rgb(picture, name)
 
 
 def file_hash(path: str) -> str:
@@ -142,12 +153,14 @@ def eight_bit(values: NDArray[np.generic], name: str) -> NDArray[np.uint8]:
 def _stamp(path: str) -> tuple[int, int]:
     """Size and time of change, by which files count as unchanged. Raises ImageError where there is no such file."""
     try:
-        stat = Path(path).stat()
+        told = Path(path).stat()
     except FileNotFoundError:
         raise ImageError(f"the picture {path!r} does not exist; check the name and the data folder.") from None
     except (OSError, ValueError) as error:
         raise ImageError(f"the picture {path[:200]!r} cannot be read ({error}).") from error
-    return stat.st_size, stat.st_mtime_ns
+    if not stat.S_ISREG(told.st_mode):  # a pipe would be waited for, a device never ends
+        raise ImageError(f"the picture {path!r} cannot be read: it is no file; give the path of a picture.")
+    return told.st_size, told.st_mtime_ns
 
 
 @lru_cache(maxsize=REMEMBERED)
@@ -178,10 +191,10 @@ def _name(path: str, text: str) -> str:
 
 def _opened(path: str = "", text: str = "") -> Image.Image:
     name = _name(path, text)
+    if path:
+        _stamp(path)
     try:
         picture = Image.open(io.BytesIO(_decoded(text, name)) if text else path)
-    except FileNotFoundError:
-        raise ImageError(f"the picture {name!r} does not exist; check the name and the data folder.") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"the picture {name!r} is larger than {MAX_PIXELS:,} pixels ({error}); shrink it.") from None
     except UnidentifiedImageError:

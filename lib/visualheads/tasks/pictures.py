@@ -232,9 +232,12 @@ def _pixels(image: Any, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """The (height, width[, channels]) uint8 array of an array or a tensor."""
     is_tensor = hasattr(image, "detach")
     if is_tensor:
-        image = image.detach().cpu()
+        image = image.detach()
         image = image.float() if image.is_floating_point() else image
-    values = np.asarray(image)
+    try:
+        values = np.asarray(image.cpu() if is_tensor else image)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ImageError(f"{name} has no values to read ({error}); give a picture with pixels.") from None
     if values.ndim == 3 and values.shape[0] in CHANNELS and (is_tensor or values.shape[-1] not in CHANNELS):
         values = np.moveaxis(values, 0, -1)
     if not values.size or values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[-1] not in CHANNELS):

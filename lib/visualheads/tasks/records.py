@@ -141,7 +141,7 @@ def json_records(path: Path) -> Iterator[Record | RecordError]:
         if not line.strip():
             continue
         try:
-            yield as_record(json.loads(line), path, line=number)
+            yield as_record(_strict(line), path, line=number)
         except (ValueError, RecursionError) as error:
             yield RecordError(f"this line is not JSON ({error})", path, number)
 
@@ -239,12 +239,25 @@ def hash_files(paths: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
+def _strict(text: str) -> Any:
+    """JSON without a name that stands twice in one object: one of its values would be lost."""
+    return json.loads(text, object_pairs_hook=_unique)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the name {max(names, key=names.count)!r} occurs twice in one object")
+    return found
+
+
 def _parsed(text: str, path: Path) -> Any:
     try:
-        return json.loads(text)
+        return _strict(text)
     except json.JSONDecodeError as error:
         raise RecordError(f"this is not JSON ({error.msg}, column {error.colno})", path, error.lineno) from None
-    except ValueError:
-        raise RecordError("a number in this JSON has too many digits", path) from None
+    except ValueError as error:
+        raise RecordError(f"this is not JSON ({error})", path) from None
     except RecursionError:
         raise RecordError("this JSON is nested too deeply to be a benchmark file", path) from None

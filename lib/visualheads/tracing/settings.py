@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +14,7 @@ from visualheads.errors import ParameterError, SampleError, checked_whole, got
 from visualheads.heads.selection import head_pairs
 from visualheads.models import provenance
 from visualheads.models.generation import Margins
+from visualheads.models.prompting import ONE_AT_A_TIME
 from visualheads.store import schema
 from visualheads.tasks.sample import Sample
 from visualheads.tracing.forward import BATCH_TOKENS, QUERIES
@@ -36,7 +38,8 @@ class Settings:
     grid            the pictures' shared whole-picture grid
     margins         what margins are over; `answers` is the hash of that
     groups          samples whose maps are averaged together
-    sizes, prompts  of each sample's picture, (width, height), and its rendered prompt, by id
+    sizes, prompts, lengths
+                    of each sample's picture, (width, height), its rendered prompt, and that one's tokens, by id
     hashes          what decides each sample's own numbers, in order
     """
 
@@ -50,6 +53,7 @@ class Settings:
     groups: tuple[schema.MapGroup, ...]
     sizes: dict[str, tuple[int, int]]
     prompts: dict[str, str]
+    lengths: dict[str, int]
     hashes: tuple[str, ...]
     answers: str
 
@@ -81,6 +85,8 @@ def settings_of(
     tokens = checked_whole("batch_tokens", tokens)
     sizes = {sample.id: sample.size() for sample in samples}
     prompts = {sample.id: model.prompts.of(sample) for sample in samples}
+    lengths = _lengths(model, prompts, sizes)
+    _check_lengths(model, lengths, max_new_tokens)
     return Settings(
         queries=queries,
         keep=kept,
@@ -92,9 +98,29 @@ def settings_of(
         groups=schema.map_groups(samples),
         sizes=sizes,
         prompts=prompts,
+        lengths=lengths,
         hashes=tuple(provenance.hash_sample(sample, prompts[sample.id]) for sample in samples),
         answers=answers_of(samples),
     )
+
+
+def _lengths(model: VisionLanguageModel, prompts: dict[str, str], sizes: dict[str, tuple[int, int]]) -> dict[str, int]:
+    """Tokens of each prompt: its text's and its picture's, without decoding the picture."""
+    with ONE_AT_A_TIME:
+        texts = model.tokenizer(list(prompts.values()))["input_ids"]
+    return {name: len(text) + len(model.token_map(sizes[name])) for name, text in zip(prompts, texts, strict=True)}
+
+
+def _check_lengths(model: VisionLanguageModel, lengths: dict[str, int], max_new_tokens: int) -> None:
+    """Refuse prompts that leave no room for an answer among the positions that the language model knows."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+    longest = max(lengths, key=lambda name: lengths[name])
+    count = lengths[longest]
+    if count + max_new_tokens > limit:
+        raise SampleError(
+            f"sample {longest!r} has a prompt of {count:,} tokens and up to {max_new_tokens} more for its answer, but "
+            f"{model.name!r} knows {limit:,} positions; shorten the question, or lower max_new_tokens."
+        )
 
 
 def answers_of(samples: Sequence[Sample]) -> str:

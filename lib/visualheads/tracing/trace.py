@@ -13,7 +13,6 @@ import xarray as xr
 from visualheads.errors import checked
 from visualheads.models.devices import fitting, in_halves
 from visualheads.models.progress import Wish, progress_bar
-from visualheads.models.prompting import ONE_AT_A_TIME
 from visualheads.store import read, schema, write
 from visualheads.store.write import SHARD
 from visualheads.tracing.collect import Collector
@@ -223,7 +222,7 @@ def _measured(
 ) -> Collector:
     """The loop: batches are planned, encoded while the model is busy, run, and their rows reduced to measures."""
     collector = Collector(model, samples, settings)
-    batches = plan_batches(_lengths(model, samples, settings), settings.batch_tokens)
+    batches = plan_batches([settings.lengths[sample.id] for sample in samples], settings.batch_tokens)
 
     def encode(batch: Sequence[int]) -> Any:
         return model.encode([samples[index] for index in batch])
@@ -239,11 +238,3 @@ def _measured(
             collector.add(part, ready, outcome)
             advance(len(part))
     return collector
-
-
-def _lengths(model: VisionLanguageModel, samples: Sequence[Sample], settings: Settings) -> list[int]:
-    """Tokens of each prompt: its text's and its picture's, without decoding the picture."""
-    with ONE_AT_A_TIME:
-        texts = model.tokenizer([settings.prompts[sample.id] for sample in samples])["input_ids"]
-    maps = [model.token_map(settings.sizes[sample.id]) for sample in samples]
-    return [len(text) + len(token_map) for text, token_map in zip(texts, maps, strict=True)]
