@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 
-from visualheads.analysis import training
+import pytest
+
+from visualheads import charts
+from visualheads.analysis import emergence, models, training
 
 STAGE = {"steps": 9, "batch": 4, "seconds": 3600.0}
 WHOLE = {"text_model": "t", "stages": {name: STAGE for name in ("tower", "t", "alignment", "tuning")}}
@@ -31,7 +34,8 @@ def test_kinds_are_told_where_there_are_several() -> None:
     assert math.isnan(first["question_only"]) and not table.loc[1, "above_chance"]
 
 
-def test_nothing_is_asked_of_short_tunings() -> None:
-    wanted = [{"what": "pope blind", "wanted": 0.5, "found": 0.61, "reached": False}]
-    table = training.target_table({"a": {"targets": wanted}, "b": {"targets": wanted, "data_share": 0.25}})
-    assert table["model"].tolist() == ["a"] and not table["reached"].any()
+def test_shipped_moments_are_read_in_the_row_that_they_keep() -> None:
+    moments = {name: ds for name, ds in list(models.moments().items())[:1]}
+    table = emergence.moment_table(moments)
+    assert table["rho"].iloc[-1] == pytest.approx(1) and len(table) > 2
+    assert charts.moment_lines(moments) is not None

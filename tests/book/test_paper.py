@@ -41,7 +41,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, write in (("looktwice", looktwice), ("pope", pope)):
         (tmp_path / "official" / name).mkdir(parents=True)
         write(tmp_path / "official" / name)
-    for name, (module, processor) in (("one", llava()), ("other", vip_llava())):
+    networks: dict[str, Any] = {"one": llava(), "other": vip_llava()}
+    for name, (module, processor) in networks.items():
         module.save_pretrained(tmp_path / "checkpoints" / name)
         processor.save_pretrained(tmp_path / "checkpoints" / name)
     monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / "data"))
@@ -206,7 +207,8 @@ def test_a_plan_of_other_weights_is_not_mixed_with_what_is_there(project: Path, 
     found, _ = paper.plans("official", [str(place)], project, 2, n=2, device="cpu")
     job = found[0].main
     trace.trace_to_store(job.loaded(), job.samples[:1], job.path, progress=False, **job.arguments())
-    llava(seed=5)[0].save_pretrained(place)
+    other: Any = llava(seed=5)
+    other[0].save_pretrained(place)
     with pytest.raises(KernelError, match="--fresh"):
         paper.run_all(found)
     assert open_store(job.path).sizes["sample"] == 1

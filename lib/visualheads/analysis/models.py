@@ -135,7 +135,7 @@ def model_table(ds: xr.Dataset | None = None, names: Sequence[str] | None = None
 
     Columns: model, paper_name, class_name, llm, recipe, layers, heads, kv_heads, parameters (billions), image_tokens
     (as text; counted in the samples of `ds` where it has the model, else the card's), trained (parts trained in visual
-    tuning), seed, data_share. `names`: by default the models of `ds`, then the miniatures whose checkpoint is there.
+    tuning), seed. `names`: by default the models of `ds`, then the miniatures whose checkpoint is there.
     """
     if names is None:
         seen = [] if ds is None else [str(name) for name in ds["model"].values]
@@ -166,7 +166,6 @@ def model_table(ds: xr.Dataset | None = None, names: Sequence[str] | None = None
                 "image_tokens": _tokens(ds, name) or (card.image_tokens if card else ""),
                 "trained": trained_parts(record, str(recipe)),
                 "seed": table.loc[name, "seed"],
-                "data_share": table.loc[name, "data_share"],
             }
         )
     return pd.DataFrame(rows)
@@ -187,9 +186,12 @@ def text_models() -> list[str]:
 
 
 def moments() -> dict[str, xr.Dataset]:
-    """The traced moments of training of every miniature that keeps them beside its checkpoint, in memory."""
+    """The traced moments of training of every miniature that keeps them beside its checkpoint, in memory.
+
+    They keep one attention row alone, `first_generated`; without a dimension `query` it is read whatever row is usual.
+    """
     found = {name: data_folder() / "miniatures" / name / MOMENTS for name in miniatures()}
-    return {name: open_store(path).load() for name, path in found.items() if path.is_file()}
+    return {name: open_store(path).load().squeeze("query") for name, path in found.items() if path.is_file()}
 
 
 def paper_table(newer: bool = False) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -147,7 +148,7 @@ def known_answers(ds: xr.Dataset) -> pd.DataFrame:
         part = part.isel(sample=np.flatnonzero(np.char.startswith(picture_ids(part).astype(str), COCO)))
         if part.sizes["sample"]:
             told = own_figures(part).set_index("figure").loc["F1"]
-            published = by_name[name].pope / 100
+            published = (by_name[name].pope or math.nan) / 100
             bounds = {column: float(told[column]) for column in ("estimate", "lower", "upper", "n")}
             records.append({
                 "model": name, "published": published, "source": by_name[name].pope_source, **bounds,

@@ -6,11 +6,11 @@ One plan per model, made of the jobs that the book runs for its miniatures: `tra
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -218,7 +218,7 @@ def speed_of(device: str | None, dtype: str | None) -> float:
         precision = chosen_dtype(dtype, place)
     except ParameterError:
         return math.nan
-    kind = torch.bfloat16 if precision == AUTO else precision
+    kind = precision if isinstance(precision, torch.dtype) else torch.bfloat16
     side = MATRIX.get(place.type, MATRIX["cpu"])
     matrix = torch.ones((side, side), device=place, dtype=kind)
     best = math.inf
@@ -272,7 +272,7 @@ def run_all(
         if scheduler is None
         else cluster.run_each(run, found, scheduler, silent, fresh)
     )
-    with closing(outcomes):
+    with contextlib.closing(outcomes):
         for plan, refused, error in outcomes:
             told += refused or []
             if error is not None:

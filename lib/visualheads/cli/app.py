@@ -36,6 +36,7 @@ for command in (
     interventions.steer,
     interventions.sweep,
     book.page,
+    book.export_page,
     book.book,
     book.full,
     book.paper,

@@ -16,6 +16,7 @@ from visualheads.cli.options import grouped
 from visualheads.cli.tracing import check_workers, workers_of
 from visualheads.errors import KernelError, ParameterError, got
 from visualheads.paths import project_folder
+from visualheads.store import files
 
 if TYPE_CHECKING:
     from visualheads.book.paper import Estimate
@@ -39,6 +40,32 @@ def page(
     _check_values(root, model, given)
     written = run_model_page(root, model, given, force=force)
     say(str(written))
+
+
+@grouped
+def export_page(
+    model: Annotated[str, typer.Argument(help="Catalogue name, folder or hub id.")],
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="A parameter of notebooks/model.ipynb."),
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File to write.", show_default="MODEL.html")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run the notebook even where nothing changed.")] = False,
+) -> None:
+    """Run the model notebook for one model and write its page as a single HTML file, without building the book."""
+    from visualheads.book import export
+    from visualheads.book.catalogue import run_model_page
+    from visualheads.models.checkpoints import resolve
+
+    resolve(model)
+    root, given = project_root(), parameters(parameter or [])
+    _check_values(root, model, given)
+    written = run_model_page(root, model, given, force=force)
+    target = target or Path(f"{written.stem}.html")
+    with files.refusals_told(target):
+        say(str(export.export_page(written, target, root)))
 
 
 def _check_values(root: Path, model: str, given: dict[str, Any]) -> None:
@@ -170,16 +197,18 @@ def paper(
 def _tell_estimates(found: Sequence[Estimate]) -> None:
     table = Table("model", "left", "prompts", "memory", "disk", "time")
     for one in found:
-        time = _told(one.seconds / 3600, "h", "unknown here")
+        known = (
+            f"at most {_told(one.seconds / 3600, 'h')}" if not math.isnan(one.seconds) else "unknown: not this device"
+        )
         table.add_row(
             one.plan.name, f"{len(one.left)} of {one.plan.size}", f"{one.prompts:,}",
-            _told(one.needs.memory / 1e9, "GB"), _told(one.disk / 1e9, "GB"), f"at most {time}" if one.left else "",
+            _told(one.needs.memory / 1e9, "GB"), _told(one.disk / 1e9, "GB"), known if one.left else "",
         )  # fmt: skip
     out.print(table)
 
 
-def _told(value: float, unit: str, unknown: str = "unknown") -> str:
-    return unknown if math.isnan(value) else f"{value:.2g} {unit}"
+def _told(value: float, unit: str) -> str:
+    return "unknown" if math.isnan(value) else f"{value:.2g} {unit}"
 
 
 def parameters(given: list[str]) -> dict[str, Any]:

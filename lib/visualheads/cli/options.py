@@ -142,9 +142,8 @@ def load(model: str, loading: Loading) -> VisionLanguageModel:
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command `--import`, and every field of the dataclasses among its parameters as an option of its own."""
     signature = inspect.signature(command, eval_str=True)
-    groups: dict[str, Any] = {
-        name: one.annotation for name, one in signature.parameters.items() if is_dataclass(one.annotation)
-    }
+    asked = signature.parameters
+    groups: dict[str, Any] = {name: asked[name].annotation for name in asked if is_dataclass(asked[name].annotation)}
 
     @wraps(command)
     def run(**given: Any) -> None:
@@ -154,7 +153,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
         command(**given)
 
     flat = [inspect.Parameter("imports", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Plugins)]
-    for name, parameter in signature.parameters.items():
+    for name, parameter in asked.items():
         flat += _options(groups[name]) if name in groups else [parameter]
     told: Any = run
     told.__signature__ = signature.replace(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from PIL import Image
@@ -80,7 +80,8 @@ def look(
     if isinstance(model, str) or not hasattr(model, "token_map"):
         from visualheads.models.loading import load
 
-        model = load(model)
+        model = load(cast("str", model))
+    model = cast("VisionLanguageModel", model)
     references: dict[str, Reference] = {}
     tried = {"top": min(TOP_HEADS, model.shape.layers * model.shape.heads), "none": 0}
     each = 1 + 2 * tried.get(effects, model.shape.layers * model.shape.heads)

@@ -37,7 +37,7 @@ from visualheads.tracing.settings import circumstance_of
 if TYPE_CHECKING:
     from visualheads.models.wrapper import VisionLanguageModel
     from visualheads.tasks import Benchmark
-    from visualheads.tasks.sample import Sample
+    from visualheads.tasks.sample import Format, Sample
 
 N = 64
 """Questions on which every set is judged."""
@@ -90,7 +90,7 @@ class Setting:
         """A benchmark with the setting's files."""
         return benchmark(name, data=None if self.data is None else self.data / name)
 
-    def asked(self, condition: str, form: str = "free") -> list[Sample]:
+    def asked(self, condition: str, form: Format = "free") -> list[Sample]:
         """Questions of the main benchmark."""
         return list(self.benchmark(MAIN_TASK).samples(condition=condition, format=form, n=self.most))
 

@@ -300,7 +300,7 @@ def measure_modules(
     for name, (module, prompts) in made.items():
         report(f"{name}: {len(prompts)} questions")
         traced.append(trace_moment(name, module.model.language_model, module.lm_head, prompts))
-    ds = xr.concat(traced, "model")
+    ds: xr.Dataset = xr.concat(traced, "model")  # pyright: ignore[reportAssignmentType]
     chosen = chosen_heads(ds, TUNED).transpose("layer", "head")
     everywhere = xr.ones_like(chosen)
     sets = {"looking": _pairs(chosen), **random_sets(chosen), "all": _pairs(everywhere)}

@@ -12,7 +12,7 @@ from visualheads.errors import ParameterError, checked, checked_whole, got
 from visualheads.tasks import questions, records, scoring
 from visualheads.tasks.questions import Question, Reading
 from visualheads.tasks.sample import Format, LazyImage, Sample
-from visualheads.tasks.sampling import CONTROLS, Plan, Samples, draw_samples
+from visualheads.tasks.sampling import CONTROLS, SampleRequest, Samples, draw_samples
 
 
 class Task(Protocol):
@@ -182,7 +182,7 @@ class Benchmark(ABC):
 
         Raises ParameterError, MissingDataError, RecordError, ImageError or BoxError.
         """
-        plan = Plan(
+        request = SampleRequest(
             conditions=self._checked_conditions(condition),
             format=self._checked("format", format, self.formats),
             control="" if control is None else self._checked("control", control, CONTROLS),
@@ -190,7 +190,7 @@ class Benchmark(ABC):
             seed=seed,
             skip_bad=skip_bad,
         )
-        return draw_samples(self, plan, None if n is None else checked_whole(f"{self.name}: n", n))
+        return draw_samples(self, request, None if n is None else checked_whole(f"{self.name}: n", n))
 
     def _checked_conditions(self, condition: str | Sequence[str] | None) -> tuple[str, ...]:
         if condition is None:

@@ -18,7 +18,7 @@ import contextlib
 import pickle
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -124,7 +124,7 @@ def run_shards(
 
 def run_each(
     function: Callable[..., Any], works: Sequence[Any], scheduler: Any, *arguments: Any
-) -> Iterator[tuple[Any, Any, BaseException | None]]:
+) -> Generator[tuple[Any, Any, BaseException | None]]:
     """Yield every work with what `function(work, *arguments)` gave on some worker, or its error, as they end.
 
     scheduler   as in `run_shards`, but None. Works that write stores must write different ones.
