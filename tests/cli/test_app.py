@@ -189,6 +189,7 @@ def test_heads_are_changed_from_the_command_line(capsys, tmp_path, checkpoint, d
     scores.write_text("model,layer,head,score,lower,upper\nm,0,1,0.5,,\nm,2,3,0.9,,\nm,1,0,0.1,,\n")
     code, out, _ = run(capsys, "sweep", checkpoint, scores, "--counts", "1,2", "--out", tmp_path / "results", *asked)
     assert code == 0 and [row["heads"] for row in json.loads(out)] == [1, 2]
+    assert [store.name for store in (tmp_path / "results").glob("*/*")] == ["looktwice.zero-all.zarr"]
     assert json.loads(out)[1]["kl"] == pytest.approx(removed["kl"], rel=1e-4)
     code, _, err = run(capsys, "ablate", checkpoint, "--heads", "many", *asked)
     assert code == 2 and "layer-head" in err

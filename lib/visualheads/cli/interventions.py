@@ -80,6 +80,7 @@ def sweep(
     json: Json = False,
 ) -> None:
     """Remove the best heads of a ranking, more and more of them, into a store. Repeating does what is missing."""
+    from visualheads.interventions.modes import MODES
     from visualheads.interventions.sweeps import sweep_path, sweep_to_store
     from visualheads.paths import slug_of
 
@@ -87,6 +88,8 @@ def sweep(
     samples, sizes = job.samples, _counts(counts)
     sets = {f"top {size}": _heads(str(scores), size) for size in sizes}
     loaded = load(model, loading)
+    if mode in MODES:
+        positions = positions or MODES[mode].positions[0]
     path = sweep_path(results, slug_of(loaded.name), Path(job.path).stem, mode, positions)
     asked = {"fresh": fresh, "progress": bar(), "seed": job.seed, "task_files": job.arguments()["task_files"]}
     with warnings_as_notes():

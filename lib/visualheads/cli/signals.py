@@ -30,6 +30,7 @@ def stoppable() -> Iterator[None]:
         yield
     except Stopped as stopped:
         again = shlex.join(["visualheads", *sys.argv[1:]])
+        before = dict.fromkeys(before, signal.SIG_IGN)  # a second Ctrl-C must not end this in another way
         sys.stderr.write(f"\nStopped by {stopped}; {stopped.kept}. To go on from there: {again}\n")
         sys.exit(stopped.code)
     finally:
