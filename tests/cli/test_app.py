@@ -281,6 +281,12 @@ def test_page_and_book_pass_their_arguments_on(capsys, monkeypatch, tmp_path):
         "force": False,
         "root": tmp_path,
     }
+    seen.clear()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine.csv").touch()
+    assert run(capsys, "page", "mine", "-p", "data=mine.csv")[0] == 0
+    full = {"model": str(tmp_path / "mine"), "given": {"data": str(tmp_path / "mine.csv")}}
+    assert {name: seen[name] for name in full} == full, "the kernel runs in another folder"
     code, out, _ = run(capsys, "book", "--full", "--workers", 2)
     assert code == 0
     assert seen["full"] is True

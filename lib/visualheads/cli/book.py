@@ -11,8 +11,9 @@ import typer
 import yaml
 from rich.table import Table
 
+from visualheads.cards import cards
 from visualheads.cli.console import bar, out, say
-from visualheads.cli.options import grouped
+from visualheads.cli.options import Name, full_path, grouped
 from visualheads.cli.tracing import check_workers, workers_of
 from visualheads.errors import KernelError, ParameterError, got
 from visualheads.paths import project_folder
@@ -22,50 +23,53 @@ if TYPE_CHECKING:
     from visualheads.book.paper import Estimate
 
 
+PageParameters = Annotated[
+    list[str] | None,
+    typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="A parameter of notebooks/model.ipynb."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Run the notebook even where nothing changed.")]
+
+
 @grouped
 def page(
-    model: Annotated[str, typer.Argument(help="Catalogue name, folder or hub id.")],
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="A parameter of notebooks/model.ipynb."),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Run the notebook even where nothing changed.")] = False,
+    model: Name,
+    parameter: PageParameters = None,
+    force: Force = False,
 ) -> None:
     """Run the model notebook for one model; `visualheads book` then puts its page into the book."""
-    from visualheads.book.catalogue import run_model_page
-    from visualheads.models.checkpoints import resolve
-
-    resolve(model)
-    root, given = project_root(), parameters(parameter or [])
-    _check_values(root, model, given)
-    written = run_model_page(root, model, given, force=force)
-    say(str(written))
+    say(str(_page_of(project_root(), model, parameters(parameter or []), force)))
 
 
 @grouped
 def export_page(
-    model: Annotated[str, typer.Argument(help="Catalogue name, folder or hub id.")],
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="A parameter of notebooks/model.ipynb."),
-    ] = None,
+    model: Name,
+    parameter: PageParameters = None,
     target: Annotated[
         Path | None, typer.Option("--out", "-o", help="File to write.", show_default="MODEL.html")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Run the notebook even where nothing changed.")] = False,
+    force: Force = False,
 ) -> None:
     """Run the model notebook for one model and write its page as a single HTML file, without building the book."""
     from visualheads.book import export
+
+    root = project_root()
+    written = _page_of(root, model, parameters(parameter or []), force)
+    target = target or Path(f"{written.stem}.html")
+    with files.refusals_told(target):
+        say(str(export.export_page(written, target, root)))
+
+
+def _page_of(root: Path, model: str, given: dict[str, Any], force: bool) -> Path:
+    """Run the page; its kernel runs in the project's folder, so paths are told in full."""
     from visualheads.book.catalogue import run_model_page
     from visualheads.models.checkpoints import resolve
 
     resolve(model)
-    root, given = project_root(), parameters(parameter or [])
-    _check_values(root, model, given)
-    written = run_model_page(root, model, given, force=force)
-    target = target or Path(f"{written.stem}.html")
-    with files.refusals_told(target):
-        say(str(export.export_page(written, target, root)))
+    named = model if model in cards() else str(full_path(model))
+    if isinstance(given.get("data"), str):
+        given["data"] = full_path(given["data"])
+    _check_values(root, named, given)
+    return run_model_page(root, named, given, force=force)
 
 
 def _check_values(root: Path, model: str, given: dict[str, Any]) -> None:
