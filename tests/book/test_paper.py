@@ -22,6 +22,7 @@ from visualheads.analysis import models as survey
 from visualheads.analysis import scores
 from visualheads.book import paper
 from visualheads.cards import DATA_VARIABLE, cards
+from visualheads.cli import console
 from visualheads.errors import DeviceMemoryError, DiskFullError, KernelError, ParameterError, SampleError
 from visualheads.store.read import open_store
 from visualheads.studies import full_protocol, shipped
@@ -78,6 +79,7 @@ def test_it_fails_goes_on_and_joins_the_results(
     assert not any("other" in str(path) and "pope" in str(path) for path in done)
     first, done[:] = len(done), []
     monkeypatch.setattr(trace, "trace_to_store", lambda *a, **k: (done.append(Path(a[2])), real(*a, **k))[1])
+    monkeypatch.setattr(console.out, "_width", 160)
     code, out, _ = run(capsys, *arguments(project), "--dry-run")
     assert code == 0 and "0 of 7" in out and "4 of 7" in out and not done
     code, out, _ = run(capsys, *arguments(project))

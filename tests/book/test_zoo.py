@@ -78,7 +78,8 @@ def test_untrained_networks_are_controls_and_no_models(tmp_path: Path):
     control = survey.untrained(tmp_path)
     assert control is not None and survey.traced(tmp_path).sizes["sample"] == ds.sizes["sample"]
     told = survey.visual_heads(survey.traced(tmp_path), fresh=control).set_index("model")
-    assert told.loc["mini-1.5-7B", "nulls"] == "untrained" and 0 < told.loc["mini-1.5-7B", "above"] < 16
+    assert told.loc["mini-1.5-7B", "nulls"] == "untrained"
+    assert told.loc["mini-1.5-7B", "above"] == 0  # sixteen untrained heads are too few to place one beyond 95 %
     assert np.isnan(told.loc["mini-1.5-13B", "above"])
     statistics = benchmarks.head_statistics(control)
     assert statistics["image_weight"][0] == pytest.approx(0.45, abs=0.01)

@@ -75,11 +75,12 @@ class TraceJob:
     @property
     def path(self) -> str:
         """The store's path. Controls alone, and every other seed, have a store of their own: `looktwice-seed1.zarr`."""
-        name = "-".join([self._benchmark.store_name, *(() if "" in self.controls else self.controls)])
+        called = self._benchmark.store_name if self.data else self.task  # shipped scenes need not be there
+        name = "-".join([called, *(() if "" in self.controls else self.controls)])
         name = f"{name}-seed{self.seed}" if self.seed else name
         name = f"{name}-{UNTRAINED}" if self.untrained else name
-        called = f"{name_of(self.model)}-{name_of(self.adapter)}" if self.adapter else name_of(self.model)
-        return str(store_path(self.results, called, name))
+        model = f"{name_of(self.model)}-{name_of(self.adapter)}" if self.adapter else name_of(self.model)
+        return str(store_path(self.results, model, name))
 
     @cached_property
     def _benchmark(self) -> Benchmark:
