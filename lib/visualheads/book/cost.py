@@ -164,6 +164,7 @@ def build(kind: str, shape: Shape, implementation: str = "sdpa") -> tuple[Any, A
         hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, image_size=336, patch_size=14
     )
     text = hf.LlamaConfig(
+        max_position_embeddings=4096,
         hidden_size=shape.hidden, intermediate_size=4 * shape.hidden, num_hidden_layers=shape.layers,
         num_attention_heads=shape.heads, num_key_value_heads=shape.heads, vocab_size=len(words), eos_token_id=None,
     )  # fmt: skip
