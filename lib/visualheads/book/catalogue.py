@@ -41,6 +41,7 @@ class Comparison:
     removes : it needs miniatures whose heads the book changes.
     last : it also reads what other pages keep among the results.
     words : a file of the library whose words only this page shows.
+    data : a file in the data folder that only this page reads.
     """
 
     slug: str
@@ -48,6 +49,7 @@ class Comparison:
     removes: bool = False
     last: bool = False
     words: str = ""
+    data: str = ""
 
 
 COMPARISONS = (
@@ -62,6 +64,7 @@ COMPARISONS = (
     Comparison("rankings", "Which ranking finds the heads that matter", removes=True, last=True),
     Comparison("steering", "Steering and grounding", removes=True),
     Comparison("sinks", "Sinks", removes=True),
+    Comparison("three_moments", "A real language model learns to see", data="smol/three-moments.zarr.zip"),
     Comparison("claims", "Fourteen claims", last=True, words=inputs.WORDING),
 )
 """In the order of the book."""
@@ -140,6 +143,7 @@ def comparison_pages(root: str | Path, full: bool = False) -> list[Page]:
             data=(
                 data_folder() / "miniatures", data_folder() / FULL,
                 *((inputs.LIBRARY / one.words,) if one.words else ()),
+                *((data_folder() / one.data,) if one.data else ()),
             ),
             stores=root / results,
             last=one.last,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -106,18 +106,24 @@ def run_page(page: Page, root: str | Path = ".", force: bool = False) -> bool:
 
 
 class Countdown:
-    """How far a number of jobs is, and how long the rest may take, by the pace so far."""
+    """How far jobs are, and how long the rest may take, by the pace so far.
 
-    def __init__(self, total: int) -> None:
-        self.total, self.done, self.started = total, 0, time.monotonic()
+    sizes: about how much each job takes, in any unit
+    """
 
-    def step(self) -> str:
+    def __init__(self, sizes: Sequence[float]) -> None:
+        self.total, self.done, self.started = len(sizes), 0, time.monotonic()
+        self.work = self.left = float(sum(sizes))
+
+    def step(self, size: float = 1.0) -> str:
         """Count one more as done: `3 of 28, about 4 min left`."""
         self.done += 1
-        left = self.total - self.done
-        seconds = (time.monotonic() - self.started) / self.done * left
+        self.left -= size
+        if self.done == self.total:
+            return f"{self.done} of {self.total}"
+        seconds = (time.monotonic() - self.started) / (self.work - self.left) * self.left
         told = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
-        return f"{self.done} of {self.total}" + (f", about {told} left" if left else "")
+        return f"{self.done} of {self.total}, about {told} left"
 
 
 def run_pages(
@@ -165,7 +171,7 @@ def run_pages(
         for last in (False, True):  # the last ones are stale only by what the others left
             todo = sorted((page for page in pages if page.last == last and stale(page)), key=lambda p: not p.longest)
             warm = warm or len(todo) > WARM_FROM * pool.number
-            left = Countdown(len(todo))
+            left = Countdown([1.0] * len(todo))
             run = partial(_run_one, root=root, warm=warm)
             for page, _, why in pool.run(run, todo, lambda page: report(f"running {page.title}")):
                 finish(page, why, left.step())

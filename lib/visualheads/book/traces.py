@@ -120,7 +120,7 @@ def trace_all(
         return []
     made_of = dict(sorted(todo, key=lambda pair: _size(pair[0]), reverse=True))
     failed: list[str] = []
-    left = Countdown(len(made_of))
+    left = Countdown([_size(job) for job in made_of])
     with one_thread():
         for job, error, why in side_by_side(trace_one, list(made_of), workers):
             told = f"{job.model} on {Path(job.path).name.removesuffix('.zarr')}"
@@ -128,7 +128,7 @@ def trace_all(
                 failed.append(f"trace of {told}: {error or why}")
             else:
                 _stamp(job, made_of[job])
-            report(f"{'failed: trace of' if error or why else 'traced'} {told} ({left.step()})")
+            report(f"{'failed: trace of' if error or why else 'traced'} {told} ({left.step(_size(job))})")
     return failed
 
 
@@ -199,4 +199,4 @@ def _size(job: TraceJob) -> int:
     """About how long a job takes: bytes of weights × samples; longest first keeps all processors busy to the end."""
     weights = sum(path.stat().st_size for path in miniature_folder(job.model).glob("*.safetensors"))
     tiles = 3 if "1.6" in job.model else 1
-    return weights * tiles * (job.n or 1000) * (6 if job.task == "looktwice" else 3)
+    return max(weights, 1) * tiles * (job.n or 1000) * (6 if job.task == "looktwice" else 3)

@@ -25,7 +25,7 @@ from visualheads.charts.display import save_spec, show, spec_of
 from visualheads.charts.effects import effect_map, loss_curves, overlap_lines, ranking_cells, scores_and_effects
 from visualheads.charts.figure_one import figure_one
 from visualheads.charts.heads import head_map, top_heads, weight_concentration
-from visualheads.charts.maps import condition_maps, detection_map
+from visualheads.charts.maps import condition_maps, detection_map, moment_maps
 from visualheads.charts.overlays import overlays, sample_overlays, strongest_heads
 from visualheads.charts.sinks import marked_examples, outliers, removed_sinks, sink_frequency, sink_heads
 from visualheads.charts.steering import boosted, examples, grounded, steered_answers
@@ -55,6 +55,7 @@ __all__ = [
     "loss_curves",
     "marked_examples",
     "moment_lines",
+    "moment_maps",
     "moments_compared",
     "outliers",
     "overlap_lines",

@@ -118,3 +118,34 @@ def detection_map(table: pd.DataFrame, needs: str = "No model has been traced ye
         "from most to least often."
     )
     return finished(alt.hconcat(cells, curve, spacing=16).add_params(chosen_model(models), task), words)
+
+
+def moment_maps(table: pd.DataFrame, title: str) -> Any:
+    """Layer × head maps side by side, one per moment, on one scale about 0; heads that were chosen have a frame.
+
+    `table` is a result of `analysis.three_moments.moment_maps`.
+    """
+    moments = list(dict.fromkeys(table["moment"]))
+    listed = table.assign(name=[f"L{layer}H{head}" for layer, head in zip(table["layer"], table["head"], strict=True)])
+    most = float(table["value"].abs().quantile(0.995))
+    base = alt.Chart(rows(listed.to_dict("records")), width=PANEL, height=2 * PANEL)
+    cells = base.mark_rect().encode(
+        x=HEAD,
+        y=LAYER,
+        color=alt.Color(
+            "value:Q",
+            scale=alt.Scale(scheme="blueorange", domain=[-most, most], clamp=True),
+            legend=alt.Legend(orient="top", title=title, gradientLength=200, format=".2~f"),
+        ),
+        stroke=alt.condition("datum.chosen", alt.value("black"), alt.value(None)),
+        strokeWidth=alt.condition("datum.chosen", alt.value(1.5), alt.value(0)),
+        tooltip=["moment:N", "name:N", alt.Tooltip("value:Q", format=".3f")],
+    )
+    chart = cells.facet(
+        alt.Facet("moment:N", sort=moments, header=alt.Header(title=None, labelFontSize=11, labelPadding=2)),
+        columns=3,
+        spacing=8,
+    ).properties(usermeta={"margin": BESIDE_PANEL})
+    return finished(
+        chart, f"Layer by head maps at {len(moments)} moments, coloured by {title}; chosen heads are framed."
+    )

@@ -127,11 +127,23 @@ def weights(
     say(f"{prepare_base(source, again=again)}")
 
 
-def moments() -> None:
-    """Measure the heads of smol-1.5 before it saw, with a frozen language model, and tuned: the chapter's numbers."""
+def moments(
+    looks: Annotated[int, typer.Option(help="Questions of which the explorer's files are made.")] = 3,
+) -> None:
+    """Measure what the heads of smol-1.5 did before they saw, and make its explorer's files: the chapter's numbers."""
+    import visualheads as vh
+    from visualheads.explorer.page import write_folder
     from visualheads.studies.three_moments import measure, ship
 
     say(f"{ship(measure(report=say))}")
+    folder = data_folder() / "smol"
+    samples = vh.task("looktwice", data=folder / "scenes").samples(condition="plain-object", format="free", n=looks)
+    made = [
+        look
+        for name in ("smol-1.5", "smol-frozen")
+        for look in vh.look(name, list(samples), effects="top", rows=6, progress=False).looks
+    ]
+    say(f"{write_folder(made, folder / 'looks')[0].parent}")
 
 
 def card(

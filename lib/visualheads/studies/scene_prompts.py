@@ -14,20 +14,24 @@ from PIL import Image
 from torch import Tensor
 
 from visualheads.miniatures.smol import questions
-from visualheads.miniatures.smol.packing import ASK, END, as_pixels, prefix_ids
-from visualheads.miniatures.smol.scenes import Scene
+from visualheads.miniatures.smol.packing import ASK, as_pixels, prefix_ids
+from visualheads.miniatures.smol.scenes import MOST_OBJECTS, Scene
 from visualheads.models.smol.architecture import GRID, IMAGE_TOKENS
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Language-model inputs of one question, and which keys are the scene, the asked objects, and the others."""
+    """Language-model inputs of one question, and which keys are the scene, the asked objects, and the others.
+
+    `numbers` are the tokens of the numbers that may be the answer, `answer` is the place of the right one among them.
+    """
 
     inputs: Float[Tensor, "token hidden"]
     content: Bool[Tensor, " token"]
     asked: Bool[Tensor, " token"]
     unasked: Bool[Tensor, " token"]
-    answer: tuple[int, ...]
+    numbers: tuple[int, ...]
+    answer: int
     image_id: str
 
 
@@ -47,7 +51,7 @@ def text_prompt(module: Any, tokenizer: Any, scene: Scene, name: str, image_id: 
         content[start:end] = True
         (asked if named == name else unasked)[start:end] = True
     inputs = module.get_input_embeddings()(torch.tensor(ids))
-    return Prompt(inputs, content, asked, unasked, _answer(tokenizer, scene, name), image_id)
+    return Prompt(inputs, content, asked, unasked, *_answer(tokenizer, scene, name), image_id)
 
 
 def picture_prompt(module: Any, tokenizer: Any, picture: Image.Image, scene: Scene, name: str, image_id: str) -> Prompt:
@@ -62,15 +66,17 @@ def picture_prompt(module: Any, tokenizer: Any, picture: Image.Image, scene: Sce
     asked, unasked = (torch.zeros(len(ids), dtype=torch.bool) for _ in range(2))
     own, others = cells(scene, name)
     asked[content], unasked[content] = torch.from_numpy(own), torch.from_numpy(others & ~own)
-    return Prompt(inputs, content, asked, unasked, _answer(tokenizer, scene, name), image_id)
+    return Prompt(inputs, content, asked, unasked, *_answer(tokenizer, scene, name), image_id)
 
 
 def _question(name: str) -> str:
     return questions.free("object", questions.count_object(name), "").text
 
 
-def _answer(tokenizer: Any, scene: Scene, name: str) -> tuple[int, ...]:
-    return tuple(tokenizer(f"{scene.count(name)}{END}").input_ids)
+def _answer(tokenizer: Any, scene: Scene, name: str) -> tuple[tuple[int, ...], int]:
+    """Tokens of the numbers, and the place of the right one: a model may know the number and word its answer freely."""
+    numbers = [tokenizer.convert_tokens_to_ids(str(number)) for number in range(1, MOST_OBJECTS + 1)]
+    return tuple(numbers), scene.count(name) - 1
 
 
 def cells(scene: Scene, name: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -38,7 +38,7 @@ TEXT, TUNED_TEXT = "SmolLM2, lists in words", "smol-1.5, lists in words"
 FROZEN, TUNED = "smol-frozen, pictures", "smol-1.5, pictures"
 UNTRAINED, SHUFFLED = "SmolLM2, untrained adapter", "smol-1.5, other pictures"
 """The moments, and two controls: pictures through an adapter that learned nothing, and pictures of another scene."""
-SCENES = 160
+SCENES = 110
 RANDOM_SETS, STANDARDISED, QUALITY = 5, 16, 90
 """Sets of random heads; pictures by whose features an untrained adapter is standardised; JPEG quality of pictures."""
 KIND, PROTOCOL, BITS = "three-moments", 1, 9
@@ -54,7 +54,10 @@ BEHAVIOURS = {
     "induction": "attention on what followed the same token earlier",
     "copying": "attention on the same token earlier",
 }
-ANSWERS = {"correct": "answer is right", "log_probability": "log-probability of the right answer (nats)"}
+ANSWERS = {
+    "correct": "the most probable number is right",
+    "log_probability": "log-probability of the right number among numbers (nats)",
+}
 REPEATED, SEQUENCES = 24, 8
 """Random tokens that are told twice, and how many such sequences, for what heads do on any text."""
 
@@ -124,12 +127,10 @@ def knocked_out(language_model: Any, heads: Sequence[tuple[int, int]], keys: Boo
 
 @torch.no_grad()
 def answered(language_model: Any, head: Any, prompt: Prompt) -> tuple[bool, float]:
-    """Whether the greedy answer is exactly the right one, and the right one's log-probability in nats."""
-    told = torch.tensor(prompt.answer)
-    inputs = torch.cat([prompt.inputs, language_model.get_input_embeddings()(told[:-1])])
-    states = language_model(inputs_embeds=inputs[None], use_cache=False).last_hidden_state[0, -len(told) :]
-    scores = head(states).float().log_softmax(-1)
-    return bool((scores.argmax(-1) == told).all()), float(scores[torch.arange(len(told)), told].sum())
+    """Whether the most probable number is the right one, and the right one's log-probability among numbers in nats."""
+    states = language_model(inputs_embeds=prompt.inputs[None], use_cache=False).last_hidden_state[0, -1]
+    scores = head(states)[list(prompt.numbers)].float().log_softmax(-1)
+    return int(scores.argmax()) == prompt.answer, float(scores[prompt.answer])
 
 
 def trace_moment(name: str, language_model: Any, head: Any, prompts: Sequence[Prompt]) -> xr.Dataset:

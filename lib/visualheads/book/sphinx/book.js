@@ -27,10 +27,8 @@
 
   // A table that is too wide first breaks its lines, then becomes a list: one block a row, each cell with its column's name.
   const tables = [...document.querySelectorAll("main article table")].filter((one) => one.querySelector("thead"));
-  const fits = (table) => {
-    const frame = table.closest(".table-scroll") || table;
-    return frame.scrollWidth <= frame.clientWidth + 1;
-  };
+  const holds = (box) => !box || box.scrollWidth <= box.clientWidth + 1;
+  const fits = (table) => holds(table) && holds(table.closest(".table-scroll"));
   function name(table) {
     const columns = [...table.querySelectorAll("thead tr:last-child th")].map((one) => one.textContent.trim());
     for (const row of table.querySelectorAll("tbody tr")) {
@@ -44,7 +42,13 @@
   tables.forEach(name);
   const fitAll = () => tables.filter((one) => one.clientWidth).forEach(fit);
   fitAll();
-  window.addEventListener("resize", fitAll);
-  window.addEventListener("load", fitAll);
+  let width = 0;
+  const column = document.querySelector("main article");
+  if (column) {
+    new ResizeObserver(() => {
+      if (column.clientWidth !== width) fitAll();
+      width = column.clientWidth;
+    }).observe(column);
+  }
   document.addEventListener("toggle", fitAll, true); // in what was folded away
 })();
