@@ -280,7 +280,12 @@ def test_no_file_is_large():
 @pytest.mark.parametrize(("folder", "ending", "most"), SIZES)
 def test_what_is_shipped_stays_small(folder: str, ending: str, most: float):
     found = [path for path in tracked() if path.is_relative_to(ROOT / folder) and path.name.endswith(ending)]
-    assert 0 < sum(path.stat().st_size for path in found) < most
+    sizes: dict[str, int] = {}
+    for path in found:
+        place = "/".join(path.relative_to(ROOT).parts[:-1][:2])
+        sizes[place] = sizes.get(place, 0) + path.stat().st_size
+    largest = ", ".join(f"{name} {sizes[name] / 1e6:.1f} MB" for name in sorted(sizes, key=sizes.__getitem__)[-5:])
+    assert 0 < sum(sizes.values()) < most, f"the largest folders: {largest}"
 
 
 def test_nothing_is_fetched_by_a_reader():

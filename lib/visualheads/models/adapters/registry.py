@@ -65,8 +65,12 @@ _ADAPTERS: dict[str, Adapter] = {}
 
 
 def register(adapter: Adapter) -> Adapter:
-    """Add an adapter. Raises ParameterError for a class that has one: two mappings of one class would disagree."""
-    if adapter.class_name in _ADAPTERS:
+    """Add an adapter; the same cell or file, run again, replaces its own.
+
+    Raises ParameterError for a class that has another's: two mappings of one class would disagree.
+    """
+    known = _ADAPTERS.get(adapter.class_name)
+    if known is not None and known.token_map.__module__ != adapter.token_map.__module__:
         raise ParameterError(
             f"{adapter.class_name} has an adapter already; change that one, or register under another class name."
         )
