@@ -53,7 +53,7 @@ def test_what_is_gathered_names_its_stores(traced: Path) -> None:
     found = gathering.gather(traced)
     assert found.sources["store"].tolist() == ["mini-1.5-7B/looktwice.zarr.zip"]
     assert found.sources["used"].all() and found.sources["task"].tolist() == ["looktwice"]
-    assert found.evidence.traces is not None and not found.evidence.sweeps and found.evidence.effects is None
+    assert found.evidence.traces is not None and found.evidence.text == {}
 
 
 def test_every_claim_is_told_with_its_rule_and_reason(traced: Path) -> None:
@@ -61,12 +61,6 @@ def test_every_claim_is_told_with_its_rule_and_reason(traced: Path) -> None:
     table = claims.verdict_table(judged)
     chart = display.spec_of(charts.verdicts(table))
     assert "14 claims" in chart["description"] and "claim 5 not testable here" in chart["description"]
-
-
-def test_a_sweep_decides_claim_five() -> None:
-    evidence = claims.Evidence(sweeps={"zero, all": swept(0.0)})
-    [verdict] = claims.judge(evidence, [5])
-    assert verdict.finding.verdict == claims.SUPPORTED
 
 
 def test_the_claims_page_is_made_last_and_depends_on_every_store(traced: Path, tmp_path: Path) -> None:

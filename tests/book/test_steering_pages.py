@@ -318,29 +318,6 @@ def test_what_is_kept_is_used_until_its_identity_changes(tmp_path: Path) -> None
         upkeep.kept(tmp_path / "x.nc", "x", {}, make)
 
 
-def test_claim_nine_needs_sink_dimensions() -> None:
-    values = pattern(3)
-    traces = world({"m": Planted(concentration=values)})
-    without = traces.assign(concentration_no_sink=traces["concentration_no_sink"] * np.nan)
-    [verdict] = claims.judge(claims.Evidence(traces=without), [9])
-    assert verdict.finding.verdict == claims.NOT_TESTABLE
-    own = without.assign(concentration_no_sink=without["concentration"]).assign_coords(
-        definition=("model", np.array([sink_finding.BY_ATTENTION], dtype=object))
-    )
-    [verdict] = claims.judge(claims.Evidence(traces=without, sinks={"m": own}), [9])
-    assert verdict.finding.verdict == claims.NOT_TESTABLE
-    massive = own.assign_coords(definition=("model", np.array([sink_finding.MASSIVE], dtype=object)))
-    [verdict] = claims.judge(claims.Evidence(traces=without, sinks={"m": massive}), [9])
-    assert verdict.finding.verdict == claims.CONTRADICTED and abs(verdict.finding.estimate) < 0.01
-    assert verdict.finding.table["sinks"].tolist() == [sink_finding.MASSIVE]
-
-
-SMALL = {
-    "steering": {"questions": 2, "scenes": 1, "counts": (20,), "seeds": 1, "strengths": (-1.0, 1.0), "most": 2},
-    "sinks": {"questions": 2, "seeds": 1},
-}
-
-
 def test_the_pages_run_on_a_shipped_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "mini-1.5-7B"
     if not (miniature_folder(name) / "config.json").is_file():

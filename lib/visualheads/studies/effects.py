@@ -110,7 +110,7 @@ def untrained_draws(
     Returns
     -------
     xarray.Dataset
-        NULL_MEASURES (draw, model, layer, head, sample, query), both attention rows.
+        NULL_MEASURES (draw, model, layer, head, query, sample), both attention rows; `sample` is the mean of the prompts.
     """
     parts = []
     for seed in range(draws):
@@ -119,4 +119,5 @@ def untrained_draws(
     ds: xr.Dataset = xr.concat(
         list[xr.Dataset](parts), "draw", data_vars="all", coords="minimal", compat="override", join="override"
     )
-    return ds.assign_coords(draw=np.arange(draws), model=[model.name])
+    mean = ds.mean("sample").expand_dims(sample=[f"mean of {len(samples)} prompts"], axis=-1)  # all that a null reads
+    return mean.assign_coords(draw=np.arange(draws), model=[model.name])
