@@ -13,6 +13,7 @@ import yaml
 
 from helpers.browser import PHONE, Pages, browser
 from visualheads.book.build import render_book
+from visualheads.book.export import export_page
 from visualheads.book.page import Page
 from visualheads.book.run import run_page
 from visualheads.errors import ParameterError, VisualHeadsError
@@ -49,7 +50,10 @@ def lay_out(root: Path) -> Path:
 @pytest.fixture(scope="module")
 def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = lay_out(tmp_path_factory.mktemp("project"))
-    run_page(fixture_page(root), root)
+    page = fixture_page(root)
+    run_page(page, root)
+    other = page.output.read_text().replace("fig-", "fig-other-").replace("# Fixture", "# Other")
+    page.output.with_name("other.ipynb").write_text(other)
     render_book(root)
     return root
 
@@ -74,6 +78,16 @@ def test_second_build_does_nothing(book: Path) -> None:
 def test_contents_are_the_pages_that_exist(book: Path) -> None:
     toc = yaml.safe_load((book / "book" / "_build" / "_toc.yml").read_text())
     assert toc["parts"][0]["chapters"] == [{"file": "book/models/fixture"}]
+    assert toc["meta"] == {"siblings": {"book/models/fixture": ["book/models/other"]}}
+
+
+def test_pages_of_one_kind_are_one_entry(book: Path) -> None:
+    first, other = ((html(book) / "models" / f"{name}.html").read_text() for name in ("fixture", "other"))
+    numbers = [re.findall(r'caption-number">([^<]+)<', page) for page in (first, other)]
+    assert numbers[0] and numbers[0] == numbers[1]
+    assert '<option value="other.html">Other</option>' in first and '<option value="fixture.html">' in other
+    sidebar = first.partition("bd-docs-nav")[2].partition("</nav>")[0]
+    assert "fixture" in first and "other.html" not in sidebar
 
 
 def test_page_holds_words_and_charts_stand_beside_it(book: Path) -> None:
@@ -161,6 +175,43 @@ def test_click_on_a_head_changes_the_linked_charts(book: Path, pages: Pages) -> 
             break
     assert pages.run(words) != before
     assert pages.run(bars) != before_bars
+
+
+@pytest.mark.browser
+def test_a_chosen_head_stays_chosen_on_the_next_page(book: Path, pages: Pages) -> None:
+    chosen = """
+    return bookViews.flatMap(view => {
+      try { const one = view.signal('head'); return [[one.layer[0], one.head[0]]]; } catch { return []; }
+    })
+    """
+    pages.open(html(book) / "models" / "fixture.html")
+    cells = pages.driver.find_elements("css selector", ".vega-live svg.marks g.mark-rect.role-mark path")
+    before = pages.run(chosen)
+    for cell in cells[:2]:
+        pages.run("arguments[0].scrollIntoView({block: 'center'})", cell)
+        cell.click()
+    after = pages.run(chosen)
+    assert after != before
+    pages.open(html(book) / "models" / "other.html")
+    assert pages.run(chosen) == after
+    pages.run("localStorage.clear()")
+
+
+@pytest.mark.browser
+def test_a_page_in_one_file_needs_nothing_else(book: Path, pages: Pages, tmp_path: Path) -> None:
+    target = export_page(book / "book" / "models" / "fixture.ipynb", tmp_path / "alone" / "fixture.html", book)
+    pages.open(target)
+    assert pages.errors() == []
+    assert {url for url in pages.requests() if url.startswith("file:")} == {target.as_uri()}
+    assert pages.run("return document.querySelectorAll('.vega-live svg.marks').length") == 2
+
+
+@pytest.mark.browser
+def test_search_finds_heads_by_name(book: Path, pages: Pages) -> None:
+    search = html(book).parent / "search.html"
+    pages.driver.get(search.as_uri() + "?q=L1H2")
+    assert pages.run("return document.querySelector('.search-head a').textContent") == "Head L1H2 in the explorer"
+    assert pages.errors() == []
 
 
 @pytest.mark.browser

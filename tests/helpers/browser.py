@@ -38,13 +38,20 @@ class Pages:
         self.driver = driver
         self.width = 0
 
-    def open(self, path: Path, width: int = 1280, height: int = 1000) -> None:
-        """Open a file at a window width and wait until all its charts are drawn."""
+    def open(self, path: Path, width: int = 1280, height: int = 1000, draw: bool = True) -> None:
+        """Open a file at a window width; wait until it is loaded and, with `draw`, all its charts are drawn."""
         self.resize(width, height)
         self.driver.get_log("performance")
         self.driver.get_log("browser")
         self.driver.get(path.resolve().as_uri())
-        self.wait_for_charts()
+        if draw:
+            self.wait_for_charts()
+
+    def wait_until(self, script: str) -> None:
+        """Wait until a script gives true."""
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        WebDriverWait(self.driver, WAIT).until(lambda driver: driver.execute_script(script))
 
     def resize(self, width: int, height: int = 1000) -> None:
         """Lay the page out for a screen of this width."""

@@ -9,14 +9,15 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
-from visualheads.errors import ParameterError, checked_number, checked_seed, checked_whole, got
+from visualheads.errors import ParameterError, checked, got
 from visualheads.heads.bootstrap import LEVEL, N_BOOT, PictureSums, centred_interval, half_weights, picture_weights
-from visualheads.heads.ranking import HEAD_DIMS, MOST_DRAWS, K, head_count, rankings, score_sums
+from visualheads.heads.ranking import HEAD_DIMS, K, head_count, rankings, score_sums
 
 N_SPLITS = 50
 """Random halves of the pictures over which the split-half reliability is averaged."""
 
 
+@checked
 def agreement(
     ds: xr.Dataset,
     by: Sequence[str] = ("image_weight", "region_weight", "concentration", "weight_concentration", "detection"),
@@ -73,9 +74,6 @@ def agreement(
         raise ParameterError(got("by", by, "a list of names of rankings"))
     if not isinstance(extra, Mapping) or not all(isinstance(one, xr.DataArray) for one in extra.values()):
         raise ParameterError(got("extra", extra, "{name: DataArray (model, layer, head)}"))
-    n_boot = checked_whole("n_boot", n_boot, highest=MOST_DRAWS)
-    n_splits = checked_whole("n_splits", n_splits, highest=MOST_DRAWS)
-    level, seed = checked_number("level", level, 0, 1), checked_seed(seed)
     names = [*by, *extra]
     if len(names) < 1 or len(set(names)) != len(names):
         raise ParameterError(got("rankings", names, "at least one name, each once"))

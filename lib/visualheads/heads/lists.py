@@ -27,7 +27,7 @@ import numpy as np
 import xarray as xr
 import yaml
 
-from visualheads.errors import HeadError, ParameterError, RecordError, checked_path, got, shown
+from visualheads.errors import HeadError, ParameterError, RecordError, checked, got, shown
 from visualheads.paths import slug_of
 from visualheads.store import files
 
@@ -56,6 +56,7 @@ class HeadScore:
     scored: bool = True
 
 
+@checked
 def export_scores(ranking: xr.DataArray, path: str | os.PathLike[str]) -> Path:
     """Write a ranking to a file, best heads first; what is written reads back equal to the last digit.
 
@@ -78,7 +79,7 @@ def export_scores(ranking: xr.DataArray, path: str | os.PathLike[str]) -> Path:
     DiskFullError, StoreError
         Where nothing can be written.
     """
-    path = checked_path("file of head scores", path)
+    path = Path(path)
     if not isinstance(ranking, xr.DataArray):
         raise HeadError(got("ranking", ranking, "a DataArray (layer, head), such as vh.rank returns"))
     if path.suffix.lower() not in (".json", ".csv"):
@@ -103,6 +104,7 @@ def export_scores(ranking: xr.DataArray, path: str | os.PathLike[str]) -> Path:
     return path
 
 
+@checked
 def read_scores(
     path: str | os.PathLike[str], shape: tuple[int, int] | None = None, model: str | None = None
 ) -> xr.DataArray:
@@ -133,7 +135,7 @@ def read_scores(
     HeadError
         For heads outside `shape` or listed twice.
     """
-    path = checked_path("file of head scores", path)
+    path = Path(path)
     if shape is not None and not (isinstance(shape, tuple) and len(shape) == 2):
         raise ParameterError(got("shape", shape, "(layers, heads)"))
     if not (model is None or isinstance(model, str)):

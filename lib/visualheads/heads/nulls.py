@@ -7,7 +7,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
-from visualheads.errors import ParameterError, checked_number, got
+from visualheads.errors import ParameterError, checked, got
 from visualheads.heads.bootstrap import LEVEL, N_BOOT, bootstrap, picture_sums
 from visualheads.heads.ranking import HEAD_DIMS, rankings, sample_scores, samples_with_control
 from visualheads.heads.selection import shapes_of
@@ -22,6 +22,7 @@ QUANTILE = 0.95
 """Of untrained heads, which a head has to exceed."""
 
 
+@checked
 def above_null(
     ds: xr.Dataset,
     *,
@@ -75,7 +76,6 @@ def above_null(
         Where no control is given, or one shares no prompt with `ds`, asks a prompt twice, has another shape, or lacks a
         model.
     """
-    checked_number("fdr", fdr, 0, 1)
     values = sample_scores(ds, measure, query=query)
     if untrained is not None:
         rankings(untrained)  # refuses what is no Dataset

@@ -14,12 +14,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from visualheads.errors import HeadError, ParameterError, checked_flag, checked_number, checked_seed, checked_whole, got
+from visualheads.errors import HeadError, ParameterError, checked, got
 from visualheads.heads.bootstrap import LEVEL, N_BOOT, Grouping, PictureSums, bounded, picture_sums
 from visualheads.heads.localization import LocalizationSums, above_elbow, lowest_entropy
 
-MOST_DRAWS = 10**6
-"""Bootstrap draws and splits at most: their weights are held in memory."""
 HEAD_DIMS = ("model", "layer", "head")
 DETECTION_K = 100
 """K of the released code (files named heads-100), used from 1000 heads on."""
@@ -97,6 +95,7 @@ def _sums(ds: xr.Dataset, values: xr.DataArray, by: str, model: int, query: str 
     )  # fmt: skip
 
 
+@checked
 def rank(
     ds: xr.Dataset,
     by: str = "detection",
@@ -148,8 +147,6 @@ def rank(
     ----------
     Bi et al. 2024 (arXiv:2412.18108) and its code; Kang et al., CVPR 2025 (localization).
     """
-    interval, seed = checked_flag("interval", interval), checked_seed(seed)
-    n_boot, level = checked_whole("n_boot", n_boot, highest=MOST_DRAWS), checked_number("level", level, 0, 1)
     values = sample_scores(ds, by, query=query, k=k)
     models = [_sums(ds, values, by, place, query, k) for place in range(values.sizes["model"])]
     mean = np.concatenate([sums.means(np.ones((1, len(sums.pictures))))[:, 0] for sums in models])

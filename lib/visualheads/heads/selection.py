@@ -14,7 +14,7 @@ import xarray as xr
 from jaxtyping import Bool
 from numpy.typing import NDArray
 
-from visualheads.errors import HeadError, ParameterError, checked_flag, got, shown
+from visualheads.errors import HeadError, ParameterError, checked, checked_whole, got, shown
 from visualheads.heads.ranking import HEAD_DIMS, K, head_count, rank, top_heads
 from visualheads.store.schema import depth_stages
 from visualheads.store.variables import STAGES
@@ -45,6 +45,7 @@ def depth_stage(n_layers: int) -> list[str]:
     return depth_stages(n_layers)[0].tolist()
 
 
+@checked
 def select(
     ds: xr.Dataset | xr.DataArray,
     by: str = "detection",
@@ -87,7 +88,6 @@ def select(
     ParameterError
         For an unknown ranking or stage.
     """
-    largest = checked_flag("largest", largest)
     if above_null is not None and not isinstance(above_null, xr.DataArray):
         raise ParameterError(got("above_null", above_null, "a bool DataArray, vh.above_null(…).above_null"))
     if stage not in (*STAGES, "all"):
@@ -274,6 +274,7 @@ def label(layer: int, head: int) -> str:
     return f"L{layer}H{head}"
 
 
+@checked
 def top(
     ds: xr.Dataset, by: str = "detection", n: int = 20, *, query: str | None = None, model: str | None = None
 ) -> pd.DataFrame:
@@ -303,8 +304,7 @@ def top(
     ParameterError
         For an unknown ranking or model, or fewer than one head.
     """
-    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-        raise ParameterError(got("n", n, "a whole number of heads, 1 or more"))
+    n = checked_whole("n", n)
     scores = rank(ds, by, interval=True, query=query)
     names = [str(name) for name in scores["model"].values]
     if model is not None and model not in names:

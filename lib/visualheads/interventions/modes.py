@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -10,9 +9,10 @@ from typing import TYPE_CHECKING, Literal
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from visualheads.errors import ModeError, ParameterError, got
+from visualheads.errors import ModeError, ParameterError, checked_name, checked_number, got
 from visualheads.interventions.engine import replacements
 from visualheads.interventions.engine.replacements import Change
+from visualheads.tasks.sample import checked_box
 
 if TYPE_CHECKING:
     from visualheads.models.wrapper import VisionLanguageModel
@@ -166,17 +166,15 @@ class Intervention:
     tokens: Mapping[str, Sequence[int]] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ModeError(got("mode", self.mode, MODES))
+        checked_name("mode", self.mode, MODES, ModeError)
         possible = MODES[self.mode].positions
-        object.__setattr__(self, "positions", self.positions or possible[0])
-        if self.positions not in possible:
-            raise ParameterError(got(f"positions of mode {self.mode!r}", self.positions, possible))
+        asked = possible[0] if self.positions == "" else self.positions
+        object.__setattr__(self, "positions", checked_name(f"positions of mode {self.mode!r}", asked, possible))
+        if not isinstance(self.boxes, Mapping):
+            raise ParameterError(got("boxes", self.boxes, "{sample id: box}"))
+        object.__setattr__(self, "boxes", {name: checked_box(box, name) for name, box in self.boxes.items()})
         if MODES[self.mode].biased:
-            bias = BIAS if self.bias is None else float(self.bias)
-            if not math.isfinite(bias):
-                raise ParameterError(got("bias", self.bias, "a finite number"))
-            object.__setattr__(self, "bias", bias)
+            object.__setattr__(self, "bias", BIAS if self.bias is None else checked_number("bias", self.bias))
         elif self.bias is not None:
             biased = [mode.name for mode in MODES.values() if mode.biased]
             raise ParameterError(got("bias", self.bias, f"None in mode {self.mode!r}", f"use {' or '.join(biased)}"))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from visualheads.errors import checked
 from visualheads.interventions.engine.generating import ended, step_forward
 from visualheads.interventions.engine.replacements import CLASSES, GENERATED, position_classes
 from visualheads.interventions.engine.text_model import forward, language_model_inputs, new_cache
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from visualheads.tasks.sample import Sample
 
 
+@checked
 def mean_reference(
     model: VisionLanguageModel, samples: Sequence[Sample], *, max_new_tokens: int = MAX_NEW_TOKENS
 ) -> Reference:

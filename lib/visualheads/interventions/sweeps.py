@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import xarray as xr
 
-from visualheads.errors import ModeError, ParameterError, StoreError, got
+from visualheads.errors import ModeError, StoreError, checked, checked_name
 from visualheads.heads.selection import head_sets
 from visualheads.interventions import results
 from visualheads.interventions.engine.run import Job
@@ -157,6 +157,7 @@ def steer(
     return results.single(sweep(model, samples, {"heads": heads}, "steer", positions, progress=progress, **change))
 
 
+@checked
 def sweep(
     model: VisionLanguageModel,
     samples: Sequence[Sample],
@@ -201,6 +202,7 @@ def sweep(
     return results.dataset(effects, run.coords)
 
 
+@checked
 def sweep_to_store(
     model: VisionLanguageModel,
     samples: Sequence[Sample],
@@ -264,6 +266,7 @@ def sweep_path(folder: str | os.PathLike[str], model: str, task: str, mode: str,
     return Path(folder) / model / f"{task}.{mode}-{positions}.zarr"
 
 
+@checked
 def open_sweeps(folder: str | os.PathLike[str], mode: str, positions: str = ALL) -> xr.Dataset:
     """Open all stored sweeps of one mode and positions, in memory.
 
@@ -286,8 +289,7 @@ def open_sweeps(folder: str | os.PathLike[str], mode: str, positions: str = ALL)
         Where there is none, or they cannot be joined (another bias, the same sample twice); for unknown names.
     """
     for what, value, allowed in (("mode", mode, MODES), ("positions", positions, POSITIONS)):
-        if value not in allowed:
-            raise ParameterError(got(what, value, allowed))
+        checked_name(what, value, allowed)
     paths = sorted(path for path in Path(folder).glob("*/*") if path.name.endswith((".zarr", PACKED)))
     chosen = [path for path in paths if read_attrs(path).get("kind") == kind_of(mode, positions)]
     chosen = [path for path in chosen if path.suffix == ".zarr" or path.with_suffix("") not in chosen]

@@ -66,6 +66,8 @@ def resolve(name: str | os.PathLike[str]) -> Source:
 
     Raises UnknownModelError with close matches, CheckpointError for a catalogued model whose weights are not there.
     """
+    if not isinstance(name, (str, os.PathLike)):
+        raise UnknownModelError(got("model", name, "a catalogue entry, a folder, or a hub id such as owner/name"))
     text = os.fspath(name)
     known = cards()
     if text in known:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -79,6 +80,14 @@ def checked_device(device: str | torch.device, also: Sequence[str] = ()) -> torc
     if asked is None or str(asked) not in there:
         raise ParameterError(got("device", str(device), [*there, *also], "give one that torch finds on this machine"))
     return asked
+
+
+def main_memory() -> int:
+    """Memory of this machine in bytes; 0 where the system does not tell."""
+    names = ("SC_PAGE_SIZE", "SC_PHYS_PAGES")
+    if not all(name in getattr(os, "sysconf_names", {}) for name in names):
+        return 0
+    return os.sysconf(names[0]) * os.sysconf(names[1])
 
 
 def lacks_memory(error: Exception) -> bool:

@@ -11,20 +11,11 @@ from typing import Any
 import torch
 
 from visualheads.cards import Card, data_folder, name_of
-from visualheads.errors import ParameterError, UnsupportedModelError, got
-from visualheads.models import blueprints, checkpoints, weights
+from visualheads.errors import ParameterError, UnsupportedModelError, checked, checked_text, got
+from visualheads.models import blueprints, checkpoints, devices, weights
 from visualheads.models.adapters import adapter_of
 from visualheads.models.blueprints import Blueprint
-from visualheads.models.devices import (
-    AUTO,
-    CPU,
-    bits_of,
-    chosen_device,
-    chosen_dtype,
-    in_places,
-    quantization_of,
-    room_for,
-)
+from visualheads.models.devices import AUTO, CPU, chosen_device, chosen_dtype, in_places, room_for
 from visualheads.models.processors import fill, readable
 from visualheads.models.progress import quiet
 from visualheads.models.prompting import PLAIN_PROMPT, Prompts, prompts_of
@@ -38,6 +29,7 @@ UNTRAINED_PICTURES = 8
 """Shipped emoji scenes on which an untrained projector is scaled."""
 
 
+@checked
 def load(
     name: str | os.PathLike[str],
     device: str | torch.device | None = None,
@@ -109,11 +101,13 @@ def load(
     ready = blueprints.prepare(source, revision, adapter, **form)
     source, plan, tuning, revision = ready.source, ready.plan, ready.tuning, ready.revision or None
     miniature = source.card is not None and source.card.miniature
+    if device_map is not None and (not device_map or not isinstance(device_map, (str, dict))):
+        raise ParameterError(got("device_map", device_map, "auto, or {module: device} as transformers takes it"))
     if device_map is not None and device is not None:
         raise ParameterError("device_map: got a device beside it; give one of the two.")
     placed = AUTO if device_map is not None else chosen_device(device, miniature)
     kind = chosen_dtype(dtype, placed, miniature)
-    quantized = quantization_of(plan.config, quantization_config)
+    quantized = devices.quantization_of(plan.config, quantization_config)
     places = device_map or (AUTO if placed == AUTO else {"": placed} if quantized else None)
     settings = {"device_map": places, "quantization_config": quantization_config}
     with room_for(source.name, AUTO if places == AUTO else CPU):
@@ -138,7 +132,7 @@ def load(
     identity = {
         "checkpoint": f"{called}+{name_of(tuning)}" if tuning else called,
         "revision": revision or commit or "",
-        "weights": "+".join(filter(None, (files, bits_of(quantized), hash_weights(tuning) if tuning else ""))),
+        "weights": "+".join(filter(None, (files, devices.bits_of(quantized), hash_weights(tuning) if tuning else ""))),
     }
     if tuning is not None:
         module = weights.with_lora(module, tuning)
@@ -170,6 +164,7 @@ def _joined(
     return _wrapped(module, prompts, source.name, source.card, identity, validate)
 
 
+@checked
 def wrap(
     module: Any,
     processor: Any,
@@ -212,8 +207,14 @@ def wrap(
     CheckpointError
         For a LoRA that changes nothing, or a chat template that cannot be used.
     """
+    if name is not None:
+        checked_text("name", name, empty=False)
+    if card is not None and not isinstance(card, Card):
+        raise ParameterError(got("card", card, "a Card of visualheads.cards.cards(), or None"))
     inner, tuned = weights.unwrapped(module)
     adapter = adapter_of(type(inner))
+    if getattr(processor, "tokenizer", None) is None or getattr(processor, "image_processor", None) is None:
+        raise ParameterError(got("processor", type(processor).__name__, "the model's processor, of AutoProcessor"))
     fill(processor, inner.config, adapter)
     prompts = prompts_of(processor, adapter, card, prompt=prompt, system=system, chat_template=chat_template)
     active = "+".join(["", *tuned.active_adapters]) if tuned is not None else ""

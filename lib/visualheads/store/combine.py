@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from visualheads.errors import StoreError
+from visualheads.errors import StoreError, checked
 from visualheads.paths import slug_of
 from visualheads.store.files import DamageWarning
 from visualheads.store.read import PACKED, open_store, read_attrs
@@ -34,6 +34,7 @@ MARK_LENGTH = 6
 """Hex digits put after a sample's id where two data sets use the same id for different samples."""
 
 
+@checked
 def open_results(
     folder: str | Path = "data/results", *, kind: str = "trace", models: Sequence[str] | None = None,
     variables: Sequence[str] | None = None, lazy: bool = True,

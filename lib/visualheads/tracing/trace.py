@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
+from visualheads.errors import checked
 from visualheads.models.devices import fitting, in_halves
 from visualheads.models.progress import Wish, progress_bar
 from visualheads.models.prompting import ONE_AT_A_TIME
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from visualheads.tasks.sample import Sample
 
 
+@checked
 def trace(
     model: VisionLanguageModel,
     samples: Sequence[Sample],
@@ -120,6 +122,7 @@ class ShardTracer:
         return measured.dataset(self.plan.coords.isel(sample=chosen), sums=True)
 
 
+@checked
 def prepare_store(
     model: VisionLanguageModel,
     samples: Sequence[Sample],
@@ -155,6 +158,7 @@ def prepare_store(
     return ShardTracer(model, samples, settings, plan, write.create(Path(path), plan, fresh=fresh))
 
 
+@checked
 def trace_to_store(
     model: VisionLanguageModel,
     samples: Sequence[Sample],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from visualheads.book.sphinx import charts, explorer, light, provenance, reference
+from visualheads.book.sphinx import charts, explorer, light, provenance, reference, switch
 from visualheads.book.sphinx.charts import MIME, VegaLiteDirective, VegaLiteMime
 
 if TYPE_CHECKING:
@@ -20,6 +20,6 @@ __all__ = ["MIME", "VegaLiteDirective", "VegaLiteMime", "setup"]
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register every part with Sphinx."""
-    for part in (charts, explorer, reference, provenance, light):
+    for part in (charts, explorer, reference, provenance, switch, light):
         part.setup(app)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

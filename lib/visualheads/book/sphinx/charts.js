@@ -6,7 +6,7 @@
   const NEAR = "800px 0px"; // how far outside the window a chart is drawn
   const PALE = { color: "#ced6dd" }; // on dark pages, for marks that Vega-Lite draws in black where none is given
   const root = document.documentElement;
-  const folder = new URL(".", document.currentScript.src);
+  const folder = new URL(".", document.currentScript.src || location.href); // a page in one file has all in it
   const isDark = () => root.dataset.theme === "dark";
   const isNarrow = (box) => box.clientWidth > 0 && box.clientWidth < NARROW;
   const views = (window.bookViews = []);
@@ -78,6 +78,7 @@
         box.drawn.finalize();
       }
       box.drawn = out;
+      linkHead(box, out.view, spec);
       views.push(out.view);
       live.replaceChildren(stage);
       box.dataset.drawn = `${isDark() ? "dark" : "light"} ${isNarrow(box) ? "narrow" : "wide"}`;
@@ -85,6 +86,61 @@
       console.error("a chart is told in words:", error);
       live.textContent = live.getAttribute("aria-label");
     }
+  }
+
+  // A head that is clicked in one chart is chosen in all that have it, and kept for other pages, as by the explorer.
+  const STORED = "visualheads.look";
+  const linked = new Map(); // place of a chart → how a head is chosen in it
+
+  function keptHead() {
+    try {
+      const found = /[:&]heads=L(\d+)H(\d+)/.exec(localStorage.getItem(STORED) || "");
+      return found && { layer: Number(found[1]), head: Number(found[2]) };
+    } catch {
+      return null; // private windows may refuse
+    }
+  }
+
+  function keepHead({ layer, head }) {
+    const name = `heads=L${layer}H${head}`;
+    try {
+      const before = localStorage.getItem(STORED) || "look:";
+      const others = before.replace(/^look:/, "").split("&").filter((part) => part && !part.startsWith("heads="));
+      localStorage.setItem(STORED, `look:${[...others, name].join("&")}`);
+    } catch {
+      // the choice is then this page's only
+    }
+  }
+
+  function linkHead(box, view, spec) {
+    const param = (spec.params || []).find((one) => (one.select?.fields || []).join() === "layer,head");
+    linked.delete(box);
+    if (!param) return;
+    const store = `${param.name}_store`;
+    const heads = new Set(
+      Object.values(spec.datasets || {}).flat().filter((row) => row.head != null).map((row) => `${row.layer} ${row.head}`),
+    );
+    const chosen = () => {
+      const value = view.signal(param.name);
+      return value?.layer ? { layer: value.layer[0], head: value.head[0] } : null;
+    };
+    const choose = (one) => {
+      const [tuple] = view.data(store);
+      const now = chosen();
+      if (!tuple || !heads.has(`${one.layer} ${one.head}`) || (now?.layer === one.layer && now.head === one.head)) return;
+      const { unit, fields } = tuple; // a new row: a copy would have the old one's hidden identity
+      view.data(store, [{ unit, fields, values: fields.map(({ field }) => one[field]) }]).runAsync();
+    };
+    const kept = keptHead();
+    if (kept) choose(kept);
+    linked.set(box, choose);
+    view.addSignalListener(param.name, () => {
+      const one = chosen();
+      const last = keptHead();
+      if (!one || (last?.layer === one.layer && last.head === one.head)) return;
+      keepHead(one);
+      linked.forEach((set, other) => other !== box && set(one));
+    });
   }
 
   const wanted = (box) => `${isDark() ? "dark" : "light"} ${isNarrow(box) ? "narrow" : "wide"}`;

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from visualheads.cards import cards
-from visualheads.errors import CheckpointError, ParameterError, UnknownModelError, got
+from visualheads.errors import CheckpointError, ParameterError, UnknownModelError, checked, got
 from visualheads.models.checkpoints import RECORD
 from visualheads.models.conversion.configs import (
     PROMPTS,
@@ -81,6 +81,7 @@ class Conversion:
     size: int
 
 
+@checked
 def convert(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],

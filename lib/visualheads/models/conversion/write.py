@@ -24,7 +24,7 @@ from visualheads.errors import CheckpointError, DiskFullError, ParameterError
 from visualheads.models.adapters import adapter_of
 from visualheads.models.checkpoints import check_folder
 from visualheads.models.conversion import plan as keys
-from visualheads.models.conversion.plan import Entry, Plan
+from visualheads.models.conversion.plan import Entry, WeightPlan
 from visualheads.models.conversion.sources import opened
 from visualheads.models.conversion.tokens import Words, probed
 from visualheads.models.progress import quiet
@@ -107,7 +107,7 @@ def check_room(place: Path, size: int) -> None:
         )
 
 
-def write_weights(plan: Plan, place: Path, advance: Callable[[int], None]) -> dict[str, int]:
+def write_weights(plan: WeightPlan, place: Path, advance: Callable[[int], None]) -> dict[str, int]:
     """Write all shards of a plan, one source file after the other; return name → checksum of what was written.
 
     In memory are one source file (mapped from the disk where possible) and one shard. Raises CheckpointError for
@@ -183,7 +183,7 @@ def _save(shard: dict[str, Tensor], path: Path) -> None:
 
 
 def check_written(
-    place: Path, plan: Plan, sums: dict[str, int], words: Words, class_name: str, advance: Callable[[int], None]
+    place: Path, plan: WeightPlan, sums: dict[str, int], words: Words, class_name: str, advance: Callable[[int], None]
 ) -> None:
     """Reload everything from the disk, one weight at a time. Raises CheckpointError where it is not what was meant."""
     check_folder(place)
