@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from helpers.planted import HEADS, LAYERS, Planted, always, effects_of, lists_of, pattern, late_sweep, world
+from helpers.planted import HEADS, LAYERS, Planted, always, effects_of, late_sweep, lists_of, pattern, world
 from visualheads.analysis import claims
 from visualheads.analysis.claims import NOT_SUPPORTED, NOT_TESTABLE, SUPPORTED, UNDECIDED, Choice, Evidence
 from visualheads.analysis.claims.rules import Draws, Part, agreed, all_of, decided
@@ -52,7 +52,9 @@ def named(box: float, name: float, noise: float = 0.01) -> Evidence:
 def profiled(share: float, noise: float = 0.01) -> Evidence:
     """Two benchmarks whose patterns have this share of their own."""
     weight = lambda _condition, task: pattern(0) * (1 - share) + pattern(1 + len(task)) * share  # noqa: E731
-    return Evidence(traces=world({"a": Planted(weight, noise=noise, form="letters")}, tasks=("looktwice", "qbench"), pictures=60))
+    return Evidence(
+        traces=world({"a": Planted(weight, noise=noise, form="letters")}, tasks=("looktwice", "qbench"), pictures=60)
+    )
 
 
 def right(gain: float, noise: float = 0.02) -> Evidence:
@@ -150,7 +152,8 @@ def test_the_same_margin_decides_for_and_against():
 def normal(pictures: int, spread: float, claimed: str = "above") -> Part:
     """A mean over so many pictures."""
     values = np.random.default_rng(0).normal(0.3, spread, pictures)
-    return Part("mean", lambda draws: (draws.of(pictures) @ values / pictures)[None], 0.1, ["a"], ["A"], claimed)  # fmt: skip
+    mean = lambda draws: (draws.of(pictures) @ values / pictures)[None]  # noqa: E731
+    return Part("mean", mean, 0.1, ["a"], ["A"], claimed)
 
 
 def test_power_grows_with_the_pictures_and_false_support_stays_rare():

@@ -17,9 +17,8 @@ import xarray as xr
 from helpers.cells import displayed
 from helpers.model_datasets import model_dataset, stored
 from helpers.networks import samples, wrapped
-from helpers.planted import Planted, pattern, world
 from visualheads import charts
-from visualheads.analysis import claims, grounding
+from visualheads.analysis import grounding
 from visualheads.analysis import sinks as sink_tables
 from visualheads.analysis import steering as steering_tables
 from visualheads.analysis.models import checkpoint_config

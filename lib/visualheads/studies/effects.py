@@ -110,7 +110,7 @@ def untrained_draws(
     Returns
     -------
     xarray.Dataset
-        NULL_MEASURES (draw, model, layer, head, query, sample), both attention rows; `sample` is the mean of the prompts.
+        NULL_MEASURES (draw, model, layer, head, query, sample), both attention rows; `sample` holds the prompts' mean.
     """
     parts = []
     for seed in range(draws):

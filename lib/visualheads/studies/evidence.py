@@ -11,7 +11,7 @@ import xarray as xr
 
 from visualheads.analysis import models as survey
 from visualheads.analysis.claims.evidence import Evidence
-from visualheads.analysis.effects import MAIN_TASK, effects_of
+from visualheads.analysis.effects import MAIN_TASK
 from visualheads.analysis.lineage import lineage
 from visualheads.analysis.subset import models_of
 from visualheads.errors import StoreError
