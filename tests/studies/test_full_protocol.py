@@ -166,6 +166,7 @@ def test_the_whole_protocol_is_run_resumed_shipped_and_repeated(
     monkeypatch.setattr(shipped, "full_folder", lambda: root)
     shape = model.shape[:2]
     stored(tmp_path / "results", model_dataset(NAME, pattern=np.random.default_rng(0).random(shape)))
+    shipped.ship(ds.isel(set=[0]), NAME, "late-mean", ["looktwice"], "late-mean", root=root)
     shown = ablation.removed(model, tmp_path / "results")
     assert list(shown.sweeps) == ["zero, all", "mean, all"] and shown.repeated is not None and shown.pictures == 4
     assert len(identity(root / NAME / "mean-all.zarr.zip")["reference"]) == HASH_LENGTH

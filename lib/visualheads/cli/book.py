@@ -197,16 +197,18 @@ def paper(
 def _tell_estimates(found: Sequence[Estimate]) -> None:
     table = Table("model", "left", "prompts", "memory", "disk", "time")
     for one in found:
-        time = _told(one.seconds / 3600, "h", "unknown here")
+        known = (
+            f"at most {_told(one.seconds / 3600, 'h')}" if not math.isnan(one.seconds) else "unknown: not this device"
+        )
         table.add_row(
             one.plan.name, f"{len(one.left)} of {one.plan.size}", f"{one.prompts:,}",
-            _told(one.needs.memory / 1e9, "GB"), _told(one.disk / 1e9, "GB"), f"at most {time}" if one.left else "",
+            _told(one.needs.memory / 1e9, "GB"), _told(one.disk / 1e9, "GB"), known if one.left else "",
         )  # fmt: skip
     out.print(table)
 
 
-def _told(value: float, unit: str, unknown: str = "unknown") -> str:
-    return unknown if math.isnan(value) else f"{value:.2g} {unit}"
+def _told(value: float, unit: str) -> str:
+    return "unknown" if math.isnan(value) else f"{value:.2g} {unit}"
 
 
 def parameters(given: list[str]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from visualheads.interventions.sweeps import sweep, sweep_path, sweep_to_store
 from visualheads.models.devices import CPU
 from visualheads.models.loading import load
 from visualheads.paths import slug_of
+from visualheads.store.read import read_attrs
 from visualheads.store.upkeep import kept
 from visualheads.studies import shipped
 from visualheads.tasks import task as benchmark
@@ -94,8 +95,8 @@ def removed(
     """
     traces = subset(models.traced(results, MEASURES, [model.name]), task=task)
     stores = shipped.full_stores(model.name) if full and task == MAIN_TASK else {}
-    found = {name: ds for name in stores if (ds := shipped.opened(model.name, name)) is not None}
-    sweeps = {_words(ds): ds for ds in found.values() if {"set", "sample", "heads"} <= {*ds.dims, *ds.data_vars}}
+    kept = [name for name, path in stores.items() if str(read_attrs(path).get("kind")).startswith(SWEEP)]
+    sweeps = {_words(ds): ds for name in kept if (ds := shipped.opened(model.name, name)) is not None}
     main = f"{MODE}, {POSITIONS}"
     if main in sweeps:
         sweeps = {main: sweeps.pop(main), **sweeps}
@@ -114,14 +115,15 @@ def removed(
 
 
 def repeat(
-    model: VisionLanguageModel, store: xr.Dataset, n: int = COMPARED_SAMPLES, n_sets: int = COMPARED_SETS
+    model: VisionLanguageModel, store: xr.Dataset, n: int = COMPARED_SAMPLES, n_sets: int = COMPARED_SETS, seed: int = 0
 ) -> Repeated:
-    """Compute sets spread over a full store again, on its first questions, and compare.
+    """Compute random sets of a full store again, on its first questions, and compare.
 
     Raises StoreError where they differ by more than TOLERANCE: then the store is not of this code and these weights.
     """
     whole = np.flatnonzero(store["kl"].isel(model=0).notnull().all("set").values)[:n]
-    sets = np.unique(np.linspace(0, store.sizes["set"] - 1, n_sets).round().astype(int))
+    drawn = np.random.default_rng(seed).choice(store.sizes["set"], min(n_sets, store.sizes["set"]), replace=False)
+    sets = np.sort(drawn)
     told = store.isel(model=0, sample=whole, set=sets)
     known = {sample.id: sample for sample in benchmark(MAIN_TASK).samples(format="free")}
     samples = [known[name] for name in told["sample"].values.tolist()]
