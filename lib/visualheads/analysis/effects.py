@@ -154,6 +154,14 @@ def head_table(
     return pd.DataFrame(rows, columns=columns)
 
 
+def depth_table(heads: pd.DataFrame) -> pd.DataFrame:
+    """Of a `head_tables`: the share of each model's positive effect that lies in a layer (model, layer, share)."""
+    if heads.empty:
+        return pd.DataFrame(columns=["model", "layer", "share"])
+    summed = heads.assign(share=heads["effect"].clip(lower=0)).groupby(["model", "layer"], sort=False)["share"].sum()
+    return (summed / summed.groupby("model").transform("sum")).reset_index()
+
+
 def head_tables(traces: xr.Dataset, effects: xr.Dataset | None, more: Lists | None = None) -> pd.DataFrame:
     """`head_table` of every model that has both, one below the other; empty where there is none."""
     told = more or {}

@@ -22,9 +22,9 @@ from visualheads.charts.comparison import (
 from visualheads.charts.cost import cost_bars, sweep_bars
 from visualheads.charts.depth import against_untrained, query_agreement, stage_profile
 from visualheads.charts.display import save_spec, show, spec_of
-from visualheads.charts.effects import effect_map, loss_curves, overlap_lines, ranking_cells, scores_and_effects
+from visualheads.charts.effects import effect_depth, effect_map, loss_curves, overlap_lines, ranking_cells, scores_and_effects
 from visualheads.charts.figure_one import figure_one
-from visualheads.charts.heads import head_map, top_heads, weight_concentration
+from visualheads.charts.heads import head_map, one_row, top_heads, weight_concentration
 from visualheads.charts.overlays import overlays, sample_overlays, strongest_heads
 from visualheads.charts.sinks import marked_examples, outliers, removed_sinks, sink_frequency, sink_heads
 from visualheads.charts.steering import boosted, examples, grounded, steered_answers
@@ -43,6 +43,7 @@ __all__ = [
     "condition_matrices",
     "condition_shortfalls",
     "cost_bars",
+    "effect_depth",
     "effect_map",
     "examples",
     "figure_one",
@@ -53,6 +54,7 @@ __all__ = [
     "marked_examples",
     "moment_lines",
     "moments_compared",
+    "one_row",
     "outliers",
     "overlap_lines",
     "overlays",

@@ -14,7 +14,8 @@ import pandas as pd
 from visualheads.charts import labels
 from visualheads.charts.comparison import chosen_model, placeholder
 from visualheads.charts.display import finished, rows
-from visualheads.charts.labels import CHOSEN, GREY, MAIN, colour
+from visualheads.charts.heads import SINGLE
+from visualheads.charts.labels import CHOSEN, GREY, MAIN, colour, with_family
 
 MEASURES = {
     "accuracy": "share of right answers lost",
@@ -104,6 +105,30 @@ def effect_map(table: pd.DataFrame, needs: str = NEEDS_EFFECTS) -> Any:
         "A chosen head's place in every ranking stands beside the map."
     )
     return finished(alt.hconcat(grid, _detail(data, table, chosen), spacing=16), words)
+
+
+def effect_depth(table: pd.DataFrame, needs: str = NEEDS_EFFECTS) -> Any:
+    """In which layers the effects lie: one line per model, coloured by its language model.
+
+    `table` is a result of `effects.depth_table`.
+    """
+    if table.empty:
+        return placeholder(needs)
+    told = with_family(table)
+    hue = colour("family", told["family"], title="language model", legend=alt.Legend(orient="top", columns=3))
+    chart = (
+        alt.Chart(rows(told.to_dict("records")), width=SINGLE - 60, height=220)
+        .mark_line(point=True)
+        .encode(
+            x=alt.X("layer:Q", title="layer", axis=alt.Axis(tickMinStep=1), scale=alt.Scale(nice=False)),
+            y=alt.Y("share:Q", title="share of positive effect", axis=alt.Axis(format="%")),
+            color=hue,
+            detail="model:N",
+            tooltip=["model:N", "layer:Q", alt.Tooltip("share:Q", format=".1%")],
+        )
+    )
+    first = told[told["layer"] == 0]["share"]
+    return finished(chart, f"Share of the effect by layer. Layer 0 holds {first.min():.0%} to {first.max():.0%} of it.")
 
 
 def scores_and_effects(table: pd.DataFrame, needs: str = NEEDS_EFFECTS) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
+import pandas as pd
 import xarray as xr
 
 from visualheads.analysis import head_tables
@@ -195,6 +196,22 @@ def _mean_map(data: alt.Data, shape: tuple[int, ...], chosen: alt.Parameter) -> 
             ],
         )
     )
+
+
+def one_row(table: pd.DataFrame) -> Any:
+    """The attention that one row gives to each token (columns token, kind, attention), coloured by kind of token."""
+    bars = (
+        alt.Chart(rows(table.to_dict("records")), width=SINGLE - 60, height=150)
+        .mark_bar()
+        .encode(
+            x=alt.X("token:N", sort=table["token"].tolist(), title=None, axis=alt.Axis(labelAngle=0)),
+            y=alt.Y("attention:Q", title="share of attention", axis=alt.Axis(format="%")),
+            color=colour("kind", table["kind"], title=None, legend=alt.Legend(orient="top")),
+            tooltip=["token:N", "kind:N", alt.Tooltip("attention:Q", format=".0%")],
+        )
+    )
+    told = ", ".join(f"{row.token} {row.attention:.2f}" for row in table.itertuples())
+    return finished(bars, f"Bars: how one row of attention is split among {len(table)} tokens: {told}.")
 
 
 def weight_concentration(ds: xr.Dataset, query: str = head_tables.QUERY, model: str | None = None) -> Any:
