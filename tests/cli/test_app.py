@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from helpers.command import run
-from helpers.families import save
+from helpers.families import save, save_tuned
 from helpers.networks import llava
 from helpers.task_files import looktwice
 from visualheads.cli import main
@@ -194,6 +194,39 @@ def test_heads_are_changed_from_the_command_line(capsys, tmp_path, checkpoint, d
     assert json.loads(out)[1]["kl"] == pytest.approx(removed["kl"], rel=1e-4)
     code, _, err = run(capsys, "ablate", checkpoint, "--heads", "many", *asked)
     assert code == 2 and "layer-head" in err
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_what_is_loaded_and_in_which_form_it_is_asked(capsys, tmp_path, checkpoint, data):
+    adapter = save_tuned(checkpoint, tmp_path / "tuned")
+    template = tmp_path / "form.jinja"
+    template.write_text(
+        "{% for m in messages %}{% for c in m.content %}{{ c.text or '<image>' }}{% endfor %}{% endfor %}?"
+    )
+    asked = ("--data", data, "--condition", "plain-object", "-n", 2, "--out", tmp_path / "results", "--json")
+    plain = ("--prompt", "Q <image> {question} A", "--answer-prefix", "red")
+    stores = {}
+    for name, options in {
+        "plain": plain,
+        "tuned": ("--adapter", adapter),
+        "own": ("--chat-template", template),
+    }.items():
+        assert run(capsys, "doctor", checkpoint, *options[:2])[0] == 0
+        code, out, err = run(capsys, "trace", checkpoint, *options, *asked, "--fresh")
+        assert code == 0, err
+        stores[name] = json.loads(out)["store"]
+    assert stores["tuned"] != stores["plain"] == stores["own"], "a tuned model has stores of its own"
+    code, _, err = run(capsys, "trace", checkpoint, *plain, *asked)
+    assert code == 2 and "prompt" in err, "what was asked in another form is not mixed"
+    code, out, _ = run(capsys, "doctor", checkpoint, "--prompt", "Q <image> {question} A", "--json")
+    assert code == 0 and "Q <image> {question} A" in json.loads(out)["prompt"]
+
+
+@pytest.mark.parametrize("name", ["trace", "look", "ablate", "steer", "sweep", "doctor", "page", "book"])
+def test_every_command_that_loads_a_model_takes_plugins(capsys, name):
+    out = run(capsys, name, "--help")[1]
+    assert "--import" in out
+    assert name in ("page", "book") or all(option in out for option in ("--adapter", "--prompt", "--chat-template"))
 
 
 def test_shards_on_workers_equal_those_done_here(tmp_path, checkpoint, data):

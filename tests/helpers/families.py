@@ -12,10 +12,11 @@ import pytest
 import torch
 import transformers as hf
 
-from helpers.networks import CHAT_TEMPLATE, Tiny, seeded, text_config, tokenizer
+from helpers.networks import CHAT_TEMPLATE, Tiny, llava, seeded, text_config, tokenizer
 from visualheads.models.adapters import adapter_of
 from visualheads.models.processors import image_only
 
+LORA_TARGETS = r".*language_model.*\.(q_proj|v_proj)"
 TINY = Tiny(text="qwen2", layers=2)
 ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
 
@@ -239,3 +240,24 @@ def family(name: str, implementation: str = "sdpa"):
         return wrap(module, processor, name=name)
     with tempfile.TemporaryDirectory() as place:
         return load(save(module, processor, Path(place) / name))
+
+
+def tuned(module: torch.nn.Module, seed: int = 1):
+    """The module with a LoRA whose matrices are all drawn at random, as after training."""
+    import peft
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = peft.get_peft_model(module, peft.LoraConfig(r=2, target_modules=LORA_TARGETS, init_lora_weights=False))
+        for name, weight in made.named_parameters():
+            if "lora_" in name:
+                torch.nn.init.normal_(weight, std=0.3)
+    return made
+
+
+def save_tuned(base: Path, folder: Path) -> Path:
+    """A folder of LoRA files that names the small LLaVA in `base`."""
+    tuned(llava()[0]).save_pretrained(folder)
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "base_model_name_or_path": str(base)}))
+    return folder

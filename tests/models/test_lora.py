@@ -11,34 +11,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import visualheads as vh
-from helpers.families import save
+from helpers.families import LORA_TARGETS, save, save_tuned, tuned
 from helpers.networks import llava, samples
 
 peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-TARGETS = r".*language_model.*\.(q_proj|v_proj)"
-
-
-def tuned(module: torch.nn.Module, seed: int = 1):
-    """The module with a LoRA whose matrices are all drawn at random, as after training."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        made = peft.get_peft_model(module, peft.LoraConfig(r=2, target_modules=TARGETS, init_lora_weights=False))
-        for name, weight in made.named_parameters():
-            if "lora_" in name:
-                torch.nn.init.normal_(weight, std=0.3)
-    return made
 
 
 @pytest.fixture
 def folders(tmp_path) -> tuple[Path, Path]:
     """(base model, adapter that names it)."""
     base = save(*llava(), tmp_path / "base")
-    made = tuned(llava()[0])
-    made.save_pretrained(tmp_path / "adapter")
-    file = tmp_path / "adapter" / "adapter_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "base_model_name_or_path": str(base)}))
-    return base, tmp_path / "adapter"
+    return base, save_tuned(base, tmp_path / "adapter")
 
 
 def logits(model: vh.VisionLanguageModel) -> torch.Tensor:
@@ -90,7 +74,7 @@ def test_an_adapter_that_matches_in_part_is_refused(folders):
 
 def test_an_untrained_adapter_is_refused(folders):
     base, adapter = folders
-    fresh = peft.get_peft_model(llava()[0], peft.LoraConfig(r=2, target_modules=TARGETS))
+    fresh = peft.get_peft_model(llava()[0], peft.LoraConfig(r=2, target_modules=LORA_TARGETS))
     with pytest.raises(vh.CheckpointError, match="does not change the logits"):
         vh.wrap(fresh, llava()[1])
     fresh.save_pretrained(adapter)

@@ -10,8 +10,7 @@ from typing import Annotated
 import typer
 
 from visualheads import __version__
-from visualheads.cli import book, convert, information, interventions, results, smol, stores, training, verdicts
-from visualheads.cli import look as looking
+from visualheads.cli import book, information, interventions, results, tracing, training
 from visualheads.cli.console import BAD_INPUT, FAILED, be_quiet, err, out
 from visualheads.errors import DiskFullError, KernelError, VisualHeadsError
 
@@ -24,28 +23,31 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(information.models)
-app.command()(information.doctor)
-app.command()(looking.look)
-app.command()(results.trace)
-app.command()(results.top)
+for command in (
+    information.models,
+    information.doctor,
+    tracing.look,
+    tracing.trace,
+    results.top,
+    results.export,
+    results.verify,
+    interventions.ablate,
+    interventions.steer,
+    interventions.sweep,
+    book.page,
+    book.book,
+    book.full,
+    results.compare,
+    training.convert,
+    training.train,
+    training.scenes,
+    training.weights,
+    training.card,
+    training.export_checkpoint,
+):
+    app.command()(command)
 app.command("rank", hidden=True)(results.top)
-app.command()(results.export)
-app.command()(interventions.ablate)
-app.command()(interventions.steer)
-app.command()(interventions.sweep)
-app.command()(stores.verify)
-app.command()(book.page)
 app.command("model", hidden=True)(book.page)
-app.command("book")(book.build)
-app.command("full")(book.full)
-app.command()(verdicts.compare)
-app.command()(convert.convert)
-app.command()(smol.weights)
-app.command("export-checkpoint")(smol.export_checkpoint)
-app.command()(smol.card)
-app.command()(training.train)
-app.command()(training.scenes)
 
 
 def _show_version(wanted: bool) -> None:

@@ -8,11 +8,13 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from visualheads.cli.console import Imports, out, say
+from visualheads.cli.console import out, say
+from visualheads.cli.options import grouped
 from visualheads.errors import KernelError, ParameterError, got
 from visualheads.paths import project_folder
 
 
+@grouped
 def page(
     model: Annotated[str, typer.Argument(help="Catalogue name, folder or hub id.")],
     parameter: Annotated[
@@ -20,10 +22,8 @@ def page(
         typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="A parameter of notebooks/model.ipynb."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Run the notebook even where nothing changed.")] = False,
-    imports: Imports = None,
 ) -> None:
     """Run the model notebook for one model; `visualheads book` then puts its page into the book."""
-    del imports
     from visualheads.book.catalogue import run_model_page
     from visualheads.models.checkpoints import resolve
 
@@ -53,7 +53,8 @@ def _check_values(root: Path, model: str, given: dict[str, Any]) -> None:
     job.drawn  # noqa: B018  (unknown benchmarks, missing files, too few questions)
 
 
-def build(
+@grouped
+def book(
     full: Annotated[
         bool,
         typer.Option(

@@ -7,12 +7,9 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
 
-import typer
 from rich.console import Console
 
-from visualheads import plugins
 from visualheads.models.progress import Wish
 
 FAILED, BAD_INPUT = 1, 2
@@ -20,18 +17,6 @@ SHOWN_SKIPPED = 20
 
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
-
-Imports = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--import",
-        metavar="MODULE",
-        callback=lambda names: plugins.use(names or []),
-        is_eager=True,
-        help="A module or .py file that adds a benchmark or an adapter; may be repeated.",
-    ),
-]
-"""Option of the commands that know benchmarks or load models."""
 
 
 class _Told:

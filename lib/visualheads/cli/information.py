@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import shutil
@@ -11,25 +10,27 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Column, Table
 
 from visualheads.cards import cards, data_folder, is_available
-from visualheads.cli.console import FAILED, out, say, warnings_as_notes
+from visualheads.cli.console import FAILED, as_json, out, say, warnings_as_notes
+from visualheads.cli.options import Checkpoint, Json, grouped
 
 GIGABYTE = 1e9
+PACKAGES = ("visualheads", "torch", "transformers", "nnsight", "xarray", "zarr", "jupyter-book", "altair")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+PICTURE = (640, 480)
 SPARE = 1.2
 """A model wants this many times its weights: activations and the cache come on top. Ours, a rule of thumb."""
 
 HERE = {(True, True): "shipped", (True, False): "not yet", (False, True): "fetch", (False, False): "convert"}
 
 
-def models(
-    as_json: Annotated[bool, typer.Option("--json", help="Print all fields of all cards as JSON.")] = False,
-) -> None:
+def models(json: Json = False) -> None:
     """List the models of the catalogue."""
-    if as_json:
-        listed = [card.model_dump() | {"available": is_available(card)} for card in cards().values()]
-        out.print_json(json.dumps(listed, ensure_ascii=False))
+    if json:
+        as_json([card.model_dump(mode="json") | {"available": is_available(card)} for card in cards().values()])
         return
     table = Table(
         *(Column(title, no_wrap=True) for title in ("name", "here")),
@@ -49,91 +50,103 @@ def models(
     )
 
 
+@grouped
 def doctor(
+    checkpoint: Checkpoint,
     model: Annotated[
         str | None, typer.Argument(help="A catalogue name, folder or hub id to try, without its weights.")
     ] = None,
+    json: Json = False,
 ) -> None:
     """Tell what this machine can run and what is missing; or what a checkpoint is, and whether its parts work."""
-    import torch
-
-    if model is not None:
-        _try_checkpoint(model)
-        return
-    missing: list[str] = []
-    table = Table(show_header=False)
-    table.add_row("Python", platform.python_version())
-    for name in ("visualheads", "torch", "transformers", "nnsight", "xarray", "zarr", "jupyter-book", "altair"):
-        try:
-            table.add_row(name, importlib.metadata.version(name))
-        except importlib.metadata.PackageNotFoundError:
-            table.add_row(name, "[red]missing[/]")
-            missing.append(f"{name} is not installed; run `make book`, or `pip install -e .`")
-    table.add_row("CPU", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used by torch")
-    memory = _memory()
-    table.add_row("memory", f"{memory / GIGABYTE:.0f} GB" if memory else "unknown")
-    largest = memory
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            properties = torch.cuda.get_device_properties(index)
-            table.add_row(f"GPU {index}", f"{properties.name}, {properties.total_memory / GIGABYTE:.0f} GB")
-        largest = max(
-            torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count())
-        )
+    told, missing = (_machine(), _missing()) if model is None else (_parts(model, checkpoint), [])
+    if json:
+        as_json({**told, "missing": missing})
     else:
-        table.add_row("GPU", "none that torch can use: real checkpoints will be slow, miniatures are not")
-    free = shutil.disk_usage(Path.cwd()).free
-    table.add_row("free disk here", f"{free / GIGABYTE:.0f} GB")
-    browser = next(
-        (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
-    )
-    table.add_row("Chromium", browser or "none: browser tests are left out")
-    offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
-    table.add_row("hub", "off (HF_HUB_OFFLINE is set)" if offline else "used for catalogue names and hub ids")
-    table.add_row("data", str(data_folder()))
-    out.print(table)
-    small = [card.name for card in cards().values() if card.miniature and is_available(card)]
-    real = [
-        card.name
-        for card in cards().values()
-        if not (card.miniature or card.joined)
-        and card.memory_gb
-        and largest
-        and card.memory_gb * GIGABYTE * SPARE <= largest
-    ]
-    say(f"Miniatures here: {', '.join(small) or 'none'}")
-    say(f"Real models that fit into memory in 16 bit: {', '.join(real) or 'none'}")
-    if not small:
-        missing.append(
-            f"no miniature in {data_folder() / 'miniatures'}; run `make miniatures`, or set VISUALHEADS_DATA"
-        )
-    for line in missing:
-        out.print("[red]missing:[/]", end=" ")
-        say(line)
+        table = Table(show_header=False)
+        table.add_column()
+        table.add_column(overflow="fold")
+        for name, value in told.items():
+            table.add_row(escape(name), escape(value))
+        out.print(table)
+        for line in missing:
+            say(f"missing: {line}")
     if missing:
         raise typer.Exit(FAILED)
 
 
-def _try_checkpoint(name: str) -> None:
-    """Read configuration, processor and the weights' headers, and send a picture through the processor."""
-    from visualheads.models import blueprints, checkpoints, self_check, weights
-    from visualheads.models.prompting import prompts_of
+def _machine() -> dict[str, str]:
+    import torch
+
+    gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    memory = _memory()
+    largest = max((gpu.total_memory for gpu in gpus), default=memory)
+    offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
+    fitting = [
+        card.name
+        for card in cards().values()
+        if not (card.miniature or card.joined) and 0 < (card.memory_gb or 0) * GIGABYTE * SPARE <= largest
+    ]
+    return {
+        "Python": platform.python_version(),
+        **{name: version for name in PACKAGES if (version := _version(name))},
+        "CPU": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used by torch",
+        "memory": f"{memory / GIGABYTE:.0f} GB" if memory else "unknown",
+        "GPU": "; ".join(f"{gpu.name}, {gpu.total_memory / GIGABYTE:.0f} GB" for gpu in gpus)
+        or "none that torch can use: real checkpoints will be slow, miniatures are not",
+        "free disk here": f"{shutil.disk_usage(Path.cwd()).free / GIGABYTE:.0f} GB",
+        "Chromium": next((found for name in BROWSERS if (found := shutil.which(name))), "")
+        or "none: browser tests are left out",
+        "hub": "off (HF_HUB_OFFLINE is set)" if offline else "used for catalogue names and hub ids",
+        "data": str(data_folder()),
+        "miniatures here": ", ".join(_miniatures()) or "none",
+        "real models that fit into memory in 16 bit": ", ".join(fitting) or "none",
+    }
+
+
+def _missing() -> list[str]:
+    lacking = [f"{name} is not installed; pip install {name}" for name in PACKAGES if not _version(name)]
+    if _miniatures():
+        return lacking
+    return [*lacking, f"no miniature in {data_folder() / 'miniatures'}; make miniatures, or set VISUALHEADS_DATA"]
+
+
+def _miniatures() -> list[str]:
+    return [card.name for card in cards().values() if card.miniature and is_available(card)]
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _parts(name: str, checkpoint: Checkpoint) -> dict[str, str]:
+    """Read configuration, processor and the weights' headers, and send a picture through the processor.
+
+    A joined model is loaded: that is how its parts come together.
+    """
+    from visualheads.models import blueprints, checkpoints, loading
 
     source = checkpoints.resolve(name)
     with warnings_as_notes():
-        plan = blueprints.of_source(source, source.card.revision or None if source.card and not source.folder else None)
-        if source.folder is not None:
-            weights.check_headers(plan.config, source.folder)
-        prompts = prompts_of(plan.processor, plan.adapter, source.card)
-        self_check.check_prompts(prompts, plan.config)
-    layers, heads, kv_heads = plan.shape
-    for line in (
-        f"class: {plan.module_class.__name__}, {layers} layers × {heads} heads ({kv_heads} key-value)",
-        f"processor: {type(plan.processor).__name__}, {plan.image_tokens((640, 480)):,} image tokens of 640 × 480",
-        f"prompt: {prompts.told!r}",
-        f"{source.location}: its parts work together; the weights' values were not read.",
-    ):
-        say(line)
+        if source.card is not None and source.card.joined:
+            model = loading.load(name, **checkpoint.settings())
+            kind, shape, prompts = type(model.module), model.shape, model.prompts
+            tokens = len(model.token_map(PICTURE))
+        else:
+            ready = blueprints.prepare(source, **checkpoint.settings()).check()
+            kind, shape, prompts = ready.plan.module_class, ready.plan.shape, ready.prompts
+            tokens = ready.plan.image_tokens(PICTURE)
+    layers, heads, kv_heads = shape
+    return {
+        "checkpoint": source.location,
+        "class": f"{kind.__name__}, {layers} layers × {heads} heads ({kv_heads} key-value)",
+        "processor": f"{type(prompts.processor).__name__}, {tokens:,} image tokens of {PICTURE[0]} × {PICTURE[1]}",
+        "prompt": repr(prompts.told),
+        "verdict": "its parts work together; the weights' values were not read",
+    }
 
 
 def _memory() -> int:

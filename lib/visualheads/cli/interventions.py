@@ -9,124 +9,90 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from visualheads.cli.console import Imports, as_json, bar, out, say, warnings_as_notes
-from visualheads.cli.results import Json
-from visualheads.errors import HeadError, got
+from visualheads.cli.console import as_json, bar, out, say, warnings_as_notes
+from visualheads.cli.options import RESULTS, Fresh, Json, Loading, Name, Questions, Results, grouped, load
+from visualheads.errors import HeadError, ParameterError, checked_whole, got
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from visualheads.tracing.jobs import TraceJob
-
-Name = Annotated[str, typer.Argument(help="Catalogue name, folder or hub id.")]
 Heads = Annotated[str, typer.Option(help="Layer-head, such as 14-22,13-16, or a file of head scores (see export).")]
 Top = Annotated[int | None, typer.Option(min=1, help="Of a file of scores: the best so many.", show_default="all")]
-Task = Annotated[str, typer.Option(help="Benchmark.")]
-Data = Annotated[str | None, typer.Option(help="Folder with the official files.", show_default="the shipped scenes")]
-Condition = Annotated[list[str] | None, typer.Option(help="May be repeated.", show_default="all")]
-Count = Annotated[int | None, typer.Option("--n", "-n", help="Questions per condition.", show_default="all")]
-Seed = Annotated[int, typer.Option(help="Decides the draw of questions and distractors.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, auto.", show_default="as trace chooses")]
 Mode = Annotated[str, typer.Option(help="zero, mean, uniform, image_knockout, … (see vh.ablate).")]
-Positions = Annotated[str, typer.Option(help="all or after_image.")]
+Positions = Annotated[str, typer.Option(help="all, after_image or last_prompt.", show_default="the mode's own")]
 
 
+@grouped
 def ablate(
     model: Name,
     heads: Heads,
+    loading: Loading,
+    questions: Questions,
     mode: Mode = "zero",
-    positions: Positions = "all",
+    positions: Positions = "",
     top: Top = None,
-    task: Task = "looktwice",
-    data: Data = None,
-    condition: Condition = None,
-    n: Count = None,
-    seed: Seed = 0,
-    device: Device = None,
     json: Json = False,
-    imports: Imports = None,
 ) -> None:
     """Remove heads, and print how answers change."""
-    del imports
     from visualheads.interventions import ablate as change
 
-    job, loaded = _asked(model, task, data, condition, n, seed, device)
+    samples, chosen = questions.job(model, loading).samples, _heads(heads, top)
     with warnings_as_notes():
-        found = change(loaded, job.samples, _heads(heads, top), mode, positions, progress=bar())
+        found = change(load(model, loading), samples, chosen, mode, positions, progress=bar())
     _tell(found, json)
 
 
+@grouped
 def steer(
     model: Name,
     heads: Heads,
+    loading: Loading,
+    questions: Questions,
     bias: Annotated[float, typer.Option(help="Added to the scores of the image tokens in the box.")] = 4.0,
     box: Annotated[
         str | None, typer.Option(help="left,top,right,bottom in pixels.", show_default="the picture")
     ] = None,
     top: Top = None,
-    task: Task = "looktwice",
-    data: Data = None,
-    condition: Condition = None,
-    n: Count = None,
-    seed: Seed = 0,
-    device: Device = None,
     json: Json = False,
-    imports: Imports = None,
 ) -> None:
     """Turn heads towards a part of the picture, and print how answers change."""
-    del imports
     from visualheads.interventions import steer as change
 
-    job, loaded = _asked(model, task, data, condition, n, seed, device)
+    region: Any = None if box is None else tuple(_numbers("--box", box))
+    samples, chosen = questions.job(model, loading).samples, _heads(heads, top)
     with warnings_as_notes():
-        region: Any = None if box is None else tuple(_numbers("--box", box))
-        found = change(loaded, job.samples, _heads(heads, top), region, bias, progress=bar())
+        found = change(load(model, loading), samples, chosen, region, bias, progress=bar())
     _tell(found, json)
 
 
+@grouped
 def sweep(
     model: Name,
     scores: Annotated[Path, typer.Argument(help="A file of head scores (see export).")],
+    loading: Loading,
+    questions: Questions,
     counts: Annotated[str, typer.Option(help="Sizes of the sets: the best so many heads.")] = "1,2,5,10",
     mode: Mode = "zero",
-    positions: Positions = "all",
-    task: Task = "looktwice",
-    data: Data = None,
-    condition: Condition = None,
-    n: Count = None,
-    seed: Seed = 0,
-    device: Device = None,
-    results: Annotated[Path, typer.Option("--out", help="Folder of the results.")] = Path("data/results"),
-    fresh: Annotated[bool, typer.Option("--fresh", help="Set a store that is there aside and start anew.")] = False,
+    positions: Positions = "",
+    results: Results = RESULTS,
+    fresh: Fresh = False,
     json: Json = False,
-    imports: Imports = None,
 ) -> None:
     """Remove the best heads of a ranking, more and more of them, into a store. Repeating does what is missing."""
-    del imports
     from visualheads.interventions.sweeps import sweep_path, sweep_to_store
     from visualheads.paths import slug_of
 
-    job, loaded = _asked(model, task, data, condition, n, seed, device)
-    sizes = [int(size) for size in _numbers("--counts", counts)]
+    job = questions.job(model, loading, results)
+    samples, sizes = job.samples, _counts(counts)
     sets = {f"top {size}": _heads(str(scores), size) for size in sizes}
+    loaded = load(model, loading)
     path = sweep_path(results, slug_of(loaded.name), Path(job.path).stem, mode, positions)
-    asked = {"fresh": fresh, "progress": bar(), "seed": seed, "task_files": job.arguments()["task_files"]}
+    asked = {"fresh": fresh, "progress": bar(), "seed": job.seed, "task_files": job.arguments()["task_files"]}
     with warnings_as_notes():
-        found = sweep_to_store(loaded, job.samples, sets, path, mode, positions, **asked)
+        found = sweep_to_store(loaded, samples, sets, path, mode, positions, **asked)
     if not json:
         say(str(path))
     _tell(found, json)
-
-
-def _asked(
-    model: str, task: str, data: str | None, condition: list[str] | None, n: int | None, seed: int, device: str | None
-) -> tuple[TraceJob, Any]:
-    from visualheads.tracing.jobs import TraceJob
-
-    folder = None if data is None else str(Path(data).expanduser().resolve())
-    job = TraceJob(model, task, folder, conditions=tuple(condition or ()), n=n, seed=seed, device=device)
-    job.drawn  # noqa: B018  (bad input is told before the model is loaded)
-    return job, job.loaded()
 
 
 def _heads(text: str, top: int | None) -> Any:
@@ -134,7 +100,7 @@ def _heads(text: str, top: int | None) -> Any:
     from visualheads.heads.lists import read_scores
     from visualheads.heads.ranking import top_heads
 
-    if Path(text).is_file():
+    if text.endswith((".json", ".csv")) or Path(text).is_file():
         scores = read_scores(text).isel(model=0)
         scores = scores.sel(bound="estimate") if "bound" in scores.dims else scores
         values = scores.transpose("layer", "head").values
@@ -147,9 +113,14 @@ def _heads(text: str, top: int | None) -> Any:
         raise HeadError(got("heads", text, allowed)) from None
 
 
-def _numbers(name: str, text: str) -> list[float]:
-    from visualheads.errors import ParameterError
+def _counts(text: str) -> list[int]:
+    try:
+        return [checked_whole("--counts", int(part)) for part in text.split(",")]
+    except ValueError:
+        raise ParameterError(got("--counts", text, "whole numbers from 1, with commas between them")) from None
 
+
+def _numbers(name: str, text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:

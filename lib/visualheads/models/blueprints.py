@@ -6,6 +6,7 @@ modules are built on torch's meta device: shapes without memory.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -15,12 +16,15 @@ from typing import Any
 import yaml
 
 from visualheads.cards import Card
-from visualheads.errors import UnknownModelError
-from visualheads.models import checkpoints
+from visualheads.errors import ParameterError, UnknownModelError, checked_path, got
+from visualheads.models import checkpoints, lora
 from visualheads.models.adapters import Adapter, adapter_of
 from visualheads.models.checkpoints import Source
 from visualheads.models.config_checks import check_config
 from visualheads.models.processors import is_whole, load_processor, readable
+from visualheads.models.prompting import Prompts, prompts_of
+from visualheads.models.self_check import check_prompts
+from visualheads.models.weights import check_headers
 
 BLUEPRINTS = Path(__file__).with_name("blueprints.yml")
 PAD_TO_SQUARE = "pad to square"
@@ -149,6 +153,56 @@ def of_source(source: Source, revision: str | None = None, processor_from: Path 
         processor = load_processor(source.location, config, adapter, **settings)
     origin = "its own configuration" if source.folder else f"{source.location}, configuration files only"
     return Blueprint(config, processor, origin)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checkpoint before its weights are read.
+
+    source, tuning  the base, and the folder of a LoRA on it (None without)
+    revision        of a hub id; "" for none
+    plan, prompts   its architecture, and the form of its prompts
+    """
+
+    source: Source
+    tuning: Path | None
+    revision: str
+    plan: Blueprint
+    prompts: Prompts
+
+    def check(self) -> Prepared:
+        """Compare the weights' headers with the configuration, and send a picture through the processor.
+
+        Raises CheckpointError or UnsupportedModelError.
+        """
+        if self.source.folder is not None:
+            check_headers(self.plan.config, self.source.folder)
+        check_prompts(self.prompts, self.plan.config)
+        return self
+
+
+def prepare(
+    source: Source, revision: str | None = None, adapter: str | os.PathLike[str] | None = None, **form: Any
+) -> Prepared:
+    """Read all but the weights of a checkpoint, or of a LoRA folder and its base; `form` as `prompts_of` takes it.
+
+    Raises
+    ------
+    CheckpointError, UnsupportedModelError, MissingDependencyError, ParameterError
+        As `visualheads.models.loading.load` tells.
+    """
+    tuning = checked_path("adapter", adapter) if adapter is not None else None
+    if lora.is_lora(source.folder):
+        if tuning is not None:
+            raise ParameterError(f"adapter: got {str(adapter)!r}, but {source.location} is an adapter itself.")
+        tuning, source = source.folder, lora.base_of(source)
+    if tuning is not None and not lora.is_lora(tuning):
+        raise ParameterError(got("adapter", str(tuning), f"a folder with {lora.CONFIG}", suggest=False))
+    checkpoints.check_revision(source, revision)
+    fixed = source.card.revision if source.card and source.folder is None else ""
+    plan = of_source(source, revision or fixed or None, processor_from=tuning)
+    prompts = prompts_of(plan.processor, plan.adapter, source.card, **form)
+    return Prepared(source, tuning, revision or fixed, plan, prompts)
 
 
 def _pictures(card: Card, config: Any) -> Any:

@@ -93,24 +93,13 @@ def load(
         Where memory does not suffice.
     """
     source = checkpoints.resolve(name)
+    form = {"prompt": prompt, "system": system, "chat_template": chat_template}
     if source.card is not None and source.card.joined:
         if adapter is not None or quantization_config is not None or device_map is not None:
             raise ParameterError(f"{source.name} takes no adapter, quantization_config or device_map; leave them out.")
-        form = {"prompt": prompt, "system": system, "chat_template": chat_template}
         return _joined(source, device, dtype, revision, validate, form)
-    tuning = Path(adapter) if adapter is not None else None
-    if lora.is_lora(source.folder):
-        if tuning is not None:
-            raise ParameterError(f"adapter: got {str(adapter)!r}, but {source.location} is an adapter itself.")
-        tuning, source = source.folder, lora.base_of(source)
-    if tuning is not None and not lora.is_lora(tuning):
-        raise ParameterError(got("adapter", str(tuning), f"a folder with {lora.CONFIG}", suggest=False))
-    checkpoints.check_revision(source, revision)
-    revision = revision or (source.card.revision if source.card and source.folder is None else None) or None
-    plan = blueprints.of_source(source, revision, processor_from=tuning)
-    prompts = prompts_of(
-        plan.processor, plan.adapter, source.card, prompt=prompt, system=system, chat_template=chat_template
-    )
+    ready = blueprints.prepare(source, revision, adapter, **form)
+    source, plan, tuning, revision = ready.source, ready.plan, ready.tuning, ready.revision or None
     miniature = source.card is not None and source.card.miniature
     if device_map is not None and device is not None:
         raise ParameterError("device_map: got a device beside it; give one of the two.")
@@ -146,7 +135,7 @@ def load(
     if tuning is not None:
         module = lora.applied(module, tuning)
     card = source.card if tuning is None else None  # a tuned model is not the catalogued one
-    return _wrapped(module, prompts, identity["checkpoint"], card, identity, validate)
+    return _wrapped(module, ready.prompts, identity["checkpoint"], card, identity, validate)
 
 
 def _joined(

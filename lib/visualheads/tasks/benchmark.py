@@ -96,6 +96,11 @@ class Benchmark(ABC):
             f"{self.name}: the folder {str(self.data)!r} {what}. Where to get it: {self.sources}"
         )
 
+    @property
+    def store_name(self) -> str:
+        """What stores of its traces are called. Default: as the benchmark."""
+        return self.name
+
     def default_split(self) -> str:
         """The split that is read unless another is asked for. Default: the first."""
         return self.splits[0]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from visualheads.errors import BoxError, RecordError, close_matches, shown
+from visualheads.paths import slug_of
 from visualheads.tasks import prompts, records
 from visualheads.tasks.benchmark import Benchmark
 from visualheads.tasks.questions import Question, Reading
@@ -61,6 +62,11 @@ class Table(Benchmark):
         with_choices = [bool(question.options) for question in reading.questions]
         both: tuple[Format, ...] = ("letters", "free") if all(with_choices) else ("free", "letters")
         self.formats = both if any(with_choices) else ("free",)
+
+    @property
+    def store_name(self) -> str:
+        """With the file's name: several tables may lie in one folder."""
+        return f"{self.name}-{slug_of(self.file.stem)}"
 
     def files(self, split: str) -> list[Path]:
         del split

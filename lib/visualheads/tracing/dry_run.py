@@ -11,9 +11,6 @@ from visualheads.models import blueprints, checkpoints
 from visualheads.models.blueprints import Blueprint
 from visualheads.models.checkpoints import Source
 from visualheads.models.devices import AUTO, chosen_device
-from visualheads.models.prompting import prompts_of
-from visualheads.models.self_check import check_prompts
-from visualheads.models.weights import check_headers
 from visualheads.store.variables import QUERIES, TRACED
 from visualheads.store.write import SHARD
 from visualheads.tracing.batching import BATCH_TOKENS
@@ -42,8 +39,7 @@ def estimate(job: TraceJob) -> dict[str, str]:
     Raises what resolving the model and drawing the samples raise.
     """
     source = _source(job.model)
-    checkpoints.check_revision(source, job.revision)
-    plan, card = _blueprint(source, job.revision), source.card
+    plan, card = _blueprint(source, job), source.card
     known = _of_blueprint(plan, job, card) if plan else _of_card(card)
     return {
         "model": f"{source.name} ({source.location})",
@@ -63,17 +59,14 @@ def _source(name: str) -> Source:
     return checkpoints.resolve(name)
 
 
-def _blueprint(source: Source, revision: str | None) -> Blueprint | None:
+def _blueprint(source: Source, job: TraceJob) -> Blueprint | None:
+    checkpoints.check_revision(source, job.revision)
     if source.card is not None and source.card.joined:
         return None
     if source.folder is None and source.card is not None and blueprints.has_blueprint(source.card):
         return blueprints.of_card(source.card)
     try:
-        plan = blueprints.of_source(source, revision)
-        check_prompts(prompts_of(plan.processor, plan.adapter, source.card), plan.config)
-        if source.folder is not None:
-            check_headers(plan.config, source.folder)
-        return plan
+        return blueprints.prepare(source, job.revision, **job.loading()).check().plan
     except CheckpointError:
         if source.folder is not None:
             raise

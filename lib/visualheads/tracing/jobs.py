@@ -40,7 +40,9 @@ class TraceJob:
     conditions, formats     () = all conditions of the task, its first format
     controls                as `task.samples` takes them; "" = the pictures as they are
     n                       questions per condition, None = all
-    device, dtype, revision as `load` takes them
+    device, dtype, revision, adapter, prompt, system, chat_template
+                            as `load` takes them
+    answer_prefix           what every answer is made to begin with
     untrained               a network of the model's shape with random weights of `seed`, instead of the model
     """
 
@@ -60,6 +62,11 @@ class TraceJob:
     skip_bad: bool = False
     results: str = str(RESULTS)
     untrained: bool = False
+    adapter: str | None = None
+    prompt: str | None = None
+    system: str | None = None
+    chat_template: str | None = None
+    answer_prefix: str = ""
 
     def __post_init__(self) -> None:
         if not self.controls:
@@ -68,10 +75,11 @@ class TraceJob:
     @property
     def path(self) -> str:
         """The store's path. Controls alone, and every other seed, have a store of their own: `looktwice-seed1.zarr`."""
-        name = self.task if "" in self.controls else "-".join([self.task, *self.controls])
+        name = "-".join([self._benchmark.store_name, *(() if "" in self.controls else self.controls)])
         name = f"{name}-seed{self.seed}" if self.seed else name
         name = f"{name}-{UNTRAINED}" if self.untrained else name
-        return str(store_path(self.results, name_of(self.model), name))
+        called = f"{name_of(self.model)}-{name_of(self.adapter)}" if self.adapter else name_of(self.model)
+        return str(store_path(self.results, called, name))
 
     @cached_property
     def _benchmark(self) -> Benchmark:
@@ -98,7 +106,10 @@ class TraceJob:
     @property
     def samples(self) -> list[Sample]:
         """All samples, in the order in which they are stored."""
-        return [sample for part in self.drawn for sample in part]
+        drawn = [sample for part in self.drawn for sample in part]
+        if not self.answer_prefix:
+            return drawn
+        return [replace(sample, answer_prefix=self.answer_prefix) for sample in drawn]
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
@@ -129,9 +140,13 @@ class TraceJob:
 
     def loaded(self) -> Any:
         """The model, or the untrained network of its shape."""
-        model = load(self.model, device=self.device, dtype=self.dtype, revision=self.revision)
+        model = load(self.model, self.device, self.dtype, self.revision, **self.loading())
         # a model that only tells the network's shape must not take its place
         return untrained(model, self.seed, put_aside(model.module)) if self.untrained else model
+
+    def loading(self) -> dict[str, Any]:
+        """The LoRA and the form of prompts, as keyword arguments of `load`."""
+        return {name: getattr(self, name) for name in ("adapter", "prompt", "system", "chat_template")}
 
     def white(self) -> TraceJob:
         """The same questions about white pictures, in the job's first format: the control of `above_null`."""
