@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.cells import displayed
-from visualheads.book.tables import prepared, show_table
+from visualheads.book.tables import download_table, prepared, show_table
 from visualheads.book.text import render, say
 from visualheads.errors import ParameterError
 
@@ -72,6 +76,15 @@ def test_long_tables_tell_what_they_left_out(monkeypatch: pytest.MonkeyPatch) ->
     shown = displayed(monkeypatch)
     show_table(pd.DataFrame({"name": ["<b>", "yy", "zz"]}), head=1)
     assert "2 more rows" in shown[0] and "&lt;b&gt;" in shown[0] and "yy" not in shown[0]
+
+
+def test_a_download_is_the_whole_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = displayed(monkeypatch)
+    download_table(pd.DataFrame({"name": ["a,b", "c"], "value": [0.123456789, np.nan]}), "told.csv")
+    (encoded,) = re.findall(
+        r'download="told.csv" href="data:text/csv;base64,([^"]+)"', json.loads(shown[0])["text/html"]
+    )
+    assert base64.b64decode(encoded).decode() == 'name,value\n"a,b",0.123456789\nc,\n'
 
 
 def test_sentences_with_unknown_numbers_are_left_out() -> None:

@@ -50,7 +50,7 @@ def traced(n_layers: int = 4, n_heads: int = 4, n_samples: int = 40, seed: int =
         "concentration": 1 - weight,
         "sink_share": np.full(weight.shape, 0.25),
         "spatial_entropy": 2 * weight,
-        "image_log_odds": np.log(weight / (1 - weight)),
+        "image_log_odds_no_sink": np.log(weight / (1 - weight)),
     }
     index = np.arange(n_samples)
     defaults = {
@@ -199,16 +199,16 @@ def test_no_elbow_lets_all_heads_through():
     assert elbow(np.array([0.1, 0.3])) == -np.inf
 
 
-def test_gaze_takes_the_last_prompt_row():
+def test_the_row_that_produces_the_answer_is_read_unless_another_is_asked_for():
     first, last = traced(seed=0), traced(seed=1)
     both = xr.concat([first, last], dim=xr.DataArray(["first_generated", "last_prompt"], dims="query", name="query"))
     np.testing.assert_allclose(rank(both, "gaze").values, rank(last, "region_weight").values)
-    np.testing.assert_allclose(rank(both, "image_weight").values, rank(first, "image_weight").values)
-    np.testing.assert_allclose(
-        rank(both, "image_weight", query="last_prompt").values, rank(last, "image_weight").values
-    )
-    with pytest.raises(ParameterError, match="query of gaze"):
-        rank(both.sel(query=["first_generated"]), "gaze")
+    np.testing.assert_allclose(rank(both, "image_weight").values, rank(last, "image_weight").values)
+    chosen = rank(both, "image_weight", query="first_generated")
+    np.testing.assert_allclose(chosen.values, rank(first, "image_weight").values)
+    rows = np.resize(["first_generated", "last_prompt"], first.sizes["sample"])
+    with pytest.raises(ParameterError, match="one attention row"):
+        rank(first.assign_coords(query=("sample", rows)), "image_weight")
     with pytest.raises(ParameterError, match="query of image_weight"):
         rank(both, "image_weight", query="last")
 
@@ -216,7 +216,7 @@ def test_gaze_takes_the_last_prompt_row():
 def test_unknown_rankings_are_named_with_a_suggestion():
     with pytest.raises(ParameterError, match="did you mean 'detection'"):
         rank(traced(), "detecton")
-    assert "image_log_odds" in rankings(traced())
+    assert "image_log_odds_no_sink" in rankings(traced())
     with pytest.raises(ParameterError, match="trace with this measure"):
         rank(hand([[0.5]]), "concentration")
 
@@ -384,7 +384,7 @@ def planted(n_samples: int = 60, seed: int = 0) -> tuple[xr.Dataset, xr.Dataset,
     """(ds, white, untrained draws): heads 0–9 of 40 exceed both nulls by one nat, 10–14 only the untrained one."""
     rng = np.random.default_rng(seed)
     ds = traced(4, 10, n_samples)
-    shape = ds["image_log_odds"].shape
+    shape = ds["image_log_odds_no_sink"].shape
     effect = np.zeros(40)
     effect[:15] = 1.0
     control = np.zeros(40)
@@ -392,7 +392,9 @@ def planted(n_samples: int = 60, seed: int = 0) -> tuple[xr.Dataset, xr.Dataset,
 
     def with_effect(values: np.ndarray) -> xr.Dataset:
         noise = rng.normal(scale=0.3, size=shape)
-        return ds.assign(image_log_odds=ds["image_log_odds"].copy(data=values.reshape(1, 4, 10, 1) + noise))
+        return ds.assign(
+            image_log_odds_no_sink=ds["image_log_odds_no_sink"].copy(data=values.reshape(1, 4, 10, 1) + noise)
+        )
 
     return with_effect(effect), with_effect(control), with_effect(np.full(40, -0.5)).expand_dims(draw=20)
 
@@ -414,7 +416,8 @@ def test_false_discoveries_stay_rare_without_any_effect():
         rng = np.random.default_rng(seed)
         ds = traced(4, 10, 40)
         noise = [
-            ds.assign(image_log_odds=ds["image_log_odds"].copy(data=rng.normal(size=(1, 4, 10, 40)))) for _ in "ab"
+            ds.assign(image_log_odds_no_sink=ds["image_log_odds_no_sink"].copy(data=rng.normal(size=(1, 4, 10, 40))))
+            for _ in "ab"
         ]
         found += bool(above_null(noise[0], white=noise[1]).above_null.any())
     assert found <= 8  # 5 % expected: two of forty
@@ -461,7 +464,7 @@ def test_own_questions_without_ids_are_paired_by_sample():
 
 def test_every_model_is_held_against_its_own_untrained_network():
     ds, _, untrained = planted()
-    loud = untrained.assign(image_log_odds=untrained["image_log_odds"] + 10)
+    loud = untrained.assign(image_log_odds_no_sink=untrained["image_log_odds_no_sink"] + 10)
     both = xr.concat([ds, ds.assign_coords(model=["loud"])], dim="model")
     controls = xr.concat([loud.assign_coords(model=["loud"]), untrained], dim="model")
     found = above_null(both, untrained=controls)["above_null"]

@@ -136,6 +136,8 @@ def _measures(
         "focus_nats": focus,
         "effective_patches": np.maximum(TOKENS / np.exp(focus), 1.0),
         "image_log_odds": odds,
+        "image_log_odds_no_sink": odds - 0.1,
+        "top_share": np.clip(np.exp(focus) / TOKENS, 0, 1),
         "region_lift": np.where(has_box[:, None], share * 8, np.nan),
         "top_patch_hit": hit,
         "newline_weight": newline,

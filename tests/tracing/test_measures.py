@@ -90,6 +90,18 @@ def test_log_odds_by_hand():
     assert measured(HAND, sets_of())["image_log_odds"] == pytest.approx(-math.log(5 / 3), abs=1e-6)
 
 
+def test_neither_the_first_key_nor_sinks_count_in_the_null_s_log_odds():
+    # 0.5 on five image tokens against 0.3 on two words; without the third key, 0.3 on four against the same.
+    assert measured(HAND, sets_of())["image_log_odds_no_sink"] == pytest.approx(math.log(5 / 3 / 2.5), abs=1e-6)
+    sink = [False, False, True] + [False] * 6
+    assert measured(HAND, sets_of(sink))["image_log_odds_no_sink"] == pytest.approx(-math.log(2), abs=1e-6)
+    assert math.isnan(measured([1.0] + [0.0] * 8, sets_of())["image_log_odds_no_sink"])
+
+
+def test_the_strongest_patch_by_hand():
+    assert measured(HAND, sets_of())["top_share"] == pytest.approx(0.5)
+
+
 def test_region_by_hand():
     # Half of the patch weight on one patch of four: twice what an even spread would give; and the peak is in the box.
     found = measured(HAND, sets_of())
@@ -266,8 +278,11 @@ def test_ranges(seed: int):
 @examples
 @given(st.integers(0, 10_000))
 def test_permuting_the_keys_changes_nothing(seed: int):
+    """But for the first key, which one measure leaves out, and those before it, which nobody sees."""
     rows, sets, grid = random_case(seed)
-    order = torch.randperm(rows.shape[-1], generator=torch.Generator().manual_seed(seed))
+    kept = int(sets.visible.int().argmax(dim=-1).max()) + 1
+    moved = kept + torch.randperm(rows.shape[-1] - kept, generator=torch.Generator().manual_seed(seed))
+    order = torch.cat([torch.arange(kept), moved])
     permuted = TokenSets(*(getattr(sets, field.name)[:, order] for field in dataclasses.fields(sets)))
     before, after = measure(rows, sets, grid), measure(rows[..., order], permuted, grid)
     for name in MEASURES:

@@ -67,6 +67,28 @@ def scored_statistics(ds: xr.Dataset, *, query: str | None = QUERY) -> pd.DataFr
     return head_statistics(ds, query=query).merge(told[["model", "task", "score"]], on=["model", "task"], how="left")
 
 
+def head_points(ds: xr.Dataset, *, query: str | None = QUERY) -> pd.DataFrame:
+    """The paper's first figure as a table: one row per model, benchmark and head.
+
+    Columns: model, task, layer, head, image_weight, concentration (means over samples), score (share right of the model
+    on the benchmark; NaN without answers). Heads that a model lacks are left out.
+    """
+    parts = []
+    for name in models_of(ds):
+        for task in tasks_of(ds):
+            part = subset(ds, model=name, task=task)
+            if part.sizes["sample"]:
+                means = [head_means(part, measure, query) for measure in ("image_weight", "concentration")]
+                layer, head = np.nonzero(np.isfinite(means[0]))
+                weight, focus = (values[layer, head] for values in means)
+                columns = {"layer": layer, "head": head, "image_weight": weight, "concentration": focus}
+                parts.append(pd.DataFrame({"model": name, "task": task, **columns}))
+    told = scores(ds).rename(columns={"group": "task", "estimate": "score"})[["model", "task", "score"]]
+    columns = ["model", "task", "layer", "head", "image_weight", "concentration"]
+    points = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+    return points.merge(told, on=["model", "task"], how="left")
+
+
 def head_means(part: xr.Dataset, measure: str, query: str | None = QUERY) -> NDArray[np.float64]:
     """Mean over samples (layer, head) of one model's measure; NaN where it has no value."""
     asked = query if "query" in part.dims else None

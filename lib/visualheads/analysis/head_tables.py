@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
+from scipy.stats import hypergeom
 
-from visualheads.analysis.subset import only_model, subset
-from visualheads.heads.ranking import rank
+from visualheads.analysis.subset import models_of, only_model, subset, tasks_of
+from visualheads.heads.ranking import K, head_count, rank, sample_scores
 from visualheads.store.variables import AS_THEY_ARE
 
-QUERY = "first_generated"
+QUERY = "last_prompt"
 FEWEST, STRONGEST = 3, 0.1
 """Heads below which nothing is correlated, and the share of the heads that counts as the strongest."""
 LONGEST_SIDE = 12
@@ -46,6 +47,67 @@ def head_table(ds: xr.Dataset, measures: Sequence[str], query: str = QUERY, mode
             **{name: values.astype(float) for name, values in means.items()},
         }
     )
+
+
+def condition_table(
+    ds: xr.Dataset, measures: Sequence[str] = ("image_weight", "region_weight"), query: str = QUERY
+) -> pd.DataFrame:
+    """Head maps per condition: one row per model, condition and head, with the mean over samples of each measure.
+
+    Columns: model, condition, layer, head, and the measures; NaN where a measure has no value. Heads that a model lacks
+    are left out. Give samples of one format: free form adds a sentence to prompts with a box.
+    """
+    parts = []
+    for name in models_of(ds):
+        own = subset(ds, model=name)
+        for condition in dict.fromkeys(own["condition"].values.astype(str)):
+            told = head_table(subset(own, condition=condition), measures, query)
+            parts.append(told.drop(columns=["name", "stage"]).assign(model=name, condition=condition))
+    columns = ["model", "condition", "layer", "head", *measures]
+    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+    return table[columns].dropna(subset=list(measures), how="all", ignore_index=True)
+
+
+def detections(ds: xr.Dataset, k: K = None, query: str = QUERY) -> pd.DataFrame:
+    """How often each head is among the K strongest by image weight: one row per model, benchmark and head.
+
+    Columns: model, task, layer, head, name, count (samples in which it is), samples, k.
+    k   a count or a share; by default the released code's 100 from 1000 heads on, else the same share (9.8 %)
+    Counts of a model and benchmark sum to k · samples: they rank heads, and say nothing of how many look at pictures.
+    """
+    parts = []
+    for name in models_of(ds):
+        for task in tasks_of(ds):
+            own = subset(ds, model=name, task=task)
+            if not own.sizes["sample"]:
+                continue
+            among = sample_scores(own, "detection", query=query if "query" in own.dims else None, k=k)
+            counts = among.isel(model=0).transpose("layer", "head", "sample")
+            layer, head = np.nonzero(counts.notnull().any("sample").values)
+            total = counts.sum("sample").values[layer, head].astype(int)
+            wanted = head_count(len(layer), k)
+            parts.append(pd.DataFrame({
+                "model": name, "task": task, "layer": layer, "head": head,
+                "name": [head_name(*place) for place in zip(layer, head, strict=True)],
+                "count": total, "samples": own.sizes["sample"], "k": wanted,
+            }))  # fmt: skip
+    columns = ["model", "task", "layer", "head", "name", "count", "samples", "k"]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+
+def ever_detected(table: pd.DataFrame) -> pd.DataFrame:
+    """How many heads ever enter the top K, of a result of `detections`: one row per model and benchmark.
+
+    Columns: model, task, samples, heads, k, ever (heads that are among the K in any sample), expected (the same in as
+    many random samples as the smallest row has, on average: more samples let more heads in), often (heads in at least
+    half of the samples).
+    """
+    least = table["samples"].min()
+    missed = hypergeom.pmf(0, table["samples"], table["count"], least)
+    told = table.assign(ever=table["count"] > 0, expected=1 - missed, often=2 * table["count"] >= table["samples"])
+    counted = {name: (name, "sum") for name in ("ever", "expected", "often")}
+    cells = told.groupby(["model", "task"], sort=False)
+    return cells.agg(samples=("samples", "first"), heads=("name", "size"), k=("k", "first"), **counted).reset_index()
 
 
 def min_max(values: NDArray[np.floating]) -> NDArray[np.float64]:

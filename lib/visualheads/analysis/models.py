@@ -25,7 +25,10 @@ from visualheads.store.combine import open_results
 from visualheads.store.read import PACKED, open_store, read_attrs
 from visualheads.store.variables import STAGES, UNTRAINED
 
-MEASURES = ("image_weight", "region_weight", "concentration", "focus_nats", "image_log_odds", "region_lift")
+MEASURES = (
+    "image_weight", "region_weight", "concentration", "focus_nats", "image_log_odds", "image_log_odds_no_sink",
+    "region_lift",
+)  # fmt: skip
 ANSWERS = ("prediction", "correct", "margin", "n_image_tokens")
 TRAINED_PARTS = {
     "1.5": "adapter, language model", "ViP": "adapter, language model", "1.6": "adapter, language model, tower",
@@ -201,10 +204,15 @@ def moments() -> dict[str, xr.Dataset]:
     return {name: open_store(path).load() for name, path in found.items() if path.is_file()}
 
 
-def paper_table() -> pd.DataFrame:
-    """The catalogue's cards of the paper's nine models, one row each, without miniatures and second readings."""
-    cards_of = [card for card in cards().values() if card.paper_name and not card.miniature]
-    return pd.DataFrame([card.model_dump() for card in cards_of]).drop_duplicates("paper_name", ignore_index=True)
+def paper_table(newer: bool = False) -> pd.DataFrame:
+    """The catalogue's cards of the paper's nine models, one row each, without miniatures and second readings.
+
+    newer: the other models of which the catalogue tells, below them; their `paper_name` is empty.
+    """
+    told = pd.DataFrame([card.model_dump() for card in cards().values() if not (card.miniature or card.joined)])
+    named = told["paper_name"] != ""
+    nine = told[named].drop_duplicates("paper_name")
+    return pd.concat([nine, told[~named]], ignore_index=True) if newer else nine.reset_index(drop=True)
 
 
 def checkpoint_config(model: str) -> dict[str, Any]:

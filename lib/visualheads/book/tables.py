@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
+from html import escape
 
 import pandas as pd
 
@@ -40,6 +42,20 @@ def show_table(
         {"text/html": f'<div class="table-scroll">{html}</div>{more}', "text/plain": rows.to_string(index=False)},
         raw=True,
     )
+
+
+def download_table(table: pd.DataFrame, name: str, words: str = "") -> None:
+    """Display a link that saves the whole table, unrounded, as the CSV file `name`; its text is `words`, or the name.
+
+    The file is inside the page, so that it works offline: for tables of up to some thousand rows.
+    """
+    from IPython.display import display
+
+    content = table.to_csv(index=False)
+    uri = f"data:text/csv;base64,{base64.b64encode(content.encode()).decode()}"
+    told = escape(words or f"{name} ({len(table)} rows)")
+    link = f'<p><a download="{escape(name)}" href="{uri}">{told}</a></p>'
+    display({"text/html": link, "text/plain": f"{name}: {len(table)} rows"}, raw=True)
 
 
 def prepared(

@@ -23,7 +23,7 @@ from visualheads.store.stored import opened
 from visualheads.store.write import pending
 from visualheads.tasks import task, task_names
 from visualheads.tracing.jobs import TraceJob
-from visualheads.tracing.measures import DEFINITIONS_VERSION
+from visualheads.tracing.measures import DEFINITIONS_VERSION, MEASURES
 
 BOOK_N = {"pope": 48, "mmbench": 30, "seedbench": 100, "qbench": 100}
 """Questions per condition that the book asks (looktwice: the model page's own number); --full asks all."""
@@ -144,7 +144,7 @@ def trace_one(job: TraceJob) -> str:
 
 def made_from(job: TraceJob) -> str:
     """Hash of everything that decides a job's store."""
-    described = asdict(job) | {"results": "", "definitions": DEFINITIONS_VERSION}
+    described = asdict(job) | {"results": "", "definitions": DEFINITIONS_VERSION, "measures": MEASURES}
     files = inputs.files_hash([miniature_folder(job.model), *inputs.task_places(job.task, job.data)])
     return hashlib.sha256(f"{json.dumps(described, sort_keys=True)} {files}".encode()).hexdigest()
 

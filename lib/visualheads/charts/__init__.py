@@ -25,6 +25,7 @@ from visualheads.charts.display import save_spec, show, spec_of
 from visualheads.charts.effects import effect_depth, effect_map, loss_curves, overlap_lines, ranking_cells, scores_and_effects
 from visualheads.charts.figure_one import figure_one
 from visualheads.charts.heads import head_map, one_row, top_heads, weight_concentration
+from visualheads.charts.maps import condition_maps, detection_map
 from visualheads.charts.overlays import overlays, sample_overlays, strongest_heads
 from visualheads.charts.sinks import marked_examples, outliers, removed_sinks, sink_frequency, sink_heads
 from visualheads.charts.steering import boosted, examples, grounded, steered_answers
@@ -40,9 +41,11 @@ from visualheads.charts.verdicts import verdicts
 __all__ = [
     "against_untrained",
     "boosted",
+    "condition_maps",
     "condition_matrices",
     "condition_shortfalls",
     "cost_bars",
+    "detection_map",
     "effect_depth",
     "effect_map",
     "examples",

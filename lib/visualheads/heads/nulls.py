@@ -19,7 +19,7 @@ FDR = 0.05
 PROMPT_KEYS = ("task", "question_id", "condition", "format")
 """Coordinates by which a sample finds its counterpart among the white pictures; without a question_id, its own id."""
 
-MEASURE = "image_log_odds"
+MEASURE = "image_log_odds_no_sink"
 """Log-odds that are compared with a null."""
 QUANTILE = 0.95
 """Of untrained heads, which a head has to exceed."""
@@ -50,12 +50,11 @@ def above_null(
         The same prompts with white pictures: the same head is compared with itself, paired by prompt, by a one-sided t
         test over pictures. If not given, the samples of `ds` whose control is "white", where there are any.
     untrained
-        Untrained networks of the same shape on the same prompts, under the model's name where `ds` holds several.
-        With the dimension `draw` for several seeds (20 or more are advisable) their heads are pooled: a head's p is
-        the share of untrained heads whose mean is as large. Every second draw calibrates, the others tell what
-        share of untrained heads passes. An even look over all keys is no null, since many untrained heads exceed
-        it. Without that dimension, one network: its strongest head is the reference, prompt by prompt, which is
-        stricter the more heads there are.
+        Untrained networks of the same shape, under the model's name where `ds` holds several. With the dimension
+        `draw` for several seeds (20 or more are advisable; a few prompts do, and they may be others) their heads are
+        pooled: a head's p is the share of untrained heads whose mean is as large. Every second draw calibrates, the
+        others tell what share of untrained heads passes. An even look over all keys is no null, since many
+        untrained heads exceed it. Without that dimension, one network, which leaves none to report.
     fdr
         False discovery rate, in (0, 1).
     query
@@ -96,16 +95,10 @@ def above_null(
         excess, p = _t_test(values, control)
         told["p_white"] = template.copy(data=p)
         excesses.append(excess)
-    if untrained is not None and "draw" not in untrained.dims:
-        control = _same_models(values, sample_scores(untrained, measure, query=query))
-        excess, p = _t_test(values, _same_prompts(values, _strongest(control), "untrained"))
-        told["p_untrained"] = template.copy(data=p)
-        excesses.append(excess)
-    elif untrained is not None:
-        draws = untrained
+    if untrained is not None:
+        draws = untrained if "draw" in untrained.dims else untrained.expand_dims("draw")
         networks = [draws.isel(draw=index, drop=True) for index in range(draws.sizes["draw"])]
-        scores = [_same_models(values, sample_scores(one, measure, query=query)) for one in networks]
-        means = [_means(_same_prompts(values, one, "untrained")) for one in scores]
+        means = [_means(_same_models(values, sample_scores(one, measure, query=query))) for one in networks]
         found = _pooled(_means(values), np.stack(means))
         told["p_untrained"] = template.copy(data=found.pop("p_untrained"))
         told = told.assign({name: ("model", numbers) for name, numbers in found.items()})
@@ -221,21 +214,6 @@ def fit_mixture(values: NDArray[np.floating] | xr.DataArray) -> Mixture:
         (float(deviation[low]), float(deviation[high])),
         float(one.bic(x[:, None]) - two.bic(x[:, None])),
     )
-
-
-def _strongest(network: xr.DataArray) -> xr.DataArray:
-    """Return the network with the values of each model's strongest head in the place of every head."""
-    network = network.transpose(*HEAD_DIMS, "sample")
-    flat = network.values.reshape(network.sizes["model"], -1, network.sizes["sample"])
-    data = np.stack([np.broadcast_to(model[strongest_head(model)], model.shape) for model in flat])
-    return network.copy(data=data.reshape(network.shape))
-
-
-def strongest_head(values: NDArray[np.floating]) -> int:
-    """Place of the head of largest mean among values (head, sample), NaN left out; 0 where there is no value."""
-    there = np.isfinite(values)
-    sums, counts = np.where(there, values, 0).sum(axis=1), there.sum(axis=1)
-    return int(np.divide(sums, counts, out=np.full(len(sums), -np.inf), where=counts > 0).argmax())
 
 
 def prompt_keys(samples: xr.DataArray | xr.Dataset) -> list[tuple[str, ...]]:

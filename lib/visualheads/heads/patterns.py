@@ -25,7 +25,7 @@ from visualheads.heads.bootstrap import LEVEL, centred_interval, drawn_halves, h
 from visualheads.heads.ranking import real_samples, sample_scores
 from visualheads.heads.selection import shapes_of
 
-QUERY = "first_generated"
+QUERY = "last_prompt"
 N_SPLITS = 20
 N_BOOT = 300
 MARGIN = 0.05

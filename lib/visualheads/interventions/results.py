@@ -63,7 +63,7 @@ def sweep_identity(
         told = sorted((name, [int(one) for one in chosen]) for name, chosen in intervention.tokens.items())
         named = {"tokens": _hashed(repr(told).encode())}
     return {
-        **identity_of(model, settings, seed, task_files),
+        **{name: told for name, told in identity_of(model, settings, seed, task_files).items() if name != "measures"},
         "interventions": VERSION,
         "mode": intervention.mode,
         "positions": intervention.positions,

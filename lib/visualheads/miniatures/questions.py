@@ -288,12 +288,13 @@ def question_only(samples: Sequence[Sample], known: Sequence[Sample], leave_out:
     return [guess(sample) == answer_text(sample) for sample in samples]
 
 
-def without_looking(samples: Sequence[Sample]) -> list[bool]:
+def without_looking(samples: Sequence[Sample], known: Sequence[Sample] | None = None) -> list[bool]:
     """Tell what the better of two answerers without eyes gets right.
 
     They are `question_only` without each question's own answer, and the one that always says the most frequent answer:
     leaving an answer out of a balanced set speaks against it, so that the first alone would fall below chance.
+    `known`: the questions whose answers the first one knows, by default the same.
     """
     [(constant, _)] = Counter(sample.answer for sample in samples).most_common(1)
     always = [sample.answer == constant for sample in samples]
-    return max(always, question_only(samples, samples, leave_out=True), key=sum)
+    return max(always, question_only(samples, samples if known is None else known, leave_out=True), key=sum)

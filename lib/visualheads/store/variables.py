@@ -70,6 +70,8 @@ HEAD_VARIABLES = (
     Variable("focus_nats", "focus within the image", "nats", POSITIVE),
     Variable("effective_patches", "effective number of patches", "patches", (1.0, None)),
     Variable("image_log_odds", "image weight against a head without preference", "log odds"),
+    Variable("image_log_odds_no_sink", "image weight against other keys, without the first and sinks", "log odds"),
+    Variable("top_share", "share of the strongest patch", "share of the patch attention", SHARE),
     Variable("region_lift", "attention on the region against its share of patches", "times", POSITIVE, needs_box=True),
     Variable("top_patch_hit", "strongest patch lies in the region", "1", SHARE, needs_box=True, binary=True),
     Variable("newline_weight", "attention on newline and separator tokens", "share of attention", SHARE),

@@ -1,4 +1,8 @@
-"""What every head does by itself: removed altogether, and cut off from the picture where the answer is made."""
+"""What every head does by itself, and what heads without any training do.
+
+A head is removed altogether, or cut off from the picture where the answer is made; untrained networks are the null of
+counting heads that look at pictures.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import xarray as xr
 
 from visualheads.heads import effects
@@ -14,7 +19,10 @@ from visualheads.interventions.attribution import visual_difference
 from visualheads.interventions.modes import ALL, LAST_PROMPT
 from visualheads.interventions.reference import as_reference
 from visualheads.interventions.sweeps import sweep, sweep_path, sweep_to_store
+from visualheads.models.loading import untrained
 from visualheads.paths import slug_of
+from visualheads.store.variables import QUERIES
+from visualheads.tracing.trace import trace
 
 if TYPE_CHECKING:
     from visualheads.interventions.modes import Reference
@@ -26,6 +34,11 @@ EFFECTS = "effects"
 KINDS = {"whole": ("mean", ALL), "looking": ("edge_knockout", LAST_PROMPT)}
 """Effect → mode and positions."""
 MEASURES = ("margin", "kl")
+NULL = "null"
+"""Name and kind of the store of untrained heads."""
+DRAWS = 40
+"""Untrained networks: half of them calibrate the null, half tell how many of their heads pass it."""
+NULL_MEASURES = ("image_log_odds", "image_log_odds_no_sink")
 
 
 def head_effects(
@@ -78,3 +91,32 @@ def head_effects(
             lost = single[f"effect_{measure}"]
             found[f"{effect}_{measure}"] = (lost.dims, lost.values, lost.attrs)
     return found
+
+
+def untrained_draws(
+    model: VisionLanguageModel, samples: Sequence[Sample], draws: int = DRAWS, progress: Any = False
+) -> xr.Dataset:
+    """Trace untrained networks of a model's shape: the null of `heads.nulls.above_null`.
+
+    Parameters
+    ----------
+    model
+        Whose shape they have; of a model on a real language model only the adapter is drawn anew.
+    samples
+        A few prompts, each asked of every network.
+    draws
+        Networks, of as many seeds.
+
+    Returns
+    -------
+    xarray.Dataset
+        NULL_MEASURES (draw, model, layer, head, sample, query), both attention rows.
+    """
+    parts = []
+    for seed in range(draws):
+        ds = trace(untrained(model, seed), samples, query=QUERIES, max_new_tokens=2, progress=progress)
+        parts.append(ds[list(NULL_MEASURES)].drop_vars("provenance", errors="ignore"))
+    ds: xr.Dataset = xr.concat(
+        list[xr.Dataset](parts), "draw", data_vars="all", coords="minimal", compat="override", join="override"
+    )
+    return ds.assign_coords(draw=np.arange(draws), model=[model.name])

@@ -17,12 +17,14 @@ import numpy as np
 import xarray as xr
 
 from visualheads.analysis.effects import MAIN_TASK, usable
-from visualheads.heads.ranking import head_count
+from visualheads.heads.ranking import head_count, rank
 from visualheads.interventions import head_sets
 from visualheads.interventions.attribution import gradient_screen
 from visualheads.interventions.head_sets import split_samples
 from visualheads.interventions.modes import ALL
-from visualheads.interventions.sweeps import kind_of
+from visualheads.interventions.sweeps import kind_of, sweep_path, sweep_to_store
+from visualheads.miniatures.questions import without_looking
+from visualheads.paths import slug_of
 from visualheads.store.join import joined
 from visualheads.studies import effects, shipped, steering
 from visualheads.studies import sinks as sink_study
@@ -42,7 +44,12 @@ CONDITION, OTHER_CONDITION = "plain-object", "visual-object"
 """Condition in which heads are chosen and judged; the other one only adds pictures' worth of answers to claim 5."""
 SUBSETS, SHARE = 160, 0.12
 """Random subsets for the linear attribution, and the share of the heads in each."""
-SEEDS = 5
+SEEDS, FEWER_SEEDS = 5, 3
+"""Random controls of a set; fewer in the stages that claim 5 is not about."""
+NULL_N = 2
+"""Questions per condition that untrained networks are asked."""
+LATE_RANKING, LATE_N, LATE_TOKENS = "detection", 48, 4
+"""What the late heads of claim 5 are the top of, questions of every benchmark, longest answer in tokens."""
 STAGES = ("early", "middle", "late", "all")
 MODES = (
     ("zero", ALL), ("zero", "after_image"), ("mean", ALL), ("uniform", ALL), ("uniform_released", ALL),
@@ -137,11 +144,56 @@ def single_head_effects(setting: Setting) -> Made:
     return {effects.EFFECTS: (found, effects.EFFECTS, (MAIN_TASK,))}
 
 
+def untrained_heads(setting: Setting) -> Made:
+    """Heads of untrained networks on a few prompts of every condition: the null of counting visual heads."""
+    samples = benchmark(MAIN_TASK).samples(format="free", n=NULL_N)
+    found = effects.untrained_draws(setting.model, samples, progress=setting.progress)
+    return {effects.NULL: (found, effects.NULL, (MAIN_TASK,))}
+
+
+def late_heads(setting: Setting) -> Made:
+    """Heads removed by number, stage and order on every benchmark: the loss curves of claim 5."""
+    layers, heads, _ = setting.model.shape
+    k, scores = head_count(layers * heads), {LATE_RANKING: rank(setting.traces, LATE_RANKING).isel(model=0)}
+    late = head_sets.protocol_sets(scores, sorted({max(1, k // 2), k, 2 * k}), ("late",), SEEDS)
+    sets = {
+        "uniform_released": head_sets.together(
+            [late, head_sets.protocol_sets(scores, [k], ("early", "middle", "all"), FEWER_SEEDS)]
+        ),
+        "mean": late.isel(set=np.flatnonzero(late["count"].values == k)),
+    }
+    asked = {name: _others(name, min(setting.n, LATE_N)) for name in setting.tasks} | {MAIN_TASK: setting.judged}
+    return {f"late-{mode}": _late(setting, mode, chosen, asked) for mode, chosen in sets.items()}
+
+
+def _late(
+    setting: Setting, mode: str, sets: xr.DataArray, asked: Mapping[str, Sequence[Sample]]
+) -> tuple[xr.Dataset, str, Sequence[str]]:
+    """One mode's sweep on all benchmarks, with what an answerer without eyes gets right (`question_only`)."""
+    model, parts = setting.model, []
+    for name, samples in asked.items():
+        setting.report(f"{model.name}: {mode}: {len(sets)} sets of heads, {len(samples)} questions of {name}")
+        path = sweep_path(setting.work, slug_of(model.name), f"{name}-late", mode)
+        swept = sweep_to_store(
+            model, samples, sets, path, mode, ALL, setting.chosen[: setting.n] if mode == "mean" else None,
+            max_new_tokens=LATE_TOKENS, task_files=benchmark(name).files_hash(), progress=setting.progress,
+        )  # fmt: skip
+        parts.append(swept.load())
+        like = benchmark(name).samples(condition=samples[0].condition, format=samples[0].format)
+        blind = dict(zip((one.id for one in samples), without_looking(samples, like), strict=True))
+        parts[-1] = parts[-1].assign_coords(
+            question_only=("sample", [float(blind[one]) for one in parts[-1]["sample"].values])
+        )
+    return joined(parts).drop_vars(list(TEXTS)), f"late-{mode}", setting.tasks
+
+
 PARTS: dict[str, Part] = {
     "removed heads": Part(tuple(f"{mode}-{positions}" for mode, positions in MODES), removed_heads),
     "steering": Part(steering.STORES, steered_heads),
     "sinks": Part(sink_study.STORES, sinks),
     "effects of single heads": Part((effects.EFFECTS,), single_head_effects),
+    "untrained heads": Part((effects.NULL,), untrained_heads),
+    "late heads": Part(("late-uniform_released", "late-mean"), late_heads),
 }
 """In the order in which they run."""
 

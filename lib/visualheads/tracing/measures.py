@@ -27,6 +27,8 @@ MEASURES = (
     "focus_nats",
     "effective_patches",
     "image_log_odds",
+    "image_log_odds_no_sink",
+    "top_share",
     "region_lift",
     "top_patch_hit",
     "newline_weight",
@@ -101,6 +103,8 @@ def measure(
     focus_nats              [0, ln |J|]          ours        Σ_J A < 1e-6
     effective_patches       [1, |J|]             ours        Σ_J A < 1e-6
     image_log_odds          real                 ours        no image token visible, or nothing else visible
+    image_log_odds_no_sink  real                 ours        likewise without the first key and sinks; or < 1e-6
+    top_share               [1/|J|, 1]           ours        Σ_J A < 1e-6
     region_lift             [0, |J|/|R|]         ours        R is empty, or Σ_J A < 1e-6
     top_patch_hit           0 or 1               literature  R is empty, or Σ_J A < 1e-6; ties go to the first patch
     newline_weight          [0, 1]               ours        never (0 where there are no newline or separator tokens)
@@ -125,14 +129,17 @@ def measure(
     image = sets.image & sets.visible
     patch = sets.patch & image
     region = sets.region & patch
-    sink = image & sets.sink if sets.sink is not None else torch.zeros_like(image)
-    masks = torch.stack([image, patch, region, image & ~patch, sink, patch & ~sink, sets.visible & ~image], dim=-1).to(
-        torch.float32
-    )
+    no_sink = sets.visible & ~_first(sets.visible)
+    sink = torch.zeros_like(image)
+    if sets.sink is not None:
+        sink, no_sink = image & sets.sink, no_sink & ~sets.sink
+    kinds = [image, patch, region, image & ~patch, sink, patch & ~sink, sets.visible & ~image]
+    kinds += [image & no_sink, no_sink & ~image]
+    masks = torch.stack(kinds, dim=-1).to(torch.float32)
     counts = masks.sum(dim=1)[:, None, :]
     sums = torch.bmm(flat, masks)
-    w, on_patches, r, newline, on_sinks, off_sinks, other = sums.unbind(-1)
-    n_image, n_patch, n_region, _, _, n_off_sinks, n_other = counts.unbind(-1)
+    w, on_patches, r, newline, on_sinks, off_sinks, other, free, free_other = sums.unbind(-1)
+    n_image, n_patch, n_region, _, _, n_off_sinks, n_other, n_free, n_free_other = counts.unbind(-1)
 
     # Σ A ln A over two patch sets gives both entropies without ever forming p.
     a_ln_a = torch.bmm(torch.special.xlogy(flat, flat), masks[..., [1, 5]])
@@ -140,7 +147,7 @@ def measure(
     entropy_no_sink = _entropy(off_sinks, a_ln_a[..., 1])
     uniform_entropy = torch.log(n_patch)
 
-    top_patch = flat.masked_fill(~patch[:, None, :], -1.0).argmax(dim=-1)
+    strongest, top_patch = flat.masked_fill(~patch[:, None, :], -1.0).max(dim=-1)
     hit = region.gather(1, top_patch).to(torch.float32)
     asked = n_region > 0
     enough = on_patches >= LEAST_MASS
@@ -152,6 +159,10 @@ def measure(
         "focus_nats": (uniform_entropy - entropy).clamp_min(0),
         "effective_patches": torch.minimum(entropy.exp().clamp_min(1), n_patch),
         "image_log_odds": image_log_odds(w, other, n_image, n_image + n_other),
+        "image_log_odds_no_sink": _where(
+            free + free_other >= LEAST_MASS, image_log_odds(free, free_other, n_free, n_free + n_free_other)
+        ),
+        "top_share": _where(enough, (strongest / on_patches).clamp(0, 1)),
         "region_lift": _where(asked & enough, (r / on_patches) * (n_patch / n_region)),
         "top_patch_hit": _where(asked & enough, hit),
         "newline_weight": newline.clamp(0, 1),
@@ -210,6 +221,11 @@ def spatial_entropy(maps: Float[Tensor, "*any row column"]) -> Float[Tensor, "*a
     """
     entropy = component_entropy(maps.detach().to("cpu", torch.float32).numpy(), least_mass=LEAST_MASS)
     return torch.from_numpy(entropy).to(maps.device)
+
+
+def _first(visible: Bool[Tensor, "batch key"]) -> Bool[Tensor, "batch key"]:
+    """The first visible key of every sample, which draws attention in many language models whatever it says."""
+    return visible & (visible.cumsum(dim=-1) == 1)
 
 
 def _spatial_entropy(

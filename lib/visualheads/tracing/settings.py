@@ -17,7 +17,7 @@ from visualheads.store import schema
 from visualheads.tasks.sample import Sample
 from visualheads.tracing.batching import BATCH_TOKENS
 from visualheads.tracing.forward import QUERIES
-from visualheads.tracing.measures import DEFINITIONS_VERSION
+from visualheads.tracing.measures import DEFINITIONS_VERSION, MEASURES
 
 if TYPE_CHECKING:
     from visualheads.models.token_map import TokenMap
@@ -145,7 +145,7 @@ def identity_of(
         seed=seed,
         samples=provenance.hash_list(settings.hashes),
     )
-    asked = {key: model.identity[key] for key in ("processor", "prompt")}
+    asked = {key: model.identity[key] for key in ("processor", "prompt")} | {"measures": ", ".join(MEASURES)}
     return {**made, **asked, "max_new_tokens": settings.max_new_tokens}
 
 

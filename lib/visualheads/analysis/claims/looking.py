@@ -27,7 +27,7 @@ from visualheads.analysis.claims.verdicts import (
 from visualheads.analysis.lineage import language_models
 from visualheads.analysis.subset import bounds_of, models_of, subset
 from visualheads.heads.bootstrap import bootstrap, split_halves
-from visualheads.heads.nulls import above_null, prompt_keys, strongest_head
+from visualheads.heads.nulls import above_null, prompt_keys
 from visualheads.heads.ranking import head_count, samples_with_control, top_heads
 
 EXCESS = 0.1
@@ -196,3 +196,10 @@ def _by_chance(models: pd.DataFrame, tail: str) -> float:
         together = np.convolve(together, placing)
     placed = int(models["placed"].sum())
     return float((together[placed:] if tail == "as_many" else together[: placed + 1]).sum())
+
+
+def strongest_head(values: NDArray[np.floating]) -> int:
+    """Place of the head of largest mean among values (head, sample), NaN left out; 0 where there is no value."""
+    there = np.isfinite(values)
+    sums, counts = np.where(there, values, 0).sum(axis=1), there.sum(axis=1)
+    return int(np.divide(sums, counts, out=np.full(len(sums), -np.inf), where=counts > 0).argmax())

@@ -1,0 +1,120 @@
+"""Layer × head maps of several models or conditions: one panel each, the model chosen below."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from visualheads.charts.comparison import chosen_model, placeholder
+from visualheads.charts.display import finished, rows
+from visualheads.charts.heads import NORMALISED, title_of
+from visualheads.charts.labels import in_words
+from visualheads.store.variables import VARIABLES
+
+PANEL = 150
+SIDE, CURVE = 230, 210
+BESIDE_PANEL = 260
+"""Pixels beside one of three panels in a narrow column: the other two and the axis."""
+LAYER = alt.Y("layer:O", title="layer", axis=alt.Axis(labelOverlap=True))
+HEAD = alt.X("head:O", title="head", axis=alt.Axis(labelAngle=0, labelOverlap=True))
+
+
+def condition_maps(table: pd.DataFrame, needs: str = "Nothing was asked in several conditions.") -> Any:
+    """Head maps of one model in every condition; model, measure and min–max normalisation are chosen below.
+
+    `table` is a result of `head_tables.condition_table`. Colours are shared by the conditions; normalised, every map is
+    stretched from 0, its weakest head, to 1, its strongest, as in the paper's figures.
+    """
+    if table.empty:
+        return placeholder(needs)
+    measures = [name for name in table.columns if name in VARIABLES and table[name].notna().any()]
+    models, conditions = list(dict.fromkeys(table["model"])), list(dict.fromkeys(table["condition"]))
+    listed = table.groupby(["model", "condition"], sort=False)[["layer", "head", *measures]].agg(list).reset_index()
+    titles = [title_of(name) for name in measures]
+    measure = alt.param(
+        name="measure", value=measures[0], bind=alt.binding_radio(options=measures, labels=titles, name="Measure: ")
+    )
+    stretched = alt.param(name="stretched", value=False, bind=alt.binding_checkbox(name=f"{NORMALISED} "))
+    chart = (
+        alt.Chart(rows(listed.to_dict("records")), width=PANEL, height=PANEL)
+        .mark_rect()
+        .encode(
+            x=HEAD,
+            y=LAYER,
+            color=alt.Color(
+                "shown:Q", scale=alt.Scale(scheme="viridis", domainMin=0),
+                legend=alt.Legend(orient="top", title="mean over samples", gradientLength=200, format=".2~f"),
+            ),
+            tooltip=["condition:N", "layer:O", "head:O", alt.Tooltip("value:Q", format=".3f")],
+        )
+        .facet(
+            alt.Facet("condition:N", sort=conditions, header=alt.Header(title=None, labelFontSize=11, labelPadding=2)),
+            columns=3, spacing=8,
+        )
+        .transform_filter("datum.model === chosen_model")
+        .transform_calculate(values="datum[measure]")
+        .transform_flatten(["layer", "head", "values"], ["layer", "head", "value"])
+        .transform_filter("isValid(datum.value)")
+        .transform_joinaggregate(low="min(value)", high="max(value)", groupby=["condition"])
+        .transform_calculate(
+            shown="stretched ? (datum.value - datum.low) / max(datum.high - datum.low, 1e-12) : datum.value"
+        )
+        .properties(usermeta={"margin": BESIDE_PANEL})
+        .add_params(chosen_model(models), measure, stretched)
+    )  # fmt: skip
+    words = (
+        f"Layer by head maps of {len(models)} models, one at a time, in {len(conditions)} conditions: "
+        f"{', '.join(conditions)}; coloured by {' or '.join(titles)}."
+    )
+    return finished(chart, words)
+
+
+def detection_map(table: pd.DataFrame, needs: str = "No model has been traced yet.") -> Any:
+    """How often each head is among the K strongest: a layer × head map, and beside it all heads from most to least.
+
+    `table` is a result of `head_tables.detections`; model and benchmark are chosen below. Where the curve reaches 0, no
+    further head ever enters the top K.
+    """
+    if table.empty:
+        return placeholder(needs)
+    told = in_words(table).assign(share=table["count"] / table["samples"])
+    told["place"] = told.groupby(["model", "task"])["share"].rank(method="first", ascending=False).astype(int)
+    models, tasks = list(dict.fromkeys(told["model"])), list(dict.fromkeys(told["task"]))
+    fields = ["layer", "head", "share", "place"]
+    listed = told.groupby(["model", "task"], sort=False).agg(
+        **{name: (name, list) for name in fields}, k=("k", "first"), samples=("samples", "first")
+    )
+    task = alt.param(name="task_shown", value=tasks[0], bind=alt.binding_select(options=tasks, name="Benchmark: "))
+    base = (
+        alt.Chart(rows(listed.reset_index().to_dict("records")))
+        .transform_filter("datum.model === chosen_model && datum.task === task_shown")
+        .transform_flatten(fields)
+        .transform_calculate(name="'L' + datum.layer + 'H' + datum.head", count="round(datum.share * datum.samples)")
+    )
+    tips = ["name:N", "count:Q", "samples:Q", "k:Q", alt.Tooltip("share:Q", format=".0%")]
+    colour = alt.Color(
+        "share:Q", scale=alt.Scale(scheme="viridis", domain=[0, 1]),
+        legend=alt.Legend(orient="top", title="samples that have it among the K", format=".0%", gradientLength=200),
+    )  # fmt: skip
+    cells = base.mark_rect().encode(x=HEAD, y=LAYER, color=colour, tooltip=tips).properties(width=SIDE, height=SIDE)
+    curve = base.mark_bar().encode(
+        x=alt.X(
+            "place:Q",
+            title="heads, from most to least often",
+            axis=alt.Axis(format="d", tickMinStep=1),
+            scale=alt.Scale(domainMin=0, nice=False),
+        ),
+        y=alt.Y("share:Q", title="share of samples", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%")),
+        color=colour,
+        tooltip=tips,
+    )
+    curve = curve.properties(width=CURVE, height=SIDE)
+    ever = (told["count"] > 0).groupby([told["model"], told["task"]]).sum()
+    words = (
+        f"Layer by head map of how often each head is among the strongest by image weight, for {len(models)} models "
+        f"on {len(tasks)} benchmarks, one at a time; {ever.min()} to {ever.max()} heads ever are. Beside it the heads "
+        "from most to least often."
+    )
+    return finished(alt.hconcat(cells, curve, spacing=16).add_params(chosen_model(models), task), words)
