@@ -15,7 +15,7 @@ DEPENDENCIES := pyproject.toml $(wildcard $(CONSTRAINTS))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help book test test-book test-long lab serve model miniatures check format constraints clean clean-all
+.PHONY: help book test test-book test-long lab serve model paper miniatures check format constraints clean clean-all
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -61,6 +61,15 @@ model: $(VENV)/.base ## one model's page: MODEL=… [DATA= DEVICE= DTYPE= N= SEE
 	    $(if $(DATA),-p "data=$(DATA)") $(if $(DEVICE),-p "device=$(DEVICE)") $(if $(DTYPE),-p "dtype=$(DTYPE)") \
 	    $(if $(N),-p "n=$(N)") $(if $(SEED),-p "seed=$(SEED)") $(if $(UNTRAINED),-p "untrained=$(UNTRAINED)")
 	@$(BIN)/visualheads book
+
+paper: $(VENV)/.base ## the paper's nine on a GPU: DATA=folder [MODELS="…" DEVICE= DTYPE= N= JUDGED= CLUSTER= DRY=1]
+	@if [ -z "$(DATA)" ]; then \
+	    echo "make paper needs DATA=…: a folder with a folder of official files per benchmark (looktwice, pope, …)." >&2; exit 2; \
+	fi
+	@$(BIN)/visualheads paper "$(DATA)" $(foreach one,$(MODELS),--model "$(one)") \
+	    $(if $(DEVICE),--device "$(DEVICE)") $(if $(DTYPE),--dtype "$(DTYPE)") $(if $(N),--n "$(N)") \
+	    $(if $(JUDGED),--judged "$(JUDGED)") $(if $(CLUSTER),--cluster "$(CLUSTER)") $(if $(DRY),--dry-run)
+	@$(if $(DRY),true,$(BIN)/visualheads book)
 
 serve: $(VENV)/.base ## show the built book at http://127.0.0.1:8000 (PORT=…)
 	@if [ ! -f $(INDEX) ]; then echo "No book yet; fix: make book" >&2; exit 2; fi

@@ -13,7 +13,8 @@ import xarray as xr
 
 import visualheads as vh
 from helpers.datasets import traced_dataset
-from helpers.networks import picture, wrapped
+from helpers.families import save
+from helpers.networks import llava, picture, wrapped
 from helpers.networks import samples as some_samples
 from visualheads.errors import shown
 
@@ -41,6 +42,9 @@ PATH = (5, NAN, [], {}, Odd(), "", "\0", b"x")
 PAIRS = ((INF, 1), (NAN, 0), (0,), (0, 1, 2), ("a", "b"), (-1, 0), (99, 0), (0.5, 1))
 HEADS = ("L5H1", 5, NAN, [], {}, *([pair] for pair in PAIRS))
 SETS = (None, 5, "x", [], {}, Odd(), {"a": 5}, [5], NAN, {"a": [(99, 0)]})
+WORD = (5, None, NAN, [], b"x", Odd())
+NUMBER = ("4", [], NAN, INF, Odd(), {}, HUGE, 1j)
+PROGRESS = ("yes", 5, [], Odd(), NAN)
 TEXT = (5, None, NAN, [], b"x", "\0", "\ud800")
 
 
@@ -59,7 +63,27 @@ def doors(folder: Path) -> dict[str, Door]:
     some = some_samples(2)
     scores = vh.rank(ds.isel(model=[0]))
     vh.export_scores(scores, folder / "scores.json")
+    store = folder / "results" / "tiny" / "looktwice.zarr"
+    vh.trace_to_store(model, some, store, progress=False)
+    mapped = vh.trace(model, some, keep="maps", progress=False)
+    checkpoint = save(*llava(), folder / "checkpoint")
     models = ("name", None, 5, Odd(), [])
+    forms = {
+        "prompt": (5, "", "x", [], Odd(), "<image>", "{question}"),
+        "system": (5, "", [], Odd()),
+        "chat_template": (5, [], Odd(), "no-such-template", folder, "{% for", "{{ 1 }}", ""),
+    }
+    changes = {
+        "mode": NAME,
+        "positions": NAME[:1] + NAME[2:],
+        "bias": (5.0, "x", [], Odd()),
+        "box": ((0, 0, 5, 5), 5, "x", Odd()),
+        "tokens": ({}, 5, "x", Odd()),
+        "reference": (5, "x", [], Odd(), some),
+        "batch_tokens": COUNT,
+        "max_new_tokens": COUNT,
+        "progress": PROGRESS,
+    }
     lists = (None, 5, "x", [], {}, Odd(), some[0], [5], [None], [some[0], some[0]], ["x"], (), np.zeros(2), iter(some))
     token_map = model.token_map((40, 30))
     return {
@@ -73,7 +97,146 @@ def doors(folder: Path) -> dict[str, Door]:
                 "keep": ("nope", 5, ["nope"], [5], NAN, Odd(), [["mean_map"]], ["mean_map"] * 2),
                 "batch_tokens": COUNT,
                 "max_new_tokens": COUNT,
+                "seed": SEED,
+                "task_files": WORD,
+                "progress": PROGRESS,
+                "heads": (5, "x", [(0, 0)], Odd()),
             },
+        ),
+        "trace_to_store": Door(
+            vh.trace_to_store,
+            {"model": model, "samples": some, "path": folder / "x" / "a.zarr", "progress": False},
+            {
+                "model": models,
+                "samples": lists,
+                "path": PATH,
+                "keep": ("nope", 5, ["attention"], Odd()),
+                "shard": COUNT,
+                "fresh": FLAG,
+                "batch_tokens": COUNT,
+                "max_new_tokens": COUNT,
+                "progress": PROGRESS,
+                "seed": SEED,
+                "task_files": WORD,
+                "kind": (*WORD, ""),
+            },
+        ),
+        "sweep_to_store": Door(
+            vh.sweep_to_store,
+            {
+                "model": model,
+                "samples": some,
+                "sets": {"a": [(0, 0)]},
+                "path": folder / "x" / "b.zarr",
+                "progress": False,
+            },
+            {"sets": SETS, "path": PATH, "shard": COUNT, "fresh": FLAG, "seed": SEED, "task_files": WORD, **changes},
+        ),
+        "open_store": Door(
+            vh.open_store, {"path": store}, {"path": (*PATH, folder, folder / "none.zarr"), "all_samples": FLAG}
+        ),
+        "open_results": Door(
+            vh.open_results,
+            {"folder": store.parent.parent},
+            {
+                "folder": (*PATH, store, folder / "none"),
+                "kind": WORD,
+                "models": (5, "x", [5], Odd(), NAN),
+                "variables": (5, "x", [5], Odd(), NAN),
+                "lazy": FLAG,
+            },
+        ),
+        "open_sweeps": Door(
+            vh.open_sweeps,
+            {"folder": store.parent.parent, "mode": "zero"},
+            {"folder": PATH, "mode": NAME, "positions": NAME},
+        ),
+        "assert_valid": Door(vh.assert_valid, {"ds": ds}, {"ds": DATA}),
+        "top": Door(
+            vh.top,
+            {"ds": ds},
+            {"ds": DATA, "by": NAME, "n": (*COUNT[:-1], {}), "query": ("nope", 5, NAN, [], Odd()), "model": NAME},
+        ),
+        "load": Door(
+            vh.load,
+            {"name": checkpoint},
+            {
+                "name": (5, None, NAN, [], {}, Odd(), "", "\0", b"x", "no-such", folder, "a/b/c/d"),
+                "device": ("gpu", 5, NAN, [], Odd(), "cuda:99", ""),
+                "dtype": ("float8", 5, NAN, [], Odd(), int, ""),
+                "revision": ("main", 5, [], Odd()),
+                "validate": FLAG,
+                "adapter": (5, [], Odd(), "", folder, folder / "none", NAN, "\0"),
+                "quantization_config": ("x", 5, [], Odd(), {"load_in_4bit": "x"}, {"bits": 4}),
+                "device_map": (5, "nowhere", [], Odd(), {"": "nowhere"}, {5: 5}),
+                **forms,
+            },
+        ),
+        "wrap": Door(
+            vh.wrap,
+            {"module": model.module, "processor": model.processor},
+            {
+                "module": models,
+                "processor": (None, 5, "x", Odd(), model.tokenizer),
+                "name": (5, [], "", Odd(), "\0"),
+                "card": ("1.5-7B", 5, [], Odd()),
+                "validate": FLAG,
+                **forms,
+            },
+        ),
+        "convert": Door(
+            vh.convert,
+            {"source": checkpoint, "target": folder / "x" / "converted"},
+            {
+                "source": (*PATH, folder, folder / "none"),
+                "target": (*PATH, folder),
+                "tower": (*PATH, folder / "none"),
+                "card": NAME,
+                "prompt": NAME,
+                "dtype": ("float8", 5, NAN, [], Odd()),
+                "overwrite": FLAG,
+            },
+        ),
+        "look": Door(
+            vh.look,
+            {"model": model, "image": picture(0), "question": "What?", "progress": False},
+            {
+                "model": (None, 5, Odd(), [], "no-such"),
+                "image": (None, 5, "", [], {}, Odd(), folder, folder / "none.png", [5], b""),
+                "question": (None, 5, "", " ", [], Odd(), "<image>"),
+                "rows": (0, -1, "x", 2.5, [], [-1], [10**6], [True], Odd(), NAN),
+                "effects": NAME,
+                "max_new_tokens": COUNT,
+                "progress": PROGRESS,
+            },
+        ),
+        "explore": Door(
+            vh.explore,
+            {"ds": mapped},
+            {"ds": DATA, "samples": (5, "x", [5], Odd()), "model": ("x", 5, Odd()), "most": COUNT},
+        ),
+        "Explorer": Door(vh.explore(mapped).save, {"path": folder / "look.html"}, {"path": (*PATH, folder)}),
+        "Intervention": Door(
+            vh.Intervention,
+            {"mode": "steer"},
+            {
+                "mode": NAME,
+                "positions": NAME[:1] + NAME[2:],
+                "bias": NUMBER,
+                "reference": (5, "x", Odd(), []),
+                "boxes": (5, "x", [1], {"a": 5}, Odd()),
+                "tokens": (5, "x", {"a": [0]}, Odd()),
+            },
+        ),
+        "token_map": Door(
+            model.token_map,
+            {"image_size": (40, 30)},
+            {"image_size": (5, None, "ab", (1,), (0, 5), (-1, 5), (NAN, 1), (1, 2, 3), Odd())},
+        ),
+        "to_map": Door(
+            token_map.to_map,
+            {"values": np.zeros(len(token_map))},
+            {"values": (5, "x", np.zeros(3), None, Odd(), ["a"] * len(token_map)), "grid": NAME},
         ),
         "rank": Door(
             vh.rank,
@@ -182,7 +345,17 @@ def doors(folder: Path) -> dict[str, Door]:
         "ablate": Door(
             vh.ablate,
             {"model": model, "samples": some, "heads": [(0, 0)], "progress": False},
-            {"model": models, "samples": lists, "heads": HEADS, "max_new_tokens": COUNT, "batch_tokens": COUNT},
+            {"model": models, "samples": lists, "heads": HEADS, **changes},
+        ),
+        "steer": Door(
+            vh.steer,
+            {"model": model, "samples": some, "heads": [(0, 0)], "progress": False},
+            {
+                "heads": HEADS[:3],
+                "box": (*BOX, [(0, 0, 1, 1)], [5, 5], [(900, 900, 990, 990), None]),
+                "bias": NUMBER,
+                "positions": NAME[:1] + NAME[2:],
+            },
         ),
         "mean_reference": Door(
             vh.mean_reference,
@@ -196,6 +369,7 @@ def doors(folder: Path) -> dict[str, Door]:
                 "model": models,
                 "samples": lists,
                 "sets": SETS,
+                **changes,
             },
         ),
     }

@@ -11,7 +11,7 @@ from helpers.task_files import looktwice
 from visualheads.cards import CATALOGUE, DATA_VARIABLE, Card, cards, catalog, data_folder
 from visualheads.cli import main
 from visualheads.models.adapters import supported
-from visualheads.models.conversion.prompts import PROMPTS
+from visualheads.models.conversion.configs import PROMPTS
 from visualheads.tasks import task
 
 PAPER = {

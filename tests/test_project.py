@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import re
 import shutil
@@ -344,3 +345,37 @@ def test_lazy_names_are_those_that_type_checkers_see():
     }
     assert seen == {(name, f"visualheads.{module}") for name, module in visualheads._MODULE_OF.items()}
     assert set(visualheads.__all__) == {*visualheads._MODULE_OF, "__version__"}
+
+
+def documented(text: str) -> dict[str, set[str]]:
+    """Names under each numpydoc heading of a docstring."""
+    parts = re.split(r"^(\w[\w ]*)\n-{3,}\n", text, flags=re.MULTILINE)
+    return {
+        heading: {
+            name.strip(" *") for line in re.findall(r"^\S.*", body, re.M) for name in line.split(" : ")[0].split(",")
+        }
+        for heading, body in zip(parts[1::2], parts[2::2], strict=True)
+    }
+
+
+def public() -> list[str]:
+    import visualheads
+
+    return [name for name in visualheads.__all__ if callable(getattr(visualheads, name))]
+
+
+@pytest.mark.parametrize("name", public())
+def test_public_names_have_numpydoc_docstrings(name: str):
+    """A sentence, then every parameter, what is returned; of classes their parameters or attributes."""
+    import visualheads
+
+    found = getattr(visualheads, name)
+    text = inspect.getdoc(found) or ""
+    assert re.match(r".+\.(\n\n|$)", text), "one sentence on the first line"
+    parts = documented(text)
+    if not inspect.isclass(found):
+        signature = inspect.signature(found)
+        assert parts.get("Parameters", set()) == set(signature.parameters)
+        assert "Returns" in parts or signature.return_annotation in ("None", None)
+    elif not issubclass(found, Exception):
+        assert parts.get("Parameters") or parts.get("Attributes")

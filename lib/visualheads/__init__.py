@@ -46,8 +46,7 @@ if TYPE_CHECKING:
     from visualheads.heads.lists import export_scores, read_scores
     from visualheads.heads.nulls import above_null
     from visualheads.heads.ranking import rank
-    from visualheads.heads.selection import depth_stage, select
-    from visualheads.heads.top import top
+    from visualheads.heads.selection import depth_stage, select, top
     from visualheads.interventions import Intervention, ablate, mean_reference, steer
     from visualheads.interventions.sweeps import open_sweeps, sweep, sweep_to_store
     from visualheads.models.conversion import Conversion, convert
@@ -88,8 +87,7 @@ _ROOMS = {
     "heads.lists": ("export_scores", "read_scores"),
     "heads.nulls": ("above_null",),
     "heads.ranking": ("rank",),
-    "heads.selection": ("depth_stage", "select"),
-    "heads.top": ("top",),
+    "heads.selection": ("depth_stage", "select", "top"),
     "interventions": ("Intervention", "ablate", "mean_reference", "steer"),
     "interventions.sweeps": ("open_sweeps", "sweep", "sweep_to_store"),
     "models.conversion": ("Conversion", "convert"),

@@ -46,6 +46,7 @@ class Card(BaseModel):
     prepared        how the processor that comes with the loaded checkpoint prepares it; geometry follows that one
     prompt          form around <image> and {question}; the processor's chat template goes before it; empty: only that
     stop            end token
+    pope            F1 on POPE that was published of it, in percent, mean of the three conditions; pope_source: where
     memory_gb       gigabytes for the weights in 16 bit: 2 × parameters
     differs         what is known to differ from the paper's use
     """
@@ -74,6 +75,8 @@ class Card(BaseModel):
     prompt: str = ""
     stop: str = ""
     licence: str = ""
+    pope: float | None = Field(default=None, gt=0, lt=100)
+    pope_source: str = ""
     differs: str = ""
 
     @computed_field
@@ -162,10 +165,14 @@ def is_available(card: Card) -> bool:
 
 
 def catalog() -> pd.DataFrame:
-    """A table of all cards, one row per model, indexed by name, with the column `available`.
+    """Return a table of all catalogued models.
 
-    available: the folder of a miniature or of a converted checkpoint, or what was learned of a joined model, is there;
-    or it can be fetched from the hub.
+    Returns
+    -------
+    pandas.DataFrame
+        One row per model, indexed by name, one column per field of a card, and `available`: the folder of a miniature
+        or of a converted checkpoint, or what was learned of a joined model, is there; or it can be fetched from the
+        hub.
     """
     import pandas as pd
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import inspect
+import math
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
+from functools import partial, wraps
 from importlib.util import find_spec
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 SHOWN_CHOICES = 12
 """How many allowed values a message lists before it only counts the rest."""
@@ -128,14 +133,9 @@ def require(*modules: str, extra: str) -> None:
 
 MOST = 2**31 - 1
 """The largest whole number taken: more is a slip, and would ask for more memory than there is."""
-
-
+MOST_DRAWS = 10**6
+"""Bootstrap draws and splits at most: their weights are held in memory."""
 SEEDS = 2**64 - 1
-
-
-def checked_seed(value: Any) -> int:
-    """Return a seed as a whole number. Raises ParameterError for anything else."""
-    return checked_whole("seed", value, 0, SEEDS)
 
 
 def checked_whole(what: str, value: Any, lowest: int = 1, highest: int = MOST) -> int:
@@ -145,19 +145,39 @@ def checked_whole(what: str, value: Any, lowest: int = 1, highest: int = MOST) -
     raise ParameterError(got(what, value, f"a whole number from {lowest} to {highest}"))
 
 
-def checked_number(what: str, value: Any, above: float, below: float) -> float:
+def checked_number(what: str, value: Any, above: float = -math.inf, below: float = math.inf) -> float:
     """Return a number between bounds, which do not belong to it. Raises ParameterError for anything else."""
-    number: Any = value if isinstance(value, Real) and not isinstance(value, bool) else None
-    if number is not None and above < number < below:
-        return float(number)
-    raise ParameterError(got(what, value, f"a number above {above:g} and below {below:g}"))
+    if isinstance(value, Real) and not isinstance(value, bool):
+        with suppress(OverflowError):
+            number = float(value)
+            if above < number < below:
+                return number
+    bounds = "a finite number" if above == -math.inf else f"a number above {above:g} and below {below:g}"
+    raise ParameterError(got(what, value, bounds))
 
 
 def checked_path(what: str, value: Any) -> Path:
     """Return a path. Raises ParameterError for what is none, or is empty."""
-    if isinstance(value, (str, Path)) and str(value) and "\0" not in str(value):
-        return Path(value)
+    if isinstance(value, (str, os.PathLike)):
+        with suppress(ValueError, TypeError):  # of halves of characters, and of bytes
+            path = Path(value)
+            if str(value) and b"\0" not in os.fsencode(path):
+                return path
     raise ParameterError(got(what, value, "a path"))
+
+
+def checked_text(what: str, value: Any, empty: bool = True) -> str:
+    """Return a text. Raises ParameterError for anything else, and for characters that no file can hold."""
+    if isinstance(value, str) and (empty or value.strip()) and not re.search("[\0\ud800-\udfff]", value):
+        return value
+    raise ParameterError(got(what, value, "text" if empty else "text that is not empty"))
+
+
+def checked_name(what: str, value: Any, allowed: Collection[str], error: type[VisualHeadsError] | None = None) -> str:
+    """Return one of the allowed names. Raises ParameterError, or `error`, for anything else."""
+    if isinstance(value, str) and value in allowed:
+        return value
+    raise (error or ParameterError)(got(what, value, allowed))
 
 
 def checked_flag(what: str, value: Any) -> bool:
@@ -165,6 +185,63 @@ def checked_flag(what: str, value: Any) -> bool:
     if isinstance(value, bool) or type(value).__name__ == "bool":  # numpy's
         return bool(value)
     raise ParameterError(got(what, value, ["True", "False"], suggest=False))
+
+
+def checked_names(what: str, value: Any) -> list[str]:
+    """Return a list of names. Raises ParameterError for anything else, a single text too."""
+    if isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(name, str) for name in value):
+        return list(value)
+    raise ParameterError(got(what, value, "a list of names"))
+
+
+def checked_dataset(what: str, value: Any) -> Any:
+    """Return an xarray.Dataset. Raises ParameterError for anything else."""
+    import xarray as xr
+
+    if isinstance(value, xr.Dataset):
+        return value
+    raise ParameterError(got(what, value, "a Dataset of vh.trace, vh.open_store or vh.open_results"))
+
+
+ARGUMENTS: dict[str, Callable[[str, Any], Any]] = {
+    "seed": partial(checked_whole, lowest=0, highest=SEEDS),
+    "bias": checked_number,
+    "level": partial(checked_number, above=0, below=1),
+    "fdr": partial(checked_number, above=0, below=1),
+    **dict.fromkeys(("path", "folder", "source", "target", "tower", "adapter"), checked_path),
+    **dict.fromkeys(("task_files", "revision"), checked_text),
+    "kind": partial(checked_text, empty=False),
+    **dict.fromkeys(("models", "variables"), checked_names),
+    **dict.fromkeys(("batch_tokens", "max_new_tokens", "shard", "shard_bytes", "most", "layers"), checked_whole),
+    **dict.fromkeys(("n_boot", "n_splits"), partial(checked_whole, highest=MOST_DRAWS)),
+    **dict.fromkeys(
+        ("fresh", "validate", "lazy", "all_samples", "overwrite", "interval", "largest", "skip_bad"), checked_flag
+    ),
+    "progress": lambda what, value: value if value == "auto" else checked_flag(what, value),
+}
+"""What a parameter of this name takes, wherever it stands."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Check the arguments that ARGUMENTS knows, and hand them on as its checks return them; a default is not checked.
+
+    The function then raises ParameterError for a value of the wrong type or range.
+    """
+    signature = inspect.signature(function)
+    checks = {name: ARGUMENTS[name] for name in signature.parameters if name in ARGUMENTS}
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = signature.bind(*args, **kwargs)
+        for name in checks.keys() & given.arguments.keys():
+            if given.arguments[name] is not signature.parameters[name].default:
+                given.arguments[name] = checks[name](name, given.arguments[name])
+        return function(*given.args, **given.kwargs)
+
+    return run
 
 
 def got(

@@ -378,20 +378,18 @@ def test_lineage_is_read_from_the_training_record(data_folder: Path) -> None:
         "mini-1.5-7B": {"text_model": "t1", "seed": 0},
         "again": {"text_model": "t1", "seed": 1, "llm": "Vicuna-7B", "recipe": "1.5"},
         "retrained": {"text_model": "t2", "llm": "Vicuna-7B", "recipe": "1.5"},
-        "quarter": {"text_model": "t1", "llm": "Vicuna-7B", "recipe": "1.5", "data_share": 0.25},
         "far": {"text_model": "t3", "llm": "Llama-3-8B", "recipe": "ViP"},
     }.items():
         (data_folder / "miniatures" / name).mkdir(parents=True)
         (data_folder / "miniatures" / name / "training.json").write_text(json.dumps(told))
-    table = lineage.descent(["mini-1.5-7B", "again", "retrained", "quarter", "far", "1.6-vicuna-7B"])
+    table = lineage.descent(["mini-1.5-7B", "again", "retrained", "far", "1.6-vicuna-7B"])
     related = {name: lineage.relation(table, "mini-1.5-7B", name) for name in table.index[1:]}
     assert related == {
-        "again": lineage.SEED, "retrained": lineage.RETRAINED, "quarter": lineage.LESS, "far": lineage.OTHER,
+        "again": lineage.SEED, "retrained": lineage.RETRAINED, "far": lineage.OTHER,
         "1.6-vicuna-7B": lineage.OTHER,
     }  # fmt: skip
-    assert ("mini-1.5-7B", "quarter") in lineage.matched(table, "data_share")
     assert table["variant"].to_dict() == {
-        "mini-1.5-7B": False, "again": True, "retrained": False, "quarter": True, "far": False, "1.6-vicuna-7B": False,
+        "mini-1.5-7B": False, "again": True, "retrained": False, "far": False, "1.6-vicuna-7B": False,
     }, "without a card a second language model is told by nothing"  # fmt: skip
     assert lineage.matched(table, "recipe") == [], "a real model is no pair of a miniature"
 
@@ -477,7 +475,7 @@ def test_survey_counts_heads_above_white_pictures(ds: xr.Dataset) -> None:
     )
     lower = np.zeros((4, 4))
     lower[:2] = 1.0
-    white["image_log_odds"] = white["image_log_odds"] - lower[None, :, :, None, None]
+    white["image_log_odds_no_sink"] = white["image_log_odds_no_sink"] - lower[None, :, :, None, None]
     both: xr.Dataset = xr.concat([real, white], "sample", data_vars="minimal", coords="minimal", compat="override")
     assert survey.visual_heads(both)["above"][0] == 8
 

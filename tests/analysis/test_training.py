@@ -29,9 +29,3 @@ def test_kinds_are_told_where_there_are_several() -> None:
     first = table.iloc[0]
     assert (first["estimate"], first["white"], first["above_chance"]) == (0.8, 0.3, True)
     assert math.isnan(first["question_only"]) and not table.loc[1, "above_chance"]
-
-
-def test_nothing_is_asked_of_short_tunings() -> None:
-    wanted = [{"what": "pope blind", "wanted": 0.5, "found": 0.61, "reached": False}]
-    table = training.target_table({"a": {"targets": wanted}, "b": {"targets": wanted, "data_share": 0.25}})
-    assert table["model"].tolist() == ["a"] and not table["reached"].any()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 
 from helpers.browser import PHONE, Pages, browser
 from visualheads.book.build import render_book
+from visualheads.book.export import export_page
 from visualheads.book.page import Page
 from visualheads.book.run import run_page
 from visualheads.errors import ParameterError, VisualHeadsError
@@ -48,7 +50,10 @@ def lay_out(root: Path) -> Path:
 @pytest.fixture(scope="module")
 def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = lay_out(tmp_path_factory.mktemp("project"))
-    run_page(fixture_page(root), root)
+    page = fixture_page(root)
+    run_page(page, root)
+    other = page.output.read_text().replace("fig-", "fig-other-").replace("# Fixture", "# Other")
+    page.output.with_name("other.ipynb").write_text(other)
     render_book(root)
     return root
 
@@ -73,21 +78,54 @@ def test_second_build_does_nothing(book: Path) -> None:
 def test_contents_are_the_pages_that_exist(book: Path) -> None:
     toc = yaml.safe_load((book / "book" / "_build" / "_toc.yml").read_text())
     assert toc["parts"][0]["chapters"] == [{"file": "book/models/fixture"}]
+    assert toc["meta"] == {"siblings": {"book/models/fixture": ["book/models/other"]}}
 
 
-def test_page_holds_chart_image_and_words(book: Path) -> None:
+def test_pages_of_one_kind_are_one_entry(book: Path) -> None:
+    first, other = ((html(book) / "models" / f"{name}.html").read_text() for name in ("fixture", "other"))
+    numbers = [re.findall(r'caption-number">([^<]+)<', page) for page in (first, other)]
+    assert numbers[0] and numbers[0] == numbers[1]
+    assert '<option value="other.html">Other</option>' in first and '<option value="fixture.html">' in other
+    sidebar = first.partition("bd-docs-nav")[2].partition("</nav>")[0]
+    assert "fixture" in first and "other.html" not in sidebar
+
+
+def test_page_holds_words_and_charts_stand_beside_it(book: Path) -> None:
     page = (html(book) / "models" / "fixture.html").read_text()
-    assert page.count('class="vega-spec"') == 2
-    assert 'alt="Map of 6 layers by 6 heads' in page
+    names = re.findall(r'class="vega-chart" data-chart="(\w+)"', page)
+    assert len(names) == 2 and page.count("charts.js") == 1
+    assert all((html(book).parent / "_static" / "charts" / f"{name}.js").is_file() for name in names)
+    assert 'aria-label="Map of 6 layers by 6 heads' in page
     assert "Heads of this model." in page
-    assert page.count("vega-bundle.js") == 1
-    index = (html(book) / "index.html").read_text()
+
+
+def test_pages_hold_only_what_they_use(book: Path) -> None:
+    index, page = ((html(book) / name).read_text() for name in ("index.html", "models/fixture.html"))
     assert "mathjax/tex-mml-chtml.js" in index and "https://cdn" not in index
+    assert "mathjax/" not in page and "window.MathJax" not in page
+    static = html(book).parent / "_static"
+    for name in ("fontawesome.js", "searchindex.js", "thebe"):
+        assert name not in index and not list(static.rglob(f"*{name}*"))
+    assert "searchindex.js" in (html(book).parent / "search.html").read_text()
+    theme = (static / "styles" / "pydata-sphinx-theme.css").read_text()
+    assert ".fa-bars { mask:" in theme and "@font-face" not in theme
+    source = nbformat.read(html(book).parent / "_sources" / "book" / "models" / "fixture.ipynb", as_version=4)
+    assert source.cells and not any(cell.get("outputs") for cell in source.cells)
+
+
+def test_the_same_input_gives_the_same_bytes(book: Path) -> None:
+    folder = html(book).parent
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    render_book(book, force=True)
+    after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert [path.name for path in before if after.get(path) != before[path]] == [] and after.keys() == before.keys()
 
 
 def test_foot_tells_where_numbers_come_from(book: Path) -> None:
     page = (html(book) / "models" / "fixture.html").read_text()
-    assert 'class="provenance"' in page and "jupyter-book 1.0.4.post1" in page and "commit " in page
+    assert 'class="provenance"' in page and "visualheads " in page and "commit " not in page
+    index = (html(book) / "index.html").read_text()
+    assert "jupyter-book" in index and "commit" in index
 
 
 @pytest.mark.long
@@ -113,7 +151,6 @@ def test_a_folder_without_a_book_is_refused(tmp_path: Path) -> None:
 def test_page_is_drawn_without_errors_or_network(book: Path, pages: Pages, name: str) -> None:
     pages.open(html(book) / name)
     assert pages.run("return document.querySelectorAll('.vega-live svg.marks').length") >= 1
-    assert pages.run("return [...document.querySelectorAll('img.vega-fallback')].every(i => i.hidden)")
     assert pages.errors() == []
     assert [url for url in pages.requests() if not url.startswith(("file:", "data:", "blob:"))] == []
 
@@ -123,7 +160,7 @@ def test_click_on_a_head_changes_the_linked_charts(book: Path, pages: Pages) -> 
     pages.open(html(book) / "models" / "fixture.html")
     words = "return document.querySelector('.vega-live svg.marks').textContent.match(/Layer \\d+, head \\d+/)[0]"
     before = pages.run(words)
-    spec = json.loads(pages.run("return document.querySelector('script.vega-spec').textContent"))
+    spec = pages.run("return bookCharts.specification(document.querySelector('.vega-chart').dataset.chart)")
     strongest = next(p["value"][0] for p in spec["params"] if p["name"] == "head")
     assert before == f"Layer {strongest['layer']}, head {strongest['head']}"
     from selenium.webdriver.common.action_chains import ActionChains
@@ -138,6 +175,43 @@ def test_click_on_a_head_changes_the_linked_charts(book: Path, pages: Pages) -> 
             break
     assert pages.run(words) != before
     assert pages.run(bars) != before_bars
+
+
+@pytest.mark.browser
+def test_a_chosen_head_stays_chosen_on_the_next_page(book: Path, pages: Pages) -> None:
+    chosen = """
+    return bookViews.flatMap(view => {
+      try { const one = view.signal('head'); return [[one.layer[0], one.head[0]]]; } catch { return []; }
+    })
+    """
+    pages.open(html(book) / "models" / "fixture.html")
+    cells = pages.driver.find_elements("css selector", ".vega-live svg.marks g.mark-rect.role-mark path")
+    before = pages.run(chosen)
+    for cell in cells[:2]:
+        pages.run("arguments[0].scrollIntoView({block: 'center'})", cell)
+        cell.click()
+    after = pages.run(chosen)
+    assert after != before
+    pages.open(html(book) / "models" / "other.html")
+    assert pages.run(chosen) == after
+    pages.run("localStorage.clear()")
+
+
+@pytest.mark.browser
+def test_a_page_in_one_file_needs_nothing_else(book: Path, pages: Pages, tmp_path: Path) -> None:
+    target = export_page(book / "book" / "models" / "fixture.ipynb", tmp_path / "alone" / "fixture.html", book)
+    pages.open(target)
+    assert pages.errors() == []
+    assert {url for url in pages.requests() if url.startswith("file:")} == {target.as_uri()}
+    assert pages.run("return document.querySelectorAll('.vega-live svg.marks').length") == 2
+
+
+@pytest.mark.browser
+def test_search_finds_heads_by_name(book: Path, pages: Pages) -> None:
+    search = html(book).parent / "search.html"
+    pages.driver.get(search.as_uri() + "?q=L1H2")
+    assert pages.run("return document.querySelector('.search-head a').textContent") == "Head L1H2 in the explorer"
+    assert pages.errors() == []
 
 
 @pytest.mark.browser

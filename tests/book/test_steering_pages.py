@@ -27,7 +27,7 @@ from visualheads.cards import miniature_folder
 from visualheads.charts import display
 from visualheads.errors import ModeError, ParameterError, SampleError
 from visualheads.interventions import ablate, head_sets, sweeps
-from visualheads.store import cached
+from visualheads.store import upkeep
 from visualheads.studies import sink_finding
 from visualheads.studies import sinks as sink_study
 from visualheads.studies import steering as steered
@@ -307,15 +307,15 @@ def test_what_is_kept_is_used_until_its_identity_changes(tmp_path: Path) -> None
         )
 
     path = tmp_path / "m" / "looktwice-x.zarr"
-    first = cached.kept(path, "x", {"weights": "1", "size": (1, 2)}, make)
-    again = cached.kept(path, "x", {"weights": "1", "size": [1, 2]}, make)
+    first = upkeep.kept(path, "x", {"weights": "1", "size": (1, 2)}, make)
+    again = upkeep.kept(path, "x", {"weights": "1", "size": [1, 2]}, make)
     xr.testing.assert_identical(first, again)
     xr.testing.assert_equal(first, make())
     assert "task" in first.coords and len(made) == 2
-    cached.kept(path, "x", {"weights": "2", "size": (1, 2)}, make)
+    upkeep.kept(path, "x", {"weights": "2", "size": (1, 2)}, make)
     assert len(made) == 3 and [one.name for one in path.parent.iterdir()] == [path.name]
     with pytest.raises(ParameterError, match=r"\.zarr"):
-        cached.kept(tmp_path / "x.nc", "x", {}, make)
+        upkeep.kept(tmp_path / "x.nc", "x", {}, make)
 
 
 def test_claim_nine_needs_sink_dimensions() -> None:

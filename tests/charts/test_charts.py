@@ -133,7 +133,7 @@ def test_histogram_counts_every_finite_sample_once(ds: xr.Dataset) -> None:
     counts, width = head_tables.histograms(gappy, "region_weight", bins=5)
     assert counts.shape == (4, 5, 5)
     assert (counts.sum(axis=-1) == 41).all()
-    assert width * 5 == pytest.approx(float(gappy["region_weight"].sel(query="first_generated").max()))
+    assert width * 5 == pytest.approx(float(gappy["region_weight"].sel(query="last_prompt").max()))
 
 
 def test_mean_map_weighs_conditions_by_their_samples(ds: xr.Dataset) -> None:

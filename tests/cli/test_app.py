@@ -23,7 +23,7 @@ from visualheads.miniatures import train as miniature_training
 from visualheads.paths import slug_of, store_path
 from visualheads.store.read import open_store
 from visualheads.tracing import cluster, jobs
-from visualheads.tracing.batching import BATCH_TOKENS
+from visualheads.tracing.forward import BATCH_TOKENS
 
 
 @pytest.fixture(scope="module")

@@ -101,11 +101,6 @@ def test_every_format_has_to_say_that_profiles_differ() -> None:
     assert claims.claim(14).judge(Evidence(traces=in_formats((1, 9), (1, 9)))).verdict == claims.SUPPORTED
 
 
-def test_a_task_is_told_among_those_of_its_format() -> None:
-    told = patterns.nearest_task_pattern(in_formats(letters=(1, 9), free=(1, 9))).set_index("format")
-    assert told.loc["letters", ["right", "chance", "groups"]].tolist() == [1.0, 0.5, 2]
-
-
 @pytest.mark.parametrize(
     ("answers", "expected"),
     [(["A", "B"], 1 / 4), (["D", "C", "B", "A"], 1 / 256), (["C"], 1 / 3), (["A"], 1 / 2), ([], math.nan)],

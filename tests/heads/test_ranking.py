@@ -28,8 +28,9 @@ from visualheads.heads.bootstrap import (
     picture_weights,
     split_halves,
 )
-from visualheads.heads.nulls import above_null, fit_mixture
-from visualheads.heads.ranking import elbow, head_count, rank, rankings, sample_scores, score_sums, top_heads
+from visualheads.heads.localization import elbow
+from visualheads.heads.nulls import above_null
+from visualheads.heads.ranking import head_count, rank, rankings, sample_scores, score_sums, top_heads
 from visualheads.heads.selection import depth_stage, select, stages
 
 examples = settings(max_examples=25, deadline=None, derandomize=True, database=None)
@@ -472,27 +473,6 @@ def test_every_model_is_held_against_its_own_untrained_network():
     assert not found.sel(model="loud").any()
     with pytest.raises(ParameterError, match="models of control 'untrained'"):
         above_null(both, untrained=untrained)
-
-
-def test_mixture_recovers_two_groups():
-    rng = np.random.default_rng(0)
-    values = np.concatenate([rng.normal(-1, 0.3, 48), rng.normal(2, 0.5, 16), [np.nan]])
-    found = fit_mixture(values)
-    assert found.mean == pytest.approx((-1, 2), abs=0.25)
-    assert found.share == pytest.approx((0.75, 0.25), abs=0.06)
-    assert found.bic_gain > 0
-    upper = found.upper_probability(np.array([-1.0, 2.0, np.nan]))
-    assert upper[0] < 0.01
-    assert upper[1] > 0.99
-    assert np.isnan(upper[2])
-
-
-def test_one_group_needs_no_second_component():
-    assert fit_mixture(np.random.default_rng(1).normal(size=200)).bic_gain < 0
-    with pytest.raises(HeadError, match="mixture"):
-        fit_mixture(np.array([1.0, 2.0]))
-    with pytest.raises(HeadError, match="mixture"):
-        fit_mixture(np.ones(10))
 
 
 # Agreement

@@ -38,13 +38,20 @@ class Pages:
         self.driver = driver
         self.width = 0
 
-    def open(self, path: Path, width: int = 1280, height: int = 1000) -> None:
-        """Open a file at a window width and wait until all its charts are drawn."""
+    def open(self, path: Path, width: int = 1280, height: int = 1000, draw: bool = True) -> None:
+        """Open a file at a window width; wait until it is loaded and, with `draw`, all its charts are drawn."""
         self.resize(width, height)
         self.driver.get_log("performance")
         self.driver.get_log("browser")
         self.driver.get(path.resolve().as_uri())
-        self.wait_for_charts()
+        if draw:
+            self.wait_for_charts()
+
+    def wait_until(self, script: str) -> None:
+        """Wait until a script gives true."""
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        WebDriverWait(self.driver, WAIT).until(lambda driver: driver.execute_script(script))
 
     def resize(self, width: int, height: int = 1000) -> None:
         """Lay the page out for a screen of this width."""
@@ -53,11 +60,12 @@ class Pages:
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
 
     def wait_for_charts(self, theme: str = "") -> None:
-        """Wait until every chart is drawn (in this theme)."""
+        """Draw every chart that is not folded away, far ones too, and wait until all are (in this theme)."""
         from selenium.webdriver.support.ui import WebDriverWait
 
         script = (
-            "return [...document.querySelectorAll('.vega-chart')]"
+            "window.bookCharts?.drawAll();"
+            "return [...document.querySelectorAll('.vega-chart')].filter(c => c.clientWidth)"
             ".every(c => c.dataset.drawn && c.dataset.drawn === c.asked && c.dataset.drawn.startsWith(arguments[0]))"
         )
         WebDriverWait(self.driver, WAIT).until(lambda driver: driver.execute_script(script, theme))

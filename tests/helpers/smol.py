@@ -15,8 +15,7 @@ from visualheads.miniatures.smol.learner import Learner
 from visualheads.miniatures.smol.scenes import use_sheet
 from visualheads.miniatures.smol.sprites import CLASSES, COLOURS, PLURAL, SUPERCATEGORIES, SpriteSheet, read_sheet
 from visualheads.miniatures.smol.training import Mix, training_rows
-from visualheads.models.smol.architecture import IMAGE_TOKEN, IMAGE_TOKENS, SIDE, build_processor
-from visualheads.models.smol.projector import Projector
+from visualheads.models.smol.architecture import IMAGE_TOKEN, IMAGE_TOKENS, SIDE, Projector, build_processor
 
 DATA = ROOT / "data" / "smol"
 FEATURES = 64

@@ -81,7 +81,7 @@ def test_a_store_that_was_not_finished_is_not_there(
 
     killed = Mock(side_effect=KeyboardInterrupt)
     with monkeypatch.context() as patch:
-        patch.setattr("visualheads.store.cached.write_whole", killed)
+        patch.setattr("visualheads.store.upkeep.write_whole", killed)
         with pytest.raises(KeyboardInterrupt):
             text_heads(folder, results, n=4)
     assert store.exists() == bool(before)

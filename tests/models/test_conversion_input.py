@@ -17,7 +17,7 @@ import torch
 import visualheads as vh
 from helpers import original_layout as layout
 from helpers.command import run
-from visualheads.models.conversion import checks, convert, write
+from visualheads.models.conversion import convert, write
 from visualheads.models.conversion import folder as converting
 
 CONVERT = partial(convert, progress=False)
@@ -292,8 +292,8 @@ def test_a_faulty_write_is_found(old, tower, tmp_path, monkeypatch):
     with pytest.raises(vh.CheckpointError, match=r"norm.* was not written as it was converted"):
         CONVERT(old, tmp_path / "new", tower=tower)
     monkeypatch.setattr(write, "save_file", save)
-    monkeypatch.setattr(checks, "PICTURE", (30, 20))
-    monkeypatch.setattr(checks, "probed", lambda _tokenizer: ())
+    monkeypatch.setattr(write, "PICTURE", (30, 20))
+    monkeypatch.setattr(write, "probed", lambda _tokenizer: ())
     with pytest.raises(vh.CheckpointError, match="cuts text otherwise"):
         CONVERT(old, tmp_path / "new", tower=tower)
     assert {path.name for path in tmp_path.iterdir()} == {"old", "tower"}

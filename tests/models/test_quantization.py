@@ -12,7 +12,7 @@ import transformers as hf
 import visualheads as vh
 from helpers.families import save
 from helpers.networks import Tiny, llava, samples
-from visualheads.models import quantization
+from visualheads.models import devices
 
 BITS = {"4bit": hf.BitsAndBytesConfig(load_in_4bit=True), "8bit": hf.BitsAndBytesConfig(load_in_8bit=True)}
 INSTALLED = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs the package bitsandbytes")
@@ -25,7 +25,7 @@ def folder(tmp_path) -> Path:
 
 @pytest.mark.parametrize("bits", BITS)
 def test_a_missing_package_is_named_with_its_command(folder, bits, monkeypatch):
-    monkeypatch.setattr(quantization, "find_spec", lambda _name: None)
+    monkeypatch.setattr(devices, "find_spec", lambda _name: None)
     with pytest.raises(vh.MissingDependencyError, match="pip install bitsandbytes"):
         vh.load(folder, quantization_config=BITS[bits])
 
@@ -46,9 +46,9 @@ def test_settings_that_are_none_are_refused(folder, asked):
 
 def test_bits_and_settings_are_part_of_the_identity():
     settings = [BITS["4bit"], BITS["8bit"], hf.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")]
-    found = [quantization.bits_of(one.to_dict()) for one in settings]
+    found = [devices.bits_of(one.to_dict()) for one in settings]
     assert len(set(found)) == 3 and found[0].startswith("4bit-") and found[1].startswith("8bit-")
-    assert quantization.bits_of({}) == ""
+    assert devices.bits_of({}) == ""
 
 
 def test_a_device_map_is_passed_on(folder):
@@ -67,5 +67,5 @@ def test_a_quantised_model_is_traced(tmp_path, bits):
         llm_int8_skip_modules=["model.vision_tower", "model.multi_modal_projector", "lm_head"],
     )
     plain, model = vh.load(folder), vh.load(folder, quantization_config=settings)
-    assert model.identity["weights"] == f"{plain.identity['weights']}+{quantization.bits_of(settings.to_dict())}"
+    assert model.identity["weights"] == f"{plain.identity['weights']}+{devices.bits_of(settings.to_dict())}"
     assert bool(vh.trace(model, samples(2), progress=False).image_weight.notnull().all())

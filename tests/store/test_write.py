@@ -28,7 +28,7 @@ from visualheads.store import files, read, schema
 from visualheads.store import write as store
 from visualheads.store.combine import open_results
 from visualheads.store.read import open_asked, open_store
-from visualheads.store.verify import verify
+from visualheads.store.upkeep import verify
 
 
 @pytest.fixture

@@ -6,12 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 import xarray as xr
 from PIL import Image
 
 from helpers.networks import samples, wrapped
-from visualheads.heads.effects import over_depth
 from visualheads.heads.ranking import rank
 from visualheads.interventions import ablate, mean_reference
 from visualheads.studies.effects import head_effects
@@ -38,9 +36,3 @@ def test_heads_that_no_picture_moves_have_no_divergence() -> None:
     white = replace(one, id="white", image=Image.new("RGB", one.open().size, "white"))
     found = head_effects(model, [one, white], [one])
     assert (found["vhd"].sel(sample=one.id) > 0).any() and float(abs(found["vhd"].sel(sample="white")).max()) < 1e-6
-
-
-def test_shares_over_depth_count_what_is_positive() -> None:
-    effects = xr.DataArray([[[3.0, -1.0], [1.0, 0.0]], [[-1.0, -1.0], [0.0, 0.0]]], dims=("model", "layer", "head"))
-    shares = over_depth(effects).values
-    assert shares[0].tolist() == pytest.approx([0.75, 0.25]) and np.isnan(shares[1]).all()

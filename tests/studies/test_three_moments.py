@@ -7,12 +7,15 @@ import random
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 from helpers.smol import fast_vlm, sheet, word_tokenizer
 from visualheads.miniatures.smol.packing import pack, prefix_ids
 from visualheads.miniatures.smol.questions import count_object, free
-from visualheads.miniatures.smol.scenes import draw_scene
+from visualheads.miniatures.smol.scenes import draw_scene, render
 from visualheads.models.loading import wrap
+from visualheads.store.read import open_store
+from visualheads.studies import scene_prompts
 from visualheads.studies import three_moments as moments
 from visualheads.tasks.sample import Sample
 from visualheads.tracing.trace import trace
@@ -22,14 +25,14 @@ from visualheads.tracing.trace import trace
 def asked():
     sheet()
     rng = random.Random(4)
-    return moments.drawn_questions([draw_scene(rng) for _ in range(8)])[:4]
+    return scene_prompts.drawn_questions([draw_scene(rng) for _ in range(8)])[:4]
 
 
 def test_the_asked_words_of_a_list_are_marked(asked):
     module, _ = fast_vlm()
     words = word_tokenizer()
     for scene, name, image_id in asked:
-        prompt = moments.text_prompt(module, words, scene, name, image_id)
+        prompt = scene_prompts.text_prompt(module, words, scene, name, image_id)
         told = f"Image: {', '.join(thing.name for thing in scene.objects)}"
         ids = torch.tensor(prefix_ids(words, 0, told))
         assert words.decode(ids[prompt.asked[: len(ids)]]).count(name) == scene.count(name)
@@ -39,7 +42,7 @@ def test_the_asked_words_of_a_list_are_marked(asked):
 
 def test_the_asked_objects_of_a_picture_are_marked(asked):
     scene, name, _ = asked[0]
-    own, others = moments.cells(scene, name)
+    own, others = scene_prompts.cells(scene, name)
     thing = next(one for one in scene.objects if one.name == name)
     column, row = (int(centre * 12 / side) for centre, side in zip(thing.centre, scene.size, strict=True))
     assert own.reshape(12, 12)[row, column]
@@ -50,9 +53,9 @@ def test_rows_are_those_of_a_trace(asked):
     module, processor = fast_vlm()
     model = wrap(module, processor, name="tiny")
     scene, name, image_id = asked[0]
-    prompt = moments.picture_prompt(module, processor.tokenizer, sheet(), scene, name, image_id)
+    prompt = scene_prompts.picture_prompt(module, processor.tokenizer, render(scene, sheet()), scene, name, image_id)
     ours = moments.measured(moments.last_rows(module.model.language_model, prompt), prompt)
-    picture = moments.render(scene, sheet())
+    picture = render(scene, sheet())
     sample = Sample("one", picture, free("object", count_object(name), "").text, str(scene.count(name)))
     theirs = trace(model, [sample], query="last_prompt", max_new_tokens=1, progress=False)
     np.testing.assert_allclose(ours["content_weight"], theirs.image_weight.values[0, :, :, 0], atol=2e-4)
@@ -61,10 +64,10 @@ def test_rows_are_those_of_a_trace(asked):
 def test_a_moment_holds_all_measures_and_behaviours(asked):
     module, _ = fast_vlm()
     words = word_tokenizer()
-    prompts = [moments.text_prompt(module, words, *one) for one in asked]
+    prompts = [scene_prompts.text_prompt(module, words, *one) for one in asked]
     ds = moments.trace_moment("text", module.model.language_model, module.lm_head, prompts)
     assert dict(ds.sizes) == {"model": 1, "layer": 2, "head": 4, "sample": 4}
-    assert set(moments.MEASURES) | set(moments.BEHAVIOURS) | {"correct"} == set(ds.data_vars)
+    assert {*moments.MEASURES, *moments.BEHAVIOURS, *moments.ANSWERS} == set(ds.data_vars)
     assert ((ds.asked_weight <= ds.content_weight + 1e-6) & (ds.content_weight <= 1)).all()
     share = ds.asked_lift.notnull() & (ds.content_weight > 0)
     assert share.all() and (ds.sink > 0).all()
@@ -73,7 +76,7 @@ def test_a_moment_holds_all_measures_and_behaviours(asked):
 def test_knocked_out_heads_see_nothing_of_the_scene(asked):
     module, _ = fast_vlm()
     language = module.model.language_model
-    prompt = moments.text_prompt(module, word_tokenizer(), *asked[0])
+    prompt = scene_prompts.text_prompt(module, word_tokenizer(), *asked[0])
     before = moments.last_rows(language, prompt)
     with moments.knocked_out(language, [(0, 1)], prompt.content):
         during = moments.last_rows(language, prompt)
@@ -87,16 +90,51 @@ def test_without_heads_a_knockout_changes_nothing(asked):
     module, _ = fast_vlm()
     language = module.model.language_model
     words = word_tokenizer()
-    prompts = [moments.text_prompt(module, words, *one) for one in asked]
-    right = [float(moments.is_right(language, module.lm_head, prompt)) for prompt in prompts]
-    found = moments.knockout_effect(language, module.lm_head, prompts, {"none": [], "one": [(0, 0), (1, 2)]})
-    assert found.sel(set="none").values.tolist() == right
+    prompts = [scene_prompts.text_prompt(module, words, *one) for one in asked]
+    right, log_probability = zip(
+        *(moments.answered(language, module.lm_head, prompt) for prompt in prompts), strict=True
+    )
+    found = moments.knockout(language, module.lm_head, prompts, {"none": [], "one": [(0, 0), (1, 2)]})
+    assert found.knocked_correct.sel(set="none").values.tolist() == [float(one) for one in right]
+    np.testing.assert_allclose(found.knocked_log_probability.sel(set="none"), log_probability, atol=1e-5)
+    assert not np.allclose(found.knocked_log_probability.sel(set="one"), log_probability, atol=1e-5)
+
+
+def test_all_moments_are_measured_and_shipped(asked, tmp_path):
+    module, processor = fast_vlm()
+    pictures = [render(scene, sheet()) for scene, _, _ in asked]
+    ds = moments.measure_modules(module, module, processor.tokenizer, asked, pictures)
+    assert list(ds.model.values) == [
+        moments.TEXT,
+        moments.FROZEN,
+        moments.TUNED,
+        moments.TUNED_TEXT,
+        moments.UNTRAINED,
+        moments.SHUFFLED,
+    ]
+    assert ds.chosen.sum() == 1 and dict(ds.knocked_correct.sizes) == {"model": 6, "set": 7, "sample": 4}
+    judged = ds.knocked_log_probability.notnull().all("set")
+    assert judged.sel(model=moments.TUNED).values.tolist() == [False, True, False, True]
+    assert not judged.sel(model=[moments.TUNED_TEXT, moments.UNTRAINED, moments.SHUFFLED]).any()
+    same = ds.sel(model=moments.FROZEN).content_weight - ds.sel(model=moments.TUNED).content_weight
+    assert abs(same).max() == 0
+    shipped = open_store(moments.ship(ds, tmp_path / "moments.zarr.zip"))
+    np.testing.assert_allclose(shipped.content_weight, ds.content_weight, rtol=2e-3)
+
+
+def test_random_sets_take_as_many_heads_of_each_layer():
+    chosen = xr.DataArray(
+        np.array([[True, False, False], [False, False, False], [True, True, False]]), dims=("layer", "head")
+    )
+    for heads in moments.random_sets(chosen).values():
+        assert [layer for layer, _ in heads] == [0, 2]  # of the last layer one is left
+        assert (2, 2) in heads and (0, 0) not in heads
 
 
 def test_an_answer_counts_as_right_as_packing_counts_it(asked):
     module, _ = fast_vlm()
     words = word_tokenizer()
     scene, name, image_id = asked[0]
-    prompt = moments.text_prompt(module, words, scene, name, image_id)
+    prompt = scene_prompts.text_prompt(module, words, scene, name, image_id)
     batch = pack(words, [(prefix_ids(words, 0, "Image: dog"), [free("object", count_object(name), "3")])], 2)
     assert (batch.targets != -100).sum() == len(prompt.answer)

@@ -26,7 +26,7 @@ from helpers.task_files import (
 from visualheads.errors import ImageError, ParameterError, RecordError, UnknownTaskError
 from visualheads.tasks import Benchmark, MissingDataError, task, task_names
 from visualheads.tasks.looktwice import LookTwice
-from visualheads.tasks.operations import RED
+from visualheads.tasks.pictures import RED
 from visualheads.tasks.registry import register
 
 PAGE = Path(__file__).resolve().parents[2] / "book" / "add_a_benchmark.md"

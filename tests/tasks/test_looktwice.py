@@ -16,7 +16,7 @@ from helpers.task_files import looktwice, looktwice_again, looktwice_record, pic
 from visualheads.errors import ImageError, ParameterError, RecordError
 from visualheads.tasks import MissingDataError, task
 from visualheads.tasks.looktwice import LookTwice
-from visualheads.tasks.operations import RED
+from visualheads.tasks.pictures import RED
 from visualheads.tasks.sampling import Question, in_drawing_order
 
 SIX = ("plain-general", "plain-object", "plain-super", "visual-general", "visual-object", "visual-super")

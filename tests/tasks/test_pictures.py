@@ -204,7 +204,7 @@ def test_the_hash_follows_the_bytes(tmp_path: Path) -> None:
 
 
 def test_the_hash_follows_pixels_in_memory_and_operations(tmp_path: Path) -> None:
-    from visualheads.tasks.operations import Whiten
+    from visualheads.tasks.pictures import Whiten
 
     image = picture(0)
     before = picture_hash(sample(image))

@@ -14,8 +14,8 @@ from PIL import Image
 
 from helpers.task_files import as_base64, picture
 from visualheads.errors import BoxError, ImageError, SampleError
-from visualheads.tasks import operations
-from visualheads.tasks.operations import DrawBox, ShuffleBlocks, Whiten
+from visualheads.tasks import pictures
+from visualheads.tasks.pictures import DrawBox, ShuffleBlocks, Whiten
 from visualheads.tasks.records import inside
 from visualheads.tasks.sample import LazyImage, Sample, clip_box
 
@@ -148,7 +148,7 @@ def test_names_that_leave_the_folder_are_refused(tmp_path: Path, name: str) -> N
 
 def test_drawn_box_by_hand() -> None:
     drawn = np.asarray(DrawBox((3, 2, 6, 5)).apply(Image.new("RGB", (10, 8))))
-    red = (drawn == operations.RED).all(axis=2)
+    red = (drawn == pictures.RED).all(axis=2)
     expected = np.zeros((8, 10), dtype=bool)
     expected[1:6, 2:7] = True  # one pixel around columns 3…5 and rows 2…4
     expected[2:5, 3:6] = False
@@ -158,7 +158,7 @@ def test_drawn_box_by_hand() -> None:
 def test_line_width_follows_the_picture() -> None:
     for side, width in ((96, 1), (336, 3), (672, 6)):
         drawn = np.asarray(DrawBox((40, 40, 60, 60)).apply(Image.new("RGB", (side, side))))
-        assert (drawn[50, :40] == operations.RED).all(axis=1).sum() == width
+        assert (drawn[50, :40] == pictures.RED).all(axis=1).sum() == width
 
 
 @given(
@@ -175,7 +175,7 @@ def test_drawing_keeps_the_box_and_marks_the_picture(sides: tuple[float, float, 
     clipped = clip_box(box, before.size, "here")
     assert 0 <= clipped[0] < clipped[2] <= 96
     assert 0 <= clipped[1] < clipped[3] <= 64
-    red = (np.asarray(DrawBox(clipped).apply(before)) == operations.RED).all(axis=2)
+    red = (np.asarray(DrawBox(clipped).apply(before)) == pictures.RED).all(axis=2)
     assert red.any()
     # nothing inside the box is touched, unless the box reaches the picture's edge
     inner = [round(clipped[0]) or 1, round(clipped[1]) or 1, min(round(clipped[2]), 95), min(round(clipped[3]), 63)]

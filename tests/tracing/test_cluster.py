@@ -131,7 +131,9 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> jobs.TraceJob:
     for part in (module, processor):
         part.save_pretrained(tmp_path / "small-llava")
 
-    def load(name: str, device: str | None = None, dtype: str | None = None, revision: str | None = None) -> Any:
+    def load(
+        name: str, device: str | None = None, dtype: str | None = None, revision: str | None = None, **_: Any
+    ) -> Any:
         assert threading.current_thread() is not threading.main_thread(), "the submitting process loads no model"
         assert device == "cuda:7"
         return loading.load(name, dtype=dtype or "bfloat16", revision=revision, validate=False)

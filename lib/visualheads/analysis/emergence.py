@@ -29,8 +29,8 @@ OWN, FRESH, OTHER = "the model it grew from", "that network before its training"
 AGAIN = "a second training of that language model"
 MEASURE, ROW = "region_weight", "last_prompt"
 """What stands for looking at the asked object, as on lists: the row that produces the answer (claim 10)."""
-CHOICES = tuple((measure, row) for measure in (MEASURE, "image_weight") for row in (ROW, QUERY))
-"""Measures and rows by which heads could be said to look at pictures; visual heads elsewhere: the last."""
+CHOICES = tuple((measure, row) for measure in (MEASURE, "image_weight") for row in (ROW, "first_generated"))
+"""Measures and rows by which heads could be said to look at pictures."""
 FEWEST = 3
 
 

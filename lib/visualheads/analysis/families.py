@@ -123,10 +123,10 @@ def series_of(llm: str) -> str:
 def matched_pairs(ds: xr.Dataset, differs: str) -> list[tuple[str, str]]:
     """Pairs of models that differ in their recipe (`RECIPE`: the one with fewer image tokens first) or in the size of
     their language model (`MODEL_SIZE`: same series and recipe, the smaller first). Further trainings of a model are
-    no pairs, but those with another share of the tuning data, which are paired among themselves."""
+    no pairs."""
     table = lineage(ds)
-    table = table[~table["variant"] | (table["data_share"] < 1)]
-    table = table[~table.duplicated(["llm", "recipe", "data_share", "miniature"])]
+    table = table[~table["variant"]]
+    table = table[~table.duplicated(["llm", "recipe", "miniature"])]
     if differs == RECIPE:
         tokens = {str(name): _tokens(ds, str(name)) for name in table.index}
         found = matched(table, "recipe")

@@ -88,7 +88,7 @@ def detections(ds: xr.Dataset, k: K = None, query: str = QUERY) -> pd.DataFrame:
             wanted = head_count(len(layer), k)
             parts.append(pd.DataFrame({
                 "model": name, "task": task, "layer": layer, "head": head,
-                "name": [head_name(*place) for place in zip(layer, head, strict=True)],
+                "name": [head_name(*place) for place in zip(layer.tolist(), head.tolist(), strict=True)],
                 "count": total, "samples": own.sizes["sample"], "k": wanted,
             }))  # fmt: skip
     columns = ["model", "task", "layer", "head", "name", "count", "samples", "k"]

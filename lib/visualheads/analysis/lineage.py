@@ -13,15 +13,14 @@ import xarray as xr
 from visualheads.analysis.subset import models_of
 from visualheads.cards import cards, miniature_folder
 
-SAME, SEED, LESS, RETRAINED, OTHER, UNKNOWN = (
+SAME, SEED, RETRAINED, OTHER, UNKNOWN = (
     "same language model",
     "another tuning seed",
-    "less tuning data",
     "second training of the language model",
     "other language model",
     "unknown language model",
 )
-RELATIONS = (SEED, LESS, SAME, RETRAINED, OTHER, UNKNOWN)
+RELATIONS = (SEED, SAME, RETRAINED, OTHER, UNKNOWN)
 """From the nearest to the farthest relation of two models of one shape, and that of a model nothing is known of."""
 RECORD = "training.json"
 NETWORK = (
@@ -29,17 +28,16 @@ NETWORK = (
     "intermediate_size", "rope_parameters", "rope_theta", "sliding_window",
 )  # fmt: skip
 """What a language model's configuration tells of its network: not the words that it knows, which grew."""
-COLUMNS = ("llm", "text_model", "family", "recipe", "parameters", "seed", "data_share", "miniature", "variant")
+COLUMNS = ("llm", "text_model", "family", "recipe", "parameters", "seed", "miniature", "variant")
 
 
 def lineage(ds: xr.Dataset) -> pd.DataFrame:
-    """One row per model: llm, text_model, family, recipe, parameters (billions), seed, data_share, miniature, variant.
+    """One row per model: llm, text_model, family, recipe, parameters (billions), seed, miniature, variant.
 
     llm, family and recipe are the dataset's coordinates, or else the catalogue's, "" where neither knows; text_model
-    (the very checkpoint it was tuned from), seed and data_share (share of the tuning data) come from a miniature's
-    training record. Where there is none, text_model is the llm, the seed 0 and the share 1. A variant is a further
-    training of a miniature (another seed, a second language model, less data): a control, never one more model among
-    those compared.
+    (the very checkpoint it was tuned from) and seed come from a miniature's training record. Where there is none,
+    text_model is the llm, and the seed 0. A variant is a further training of a miniature (another seed, a second
+    language model): a control, never one more model among those compared.
     """
     names = models_of(ds)
     table = descent(names)
@@ -64,7 +62,7 @@ def descent(names: Sequence[str]) -> pd.DataFrame:
     for name in names:
         told = training_record(name)
         card = cards().get(name) or cards().get(str(told.get("parent", "")))
-        seed, share = int(told.get("seed", 0)), float(told.get("data_share", 1.0))
+        seed = int(told.get("seed", 0))
         llm = card.llm if card else ""
         records.append(
             {
@@ -75,9 +73,8 @@ def descent(names: Sequence[str]) -> pd.DataFrame:
                 "recipe": card.recipe if card else str(told.get("recipe", "")),
                 "parameters": (card.parameters if card else None) or float("nan"),
                 "seed": seed,
-                "data_share": share,
                 "miniature": bool(told or (card and card.miniature)),
-                "variant": share < 1 or seed > 0 or bool(card and card.miniature and not card.paper_name),
+                "variant": seed > 0 or bool(card and card.miniature and not card.paper_name),
             }
         )
     return pd.DataFrame(records, columns=["model", *COLUMNS]).set_index("model")
@@ -149,19 +146,17 @@ def relation(table: pd.DataFrame, one: str, other: str) -> str:
         return OTHER
     if a["text_model"] != b["text_model"]:
         return RETRAINED
-    if a["recipe"] != b["recipe"]:
-        return SAME
-    return SEED if a["data_share"] == b["data_share"] else LESS
+    return SEED if a["recipe"] == b["recipe"] else SAME
 
 
 def matched(table: pd.DataFrame, differs: str, models: Sequence[str] | None = None) -> list[tuple[str, str]]:
-    """Pairs of models that differ in `differs` ("recipe", "llm" or "data_share") and agree in the others' columns.
+    """Pairs of models that differ in `differs`, "recipe" or "llm", and agree in the other.
 
-    For "llm" the pairs share the recipe. Each pair stands once, in the table's order. A model of an unknown language
+    Each pair stands once, in the table's order. A model of an unknown language
     model matches none.
     """
     names = [name for name in map(str, table.index if models is None else models) if table.loc[name, "llm"]]
-    same = [column for column in ("llm", "recipe", "data_share") if column != differs] + ["miniature"]
+    same = [column for column in ("llm", "recipe") if column != differs] + ["miniature"]
     found = []
     for index, one in enumerate(names):
         for other in names[index + 1 :]:

@@ -147,7 +147,7 @@ def model_table(ds: xr.Dataset | None = None, names: Sequence[str] | None = None
 
     Columns: model, paper_name, class_name, llm, recipe, layers, heads, kv_heads, parameters (billions), image_tokens
     (as text; counted in the samples of `ds` where it has the model, else the card's), trained (parts trained in visual
-    tuning), seed, data_share. `names`: by default the models of `ds`, then the miniatures whose checkpoint is there.
+    tuning), seed. `names`: by default the models of `ds`, then the miniatures whose checkpoint is there.
     """
     if names is None:
         seen = [] if ds is None else [str(name) for name in ds["model"].values]
@@ -178,7 +178,6 @@ def model_table(ds: xr.Dataset | None = None, names: Sequence[str] | None = None
                 "image_tokens": _tokens(ds, name) or (card.image_tokens if card else ""),
                 "trained": trained_parts(record, str(recipe)),
                 "seed": table.loc[name, "seed"],
-                "data_share": table.loc[name, "data_share"],
             }
         )
     return pd.DataFrame(rows)

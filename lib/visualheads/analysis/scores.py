@@ -10,6 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from visualheads.analysis.subset import models_of, subset, tasks_of
+from visualheads.cards import cards
 from visualheads.heads.bootstrap import LEVEL, N_BOOT, interval, picture_ids, picture_weights
 from visualheads.heads.patterns import labels_of
 from visualheads.heads.proportions import most_unseen, share_bounds, share_gained, share_right
@@ -20,6 +21,8 @@ COLUMNS = ("model", "task", "figure", "estimate", "lower", "upper", "n")
 POPE_FIGURES = {"precision": "precision", "recall": "recall", "F1": "f1", "share of yes": "yes_rate"}
 """What tables call a figure → its name in `scoring.pope_parts`."""
 NO_REFERENT = "plain-general"
+COCO, KNOWN_WITHIN = "COCO_val2014", 0.03
+"""How the pictures of POPE's official questions are called, and how far a score may lie from the published one."""
 CIRCULAR = "mmbench"
 LETTERS = "letters"
 """The answer format in which choices are offered."""
@@ -126,6 +129,32 @@ def own_figures(ds: xr.Dataset, *, n_boot: int = N_BOOT, level: float = LEVEL, s
             for figure, told in _figures(part, task, n_boot, level, seed).items():
                 records.append({"model": name, "task": task, "figure": figure, **told})
     return pd.DataFrame(records, columns=list(COLUMNS))
+
+
+def known_answers(ds: xr.Dataset) -> pd.DataFrame:
+    """Whether models score what was published of them: one row per model whose card tells its F1 on POPE.
+
+    Columns: model, published, source, estimate, lower, upper, n, as_known (at most KNOWN_WITHIN apart). Only answers to
+    the official questions count, whose pictures are COCO's. A model that scores something else is not the published
+    one, or is asked in another way: then nothing measured of it is evidence about the paper.
+    """
+    by_name = {name: card for card in cards().values() if card.pope for name in (card.name, card.hub_id) if name}
+    records = []
+    for name in models_of(ds):
+        if name not in by_name or "pope" not in tasks_of(ds):
+            continue
+        part = subset(ds, model=name, task="pope")
+        part = part.isel(sample=np.flatnonzero(np.char.startswith(picture_ids(part).astype(str), COCO)))
+        if part.sizes["sample"]:
+            told = own_figures(part).set_index("figure").loc["F1"]
+            published = by_name[name].pope / 100
+            bounds = {column: float(told[column]) for column in ("estimate", "lower", "upper", "n")}
+            records.append({
+                "model": name, "published": published, "source": by_name[name].pope_source, **bounds,
+                "as_known": abs(bounds["estimate"] - published) <= KNOWN_WITHIN,
+            })  # fmt: skip
+    columns = ["model", "published", "source", "estimate", "lower", "upper", "n", "as_known"]
+    return pd.DataFrame(records, columns=columns)
 
 
 def score_difference(ds: xr.Dataset, one: str, other: str, task: str, seed: int = 0) -> dict[str, float] | None:

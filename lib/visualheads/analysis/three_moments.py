@@ -87,14 +87,17 @@ def agreement_table(ds: xr.Dataset, share: float = SHARE, n_boot: int = N_BOOT, 
 
 
 def chosen_heads(ds: xr.Dataset, chosen_in: str, score: str = "looking", share: float = SHARE) -> xr.DataArray:
-    """Return the best heads (layer, head) of one moment on the even pictures: the others are left to judge them."""
+    """Return the best heads (layer, head) of one moment on every other picture: the rest is left to judge them.
+
+    The attribute `chosen_on` (sample,) tells on which samples they were chosen.
+    """
     pictures = np.unique(ds["image_id"].values.astype(str))
     first = np.isin(ds["image_id"].values.astype(str), pictures[::2])
     means = head_score(ds, score).sel(model=chosen_in).isel(sample=first).mean("sample")
     k = max(1, round(share * means.size))
     best = np.zeros(means.size, dtype=bool)
     best[np.argsort(np.nan_to_num(means.values.ravel(), nan=-np.inf))[::-1][:k]] = True
-    return means.copy(data=best.reshape(means.shape))
+    return means.copy(data=best.reshape(means.shape)).assign_attrs(chosen_on=first)
 
 
 def before_they_saw(

@@ -63,12 +63,9 @@ def score_table(records: Records) -> pd.DataFrame:
 
 
 def target_table(records: Records) -> pd.DataFrame:
-    """What was asked of each miniature trained with all its data: model, what, wanted, found, reached, why."""
+    """What was asked of each miniature: model, what, wanted, found, reached, why."""
     rows = [
-        {"model": name, "why": "", **entry}
-        for name, record in records.items()
-        if record.get("data_share", 1.0) == 1
-        for entry in record.get("targets", ())
+        {"model": name, "why": "", **entry} for name, record in records.items() for entry in record.get("targets", ())
     ]
     return pd.DataFrame(rows, columns=["model", "what", "wanted", "found", "reached", "why"])
 

@@ -19,7 +19,8 @@ from visualheads.book import inputs
 from visualheads.book.catalogue import COMPARISONS, RESULTS, book_pages, model_pages, remove_outdated
 from visualheads.book.protocols import run_full
 from visualheads.book.run import Report, run_pages, silent
-from visualheads.book.sphinx import extension, reference
+from visualheads.book.sphinx import provenance, reference
+from visualheads.book.sphinx.switch import SIBLINGS
 from visualheads.book.traces import trace_all
 from visualheads.cards import cards
 from visualheads.charts.display import MIME
@@ -32,19 +33,23 @@ SUFFIXES = (".md", ".ipynb")
 def written(root: Path, target: Path) -> Path:
     """Write the table of contents for the pages there are; return `target`."""
     told = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
-    told["parts"] = [
-        {**part, "chapters": chapters}
-        for part in told.get("parts", [])
-        if (chapters := [new for entry in part["chapters"] for new in _expanded(root, entry)])
-    ]
+    siblings: dict[str, list[str]] = {}
+    parts = []
+    for part in told.get("parts", []):
+        chapters = [new for entry in part["chapters"] for new in _expanded(root, entry, siblings)]
+        parts += [{**part, "chapters": chapters}] if chapters else []
+    told |= {"parts": parts, "meta": {SIBLINGS: siblings}}
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(yaml.safe_dump(told, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return target
 
 
-def _expanded(root: Path, entry: dict[str, Any]) -> list[dict[str, Any]]:
+def _expanded(root: Path, entry: dict[str, Any], siblings: dict[str, list[str]]) -> list[dict[str, Any]]:
+    """The entry where its page is there; of a pattern's pages the first, which gets `siblings` to switch to."""
     if "glob" in entry:
-        return _by_model(sorted(_pages(root, entry["glob"])))
+        found = [page["file"] for page in _by_model(sorted(_pages(root, entry["glob"])))]
+        siblings.update({found[0]: found[1:]} if len(found) > 1 else {})
+        return [{"file": file, **({"title": entry["title"]} if "title" in entry else {})} for file in found[:1]]
     there = any((root / f"{entry['file']}{suffix}").is_file() for suffix in SUFFIXES) if "file" in entry else True
     return [entry] if there else []
 
@@ -164,7 +169,7 @@ def render_book(root: str | Path = ".", force: bool = False, report: Report = si
     toc = written(root, root / BUILD / "_toc.yml")
     reference.written(root / BUILD / "api.txt")
     report("building the book")
-    log = _jupyter_book(root, fresh, toc)
+    log = jupyter_book(root, fresh, toc)
     made = fresh / "_build" / "html"
     if not (made / INDEX).is_file():
         raise VisualHeadsError(f"Jupyter Book ended without {INDEX}; the end of its log:\n{_end(log)}")
@@ -183,19 +188,24 @@ def checked_root(root: str | Path) -> Path:
     return root
 
 
-def _jupyter_book(root: Path, fresh: Path, toc: Path) -> str:
-    arguments = ["build", ".", "--path-output", str(fresh), "--toc", str(toc), *STRICT]
-    environment = {**os.environ, "PYTHONWARNINGS": "", "NO_COLOR": "1", extension.ROOT: str(root)}
+def jupyter_book(root: Path, target: Path, toc: Path, strict: bool = True, builder: str = "html") -> str:
+    """Run Jupyter Book with these contents into a folder; return its log.
+
+    Raises VisualHeadsError with what tells most of the log when it fails, with `strict` on any warning.
+    """
+    arguments = ["build", ".", "--path-output", str(target), "--toc", str(toc), "--builder", builder]
+    arguments += STRICT if strict else ()
+    environment = {**os.environ, "PYTHONWARNINGS": "", "NO_COLOR": "1", provenance.ROOT: str(root)}
     done = subprocess.run(
         [sys.executable, "-c", RUN, *arguments],
         cwd=root, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     log = done.stdout + done.stderr
+    (root / BUILD).mkdir(parents=True, exist_ok=True)
     (root / BUILD / "build.log").write_text(log, encoding="utf-8")
     if done.returncode:
         raise VisualHeadsError(
-            f"the strict build failed (exit code {done.returncode}); all of it is in "
-            f"{BUILD / 'build.log'}:\n{_end(log)}"
+            f"the build failed (exit code {done.returncode}); all of it is in {BUILD / 'build.log'}:\n{_end(log)}"
         )
     return log
 
@@ -210,7 +220,7 @@ def _book_hash(root: Path) -> str:
         *generated,
         inputs.LIBRARY,
     ]
-    return f"{inputs.files_hash(places)} {extension.footer_text(root)}"
+    return f"{inputs.files_hash(places)} {json.dumps(provenance.everything(root))}"
 
 
 def _end(log: str) -> str:

@@ -21,7 +21,7 @@ from visualheads.paths import RESULTS, slug_of
 from visualheads.store import files as disk
 from visualheads.store.stored import opened
 from visualheads.store.write import pending
-from visualheads.tasks import task, task_names
+from visualheads.tasks import Benchmark, task, task_names
 from visualheads.tracing.jobs import TraceJob
 from visualheads.tracing.measures import DEFINITIONS_VERSION, MEASURES
 
@@ -59,15 +59,26 @@ def book_jobs(root: Path, models: Sequence[str], pages: Sequence[Page], full: bo
     jobs: list[TraceJob] = []
     for model in models:
         main = own.get(model)
-        jobs += [main, main.white(), main.fresh_network()] if main else []
-        for name in taught(model) if main else (MAIN_TASK,):
-            if main is not None and name == main.task:
-                continue
-            formats = tuple(task(name).formats if name == MAIN_TASK else task(name).formats[:1])
-            n = None if full else asked.get(name)
-            job = TraceJob(model, name, formats=formats, n=n, results=results)
-            jobs += [job, job.fresh_network(OTHER_UNTRAINED_N)] if main else [job]
+        others = [
+            TraceJob(
+                model, name, formats=asked_formats(task(name)), n=None if full else asked.get(name), results=results
+            )
+            for name in (taught(model) if main else (MAIN_TASK,))
+            if main is None or name != main.task
+        ]
+        jobs += others if main is None else with_controls(main, others)
     return jobs
+
+
+def asked_formats(benchmark: Benchmark) -> tuple[str, ...]:
+    """The answer formats in which pages ask a benchmark: all of the main one, the first of the others."""
+    return tuple(benchmark.formats if benchmark.name == MAIN_TASK else benchmark.formats[:1])
+
+
+def with_controls(main: TraceJob, others: Sequence[TraceJob]) -> list[TraceJob]:
+    """What pages and claims read of a model: its traces, white pictures on the main benchmark, untrained networks."""
+    jobs = [main, main.white(), main.fresh_network()]
+    return jobs + [one for job in others for one in (job, job.fresh_network(OTHER_UNTRAINED_N))]
 
 
 def book_questions(root: Path) -> dict[str, int]:

@@ -22,7 +22,14 @@ from visualheads.charts.comparison import (
 from visualheads.charts.cost import cost_bars, sweep_bars
 from visualheads.charts.depth import against_untrained, query_agreement, stage_profile
 from visualheads.charts.display import save_spec, show, spec_of
-from visualheads.charts.effects import effect_depth, effect_map, loss_curves, overlap_lines, ranking_cells, scores_and_effects
+from visualheads.charts.effects import (
+    effect_depth,
+    effect_map,
+    loss_curves,
+    overlap_lines,
+    ranking_cells,
+    scores_and_effects,
+)
 from visualheads.charts.figure_one import figure_one
 from visualheads.charts.heads import head_map, one_row, top_heads, weight_concentration
 from visualheads.charts.maps import condition_maps, detection_map

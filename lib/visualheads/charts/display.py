@@ -9,7 +9,6 @@ from typing import Any
 
 import altair as alt
 import pandas as pd
-import vl_convert as vlc
 
 from visualheads.errors import ParameterError
 from visualheads.store import files
@@ -38,7 +37,7 @@ def finished(chart: Any, alt_text: str) -> Any:
 
 
 def show(chart: Any, alt_text: str = "") -> None:
-    """Display a chart: interactive in the book and in JupyterLab, as an image elsewhere, as words for screen readers.
+    """Display a chart: interactive in the book and in JupyterLab, as words elsewhere.
 
     alt_text: what a reader would see; by default the chart's own description. Raises ParameterError without words.
     """
@@ -49,8 +48,7 @@ def show(chart: Any, alt_text: str = "") -> None:
             "show: the chart has no description; give alt_text, the words for those who do not see it."
         )
     spec = spec_of(chart, alt_text)
-    png = vlc.vegalite_to_png(spec, vl_version=VEGA_LITE, scale=1.5)
-    display({MIME: spec, "image/png": png, "text/plain": spec["description"]}, raw=True)
+    display({MIME: spec, "text/plain": spec["description"]}, raw=True)
 
 
 def spec_of(chart: Any, alt_text: str = "") -> dict[str, Any]:

@@ -5,7 +5,7 @@ How many of the best heads rankings share with the effects, over the number of h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import altair as alt
@@ -25,20 +25,37 @@ MEASURES = {
 ORDERS = ("top", "random", "bottom")
 NEEDS_EFFECTS = "Needs a sweep of single heads, which the ablation pages make."
 BOUNDS = ("estimate", "lower", "upper")
-PANEL = 215
+PANEL, ROW = 215, 430
+"""Pixels of a panel at most, and of all that stand side by side."""
+
+
+def _layers(stage: str) -> str:
+    return "all layers" if stage == "all" else f"{stage} layers"
+
+
+CHOICES: dict[str, dict[str, Callable[[str], str]]] = {
+    "stage": {"measure": MEASURES.__getitem__, "ranking": labels.ranking, "mode": labels.mode},
+    "task": {"model": str, "measure": MEASURES.__getitem__, "ranking": labels.ranking, "mode": labels.mode,
+             "stage": _layers},
+}  # fmt: skip
+"""What is chosen below loss curves, by what their panels are of."""
+PANELS = {"stage": _layers, "task": labels.benchmark}
 SIDE = 250
 
 
 def loss_curves(table: pd.DataFrame, needs: str = "No heads were removed yet.") -> Any:
-    """What is lost over the number of removed heads: top heads against random others of the same layers, by stage.
+    """What is lost over the number of removed heads: top heads against random others of the same layers.
 
-    `table` is a result of `causes.loss_table`; measure, ranking and mode are chosen below.
+    `table` is a result of `effects.loss_table`, with a panel per stage, or of `effects.losses_by_benchmark`, with a
+    panel per benchmark; what has several values besides (measure, ranking, mode, stage, model) is chosen below.
     """
     if table.empty:
         return placeholder(needs)
     choices = []
-    data = alt.Chart(rows(table.to_dict("records")))
-    for column, word_of in (("measure", MEASURES.__getitem__), ("ranking", labels.ranking), ("mode", labels.mode)):
+    panel = "task" if "task" in table else "stage"
+    kept = [*CHOICES[panel], *({panel} - {*CHOICES[panel]}), "order", "count", "sets", *BOUNDS]
+    data = alt.Chart(rows(table[kept].to_dict("records")))
+    for column, word_of in CHOICES[panel].items():
         options = list(dict.fromkeys(table[column]))
         words = [word_of(name) for name in options]
         bind = alt.binding_select(options=options, labels=words, name=f"{column.capitalize()}: ")
@@ -49,9 +66,9 @@ def loss_curves(table: pd.DataFrame, needs: str = "No heads were removed yet.") 
     hue = colour("order", orders, title=None, legend=alt.Legend(orient="top"))
     tips = ["order:N", "count:Q", "sets:Q", *[alt.Tooltip(f"{n}:Q", format=".3f") for n in BOUNDS]]
     panels = []
-    stages = list(dict.fromkeys(table["stage"]))
-    for index, stage in enumerate(stages):
-        base = data.transform_filter(f"datum.stage === '{stage}'").encode(
+    names = list(dict.fromkeys(table[panel]))
+    for index, name in enumerate(names):
+        base = data.transform_filter(f"datum.{panel} === '{name}'").encode(
             x=alt.X("count:O", title="removed heads", axis=alt.Axis(labelAngle=0)),
             color=hue,
             xOffset=alt.XOffset("order:N", sort=orders),
@@ -60,13 +77,15 @@ def loss_curves(table: pd.DataFrame, needs: str = "No heads were removed yet.") 
         lines = base.mark_line(strokeWidth=1.5).encode(y=y)
         bars = base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("lower:Q"), y2="upper:Q")
         points = base.mark_circle(size=60, opacity=1).encode(y=y, tooltip=tips)
-        title = "all layers" if stage == "all" else f"{stage} layers"
         zero = alt.Chart(rows([{"zero": 0}])).mark_rule(color=GREY, strokeDash=[4, 3]).encode(y="zero:Q")
-        panels.append(alt.layer(zero, bars, lines, points).properties(width=PANEL, height=220, title=title))
-    shown = table[(table["measure"] == table["measure"].iloc[0]) & (table["ranking"] == table["ranking"].iloc[0])]
-    shown = shown[shown["mode"] == shown["mode"].iloc[0]]
+        panels.append(alt.layer(zero, bars, lines, points).properties(
+            width=min(PANEL, ROW // len(names)), height=220, title=PANELS[panel](name)
+        ))  # fmt: skip
+    shown = table
+    for column in CHOICES[panel]:
+        shown = shown[shown[column] == shown[column].iloc[0]]
     told = "; ".join(
-        f"{row.order} {row.count} of {row.stage}: {row.estimate:.3f} ({row.lower:.3f} to {row.upper:.3f})"
+        f"{row.order} {row.count} of {getattr(row, panel)}: {row.estimate:.3f} ({row.lower:.3f} to {row.upper:.3f})"
         for row in shown.itertuples()
     )
     words = f"{MEASURES[str(table['measure'].iloc[0])]} over the number of removed heads. {told}."

@@ -82,7 +82,7 @@ def detection_map(table: pd.DataFrame, needs: str = "No model has been traced ye
     told = in_words(table).assign(share=table["count"] / table["samples"])
     told["place"] = told.groupby(["model", "task"])["share"].rank(method="first", ascending=False).astype(int)
     models, tasks = list(dict.fromkeys(told["model"])), list(dict.fromkeys(told["task"]))
-    fields = ["layer", "head", "share", "place"]
+    fields: list[Any] = ["layer", "head", "share", "place"]
     listed = told.groupby(["model", "task"], sort=False).agg(
         **{name: (name, list) for name in fields}, k=("k", "first"), samples=("samples", "first")
     )

@@ -35,14 +35,17 @@ for command in (
     interventions.steer,
     interventions.sweep,
     book.page,
+    book.export_page,
     book.book,
     book.full,
+    book.paper,
     results.compare,
     training.convert,
     training.train,
     training.scenes,
     training.weights,
     training.card,
+    training.moments,
     training.export_checkpoint,
 ):
     app.command()(command)

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
+from rich.table import Table
 
-from visualheads.cli.console import out, say
+from visualheads.cli.console import bar, out, say
 from visualheads.cli.options import grouped
+from visualheads.cli.tracing import check_workers, workers_of
 from visualheads.errors import KernelError, ParameterError, got
 from visualheads.paths import project_folder
+from visualheads.store import files
+
+if TYPE_CHECKING:
+    from visualheads.book.paper import Estimate
 
 
 @grouped
@@ -32,6 +40,32 @@ def page(
     _check_values(root, model, given)
     written = run_model_page(root, model, given, force=force)
     say(str(written))
+
+
+@grouped
+def export_page(
+    model: Annotated[str, typer.Argument(help="Catalogue name, folder or hub id.")],
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="A parameter of notebooks/model.ipynb."),
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File to write.", show_default="MODEL.html")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run the notebook even where nothing changed.")] = False,
+) -> None:
+    """Run the model notebook for one model and write its page as a single HTML file, without building the book."""
+    from visualheads.book import export
+    from visualheads.book.catalogue import run_model_page
+    from visualheads.models.checkpoints import resolve
+
+    resolve(model)
+    root, given = project_root(), parameters(parameter or [])
+    _check_values(root, model, given)
+    written = run_model_page(root, model, given, force=force)
+    target = target or Path(f"{written.stem}.html")
+    with files.refusals_told(target):
+        say(str(export.export_page(written, target, root)))
 
 
 def _check_values(root: Path, model: str, given: dict[str, Any]) -> None:
@@ -101,6 +135,78 @@ def full(
     failed = run_full(project_root(), [name] if name else None, workers, force, say)
     if failed:
         raise KernelError("\n".join(failed))
+
+
+@grouped
+def paper(
+    data: Annotated[
+        Path, typer.Argument(help="Folder with a folder of official files per benchmark: looktwice, pope, mmbench, …")
+    ],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model", "-m", help="Catalogue name, folder or hub id; may be repeated.", show_default="the nine"
+        ),
+    ] = None,
+    n: Annotated[int, typer.Option("--n", "-n", min=2, help="Questions per condition.")] = 500,
+    judged: Annotated[int, typer.Option(min=1, help="Questions on which heads are removed.")] = 64,
+    seed: Annotated[int, typer.Option(help="Decides the draw of questions and distractors.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, auto.", show_default="a GPU")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, bfloat16, float16.", show_default="the checkpoint's")
+    ] = None,
+    batch_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens run together.", show_default=False)] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler: a model per worker.", show_default=False)
+    ] = None,
+    cluster: Annotated[
+        Path | None, typer.Option(help="YAML file of a cluster of batch jobs (dask-jobqueue).", show_default=False)
+    ] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out malformed records and pictures.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Set stores that are there aside and start anew.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what is left and what it takes.")] = False,
+) -> None:
+    """Run the paper's models through every trace and sweep that pages and claims need; a killed run goes on.
+
+    Time, memory and disk are told first. `visualheads book` then shows the models beside the miniatures.
+    """
+    from visualheads.book import paper as whole
+
+    check_workers(scheduler, cluster)
+    root = project_root()
+    settings: dict[str, Any] = {"n": n, "seed": seed, "device": device, "dtype": dtype, "batch_tokens": batch_tokens}
+    plans, missing = whole.plans(data, model or (), root, judged, skip_bad=skip_bad, **settings)
+    for line in missing:
+        say(f"left out: {line}")
+    elsewhere = scheduler is not None or cluster is not None
+    found = [whole.estimate(plan, math.nan if elsewhere else whole.speed_of(device, dtype)) for plan in plans]
+    _tell_estimates(found)
+    if dry_run:
+        return
+    if not elsewhere:
+        for one in found:
+            whole.check_room(one, device)
+    with workers_of(scheduler, cluster) as workers:
+        refused = whole.run_all(plans, say, workers, fresh, bar() if workers is None else False)
+    for line in refused:
+        say(line)
+    for line in whole.known_answers(plans):
+        say(line)
+
+
+def _tell_estimates(found: Sequence[Estimate]) -> None:
+    table = Table("model", "left", "prompts", "memory", "disk", "time")
+    for one in found:
+        time = _told(one.seconds / 3600, "h", "unknown here")
+        table.add_row(
+            one.plan.name, f"{len(one.left)} of {one.plan.size}", f"{one.prompts:,}",
+            _told(one.needs.memory / 1e9, "GB"), _told(one.disk / 1e9, "GB"), f"at most {time}" if one.left else "",
+        )  # fmt: skip
+    out.print(table)
+
+
+def _told(value: float, unit: str, unknown: str = "unknown") -> str:
+    return unknown if math.isnan(value) else f"{value:.2g} {unit}"
 
 
 def parameters(given: list[str]) -> dict[str, Any]:

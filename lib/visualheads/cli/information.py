@@ -78,8 +78,10 @@ def doctor(
 def _machine() -> dict[str, str]:
     import torch
 
+    from visualheads.models.devices import main_memory
+
     gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-    memory = _memory()
+    memory = main_memory()
     largest = max((gpu.total_memory for gpu in gpus), default=memory)
     offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
     fitting = [
@@ -147,11 +149,3 @@ def _parts(name: str, checkpoint: Checkpoint) -> dict[str, str]:
         "prompt": repr(prompts.told),
         "verdict": "its parts work together; the weights' values were not read",
     }
-
-
-def _memory() -> int:
-    """Memory of this machine in bytes; 0 where the system does not tell."""
-    names = ("SC_PAGE_SIZE", "SC_PHYS_PAGES")
-    if not all(name in getattr(os, "sysconf_names", {}) for name in names):
-        return 0
-    return os.sysconf(names[0]) * os.sysconf(names[1])

@@ -10,8 +10,9 @@ import typer
 from rich.table import Table
 
 from visualheads.cli.console import as_json, bar, out, say, warnings_as_notes
-from visualheads.cli.options import RESULTS, Fresh, Json, Loading, Name, Questions, Results, grouped, load
+from visualheads.cli.options import Fresh, Json, Loading, Name, Questions, Results, grouped, load
 from visualheads.errors import HeadError, ParameterError, checked_whole, got
+from visualheads.paths import RESULTS
 
 if TYPE_CHECKING:
     import xarray as xr

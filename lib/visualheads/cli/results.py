@@ -30,7 +30,7 @@ def top(
     json: Json = False,
 ) -> None:
     """Print the best heads of a ranking with their 95 % intervals."""
-    from visualheads.heads.top import top as best
+    from visualheads.heads.selection import top as best
 
     ds = _opened(store)
     frame = best(ds, by, n, query=query, model=_one_model([str(name) for name in ds["model"].values], model))
@@ -74,7 +74,7 @@ def verify(
     json: Json = False,
 ) -> None:
     """Read every file of a store and print the damaged ones, a line each. Exit 0 where there is none, else 1."""
-    from visualheads.store import verify as check
+    from visualheads.store import upkeep as check
 
     damaged = check.verify(store)
     if json:

@@ -11,9 +11,10 @@ import typer
 from rich.table import Table
 
 from visualheads.cli.console import as_json, bar, err, out, say, warnings_as_notes
-from visualheads.cli.options import RESULTS, AnswerPrefix, Fresh, Json, Loading, Name, Questions, Results, grouped, load
+from visualheads.cli.options import AnswerPrefix, Fresh, Json, Loading, Name, Questions, Results, grouped, load
 from visualheads.errors import ParameterError, got
-from visualheads.tracing.batching import BATCH_TOKENS
+from visualheads.paths import RESULTS
+from visualheads.tracing.forward import BATCH_TOKENS
 
 if TYPE_CHECKING:
     from visualheads.tracing.jobs import TraceJob
@@ -39,8 +40,6 @@ def trace(
     json: Json = False,
 ) -> None:
     """Measure every head on every sample, into a store. Repeating the command does only what is missing."""
-    if scheduler and cluster:
-        raise ParameterError("trace: got both --scheduler and --cluster; give the one whose workers are meant.")
     from visualheads.tracing import jobs
 
     # a dry run counts all that a run would stop at
@@ -51,7 +50,7 @@ def trace(
     if dry_run:
         _tell_plan(job)
         return
-    with warnings_as_notes(), _workers(scheduler, cluster) as workers:
+    with warnings_as_notes(), workers_of(scheduler, cluster) as workers:
         ds = jobs.run(job, scheduler=workers, fresh=fresh, progress=bar())
     right = float(ds["correct"].mean())
     if json:
@@ -105,7 +104,15 @@ def look(
         say(f"Wrote {explorer.save_data(data)}")
 
 
-def _workers(scheduler: str | None, cluster: Path | None) -> Any:
+def check_workers(scheduler: str | None, cluster: Path | None) -> None:
+    """Raise ParameterError where both are given."""
+    if scheduler and cluster:
+        raise ParameterError("got both --scheduler and --cluster; give the one whose workers are meant.")
+
+
+def workers_of(scheduler: str | None, cluster: Path | None) -> Any:
+    """A context that gives the workers of a scheduler's address or of a cluster's file; None where neither is given."""
+    check_workers(scheduler, cluster)
     if cluster is None:
         return nullcontext(scheduler)
     from visualheads.tracing.cluster import from_yaml

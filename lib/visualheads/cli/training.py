@@ -127,6 +127,13 @@ def weights(
     say(f"{prepare_base(source, again=again)}")
 
 
+def moments() -> None:
+    """Measure the heads of smol-1.5 before it saw, with a frozen language model, and tuned: the chapter's numbers."""
+    from visualheads.studies.three_moments import measure, ship
+
+    say(f"{ship(measure(report=say))}")
+
+
 def card(
     name: Annotated[str, typer.Argument(help="smol-1.5 or smol-frozen.")],
     n: Annotated[int | None, typer.Option("-n", help="Samples of each condition.", show_default="all")] = None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from visualheads.errors import ParameterError, SampleError, got
+from visualheads.errors import SampleError, checked, checked_name, checked_whole, got
 from visualheads.explorer.effects import HIDDEN, REMOVED, HeadChanger
 from visualheads.explorer.kernel import Kernel
 from visualheads.explorer.sampled import look_at
@@ -29,6 +29,7 @@ TOP_HEADS = 24
 """Heads that are changed by default: those with most attention on the asked region, else on the picture."""
 
 
+@checked
 def look(
     model: VisionLanguageModel | str,
     image: Image.Image | str | os.PathLike[str] | LazyImage | Sample | Sequence[Sample],
@@ -76,7 +77,7 @@ def look(
     """
     samples = _samples(image, question)
     _check(rows, effects)
-    if isinstance(model, str):
+    if not hasattr(model, "token_map"):
         from visualheads.models.loading import load
 
         model = load(model)
@@ -109,7 +110,7 @@ def _samples(image: Any, question: str | None) -> list[Sample]:
                 got("samples", [type(one).__name__ for one in image], "at least one, all of them vh.Sample")
             )
         return list(image)
-    if question is None or not question.strip():
+    if not isinstance(question, str) or not question.strip():
         raise SampleError(got("question", question, "the text that is asked about the picture", "give a question"))
     name = Path(image).name if isinstance(image, (str, os.PathLike)) else "picture"
     picture = Path(image) if isinstance(image, os.PathLike) else image
@@ -117,14 +118,14 @@ def _samples(image: Any, question: str | None) -> list[Sample]:
 
 
 def _check(rows: int | Sequence[int] | None, effects: str) -> None:
-    if effects not in EFFECTS:
-        raise ParameterError(got("effects", effects, EFFECTS))
+    checked_name("effects", effects, EFFECTS)
     if rows is None:
         return
-    positions = [rows] if isinstance(rows, int) else list(rows)
-    least = 1 if isinstance(rows, int) else 0
-    if not positions or any(isinstance(at, bool) or not isinstance(at, int) or at < least for at in positions):
-        raise ParameterError(got("rows", rows, "a number of rows from 1, or positions from 0"))
+    if isinstance(rows, Sequence) and rows and not isinstance(rows, str):
+        for at in rows:
+            checked_whole("rows: position", at, lowest=0)
+    else:
+        checked_whole("rows", rows)
 
 
 def _tried(made: Look, effects: str) -> list[tuple[int, int]]:

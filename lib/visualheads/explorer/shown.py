@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from visualheads.errors import HeadError, ParameterError, got
+from visualheads.errors import HeadError, ParameterError, checked, got
 from visualheads.explorer.page import page
 from visualheads.store import files
 
@@ -74,6 +74,7 @@ class Explorer:
                 allowed = f"L0H0 to L{layers - 1}H{each - 1}, with blanks between several"
                 raise HeadError(got("heads", name, allowed))
 
+    @checked
     def save(self, path: str | os.PathLike[str], **first: str) -> Path:
         """Write the page; return its path. `first` as in `page`."""
         target = Path(path)
@@ -90,6 +91,7 @@ class Explorer:
             raise ParameterError(got("looks", len(self.looks), "one", "take explorer.looks[i].to_dataset()"))
         return self.looks[0].to_dataset()
 
+    @checked
     def save_data(self, path: str | os.PathLike[str]) -> Path:
         """Write the data behind the view as NetCDF; return the path."""
         target = Path(path)

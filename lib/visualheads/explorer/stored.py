@@ -9,17 +9,17 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from visualheads.errors import ParameterError, VisualHeadsError, got
+from visualheads.errors import ParameterError, VisualHeadsError, checked, checked_dataset, got
 from visualheads.explorer.look_data import MEAN, Look, Row
 from visualheads.explorer.measures import MEASURES
 from visualheads.explorer.shown import Explorer
 from visualheads.models.token_map import PATCH, TokenMap
+from visualheads.tasks.sample import Sample
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from visualheads.models.wrapper import VisionLanguageModel
-    from visualheads.tasks.sample import Sample
 
 MAPS, MEAN_MAP = "maps", "mean_map"
 FIRST = "last_prompt"
@@ -34,6 +34,7 @@ ON_GRID = "The map is drawn over the whole picture; give the model (model=) for 
 MEAN_NOTE = "A mean over pictures, drawn on the grid of patches."
 
 
+@checked
 def explore(
     ds: xr.Dataset,
     samples: Sequence[Sample] | None = None,
@@ -54,19 +55,32 @@ def explore(
     most
         Samples shown at most, the first of the trace.
 
+    Returns
+    -------
+    Explorer
+        Shown by the notebook.
+
     Raises
     ------
     ParameterError
         Where the Dataset has neither kind of map.
     """
+    checked_dataset("ds", ds)
     kind = next((name for name in (MAPS, MEAN_MAP) if name in ds), None)
     if kind is None or "layer" not in ds.dims:
         raise ParameterError(
             got("variables of the dataset", sorted(map(str, ds.data_vars)), [MAPS, MEAN_MAP], "trace with keep='maps'")
         )
-    if isinstance(most, bool) or most < 1:
-        raise ParameterError(got("most", most, "1 or more"))
-    pictured = {sample.id: sample for sample in samples or ()}
+    if model is not None and not hasattr(model, "token_map"):
+        raise ParameterError(got("model", model, "a model of vh.load or vh.wrap, or None"))
+    listed = [] if samples is None else samples
+    if (
+        isinstance(listed, str)
+        or not isinstance(listed, Sequence)
+        or not all(isinstance(one, Sample) for one in listed)
+    ):
+        raise ParameterError(got("samples", samples, "a list of vh.Sample, or None"))
+    pictured = {sample.id: sample for sample in listed}
     whole = ds.expand_dims("query") if "query" not in ds.dims else ds
     # the row that makes the answer is shown first
     whole = whole.isel(query=np.argsort([name != FIRST for name in whole["query"].values.tolist()], kind="stable"))

@@ -9,14 +9,15 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
-from visualheads.errors import ParameterError, checked_number, checked_seed, checked_whole, got
+from visualheads.errors import ParameterError, checked, got
 from visualheads.heads.bootstrap import LEVEL, N_BOOT, PictureSums, centred_interval, half_weights, picture_weights
-from visualheads.heads.ranking import HEAD_DIMS, MOST_DRAWS, K, head_count, rankings, score_sums
+from visualheads.heads.ranking import HEAD_DIMS, K, head_count, rankings, score_sums
 
 N_SPLITS = 50
 """Random halves of the pictures over which the split-half reliability is averaged."""
 
 
+@checked
 def agreement(
     ds: xr.Dataset,
     by: Sequence[str] = ("image_weight", "region_weight", "concentration", "weight_concentration", "detection"),
@@ -29,31 +30,50 @@ def agreement(
     seed: int = 0,
     query: str | None = None,
 ) -> xr.Dataset:
-    """Return how far rankings agree, per model, over dimensions (model, ranking, other); ranking and other are names.
+    """Return how far rankings of heads agree, for each model.
 
-    spearman               rank correlation over the heads, [−1, 1]
-    spearman_within_layer  the same after removing each layer's mean score, so that depth alone makes no agreement
-    top_k_overlap          share of the k best heads that both rankings name, [0, 1]; ties broken by lot, on average
-    chance                 (model) what two unrelated rankings would share: k / number of heads
-    reliability            (model, ranking) split-half Spearman over pictures, corrected to full length (Spearman–Brown)
-    top_k_reliability      (model, ranking) mean top-k overlap of the two halves
-    ceiling                √(reliability · reliability of the other): the highest Spearman that noise leaves room for
-    spearman_interval, top_k_overlap_interval   reverse percentile bootstrap over pictures, paired between rankings;
-                           dimension bound ("lower", "upper")
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        A traced dataset.
+    by : sequence of str
+        Rankings, as in `rank`.
+    k : int or float, optional
+        Heads of the top-k overlap, as in `select`.
+    extra : mapping of str to xarray.DataArray, optional
+        Finished rankings (model, layer, head), such as causal effects or published lists. They count as without noise
+        in the intervals and have no reliability (NaN; a ceiling with them takes theirs as 1).
+    n_boot, n_splits, level, seed : int, int, float, int
+        Bootstrap draws, random halves, coverage in (0, 1), and seed.
+    query : str, optional
+        The attention row, as in `rank`.
 
-    `by` names rankings of `rank`; `extra` adds finished ones (model, layer, head), such as causal effects or
-    published lists, which count as without noise in the intervals and have no reliability (NaN; a ceiling with them
-    takes theirs as 1). `k` as in `select`. NaN where a ranking is constant or fewer than three heads have both
-    scores, and for reliabilities with a single picture.
+    Returns
+    -------
+    xarray.Dataset
+        Over (model, ranking, other), the last two being names. NaN where a ranking is constant or fewer than three
+        heads have both scores, and for reliabilities with a single picture.
+
+        * spearman: rank correlation over the heads, [−1, 1]; spearman_within_layer: after removing each layer's mean
+          score, so that depth alone makes no agreement.
+        * top_k_overlap: share of the k best heads that both name, [0, 1], ties broken by lot, on average; chance
+          (model): what two unrelated rankings would share, k / number of heads.
+        * reliability (model, ranking): split-half Spearman over pictures, corrected to full length (Spearman–Brown);
+          top_k_reliability: mean top-k overlap of the two halves.
+        * ceiling: √(reliability · reliability of the other), the highest Spearman that noise leaves room for.
+        * spearman_interval, top_k_overlap_interval: reverse percentile bootstrap over pictures, paired between
+          rankings; dimension bound ("lower", "upper").
+
+    Raises
+    ------
+    ParameterError
+        For unknown rankings, or values out of range.
     """
     extra = {} if extra is None else extra
     if isinstance(by, str) or not isinstance(by, Sequence) or not all(isinstance(name, str) for name in by):
         raise ParameterError(got("by", by, "a list of names of rankings"))
     if not isinstance(extra, Mapping) or not all(isinstance(one, xr.DataArray) for one in extra.values()):
         raise ParameterError(got("extra", extra, "{name: DataArray (model, layer, head)}"))
-    n_boot = checked_whole("n_boot", n_boot, highest=MOST_DRAWS)
-    n_splits = checked_whole("n_splits", n_splits, highest=MOST_DRAWS)
-    level, seed = checked_number("level", level, 0, 1), checked_seed(seed)
     names = [*by, *extra]
     if len(names) < 1 or len(set(names)) != len(names):
         raise ParameterError(got("rankings", names, "at least one name, each once"))

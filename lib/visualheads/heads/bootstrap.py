@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from visualheads.errors import ParameterError, checked_seed, got
+from visualheads.errors import ParameterError, checked, got
 
 N_BOOT = 1000
 LEVEL = 0.95
@@ -157,11 +157,25 @@ def bootstrap(values: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, 
     return bounded(values, estimate, sums.drawn(n_boot, seed), level)
 
 
+@checked
 def split_halves(ds: xr.Dataset, seed: int = 0) -> tuple[xr.Dataset, xr.Dataset]:
-    """Return two halves of the samples by picture: no picture is in both. The first has the odd picture."""
+    """Split a dataset by picture: no picture is in both halves.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        A traced dataset, with `image_id` along `sample`.
+    seed : int
+        Of the draw.
+
+    Returns
+    -------
+    tuple of xarray.Dataset
+        The halves; the first has the odd picture.
+    """
     if not isinstance(ds, xr.Dataset):
         raise ParameterError(got("ds", ds, "a Dataset of vh.trace, vh.open_store or vh.open_results"))
-    ids, seed = picture_ids(ds).astype(object).astype(str), checked_seed(seed)
+    ids = picture_ids(ds).astype(object).astype(str)
     pictures = np.unique(ids)
     in_first = np.isin(ids, pictures[half_weights(len(pictures), 1, seed)[0] == 1])
     return ds.isel(sample=np.flatnonzero(in_first)), ds.isel(sample=np.flatnonzero(~in_first))

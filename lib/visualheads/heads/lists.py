@@ -27,7 +27,7 @@ import numpy as np
 import xarray as xr
 import yaml
 
-from visualheads.errors import HeadError, ParameterError, RecordError, checked_path, got, shown
+from visualheads.errors import HeadError, ParameterError, RecordError, checked, got, shown
 from visualheads.paths import slug_of
 from visualheads.store import files
 
@@ -39,6 +39,7 @@ LARGEST_INDEX = 4096
 LAYER_HEAD = re.compile(r"\s*(\d{1,5})\s*-\s*(\d{1,5})\s*")
 HEAD_SET = "attn_head_set"
 """QRHead's name of a set without scores."""
+BOUNDS = ["lower", "estimate", "upper"]
 ENDINGS = (".json", ".csv", ".yaml", ".yml", ".txt")
 
 
@@ -55,14 +56,30 @@ class HeadScore:
     scored: bool = True
 
 
+@checked
 def export_scores(ranking: xr.DataArray, path: str | os.PathLike[str]) -> Path:
-    """Write a ranking (layer, head), with or without `model` (one) and `bound`, to `path` (.json or .csv); return it.
+    """Write a ranking to a file, best heads first; what is written reads back equal to the last digit.
 
-    Heads are listed best first; heads that are NaN are left out. What is written reads back equal to the last
-    digit; a file that is there is replaced whole or not at all. Raises HeadError for another suffix, several models,
-    or dimensions other than these, DiskFullError, and StoreError where nothing can be written.
+    Parameters
+    ----------
+    ranking : xarray.DataArray
+        (layer, head), with or without `model` (one) and `bound`. Heads that are NaN are left out.
+    path : path
+        `.json` or `.csv`; a file that is there is replaced whole or not at all.
+
+    Returns
+    -------
+    Path
+        Where it was written.
+
+    Raises
+    ------
+    HeadError
+        For another suffix, several models, or other dimensions.
+    DiskFullError, StoreError
+        Where nothing can be written.
     """
-    path = checked_path("file of head scores", path)
+    path = Path(path)
     if not isinstance(ranking, xr.DataArray):
         raise HeadError(got("ranking", ranking, "a DataArray (layer, head), such as vh.rank returns"))
     if path.suffix.lower() not in (".json", ".csv"):
@@ -87,19 +104,38 @@ def export_scores(ranking: xr.DataArray, path: str | os.PathLike[str]) -> Path:
     return path
 
 
+@checked
 def read_scores(
     path: str | os.PathLike[str], shape: tuple[int, int] | None = None, model: str | None = None
 ) -> xr.DataArray:
-    """Read a head list – ours, SparseMM's, Retrieval_Head's, gaze-heads' or a set without scores – as a ranking
-    (model, layer, head).
+    """Read a head list: ours, SparseMM's, Retrieval_Head's, gaze-heads', or a set without scores.
 
-    The layout is told from the content. Several scores of one head (one per detection) are averaged, as their
-    authors do. `shape` is the model's (layers, heads); without it the file's own, or the smallest that holds all
-    listed heads. Unlisted heads are NaN, of a set without scores 0. With an interval in the file there is a last
-    dimension `bound` ("lower", "estimate", "upper"). `model` names the model where the file does not. Raises
-    RecordError for malformed files and HeadError for heads outside `shape` or listed twice.
+    The layout is told from the content. Several scores of one head (one per detection) are averaged, as their authors
+    do.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    shape : (int, int), optional
+        The model's (layers, heads); by default the file's own, or the smallest that holds all listed heads.
+    model : str, optional
+        Names the model where the file does not.
+
+    Returns
+    -------
+    xarray.DataArray
+        (model, layer, head). Heads that are not listed are NaN, of a set without scores 0. With an interval in the
+        file there is a last dimension `bound` ("lower", "estimate", "upper").
+
+    Raises
+    ------
+    RecordError
+        For malformed files.
+    HeadError
+        For heads outside `shape` or listed twice.
     """
-    path = checked_path("file of head scores", path)
+    path = Path(path)
     if shape is not None and not (isinstance(shape, tuple) and len(shape) == 2):
         raise ParameterError(got("shape", shape, "(layers, heads)"))
     if not (model is None or isinstance(model, str)):
@@ -147,34 +183,18 @@ def published(
 def _entries(ranking: xr.DataArray) -> tuple[list[HeadScore], str]:
     extra = set(ranking.dims) - {"model", "bound"}
     if extra != {"layer", "head"} or ranking.sizes.get("model", 1) != 1:
-        raise HeadError(
-            got(
-                "ranking",
-                dict(ranking.sizes),
-                "layer and head, one model, and possibly bound",
-                "take ds.isel(model=[0])",
-            )
-        )
+        allowed = "layer and head, one model, and possibly bound"
+        raise HeadError(got("ranking", dict(ranking.sizes), allowed, "take ds.isel(model=[0])"))
     model = str(np.atleast_1d(ranking.coords["model"].values)[0]) if "model" in ranking.coords else ""
     if "model" in ranking.dims:
         ranking = ranking.isel(model=0)
-    missing = xr.full_like(ranking, np.nan)
-    if "bound" in ranking.dims:
-        lower, estimate, upper = (ranking.sel(bound=bound) for bound in ("lower", "estimate", "upper"))
-    else:
-        lower, estimate, upper = missing, ranking, missing
-    estimate, lower, upper = (
-        one.transpose("layer", "head").values.astype(np.float64) for one in (estimate, lower, upper)
-    )
-    layers = ranking.coords["layer"].values if "layer" in ranking.coords else np.arange(ranking.sizes["layer"])
-    heads = ranking.coords["head"].values if "head" in ranking.coords else np.arange(ranking.sizes["head"])
-    order = np.argsort(-estimate, axis=None, kind="stable")
-    scores = []
-    for row, column in zip(*np.unravel_index(order, estimate.shape), strict=True):
-        if np.isfinite(estimate[row, column]):
-            numbers = (float(one[row, column]) for one in (estimate, lower, upper))
-            scores.append(HeadScore(int(layers[row]), int(heads[column]), *numbers, model=model))
-    return scores, model
+    if "bound" not in ranking.dims:
+        ranking = ranking.expand_dims(bound=["estimate"])
+    numbers = ranking.astype(np.float64).transpose("layer", "head", "bound").rename("score").to_series()
+    table = numbers.unstack("bound").reindex(columns=["estimate", "lower", "upper"])
+    table = table[np.isfinite(table["estimate"])].sort_values("estimate", ascending=False, kind="stable")
+    rows = zip(table.index, table.to_numpy().tolist(), strict=True)
+    return [HeadScore(int(layer), int(head), *bounds, model=model) for (layer, head), bounds in rows], model
 
 
 def _csv(scores: Sequence[HeadScore]) -> str:
@@ -307,14 +327,8 @@ def _as_ranking(
     needed = (max(entry.layer for entry in entries) + 1, max(entry.head for entry in entries) + 1)
     shape = shape or needed
     if needed[0] > shape[0] or needed[1] > shape[1]:
-        raise HeadError(
-            got(
-                f"head list {path.name}",
-                f"layers × heads up to {needed[0]} × {needed[1]}",
-                f"{shape[0]} × {shape[1]}",
-                "use a list of the same model",
-            )
-        )
+        told, allowed = f"layers × heads up to {needed[0]} × {needed[1]}", f"{shape[0]} × {shape[1]}"
+        raise HeadError(got(f"head list {path.name}", told, allowed, "use a list of the same model"))
     has_bounds = any(not math.isnan(entry.lower) for entry in entries)
     values = np.full((1, *shape, 3), np.nan)
     listed = np.zeros(shape, dtype=bool)
@@ -325,15 +339,6 @@ def _as_ranking(
         values[0, entry.layer, entry.head] = entry.lower, entry.score, entry.upper
     if not entries[0].scored:
         values[0, ~listed, 1] = 0.0
-    ranking = xr.DataArray(
-        values,
-        dims=("model", "layer", "head", "bound"),
-        coords={
-            "model": [model],
-            "layer": np.arange(shape[0]),
-            "head": np.arange(shape[1]),
-            "bound": ["lower", "estimate", "upper"],
-        },
-        name=by,
-    )
+    coords = {"model": [model], "layer": range(shape[0]), "head": range(shape[1]), "bound": BOUNDS}
+    ranking = xr.DataArray(values, coords, ("model", "layer", "head", "bound"), name=by)
     return ranking if has_bounds else ranking.sel(bound="estimate", drop=True)

@@ -1,16 +1,13 @@
-"""Counting visual heads: which heads lie above a null, and a mixture fitted beside it (pure numpy and xarray)."""
+"""Counting visual heads: which heads lie above a null (pure numpy and xarray)."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
-from scipy.special import expit
 
-from visualheads.errors import HeadError, ParameterError, checked_number, got
+from visualheads.errors import ParameterError, checked, got
 from visualheads.heads.bootstrap import LEVEL, N_BOOT, bootstrap, picture_sums
 from visualheads.heads.ranking import HEAD_DIMS, rankings, sample_scores, samples_with_control
 from visualheads.heads.selection import shapes_of
@@ -24,10 +21,8 @@ MEASURE = "image_log_odds_no_sink"
 QUANTILE = 0.95
 """Of untrained heads, which a head has to exceed."""
 
-EM_STEPS = 500
-EM_TOLERANCE = 1e-9
 
-
+@checked
 def above_null(
     ds: xr.Dataset,
     *,
@@ -81,7 +76,6 @@ def above_null(
         Where no control is given, or one shares no prompt with `ds`, asks a prompt twice, has another shape, or lacks a
         model.
     """
-    checked_number("fdr", fdr, 0, 1)
     values = sample_scores(ds, measure, query=query)
     if untrained is not None:
         rankings(untrained)  # refuses what is no Dataset
@@ -161,59 +155,6 @@ def looking(
     means = means.reindex(sample=["\n".join(key) for key in prompt_keys(values)])
     difference = values.copy(data=values.values - means.transpose(*values.dims).values)
     return bootstrap(difference, n_boot, level, seed).rename("looking")
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """Two normal components: [0] the lower, [1] the upper. Where `bic_gain` > 0 two fit better than one."""
-
-    share: tuple[float, float]
-    mean: tuple[float, float]
-    deviation: tuple[float, float]
-    bic_gain: float
-
-    def upper_probability(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return, per value, the probability [0, 1] that it is of the upper component; NaN stays NaN."""
-        lower, upper = (
-            np.log(share) + stats.norm.logpdf(values, mean, deviation)
-            for share, mean, deviation in zip(self.share, self.mean, self.deviation, strict=True)
-        )
-        return expit(upper - lower)
-
-
-def fit_mixture(values: NDArray[np.floating] | xr.DataArray) -> Mixture:
-    """Fit a mixture of two normal components to the heads' mean log-odds (ours; `sklearn.mixture.GaussianMixture`).
-
-    Starts from the lower and upper half, so that it is deterministic; a component's deviation is kept above 1 % of
-    the whole's. NaN values are left out. Raises HeadError for fewer than four values or equal ones.
-    """
-    from sklearn.mixture import GaussianMixture  # takes a second to import
-
-    x = np.asarray(values, dtype=np.float64).ravel()
-    x = np.sort(x[np.isfinite(x)])
-    spread = float(x.std()) if len(x) else 0.0
-    if len(x) < 4 or spread == 0:
-        raise HeadError(
-            got("values for a mixture", f"{len(x)} values, deviation {spread:g}", "at least 4 different ones")
-        )
-    least = (0.01 * spread) ** 2
-    halves = np.array_split(x, [len(x) // 2])
-    start = {
-        "weights_init": [0.5, 0.5],
-        "means_init": [[half.mean()] for half in halves],
-        "precisions_init": [[[1 / max(half.var(), least)]] for half in halves],
-    }
-    settings = {"reg_covar": least, "tol": EM_TOLERANCE, "max_iter": EM_STEPS}
-    two = GaussianMixture(2, **settings, **start).fit(x[:, None])
-    one = GaussianMixture(1, **settings).fit(x[:, None])
-    low, high = np.argsort(two.means_[:, 0])
-    share, mean, deviation = two.weights_, two.means_[:, 0], np.sqrt(two.covariances_[:, 0, 0])
-    return Mixture(
-        (float(share[low]), float(share[high])),
-        (float(mean[low]), float(mean[high])),
-        (float(deviation[low]), float(deviation[high])),
-        float(one.bic(x[:, None]) - two.bic(x[:, None])),
-    )
 
 
 def prompt_keys(samples: xr.DataArray | xr.Dataset) -> list[tuple[str, ...]]:

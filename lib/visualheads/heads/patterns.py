@@ -298,17 +298,6 @@ def nearest_pattern(
     return pd.DataFrame(records, columns=["model", "right", "chance", "groups"])
 
 
-def nearest_task_pattern(ds: xr.Dataset) -> pd.DataFrame:
-    """`nearest_pattern` of benchmarks among those asked in the same format, with the column `format` in front."""
-    own, parts = real_samples(ds), []
-    forms = labels_of(own, "format")
-    for form in dict.fromkeys(forms):
-        found = nearest_pattern(own.isel(sample=np.flatnonzero(forms == form)))
-        found.insert(0, "format", form)
-        parts.append(found)
-    return pd.concat(parts, ignore_index=True)
-
-
 def _query(ds: xr.Dataset, query: str | None) -> str | None:
     return query if "query" in ds.dims else None
 

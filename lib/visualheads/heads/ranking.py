@@ -1,6 +1,4 @@
-"""The localization ranking under weights of pictures: which heads lie above its elbow hangs on the pictures too.
-
-Rankings of heads: the scores on offer, their means and intervals (pure xarray).
+"""Rankings of heads: the scores on offer, their means and intervals (pure xarray).
 
 A ranking is the mean over samples of a per-sample value of each head (`sample_scores`), so that every ranking has
 the same bootstrap over pictures. Samples with a `control` (white picture, …) never count unless a dataset holds
@@ -10,81 +8,16 @@ nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from numbers import Integral
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from visualheads.errors import HeadError, ParameterError, checked_flag, checked_number, checked_seed, checked_whole, got
-from visualheads.heads.bootstrap import LEVEL, N_BOOT, Grouping, PictureSums, bounded, picture_sums, picture_weights
+from visualheads.errors import HeadError, ParameterError, checked, got
+from visualheads.heads.bootstrap import LEVEL, N_BOOT, Grouping, PictureSums, bounded, picture_sums
+from visualheads.heads.localization import LocalizationSums, above_elbow, lowest_entropy
 
-
-def lowest_entropy(entropy: NDArray[np.floating], wanted: int) -> Callable[[NDArray[np.bool_]], NDArray[np.float64]]:
-    """Return what gives, of heads (head) above the elbow, those `wanted` of lowest entropy in each sample.
-
-    entropy   (head, sample); ties go to the lower head index
-    The result is 1 for these (head, sample), 0 for other heads, NaN where a head has no entropy.
-    """
-    there = np.isfinite(entropy)
-    order = np.argsort(entropy, axis=0, kind="stable")  # once for all sets of heads; NaN is last
-    ordered = np.take_along_axis(there, order, axis=0)
-
-    def among(above: NDArray[np.bool_]) -> NDArray[np.float64]:
-        eligible = above[order] & ordered
-        lowest = np.zeros(entropy.shape)
-        np.put_along_axis(lowest, order, eligible & (np.cumsum(eligible, axis=0) <= wanted), axis=0)
-        return np.where(there, lowest, np.nan)
-
-    return among
-
-
-@dataclass(frozen=True, eq=False)
-class LocalizationSums(PictureSums):
-    """Sums per picture whose heads are chosen anew under every row of weights.
-
-    weights   of image weight, (head, picture): its weighted means give the elbow
-    among     sums per picture of the ranking with these heads (head) above the elbow; kept, as draws often agree
-
-    A mask of heads that was computed once on all pictures would be shared by both halves of a split and by all draws
-    of a bootstrap, which then agree by it.
-    """
-
-    weights: PictureSums
-    above: Callable[[NDArray[np.float64]], NDArray[np.bool_]]
-    among: Callable[[NDArray[np.bool_]], PictureSums]
-    known: dict[bytes, PictureSums] = field(default_factory=dict)
-
-    def means(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the ranking (head, replicate) for weights (replicate, picture)."""
-        found = np.full((len(self.sums), len(weights)), np.nan)
-        masks = np.stack([self.above(means) for means in self.weights.means(weights).T])
-        for mask in np.unique(masks, axis=0):
-            rows = np.flatnonzero((masks == mask).all(axis=1))
-            key = mask.tobytes()
-            if key not in self.known:
-                self.known[key] = self.among(mask)
-            found[:, rows] = self.known[key].means(weights[rows])
-        return found
-
-    def drawn(self, n_boot: int, seed: int) -> NDArray[np.float64]:
-        """Return bootstrap rankings (head, replicate), all heads with the same draws: one elbow is that of all."""
-        known = np.asarray(self.counts.any(axis=0))
-        if not known.any():
-            return np.full((len(self.sums), n_boot), np.nan)
-        return self.of(known).means(picture_weights(int(known.sum()), n_boot, seed))
-
-    def of(self, chosen: NDArray[np.bool_]) -> LocalizationSums:
-        """Return the sums over some of the pictures."""
-        few, among = super().of(chosen), self.among
-        return LocalizationSums(
-            few.sums, few.counts, few.pictures, self.weights.of(chosen), self.above, lambda mask: among(mask).of(chosen)
-        )
-
-
-MOST_DRAWS = 10**6
-"""Bootstrap draws and splits at most: their weights are held in memory."""
 HEAD_DIMS = ("model", "layer", "head")
 DETECTION_K = 100
 """K of the released code (files named heads-100), used from 1000 heads on."""
@@ -157,11 +90,12 @@ def _sums(ds: xr.Dataset, values: xr.DataArray, by: str, model: int, query: str 
     entropy, weights = (_variable(chosen, name).isel(model=[model]) for name in ("spatial_entropy", "image_weight"))
     among, pictures = _localized(entropy.values, k), Grouping.of(entropy)
     return LocalizationSums(
-        sums.sums, sums.counts, sums.pictures, picture_sums(weights), _above_elbow,
+        sums.sums, sums.counts, sums.pictures, picture_sums(weights), above_elbow,
         lambda above: pictures.sums(among(above)),
     )  # fmt: skip
 
 
+@checked
 def rank(
     ds: xr.Dataset,
     by: str = "detection",
@@ -173,27 +107,46 @@ def rank(
     level: float = LEVEL,
     seed: int = 0,
 ) -> xr.DataArray:
-    """Return the scores (model, layer, head) of one ranking; with `interval`, along a last dimension `bound` too.
+    """Return the scores of one ranking of heads.
 
-    `by` is one of
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        A traced dataset (model, layer, head, sample). NaN samples are left out.
+    by : str
+        One of `SCORES` below, or any other variable per head and sample:
 
-    image_weight, region_weight, concentration   mean of the measure (code, code, ours)
-    weight_concentration  mean of w·C, the product taken per sample (ours)
-    detection     share of samples in which the head is among the K strongest by w; sums to K over the heads (ours).
-                  K = `k`: a count or a share; by default 100 from 1000 heads on, else 9.8 % of the heads
-    gaze          region_weight under the name that Gaze Heads give it in last_prompt
-    localization  share of samples in which the head is among the k of lowest spatial entropy, among heads whose
-                  mean w lies above the elbow (Kang et al., CVPR 2025), that of each draw in intervals; k = 10 from
-                  1000 heads on, else 1 %, at least 3
-    sink_free     mean of w·(1 − sink_share) (ours)
+        * image_weight, region_weight, concentration: mean of the measure (code, code, ours).
+        * weight_concentration: mean of w·C, the product taken per sample (ours).
+        * detection: share of samples in which the head is among the K strongest by w; sums to K over the heads (ours).
+          K is `k`, by default 100 from 1000 heads on, else 9.8 % of the heads.
+        * gaze: region_weight, under the name that Gaze Heads give it in row last_prompt.
+        * localization: share of samples in which the head is among the k of lowest spatial entropy, among heads whose
+          mean w lies above the elbow, in intervals that of each draw; k = 10 from 1000 heads on, else 1 %, at least 3.
+        * sink_free: mean of w·(1 − sink_share) (ours).
+    interval : bool
+        Add the last dimension `bound`: "lower", "estimate", "upper", a percentile bootstrap over pictures.
+    query : str, optional
+        The attention row where the dataset holds several; by default last_prompt, which produces the answer.
+    k : int or float, optional
+        Heads that count per sample: a count or a share.
+    n_boot, level, seed : int, float, int
+        Draws of the bootstrap, coverage of the interval in (0, 1), and seed.
 
-    or any other variable per head and sample. `query` chooses the row where the dataset holds several
-    (last_prompt by default, which produces the answer). `bound` is "lower", "estimate", "upper": a percentile
-    bootstrap over pictures. NaN samples are left out; a head without any finite sample, and a head the model does
-    not have, is NaN.
+    Returns
+    -------
+    xarray.DataArray
+        (model, layer, head), and `bound`. NaN for a head without any finite sample, or that the model does not have.
+
+    Raises
+    ------
+    ParameterError, HeadError
+        For an unknown ranking or row, or values out of range.
+
+    References
+    ----------
+    Bi et al. 2024 (arXiv:2412.18108) and its code; Kang et al., CVPR 2025 (localization).
     """
-    interval, seed = checked_flag("interval", interval), checked_seed(seed)
-    n_boot, level = checked_whole("n_boot", n_boot, highest=MOST_DRAWS), checked_number("level", level, 0, 1)
     values = sample_scores(ds, by, query=query, k=k)
     models = [_sums(ds, values, by, place, query, k) for place in range(values.sizes["model"])]
     mean = np.concatenate([sums.means(np.ones((1, len(sums.pictures))))[:, 0] for sums in models])
@@ -221,19 +174,6 @@ def top_heads(values: NDArray[np.floating], k: int) -> NDArray[np.bool_]:
     return top & np.isfinite(values)
 
 
-def elbow(sums: NDArray[np.floating]) -> float:
-    """Return the value at the elbow of the sorted values: where they lie farthest from the chord of first and last.
-
-    −inf where there is no elbow (fewer than three values, or all on the chord), so that every value lies above it.
-    """
-    ordered = np.sort(sums[np.isfinite(sums)])
-    if len(ordered) < 3:
-        return -np.inf
-    chord = np.linspace(ordered[0], ordered[-1], len(ordered))
-    distance = np.abs(ordered - chord)
-    return float(ordered[distance.argmax()]) if distance.max() > 1e-9 else -np.inf
-
-
 def _detection(ds: xr.Dataset, k: K) -> xr.DataArray:
     values = _variable(ds, "image_weight")
     indicator = np.full(values.shape, np.nan)
@@ -249,12 +189,8 @@ def _detection(ds: xr.Dataset, k: K) -> xr.DataArray:
 def _localization(ds: xr.Dataset, k: K) -> xr.DataArray:
     entropy, sums = _variable(ds, "spatial_entropy"), picture_sums(_variable(ds, "image_weight"))
     means = sums.means(np.ones((1, len(sums.pictures))))[:, 0].reshape(entropy.shape[0], -1)
-    found = [_localized(own, k)(_above_elbow(mean)) for own, mean in zip(entropy.values, means, strict=True)]
+    found = [_localized(own, k)(above_elbow(mean)) for own, mean in zip(entropy.values, means, strict=True)]
     return entropy.copy(data=np.stack(found).reshape(entropy.shape))
-
-
-def _above_elbow(means: NDArray[np.floating]) -> NDArray[np.bool_]:
-    return means > elbow(means)
 
 
 def _localized(entropy: NDArray[np.floating], k: K) -> Callable[[NDArray[np.bool_]], NDArray[np.float64]]:

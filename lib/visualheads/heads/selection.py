@@ -1,4 +1,4 @@
-"""Which heads: depth stages, selections by rank, and users' heads checked against a model (pure xarray).
+"""Which heads: depth stages, selections by rank, the best as a table, and users' heads checked against a model.
 
 Heads are given as (layer, head) pairs or as marks, a bool DataArray over layer and head; from there on they are marks.
 """
@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from jaxtyping import Bool
 from numpy.typing import NDArray
 
-from visualheads.errors import HeadError, ParameterError, checked_flag, got, shown
+from visualheads.errors import HeadError, ParameterError, checked, checked_whole, got, shown
 from visualheads.heads.ranking import HEAD_DIMS, K, head_count, rank, top_heads
 from visualheads.store.schema import depth_stages
 from visualheads.store.variables import STAGES
@@ -25,11 +26,26 @@ TOP_SHARES = (0.02, 0.05, 0.10, 0.20)
 TOP_COUNTS = (10, 20, 50, 100)
 
 
+COLUMNS = {"estimate": "score", "lower": "low", "upper": "high"}
+
+
 def depth_stage(n_layers: int) -> list[str]:
-    """Return "early", "middle" or "late" for each layer (code for 32 and 40 layers, thirds elsewhere)."""
+    """Return the depth stage of each layer.
+
+    Parameters
+    ----------
+    n_layers : int
+        Layers of the language model.
+
+    Returns
+    -------
+    list of str
+        "early", "middle" or "late" for each layer: the paper's code for 32 and 40 layers, thirds elsewhere.
+    """
     return depth_stages(n_layers)[0].tolist()
 
 
+@checked
 def select(
     ds: xr.Dataset | xr.DataArray,
     by: str = "detection",
@@ -40,15 +56,38 @@ def select(
     above_null: xr.DataArray | None = None,
     query: str | None = None,
 ) -> xr.DataArray:
-    """Return the chosen heads, bool (model, layer, head): per model the `k` best by a ranking.
+    """Return the chosen heads: of each model the `k` best by a ranking. Ties go to the lower layer and head.
 
-    `ds` is a traced dataset, or a ranking (model, layer, head) itself. `k` is a count, a share of all the model's
-    heads, or None: all heads that `above_null` lets through, or detection's rule without it. `largest=False` takes
-    the lowest. `stage` keeps to layers of one depth; `above_null` (bool, as from `nulls.above_null`) to heads above
-    a null. Where fewer heads remain than `k`, all of them are chosen. Ties go to the lower layer and head. Raises
-    HeadError where no head remains.
+    Parameters
+    ----------
+    ds : xarray.Dataset or xarray.DataArray
+        A traced dataset, or a ranking (model, layer, head) itself.
+    by : str
+        The ranking, as in `rank`.
+    k : int or float, optional
+        A count, or a share of all the model's heads; where fewer remain, all of them. By default all heads that
+        `above_null` lets through, or without it as many as detection's rule takes.
+    largest : bool
+        False: the lowest.
+    stage : {"early", "middle", "late", "all"}
+        Only layers of this depth.
+    above_null : xarray.DataArray, optional
+        Only heads above a null: bool (model, layer, head), as from `above_null`.
+    query : str, optional
+        The attention row, as in `rank`.
+
+    Returns
+    -------
+    xarray.DataArray
+        bool (model, layer, head).
+
+    Raises
+    ------
+    HeadError
+        Where no head remains.
+    ParameterError
+        For an unknown ranking or stage.
     """
-    largest = checked_flag("largest", largest)
     if above_null is not None and not isinstance(above_null, xr.DataArray):
         raise ParameterError(got("above_null", above_null, "a bool DataArray, vh.above_null(…).above_null"))
     if stage not in (*STAGES, "all"):
@@ -228,3 +267,57 @@ def _pairs(heads: Any, fix: str) -> list[tuple[int, int]]:
             raise HeadError(f"heads: got {shown(pair)}; {fix}.") from None
         pairs.append((int(layer), int(head)))
     return pairs
+
+
+def label(layer: int, head: int) -> str:
+    """A head's label: L5H1 is head 1 of layer 5, both counted from 0."""
+    return f"L{layer}H{head}"
+
+
+@checked
+def top(
+    ds: xr.Dataset, by: str = "detection", n: int = 20, *, query: str | None = None, model: str | None = None
+) -> pd.DataFrame:
+    """Return the best heads of a ranking, best first.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        A traced dataset.
+    by : str
+        The ranking, as in `rank`.
+    n : int
+        How many heads, of each model.
+    query : str, optional
+        The attention row, as in `rank`.
+    model : str, optional
+        Only this model; by default all.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Indexed by label (L5H1), with columns model, layer, head, score, and low and high: the 95 % bootstrap interval
+        over pictures. Heads without a score are left out.
+
+    Raises
+    ------
+    ParameterError
+        For an unknown ranking or model, or fewer than one head.
+    """
+    n = checked_whole("n", n)
+    scores = rank(ds, by, interval=True, query=query)
+    names = [str(name) for name in scores["model"].values]
+    if model is not None and model not in names:
+        raise ParameterError(got("model", model, names))
+    bare = scores.drop_vars([name for name in scores.coords if name not in scores.dims])
+    tables = []
+    for place, name in enumerate(names):
+        if model in (None, name):
+            frame = bare.isel(model=place, drop=True).to_series().unstack("bound").rename(columns=COLUMNS).dropna()
+            frame = frame.sort_values("score", ascending=False, kind="stable").head(n).reset_index()
+            frame.insert(0, "model", name)
+            tables.append(frame)
+    table = pd.concat(tables, ignore_index=True)
+    table.index = pd.Index([label(*pair) for pair in zip(table["layer"], table["head"], strict=True)], name="label")
+    table.columns.name = None
+    return table[["model", "layer", "head", *COLUMNS.values()]]

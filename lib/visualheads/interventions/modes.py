@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -10,9 +9,10 @@ from typing import TYPE_CHECKING, Literal
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from visualheads.errors import ModeError, ParameterError, got
+from visualheads.errors import ModeError, ParameterError, checked_name, checked_number, got
 from visualheads.interventions.engine import replacements
 from visualheads.interventions.engine.replacements import Change
+from visualheads.tasks.sample import checked_box
 
 if TYPE_CHECKING:
     from visualheads.models.wrapper import VisionLanguageModel
@@ -133,15 +133,29 @@ def weights_identity(model: VisionLanguageModel) -> dict[str, str]:
 class Intervention:
     """What is done to the chosen heads, and where.
 
-    mode        a name of MODES
-    positions   "all", "after_image" or "last_prompt"; "": the mode's default
-    bias        added to scores by the modes "boost" and "steer"; natural logarithm of the factor on a key's odds
-    reference   what mode "mean" puts in
-    boxes       sample id → box (left, top, right, bottom; original pixels) whose tokens the modes on boxes work on; of
-                samples that are not in it, the whole picture's
-    tokens      sample id → the image tokens (0 for the picture's first) that the modes on sinks take for sinks in every
-                layer, none in samples that are not in it; None: the model's own visual sinks, layer by layer
-    Raises ModeError for an unknown mode, ParameterError for other values out of range.
+    Parameters
+    ----------
+    mode : str
+        A name of `MODES`.
+    positions : str
+        "all", "after_image" or "last_prompt"; "": the mode's default.
+    bias : float, optional
+        Added to scores by the modes "boost" and "steer"; natural logarithm of the factor on a key's odds.
+    reference : Reference, optional
+        What mode "mean" puts in.
+    boxes : mapping of str to Box
+        Sample id → box (left, top, right, bottom; original pixels) whose tokens the modes on boxes work on; of samples
+        that are not in it, the whole picture's.
+    tokens : mapping of str to sequence of int, optional
+        Sample id → the image tokens (0 for the picture's first) that the modes on sinks take for sinks in every layer,
+        none in samples that are not in it. By default the model's own visual sinks, layer by layer.
+
+    Raises
+    ------
+    ModeError
+        For an unknown mode.
+    ParameterError
+        For other values out of range.
     """
 
     mode: str
@@ -152,17 +166,15 @@ class Intervention:
     tokens: Mapping[str, Sequence[int]] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ModeError(got("mode", self.mode, MODES))
+        checked_name("mode", self.mode, MODES, ModeError)
         possible = MODES[self.mode].positions
-        object.__setattr__(self, "positions", self.positions or possible[0])
-        if self.positions not in possible:
-            raise ParameterError(got(f"positions of mode {self.mode!r}", self.positions, possible))
+        asked = possible[0] if self.positions == "" else self.positions
+        object.__setattr__(self, "positions", checked_name(f"positions of mode {self.mode!r}", asked, possible))
+        if not isinstance(self.boxes, Mapping):
+            raise ParameterError(got("boxes", self.boxes, "{sample id: box}"))
+        object.__setattr__(self, "boxes", {name: checked_box(box, name) for name, box in self.boxes.items()})
         if MODES[self.mode].biased:
-            bias = BIAS if self.bias is None else float(self.bias)
-            if not math.isfinite(bias):
-                raise ParameterError(got("bias", self.bias, "a finite number"))
-            object.__setattr__(self, "bias", bias)
+            object.__setattr__(self, "bias", BIAS if self.bias is None else checked_number("bias", self.bias))
         elif self.bias is not None:
             biased = [mode.name for mode in MODES.values() if mode.biased]
             raise ParameterError(got("bias", self.bias, f"None in mode {self.mode!r}", f"use {' or '.join(biased)}"))

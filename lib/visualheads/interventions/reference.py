@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from visualheads.errors import checked
 from visualheads.interventions.engine.generating import ended, step_forward
 from visualheads.interventions.engine.replacements import CLASSES, GENERATED, position_classes
 from visualheads.interventions.engine.text_model import forward, language_model_inputs, new_cache
@@ -22,13 +23,32 @@ if TYPE_CHECKING:
     from visualheads.tasks.sample import Sample
 
 
+@checked
 def mean_reference(
     model: VisionLanguageModel, samples: Sequence[Sample], *, max_new_tokens: int = MAX_NEW_TOKENS
 ) -> Reference:
-    """Run a reference set and average every head's part of the output projection's input, per class of position.
+    """Average what every head puts out over a reference set, per class of position, for mode "mean".
 
-    Classes: image tokens, text tokens, the last prompt token, generated tokens (up to each answer's end token, at
-    least one). The mean is over all positions of a class in all samples. Raises SampleError for no samples.
+    Parameters
+    ----------
+    model : VisionLanguageModel
+        From `vh.load` or `vh.wrap`.
+    samples : sequence of Sample
+        The reference set.
+    max_new_tokens : int
+        Longest answer.
+
+    Returns
+    -------
+    Reference
+        Means (class, layer, head, feature) of the output projection's input, over all positions of a class in all
+        samples. Classes: image tokens, text tokens, the last prompt token, generated tokens (up to each answer's end
+        token, at least one).
+
+    Raises
+    ------
+    SampleError
+        For no samples.
     """
     settings_of(model, samples, "last_prompt", (), None, None, max_new_tokens)
     layers, heads, _ = model.shape

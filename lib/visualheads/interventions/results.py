@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from visualheads.errors import BoxError
+from visualheads.errors import BoxError, got
 from visualheads.interventions.engine.run import Effects
 from visualheads.interventions.modes import VERSION, Intervention
 from visualheads.store import schema
@@ -113,6 +113,8 @@ def boxes_of(samples: Sequence[Sample], box: Any) -> Mapping[str, Any]:
     """Sample id → box: one for all, or one (or None) per sample; empty for None."""
     if box is None:
         return {}
+    if isinstance(box, str) or not isinstance(box, Sequence | np.ndarray):
+        raise BoxError(got("box", box, "(left, top, right, bottom) in pixels, or a list with one per sample"))
     listed = list(box)
     if len(listed) == 4 and all(isinstance(edge, (int, float, np.number)) for edge in listed):
         return {sample.id: checked_box(listed, "box") for sample in samples}

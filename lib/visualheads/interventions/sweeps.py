@@ -6,11 +6,11 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import xarray as xr
 
-from visualheads.errors import ModeError, ParameterError, StoreError, got
+from visualheads.errors import ModeError, StoreError, checked, checked_name
 from visualheads.heads.selection import head_sets
 from visualheads.interventions import results
 from visualheads.interventions.engine.run import Job
@@ -31,6 +31,16 @@ SHARD = 8
 """Samples per shard: every set runs on each of them, so that a shard is work for many passes."""
 
 
+class Change(TypedDict, total=False):
+    """What else is asked of a change, whatever is made of it: keyword arguments as `ablate` has them."""
+
+    bias: float | None
+    box: Box | Sequence[Box | None] | None
+    tokens: Mapping[str, Sequence[int]] | None
+    batch_tokens: int | None
+    max_new_tokens: int
+
+
 def ablate(
     model: VisionLanguageModel,
     samples: Sequence[Sample],
@@ -46,36 +56,62 @@ def ablate(
     max_new_tokens: int = MAX_NEW_TOKENS,
     progress: Wish = "auto",
 ) -> xr.Dataset:
-    """Change heads while the model answers; return a Dataset (model, sample).
+    """Change heads while the model answers.
 
-    heads           (layer, head) pairs, or a bool DataArray over layer and head
-    mode            "uniform_released", "uniform", "zero", "mean", "image_knockout", "edge_knockout", "boost",
-                    "sink_removal" or "sink_redistribution": see `MODES`
-    positions       "all"; "after_image": only the positions after the last image token, and what is generated; or
-                    "last_prompt": only the last prompt token, and what is generated. Default "all", in mode
-                    "edge_knockout" (which has no other) "last_prompt"
-    reference       mode "mean" only: a list of samples, or `mean_reference` of this model
-    bias            mode "boost" only: added to the scores of the image keys (default 4)
-    box             mode "edge_knockout" only: hide the image tokens that meet it; as in `steer`
-    tokens          modes on sinks only: sample id → image tokens (0 for the picture's first) taken for sinks in every
-                    layer; default: the model's own visual sinks, found layer by layer
-    batch_tokens    tokens that run together; default 1024 on CPUs, 16384 on GPUs
-    max_new_tokens  longest answer
+    Prompts run unpadded: a result depends on its own prompt only.
 
-    Variables: prediction, correct (0/1, NaN without an answer), margin (logits; as in `trace`), kl (KL(clean ‖ changed)
-    over the whole vocabulary at the answer's first token, nats, ≥ 0), the unchanged model's clean_prediction,
-    clean_correct and clean_margin, and heads (model, layer, head). The coordinates `mode` and `positions` name what
-    was done. Prompts run unpadded: a result depends on its own prompt only.
-    Raises HeadError, ModeError (also where the model cannot have the mode), ParameterError, SampleError, ImageError, or
-    DeviceMemoryError for a sample that is alone too large.
+    Parameters
+    ----------
+    model : VisionLanguageModel
+        From `vh.load` or `vh.wrap`.
+    samples : sequence of Sample
+        What is asked.
+    heads : (layer, head) pairs or bool DataArray
+        The heads that are changed; a DataArray is over layer and head.
+    mode : str
+        "uniform_released", "uniform", "zero", "mean", "image_knockout", "edge_knockout", "boost", "sink_removal" or
+        "sink_redistribution": see `visualheads.interventions.MODES`.
+    positions : str
+        "all"; "after_image": only the positions after the last image token, and what is generated; or "last_prompt":
+        only the last prompt token, and what is generated. By default "all", in mode "edge_knockout" (which has no
+        other) "last_prompt".
+    reference : Reference or sequence of Sample, optional
+        Mode "mean" only: `mean_reference` of this model, or the samples of one.
+    bias, box : float, Box or sequence of Box, optional
+        Mode "boost" only: added to the scores of the image keys, by default 4. Mode "edge_knockout" only: hide the
+        image tokens that meet it. Both as in `steer`.
+    tokens : mapping of str to sequence of int, optional
+        Modes on sinks only: sample id → image tokens (0 for the picture's first) taken for sinks in every layer; by
+        default the model's own visual sinks, found layer by layer.
+    batch_tokens : int, optional
+        Tokens that run together; by default 1024 on CPUs, 16384 on GPUs.
+    max_new_tokens : int
+        Longest answer.
+    progress : bool or "auto"
+        Whether a bar is drawn.
+
+    Returns
+    -------
+    xarray.Dataset
+        (model, sample): prediction, correct (0/1, NaN without an answer), margin (logits; as in `trace`), kl (KL(clean
+        ‖ changed) over the whole vocabulary at the answer's first token, nats, ≥ 0), the unchanged model's
+        clean_prediction, clean_correct and clean_margin, and heads (model, layer, head). The coordinates `mode` and
+        `positions` name what was done.
+
+    Raises
+    ------
+    HeadError, ModeError, ParameterError, SampleError, ImageError
+        For what is out of range; ModeError also where the model cannot have the mode.
+    DeviceMemoryError
+        For a sample that is alone too large.
     """
     if mode == "steer":
         raise ModeError("mode 'steer' needs a box: use vh.steer(model, samples, heads, box=…).")
-    found = sweep(
-        model, samples, {"heads": heads}, mode, positions, reference, bias=bias, box=box, tokens=tokens,
-        batch_tokens=batch_tokens, max_new_tokens=max_new_tokens, progress=progress,
-    )  # fmt: skip
-    return results.single(found)
+    change: Change = {"bias": bias, "box": box, "tokens": tokens}
+    change |= {"batch_tokens": batch_tokens, "max_new_tokens": max_new_tokens}
+    return results.single(
+        sweep(model, samples, {"heads": heads}, mode, positions, reference, progress=progress, **change)
+    )
 
 
 def steer(
@@ -90,21 +126,38 @@ def steer(
     max_new_tokens: int = MAX_NEW_TOKENS,
     progress: Wish = "auto",
 ) -> xr.Dataset:
-    """Add `bias` to the scores of the image tokens that meet a box, in the chosen heads; a Dataset as from `ablate`.
+    """Add `bias` to the scores of the image tokens that meet a box, in the chosen heads.
 
-    box     (left, top, right, bottom) in pixels of the original picture, for all samples, or one (or None) per sample;
-            None: the whole picture
-    bias    a natural logarithm: 4 makes a key's odds 55 times as high, −1e4 hides it; 0 changes nothing
-    Source: Gaze Heads (±1e4); PAI. Raises BoxError for an empty box, one outside its picture, or one whose part of
-    the picture the model does not see; otherwise as `ablate`.
+    Parameters
+    ----------
+    model, samples, heads, positions, batch_tokens, max_new_tokens, progress
+        As in `ablate`.
+    box : Box or sequence of Box, optional
+        (left, top, right, bottom) in pixels of the original picture, for all samples, or one (or None) per sample. By
+        default the whole picture.
+    bias : float
+        A natural logarithm: 4 makes a key's odds 55 times as high, −1e4 hides it; 0 changes nothing.
+
+    Returns
+    -------
+    xarray.Dataset
+        As from `ablate`.
+
+    Raises
+    ------
+    BoxError
+        For an empty box, one outside its picture, or one whose part of the picture the model does not see; otherwise
+        as `ablate`.
+
+    References
+    ----------
+    Gaze Heads (±1e4); PAI.
     """
-    found = sweep(
-        model, samples, {"heads": heads}, "steer", positions, bias=bias, box=box, batch_tokens=batch_tokens,
-        max_new_tokens=max_new_tokens, progress=progress,
-    )  # fmt: skip
-    return results.single(found)
+    change: Change = {"bias": bias, "box": box, "batch_tokens": batch_tokens, "max_new_tokens": max_new_tokens}
+    return results.single(sweep(model, samples, {"heads": heads}, "steer", positions, progress=progress, **change))
 
 
+@checked
 def sweep(
     model: VisionLanguageModel,
     samples: Sequence[Sample],
@@ -113,35 +166,43 @@ def sweep(
     positions: str = "",
     reference: Reference | Sequence[Sample] | None = None,
     *,
-    bias: float | None = None,
-    box: Box | Sequence[Box | None] | None = None,
-    tokens: Mapping[str, Sequence[int]] | None = None,
-    batch_tokens: int | None = None,
-    max_new_tokens: int = MAX_NEW_TOKENS,
     progress: Wish = "auto",
+    **change: Unpack[Change],
 ) -> xr.Dataset:
-    """Change many sets of heads, one after the other, on the same samples; a Dataset (model, set, sample).
+    """Change many sets of heads, one after the other, on the same samples.
 
-    sets    {name: heads}, a list of heads, or a bool DataArray (set, layer, head) as
-            `interventions.head_sets` makes them, whose coordinates along `set` are kept;
-            heads as in `ablate`
-    box     modes "steer" and "edge_knockout" only: as in `steer`
-    tokens  modes on sinks only: as in `ablate`
+    The numbers are those of `ablate` on each set: pictures are seen once, prompts before the image's end are cached
+    for positions="after_image", no layer below a set's lowest head runs again, sets fill the batch together, and sets
+    of the same heads run once.
 
-    The rest, and the variables, as in `ablate`; clean_* have no `set`, and `heads` (model, set, layer, head) tells
-    what was changed. The numbers are those of `ablate` on each set: pictures are seen once, prompts before the image's
-    end are cached for positions="after_image", no layer below a set's lowest head runs again, sets fill the batch
-    together, and sets of the same heads run once. Raises what `ablate` raises, naming the set.
+    Parameters
+    ----------
+    model, samples, mode, positions, reference, progress
+        As in `ablate`.
+    sets : mapping, list or bool DataArray
+        {name: heads}, a list of heads (as in `ablate`), or (set, layer, head) as `interventions.head_sets` makes them,
+        whose coordinates along `set` are kept.
+    **change
+        bias, box (in mode "steer" as in `steer`), tokens, batch_tokens, max_new_tokens: as in `ablate`.
+
+    Returns
+    -------
+    xarray.Dataset
+        (model, set, sample), with the variables of `ablate`; clean_* have no `set`, and `heads` (model, set, layer,
+        head) tells what was changed.
+
+    Raises
+    ------
+    VisualHeadsError
+        What `ablate` raises, naming the set.
     """
-    run = Sweep.of(
-        model, samples, sets, mode, positions, reference, bias=bias, box=box, tokens=tokens, batch_tokens=batch_tokens,
-        max_new_tokens=max_new_tokens,
-    )  # fmt: skip
+    run = Sweep.of(model, samples, sets, mode, positions, reference, **change)
     with progress_bar(f"{mode} {model.name}", len(samples), progress) as advance:
         effects = run.job.run(advance=advance)
     return results.dataset(effects, run.coords)
 
 
+@checked
 def sweep_to_store(
     model: VisionLanguageModel,
     samples: Sequence[Sample],
@@ -151,27 +212,42 @@ def sweep_to_store(
     positions: str = "",
     reference: Reference | Sequence[Sample] | None = None,
     *,
-    bias: float | None = None,
-    box: Box | Sequence[Box | None] | None = None,
-    tokens: Mapping[str, Sequence[int]] | None = None,
     shard: int = SHARD,
     fresh: bool = False,
-    batch_tokens: int | None = None,
-    max_new_tokens: int = MAX_NEW_TOKENS,
     progress: Wish = "auto",
     seed: int = 0,
     task_files: str = "",
+    **change: Unpack[Change],
 ) -> xr.Dataset:
-    """Sweep into a Zarr store, shard by shard, and return it opened (lazily). What is done already is skipped.
+    """Sweep into a Zarr store, shard by shard. What is done already is skipped.
 
-    A killed run loses at most the shard in hand. Raises IdentityMismatch when the store is of another run – other
-    weights, samples, sets, mode, positions, bias, boxes or reference – (`fresh=True` starts anew beside it), and what
-    `sweep` raises.
+    A killed run loses at most the shard in hand.
+
+    Parameters
+    ----------
+    model, samples, sets, mode, positions, reference, progress, **change
+        As in `sweep`.
+    path : path
+        The store, `….zarr`.
+    shard : int
+        Samples per shard.
+    fresh : bool
+        Start anew beside a store that is there.
+    seed, task_files : int, str
+        Part of the store's identity; `task_files` is a benchmark's `files_hash()`.
+
+    Returns
+    -------
+    xarray.Dataset
+        As from `sweep`, opened lazily.
+
+    Raises
+    ------
+    IdentityMismatch
+        Where the store is of another run: other weights, samples, sets, mode, positions, bias, boxes or reference; and
+        what `sweep` raises.
     """
-    run = Sweep.of(
-        model, samples, sets, mode, positions, reference, bias=bias, box=box, tokens=tokens, batch_tokens=batch_tokens,
-        max_new_tokens=max_new_tokens, seed=seed, task_files=task_files,
-    )  # fmt: skip
+    run = Sweep.of(model, samples, sets, mode, positions, reference, seed=seed, task_files=task_files, **change)
     plan = run.plan(shard)
     path = write.create(Path(path), plan, fresh=fresh)
     todo = write.todo(path, plan.samples)
@@ -190,16 +266,30 @@ def sweep_path(folder: str | os.PathLike[str], model: str, task: str, mode: str,
     return Path(folder) / model / f"{task}.{mode}-{positions}.zarr"
 
 
+@checked
 def open_sweeps(folder: str | os.PathLike[str], mode: str, positions: str = ALL) -> xr.Dataset:
-    """All stored sweeps of one mode and positions, in memory: dims model, set, layer, head, sample.
+    """Open all stored sweeps of one mode and positions, in memory.
 
-    Samples and sets are the union over models and tasks; what a model was not asked, or a set it did not run, is NaN
-    (numbers), "" (text) or False (`heads`). Raises StoreError where there is none, or where they cannot be joined
-    (`visualheads.store.join`): another bias, the same sample twice; ParameterError for unknown names.
+    Parameters
+    ----------
+    folder : path
+        Holds `<model>/<task>.<mode>-<positions>.zarr`, or packed.
+    mode, positions : str
+        As in `sweep`.
+
+    Returns
+    -------
+    xarray.Dataset
+        (model, set, layer, head, sample). Samples and sets are the union over models and tasks; what a model was not
+        asked, or a set it did not run, is NaN (numbers), "" (text) or False (`heads`).
+
+    Raises
+    ------
+    StoreError, ParameterError
+        Where there is none, or they cannot be joined (another bias, the same sample twice); for unknown names.
     """
     for what, value, allowed in (("mode", mode, MODES), ("positions", positions, POSITIONS)):
-        if value not in allowed:
-            raise ParameterError(got(what, value, allowed))
+        checked_name(what, value, allowed)
     paths = sorted(path for path in Path(folder).glob("*/*") if path.name.endswith((".zarr", PACKED)))
     chosen = [path for path in paths if read_attrs(path).get("kind") == kind_of(mode, positions)]
     chosen = [path for path in chosen if path.suffix == ".zarr" or path.with_suffix("") not in chosen]
@@ -230,8 +320,9 @@ class Sweep:
     @classmethod
     def of(
         cls, model: VisionLanguageModel, samples: Sequence[Sample], sets: Any, mode: str, positions: str,
-        reference: Reference | Sequence[Sample] | None, *, bias: float | None, box: Any, batch_tokens: int | None,
-        max_new_tokens: int, tokens: Mapping[str, Sequence[int]] | None = None, seed: int = 0, task_files: str = "",
+        reference: Reference | Sequence[Sample] | None, *, bias: float | None = None, box: Any = None,
+        tokens: Mapping[str, Sequence[int]] | None = None, batch_tokens: int | None = None,
+        max_new_tokens: int = MAX_NEW_TOKENS, seed: int = 0, task_files: str = "",
     ) -> Sweep:  # fmt: skip
         """Check everything, run nothing but a reference set. Raises what `sweep` raises."""
         marks = head_sets(model, sets)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from visualheads.errors import UnknownModelError
@@ -108,15 +108,6 @@ def text_shape(name: str) -> TextShape:
     if name not in TEXT_SHAPES:
         raise UnknownModelError(f"no text-only miniature is called {name!r}; there are: {', '.join(TEXT_SHAPES)}")
     return TEXT_SHAPES[name]
-
-
-def common_starts() -> list[tuple[str, ...]]:
-    """Group text-only models that grow from the same random weights: of the same shapes of weights, and one seed."""
-    drawn: dict[TextShape, list[str]] = {}
-    for shape in TEXT_SHAPES.values():
-        fused = "phi3" if shape.architecture == "phi3" else "llama"  # the others name and order their weights alike
-        drawn.setdefault(replace(shape, name="", architecture=fused, rope_theta=0.0), []).append(shape.name)
-    return [tuple(names) for names in drawn.values() if len(names) > 1]
 
 
 def miniature(name: str) -> Miniature:

@@ -22,7 +22,7 @@ from visualheads.miniatures import dialogues, language, listings
 from visualheads.miniatures.world import PLURAL
 from visualheads.models import attention_call
 from visualheads.models.provenance import hash_weights
-from visualheads.store.cached import kept
+from visualheads.store.upkeep import kept
 
 KIND = "text-lists"
 STORE = "text-lists.zarr"

@@ -1,4 +1,4 @@
-"""Where a model's weights go and in which precision: the rules of `load`, which estimates share; and making room.
+"""Where a model's weights go and in which precision, 4 and 8 bits included: the rules of `load`; and making room.
 
 What fits into a device's memory: caches of keys and values are bounded, and what is too much is cut in halves.
 """
@@ -6,14 +6,18 @@ What fits into a device's memory: caches of keys and values are bounded, and wha
 from __future__ import annotations
 
 import gc
+import hashlib
+import json
+import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from visualheads.errors import DeviceMemoryError, ParameterError, got
+from visualheads.errors import DeviceMemoryError, MissingDependencyError, ParameterError, UnsupportedModelError, got
 
 if TYPE_CHECKING:
     from visualheads.models.wrapper import VisionLanguageModel
@@ -25,6 +29,13 @@ DTYPES = ("float32", "bfloat16", "float16")
 CPU = torch.device("cpu")
 NO_MEMORY = "DefaultCPUAllocator"
 """In the message of the RuntimeError that torch raises where main memory does not suffice."""
+
+
+Item = TypeVar("Item")
+Done = TypeVar("Done")
+CACHE_BYTES = {"cpu": 3 * 2**29, "cuda": 2**34}
+"""Most memory for the keys and values that are held at a time: 17 rows of 640 tokens in each of a 7B's three caches."""
+PACKAGE = "bitsandbytes"
 
 
 def chosen_device(device: str | torch.device | None, miniature: bool = False) -> str | torch.device:
@@ -69,6 +80,14 @@ def checked_device(device: str | torch.device, also: Sequence[str] = ()) -> torc
     if asked is None or str(asked) not in there:
         raise ParameterError(got("device", str(device), [*there, *also], "give one that torch finds on this machine"))
     return asked
+
+
+def main_memory() -> int:
+    """Memory of this machine in bytes; 0 where the system does not tell."""
+    names = ("SC_PAGE_SIZE", "SC_PHYS_PAGES")
+    if not all(name in getattr(os, "sysconf_names", {}) for name in names):
+        return 0
+    return os.sysconf(names[0]) * os.sysconf(names[1])
 
 
 def lacks_memory(error: Exception) -> bool:
@@ -131,13 +150,6 @@ def _free() -> None:
         torch.cuda.empty_cache()
 
 
-Item = TypeVar("Item")
-Done = TypeVar("Done")
-
-CACHE_BYTES = {"cpu": 3 * 2**29, "cuda": 2**34}
-"""Most memory for the keys and values that are held at a time: 17 rows of 640 tokens in each of a 7B's three caches."""
-
-
 def rows_of_cache(model: VisionLanguageModel, length: int, caches: int = 1) -> int:
     """Rows of `length` tokens, at least one, that `caches` held at the same time may each have within CACHE_BYTES."""
     text = model.config.get_text_config()
@@ -178,3 +190,48 @@ def fitting(model: VisionLanguageModel, samples: Sequence[Sample]) -> Iterator[N
             f"sample {samples[0].id!r} alone does not fit into the memory of {model.device}; use a smaller model, "
             "dtype='bfloat16', or device='auto' to spread the layers."
         ) from None
+
+
+def quantization_of(config: Any, asked: Any) -> dict[str, Any]:
+    """The settings of the quantisation that is asked for, or that the checkpoint was saved in; empty for none.
+
+    Parameters
+    ----------
+    config : transformers.PreTrainedConfig
+        Of the model; a quantised checkpoint has `quantization_config` in it.
+    asked : transformers.BitsAndBytesConfig or dict, optional
+        As given to `load`.
+
+    Raises
+    ------
+    UnsupportedModelError
+        For another method than bitsandbytes.
+    MissingDependencyError
+        Without bitsandbytes.
+    """
+    from transformers.utils.quantization_config import QuantizationConfigMixin
+
+    found = asked if asked is not None else getattr(config, "quantization_config", None)
+    if found is None:
+        return {}
+    settings = found.to_dict() if isinstance(found, QuantizationConfigMixin) else found
+    settings = dict(settings) if isinstance(settings, dict) else {}
+    bits = settings.get("load_in_4bit") or settings.get("load_in_8bit")
+    method = settings.get("quant_method", PACKAGE if bits else None)
+    method = str(getattr(method, "value", method))
+    if method != PACKAGE or not bits:
+        raise UnsupportedModelError(
+            got("quantization_config", method if method not in (PACKAGE, "None") else found,
+                "bitsandbytes with load_in_4bit or load_in_8bit", "load the model's unquantised checkpoint")
+        )  # fmt: skip
+    if find_spec(PACKAGE) is None:
+        raise MissingDependencyError(f"weights in 4 or 8 bits need {PACKAGE}; run `pip install {PACKAGE}`.")
+    return settings
+
+
+def bits_of(settings: dict[str, Any]) -> str:
+    """The settings as a part of the weights' identity, such as `4bit-0a1b2c3d`; "" for none."""
+    if not settings:
+        return ""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    return f"{'4bit' if settings.get('load_in_4bit') else '8bit'}-{digest}"

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from visualheads.cards import Card, data_folder, name_of
-from visualheads.errors import ParameterError, UnsupportedModelError, got
-from visualheads.models import blueprints, checkpoints, lora, weights
+from visualheads.errors import ParameterError, UnsupportedModelError, checked, checked_text, got
+from visualheads.models import blueprints, checkpoints, devices, weights
 from visualheads.models.adapters import adapter_of
 from visualheads.models.blueprints import Blueprint
 from visualheads.models.devices import AUTO, CPU, chosen_device, chosen_dtype, in_places, room_for
@@ -20,7 +20,6 @@ from visualheads.models.processors import fill, readable
 from visualheads.models.progress import quiet
 from visualheads.models.prompting import PLAIN_PROMPT, Prompts, prompts_of
 from visualheads.models.provenance import hash_weights
-from visualheads.models.quantization import bits_of, quantization_of
 from visualheads.models.self_check import validate_capture
 from visualheads.models.wrapper import Shape, VisionLanguageModel
 
@@ -30,6 +29,7 @@ UNTRAINED_PICTURES = 8
 """Shipped emoji scenes on which an untrained projector is scaled."""
 
 
+@checked
 def load(
     name: str | os.PathLike[str],
     device: str | torch.device | None = None,
@@ -101,11 +101,13 @@ def load(
     ready = blueprints.prepare(source, revision, adapter, **form)
     source, plan, tuning, revision = ready.source, ready.plan, ready.tuning, ready.revision or None
     miniature = source.card is not None and source.card.miniature
+    if device_map is not None and (not device_map or not isinstance(device_map, (str, dict))):
+        raise ParameterError(got("device_map", device_map, "auto, or {module: device} as transformers takes it"))
     if device_map is not None and device is not None:
         raise ParameterError("device_map: got a device beside it; give one of the two.")
     placed = AUTO if device_map is not None else chosen_device(device, miniature)
     kind = chosen_dtype(dtype, placed, miniature)
-    quantized = quantization_of(plan.config, quantization_config)
+    quantized = devices.quantization_of(plan.config, quantization_config)
     places = device_map or (AUTO if placed == AUTO else {"": placed} if quantized else None)
     settings = {"device_map": places, "quantization_config": quantization_config}
     with room_for(source.name, AUTO if places == AUTO else CPU):
@@ -130,10 +132,10 @@ def load(
     identity = {
         "checkpoint": f"{called}+{name_of(tuning)}" if tuning else called,
         "revision": revision or commit or "",
-        "weights": "+".join(filter(None, (files, bits_of(quantized), hash_weights(tuning) if tuning else ""))),
+        "weights": "+".join(filter(None, (files, devices.bits_of(quantized), hash_weights(tuning) if tuning else ""))),
     }
     if tuning is not None:
-        module = lora.applied(module, tuning)
+        module = weights.with_lora(module, tuning)
     card = source.card if tuning is None else None  # a tuned model is not the catalogued one
     return _wrapped(module, ready.prompts, identity["checkpoint"], card, identity, validate)
 
@@ -162,6 +164,7 @@ def _joined(
     return _wrapped(module, prompts, source.name, source.card, identity, validate)
 
 
+@checked
 def wrap(
     module: Any,
     processor: Any,
@@ -192,6 +195,11 @@ def wrap(
     prompt, system, chat_template : optional
         The form of the prompt: see `visualheads.models.prompting.prompts_of`.
 
+    Returns
+    -------
+    VisionLanguageModel
+        As from `load`.
+
     Raises
     ------
     UnsupportedModelError
@@ -199,8 +207,14 @@ def wrap(
     CheckpointError
         For a LoRA that changes nothing, or a chat template that cannot be used.
     """
-    inner, tuned = lora.unwrapped(module)
+    if name is not None:
+        checked_text("name", name, empty=False)
+    if card is not None and not isinstance(card, Card):
+        raise ParameterError(got("card", card, "a Card of visualheads.cards.cards(), or None"))
+    inner, tuned = weights.unwrapped(module)
     adapter = adapter_of(type(inner))
+    if getattr(processor, "tokenizer", None) is None or getattr(processor, "image_processor", None) is None:
+        raise ParameterError(got("processor", type(processor).__name__, "the model's processor, of AutoProcessor"))
     fill(processor, inner.config, adapter)
     prompts = prompts_of(processor, adapter, card, prompt=prompt, system=system, chat_template=chat_template)
     active = "+".join(["", *tuned.active_adapters]) if tuned is not None else ""
@@ -271,7 +285,7 @@ def weights_hash(module: Any) -> str:
 def _wrapped(
     module: Any, prompts: Prompts, name: str, card: Card | None, identity: dict[str, str], validate: bool
 ) -> VisionLanguageModel:
-    module, tuned = lora.unwrapped(module)
+    module, tuned = weights.unwrapped(module)
     if prompts.adapter.softcap(module.config) and module.config.get_text_config()._attn_implementation == "sdpa":
         raise UnsupportedModelError(
             f"{type(module).__name__} caps its attention scores, which SDPA cannot; build it with "

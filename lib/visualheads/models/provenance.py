@@ -17,7 +17,6 @@ from visualheads.tasks.sample import picture_hash
 if TYPE_CHECKING:
     from visualheads.tasks.sample import Sample
 
-IDENTITY_KEYS = ("checkpoint", "revision", "weights", "task_files", "definitions", "dtype", "seed", "samples")
 PACKAGES = ("visualheads", "torch", "transformers", "nnsight", "numpy", "xarray", "zarr")
 HASH_LENGTH = 16
 """Hex digits kept of a SHA-256: 64 bits tell any two files apart, and fit on a line."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from visualheads.errors import UnsupportedModelError
 from visualheads.models.attention_call import read, with_bias
 from visualheads.models.generation import greedy
-from visualheads.models.lora import check_effect
+from visualheads.models.weights import check_lora_effect
 from visualheads.tasks.sample import Sample
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def validate_capture(model: VisionLanguageModel, tuned: Any = None) -> None:
             )
         changed = _written(model, inputs)
         if tuned is not None:
-            check_effect(model, tuned, inputs)
+            check_lora_effect(model, tuned, inputs)
     if not bool((changed - clean).abs().max() > 0):
         raise UnsupportedModelError(
             f"hiding the image from every head of {type(model.module).__name__} does not change its logits: what is "

@@ -246,8 +246,8 @@ class TokenMap:
             Where the last axis is not the number of image tokens, or where there are no tiles.
         """
         array = np.asarray(values)
-        if array.shape[-1:] != (len(self),):
-            raise ParameterError(got("values", array.shape, f"a last axis of {len(self)} image tokens"))
+        if array.shape[-1:] != (len(self),) or array.dtype.kind not in "biuf":
+            raise ParameterError(got("values", array.shape, f"numbers with a last axis of {len(self)} image tokens"))
         if grid not in ("whole", "tiles"):
             raise ParameterError(got("grid", grid, ["whole", "tiles"]))
         shape = self.grid_shape if grid == "whole" else self.tile_shape

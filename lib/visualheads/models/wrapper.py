@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from visualheads.cards import Card
-from visualheads.errors import UnsupportedModelError
+from visualheads.errors import ParameterError, UnsupportedModelError, checked_whole, got
 from visualheads.models.adapters import Adapter
 from visualheads.models.attention_call import attention_operation
 from visualheads.models.prompting import ONE_AT_A_TIME, Prompts
@@ -193,7 +193,10 @@ class VisionLanguageModel:
         UnsupportedModelError
             Where the processor prepares pictures in a way that the adapter does not know.
         """
-        size = (int(image_size[0]), int(image_size[1]))
+        if not isinstance(image_size, Sequence) or len(image_size) != 2:
+            raise ParameterError(got("image_size", image_size, "(width, height) in pixels"))
+        width, height = (checked_whole("image_size", edge) for edge in image_size)
+        size = (width, height)
         if size not in self._maps:
             self._maps[size] = self.adapter.token_map(self.config, self.processor, size)
         return self._maps[size]

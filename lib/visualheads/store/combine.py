@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from visualheads.errors import StoreError
+from visualheads.errors import StoreError, checked
 from visualheads.paths import slug_of
 from visualheads.store.files import DamageWarning
 from visualheads.store.read import PACKED, open_store, read_attrs
@@ -34,23 +34,43 @@ MARK_LENGTH = 6
 """Hex digits put after a sample's id where two data sets use the same id for different samples."""
 
 
+@checked
 def open_results(
     folder: str | Path = "data/results", *, kind: str = "trace", models: Sequence[str] | None = None,
     variables: Sequence[str] | None = None, lazy: bool = True,
 ) -> xr.Dataset:  # fmt: skip
-    """One Dataset over all models and tasks: `<folder>/<model>/<task>.zarr`, or packed as `….zarr.zip`.
+    """Open all models and tasks of a folder as one Dataset.
 
-    Samples are the union over tasks and models, in order of first appearance; what a model did not see, or a layer
-    or head it does not have, is NaN (numbers) or "" (text). Stores that are still being filled give what is done. Where
-    two stores use one id for different samples (scenes and real pictures), "@" and a mark of the sample follow it.
-    Mean maps keep their groups (condition, format, control); a condition that several tasks share, or that is empty, is
-    led by the task's name. Where stores in two folders are of models of one name, the one whose folder has another name
-    is called as its folder is. Maps of selected heads are there for every head that any store selected.
-    models: only stores in these models' folders are opened, where each has one.
-    variables: only these, as far as any store has them. lazy=False: read them first and join them in memory, which is
-    far quicker for what fits.
-    Raises StoreError when the folder holds no store of this kind that can be read. Warns DamageWarning of those that
-    are left out because they cannot.
+    Samples are the union over tasks and models, in order of first appearance; what a model did not see, or a layer or
+    head it does not have, is NaN (numbers) or "" (text). Stores that are still being filled give what is done. Where
+    two stores use one id for different samples, "@" and a mark of the sample follow it. Mean maps keep their groups
+    (condition, format, control); a condition that several tasks share, or that is empty, is led by the task's name.
+    Where stores in two folders are of models of one name, the one whose folder has another name is called as its
+    folder is.
+
+    Parameters
+    ----------
+    folder : path
+        Holds `<model>/<task>.zarr`, or packed `….zarr.zip`.
+    kind : str
+        The kind of stores, such as "trace".
+    models : sequence of str, optional
+        Only stores in these models' folders are opened, where each has one.
+    variables : sequence of str, optional
+        Only these, as far as any store has them.
+    lazy : bool
+        False: read them first and join them in memory, which is far quicker for what fits.
+
+    Returns
+    -------
+    xarray.Dataset
+        (model, layer, head, sample). Maps of selected heads are there for every head that any store selected.
+
+    Raises
+    ------
+    StoreError
+        When the folder holds no store of this kind that can be read; of those left out because they cannot be read a
+        DamageWarning tells.
     """
     paths = _stores(Path(folder), kind)
     own = {slug_of(name) for name in models or ()}

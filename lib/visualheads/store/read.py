@@ -12,7 +12,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from visualheads.errors import StoreError
+from visualheads.errors import StoreError, checked
 from visualheads.store import files
 from visualheads.store.layout import DONE, HASHES
 from visualheads.store.schema import describe, text_as_objects
@@ -30,6 +30,7 @@ DASK_CHUNK_BYTES = 32 * 2**20
 PACKED = ".zarr.zip"
 
 
+@checked
 def open_store(path: str | Path, *, all_samples: bool = False) -> xr.Dataset:
     """Open the results in one store lazily, its coordinates in memory.
 

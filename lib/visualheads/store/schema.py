@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import xarray as xr
 
-from visualheads.errors import ParameterError, SchemaError, checked_whole
+from visualheads.errors import ParameterError, SchemaError, checked, checked_dataset
 from visualheads.store.validate import violations
 from visualheads.store.variables import (
     COORDINATE_NAMES,
@@ -56,10 +56,19 @@ PAPER_STAGES = {32: (10, 20), 40: (13, 27)}
 
 
 def assert_valid(ds: xr.Dataset) -> None:
-    """Raise SchemaError with every violation of the schema and its invariants; return nothing when there is none.
+    """Check that a traced dataset keeps the schema and its invariants.
 
-    Reads every value: on results larger than memory give it one model or task at a time.
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Every value is read: of results larger than memory give one model or task at a time.
+
+    Raises
+    ------
+    SchemaError
+        With every violation.
     """
+    checked_dataset("ds", ds)
     found = violations(ds)
     if found:
         raise SchemaError(found)
@@ -76,12 +85,12 @@ def describe(ds: xr.Dataset) -> xr.Dataset:
     return described
 
 
+@checked
 def depth_stages(layers: int) -> tuple[np.ndarray, np.ndarray]:
     """Stage ("early", "middle", "late") and depth (0 first layer … 1 last layer) of each layer, both of shape (layer,).
 
     32 layers: 0–9, 10–19, 20–31; 40 layers: 0–12, 13–26, 27–39 (code); other depths: thirds (ours).
     """
-    layers = checked_whole("layers", layers)
     middle, late = PAPER_STAGES.get(layers, (round(layers / 3), round(2 * layers / 3)))
     index = np.arange(layers)
     stages = np.array([STAGES[(i >= middle) + (i >= late)] for i in index.tolist()], dtype=object)

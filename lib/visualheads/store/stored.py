@@ -1,11 +1,16 @@
-"""A store as it lies on disk: found, checked, and its parts read; also while it is being filled."""
+"""A store as it lies on disk: found, checked, its shards' records and parts read; also while it is being filled.
+
+A record is written when all files of its shard are on disk, and makes the shard done. The store's array `done`, marked
+after it, tells other readers of Zarr the same, and this one of a record that is lost.
+"""
 
 from __future__ import annotations
 
 import json
 import zipfile
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,15 +20,61 @@ import xarray as xr
 import zarr
 
 from visualheads.errors import StoreError
-from visualheads.store import files, shards
+from visualheads.store import files
 from visualheads.store.layout import DONE, FORMAT, READABLE
 from visualheads.store.schema import text_as_objects
-from visualheads.store.shards import Record
 from visualheads.store.variables import MAP_COORDINATES
+
+FOLDER = "shards"
+
 
 CIRCUMSTANCE = "circumstance"
 UNREADABLE = (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error)
 """What zarr, xarray and zipfile raise for files that are damaged."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A shard that is done, or done for some of its samples.
+
+    samples        ids of those that are measured, in the store's order
+    files          checksum of every file that was written, by key
+    circumstance   on what it was measured; empty: what the store says
+    answers        what its margins are over
+    """
+
+    samples: tuple[str, ...]
+    files: Mapping[str, files.Checksum] = field(default_factory=dict)
+    circumstance: Mapping[str, Any] = field(default_factory=dict)
+    answers: str = ""
+
+
+def record_key(index: int) -> str:
+    """The file of a shard's record within its store."""
+    return f"{FOLDER}/{index}.json"
+
+
+def read_record(path: Path, index: int) -> Record | None:
+    """The record of a shard; None where there is none. Raises StoreError for a damaged one."""
+    try:
+        attributes = files.unsealed((path / record_key(index)).read_bytes())["attributes"]
+        checksums = {key: (crc, length) for key, (crc, length) in attributes["files"].items()}
+        return Record(tuple(attributes["samples"]), checksums, attributes["circumstance"], str(attributes["answers"]))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(files.damage_told(path, record_key(index), "checksum")) from error
+
+
+def write_record(path: Path, index: int, record: Record) -> None:
+    """Put the record there, on disk when this returns. Raises OSError."""
+    attributes = {
+        "samples": list(record.samples),
+        "files": dict(sorted(record.files.items())),
+        "circumstance": dict(record.circumstance),
+        "answers": record.answers,
+    }
+    files.write_file(path / record_key(index), files.sealed({"attributes": attributes}), sync=True)
 
 
 @dataclass(frozen=True)
@@ -95,7 +146,7 @@ class Stored:
     def record(self, index: int) -> Record | None:
         """What a shard says of itself; None where it is not done. Raises StoreError where its record is damaged."""
         if self.attrs["visualheads_store"] == FORMAT:
-            return shards.read_record(self.path, index)
+            return read_record(self.path, index)
         part = slice(index * self.shard, (index + 1) * self.shard)
         told = str(self._circumstances[index])
         return Record(tuple(self.ids[part]), {}, json.loads(told) if told else {}) if self.done[index] else None
@@ -116,7 +167,7 @@ class Stored:
         found = [self.record(index) for index in range(self.n_shards)]
         for index, record in enumerate(found):
             if record is None and done[index]:
-                raise StoreError(files.damage_told(self.path, shards.key_of(index), "missing"))
+                raise StoreError(files.damage_told(self.path, record_key(index), "missing"))
             self.files.known.update(record.files if record else {})
         return found
 

@@ -34,12 +34,11 @@ import zarr
 from zarr.storage import LocalStore
 
 from visualheads.errors import IdentityMismatch, StoreError, listed
-from visualheads.store import files, shards
+from visualheads.store import files
 from visualheads.store.layout import DONE, FORMAT, HASHES, SHARD, StorePlan, shard_slice, write_planned
-from visualheads.store.lengthen import lengthen, restore
-from visualheads.store.stored import Stored, opened
+from visualheads.store.stored import Record, Stored, opened, write_record
+from visualheads.store.upkeep import damaged_shards, lengthen, repair, restore
 from visualheads.store.variables import MAP_COORDINATES, SELECTED_COORDINATES
-from visualheads.store.verify import damaged_shards, repair
 
 __all__ = ["SHARD", "CircumstanceWarning", "StorePlan", "create", "pending", "todo", "write_shard"]
 
@@ -183,7 +182,7 @@ def write_shard(path: str | Path, index: int, part: xr.Dataset, circumstance: Ma
         files.synced([stored.path / key for key in writer.known])
         measured = tuple(name for name in ids if name in given or name in kept)
         answers = str(stored.attrs.get("answers", ""))
-        shards.write_record(stored.path, index, shards.Record(measured, writer.known, own, answers))
+        write_record(stored.path, index, Record(measured, writer.known, own, answers))
         done: Any = group[DONE]
         done[index] = True
 

@@ -28,7 +28,7 @@ from visualheads.interventions.sweeps import sweep, sweep_path, sweep_to_store
 from visualheads.models.devices import CPU
 from visualheads.models.loading import load
 from visualheads.paths import slug_of
-from visualheads.store.cached import kept
+from visualheads.store.upkeep import kept
 from visualheads.studies import shipped
 from visualheads.tasks import task as benchmark
 

@@ -173,13 +173,6 @@ def reduced_models(models: Iterable[str], full: str | Path | None = None) -> lis
     return [name for name in models if store not in shipped.full_stores(name, root)]
 
 
-def single_effects(
-    results: str | Path = "data/results", models: Sequence[str] | None = None, full: str | Path | None = None
-) -> xr.Dataset | None:
-    """Effects of single heads on the main benchmark, from `removed` in EFFECTS_FROM; None where there are none."""
-    return effects_of(removed(results, models, full).get(", ".join(EFFECTS_FROM)))
-
-
 def _stores(folder: Path) -> list[Path]:
     live = sorted(folder.glob("*/*.zarr"))
     return [*live, *(path for path in sorted(folder.glob(f"*/*{PACKED}")) if path.with_suffix("") not in live)]

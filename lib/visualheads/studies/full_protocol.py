@@ -36,7 +36,8 @@ from visualheads.tracing.settings import circumstance_of
 
 if TYPE_CHECKING:
     from visualheads.models.wrapper import VisionLanguageModel
-    from visualheads.tasks.sample import Sample
+    from visualheads.tasks import Benchmark
+    from visualheads.tasks.sample import Format, Sample
 
 N = 64
 """Questions on which every set is judged."""
@@ -70,6 +71,10 @@ class Setting:
 
     tasks    benchmarks that the model knows, the main one among them
     work     folder for what is unfinished
+    n        questions on which every set is judged
+    data     folder of the official files, one folder per benchmark; None: the shipped scenes
+    most     questions drawn of a condition of the main benchmark, of whose pictures half choose and half judge; None:
+             all
     """
 
     model: VisionLanguageModel
@@ -78,12 +83,21 @@ class Setting:
     report: Report = lambda _line: None
     progress: Any = False
     n: int = N
+    data: Path | None = None
+    most: int | None = None
+
+    def benchmark(self, name: str) -> Benchmark:
+        """A benchmark with the setting's files."""
+        return benchmark(name, data=None if self.data is None else self.data / name)
+
+    def asked(self, condition: str, form: Format = "free") -> list[Sample]:
+        """Questions of the main benchmark."""
+        return list(self.benchmark(MAIN_TASK).samples(condition=condition, format=form, n=self.most))
 
     @cached_property
     def halves(self) -> tuple[list[Sample], list[Sample]]:
         """Questions on which heads are chosen, and on which they are judged: no picture is in both."""
-        asked = benchmark(MAIN_TASK).samples(condition=CONDITION, format="free")
-        first, second = split_samples(list(asked))
+        first, second = split_samples(self.asked(CONDITION))
         return first, second
 
     @property
@@ -127,7 +141,9 @@ def removed_heads(setting: Setting) -> Made:
 
 def steered_heads(setting: Setting) -> Made:
     """Heads steered to objects, heads boosted, boxes from heads' maps: the experiments of the page on steering."""
-    found = steering.run(setting.model, setting.judged, setting.traces, steering.FULL, setting.progress)
+    found = steering.run(
+        setting.model, setting.judged, setting.traces, steering.FULL, setting.progress, setting.asked
+    )  # fmt: skip
     return {store: (ds, store, (MAIN_TASK,)) for store, ds in found.items()}
 
 
@@ -146,7 +162,7 @@ def single_head_effects(setting: Setting) -> Made:
 
 def untrained_heads(setting: Setting) -> Made:
     """Heads of untrained networks on a few prompts of every condition: the null of counting visual heads."""
-    samples = benchmark(MAIN_TASK).samples(format="free", n=NULL_N)
+    samples = setting.benchmark(MAIN_TASK).samples(format="free", n=NULL_N)
     found = effects.untrained_draws(setting.model, samples, progress=setting.progress)
     return {effects.NULL: (found, effects.NULL, (MAIN_TASK,))}
 
@@ -162,7 +178,9 @@ def late_heads(setting: Setting) -> Made:
         ),
         "mean": late.isel(set=np.flatnonzero(late["count"].values == k)),
     }
-    asked = {name: _others(name, min(setting.n, LATE_N)) for name in setting.tasks} | {MAIN_TASK: setting.judged}
+    asked = {name: _others(setting, name, min(setting.n, LATE_N)) for name in setting.tasks} | {
+        MAIN_TASK: setting.judged
+    }
     return {f"late-{mode}": _late(setting, mode, chosen, asked) for mode, chosen in sets.items()}
 
 
@@ -176,10 +194,10 @@ def _late(
         path = sweep_path(setting.work, slug_of(model.name), f"{name}-late", mode)
         swept = sweep_to_store(
             model, samples, sets, path, mode, ALL, setting.chosen[: setting.n] if mode == "mean" else None,
-            max_new_tokens=LATE_TOKENS, task_files=benchmark(name).files_hash(), progress=setting.progress,
+            max_new_tokens=LATE_TOKENS, task_files=setting.benchmark(name).files_hash(), progress=setting.progress,
         )  # fmt: skip
         parts.append(swept.load())
-        like = benchmark(name).samples(condition=samples[0].condition, format=samples[0].format)
+        like = setting.benchmark(name).samples(condition=samples[0].condition, format=samples[0].format)
         blind = dict(zip((one.id for one in samples), without_looking(samples, like), strict=True))
         parts[-1] = parts[-1].assign_coords(
             question_only=("sample", [float(blind[one]) for one in parts[-1]["sample"].values])
@@ -200,31 +218,43 @@ PARTS: dict[str, Part] = {
 
 def run_protocol(
     model: VisionLanguageModel, tasks: Sequence[str], work: str | Path, report: Report = lambda _line: None,
-    force: bool = False, progress: Any = False, root: Path | None = None, n: int = N,
+    force: bool = False, progress: Any = False, root: Path | None = None, n: int = N, data: Path | None = None,
+    most: int | None = None, parts: Sequence[str] | None = None,
 ) -> list[Path]:  # fmt: skip
     """Run every part that is not shipped for what is there now, and ship it; return the stores that were written.
 
     tasks    benchmarks that the model knows; the main one is always asked
     work     folder for what is unfinished: the same call goes on from there
     root     where the stores go, by default the shipped ones' folder
+    n, data, most   as in `Setting`
+    parts    only these of PARTS
     """
     known = (MAIN_TASK, *(name for name in tasks if name != MAIN_TASK))
-    setting = Setting(model, known, Path(work), report, progress, n)
+    setting = Setting(model, known, Path(work), report, progress, n, data, most)
     written: list[Path] = []
-    for name, part in PARTS.items():
-        if not force and is_current(model.name, [name], root):
+    for name, part in PARTS.items() if parts is None else [(name, PARTS[name]) for name in parts]:
+        if not force and is_current(model.name, [name], root, data):
             report(f"{model.name}: {name} is up to date")
             continue
         for store, (ds, kind, decided) in part.run(setting).items():
-            written.append(shipped.ship(_stepped(ds), model.name, store, decided, kind, circumstance_of(model), root))
+            told = circumstance_of(model)
+            written.append(shipped.ship(_stepped(ds), model.name, store, decided, kind, told, root, data))
         report(f"{model.name}: {name} done")
     return written
 
 
-def is_current(model: str, parts: Sequence[str] | None = None, root: Path | None = None) -> bool:
+def is_current(
+    model: str, parts: Sequence[str] | None = None, root: Path | None = None, data: Path | None = None
+) -> bool:
     """Whether these parts (all) are shipped for the weights and files that are there now."""
     wanted = {store for name in (PARTS if parts is None else parts) for store in PARTS[name].stores}
-    return wanted <= set(shipped.full_stores(model, root))
+    return wanted <= set(shipped.full_stores(model, root, data))
+
+
+def passes(n_heads: int, tasks: int, n: int = N) -> int:
+    """About how many prompts the protocol runs through the model, at most: what every head alone costs, and a tenth."""
+    kinds = len(MODES) + tasks + len(effects.KINDS)  # letters besides the modes; other benchmarks; two effects
+    return round(1.1 * n_heads * n * kinds)
 
 
 def _stepped(ds: xr.Dataset) -> xr.Dataset:
@@ -246,16 +276,16 @@ def _swept(setting: Setting, mode: str, positions: str, tasks: Sequence[str]) ->
         (MAIN_TASK, "-more", _more(setting), _of_claim_five(sets, layers * heads)),
     ]
     if first:
-        asked.append((MAIN_TASK, "-letters", _as_letters(setting.judged), alone))
-        asked += [(name, "", _others(name, setting.n), alone) for name in tasks if name != MAIN_TASK]
+        asked.append((MAIN_TASK, "-letters", _as_letters(setting), alone))
+        asked += [(name, "", _others(setting, name, setting.n), alone) for name in tasks if name != MAIN_TASK]
     reference = setting.chosen[: setting.n] if mode == "mean" else None
     parts = []
     for task, ending, samples, chosen in asked:
         told = f"{len(chosen)} sets of heads, {len(samples)} questions of {task}{ending}"
         setting.report(f"{model.name}: {mode}, {positions}: {told}")
         parts.append(
-            run(model, samples, chosen, setting.work, f"{task}{ending}", mode, positions, benchmark(task).files_hash(),
-                reference=reference, progress=setting.progress)
+            run(model, samples, chosen, setting.work, f"{task}{ending}", mode, positions,
+                setting.benchmark(task).files_hash(), reference=reference, progress=setting.progress)
         )  # fmt: skip
     ds = joined(parts).drop_vars(list(TEXTS))
     if first:
@@ -278,19 +308,18 @@ def _of_claim_five(sets: xr.DataArray, n_heads: int) -> xr.DataArray:
 
 def _more(setting: Setting) -> list[Sample]:
     """The rest of the judging half, and its pictures in the other condition."""
-    other = benchmark(MAIN_TASK).samples(condition=OTHER_CONDITION, format="free")
+    other = setting.asked(OTHER_CONDITION)
     pictures = {sample.image_id for sample in setting.halves[1]}
     return [*setting.halves[1][setting.n :], *(sample for sample in other if sample.image_id in pictures)]
 
 
-def _as_letters(samples: Sequence[Sample]) -> list[Sample]:
-    """The same questions with letters to choose from, as far as they have choices."""
-    asked = {sample.question_id for sample in samples}
-    found = benchmark(MAIN_TASK).samples(condition=CONDITION, format="letters")
-    return [sample for sample in found if sample.question_id in asked]
+def _as_letters(setting: Setting) -> list[Sample]:
+    """The judged questions with letters to choose from, as far as they have choices."""
+    asked = {sample.question_id for sample in setting.judged}
+    return [sample for sample in setting.asked(CONDITION, "letters") if sample.question_id in asked]
 
 
-def _others(task: str, n: int) -> list[Sample]:
+def _others(setting: Setting, task: str, n: int) -> list[Sample]:
     """Questions of another benchmark, in its first condition and format."""
-    known = benchmark(task)
+    known = setting.benchmark(task)
     return list(known.samples(condition=known.conditions[0], format=known.formats[0], n=n))

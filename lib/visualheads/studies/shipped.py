@@ -49,14 +49,17 @@ def path_of(model: str, name: str, root: Path | None = None) -> Path:
     return (root or full_folder()) / slug_of(model) / f"{name}{PACKED}"
 
 
-def identity_of(model: str, tasks: Sequence[str], name: str) -> dict[str, Any]:
+def identity_of(model: str, tasks: Sequence[str], name: str, data: Path | None = None) -> dict[str, Any]:
     """What decides the numbers of the full store `name`, as it is now; weights are "" for models whose folder is not
-    there."""
-    folder = miniature_folder(model)
+    there.
+
+    data   folder of the official files, one folder per benchmark; None: the shipped scenes
+    """
+    folder, files = miniature_folder(model), data or data_folder() / "scenes"
     return {
         "checkpoint": model,
         "weights": _weights(folder, _changed(folder)) if folder.is_dir() else "",
-        "task_files": {name: _task_files(name, _changed(data_folder() / "scenes" / name)) for name in sorted(tasks)},
+        "task_files": {name: _task_files(name, files / name, _changed(files / name)) for name in sorted(tasks)},
         "definitions": DEFINITIONS_VERSION,
         "interventions": VERSION,
         "protocol": REVISED.get(name, PROTOCOL),
@@ -65,34 +68,41 @@ def identity_of(model: str, tasks: Sequence[str], name: str) -> dict[str, Any]:
 
 def ship(
     ds: xr.Dataset, model: str, name: str, tasks: Sequence[str], kind: str, circumstance: dict[str, Any] | None = None,
-    root: Path | None = None,
+    root: Path | None = None, data: Path | None = None,
 ) -> Path:  # fmt: skip
     """Write one full store of a model, with the identity of what is there now; return its path.
 
     ds      dims (model, …) of this model alone; float32 is rounded to BITS; of its own identity KEPT is kept
-    tasks   benchmarks whose files decided it
+    tasks   benchmarks whose files decided it; data: their folder, as in `identity_of`
     kind    as of any store: "sweep-zero-all", "sinks", …
     """
     told = np.empty(1, dtype=object)
-    told[0] = provenance(identity_of(model, tasks, name) | _kept(ds), circumstance or {})
+    told[0] = provenance(identity_of(model, tasks, name, data) | _kept(ds), circumstance or {})
     return pack(ds.assign_coords(provenance=("model", told)), path_of(model, name, root), BITS, kind)
 
 
-def why_outdated(path: Path) -> str:
-    """Why a full store is not to be used; "" where it holds. Raises StoreError for a damaged store."""
+def why_outdated(path: Path, data: Path | None = None) -> str:
+    """Why a full store is not to be used; "" where it holds. Raises StoreError for a damaged store.
+
+    data   as in `identity_of`. Without it the files of a model that is no miniature are not compared: it was asked
+           official ones, which lie anywhere
+    """
     told = json.loads(str(open_store(path)["provenance"].values[0]))["identity"]
     if slug_of(str(told.get("checkpoint", ""))) != path.parent.name:
         return f"made from {told.get('checkpoint')}, which is another model than its folder's"
     tasks = list(told.get("task_files", {}))
-    now = identity_of(str(told.get("checkpoint", "")), tasks, path.name.removesuffix(PACKED))
+    model = str(told.get("checkpoint", ""))
+    elsewhere = data is None and not miniature_folder(model).is_dir()
+    now = identity_of(model, [] if elsewhere else tasks, path.name.removesuffix(PACKED), data)
+    now = {name: value for name, value in now.items() if not (elsewhere and name == "task_files")}
     differing = [name for name, value in now.items() if told.get(name) != value]
     return f"made from other {', '.join(differing).replace('_', ' ')} than there are now" if differing else ""
 
 
-def full_stores(model: str, root: Path | None = None) -> dict[str, Path]:
-    """A model's full stores that hold, by name."""
+def full_stores(model: str, root: Path | None = None, data: Path | None = None) -> dict[str, Path]:
+    """A model's full stores that hold (`why_outdated`), by name."""
     folder = path_of(model, "", root).parent
-    return {path.name.removesuffix(PACKED): path for path in all_stores(folder) if not why_outdated(path)}
+    return {path.name.removesuffix(PACKED): path for path in all_stores(folder) if not why_outdated(path, data)}
 
 
 def opened(model: str, name: str, root: Path | None = None) -> xr.Dataset | None:
@@ -125,6 +135,6 @@ def _weights(folder: Path, changed: tuple[tuple[str, int, int], ...]) -> str:
 
 
 @cache
-def _task_files(name: str, changed: tuple[tuple[str, int, int], ...]) -> str:
+def _task_files(name: str, folder: Path, changed: tuple[tuple[str, int, int], ...]) -> str:
     del changed
-    return benchmark(name).files_hash()
+    return benchmark(name, data=folder).files_hash()

@@ -6,7 +6,7 @@ unless a large run is shipped.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,7 +25,7 @@ from visualheads.interventions.sweeps import sweep
 from visualheads.studies import ablation
 from visualheads.studies.grounding import MOST_HEADS, ground
 from visualheads.tasks import task as benchmark
-from visualheads.tasks.prompts import free_form
+from visualheads.tasks.questions import free_form
 
 if TYPE_CHECKING:
     from visualheads.models.wrapper import VisionLanguageModel
@@ -142,16 +142,22 @@ def bias_curve(
     return changed.transpose(*order, ...).assign(runs[0][clean]).assign_coords(bias=[float(bias) for bias in biases])
 
 
+def _shipped(condition: str) -> Sequence[Sample]:
+    return benchmark(MAIN_TASK).samples(condition=condition, format="free")
+
+
 def run(
-    model: VisionLanguageModel, asked: Sequence[Sample], traces: xr.Dataset, size: Size = FULL, progress: Any = False
-) -> dict[str, xr.Dataset]:
+    model: VisionLanguageModel, asked: Sequence[Sample], traces: xr.Dataset, size: Size = FULL, progress: Any = False,
+    questions: Callable[[str], Sequence[Sample]] = _shipped,
+) -> dict[str, xr.Dataset]:  # fmt: skip
     """All experiments on one model: datasets by the name of their store, each with `model` of length 1.
 
-    asked    questions about boxes (condition `CONDITION`); scenes are their pictures
-    traces   of this model alone, both attention rows, on other pictures: there heads are chosen
+    asked      questions about boxes (condition `CONDITION`); scenes are their pictures
+    traces     of this model alone, both attention rows, on other pictures: there heads are chosen
+    questions  condition → its questions, in whose scenes heads are steered; by default the shipped ones
     """
     return {
-        STEERING: steering(model, asked, traces, size, progress),
+        STEERING: steering(model, asked, traces, size, progress, questions),
         BOOST: boost(model, asked, traces, size, progress),
         GROUNDING: grounding(model, asked, traces, size, progress),
     }
@@ -167,8 +173,9 @@ def sets_of(traces: xr.Dataset, size: Size) -> xr.DataArray:
 
 
 def steering(
-    model: VisionLanguageModel, asked: Sequence[Sample], traces: xr.Dataset, size: Size, progress: Any = False
-) -> xr.Dataset:
+    model: VisionLanguageModel, asked: Sequence[Sample], traces: xr.Dataset, size: Size, progress: Any = False,
+    questions: Callable[[str], Sequence[Sample]] = _shipped,
+) -> xr.Dataset:  # fmt: skip
     """Heads steered to every candidate object of every situation: dims (model, bias, set, sample).
 
     `correct` tells whether the answer is that of the object steered to; the coordinate `condition` the situation, such
@@ -177,8 +184,7 @@ def steering(
     pictures = list(dict.fromkeys(sample.image_id for sample in asked))
     parts = []
     for ask, marked, condition in SITUATIONS:
-        every = benchmark(MAIN_TASK).samples(condition=condition, format="free")
-        mine = {sample.image_id: sample for sample in every if sample.image_id in set(pictures)}
+        mine = {sample.image_id: sample for sample in questions(condition) if sample.image_id in set(pictures)}
         usable = _scenes([mine[picture] for picture in pictures if picture in mine], size.scenes)
         found = candidates(usable, ask, others=marked != "nothing marked")
         boxes = [sample.box for sample in found]

@@ -6,9 +6,11 @@ one, and to the tuned one. All are read through one path: language-model inputs 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,16 +18,30 @@ import torch
 import xarray as xr
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
+from visualheads.analysis.three_moments import chosen_heads
+from visualheads.cards import data_folder, learned_file
+from visualheads.errors import StoreError
 from visualheads.heads.selection import depth_stage
-from visualheads.miniatures.smol import questions
-from visualheads.miniatures.smol.packing import ASK, END, prefix_ids
-from visualheads.miniatures.smol.pictures import as_pixels
-from visualheads.miniatures.smol.scenes import Scene, render
-from visualheads.miniatures.smol.sprites import SpriteSheet
-from visualheads.models.smol.architecture import GRID, IMAGE_TOKENS
+from visualheads.miniatures.smol.packing import as_pixels, as_saved
+from visualheads.miniatures.smol.scenes import Scene, draw_scene, render, use_sheet
+from visualheads.miniatures.smol.sprites import read_sheet
+from visualheads.models.smol.joined_model import join, read_learned, weights_identity, with_untrained_projector
+from visualheads.store.pack import pack
+from visualheads.store.read import open_store
+from visualheads.store.schema import provenance
+from visualheads.studies.scene_prompts import Prompt, drawn_questions, picture_prompt, text_prompt
 
+TEXT, TUNED_TEXT = "SmolLM2, lists in words", "smol-1.5, lists in words"
+FROZEN, TUNED = "smol-frozen, pictures", "smol-1.5, pictures"
+UNTRAINED, SHUFFLED = "SmolLM2, untrained adapter", "smol-1.5, other pictures"
+"""The moments, and two controls: pictures through an adapter that learned nothing, and pictures of another scene."""
+SCENES = 160
+RANDOM_SETS, STANDARDISED, QUALITY = 5, 16, 90
+"""Sets of random heads; pictures by whose features an untrained adapter is standardised; JPEG quality of pictures."""
+KIND, PROTOCOL, BITS = "three-moments", 1, 9
 MEASURES = {
     "content_weight": "attention on the told or shown scene",
     "asked_weight": "attention on the asked objects",
@@ -38,74 +54,9 @@ BEHAVIOURS = {
     "induction": "attention on what followed the same token earlier",
     "copying": "attention on the same token earlier",
 }
+ANSWERS = {"correct": "answer is right", "log_probability": "log-probability of the right answer (nats)"}
 REPEATED, SEQUENCES = 24, 8
 """Random tokens that are told twice, and how many such sequences, for what heads do on any text."""
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """Language-model inputs of one question, and which keys are the scene, the asked objects, and the others."""
-
-    inputs: Float[Tensor, "token hidden"]
-    content: Bool[Tensor, " token"]
-    asked: Bool[Tensor, " token"]
-    unasked: Bool[Tensor, " token"]
-    answer: tuple[int, ...]
-    image_id: str
-
-
-def text_prompt(module: Any, tokenizer: Any, scene: Scene, name: str, image_id: str) -> Prompt:
-    """The question “How many … are there?” on a scene told in words, for a language model without pictures."""
-    told = questions.told_in_words(scene)
-    before = prefix_ids(tokenizer, 0, told)
-    first = len(prefix_ids(tokenizer, 0, told[: told.index(":") + 1])) - 1
-    spans, at = [], first
-    for index, thing in enumerate(scene.objects):
-        words = len(tokenizer(f" {thing.name}" + ("," if index + 1 < len(scene.objects) else "")).input_ids)
-        spans.append((thing.name, at, at + words))
-        at += words
-    ids = [*before, *tokenizer(_question(name) + ASK).input_ids]
-    content, asked, unasked = (torch.zeros(len(ids), dtype=torch.bool) for _ in range(3))
-    for named, start, end in spans:
-        content[start:end] = True
-        (asked if named == name else unasked)[start:end] = True
-    inputs = module.get_input_embeddings()(torch.tensor(ids))
-    return Prompt(inputs, content, asked, unasked, _answer(tokenizer, scene, name), image_id)
-
-
-def picture_prompt(module: Any, tokenizer: Any, sheet: SpriteSheet, scene: Scene, name: str, image_id: str) -> Prompt:
-    """The same question on the picture of a scene, for a FastVLM."""
-    before = prefix_ids(tokenizer, IMAGE_TOKENS)
-    ids = torch.tensor([*before, *tokenizer(_question(name) + ASK).input_ids])
-    content = ids == module.config.image_token_id
-    pixels = as_pixels(render(scene, sheet))[None].to(module.dtype)
-    features = module.get_image_features(pixels, return_dict=True).pooler_output[0]
-    embedded = module.get_input_embeddings()(ids)
-    inputs = embedded.masked_scatter(content[:, None], features.to(embedded.dtype))
-    asked, unasked = (torch.zeros(len(ids), dtype=torch.bool) for _ in range(2))
-    own, others = cells(scene, name)
-    asked[content], unasked[content] = torch.from_numpy(own), torch.from_numpy(others & ~own)
-    return Prompt(inputs, content, asked, unasked, _answer(tokenizer, scene, name), image_id)
-
-
-def _question(name: str) -> str:
-    return questions.free("object", questions.count_object(name), "").text
-
-
-def _answer(tokenizer: Any, scene: Scene, name: str) -> tuple[int, ...]:
-    return tuple(tokenizer(f"{scene.count(name)}{END}").input_ids)
-
-
-def cells(scene: Scene, name: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Image tokens, row by row, whose cells meet an object of the class, and those that meet another object."""
-    found = [np.zeros((GRID, GRID), dtype=bool) for _ in range(2)]
-    for thing in scene.objects:
-        left, top, right, bottom = (
-            edge * GRID / side for edge, side in zip(thing.box, (*scene.size, *scene.size), strict=True)
-        )
-        rows, columns = slice(int(top), int(np.ceil(bottom))), slice(int(left), int(np.ceil(right)))
-        found[thing.name != name][rows, columns] = True
-    return found[0].ravel(), found[1].ravel()
 
 
 @contextmanager
@@ -172,12 +123,13 @@ def knocked_out(language_model: Any, heads: Sequence[tuple[int, int]], keys: Boo
 
 
 @torch.no_grad()
-def is_right(language_model: Any, head: Any, prompt: Prompt) -> bool:
-    """Whether the greedy answer is exactly the right one."""
+def answered(language_model: Any, head: Any, prompt: Prompt) -> tuple[bool, float]:
+    """Whether the greedy answer is exactly the right one, and the right one's log-probability in nats."""
     told = torch.tensor(prompt.answer)
     inputs = torch.cat([prompt.inputs, language_model.get_input_embeddings()(told[:-1])])
     states = language_model(inputs_embeds=inputs[None], use_cache=False).last_hidden_state[0, -len(told) :]
-    return bool((head(states).argmax(-1) == told).all())
+    scores = head(states).float().log_softmax(-1)
+    return bool((scores.argmax(-1) == told).all()), float(scores[torch.arange(len(told)), told].sum())
 
 
 def trace_moment(name: str, language_model: Any, head: Any, prompts: Sequence[Prompt]) -> xr.Dataset:
@@ -211,8 +163,9 @@ def trace_moment(name: str, language_model: Any, head: Any, prompts: Sequence[Pr
     }
     for behaviour, values in behaviours(language_model).items():
         data[behaviour] = (dims[:3], values[None].astype(np.float32), {"long_name": BEHAVIOURS[behaviour]})
-    right = [float(is_right(language_model, head, prompt)) for prompt in prompts]
-    data["correct"] = (("model", "sample"), np.array([right], dtype=np.float32), {"long_name": "answer is right"})
+    found = np.array([answered(language_model, head, prompt) for prompt in prompts], dtype=np.float32).T[:, None]
+    for name_of, values in zip(ANSWERS, found, strict=True):
+        data[name_of] = (("model", "sample"), values, {"long_name": ANSWERS[name_of]})
     layers = data["content_weight"][1].shape[1]
     coordinates = {
         "model": np.array([name], dtype=object),
@@ -225,7 +178,9 @@ def trace_moment(name: str, language_model: Any, head: Any, prompts: Sequence[Pr
 @torch.no_grad()
 def behaviours(language_model: Any, seed: int = 0) -> dict[str, NDArray[np.float64]]:
     """What heads do on random tokens that are told twice: `BEHAVIOURS`, means over rows of the second telling."""
-    drawn = torch.randint(100, language_model.config.vocab_size, (SEQUENCES, REPEATED), generator=seeded(seed))
+    drawn = torch.randint(
+        100, language_model.config.vocab_size, (SEQUENCES, REPEATED), generator=torch.Generator().manual_seed(seed)
+    )
     ids = torch.cat([drawn, drawn], 1)
     with eager(language_model):
         layers = language_model(input_ids=ids, output_attentions=True, use_cache=False).attentions
@@ -235,37 +190,160 @@ def behaviours(language_model: Any, seed: int = 0) -> dict[str, NDArray[np.float
     return {name: attention[:, :, rows, key].mean(-1).double().numpy() for name, key in keys.items()}
 
 
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def knockout_effect(
-    language_model: Any, head: Any, prompts: Sequence[Prompt], sets: dict[str, Sequence[tuple[int, int]]]
-) -> xr.DataArray:
-    """Whether prompts are answered right while the heads of each set see nothing of the scene: (set, sample)."""
-    right = np.zeros((len(sets), len(prompts)), dtype=np.float32)
+def knockout(
+    language_model: Any, head: Any, prompts: Sequence[Prompt], sets: Mapping[str, Sequence[tuple[int, int]]]
+) -> xr.Dataset:
+    """Answers while the heads of each set see nothing of the scene: `ANSWERS` named knocked_…, (set, sample)."""
+    found = np.zeros((len(ANSWERS), len(sets), len(prompts)), dtype=np.float32)
     for index, heads in enumerate(sets.values()):
         for number, prompt in enumerate(prompts):
             with knocked_out(language_model, heads, prompt.content):
-                right[index, number] = is_right(language_model, head, prompt)
-    return xr.DataArray(right, {"set": list(sets)}, ("set", "sample"), "correct")
+                found[:, index, number] = answered(language_model, head, prompt)
+    dims = ("set", "sample")
+    data = {f"knocked_{name}": (dims, values) for name, values in zip(ANSWERS, found, strict=True)}
+    return xr.Dataset(data, {"set": np.array(list(sets), dtype=object)})
 
 
-def drawn_questions(scenes: Sequence[Scene]) -> list[tuple[Scene, str, str]]:
-    """Scenes of two or more classes, the asked class (by turns), and the picture's name."""
-    several = [(number, scene) for number, scene in enumerate(scenes) if len(scene.names) > 1]
-    return [(scene, scene.names[number % len(scene.names)], str(number)) for number, scene in several]
+def random_sets(chosen: xr.DataArray, sets: int = RANDOM_SETS, seed: int = 0) -> dict[str, list[tuple[int, int]]]:
+    """Draw sets of heads that were not chosen: from each layer as many as were chosen there, as far as there are."""
+    mask = chosen.transpose("layer", "head").values
+    rng = np.random.default_rng(seed)
+    drawn: dict[str, list[tuple[int, int]]] = {}
+    for number in range(sets):
+        drawn[f"random {number}"] = [
+            (layer, int(head))
+            for layer, row in enumerate(mask)
+            for head in rng.permutation(np.flatnonzero(~row))[: row.sum()]
+        ]
+    return drawn
 
 
-__all__ = [
-    "BEHAVIOURS",
-    "MEASURES",
-    "Prompt",
-    "behaviours",
-    "drawn_questions",
-    "knocked_out",
-    "knockout_effect",
-    "picture_prompt",
-    "text_prompt",
-    "trace_moment",
-]
+def measure(n: int = SCENES, data: Path | None = None, report: Callable[[str], object] = str) -> xr.Dataset:
+    """Measure all moments and controls of the joined models on fresh scenes; see `measure_modules`.
+
+    Needs the base weights (`visualheads weights smol`).
+
+    Parameters
+    ----------
+    n : int
+        Scenes that are drawn; those with two classes or more are asked about.
+    data : Path, optional
+        Folder of the sprites; data/smol by default.
+    report : callable
+        Takes a line about progress.
+
+    Returns
+    -------
+    Dataset
+    """
+    sheet = read_sheet(data or data_folder() / "smol")
+    use_sheet(sheet)
+    rng = random.Random("three moments")
+    asked = drawn_questions([draw_scene(rng, held_out_pairs=True) for _ in range(n)])
+    pictures = [as_saved(render(scene, sheet), QUALITY) for scene, _, _ in asked]
+    frozen, processor = join(read_learned(learned_file("smol-frozen")))
+    tuned, _ = join(read_learned(learned_file("smol-1.5")))
+    return measure_modules(frozen, tuned, processor.tokenizer, asked, pictures, report)
+
+
+def measure_modules(
+    frozen: Any,
+    tuned: Any,
+    tokenizer: Any,
+    asked: Sequence[tuple[Scene, str, str]],
+    pictures: Sequence[Image.Image],
+    report: Callable[[str], object] = str,
+) -> xr.Dataset:
+    """Measure heads at all moments and in all controls, and what hiding the scene from those that look does.
+
+    Parameters
+    ----------
+    frozen, tuned : FastVlmForConditionalGeneration
+        Before and after the language model was trained on pictures.
+    tokenizer : PreTrainedTokenizer
+        Of both.
+    asked : sequence of (Scene, str, str)
+        From `drawn_questions`.
+    pictures : sequence of Image
+        Of the scenes.
+    report : callable
+        Takes a line about progress.
+
+    Returns
+    -------
+    Dataset
+        Moments and controls along `model`, see `trace_moment`; `chosen` (layer, head), the heads that look at asked
+        objects in the tuned model, chosen on every other picture; `knocked_correct` and `knocked_log_probability`
+        (model, set, sample) on the other pictures, NaN elsewhere and in controls, where each set of heads – the
+        chosen, random ones of the same layers, all – sees nothing of the scene.
+    """
+    some = torch.stack([as_pixels(picture) for picture in pictures[:STANDARDISED]])
+    untrained = with_untrained_projector(frozen, some)
+    others = [*pictures[1:], pictures[0]]
+
+    def told(module: Any) -> list[Prompt]:
+        return [text_prompt(module, tokenizer, *one) for one in asked]
+
+    @torch.no_grad()
+    def shown(module: Any, seen: Sequence[Image.Image] = pictures) -> list[Prompt]:
+        return [picture_prompt(module, tokenizer, picture, *one) for one, picture in zip(asked, seen, strict=True)]
+
+    made: dict[str, tuple[Any, list[Prompt]]] = {
+        TEXT: (frozen, told(frozen)),
+        FROZEN: (frozen, shown(frozen)),
+        TUNED: (tuned, shown(tuned)),
+        TUNED_TEXT: (tuned, told(tuned)),
+        UNTRAINED: (untrained, shown(untrained)),
+        SHUFFLED: (tuned, shown(tuned, others)),
+    }
+    traced = []
+    for name, (module, prompts) in made.items():
+        report(f"{name}: {len(prompts)} questions")
+        traced.append(trace_moment(name, module.model.language_model, module.lm_head, prompts))
+    ds = xr.concat(traced, "model")
+    chosen = chosen_heads(ds, TUNED).transpose("layer", "head")
+    everywhere = xr.ones_like(chosen)
+    sets = {"looking": _pairs(chosen), **random_sets(chosen), "all": _pairs(everywhere)}
+    judged = np.flatnonzero(~chosen.attrs["chosen_on"])
+    effects = []
+    for name in (TEXT, FROZEN, TUNED):
+        module, prompts = made[name]
+        report(f"{name}: {len(sets)} sets of heads on {len(judged)} questions")
+        found = knockout(module.model.language_model, module.lm_head, [prompts[at] for at in judged], sets)
+        effects.append(found.assign_coords(sample=judged).expand_dims(model=np.array([name], dtype=object)))
+    knocked = xr.concat(effects, "model").reindex(model=ds["model"].values, sample=np.arange(len(asked)))
+    ds = ds.assign_coords(set=knocked["set"])
+    ds["chosen"] = (("layer", "head"), chosen.values)
+    return ds.assign({name: (values.dims, values.values) for name, values in knocked.data_vars.items()})
+
+
+def _pairs(mask: xr.DataArray) -> list[tuple[int, int]]:
+    layers, heads = np.nonzero(mask.values)
+    return list(zip(layers.tolist(), heads.tolist(), strict=True))
+
+
+def identity() -> dict[str, Any]:
+    """What decides the numbers, as it is now: the learned weights, the base weights, and this study's protocol."""
+    return {
+        "protocol": PROTOCOL,
+        "weights": {name: weights_identity(learned_file(name)) for name in ("smol-frozen", "smol-1.5")},
+    }
+
+
+def shipped_path() -> Path:
+    """Where the shipped measurements lie."""
+    return data_folder() / "smol" / "three-moments.zarr.zip"
+
+
+def ship(ds: xr.Dataset, path: Path | None = None) -> Path:
+    """Write measurements packed, with the identity of what is there now; returns the path."""
+    told = np.full(ds.sizes["model"], provenance(identity(), {}), dtype=object)
+    return pack(ds.assign_coords(provenance=("model", told)), path or shipped_path(), BITS, KIND)
+
+
+def shipped() -> xr.Dataset:
+    """Return the shipped measurements. Raises StoreError where they are of other weights than those that are there."""
+    ds = open_store(shipped_path()).load()
+    if json.loads(str(ds["provenance"].values[0]))["identity"] != identity():
+        raise StoreError(f"{shipped_path()} is of other weights; measure again: visualheads moments")
+    return ds

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from visualheads.cards import data_folder
-from visualheads.errors import ParameterError, checked_flag, checked_seed, checked_whole, got
-from visualheads.tasks import prompts, records, scoring
+from visualheads.errors import ParameterError, checked, checked_whole, got
+from visualheads.tasks import questions, records, scoring
 from visualheads.tasks.questions import Question, Reading
 from visualheads.tasks.sample import Format, LazyImage, Sample
-from visualheads.tasks.sampling import CONTROLS, Plan, Samples, draw_samples
+from visualheads.tasks.sampling import CONTROLS, SampleRequest, Samples, draw_samples
 
 
 class Task(Protocol):
@@ -124,8 +124,8 @@ class Benchmark(ABC):
         """The whole text put after the picture."""
         text = question.texts[condition]
         if format == "letters":
-            return prompts.with_letters(text, choices)
-        return prompts.free_form(text, marked=condition in self.marked)
+            return questions.with_letters(text, choices)
+        return questions.free_form(text, marked=condition in self.marked)
 
     def score(self, samples: Sequence[Sample], predictions: Sequence[str]) -> dict[str, float]:
         """The benchmark's own figures by name, 0…1. Raises ParameterError when the lengths differ."""
@@ -157,6 +157,7 @@ class Benchmark(ABC):
             self._readings[split] = self.read(split)
         return self._readings[split]
 
+    @checked
     def samples(
         self,
         condition: str | Sequence[str] | None = None,
@@ -181,15 +182,15 @@ class Benchmark(ABC):
 
         Raises ParameterError, MissingDataError, RecordError, ImageError or BoxError.
         """
-        plan = Plan(
+        request = SampleRequest(
             conditions=self._checked_conditions(condition),
             format=self._checked("format", format, self.formats),
             control="" if control is None else self._checked("control", control, CONTROLS),
             split=self.default_split() if split is None else self._checked("split", split, self.splits),
-            seed=checked_seed(seed),
-            skip_bad=checked_flag(f"{self.name}: skip_bad", skip_bad),
+            seed=seed,
+            skip_bad=skip_bad,
         )
-        return draw_samples(self, plan, None if n is None else checked_whole(f"{self.name}: n", n))
+        return draw_samples(self, request, None if n is None else checked_whole(f"{self.name}: n", n))
 
     def _checked_conditions(self, condition: str | Sequence[str] | None) -> tuple[str, ...]:
         if condition is None:

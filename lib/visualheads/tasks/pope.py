@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from visualheads.errors import RecordError
-from visualheads.tasks import prompts, records, scoring
+from visualheads.tasks import records, scoring
 from visualheads.tasks.benchmark import Benchmark
-from visualheads.tasks.questions import Question, Reading, gather
+from visualheads.tasks.questions import Question, Reading, gather, short_answer
 from visualheads.tasks.records import Record
 from visualheads.tasks.registry import register
 from visualheads.tasks.sample import Format, Sample
@@ -76,7 +76,7 @@ class Pope(Benchmark):
 
     def wording(self, question: Question, condition: str, format: str, choices: Sequence[str]) -> str:
         del format, choices
-        return prompts.short_answer(question.texts[condition])
+        return short_answer(question.texts[condition])
 
     def score(self, samples: Sequence[Sample], predictions: Sequence[str]) -> dict[str, float]:
         """Accuracy, precision, recall, F1 and yes-rate; “yes” is the positive class."""

@@ -12,7 +12,7 @@ from visualheads.errors import ParameterError, UnknownTaskError, got
 from visualheads.paths import slug_of
 from visualheads.tasks.benchmark import Benchmark
 
-MODULES = ("looktwice", "pope", "mmbench", "seedbench", "qbench", "table")
+MODULES = ("looktwice", "pope", "multiple_choice", "table")
 """Modules of `visualheads.tasks` that register benchmarks."""
 
 _REGISTERED: dict[str, type[Benchmark]] = {}
@@ -42,7 +42,13 @@ def _origin(kind: type[Benchmark]) -> tuple[str, str]:
 
 
 def task_names() -> tuple[str, ...]:
-    """Return the names of all benchmarks, those of plug-ins included."""
+    """Return the names of all benchmarks, those of plug-ins included.
+
+    Returns
+    -------
+    tuple of str
+        What `task` takes.
+    """
     for module in MODULES:
         import_module(f"visualheads.tasks.{module}")
     plugins.load(plugins.TASKS)
@@ -50,15 +56,22 @@ def task_names() -> tuple[str, ...]:
 
 
 def task(name: str, data: str | Path | None = None, **settings: Any) -> Benchmark:
-    """Return a benchmark by name: one of `task_names()`. Its files are read when samples are asked for.
+    """Return a benchmark by name. Its files are read when samples are asked for.
 
     Parameters
     ----------
-    data
-        A folder with the official files; of "table" the table itself. None: the shipped scenes, `data/scenes/<name>`
-        of the project or of the folder that the environment variable VISUALHEADS_DATA names.
-    settings
+    name : str
+        One of `task_names()`.
+    data : path, optional
+        A folder with the official files; of "table" the table itself. By default the shipped scenes,
+        `data/scenes/<name>` of the project or of the folder that the environment variable VISUALHEADS_DATA names.
+    **settings
         Of the benchmark, such as `highest` of looktwice.
+
+    Returns
+    -------
+    Benchmark
+        Its `samples(condition=…, n=…)` are what `trace` takes.
 
     Raises
     ------

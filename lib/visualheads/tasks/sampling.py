@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, TypeVar
 
 from visualheads.errors import BoxError, ImageError, ParameterError, RecordError, listed, shown
-from visualheads.tasks.operations import DrawBox, ShuffleBlocks, Whiten
+from visualheads.tasks.pictures import DrawBox, ShuffleBlocks, Whiten
 from visualheads.tasks.questions import Question, Reading
 from visualheads.tasks.sample import LETTERS, Box, LazyImage, Sample, checked_box, clip_box
 
@@ -51,7 +51,7 @@ class Samples(list[Sample]):
 
 
 @dataclass(frozen=True)
-class Plan:
+class SampleRequest:
     """Arguments of `samples`, checked."""
 
     conditions: tuple[str, ...]
@@ -96,41 +96,41 @@ def in_drawing_order(questions: Sequence[Question], seed: int) -> list[Question]
     return [question for _, question in sorted(placed, key=lambda pair: pair[0])]
 
 
-def draw_samples(task: Asker, plan: Plan, n: int | None) -> Samples:
-    """The samples of a plan, condition after condition; see `Benchmark.samples`."""
-    reading = task.reading(plan.split)
-    if reading.bad and not plan.skip_bad:
+def draw_samples(task: Asker, request: SampleRequest, n: int | None) -> Samples:
+    """The samples of a request, condition after condition; see `Benchmark.samples`."""
+    reading = task.reading(request.split)
+    if reading.bad and not request.skip_bad:
         raise _with_count(reading.bad)
     skipped = [Skipped(place_of(error), str(error)) for error in reading.bad]
     left_out = Counter(reading.left_out)
-    pool = _pool(reading.questions) if plan.control == "swapped" else {}
+    pool = _pool(reading.questions) if request.control == "swapped" else {}
     drawn: list[dict[str, Sample]] = []
-    for question in in_drawing_order(reading.questions, seed_of("draw", task.name, plan.seed)):
+    for question in in_drawing_order(reading.questions, seed_of("draw", task.name, request.seed)):
         if len(drawn) == n:
             break
-        conditions = [name for name in plan.conditions if name in task.asked_in(question, plan.format)]
-        reason = task.unaskable(question, plan.format) if conditions else ""
+        conditions = [name for name in request.conditions if name in task.asked_in(question, request.format)]
+        reason = task.unaskable(question, request.format) if conditions else ""
         if reason:
             left_out[reason] += 1
         if reason or not conditions:
             continue
         try:
-            drawn.append(_samples_of(task, plan, question, conditions, pool))
+            drawn.append(_samples_of(task, request, question, conditions, pool))
         except (ImageError, BoxError) as error:
-            if not plan.skip_bad:
+            if not request.skip_bad:
                 raise
             skipped.append(Skipped(f"question {question.question_id}", str(error), picture=True))
-    _report(task, plan, n, len(drawn), skipped)
-    ordered = [samples[name] for name in plan.conditions for samples in drawn if name in samples]
-    return Samples(ordered, skipped, left_out, plan.split, plan.seed)
+    _report(task, request, n, len(drawn), skipped)
+    ordered = [samples[name] for name in request.conditions for samples in drawn if name in samples]
+    return Samples(ordered, skipped, left_out, request.split, request.seed)
 
 
 def _samples_of(
-    task: Asker, plan: Plan, question: Question, conditions: Sequence[str], pool: Pool
+    task: Asker, request: SampleRequest, question: Question, conditions: Sequence[str], pool: Pool
 ) -> dict[str, Sample]:
-    source, picture = question, _usable(task.picture(question), plan.skip_bad)
-    if plan.control == "swapped":
-        source, picture = _partner(task, plan, question, pool)
+    source, picture = question, _usable(task.picture(question), request.skip_bad)
+    if request.control == "swapped":
+        source, picture = _partner(task, request, question, pool)
     where = f"question {question.question_id}"
     size = picture.size()
     box = None if source.box is None else clip_box(checked_box(source.box, where), size, where)
@@ -138,20 +138,20 @@ def _samples_of(
         name: [clip_box(checked_box(found, where), size, where) for found in every]
         for name, every in source.boxes.items()
     }
-    shuffle = seed_of("shuffle", task.name, source.image_id, plan.seed)
+    shuffle = seed_of("shuffle", task.name, source.image_id, request.seed)
     samples = {}
     for condition in conditions:
         choices: tuple[str, ...] | None = None
         answers = (question.answer, *question.answers) if question.answer else ("",)
-        if plan.format == "letters":
-            seed = seed_of("choices", task.name, question.question_id, plan.seed)
+        if request.format == "letters":
+            seed = seed_of("choices", task.name, question.question_id, request.seed)
             choices = task.choices(question, condition, seed)
             answers = tuple(LETTERS[choices.index(answer)] if answer else "" for answer in answers)
-        image = as_shown(picture, plan.control, box if condition in task.marked else None, shuffle)
+        image = as_shown(picture, request.control, box if condition in task.marked else None, shuffle)
         samples[condition] = Sample(
-            id=f"{task.name}-{question.question_id}-{condition}-{plan.format}-{plan.control or 'none'}",
+            id=f"{task.name}-{question.question_id}-{condition}-{request.format}-{request.control or 'none'}",
             image=image,
-            question=task.wording(question, condition, plan.format, choices or ()),
+            question=task.wording(question, condition, request.format, choices or ()),
             answer=answers[0],
             answers=answers[1:],
             box=box,
@@ -161,7 +161,7 @@ def _samples_of(
             question_id=question.question_id,
             image_id=question.image_id,
             task=task.name,
-            control=plan.control,
+            control=request.control,
         )
     return samples
 
@@ -183,21 +183,21 @@ def _pool(questions: Sequence[Question]) -> Pool:
     return pool
 
 
-def _partner(task: Asker, plan: Plan, question: Question, pool: Pool) -> tuple[Question, LazyImage]:
+def _partner(task: Asker, request: SampleRequest, question: Question, pool: Pool) -> tuple[Question, LazyImage]:
     """Another question with another, usable picture and, where this one has a box, with a box."""
-    seed = seed_of("swap", task.name, question.question_id, plan.seed)
+    seed = seed_of("swap", task.name, question.question_id, request.seed)
     failure: ImageError | None = None
     for other in partners(question.image_id, pool[question.box is not None], seed):
         try:
-            return other, _usable(task.picture(other), plan.skip_bad)
+            return other, _usable(task.picture(other), request.skip_bad)
         except ImageError as error:
-            if not plan.skip_bad:
+            if not request.skip_bad:
                 raise
             failure = error
     if failure is not None:
         raise failure
     raise ParameterError(
-        f"{task.name}: control 'swapped' needs a second picture, but all questions of split {plan.split!r} have "
+        f"{task.name}: control 'swapped' needs a second picture, but all questions of split {request.split!r} have "
         f"picture {shown(question.image_id, 60)}; use 'white' or 'shuffled'."
     )
 
@@ -215,14 +215,15 @@ def place_of(error: RecordError) -> str:
     return f"{error.path or ''}{f', line {error.line}' if error.line is not None else ''}"
 
 
-def _report(task: Asker, plan: Plan, n: int | None, drawn: int, skipped: Sequence[Skipped]) -> None:
+def _report(task: Asker, request: SampleRequest, n: int | None, drawn: int, skipped: Sequence[Skipped]) -> None:
     if skipped:
         log.warning("%s: skipped %d, first %s", task.name, len(skipped), skipped[0])
     if not drawn:
         first = f", the first of them: {skipped[0].reason}" if skipped else ""
+        asked = f"condition {listed(request.conditions)}, format {request.format!r}"
         raise ParameterError(
-            f"{task.name}: no question of split {plan.split!r} can be asked in condition {listed(plan.conditions)}, "
-            f"format {plan.format!r} ({len(skipped)} skipped{first}); choose another split or format, or see the data."
+            f"{task.name}: no question of split {request.split!r} can be asked in {asked} ({len(skipped)} "
+            f"skipped{first}); choose another split or format, or see the data."
         )
     if n is not None and drawn < n:
         log.warning("%s: %d questions asked for, only %d there", task.name, n, drawn)

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from visualheads.errors import BoxError, RecordError, close_matches, shown
 from visualheads.paths import slug_of
-from visualheads.tasks import prompts, records
+from visualheads.tasks import questions, records
 from visualheads.tasks.benchmark import Benchmark
 from visualheads.tasks.questions import Question, Reading
 from visualheads.tasks.records import Record
@@ -90,7 +90,7 @@ class Table(Benchmark):
 
     def wording(self, question: Question, condition: str, format: str, choices: Sequence[str]) -> str:
         text = question.texts[condition]
-        return prompts.with_letters(text, choices) if format == "letters" else prompts.short_answer(text)
+        return questions.with_letters(text, choices) if format == "letters" else questions.short_answer(text)
 
     def _records(self) -> Iterator[Record | RecordError]:
         if self.file.suffix.lower() in JSON_ENDINGS:

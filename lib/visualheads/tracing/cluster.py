@@ -18,7 +18,7 @@ import contextlib
 import pickle
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -122,6 +122,23 @@ def run_shards(
     return len(todo)
 
 
+def run_each(
+    function: Callable[..., Any], works: Sequence[Any], scheduler: Any, *arguments: Any
+) -> Generator[tuple[Any, Any, BaseException | None]]:
+    """Yield every work with what `function(work, *arguments)` gave on some worker, or its error, as they end.
+
+    scheduler   as in `run_shards`, but None. Works that write stores must write different ones.
+    """
+    with _client(works, scheduler) as client:
+        from distributed import as_completed
+
+        futures = [client.submit(function, work, *arguments, pure=False, retries=1) for work in works]
+        work_of = dict(zip(futures, works, strict=True))
+        for future in as_completed(futures, loop=client.loop, raise_errors=False):
+            error = future.exception()
+            yield work_of[future], None if error else future.result(), error
+
+
 def from_yaml(path: str | Path) -> Any:
     """A cluster of batch jobs through dask-jobqueue, as a YAML file describes it; close it, or use it in `with`.
 
@@ -196,7 +213,7 @@ def _on_workers(work: ShardWork, todo: list[int], scheduler: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _client(work: ShardWork, scheduler: Any) -> Iterator[Any]:
+def _client(work: object, scheduler: Any) -> Iterator[Any]:
     """A client of the scheduler, closed at the end unless it was given."""
     try:
         from distributed import Client
@@ -222,7 +239,7 @@ def _connect(client: Any, scheduler: Any) -> Any:
         ) from error
 
 
-def _check_pickles(work: ShardWork) -> None:
+def _check_pickles(work: object) -> None:
     try:
         pickle.dumps(work)
     except (pickle.PicklingError, TypeError, AttributeError) as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from visualheads.cards import Card, cards
@@ -13,7 +15,7 @@ from visualheads.models.checkpoints import Source
 from visualheads.models.devices import AUTO, chosen_device
 from visualheads.store.variables import QUERIES, TRACED
 from visualheads.store.write import SHARD
-from visualheads.tracing.batching import BATCH_TOKENS
+from visualheads.tracing.forward import BATCH_TOKENS
 from visualheads.tracing.jobs import TraceJob
 
 if TYPE_CHECKING:
@@ -31,6 +33,38 @@ TYPICAL = ((336, 336), (672, 672), (640, 480), (300, 1000))
 MLP_STATES, RESIDUAL_STATES = 3, 6
 """States of a token that are alive at once in the widest place of a layer: in its MLP, and of the residual's width.
 Ours; fragmentation and the vision tower come on top."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a job takes, in numbers.
+
+    shape        layers, query heads, key-value heads; parts are None where nothing tells before the model is loaded
+    parameters   of the model; None likewise
+    tokens       image tokens of a picture, mean over the job's; NaN likewise
+    memory       bytes for weights and a batch; NaN likewise
+    disk         bytes of the store, at most; NaN likewise
+    """
+
+    shape: tuple[int | None, int | None, int | None]
+    parameters: float | None
+    tokens: float
+    memory: float
+    disk: float
+
+
+def needs(job: TraceJob) -> Needs:
+    """What a trace would take. Raises what resolving the model and drawing the samples raise."""
+    source = _source(job.model)
+    plan, card = _blueprint(source, job), source.card
+    if plan is None:
+        known = card.parameters * 1e9 if card and card.parameters else None
+        weights = math.nan if known is None else known * DTYPE_BYTES[HALF]
+        return Needs(_shape(card), known, math.nan, weights, sum(_bytes(_shape(card), job, None)))
+    counts = [plan.image_tokens(size) for size in _sizes(job.samples)]
+    weights, batch = _memory(plan, job, card, counts)[:2]
+    stored = sum(_bytes(plan.shape, job, _grid(plan, job.samples)))
+    return Needs(plan.shape, plan.parameters, sum(counts) / len(counts), weights + batch, stored)
 
 
 def estimate(job: TraceJob) -> dict[str, str]:
@@ -77,9 +111,7 @@ def _of_blueprint(plan: Blueprint, job: TraceJob, card: Card | None) -> dict[str
     layers, heads, kv_heads = plan.shape
     device, dtype = _placed(job, card is not None and card.miniature)
     counts = [plan.image_tokens(size) for size in _sizes(job.samples)]
-    tokens = max([job.batch_tokens or BATCH_TOKENS.get(device, BATCH_TOKENS["cpu"]), *counts])
-    weights = plan.parameters * DTYPE_BYTES[dtype] / 1e9
-    batch = _batch_gb(plan.config.get_text_config(), plan.shape, tokens, DTYPE_BYTES[dtype])
+    weights, batch, tokens = _memory(plan, job, card, counts)
     typical = ", ".join(f"{plan.image_tokens(size):,} of {size[0]} × {size[1]}" for size in TYPICAL)
     return {
         "class": plan.module_class.__name__,
@@ -87,9 +119,9 @@ def _of_blueprint(plan: Blueprint, job: TraceJob, card: Card | None) -> dict[str
         "layers × heads / kv heads": f"{layers} × {heads} / {kv_heads}",
         "parameters": f"{plan.parameters / 1e9:.4g} billion",
         "image tokens": f"{_range(counts)}; in general {typical}" if counts else typical,
-        "memory for weights": f"{weights:.3g} GB in {dtype}",
-        "memory for a batch": f"about {batch:.2g} GB for {tokens:,} tokens together on {device}",
-        "memory": f"about {weights + batch:.3g} GB",
+        "memory for weights": f"{weights / 1e9:.3g} GB in {dtype}",
+        "memory for a batch": f"about {batch / 1e9:.2g} GB for {tokens:,} tokens together on {device}",
+        "memory": f"about {(weights + batch) / 1e9:.3g} GB",
     }
 
 
@@ -125,14 +157,22 @@ def _placed(job: TraceJob, miniature: bool) -> tuple[str, str]:
     return kind, chosen
 
 
-def _batch_gb(text: Any, shape: tuple[int, int, int], tokens: int, size: int) -> float:
-    """Gigabytes of a batch: keys and values of all layers, the widest states of one, the attention rows kept of all."""
+def _memory(plan: Blueprint, job: TraceJob, card: Card | None, counts: Sequence[int]) -> tuple[float, float, int]:
+    """Bytes for weights, bytes for a batch, and the tokens that run together in it."""
+    device, dtype = _placed(job, card is not None and card.miniature)
+    tokens = max([job.batch_tokens or BATCH_TOKENS.get(device, BATCH_TOKENS["cpu"]), *counts])
+    batch = _batch_bytes(plan.config.get_text_config(), plan.shape, tokens, DTYPE_BYTES[dtype])
+    return plan.parameters * DTYPE_BYTES[dtype], batch, tokens
+
+
+def _batch_bytes(text: Any, shape: tuple[int, int, int], tokens: int, size: int) -> float:
+    """Bytes of a batch: keys and values of all layers, the widest states of one, the attention rows kept of all."""
     layers, heads, kv_heads = shape
     features = getattr(text, "head_dim", None) or text.hidden_size // heads
     held = 2 * layers * kv_heads * features * size
     states = (MLP_STATES * text.intermediate_size + RESIDUAL_STATES * text.hidden_size) * size
     rows = layers * heads * len(QUERIES) * STORED_BYTES
-    return tokens * (held + states + rows) / 1e9
+    return tokens * (held + states + rows)
 
 
 def _sizes(samples: Sequence[Sample]) -> list[tuple[int, int]]:
@@ -152,13 +192,22 @@ def _grid(plan: Blueprint | None, samples: Sequence[Sample]) -> tuple[int, int] 
 
 
 def _disk(shape: tuple[int | None, int | None, int | None], job: TraceJob, grid: tuple[int, int] | None) -> str:
-    layers, heads, _ = shape
-    if not layers or not heads:
+    measures, maps = _bytes(shape, job, grid)
+    if math.isnan(measures):
         return "unknown"
-    count, conditions = len(job.samples), len({sample.condition for sample in job.samples})
-    cells = layers * heads * len(QUERIES) * STORED_BYTES
-    measures = count * cells * len(TRACED)
     if grid is None:
         return f"at most {measures / 1e6:.0f} MB and the mean maps"
-    maps = -(-count // SHARD) * conditions * grid[0] * grid[1] * cells
     return f"at most {(measures + maps) / 1e6:.0f} MB, {maps / 1e6:.0f} MB of it mean maps"
+
+
+def _bytes(
+    shape: tuple[int | None, int | None, int | None], job: TraceJob, grid: tuple[int, int] | None
+) -> tuple[float, float]:
+    """At most so many of the measures, and of the mean maps (0 without a grid); NaN for an unknown shape."""
+    layers, heads, _ = shape
+    if not layers or not heads:
+        return math.nan, 0.0
+    count, conditions = len(job.samples), len({sample.condition for sample in job.samples})
+    cells = layers * heads * len(QUERIES) * STORED_BYTES
+    maps = 0.0 if grid is None else -(-count // SHARD) * conditions * grid[0] * grid[1] * cells
+    return count * cells * len(TRACED), maps

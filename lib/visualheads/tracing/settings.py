@@ -15,8 +15,7 @@ from visualheads.models import provenance
 from visualheads.models.generation import Margins
 from visualheads.store import schema
 from visualheads.tasks.sample import Sample
-from visualheads.tracing.batching import BATCH_TOKENS
-from visualheads.tracing.forward import QUERIES
+from visualheads.tracing.forward import BATCH_TOKENS, QUERIES
 from visualheads.tracing.measures import DEFINITIONS_VERSION, MEASURES
 
 if TYPE_CHECKING:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
+from visualheads.errors import checked
 from visualheads.models.devices import fitting, in_halves
 from visualheads.models.progress import Wish, progress_bar
 from visualheads.models.prompting import ONE_AT_A_TIME
 from visualheads.store import read, schema, write
 from visualheads.store.write import SHARD
-from visualheads.tracing import batching
 from visualheads.tracing.collect import Collector
-from visualheads.tracing.forward import LAST_PROMPT, Outcome, run
+from visualheads.tracing.forward import LAST_PROMPT, Outcome, plan_batches, prefetched, run
 from visualheads.tracing.settings import (
     MAX_NEW_TOKENS,
     Settings,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from visualheads.tasks.sample import Sample
 
 
+@checked
 def trace(
     model: VisionLanguageModel,
     samples: Sequence[Sample],
@@ -121,6 +122,7 @@ class ShardTracer:
         return measured.dataset(self.plan.coords.isel(sample=chosen), sums=True)
 
 
+@checked
 def prepare_store(
     model: VisionLanguageModel,
     samples: Sequence[Sample],
@@ -156,6 +158,7 @@ def prepare_store(
     return ShardTracer(model, samples, settings, plan, write.create(Path(path), plan, fresh=fresh))
 
 
+@checked
 def trace_to_store(
     model: VisionLanguageModel,
     samples: Sequence[Sample],
@@ -220,12 +223,12 @@ def _measured(
 ) -> Collector:
     """The loop: batches are planned, encoded while the model is busy, run, and their rows reduced to measures."""
     collector = Collector(model, samples, settings)
-    batches = batching.plan_batches(_lengths(model, samples, settings), settings.batch_tokens)
+    batches = plan_batches(_lengths(model, samples, settings), settings.batch_tokens)
 
     def encode(batch: Sequence[int]) -> Any:
         return model.encode([samples[index] for index in batch])
 
-    for batch, encoding in batching.prefetched(batches, encode):
+    for batch, encoding in prefetched(batches, encode):
 
         def traced(part: Sequence[int], batch: Sequence[int] = batch, encoding: Any = encoding) -> tuple[Any, Outcome]:
             with fitting(model, [samples[index] for index in part]):

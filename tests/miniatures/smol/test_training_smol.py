@@ -8,9 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers.smol import learner
+from helpers.smol import learner, sheet
+from visualheads.miniatures.smol.evaluation import exact_answers
+from visualheads.miniatures.smol.localising import labels_of, localise
 from visualheads.miniatures.smol.packing import IGNORED, pack, right_answers
-from visualheads.miniatures.smol.quick_evaluation import exact_answers
+from visualheads.miniatures.smol.scenes import draw_scene
+from visualheads.miniatures.smol.sprites import CLASSES
 from visualheads.miniatures.smol.training import (
     STAGES,
     Mix,
@@ -20,7 +23,8 @@ from visualheads.miniatures.smol.training import (
     train,
     training_rows,
 )
-from visualheads.models.smol.lora import add_lora
+from visualheads.models.smol.architecture import GRID
+from visualheads.models.smol.joined_model import add_lora
 
 SMALL = Stage("smol-1.5", True, 1e-2, 1e-2, Mix(pictures=1, texts=1, letters=0.5, asked=3))
 
@@ -108,3 +112,27 @@ def test_a_quick_look_scores_every_kind_of_question():
     told = exact_answers(learner(), scenes=8)
     assert {"list", "object", "super", "general", "name", "exists-Yes", "exists-No", "token"} <= set(told)
     assert all(0 <= value <= 1 for value in told.values())
+
+
+def test_labels_tell_what_lies_under_each_token():
+    sheet()
+    rng = random.Random(3)
+    scene = next(one for one in iter(lambda: draw_scene(rng), None) if any(thing.colour for thing in one.objects))
+    marked = scene.objects[0]
+    labels = {name: value.reshape(GRID, GRID) for name, value in labels_of(scene, marked).items()}
+    for thing in scene.objects:
+        column, row = (int(centre * GRID / side) for centre, side in zip(thing.centre, scene.size, strict=True))
+        assert labels["centre"][row, column] == CLASSES.index(thing.name) + 1
+        assert labels["cover"][row, column] > 0
+    assert labels["mark"].sum() >= 1 and labels_of(scene, None)["mark"].sum() == 0
+    assert (labels["colour"] >= 0).any()
+
+
+def test_localising_teaches_the_first_layer_alone():
+    made = learner()
+    before = {name: value.clone() for name, value in made.adapter.state_dict().items()}
+    told = localise(made, pictures=24)
+    after = made.adapter.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"linear_1.weight", "linear_1.bias"}
+    assert all(0 <= share <= 1 for share in told.values())

@@ -11,10 +11,15 @@ from helpers.smol import fast_vlm
 from visualheads.errors import VisualHeadsError
 from visualheads.miniatures.smol.packing import ASK, BEFORE
 from visualheads.models.smol import export, with_untrained_projector
-from visualheads.models.smol.architecture import IMAGE_TOKEN
-from visualheads.models.smol.lora import LoraLinear, merged
-from visualheads.models.smol.projector import Projector, folded
-from visualheads.models.smol.tower import PUBLISHED_FEATURES, lite2_config, lite2_weights
+from visualheads.models.smol.architecture import (
+    IMAGE_TOKEN,
+    PUBLISHED_FEATURES,
+    Projector,
+    folded,
+    lite2_config,
+    lite2_weights,
+)
+from visualheads.models.smol.joined_model import LoraLinear, merged
 
 SIDE = 384
 

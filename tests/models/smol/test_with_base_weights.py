@@ -10,8 +10,7 @@ import visualheads as vh
 from helpers.project import ROOT
 from visualheads.cards import learned_file
 from visualheads.miniatures.smol.evaluation import answered, perplexity
-from visualheads.miniatures.smol.packing import ASK, prefix_ids
-from visualheads.miniatures.smol.pictures import as_pixels
+from visualheads.miniatures.smol.packing import ASK, as_pixels, prefix_ids
 from visualheads.models.loading import untrained
 from visualheads.models.smol import export
 from visualheads.models.smol.architecture import IMAGE_TOKENS

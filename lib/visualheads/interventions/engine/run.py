@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from visualheads.interventions.engine.editor import Editor
+from visualheads.interventions.engine.editor import Editor, in_boxes, named
 from visualheads.interventions.engine.generating import answers
 from visualheads.interventions.engine.text_model import (
     LanguageModelInputs,
@@ -31,12 +31,11 @@ from visualheads.interventions.engine.text_model import (
     new_cache,
     select,
 )
-from visualheads.interventions.engine.tokens import in_boxes, named
 from visualheads.interventions.modes import AFTER_IMAGE, ALL, Intervention, image_sees_question
 from visualheads.models.devices import fitting, in_halves, rows_of_cache
 from visualheads.models.generation import decoded
 from visualheads.tasks import scoring
-from visualheads.tracing.batching import prefetched
+from visualheads.tracing.forward import prefetched
 
 if TYPE_CHECKING:
     from visualheads.models.wrapper import VisionLanguageModel

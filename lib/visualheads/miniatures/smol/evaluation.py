@@ -1,4 +1,4 @@
-"""Scores of a joined model on the shipped scenes, its controls, and what became of its language."""
+"""Scores of a joined model on the shipped scenes, its controls, its language, and a quick look while it trains."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from torch.nn import functional
 
 from visualheads.miniatures.evaluation import score
 from visualheads.miniatures.smol import questions
-from visualheads.miniatures.smol.packing import answer_logits, pack, prefix_ids, right_answers
-from visualheads.miniatures.smol.pictures import as_pixels
+from visualheads.miniatures.smol.learner import Learner
+from visualheads.miniatures.smol.packing import answer_logits, as_pixels, pack, prefix_ids, right_answers
 from visualheads.miniatures.smol.questions import Question
 from visualheads.miniatures.smol.scenes import draw_scene
+from visualheads.miniatures.smol.training import Mix, mean, training_rows
 from visualheads.models.smol.architecture import IMAGE_TOKENS, SIDE
 from visualheads.tasks import task
 from visualheads.tasks.sample import Sample
@@ -32,6 +33,10 @@ WINDOW = 512
 """Tokens of running text that are read together."""
 
 Asked = tuple[Image.Image, list[Sample]]
+
+
+QUICK_SCENES = 40
+QUICK_BATCH = 8
 
 
 def benchmark_samples(data: Path, name: str, n: int | None = None) -> list[Sample]:
@@ -186,3 +191,23 @@ def evaluate(module: Any, tokenizer: Any, data: Path, text: str, n: int | None =
         "answers": text_answers(language, module.lm_head, tokenizer),
     }
     return found
+
+
+def exact_answers(
+    learner: Learner, scenes: int = QUICK_SCENES, seed: str = "held-out", texts: bool = False
+) -> dict[str, float]:
+    """Return the share of exactly answered questions of each kind on fresh scenes that training never draws."""
+    rng = random.Random(seed)
+    right: dict[str, list[float]] = defaultdict(list)
+    for _ in range(-(-scenes // QUICK_BATCH)):
+        rows, pictures = training_rows(learner, rng, Mix(0, QUICK_BATCH) if texts else Mix(QUICK_BATCH))
+        batch = pack(learner.tokenizer, rows, learner.tokenizer.pad_token_id)
+        with torch.no_grad():
+            features = learner.features(pictures) if pictures else None
+            logits, targets = learner.scores(batch, learner.inputs(batch, features, len(pictures)))
+        for (_, asked), answered in zip(rows, right_answers(batch, logits), strict=True):
+            for question, hit in zip(asked, answered, strict=True):
+                kind = question.kind if question.kind != "exists" else f"exists-{question.answer}"
+                right[kind].append(float(hit))
+        right["token"].extend((logits.argmax(-1) == targets).float().tolist())
+    return {kind: mean(values) for kind, values in sorted(right.items())}

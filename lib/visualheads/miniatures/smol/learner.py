@@ -9,13 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from visualheads.miniatures.smol.packing import Packed, answer_logits
-from visualheads.miniatures.smol.pictures import as_pixels
+from visualheads.miniatures.smol.packing import Packed, answer_logits, as_pixels
 from visualheads.miniatures.smol.sprites import SpriteSheet
-from visualheads.models.smol.architecture import IMAGE_TOKEN
-from visualheads.models.smol.joined_model import ADAPTER, LORA
-from visualheads.models.smol.lora import lora_layers, lora_state
-from visualheads.models.smol.projector import Projector
+from visualheads.models.smol.architecture import IMAGE_TOKEN, Projector
+from visualheads.models.smol.joined_model import ADAPTER, LORA, lora_layers, lora_state
 
 
 @dataclass

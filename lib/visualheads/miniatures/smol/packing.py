@@ -1,19 +1,24 @@
-"""Many questions on one picture in one sequence, each computed exactly as if it were asked alone.
+"""Inputs of the joined model: pictures as its processor makes them, and many questions on one packed in a sequence.
 
 The picture's tokens stand once; each question sees them and itself, and counts its positions from the picture's end.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from jaxtyping import Float
+from PIL import Image
 from torch import Tensor, nn
 
 from visualheads.miniatures.smol.questions import Question
-from visualheads.models.smol.architecture import IMAGE_TOKEN
+from visualheads.models.smol.architecture import DEVIATION, IMAGE_TOKEN, MEAN, RESAMPLE, SIDE
+from visualheads.tasks.pictures import DrawBox
 
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 """The language model's own system message, which its chat template writes."""
@@ -21,6 +26,25 @@ BEFORE = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n"
 ASK = "<|im_end|>\n<|im_start|>assistant\n"
 END = "<|im_end|>"
 IGNORED = -100
+
+
+def as_pixels(picture: Image.Image) -> Float[Tensor, "channel height width"]:
+    """Return a picture resized to `SIDE` and normalised."""
+    square = picture.convert("RGB").resize((SIDE, SIDE), RESAMPLE)
+    values = torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1)
+    return (values.float() / 255 - MEAN) / DEVIATION
+
+
+def as_saved(picture: Image.Image, quality: int) -> Image.Image:
+    """Return a picture as it comes back from a JPEG file of this quality."""
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=quality)
+    return Image.open(file).convert("RGB")
+
+
+def draw_box(picture: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+    """Return the picture with a red rectangle around `box`, drawn as the LookTwice task draws it."""
+    return DrawBox(box).apply(picture)
 
 
 class Tokenizer(Protocol):
@@ -94,8 +118,10 @@ def answer_logits(model: Any, head: nn.Module, batch: Packed, inputs: Tensor) ->
     tuple of Tensor
         (answer token, vocabulary) and (answer token,).
     """
+    hidden_keys = torch.zeros(batch.mask.shape, dtype=inputs.dtype)
+    hidden_keys.masked_fill_(~batch.mask, torch.finfo(inputs.dtype).min)  # eager attention adds its mask
     hidden = model(
-        inputs_embeds=inputs, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
+        inputs_embeds=inputs, attention_mask=hidden_keys, position_ids=batch.positions, use_cache=False
     ).last_hidden_state
     answered = batch.targets != IGNORED
     return head(hidden[answered]).float(), batch.targets[answered]

@@ -12,16 +12,15 @@ from safetensors.torch import load_file
 
 from visualheads.cards import data_folder
 from visualheads.errors import CheckpointError
+from visualheads.miniatures.smol.evaluation import exact_answers
 from visualheads.miniatures.smol.learner import Learner
-from visualheads.miniatures.smol.quick_evaluation import exact_answers
+from visualheads.miniatures.smol.localising import localise
 from visualheads.miniatures.smol.scenes import use_sheet
 from visualheads.miniatures.smol.sprites import read_sheet
 from visualheads.miniatures.smol.training import STAGES, Mix, train, training_rows
-from visualheads.models.smol.architecture import SIDE
+from visualheads.models.smol.architecture import FEATURES, SIDE, Projector, lite2_config
 from visualheads.models.smol.base_weights import LANGUAGE, TOWER, check_prepared
-from visualheads.models.smol.lora import add_lora
-from visualheads.models.smol.projector import Projector
-from visualheads.models.smol.tower import FEATURES, lite2_config
+from visualheads.models.smol.joined_model import add_lora
 
 MOMENTS = (25, 100, 200, 400, 800, 1500, 2500, 4000)
 """Steps whose weights are kept, for traces of the heads in the course of training."""
@@ -36,7 +35,9 @@ def build_learner(base: Path, data: Path) -> Learner:
 
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(base / LANGUAGE)
-    language_model: Any = AutoModelForCausalLM.from_pretrained(base / LANGUAGE, dtype=torch.bfloat16).eval()
+    language_model: Any = AutoModelForCausalLM.from_pretrained(
+        base / LANGUAGE, dtype=torch.bfloat16, attn_implementation="eager"
+    ).eval()
     tower: Any = EfficientNetModel(lite2_config(SIDE))
     tower.load_state_dict(load_file(base / TOWER))
     tower.eval()
@@ -95,4 +96,6 @@ def start(
     if stage.lora:
         learner.load({name: value.float() for name, value in load_file(before).items()})
         add_lora(learner.language_model)
+    elif not (folder / f"{name}.safetensors").is_file():
+        report(f"localised: {localise(learner, report)}")
     train(learner, stage, folder, until=until, anneal=anneal, moments=MOMENTS, evaluate=exact_answers, report=report)

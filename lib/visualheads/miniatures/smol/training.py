@@ -17,13 +17,12 @@ from torch.nn import functional
 
 from visualheads.miniatures.smol import questions
 from visualheads.miniatures.smol.learner import Learner
-from visualheads.miniatures.smol.packing import Packed, pack, prefix_ids
-from visualheads.miniatures.smol.pictures import as_saved, draw_box
+from visualheads.miniatures.smol.packing import Packed, as_saved, draw_box, pack, prefix_ids
 from visualheads.miniatures.smol.questions import Question
 from visualheads.miniatures.smol.run_files import Run, RunFiles
 from visualheads.miniatures.smol.scenes import draw_scene, render
 from visualheads.models.smol.architecture import IMAGE_TOKENS
-from visualheads.models.smol.lora import lora_layers
+from visualheads.models.smol.joined_model import lora_layers
 
 Row = tuple[Sequence[int], Sequence[Question]]
 WEIGHTS = {"list": 0.5, "tally": 0.5}
@@ -41,13 +40,13 @@ class Mix:
     """What one batch asks.
 
     pictures    scenes shown as pictures, half of them with a drawn box
-    texts       scenes told in words
+    texts       scenes told in words: share of steps that have one
     letters     share of pictures with a question whose answer is a letter
     asked       most questions on one picture beside its list
     """
 
     pictures: int
-    texts: int = 0
+    texts: float = 0.0
     letters: float = 1.0
     asked: int = 99
 
@@ -64,8 +63,8 @@ class Stage:
 
 
 STAGES = {
-    "smol-frozen": Stage("smol-frozen", False, 2e-3, 0.0, Mix(pictures=4, letters=0.0, asked=4)),
-    "smol-1.5": Stage("smol-1.5", True, 1e-3, 1e-3, Mix(pictures=4, texts=1, letters=0.4, asked=6)),
+    "smol-frozen": Stage("smol-frozen", False, 2e-3, 0.0, Mix(pictures=6, letters=0.0, asked=2)),
+    "smol-1.5": Stage("smol-1.5", True, 1e-3, 1e-3, Mix(pictures=4, texts=0.25, letters=0.4, asked=6)),
 }
 
 
@@ -86,7 +85,7 @@ def training_rows(learner: Learner, rng: random.Random, mix: Mix) -> tuple[list[
         first, *others = asked
         rows.append((before, [first, *rng.sample(others, min(mix.asked, len(others)))]))
         drawn.append(as_saved(picture, rng.randint(65, 95)))
-    for _ in range(mix.texts):
+    for _ in range(int(mix.texts + rng.random())):
         scene = draw_scene(rng)
         told = prefix_ids(learner.tokenizer, 0, questions.told_in_words(scene))
         rows.append((told, questions.of_text(rng, scene)))

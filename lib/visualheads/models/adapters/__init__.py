@@ -1,37 +1,11 @@
-"""One short file per model family: where its layers live, and how its image tokens lie on the picture."""
+"""One short file per kind of image layout: where the layers of its models live, and how their image tokens lie."""
 
 from __future__ import annotations
 
 from visualheads import plugins
-from visualheads.models.adapters import (
-    fast_vlm,
-    gemma3,
-    idefics3,
-    internvl,
-    llava,
-    llava_next,
-    llava_onevision,
-    paligemma,
-    qwen_vl,
-    vip_llava,
-)
+from visualheads.models.adapters import gemma, llava, qwen_vl, tiled
 from visualheads.models.adapters.registry import Adapter, adapter_of, register, supported
 
-__all__ = [
-    "Adapter",
-    "adapter_of",
-    "fast_vlm",
-    "gemma3",
-    "idefics3",
-    "internvl",
-    "llava",
-    "llava_next",
-    "llava_onevision",
-    "paligemma",
-    "qwen_vl",
-    "register",
-    "supported",
-    "vip_llava",
-]
+__all__ = ["Adapter", "adapter_of", "gemma", "llava", "qwen_vl", "register", "supported", "tiled"]
 
 plugins.load(plugins.ADAPTERS)

@@ -34,12 +34,10 @@ def processor_settings(config: Any) -> dict[str, Any]:
     }
 
 
-ADAPTERS = tuple(
+for name in ("Qwen2VL", "Qwen2_5_VL", "Qwen3VL"):
     register(
         Adapter(
             f"{name}ForConditionalGeneration", "model.language_model.layers", token_map, placeholder,
             processor_settings=processor_settings,
         )
-    )
-    for name in ("Qwen2VL", "Qwen2_5_VL", "Qwen3VL")
-)  # fmt: skip
+    )  # fmt: skip

@@ -10,22 +10,29 @@ from typing import Any
 import torch
 
 from visualheads.cards import cards
-from visualheads.errors import CheckpointError, ParameterError, UnknownModelError, got
+from visualheads.errors import CheckpointError, ParameterError, UnknownModelError, checked, got
 from visualheads.models.checkpoints import RECORD
-from visualheads.models.conversion.checks import check_written
 from visualheads.models.conversion.configs import (
+    PROMPTS,
     Recipe,
     generation_config,
     model_config,
     processor_of,
+    prompt_name,
     recipe_of,
     tower_config,
 )
 from visualheads.models.conversion.plan import embedding_of, has_tower, plan
-from visualheads.models.conversion.prompts import PROMPTS, prompt_name
 from visualheads.models.conversion.sources import Original, read_original
 from visualheads.models.conversion.tokens import words_of
-from visualheads.models.conversion.write import check_room, check_target, hidden_folder, write_json, write_weights
+from visualheads.models.conversion.write import (
+    check_room,
+    check_target,
+    check_written,
+    hidden_folder,
+    write_json,
+    write_weights,
+)
 from visualheads.models.progress import Wish, progress_bar, quiet
 
 SHARD_BYTES = 10**9
@@ -38,20 +45,24 @@ DTYPES = ("float32", "bfloat16", "float16")
 class Conversion:
     """What was made of what; kept as `conversion.json` in the target.
 
-    target          folder (not kept in the file)
-    source          name of the original folder
-    card            catalogue name, empty where none was given
-    class_name      transformers class
-    text_type       type of the language model
-    preparation     how pictures are prepared: `pad` to a square, `crop`, `anyres` tiles
-    prompt          name of the prompt form
-    image_token_id  id of `<image>`
-    vocabulary      rows of the embedding
-    rows_added      how many of them the original does not have
-    tower           where the vision tower's weights came from: `checkpoint`, or its folder's name
-    dtype           of all weights
-    files           number of weight files
-    size            of the weights, in bytes
+    Attributes
+    ----------
+    target : Path
+        Folder (not kept in the file).
+    source, card : str
+        Name of the original folder; catalogue name, empty where none was given.
+    class_name, text_type : str
+        The transformers class, and the type of the language model.
+    preparation : str
+        How pictures are prepared: `pad` to a square, `crop`, `anyres` tiles.
+    prompt : str
+        Name of the prompt form.
+    image_token_id, vocabulary, rows_added : int
+        Id of `<image>`; rows of the embedding, and how many of them the original does not have.
+    tower : str
+        Where the vision tower's weights came from: `checkpoint`, or its folder's name.
+    dtype, files, size : str, int, int
+        Of all weights: type, number of files, bytes.
     """
 
     target: Path
@@ -70,6 +81,7 @@ class Conversion:
     size: int
 
 
+@checked
 def convert(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],

@@ -87,7 +87,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Plan:
+class WeightPlan:
     """Everything that will be written, in the order of the files it is read from.
 
     entries     weights
@@ -132,7 +132,7 @@ def has_tower(original: Original) -> bool:
 
 def plan(
     original: Original, tower: Path | None, class_name: str, config: Any, dtype: torch.dtype, shard_bytes: int
-) -> Plan:
+) -> WeightPlan:
     """Map every weight, and compare names and shapes with those of the transformers class.
 
     Raises CheckpointError naming the weights that are left over, missing, or of another shape.
@@ -150,7 +150,7 @@ def plan(
             shard, filled = shard + 1, 0
         entries.append(Entry(name, origin, header.file, wanted[name], shard))
         filled, size = filled + room, size + room
-    return Plan(tuple(entries), dtype, shard + 1, size)
+    return WeightPlan(tuple(entries), dtype, shard + 1, size)
 
 
 def expected(class_name: str, config: Any) -> dict[str, tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""Writing a folder that is whole or not there: into a hidden sibling first, renamed when it has been checked."""
+"""Writing a folder that is whole or not there: into a hidden sibling first, read back and checked, then renamed."""
 
 from __future__ import annotations
 
@@ -11,21 +11,31 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from visualheads.errors import CheckpointError, DiskFullError, ParameterError
+from visualheads.models.adapters import adapter_of
+from visualheads.models.checkpoints import check_folder
 from visualheads.models.conversion import plan as keys
-from visualheads.models.conversion.plan import Entry, Plan
+from visualheads.models.conversion.plan import Entry, WeightPlan
 from visualheads.models.conversion.sources import opened
+from visualheads.models.conversion.tokens import Words, probed
+from visualheads.models.progress import quiet
 
 LOCK = ".lock"
 INDEX = "model.safetensors.index.json"
 GIGABYTE = 1e9
+
+
+PICTURE = (300, 200)
+"""Width and height of the picture that the reloaded processor prepares: not square, so that tiles and padding count."""
 
 
 @contextlib.contextmanager
@@ -97,7 +107,7 @@ def check_room(place: Path, size: int) -> None:
         )
 
 
-def write_weights(plan: Plan, place: Path, advance: Callable[[int], None]) -> dict[str, int]:
+def write_weights(plan: WeightPlan, place: Path, advance: Callable[[int], None]) -> dict[str, int]:
     """Write all shards of a plan, one source file after the other; return name → checksum of what was written.
 
     In memory are one source file (mapped from the disk where possible) and one shard. Raises CheckpointError for
@@ -170,3 +180,56 @@ def _save(shard: dict[str, Tensor], path: Path) -> None:
                 f"no space left for {path.name}; make room, or name a target on another disk."
             ) from error
         raise CheckpointError(f"{path.name} cannot be written ({error}).") from error
+
+
+def check_written(
+    place: Path, plan: WeightPlan, sums: dict[str, int], words: Words, class_name: str, advance: Callable[[int], None]
+) -> None:
+    """Reload everything from the disk, one weight at a time. Raises CheckpointError where it is not what was meant."""
+    check_folder(place)
+    read: set[str] = set()
+    for shard in range(plan.shards):
+        for name, stored in opened(place / plan.shard_name(shard)):
+            if checksum(stored.read()) != sums.get(name):
+                raise _wrong(place, f"{name} was not written as it was converted: the disk or memory is faulty")
+            read.add(name)
+            advance(1)
+    if read != set(sums):
+        raise _wrong(place, f"{len(set(sums) ^ read)} weights are missing or too many")
+    _check_class(place, class_name)
+    _check_processor(place, words, class_name)
+
+
+def _check_class(place: Path, class_name: str) -> None:
+    """The class finds all of its weights, in their shapes; nothing is loaded into memory."""
+    import transformers
+
+    with quiet():
+        loaded: Any = transformers.AutoModelForImageTextToText.from_pretrained(
+            place, device_map="meta", output_loading_info=True, local_files_only=True, use_safetensors=True
+        )
+    module, told = loaded
+    wrong = [*told["missing_keys"], *told["unexpected_keys"], *told["mismatched_keys"]]
+    if wrong or type(module).__name__ != class_name:
+        raise _wrong(place, f"{type(module).__name__} does not find {wrong[:3]}")
+
+
+def _check_processor(place: Path, words: Words, class_name: str) -> None:
+    """Text is cut as before, and a picture becomes as many image tokens as the adapter says."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(place, local_files_only=True)
+    processor: Any = transformers.AutoProcessor.from_pretrained(place, local_files_only=True)
+    if probed(processor.tokenizer) != words.probes:
+        raise _wrong(place, "its tokenizer cuts text otherwise than the original's")
+    content = [{"type": "image"}, {"type": "text", "text": "What is it?"}]
+    prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    encoding = processor(text=prompt, images=Image.new("RGB", PICTURE), return_tensors="pt")
+    count = int((encoding["input_ids"] == config.image_token_id).sum())
+    expected = len(adapter_of(class_name).token_map(config, processor, PICTURE).kind)
+    if config.image_token_id != words.image_id or count != expected:
+        raise _wrong(place, f"a picture becomes {count} image tokens, {expected} are expected")
+
+
+def _wrong(place: Path, what: str) -> CheckpointError:
+    return CheckpointError(f"the converted folder does not pass its check ({what}); {place.name} is removed again.")

@@ -17,7 +17,7 @@ from typing import Any
 
 from visualheads.cards import data_folder
 from visualheads.errors import CheckpointError, require
-from visualheads.models.smol.tower import lite2_weights
+from visualheads.models.smol.architecture import lite2_weights
 
 BASE = "smol-base"
 MARKER = "base.json"

@@ -19,7 +19,7 @@ from visualheads.store import write
 from visualheads.store.files import DamageWarning
 from visualheads.store.pack import pack
 from visualheads.store.read import open_store
-from visualheads.store.verify import repair, verify
+from visualheads.store.upkeep import repair, verify
 
 DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
     "deleted": lambda _raw: None,

@@ -1,0 +1,330 @@
+"""The paper itself: every trace and every sweep that pages and claims need, of real checkpoints on official files.
+
+One plan per model, made of the jobs that the book runs for its miniatures: `traces.with_controls` and the parts of
+`studies.full_protocol`. What is done is not repeated, so that a killed run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from visualheads.analysis import scores
+from visualheads.analysis.models import traced
+from visualheads.book.catalogue import FULL_RESULTS, MAIN_TASK
+from visualheads.book.protocols import WORK
+from visualheads.book.run import Report, silent
+from visualheads.book.traces import asked_formats, with_controls
+from visualheads.cards import cards, name_of
+from visualheads.errors import (
+    CheckpointError,
+    DeviceMemoryError,
+    DiskFullError,
+    KernelError,
+    ModeError,
+    ParameterError,
+    SampleError,
+    VisualHeadsError,
+    got,
+)  # fmt: skip
+from visualheads.models.checkpoints import resolve
+from visualheads.paths import RESULTS
+from visualheads.store.stored import opened
+from visualheads.store.write import pending
+from visualheads.tasks import task, task_names
+from visualheads.tracing import cluster, trace
+from visualheads.tracing.dry_run import Needs, needs
+from visualheads.tracing.jobs import TraceJob, untrained_control
+
+if TYPE_CHECKING:
+    from visualheads.models.wrapper import VisionLanguageModel
+
+EFFICIENCY = 0.4
+"""Share of a device's speed at multiplying matrices that a model's passes reach (ours: a rough one)."""
+PASSES = 2
+"""Passes per traced prompt: the prompt, and the few tokens of its answer."""
+TEXT_TOKENS = 60
+"""Tokens of a prompt besides its image, about."""
+MATRIX = {"cpu": 1024, "cuda": 8192}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is run of one model.
+
+    main     the trace of the main benchmark; its device, precision, questions per condition and folders are the plan's
+    others   the traces of the other benchmarks
+    data     folder with a folder of official files per benchmark
+    judged   questions on which heads are removed
+    """
+
+    main: TraceJob
+    others: tuple[TraceJob, ...]
+    data: str
+    judged: int
+    root: str = field(default=".")
+
+    @property
+    def name(self) -> str:
+        """What results call the model."""
+        return name_of(self.main.model)
+
+    @property
+    def traces(self) -> list[TraceJob]:
+        """Its traces with their controls, as the book makes them."""
+        return with_controls(self.main, self.others)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The benchmarks that are asked."""
+        return (self.main.task, *(job.task for job in self.others))
+
+    @property
+    def size(self) -> int:
+        """Number of its traces and parts."""
+        from visualheads.studies.full_protocol import PARTS
+
+        return len(self.traces) + len(PARTS)
+
+    def left(self) -> list[str]:
+        """What is not done, in words: traces by the name of their store, parts of the full protocol."""
+        from visualheads.studies.full_protocol import PARTS, is_current
+
+        parts = [name for name in PARTS if not is_current(self.name, [name], data=Path(self.data))]
+        return [Path(job.path).name.removesuffix(".zarr") for job in self.traces if not _is_done(job)] + parts
+
+
+def plans(
+    data: str | Path, models: Sequence[str] = (), root: str | Path = ".", judged: int = 64, **settings: Any
+) -> tuple[list[Plan], list[str]]:
+    """A plan per model, and in words which of the paper's nine have none because their checkpoint is not there.
+
+    Parameters
+    ----------
+    data : folder with a folder per benchmark (looktwice, pope, mmbench, seedbench, qbench); the main one must be there.
+    models : catalogue names, folders or hub ids; by default the paper's nine.
+    root : the project's folder, whose results they join.
+    judged : questions on which heads are removed.
+    settings : further fields of every `TraceJob`, such as n, seed, device, dtype.
+
+    Raises
+    ------
+    ParameterError
+        The folder does not exist or holds no benchmark, or a number is out of range.
+    MissingDataError
+        It lacks files of the main benchmark.
+    UnknownModelError, CheckpointError
+        A model that was named is not there.
+    """
+    folder = Path(data).expanduser().resolve()
+    if not folder.is_dir():
+        raise ParameterError(got("data", str(data), "a folder with a folder of official files per benchmark"))
+    first = task(MAIN_TASK, data=folder / MAIN_TASK)
+    first.files(first.default_split())
+    if judged < 1:
+        raise ParameterError(got("judged", judged, "1 or more"))
+    known = [name for name in task_names() if name != MAIN_TASK and (folder / name).is_dir()]
+    asked = [first, *(one for name in known if not (one := task(name, data=folder / name)).missing())]
+    missing: list[str] = []
+    found: list[Plan] = []
+    for model in models or paper_models():
+        try:
+            resolve(model)
+        except CheckpointError as error:
+            if models:
+                raise
+            missing.append(str(error))
+            continue
+        jobs = [
+            TraceJob(
+                model, one.name, str(folder / one.name), formats=asked_formats(one),
+                results=str(Path(root) / RESULTS), **settings,
+            )
+            for one in asked
+        ]  # fmt: skip
+        found.append(Plan(jobs[0], tuple(jobs[1:]), str(folder), judged, str(root)))
+    return found, missing
+
+
+def paper_models() -> list[str]:
+    """The catalogue's names of the paper's nine models."""
+    return [card.name for card in cards().values() if card.paper_name and not card.miniature]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is left of a plan and what it takes: bytes and seconds, at most; NaN where nothing tells beforehand."""
+
+    plan: Plan
+    left: tuple[str, ...]
+    needs: Needs
+    prompts: int
+    disk: float
+    seconds: float
+
+
+def estimate(plan: Plan, speed: float = math.nan) -> Estimate:
+    """Estimate a plan without reading weights.
+
+    speed   floating-point operations per second that a model's passes reach (`speed_of`); NaN: the time is not told
+    Raises what resolving the model and drawing the samples raise.
+    """
+    from visualheads.studies.full_protocol import passes
+
+    left = tuple(plan.left())
+    todo = [job for job in plan.traces if not _is_done(job)]
+    told = [needs(job) for job in todo]
+    main = needs(plan.main)
+    layers, heads, _ = main.shape
+    prompts = sum(len(job.samples) for job in todo)
+    if len(left) > len(todo) and layers and heads:
+        prompts += passes(layers * heads, len(plan.tasks), plan.judged) // PASSES
+    operations = 2 * (main.parameters or math.nan) * (main.tokens + TEXT_TOKENS) * prompts * PASSES
+    return Estimate(plan, left, main, prompts, sum(one.disk for one in told), operations / speed)
+
+
+def check_room(found: Estimate, device: str | None) -> None:
+    """Raise DeviceMemoryError or DiskFullError where a plan cannot fit; what is not known is let pass."""
+    memory, place = _memory_of(device), Path(found.plan.main.results)
+    if found.left and found.needs.memory > memory:
+        raise DeviceMemoryError(
+            f"{found.plan.name} needs about {found.needs.memory / 1e9:.1f} GB and {device or 'this machine'} has "
+            f"{memory / 1e9:.1f} GB; give dtype bfloat16, fewer batch tokens, or device auto to spread its layers."
+        )
+    place = next(folder for folder in (place, *place.resolve().parents) if folder.is_dir())
+    free = shutil.disk_usage(place).free
+    if found.disk > free:
+        raise DiskFullError(
+            f"{found.plan.name} needs up to {found.disk / 1e9:.1f} GB for its results and {place} has "
+            f"{free / 1e9:.1f} GB free; make room, or ask fewer questions (--n)."
+        )
+
+
+def speed_of(device: str | None, dtype: str | None) -> float:
+    """Operations per second that a model's passes reach about, from multiplying matrices for a moment; NaN where the
+    device is not on this machine, as before a cluster's job."""
+    import torch
+
+    from visualheads.models.devices import AUTO, chosen_device, chosen_dtype
+
+    try:
+        place = torch.device("cuda") if device == AUTO else torch.device(chosen_device(device))
+        precision = chosen_dtype(dtype, place)
+    except ParameterError:
+        return math.nan
+    kind = precision if isinstance(precision, torch.dtype) else torch.bfloat16
+    side = MATRIX.get(place.type, MATRIX["cpu"])
+    matrix = torch.ones((side, side), device=place, dtype=kind)
+    best = math.inf
+    for _ in range(3):  # the first one warms up
+        started = time.perf_counter()
+        (matrix @ matrix)[0, 0].item()
+        best = min(best, time.perf_counter() - started)
+    return EFFICIENCY * 2 * side**3 / best
+
+
+def run(plan: Plan, report: Report = silent, fresh: bool = False, progress: Any = False) -> list[str]:
+    """Run what is left of a plan; return in words which parts its questions cannot answer.
+
+    Raises IdentityMismatch where a store is of another run (other weights, questions, settings) unless `fresh` sets it
+    aside, and what loading and tracing raise.
+    """
+    from visualheads.studies.full_protocol import PARTS, run_protocol
+
+    todo = PARTS if fresh else set(plan.left()) & set(PARTS)
+    jobs = [job for job in plan.traces if fresh or not _is_done(job)]
+    if not todo and not jobs:
+        report(f"{plan.name}: all is done")
+        return []
+    model = plan.main.loaded()
+    for job in jobs:
+        report(f"{plan.name}: tracing {Path(job.path).name.removesuffix('.zarr')}, {len(job.samples)} questions")
+        _trace(model, job, fresh, progress)
+    refused = []
+    for part in PARTS:
+        try:
+            run_protocol(
+                model, plan.tasks, Path(plan.root) / FULL_RESULTS / WORK, report, fresh, progress,
+                n=plan.judged, data=Path(plan.data), most=plan.main.n, parts=[part],
+            )  # fmt: skip
+        except (SampleError, ModeError) as error:
+            refused.append(f"{plan.name}: {part} left out: {error}")
+    return refused
+
+
+def run_all(
+    found: Sequence[Plan], report: Report = silent, scheduler: Any = None, fresh: bool = False, progress: Any = False
+) -> list[str]:
+    """Run plans one after the other, or one per worker of a Dask scheduler; return what was left out.
+
+    One that fails stops no other. Raises KernelError with all that failed.
+    """
+    failed: list[str] = []
+    told: list[str] = []
+    outcomes = (
+        ((plan, *_caught(run, plan, report, fresh, progress)) for plan in found)
+        if scheduler is None
+        else cluster.run_each(run, found, scheduler, silent, fresh)
+    )
+    with contextlib.closing(outcomes):
+        for plan, refused, error in outcomes:
+            told += refused or []
+            if error is not None:
+                failed.append(f"{plan.name}: {error}")
+            report(f"{plan.name}: {'failed' if error is not None else 'done'}")
+    if failed:
+        raise KernelError("\n".join([*failed, "What is done is kept; run the same command again for the rest."]))
+    return told
+
+
+def known_answers(found: Sequence[Plan]) -> list[str]:
+    """Whether the models score what was published of them on POPE: a line per model whose card tells it."""
+    lines = []
+    for plan in found:
+        for row in scores.known_answers(traced(plan.main.results, (), [plan.name])).to_dict("records"):
+            told = "as published" if row["as_known"] else "not as published: it or its prompts differ, find out first"
+            lines.append(
+                f"{plan.name}: F1 on POPE {row['estimate']:.1%} ({row['lower']:.1%} to {row['upper']:.1%}), published "
+                f"{row['published']:.1%}: {told}."
+            )
+    return lines
+
+
+def _caught(function: Callable[..., list[str]], *arguments: Any) -> tuple[list[str], VisualHeadsError | None]:
+    try:
+        return function(*arguments), None
+    except VisualHeadsError as error:
+        return [], error
+
+
+def _trace(model: VisionLanguageModel, job: TraceJob, fresh: bool, progress: Any) -> None:
+    if not job.untrained:
+        trace.trace_to_store(model, job.samples, job.path, fresh=fresh, progress=progress, **job.arguments())
+        return
+    _, why = untrained_control(model, job, fresh=fresh, progress=progress)
+    if why:
+        raise DeviceMemoryError(why)
+
+
+def _is_done(job: TraceJob) -> bool:
+    path = Path(job.path)
+    return path.is_dir() and not pending(path) and opened(path).ids == [sample.id for sample in job.samples]
+
+
+def _memory_of(device: str | None) -> float:
+    """Bytes of the device's memory; infinite where it cannot be told here."""
+    import torch
+
+    if (device or "cuda").startswith("cuda") and torch.cuda.is_available():
+        return float(torch.cuda.mem_get_info(torch.device(device or "cuda"))[1])
+    if device in (None, "cpu"):
+        from visualheads.models.devices import main_memory
+
+        return float(main_memory() or math.inf)
+    return math.inf

@@ -1,0 +1,50 @@
+/* The select that goes from one model's page to another's, heads that the search finds by name, tables that fit. */
+(() => {
+  const select = document.querySelector("[data-page-switch]");
+  if (select) {
+    // at the same heading; labels of figures have the model in their name, headings have not
+    const heading = () => {
+      const above = [...document.querySelectorAll("main section[id] > h2")].filter((one) => one.getBoundingClientRect().top < 200);
+      return above.length ? `#${above.pop().parentElement.id}` : "";
+    };
+    select.addEventListener("change", () => {
+      location.href = select.value + heading();
+    });
+  }
+
+  const results = document.getElementById("search-results");
+  const head = /\bL(\d+)H(\d+)\b/i.exec(new URLSearchParams(location.search).get("q") || "");
+  if (results && head) {
+    const name = `L${head[1]}H${head[2]}`;
+    const link = document.createElement("a");
+    link.href = `${document.documentElement.dataset.content_root}book/index.html#look:heads=${name}`;
+    link.textContent = `Head ${name} in the explorer`;
+    const line = document.createElement("p");
+    line.className = "search-head";
+    line.append(link);
+    results.before(line);
+  }
+
+  // A table that is too wide first breaks its lines, then becomes a list: one block a row, each cell with its column's name.
+  const tables = [...document.querySelectorAll("main article table")].filter((one) => one.querySelector("thead"));
+  const fits = (table) => {
+    const frame = table.closest(".table-scroll") || table;
+    return frame.scrollWidth <= frame.clientWidth + 1;
+  };
+  function name(table) {
+    const columns = [...table.querySelectorAll("thead tr:last-child th")].map((one) => one.textContent.trim());
+    for (const row of table.querySelectorAll("tbody tr")) {
+      [...row.children].forEach((cell, place) => (cell.dataset.column = columns[place] || ""));
+    }
+  }
+  function fit(table) {
+    table.classList.remove("table-broken", "table-list");
+    for (const form of ["table-broken", "table-list"]) if (!fits(table)) table.classList.add(form);
+  }
+  tables.forEach(name);
+  const fitAll = () => tables.filter((one) => one.clientWidth).forEach(fit);
+  fitAll();
+  window.addEventListener("resize", fitAll);
+  window.addEventListener("load", fitAll);
+  document.addEventListener("toggle", fitAll, true); // in what was folded away
+})();

@@ -1,0 +1,105 @@
+"""Where a book's numbers come from: version and data at the foot of every page, everything on one."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import os
+import shutil
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from docutils import nodes
+from sphinx.util.docutils import SphinxDirective
+
+from visualheads.book import inputs
+from visualheads.models.provenance import hash_weights
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+ROOT = "VISUALHEADS_BOOK_ROOT"
+PACKAGES = ("visualheads", "torch", "transformers", "nnsight", "xarray", "jupyter-book")
+SHORT = 12
+
+
+def footer_text(root: Path) -> str:
+    """Version and data checksum; no clock time and no commit, so equal inputs give equal pages."""
+    scenes = root / "data" / "scenes"
+    data = [f"data {inputs.files_hash([scenes])[:SHORT]}"] if scenes.is_dir() else []
+    return " · ".join([f"visualheads {_version('visualheads')}", *data])
+
+
+def everything(root: Path) -> dict[str, str]:
+    """Commit, package versions, data checksum and the hash of every shipped checkpoint, by name."""
+    told = {"commit": commit(root)}
+    told |= {name: _version(name) for name in PACKAGES}
+    scenes = root / "data" / "scenes"
+    if scenes.is_dir():
+        told["data/scenes"] = inputs.files_hash([scenes])[:SHORT]
+    folders = sorted(path.parent for path in (root / "data" / "miniatures").glob("*/config.json"))
+    return told | {folder.name: hash_weights(folder)[:SHORT] for folder in folders}
+
+
+def commit(root: Path) -> str:
+    """The commit of the checkout, with `+` where files differ from it; `unknown` outside version control."""
+    git = shutil.which("git")
+    if git is None:
+        return "unknown"
+    head = _git(git, root, "rev-parse", "--short=12", "HEAD")
+    if not head:
+        return "unknown"
+    changed = _git(git, root, "status", "--porcelain", "--untracked-files=no")
+    return f"{head}+{hashlib.sha256(changed.encode()).hexdigest()[:4]}" if changed else head
+
+
+def root_of(app: Sphinx) -> Path:
+    """The project's folder, which the builder of the book names."""
+    return Path(os.environ.get(ROOT) or app.confdir)
+
+
+class ProvenanceDirective(SphinxDirective):
+    """A list of what the book was made from: commit, packages, data, checkpoints."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return the list."""
+        self.env.note_reread()
+        return [
+            nodes.field_list(
+                "",
+                *(
+                    nodes.field("", nodes.field_name("", name), nodes.field_body("", nodes.literal("", value)))
+                    for name, value in everything(root_of(self.env.app)).items()
+                ),
+            )
+        ]
+
+
+def add_footer(app: Sphinx, config: Any) -> None:
+    """Put version and data into the theme's footer."""
+    config.html_last_updated_fmt = None  # a clock time would make every build another book
+    config.html_theme_options = {
+        **config.html_theme_options,
+        "extra_footer": f'<p class="provenance">{html.escape(footer_text(root_of(app)))}</p>',
+    }
+
+
+def _git(git: str, root: Path, *arguments: str) -> str:
+    done = subprocess.run([git, "-C", str(root), *arguments], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register directive and footer with Sphinx."""
+    app.connect("config-inited", add_footer)
+    app.add_directive("provenance", ProvenanceDirective)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
