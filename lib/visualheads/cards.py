@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from functools import cache
 from pathlib import Path
@@ -113,6 +114,12 @@ def miniature_folder(name: str) -> Path:
 def learned_file(name: str) -> Path:
     """Where the learned weights of a joined model lie, there or not."""
     return data_folder() / "smol" / f"{name}.safetensors"
+
+
+def trained_steps(name: str, folder: Path | None = None) -> int:
+    """Steps that a joined model's last stage was trained, as the log in `folder` (data/smol) tells; 0 without one."""
+    log = (folder or data_folder() / "smol") / f"{name}.json"
+    return int(json.loads(log.read_text(encoding="utf-8"))["step"]) if log.is_file() else 0
 
 
 def converted_folder(name: str) -> Path:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 
 from helpers.command import run
-from visualheads.analysis.claims import Finding, Verdict, claim
 from visualheads.analysis.claims.baseline import GONE, LABEL, NEW, OUTSIDE, SAME, compare_verdicts, save_verdicts
 from visualheads.errors import RecordError
 
-FOUND = Finding(0.5, 0.4, 0.6, "supported", also={"heads": 12})
+FOUND = {
+    "statement": "…", "verdict": "supported", "scope": "1 miniature", "unit": "share", "margin": 0.1, "power": 0.9,
+    "estimate": 0.5, "lower": 0.4, "upper": 0.6, "also": {"heads": 12},
+}  # fmt: skip
+UNKNOWN = FOUND | {"verdict": "not testable here"} | dict.fromkeys(("estimate", "lower", "upper"), float("nan"))
 
 
-def written(path: Path, *verdicts: Verdict) -> Path:
-    return save_verdicts(verdicts, path)
+def written(path: Path, **verdicts: dict[str, Any]) -> Path:
+    """Verdicts by number: c8=…"""
+    return save_verdicts(pd.DataFrame({int(name[1:]): row for name, row in verdicts.items()}).T, path)
 
 
 @pytest.mark.parametrize(
@@ -31,16 +36,16 @@ def written(path: Path, *verdicts: Verdict) -> Path:
     ],
 )
 def test_a_change_is_told_and_fails(tmp_path, capsys, change, told, code):
-    old = written(tmp_path / "old.json", Verdict(claim(8), FOUND))
-    new = written(tmp_path / "new.json", Verdict(claim(8), dataclasses.replace(FOUND, **change)))
+    old = written(tmp_path / "old.json", c8=FOUND)
+    new = written(tmp_path / "new.json", c8=FOUND | change)
     table = compare_verdicts(old, new)
     assert table["change"].to_dict() == {8: told}
     assert run(capsys, "compare", old, new)[0] == code
 
 
 def test_a_new_claim_passes_and_a_lost_one_fails(tmp_path, capsys):
-    one = written(tmp_path / "one.json", Verdict(claim(2), FOUND))
-    two = written(tmp_path / "two.json", Verdict(claim(2), FOUND), Verdict(claim(10), Finding(reason="no data")))
+    one = written(tmp_path / "one.json", c2=FOUND)
+    two = written(tmp_path / "two.json", c2=FOUND, c10=UNKNOWN)
     assert compare_verdicts(one, two)["change"].to_dict() == {2: SAME, 10: NEW}
     assert compare_verdicts(two, one)["change"].to_dict() == {2: SAME, 10: GONE}
     assert run(capsys, "compare", one, two)[0] == 0
@@ -50,7 +55,7 @@ def test_a_new_claim_passes_and_a_lost_one_fails(tmp_path, capsys):
 
 @pytest.mark.parametrize("text", ["", "[]", '{"format": 99, "claims": {}}', '{"format": 1, "claims": []}', "{"])
 def test_a_file_without_verdicts_is_refused(tmp_path, capsys, text):
-    good, bad = written(tmp_path / "good.json", Verdict(claim(1), FOUND)), tmp_path / "bad.json"
+    good, bad = written(tmp_path / "good.json", c1=FOUND), tmp_path / "bad.json"
     bad.write_text(text, encoding="utf-8")
     with pytest.raises(RecordError, match=r"bad\.json"):
         compare_verdicts(good, bad)
@@ -58,8 +63,5 @@ def test_a_file_without_verdicts_is_refused(tmp_path, capsys, text):
 
 
 def test_numbers_in_the_file_are_what_was_found(tmp_path):
-    record = json.loads(written(tmp_path / "v.json", Verdict(claim(3), FOUND, "in miniature")).read_text())["claims"][
-        "3"
-    ]
-    assert (record["estimate"], record["lower"], record["upper"], record["also"]) == (0.5, 0.4, 0.6, {"heads": 12.0})
-    assert record["verdict"] == "supported in miniature"
+    record = json.loads(written(tmp_path / "v.json", c3=FOUND).read_text())["claims"]["3"]
+    assert record == FOUND

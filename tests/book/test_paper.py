@@ -22,7 +22,6 @@ from visualheads.analysis import models as survey
 from visualheads.analysis import scores
 from visualheads.book import paper
 from visualheads.cards import DATA_VARIABLE, cards
-from visualheads.cli import console
 from visualheads.errors import DeviceMemoryError, DiskFullError, KernelError, ParameterError, SampleError
 from visualheads.store.read import open_store
 from visualheads.studies import full_protocol, shipped
@@ -47,6 +46,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         module.save_pretrained(tmp_path / "checkpoints" / name)
         processor.save_pretrained(tmp_path / "checkpoints" / name)
     monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / "data"))
+    monkeypatch.setattr(shipped, "full_folder", lambda: tmp_path / "data" / "full")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -79,7 +79,6 @@ def test_it_fails_goes_on_and_joins_the_results(
     assert not any("other" in str(path) and "pope" in str(path) for path in done)
     first, done[:] = len(done), []
     monkeypatch.setattr(trace, "trace_to_store", lambda *a, **k: (done.append(Path(a[2])), real(*a, **k))[1])
-    monkeypatch.setattr(console.out, "_width", 160)
     code, out, _ = run(capsys, *arguments(project), "--dry-run")
     assert code == 0 and "0 of 7" in out and "4 of 7" in out and not done
     code, out, _ = run(capsys, *arguments(project))
@@ -180,7 +179,7 @@ def test_plans_run_on_the_workers_of_a_cluster(project: Path, few_parts: None, m
         Client(local) as client,
     ):
         assert paper.run_all(found, scheduler=client) == []
-    assert not found[0].left()
+    assert found[0].left() == ([], [])
 
 
 def test_scores_are_held_against_what_was_published() -> None:

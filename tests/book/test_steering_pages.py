@@ -17,9 +17,8 @@ import xarray as xr
 from helpers.cells import displayed
 from helpers.model_datasets import model_dataset, stored
 from helpers.networks import samples, wrapped
-from helpers.planted import Planted, pattern, world
 from visualheads import charts
-from visualheads.analysis import claims, grounding
+from visualheads.analysis import grounding
 from visualheads.analysis import sinks as sink_tables
 from visualheads.analysis import steering as steering_tables
 from visualheads.analysis.models import checkpoint_config
@@ -316,23 +315,6 @@ def test_what_is_kept_is_used_until_its_identity_changes(tmp_path: Path) -> None
     assert len(made) == 3 and [one.name for one in path.parent.iterdir()] == [path.name]
     with pytest.raises(ParameterError, match=r"\.zarr"):
         upkeep.kept(tmp_path / "x.nc", "x", {}, make)
-
-
-def test_claim_nine_needs_sink_dimensions() -> None:
-    values = pattern(3)
-    traces = world({"m": Planted(concentration=values)})
-    without = traces.assign(concentration_no_sink=traces["concentration_no_sink"] * np.nan)
-    [verdict] = claims.judge(claims.Evidence(traces=without), [9])
-    assert verdict.finding.verdict == claims.NOT_TESTABLE
-    own = without.assign(concentration_no_sink=without["concentration"]).assign_coords(
-        definition=("model", np.array([sink_finding.BY_ATTENTION], dtype=object))
-    )
-    [verdict] = claims.judge(claims.Evidence(traces=without, sinks={"m": own}), [9])
-    assert verdict.finding.verdict == claims.NOT_TESTABLE
-    massive = own.assign_coords(definition=("model", np.array([sink_finding.MASSIVE], dtype=object)))
-    [verdict] = claims.judge(claims.Evidence(traces=without, sinks={"m": massive}), [9])
-    assert verdict.finding.verdict == claims.CONTRADICTED and abs(verdict.finding.estimate) < 0.01
-    assert verdict.finding.table["sinks"].tolist() == [sink_finding.MASSIVE]
 
 
 SMALL = {

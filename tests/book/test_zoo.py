@@ -66,7 +66,6 @@ def test_further_trainings_are_no_models_of_the_comparison(tmp_path: Path, monke
     assert families.matched_pairs(every, families.RECIPE) == [("mini-1.5-7B", "mini-1.6-vicuna-7B")]
     gathered = gather(tmp_path, full=tmp_path / "none").evidence
     assert gathered.traces is not None and gathered.traces.sizes["model"] == 4
-    assert gathered.every_training is not None and gathered.every_training.sizes["model"] == 6
 
 
 def test_untrained_networks_are_controls_and_no_models(tmp_path: Path):
@@ -77,9 +76,9 @@ def test_untrained_networks_are_controls_and_no_models(tmp_path: Path):
     pack(fresh, tmp_path / "mini-1.5-7B" / "looktwice-untrained.zarr.zip", kind="untrained")
     control = survey.untrained(tmp_path)
     assert control is not None and survey.traced(tmp_path).sizes["sample"] == ds.sizes["sample"]
-    told = survey.visual_heads(survey.traced(tmp_path), fresh=control).set_index("model")
-    assert told.loc["mini-1.5-7B", "nulls"] == "untrained"
-    assert told.loc["mini-1.5-7B", "above"] == 0  # sixteen untrained heads are too few to place one beyond 95 %
+    many = control.expand_dims(draw=np.arange(40))  # the heads of one network are too few to place one beyond 95 %
+    told = survey.visual_heads(survey.traced(tmp_path), fresh=many).set_index("model")
+    assert told.loc["mini-1.5-7B", "nulls"] == "untrained" and 0 < told.loc["mini-1.5-7B", "above"] < 16
     assert np.isnan(told.loc["mini-1.5-13B", "above"])
     statistics = benchmarks.head_statistics(control)
     assert statistics["image_weight"][0] == pytest.approx(0.45, abs=0.01)

@@ -9,8 +9,8 @@ import pytest
 
 import visualheads as vh
 from helpers.project import ROOT
+from visualheads.explorer.answers import LABELS, REFERENCE_CONDITION, REFERENCE_SAMPLES, REFERENCE_TASK
 from visualheads.explorer.capture import white
-from visualheads.explorer.effects import LABELS, REFERENCE_CONDITION, REFERENCE_SAMPLES, REFERENCE_TASK
 from visualheads.explorer.sampled import _known_map, look_at
 
 PICTURE = ROOT / "data" / "scenes" / "looktwice" / "images" / "335.jpg"
@@ -89,7 +89,7 @@ def test_top_and_no_effects(model, samples):
 
 
 def test_an_own_model_is_averaged_over_its_white_picture(model, samples, monkeypatch):
-    monkeypatch.setattr("visualheads.explorer.effects.is_shipped", lambda _model: False)
+    monkeypatch.setattr("visualheads.explorer.answers.is_shipped", lambda _model: False)
     look = vh.look(model, samples[:1], rows=1, progress=False).looks[0]
     assert "white picture" in look.effects["mean"].description
 

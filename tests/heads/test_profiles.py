@@ -13,8 +13,7 @@ import xarray as xr
 
 from helpers.model_datasets import model_dataset, questions, random_pattern
 from visualheads.analysis import benchmarks as comparison
-from visualheads.analysis import claims, scores
-from visualheads.analysis.claims import Evidence
+from visualheads.analysis import scores
 from visualheads.heads import patterns, permutation
 from visualheads.store import schema
 from visualheads.tasks import question_kinds, task
@@ -91,14 +90,6 @@ def test_profiles_that_differ_by_format_alone_are_no_profiles_of_tasks() -> None
     verdicts = found.groupby("kind")["verdict"].agg(set).to_dict()
     assert verdicts == {"letters": {patterns.ALIKE}, "free": {patterns.ALIKE}, patterns.FORMATS: {patterns.DIFFERENT}}
     assert found["kind"].value_counts()[patterns.FORMATS] == 2, "each benchmark against itself in the other format"
-    judged = claims.claim(14).judge(Evidence(traces=ds))
-    assert judged.verdict == claims.CONTRADICTED and judged.also["format"] > 0.3
-
-
-def test_every_format_has_to_say_that_profiles_differ() -> None:
-    judged = claims.claim(14).judge(Evidence(traces=in_formats(letters=(1, 1), free=(1, 9))))
-    assert judged.verdict == claims.UNDECIDED and judged.where == "letters" and judged.also["most"] > 0.3
-    assert claims.claim(14).judge(Evidence(traces=in_formats((1, 9), (1, 9)))).verdict == claims.SUPPORTED
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import xarray as xr
 Pattern = Callable[[str, str], np.ndarray]
 """(condition, task) → image weight (layer, head) in (0, 1)."""
 LAYERS, HEADS = 6, 4
+EFFECTS = ("effect_margin", "whole_margin", "looking_margin")
 STAGES = ["early"] * 2 + ["middle"] * 2 + ["late"] * 2
 
 
@@ -45,6 +46,7 @@ class Planted:
     llm: str = "Vicuna-7B"
     recipe: str = "1.5"
     family: str = "LLaVA"
+    form: str = "free"
 
 
 def world(
@@ -70,7 +72,8 @@ def _one(
                 for picture in range(pictures):
                     labels.append(
                         {
-                            "task": task, "condition": condition, "control": control, "format": "free", "answer": "2",
+                            "task": task, "condition": condition, "control": control, "format": told.form,
+                            "answer": "2",
                             "question_id": f"{task}{picture}", "image_id": f"{task}{picture}",
                             "sample": f"{task}-{condition}-{picture}-{control}",
                         }
@@ -106,6 +109,8 @@ def _one(
         {
             "image_weight": (head_dims, weight), "region_weight": (head_dims, weight / 2),
             "image_log_odds": (head_dims, np.stack(odds, -1)[None]), "concentration": (head_dims, focus),
+            "image_log_odds_no_sink": (head_dims, np.stack(odds, -1)[None]), "top_share": (head_dims, focus),
+            "spatial_entropy": (head_dims, 1 - focus),
             "focus_nats": (head_dims, focus * 4), "concentration_no_sink": (head_dims, bare),
             "correct": (("model", "sample"), np.array([correct])),
             "n_image_tokens": (("model", "sample"), np.full((1, len(labels)), told.tokens)),
@@ -139,6 +144,31 @@ def swept(lost: float, samples: int = 200, count: int = 2, random: float = 0.0, 
     )  # fmt: skip
 
 
+def late_sweep(lost: float, samples: int = 400, count: int = 2, other: float = 0.0, model: str = "m") -> xr.Dataset:
+    """A sweep of the late top heads, two random and the bottom ones; `lost` of the samples are answered no longer."""
+    rng, orders = np.random.default_rng(0), ["top", "random", "random", "bottom"]
+    correct = np.ones((1, len(orders), samples))
+    for place, share in enumerate((lost, other, other, other)):
+        correct[0, place, rng.permutation(samples)[: round(share * samples)]] = 0
+    heads = np.zeros((1, len(orders), LAYERS, HEADS), bool)
+    heads[0, :, -1] = True
+    dims, ids = ("model", "set", "sample"), [f"s{i}" for i in range(samples)]
+    return xr.Dataset(
+        {
+            "correct": (dims, correct), "margin": (dims, correct), "kl": (dims, 1 - correct),
+            "clean_correct": (("model", "sample"), np.ones((1, samples))),
+            "clean_margin": (("model", "sample"), np.ones((1, samples))),
+            "heads": (("model", "set", "layer", "head"), heads),
+        },
+        {
+            "model": [model], "set": ["top", "random 0", "random 1", "bottom"], "ranking": ("set", ["detection"] * 4),
+            "stage": ("set", ["late"] * 4), "order": ("set", orders), "count": ("set", [count] * 4), "sample": ids,
+            "image_id": ("sample", ids), "task": ("sample", ["looktwice"] * samples), "llm": ("model", ["A-7B"]),
+            "question_only": ("sample", np.full(samples, 0.3)),
+        },
+    )  # fmt: skip
+
+
 def effects_of(
     values: np.ndarray, noise: float = 0.05, pictures: int = 16, name: str = "m", seed: int = 0
 ) -> xr.Dataset:
@@ -147,16 +177,21 @@ def effects_of(
     array = values[None, ..., None] + rng.normal(0, noise, (1, LAYERS, HEADS, pictures))
     ids = [f"e{i}" for i in range(pictures)]
     return xr.Dataset(
-        {"effect_margin": (("model", "layer", "head", "sample"), array)},
+        {name: (("model", "layer", "head", "sample"), array) for name in EFFECTS},
         {"model": [name], "layer": range(LAYERS), "head": range(HEADS), "sample": ids, "image_id": ("sample", ids)},
     )
 
 
-def lists_of(values: np.ndarray, noise: float = 0.02, lists: int = 16, seed: int = 0) -> xr.Dataset:
-    """Traced lists of a text-only model: attention on the asked word, (layer, head) with noise."""
+def lists_of(values: np.ndarray, other: np.ndarray, noise: float = 0.02, lists: int = 16, seed: int = 0) -> xr.Dataset:
+    """Traced lists of a text-only model: attention on asked words, and on others and the token before (layer, head)."""
     rng = np.random.default_rng(seed)
-    array = values[None, ..., None] + rng.normal(0, noise, (1, LAYERS, HEADS, lists))
-    return xr.Dataset(
-        {"asked_weight": (("model", "layer", "head", "sample"), array)},
-        {"model": ["t"], "layer": range(LAYERS), "head": range(HEADS), "sample": [f"l{i}" for i in range(lists)]},
-    )
+    names = {"asked_weight": values, "unasked_weight": other, "previous_weight": other}
+    data = {
+        name: (
+            ("model", "layer", "head", "sample"),
+            own[None, ..., None] + rng.normal(0, noise, (1, LAYERS, HEADS, lists)),
+        )
+        for name, own in names.items()
+    }
+    coords = {"model": ["t"], "layer": range(LAYERS), "head": range(HEADS), "sample": [f"l{i}" for i in range(lists)]}
+    return xr.Dataset(data, coords)

@@ -13,7 +13,7 @@ from scipy import stats
 from helpers.ablating import decoder_layers
 from helpers.networks import llava, samples, wrapped
 from visualheads.errors import ModeError, ParameterError
-from visualheads.heads.effects import head_effects
+from visualheads.heads.losses import head_effects
 from visualheads.heads.ranking import rank
 from visualheads.interventions import ablate, head_sets, sweeps
 from visualheads.interventions.attribution import attributed, gradient_screen, linear_attribution

@@ -98,17 +98,19 @@ def test_verdicts_come_from_full_stores_that_hold(
     results, full = tmp_path / "results", tmp_path / "full"
     stored(results, model_dataset())
     assert gathering.reduced_models([NAME], full) == [NAME]
-    shipped_sweep(planted_sweep, full)
+    late = planted_sweep.assign_coords(task=("sample", ["looktwice"] * planted_sweep.sizes["sample"]))
+    shipped.ship(late, NAME, "late-mean", ["looktwice"], "late-mean", root=full)
     found = gathering.gather(results, full=full)
-    assert list(found.evidence.sweeps) == ["zero, all"]
-    row = found.sources[found.sources["what"] == "sweep zero, all"].iloc[0]
-    assert row["used"] and row["store"] == f"full: {NAME}/zero-all.zarr.zip"
+    assert list(found.evidence.late) == ["mean"]
+    row = found.sources.set_index("store").loc[f"full: {NAME}/late-mean.zarr.zip"]
+    assert row["used"] and not row["why"]
+    shipped_sweep(planted_sweep, full)
     assert gathering.reduced_models([NAME], full) == [] and list(gathering.removed(results, full=full)) == ["zero, all"]
     assert gathering.removed(results, ["another"], full) == {}
     monkeypatch.setattr(shipped, "PROTOCOL", "other")
     found = gathering.gather(results, full=full)
-    row = found.sources[found.sources["what"] == "sweep zero, all"].iloc[0]
-    assert not row["used"] and "protocol" in row["why"] and not found.evidence.sweeps
+    row = found.sources.set_index("store").loc[f"full: {NAME}/late-mean.zarr.zip"]
+    assert not row["used"] and "protocol" in row["why"] and not found.evidence.late
 
 
 @pytest.fixture(scope="module")

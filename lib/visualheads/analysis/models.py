@@ -83,7 +83,7 @@ def visual_heads(
     """One row per model: how many heads look at pictures, where the strongest lie, and whether weight goes with focus.
 
     Columns: model, heads, above (heads whose image log-odds exceed, at 5 % false discovery rate, those of the same
-    prompts with white pictures and those of the untrained network in `fresh`, as far as they are there; NaN without
+    prompts with white pictures and those of the untrained networks in `fresh`, as far as they are there; NaN without
     either), nulls (which of the two were), strongest (number of heads in the strongest tenth), early,
     middle, late (how many of these), layers_early … (share of all heads in that stage), rho, rho_lower, rho_upper,
     rho_within (Spearman of image weight and concentration over heads; after removing layer means).
@@ -121,7 +121,8 @@ def _above(ds: xr.Dataset, model: str, task: str, query: str, fresh: xr.Dataset 
     if (white["control"].values.astype(str) == WHITE).any() and (tokens > 0).any():
         nulls[WHITE] = white.isel(sample=np.flatnonzero(tokens > 0))
     if fresh is not None and model in fresh["model"].values.astype(str):
-        part = subset(fresh, model=model, task=task)
+        # many networks are a null for every benchmark; one was asked each of them
+        part = fresh.sel(model=[model]) if "draw" in fresh.dims else subset(fresh, model=model, task=task)
         if part.sizes["sample"]:
             nulls[UNTRAINED] = part
     if not nulls:

@@ -11,7 +11,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +68,7 @@ class Plan:
     others: tuple[TraceJob, ...]
     data: str
     judged: int
-    root: str = field(default=".")
+    root: str = "."
 
     @property
     def name(self) -> str:
@@ -92,12 +92,12 @@ class Plan:
 
         return len(self.traces) + len(PARTS)
 
-    def left(self) -> list[str]:
-        """What is not done, in words: traces by the name of their store, parts of the full protocol."""
+    def left(self) -> tuple[list[TraceJob], list[str]]:
+        """What is not done: traces, and parts of the full protocol."""
         from visualheads.studies.full_protocol import PARTS, is_current
 
         parts = [name for name in PARTS if not is_current(self.name, [name], data=Path(self.data))]
-        return [Path(job.path).name.removesuffix(".zarr") for job in self.traces if not _is_done(job)] + parts
+        return [job for job in self.traces if not _is_done(job)], parts
 
 
 def plans(
@@ -177,13 +177,13 @@ def estimate(plan: Plan, speed: float = math.nan) -> Estimate:
     """
     from visualheads.studies.full_protocol import passes
 
-    left = tuple(plan.left())
-    todo = [job for job in plan.traces if not _is_done(job)]
-    told = [needs(job) for job in todo]
+    jobs, parts = plan.left()
+    left = (*(Path(job.path).name.removesuffix(".zarr") for job in jobs), *parts)
+    told = [needs(job) for job in jobs]
     main = needs(plan.main)
     layers, heads, _ = main.shape
-    prompts = sum(len(job.samples) for job in todo)
-    if len(left) > len(todo) and layers and heads:
+    prompts = sum(len(job.samples) for job in jobs)
+    if parts and layers and heads:
         prompts += passes(layers * heads, len(plan.tasks), plan.judged) // PASSES
     operations = 2 * (main.parameters or math.nan) * (main.tokens + TEXT_TOKENS) * prompts * PASSES
     return Estimate(plan, left, main, prompts, sum(one.disk for one in told), operations / speed)
@@ -237,9 +237,8 @@ def run(plan: Plan, report: Report = silent, fresh: bool = False, progress: Any 
     """
     from visualheads.studies.full_protocol import PARTS, run_protocol
 
-    todo = PARTS if fresh else set(plan.left()) & set(PARTS)
-    jobs = [job for job in plan.traces if fresh or not _is_done(job)]
-    if not todo and not jobs:
+    jobs, parts = (plan.traces, list(PARTS)) if fresh else plan.left()
+    if not parts and not jobs:
         report(f"{plan.name}: all is done")
         return []
     model = plan.main.loaded()
@@ -247,7 +246,7 @@ def run(plan: Plan, report: Report = silent, fresh: bool = False, progress: Any 
         report(f"{plan.name}: tracing {Path(job.path).name.removesuffix('.zarr')}, {len(job.samples)} questions")
         _trace(model, job, fresh, progress)
     refused = []
-    for part in PARTS:
+    for part in parts:
         try:
             run_protocol(
                 model, plan.tasks, Path(plan.root) / FULL_RESULTS / WORK, report, fresh, progress,

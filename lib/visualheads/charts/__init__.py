@@ -36,7 +36,7 @@ from visualheads.charts.training import (
     text_relations,
     training_curves,
 )
-from visualheads.charts.verdicts import verdicts
+from visualheads.charts.verdicts import robustness, verdicts
 
 __all__ = [
     "against_untrained",
@@ -67,6 +67,7 @@ __all__ = [
     "ranking_cells",
     "relation_points",
     "removed_sinks",
+    "robustness",
     "sample_overlays",
     "save_spec",
     "scores_and_effects",

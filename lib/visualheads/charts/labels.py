@@ -30,7 +30,7 @@ COLOURS: dict[str, dict[str, str]] = {
     "heads": {"trained": MAIN, "untrained": GREY},
     "tokens": {"the marked tokens": "#d1495b", "random image tokens": GREY, "random background": "#8c6bb1"},
     "verdict": {
-        "supported": "#2f7d4f", "contradicted": "#b3402a", "undecided": "#b8860b", "not testable here": GREY,
+        "supported": "#2f7d4f", "not supported": "#b3402a", "undecided": "#b8860b", "not testable here": GREY,
     },
 }  # fmt: skip
 """One meaning per colour across the book, by column and value; what is not listed takes the theme's colours in turn."""

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from visualheads import __version__
-from visualheads.cli import book, information, interventions, results, tracing, training
+from visualheads.cli import book, information, interventions, making, results, tracing
 from visualheads.cli.console import BAD_INPUT, FAILED, be_quiet, err, out
 from visualheads.errors import DiskFullError, KernelError, VisualHeadsError
 
@@ -41,13 +41,13 @@ for command in (
     book.full,
     book.paper,
     results.compare,
-    training.convert,
-    training.train,
-    training.scenes,
-    training.weights,
-    training.card,
-    training.moments,
-    training.export_checkpoint,
+    making.convert,
+    making.train,
+    making.scenes,
+    making.weights,
+    making.card,
+    making.moments,
+    making.export_checkpoint,
 ):
     app.command()(command)
 app.command("rank", hidden=True)(results.top)

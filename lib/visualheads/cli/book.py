@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
-from rich.table import Table
+from rich.table import Column, Table
 
 from visualheads.cards import cards
 from visualheads.cli.console import bar, out, say
-from visualheads.cli.options import Name, full_path, grouped
+from visualheads.cli.options import BatchTokens, Cluster, DryRun, Fresh, Name, Scheduler, full_path, grouped
 from visualheads.cli.tracing import check_workers, workers_of
 from visualheads.errors import KernelError, ParameterError, got
 from visualheads.paths import project_folder
@@ -159,16 +159,12 @@ def paper(
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16, float16.", show_default="the checkpoint's")
     ] = None,
-    batch_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens run together.", show_default=False)] = None,
-    scheduler: Annotated[
-        str | None, typer.Option(help="Address of a Dask scheduler: a model per worker.", show_default=False)
-    ] = None,
-    cluster: Annotated[
-        Path | None, typer.Option(help="YAML file of a cluster of batch jobs (dask-jobqueue).", show_default=False)
-    ] = None,
+    batch_tokens: BatchTokens = None,
+    scheduler: Scheduler = None,
+    cluster: Cluster = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out malformed records and pictures.")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Set stores that are there aside and start anew.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what is left and what it takes.")] = False,
+    fresh: Fresh = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Run the paper's models through every trace and sweep that pages and claims need; a killed run goes on.
 
@@ -199,7 +195,7 @@ def paper(
 
 
 def _tell_estimates(found: Sequence[Estimate]) -> None:
-    table = Table("model", "left", "prompts", "memory", "disk", "time")
+    table = Table("model", *(Column(name, no_wrap=True) for name in ("left", "prompts", "memory", "disk")), "time")
     for one in found:
         known = (
             f"at most {_told(one.seconds / 3600, 'h')}" if not math.isnan(one.seconds) else "unknown: not this device"

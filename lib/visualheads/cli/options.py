@@ -23,6 +23,14 @@ Name = Annotated[str, typer.Argument(help="Catalogue name, folder or hub id.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for a script.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Set a store that is there aside and start anew.")]
 Results = Annotated[Path, typer.Option("--out", help="Folder of the results: <out>/<model>/<task>.zarr.")]
+BatchTokens = Annotated[int | None, typer.Option(help="Tokens run together.", show_default="by device")]
+Scheduler = Annotated[
+    str | None, typer.Option(help="Address of a Dask scheduler whose workers do the work.", show_default=False)
+]
+Cluster = Annotated[
+    Path | None, typer.Option(help="YAML file of a cluster of batch jobs (dask-jobqueue).", show_default=False)
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and how much of it.")]
 AnswerPrefix = Annotated[str, typer.Option(help="Text that every answer is made to begin with.", show_default=False)]
 Plugins = Annotated[
     list[str] | None,

@@ -11,7 +11,21 @@ import typer
 from rich.table import Table
 
 from visualheads.cli.console import as_json, bar, err, out, say, warnings_as_notes
-from visualheads.cli.options import AnswerPrefix, Fresh, Json, Loading, Name, Questions, Results, grouped, load
+from visualheads.cli.options import (
+    AnswerPrefix,
+    BatchTokens,
+    Cluster,
+    DryRun,
+    Fresh,
+    Json,
+    Loading,
+    Name,
+    Questions,
+    Results,
+    Scheduler,
+    grouped,
+    load,
+)
 from visualheads.errors import ParameterError, got
 from visualheads.paths import RESULTS
 
@@ -24,16 +38,12 @@ def trace(
     model: Name,
     loading: Loading,
     questions: Questions,
-    batch_tokens: Annotated[int | None, typer.Option(help="Tokens run together.", show_default="by device")] = None,
+    batch_tokens: BatchTokens = None,
     results: Results = RESULTS,
     fresh: Fresh = False,
-    scheduler: Annotated[
-        str | None, typer.Option(help="Address of a Dask scheduler whose workers do the shards.", show_default=False)
-    ] = None,
-    cluster: Annotated[
-        Path | None, typer.Option(help="YAML file of a cluster of batch jobs (dask-jobqueue).", show_default=False)
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and how much of it.")] = False,
+    scheduler: Scheduler = None,
+    cluster: Cluster = None,
+    dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Measure every head on every sample, into a store. Repeating the command does only what is missing."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from visualheads.errors import HeadError, SampleError, VisualHeadsError, got
-from visualheads.explorer.effects import HeadChanger
+from visualheads.explorer.answers import HeadChanger
 from visualheads.explorer.sampled import added_row
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from visualheads.errors import SampleError, checked, checked_name, checked_whole, got
-from visualheads.explorer.effects import HIDDEN, REMOVED, HeadChanger
+from visualheads.explorer.answers import HIDDEN, REMOVED, HeadChanger
 from visualheads.explorer.kernel import Kernel
 from visualheads.explorer.sampled import look_at
 from visualheads.explorer.shown import Explorer

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from visualheads.errors import VisualHeadsError
+from visualheads.explorer.answers import answers_of
 from visualheads.explorer.capture import Captured, capture, white
-from visualheads.explorer.effects import answers_of
 from visualheads.explorer.look_data import GENERATED, PROMPT, Look, Row
 from visualheads.explorer.measures import MEASURES
 from visualheads.tracing.measures import TokenSets, measure

@@ -27,7 +27,7 @@ def widget(looks: Sequence[Look], kernel: Kernel | None = None) -> Any:
         raise MissingDependencyError(
             "anywidget is not installed, live explorers need it; install visualheads[lab], or use .save('look.html')."
         ) from error
-    from visualheads.explorer.effects import LABELS, STEERED
+    from visualheads.explorer.answers import LABELS, STEERED
 
     class LookWidget(anywidget.AnyWidget):
         _esm = assets.widget_script()

@@ -311,8 +311,8 @@ def _compared(found: Patterns, n_splits: int, n_boot: int, level: float, seed: i
         first = half_weights(found.n_pictures, n_splits, seed)
         for name, centred in (("correlation", False), ("within_layers", True)):
             told[name] = _symmetric(between(found, first, 1 - first, centred)).mean(axis=0)
-        told["ceiling"], told["shortfall"] = _shortfall(told["correlation"])
-        replicates = _shortfall(_symmetric(between(found, *drawn_halves(found.n_pictures, n_boot, seed))))[1]
+        told["ceiling"], told["shortfall"] = shortfalls(told["correlation"])
+        replicates = shortfalls(_symmetric(between(found, *drawn_halves(found.n_pictures, n_boot, seed))))[1]
         there = np.isfinite(replicates).all(axis=0)
         bounds[there] = centred_interval(told["shortfall"][there], replicates[:, there], level)
     both = ("group", "other")
@@ -331,7 +331,9 @@ def _symmetric(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return (values + np.swapaxes(values, -1, -2)) / 2
 
 
-def _shortfall(correlation: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def shortfalls(correlation: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Ceiling and shortfall (…, group, other) of correlations between halves, whose diagonal is the reliability."""
+    correlation = _symmetric(correlation)
     own = np.clip(np.diagonal(correlation, axis1=-2, axis2=-1), 0.0, None)
     ceiling = np.sqrt(own[..., :, None] * own[..., None, :])
     shortfall = ceiling - correlation

@@ -1,10 +1,8 @@
-"""What chance would give when models, language models or heads change places: permutation tests (pure numpy).
+"""What chance would give when models or language models change places: permutation tests (pure numpy).
 
 Over models: whether head statistics go with, or predict, benchmark scores. Models are few (nine in the paper), so that
 nothing here rests on an asymptotic distribution. Over pairs of models: how far a difference between kinds of pairs
-hangs on single models. Over heads: intervals over pictures tell what these heads of these models do; whether as much
-could come from heads that were put anywhere decides claims that speak of heads as such. Models of one language model
-are no independent evidence, so that their heads are shuffled together.
+hangs on single models.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from visualheads.heads.agreement import spearman, unit_ranks, without_layer_means
+from visualheads.heads.agreement import spearman, unit_ranks
 from visualheads.heads.bootstrap import LEVEL
 
 FEWEST_MODELS = 4
@@ -228,70 +226,3 @@ def shuffled(shapes: Sequence[ShapePairs], share: NDArray[np.float64], seed: int
         drawn = [np.concatenate([one[:1], one[rng.integers(0, len(one), N_DRAWN - 1)]]) for one in found]
         every = share @ np.array(drawn)
     return every[np.isfinite(every)]
-
-
-N_SHUFFLED = 2000
-
-
-@dataclass(frozen=True, eq=False)
-class Scored:
-    """Two scores of the same heads (head) of one model, the heads' layers, and what its heads were grown from."""
-
-    llm: str
-    one: NDArray[np.float64]
-    other: NDArray[np.float64]
-    layer: NDArray[np.integer]
-
-
-def correlated(models: Sequence[Scored], within: bool, seed: int = 0) -> tuple[float, float]:
-    """p of a mean Spearman correlation as large, and as small, when heads change places (in their layer: `within`)."""
-    observed, shuffled = [], []
-    for model in models:
-        layer = model.layer if within else np.zeros_like(model.layer)
-        order = np.argsort(layer[None] + _drawn(model, seed), axis=1, kind="stable")
-        home = np.argsort(layer, kind="stable")
-        one, other = (_ranks(without_layer_means(score, layer)[home]) for score in (model.one, model.other))
-        observed.append(one @ other)
-        moved = _ranks(without_layer_means(model.one, layer))[order]
-        shuffled.append(moved @ other)
-    return _tails(float(np.mean(observed)), np.mean(shuffled, axis=0))
-
-
-def exchanged(
-    models: Sequence[tuple[Scored, Sequence[NDArray[np.float64]]]], by_layer: bool = False, seed: int = 0
-) -> tuple[float, float]:
-    """p of a mean advantage as large, and as small, of `one` over the hardest control when heads exchange them.
-
-    The advantage is Spearman's correlation with `other` minus the largest of the controls'; scores are exchanged, as
-    ranks, head by head or by whole layers: heads of a layer may resemble each other.
-    """
-    observed, shuffled = [], []
-    for model, controls in models:
-        ranks = np.stack([stats.rankdata(score) for score in (model.one, *controls)])
-        unit = _ranks(model.other)
-        _, owner = np.unique(model.layer, return_inverse=True)
-        owner = owner if by_layer else np.arange(len(owner))
-        rng = np.random.default_rng([seed, *model.llm.encode()])
-        order = rng.random((N_SHUFFLED, len(ranks), owner.max() + 1)).argsort(axis=1)[..., owner]
-        order[0] = np.arange(len(ranks))[:, None]
-        told = _ranks(np.take_along_axis(ranks[None], order, axis=1)) @ unit
-        advantage = told[:, 0] - told[:, 1:].max(axis=1)
-        observed.append(advantage[0])
-        shuffled.append(advantage[1:])
-    return _tails(float(np.mean(observed)), np.mean(shuffled, axis=0))
-
-
-def _drawn(model: Scored, seed: int) -> NDArray[np.float64]:
-    """Random numbers (shuffling, head), the same for models of one language model with as many heads."""
-    rng = np.random.default_rng([seed, *model.llm.encode()])
-    return rng.random((N_SHUFFLED, len(model.one)))
-
-
-def _ranks(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`unit_ranks` with zeros for a constant score: it correlates with nothing."""
-    return np.nan_to_num(unit_ranks(scores))
-
-
-def _tails(observed: float, shuffled: NDArray[np.float64]) -> tuple[float, float]:
-    more, less = (shuffled >= observed - 1e-12).sum(), (shuffled <= observed + 1e-12).sum()
-    return float((1 + more) / (1 + len(shuffled))), float((1 + less) / (1 + len(shuffled)))

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from visualheads.errors import ParameterError, got
-from visualheads.heads.effects import LOSSES, losses
+from visualheads.heads.losses import LOSSES, losses
 from visualheads.interventions.engine.editor import Editor
 from visualheads.interventions.engine.run import first_changed
 from visualheads.interventions.engine.text_model import EMBEDS, check_alone, forward, language_model_inputs, new_cache

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from visualheads.heads import effects
+from visualheads.heads import losses
 from visualheads.interventions import head_sets
 from visualheads.interventions.attribution import visual_difference
 from visualheads.interventions.modes import ALL, LAST_PROMPT
@@ -86,7 +86,7 @@ def head_effects(
         else:
             path = sweep_path(folder, slug_of(model.name), EFFECTS, mode, positions)
             swept = sweep_to_store(model, samples, sets, path, *given, **settings)
-        single = effects.head_effects(swept.load())
+        single = losses.head_effects(swept.load())
         for measure in MEASURES:
             lost = single[f"effect_{measure}"]
             found[f"{effect}_{measure}"] = (lost.dims, lost.values, lost.attrs)
@@ -110,7 +110,7 @@ def untrained_draws(
     Returns
     -------
     xarray.Dataset
-        NULL_MEASURES (draw, model, layer, head, sample, query), both attention rows.
+        NULL_MEASURES (draw, model, layer, head, query, sample), both attention rows; `sample` holds the prompts' mean.
     """
     parts = []
     for seed in range(draws):
@@ -119,4 +119,5 @@ def untrained_draws(
     ds: xr.Dataset = xr.concat(
         list[xr.Dataset](parts), "draw", data_vars="all", coords="minimal", compat="override", join="override"
     )
-    return ds.assign_coords(draw=np.arange(draws), model=[model.name])
+    mean = ds.mean("sample").expand_dims(sample=[f"mean of {len(samples)} prompts"], axis=-1)  # all that a null reads
+    return mean.assign_coords(draw=np.arange(draws), model=[model.name])

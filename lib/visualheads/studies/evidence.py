@@ -11,28 +11,26 @@ import xarray as xr
 
 from visualheads.analysis import models as survey
 from visualheads.analysis.claims.evidence import Evidence
-from visualheads.analysis.effects import MAIN_TASK, effects_of
-from visualheads.analysis.lineage import lineage, without_variants
+from visualheads.analysis.effects import MAIN_TASK
+from visualheads.analysis.lineage import lineage
 from visualheads.analysis.subset import models_of
 from visualheads.errors import StoreError
 from visualheads.interventions.results import with_heads
-from visualheads.interventions.sweeps import kind_of
 from visualheads.miniatures.text_heads import KIND as LISTS
 from visualheads.miniatures.text_heads import UNTRAINED
 from visualheads.store.combine import task_of
 from visualheads.store.join import check_joinable, joined
 from visualheads.store.read import PACKED, open_store, read_attrs
-from visualheads.store.variables import UNTRAINED as FRESH
 from visualheads.studies import shipped
-from visualheads.studies.ablation import MEASURES
+from visualheads.studies.ablation import MEASURES as TRACED
+from visualheads.studies.effects import EFFECTS, NULL
 from visualheads.studies.sinks import SINKS
 
-FEWEST_SAMPLES = 64
-"""Questions a sweep must hold to be evidence: reduced sweeps are shown on pages but decide no claim (ours)."""
+MEASURES = (*TRACED, "top_share")
 TRACE, SWEEP = "trace", "sweep-"
 EFFECTS_FROM = ("zero", "all")
-"""Mode and positions of the single-head effects of claim 8."""
-UNTRAINED_TRACE = "trace of an untrained network"
+"""Mode and positions of the single-head effects that pages show."""
+LATE = ("late-uniform_released", "late-mean")
 COLUMNS = ("store", "what", "model", "task", "samples", "used", "why")
 
 
@@ -48,29 +46,22 @@ class Gathered:
     sources: pd.DataFrame
 
 
-def gather(
-    results: str | Path = "data/results", fewest: int = FEWEST_SAMPLES, full: str | Path | None = None
-) -> Gathered:
-    """Everything that a folder of results holds for the claims: traces with their controls, sweeps, text lists.
+def gather(results: str | Path = "data/results", full: str | Path | None = None) -> Gathered:
+    """Everything that the claims are judged by: traces with their controls, text lists, and the full protocol's stores.
 
-    fewest   sweeps of fewer samples are listed in the sources, but are no evidence
     full     folder of the full protocol's stores, by default the shipped ones; those made from other weights, task
-             files or definitions are listed, but are no evidence; those that hold replace the results' own sweeps
-    Sweeps of one mode in which something else was done cannot be joined: the first is evidence, the other is listed.
+             files or definitions are listed, but are no evidence
     A folder without traces gives evidence without traces, so that its claims are not testable here. Raises StoreError
     for a damaged store.
     """
-    folder = Path(results)
+    folder, root = Path(results), shipped.full_folder() if full is None else Path(full)
     rows: list[dict[str, object]] = []
-    sweeps: dict[str, list[xr.Dataset]] = {}
+    found: dict[str, list[xr.Dataset]] = {}
     text: dict[str, xr.Dataset] = {}
-    fresh_text: dict[str, xr.Dataset] = {}
     traced = False
-    sinks: dict[str, xr.Dataset] = {}
-    known: set[tuple[str, str]] = set()
-    for path in _stores(root := shipped.full_folder() if full is None else Path(full)):
+    for path in _stores(root):
         kind = str(read_attrs(path).get("kind", ""))
-        if not kind.startswith(SWEEP) and kind != SINKS:
+        if kind not in (SINKS, EFFECTS, NULL, *LATE):
             continue
         ds, why = open_store(path), shipped.why_outdated(path)
         rows.append({
@@ -78,56 +69,49 @@ def gather(
             "model": ", ".join(models_of(ds)), "task": MAIN_TASK, "samples": ds.sizes["sample"], "used": not why,
             "why": why,
         })  # fmt: skip
-        if not why and kind == SINKS:
-            sinks |= {name: ds.load() for name in models_of(ds)}
-        elif not why and _added(ds, sweeps.setdefault(kind, []), rows[-1]):
-            known |= {(name, kind) for name in models_of(ds)}
+        if not why:
+            found.setdefault(kind, []).append(with_heads(ds.load()))
     for path in _stores(folder):
         kind = str(read_attrs(path).get("kind", ""))
-        if kind not in (TRACE, LISTS, FRESH) and not kind.startswith(SWEEP):
+        if kind not in (TRACE, LISTS) or path.parent.name.endswith(UNTRAINED):
             continue
         ds = open_store(path)
-        row: dict[str, object] = {
+        rows.append({
             "store": path.relative_to(folder).as_posix(), "what": _words(kind), "model": ", ".join(models_of(ds)),
             "task": task_of(path).split(".")[0], "samples": ds.sizes["sample"], "used": True, "why": "",
-        }  # fmt: skip
-        if kind == TRACE:
-            traced = True
-            if set(ds["control"].values.astype(str).tolist()) == {survey.WHITE}:
-                row["what"] = "trace of white pictures"
-        elif kind == FRESH:
-            row["what"] = UNTRAINED_TRACE
-        elif kind == LISTS:
-            name = path.parent.name
-            if name.endswith(UNTRAINED):
-                fresh_text[name.removesuffix(UNTRAINED)] = ds.load()
-            else:
-                text[name] = ds.load()
-        elif {(name, kind) for name in models_of(ds)} <= known:
-            row |= {"used": False, "why": "the full protocol's store is used instead"}
-        elif ds.sizes["sample"] >= fewest:
-            _added(ds, sweeps.setdefault(kind, []), row)
-        else:
-            row |= {"used": False, "why": f"reduced: fewer than {fewest} questions decide no claim"}
-        rows.append(row)
-    whole = {kind: joined(parts) for kind, parts in sweeps.items()}
-    every = survey.traced(folder, MEASURES, variants=True) if traced else None
-    traces = None if every is None else without_variants(every)
+        })  # fmt: skip
+        traced |= kind == TRACE
+        if kind == LISTS:
+            text[path.parent.name] = ds.load()
+    traces = survey.traced(folder, MEASURES) if traced else None
     grown = {} if traces is None else {str(k): str(v) for k, v in lineage(traces)["text_model"].items()}
     evidence = Evidence(
         traces=traces,
-        sweeps={_words(kind).removeprefix("sweep "): ds for kind, ds in whole.items()},
-        effects=effects_of(whole.get(kind_of(*EFFECTS_FROM))),
-        untrained=survey.untrained(folder, MEASURES),
-        further=every
-        if traces is not None and every is not None and every.sizes["model"] > traces.sizes["model"]
-        else None,
+        null=_along_models(found.get(NULL, [])),
+        effects=_along_models(found.get(EFFECTS, [])),
+        late={kind.removeprefix("late-"): joined(found[kind]) for kind in LATE if kind in found},
+        sinks={name: ds for ds in found.get(SINKS, []) for name in models_of(ds)},
         text=text,
-        text_untrained=fresh_text,
         grown_from=grown,
-        sinks=sinks,
     )
     return Gathered(evidence, pd.DataFrame(rows, columns=list(COLUMNS)))
+
+
+def untrained_heads(models: Sequence[str]) -> xr.Dataset | None:
+    """The shipped traces of untrained networks in these models' shapes, the null of `above_null`; None without any."""
+    found = [shipped.opened(name, NULL) for name in models]
+    return _along_models([ds for ds in found if ds is not None])
+
+
+def _along_models(parts: Sequence[xr.Dataset]) -> xr.Dataset | None:
+    """Datasets of single models as one; NaN where a smaller one has no layer or head."""
+    if not parts:
+        return None
+    bare = [
+        ds.drop_vars([name for name in ds.coords if ds[name].dims == ("model",) and name != "model"]) for ds in parts
+    ]
+    whole: xr.Dataset = xr.concat(bare, "model", data_vars="all", coords="minimal", compat="override", join="outer")
+    return whole
 
 
 def _added(ds: xr.Dataset, sweeps: list[xr.Dataset], row: dict[str, object]) -> bool:

@@ -3,7 +3,7 @@
 A sink token is told by massive activations where the model has sink dimensions (Kang et al., ICLR 2025). Models that
 have none can still have tokens that draw attention without showing anything. There the nearest thing is looked at: in
 every picture the background patches that draw most attention, 5 % of all patches (ours). They are chosen by the mean
-over all heads, in the last prompt token's row and from the background alone, and judged in the first generated token's
+over all heads, in the first generated token's row and from the background alone, and judged in the last prompt token's
 row. They bound nothing: a patch that all heads favour is left out where it meets an object, and so is one that only a
 few heads favour. Which of the two a result is about stands in its `definition`.
 """
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from visualheads.analysis.grounding import targets
 from visualheads.analysis.sinks import BY_ATTENTION, MASSIVE
 from visualheads.interventions.results import objects, samples_only
-from visualheads.models.sinks import OUTLIER_RATIO, sink_threshold
+from visualheads.models.sinks import OUTLIER_RATIO, find_sink_dimensions, sink_threshold
 from visualheads.tracing.measures import TokenSets, measure
 from visualheads.tracing.trace import trace
 
@@ -33,8 +33,10 @@ SHARE = 0.05
 """Share of the patches that are looked at in models without sink dimensions."""
 DRAWN = 3.0
 """Times an even share of the image attention from which one would call a background patch a sink (ours)."""
-FINDING, JUDGING = "last_prompt", "first_generated"
+FINDING, JUDGING = "first_generated", "last_prompt"
 """Rows in which attention sinks are found and judged: not the same numbers."""
+SEARCHED = 16
+"""Samples on whose pictures sink dimensions are sought."""
 CHUNK = 8
 """Samples whose whole attention rows are in memory at a time."""
 EXAMPLES = 3
@@ -56,24 +58,26 @@ def find(model: VisionLanguageModel, samples: Sequence[Sample], progress: Any = 
                             so that the two may be of different tokens
     both                    … highest that one and the same token reaches of both: the lesser of its two
     drawn_map, sink_map     (model, grid_row, grid_column) means over the pictures; example_* of the first pictures
-    `definition` and `sink_dimensions` (model) tell what counted as a sink. Attention sinks are found in the last
-    prompt token's row; shares and concentrations are of the first generated token's.
+    `definition` and `sink_dimensions` (model) tell what counted as a sink; dimensions are sought on these prompts, with
+    their pictures, besides on a text. Attention sinks are found in the first generated token's row; shares and
+    concentrations are of the last prompt token's.
     """
     starts = range(0, len(samples), CHUNK)
-    chunks = [_chunk(model, samples[start : start + CHUNK], progress, (seed, start)) for start in starts]
+    dimensions = sought(model, samples[:SEARCHED])
+    chunks = [_chunk(model, samples[start : start + CHUNK], dimensions, progress, (seed, start)) for start in starts]
     width = max(ds.sizes["token"] for ds, _ in chunks)
     settings: Any = {"data_vars": "minimal", "coords": "minimal", "compat": "override"}
     padded = [ds.pad(token=(0, width - ds.sizes["token"]), constant_values=_fills(ds)) for ds, _ in chunks]
     whole: xr.Dataset = xr.concat(padded, "sample", **settings)
     states = np.max([found for _, found in chunks], axis=0)
-    definition = MASSIVE if model.sink_dimensions else BY_ATTENTION
+    definition = MASSIVE if dimensions else BY_ATTENTION
     return (
         whole.assign(_activations(states))
         .assign(_maps(model, samples, whole))
         .assign_coords(
             part=objects(PARTS),
             definition=("model", objects([definition])),
-            sink_dimensions=("model", objects([", ".join(map(str, model.sink_dimensions))])),
+            sink_dimensions=("model", objects([", ".join(map(str, dimensions))])),
             outlier_dimension=_strongest(states),
         )
     )
@@ -88,9 +92,17 @@ def others(sinks: NDArray[np.bool_], allowed: NDArray[np.bool_], draw: int, pict
     return np.sort(np.random.default_rng((draw, picture)).permutation(pool)[: int(sinks.sum())])
 
 
+def sought(model: VisionLanguageModel, samples: Sequence[Sample]) -> tuple[int, ...]:
+    """The model's sink dimensions, and those that its image tokens show on these prompts; strongest first."""
+    hidden = [_hidden(model, sample) for sample in samples]
+    shown = [states[len(states) // 2 :, image].flatten(0, 1) for states, image in hidden]
+    return tuple(dict.fromkeys([*model.sink_dimensions, *find_sink_dimensions(torch.cat(shown))]))
+
+
 def _chunk(
-    model: VisionLanguageModel, samples: Sequence[Sample], progress: Any, draw: tuple[int, int]
-) -> tuple[xr.Dataset, NDArray[np.float32]]:
+    model: VisionLanguageModel, samples: Sequence[Sample], dimensions: Sequence[int], progress: Any,
+    draw: tuple[int, int],
+) -> tuple[xr.Dataset, NDArray[np.float32]]:  # fmt: skip
     """Some samples: their dataset, and the highest activations (quantity, part, state, dimension). `draw`: the seed
     of the random tokens, and the first sample's place among all."""
     seed, first = draw
@@ -110,10 +122,10 @@ def _chunk(
         token_map = model.token_map(sample.open().size)
         patch = token_map.is_patch
         background = patch & ~np.any([token_map.in_box(box) for box in _objects(sample)] or [~patch], axis=0)
-        highest, massive = _residual(model, sample)
+        highest, massive = _residual(model, sample, dimensions)
         states.append(highest)
         shares = _drawn(attention[index, 0][..., places], patch)
-        sinks = massive if model.sink_dimensions else _most_drawing(shares, background, patch)
+        sinks = massive if dimensions else _most_drawing(shares, background, patch)
         drawn[0, index, there] = shares
         for name, marks in (("sink", sinks), ("background", background), ("patch", patch)):
             tokens[name][0, index, there] = marks
@@ -177,15 +189,22 @@ def _measured(
     return {name: values[..., 0].numpy() for name, values in {**kept_measures, "concentration_random": instead}.items()}
 
 
-def _residual(model: VisionLanguageModel, sample: Sample) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Highest activations (quantity, part, state, dimension) of one prompt, and which image tokens are massive in a
-    sink dimension at the input of any layer."""
+def _hidden(model: VisionLanguageModel, sample: Sample) -> tuple[torch.Tensor, NDArray[np.bool_]]:
+    """Inputs of the layers (state, token, dimension) on one prompt, and which tokens are image tokens."""
     encoding = model.encode([sample])
     image = (encoding["input_ids"][0] == model.image_token_id).numpy()
     with torch.no_grad():
         inputs = dict(encoding.to(model.device, dtype=model.dtype))
         states = model.module(**inputs, output_hidden_states=True, logits_to_keep=1).hidden_states[:-1]
-    hidden = torch.stack([state[0].float().cpu() for state in states])
+    return torch.stack([state[0].float().cpu() for state in states]), image
+
+
+def _residual(
+    model: VisionLanguageModel, sample: Sample, dimensions: Sequence[int]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Highest activations (quantity, part, state, dimension) of one prompt, and which image tokens are massive in a
+    sink dimension at the input of any layer."""
+    hidden, image = _hidden(model, sample)
     size = hidden.abs()
     normed = (size / hidden.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-12)).numpy()
     median = size.median(-1, keepdim=True).values.clamp_min(1e-12).numpy()
@@ -193,8 +212,8 @@ def _residual(model: VisionLanguageModel, sample: Sample) -> tuple[NDArray[np.fl
     told = np.concatenate([told, told.min(axis=0, keepdims=True)])
     highest = np.stack([told[:, :, where].max(axis=2) for where in (image, ~image)], axis=1)
     massive = np.zeros(int(image.sum()), bool)
-    if model.sink_dimensions:
-        massive = (told[0][:, image][:, :, list(model.sink_dimensions)] > 1).any(axis=(0, 2))
+    if dimensions:
+        massive = (told[0][:, image][:, :, list(dimensions)] > 1).any(axis=(0, 2))
     return highest.astype(np.float32), massive
 
 

@@ -1,71 +1,130 @@
 """The claims of the book's chapter “Fourteen claims”: worded in claims.yml, judged by datasets alone.
 
-    verdicts = judge(Evidence(traces=…, sweeps={"zero, all": …}, effects=…))
+    verdicts = judge(Evidence(traces=…, null=…, effects=…))
     verdict_table(verdicts)
 
-Every claim is `supported`, `contradicted`, `undecided` or `not testable here`, the last with the reason. Judging is a
-pure function of the evidence: the same datasets give the same verdicts.
+Every claim is `supported`, `not supported`, `undecided` or `not testable here`. Judging is a pure function of the
+evidence: the same datasets give the same verdicts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import yaml
 
 from visualheads.analysis.claims import across_models, attention, causal, looking
-from visualheads.analysis.claims.evidence import Evidence, is_miniature
-from visualheads.analysis.claims.verdicts import (
-    CONTRADICTED,
+from visualheads.analysis.claims.evidence import OTHERWISE, Choice, Evidence
+from visualheads.analysis.claims.rules import (
+    NOT_SUPPORTED,
     NOT_TESTABLE,
     SUPPORTED,
     UNDECIDED,
     VERDICTS,
-    Claim,
     Finding,
-    Verdict,
-    in_unit,
+    all_of,
+    decided,
 )
+from visualheads.analysis.claims.rules import agreed as agreed
 from visualheads.errors import ParameterError, got
 from visualheads.heads import patterns
 
 __all__ = [
-    "CONTRADICTED",
+    "NOT_SUPPORTED",
     "NOT_TESTABLE",
     "SUPPORTED",
     "UNDECIDED",
     "VERDICTS",
+    "Choice",
     "Claim",
     "Evidence",
     "Finding",
     "Verdict",
+    "beside",
     "claim",
     "declared",
     "judge",
+    "robustness",
     "verdict_table",
 ]
 
-JUDGES: dict[str, tuple[Callable[[Evidence], Finding], float]] = {
-    "visual_heads_exist": (looking.visual_heads_exist, looking.EXCESS),
-    "in_early_and_middle_layers": (looking.in_early_and_middle_layers, 0.0),
-    "concentration_goes_with_performance": (across_models.concentration_goes_with_performance, 0.0),
-    "naming_changes_drawing_does_not": (attention.naming_changes_drawing_does_not, patterns.MARGIN),
-    "late_heads_can_go": (causal.late_heads_can_go, causal.MARGIN),
-    "heads_predict_scores": (across_models.heads_predict_scores, 0.0),
-    "kin_share_heads": (across_models.kin_share_heads, 0.0),
-    "attention_finds_the_heads_that_matter": (causal.attention_finds_the_heads_that_matter, causal.HALF),
-    "sinks_explain_concentration": (attention.sinks_explain_concentration, attention.EXPLAINED),
-    "list_heads_become_visual": (across_models.list_heads_become_visual, 0.0),
-    "weight_goes_with_concentration": (attention.weight_goes_with_concentration, 0.0),
-    "tokens_help_small_models": (across_models.tokens_help_small_models, 0.0),
-    "tokens_need_data_in_large_models": (across_models.tokens_need_data_in_large_models, 0.0),
-    "tasks_have_profiles": (across_models.tasks_have_profiles, patterns.MARGIN),
-}
-"""Every judge with the threshold that decides: on which side of it the interval has to lie."""
+Judge = Callable[[Evidence, Choice], Finding]
+JUDGES: dict[str, tuple[Judge, float, tuple[str, ...]]] = {
+    "visual_heads_exist": (looking.visual_heads_exist, looking.TWICE, ("row", "null")),
+    "in_early_and_middle_layers": (looking.in_early_and_middle_layers, looking.TENTH, ("row", "null")),
+    "concentration_goes_with_performance": (
+        attention.concentration_goes_with_performance, attention.SMALL, ("row", "concentration", "weighting"),
+    ),
+    "naming_changes_drawing_does_not": (attention.naming_changes_drawing_does_not, patterns.MARGIN, ("row",)),
+    "late_heads_can_go": (causal.late_heads_can_go, causal.MARGIN, ("weighting",)),
+    "heads_predict_scores": (across_models.heads_predict_scores, across_models.GAIN, ("row",)),
+    "kin_share_heads": (across_models.kin_share_heads, 0.0, ()),
+    "attention_finds_the_heads_that_matter": (
+        causal.attention_finds_the_heads_that_matter, causal.HALF, ("row", "layers"),
+    ),
+    "sinks_explain_concentration": (attention.sinks_explain_concentration, attention.EXPLAINED, ()),
+    "list_heads_become_visual": (across_models.list_heads_become_visual, across_models.ADVANTAGE, ("row",)),
+    "weight_goes_with_concentration": (attention.weight_goes_with_concentration, attention.CORRELATED, ("row",)),
+    "tokens_help_small_models": (across_models.tokens_help_small_models, 0.0, ()),
+    "tokens_need_data_in_large_models": (across_models.tokens_need_data_in_large_models, 0.0, ()),
+    "tasks_have_profiles": (attention.tasks_have_profiles, patterns.MARGIN, ("row",)),
+}  # fmt: skip
+"""Every judge with its margin, and the choices that matter to it."""
+UNITS = {
+    "correlation": (1, 2, ""), "share": (100, 0, " %"), "points": (100, 1, " points"), "nats": (1, 2, " nats"),
+    "share of the ceiling": (100, 0, " % of the ceiling"),
+}  # fmt: skip
+"""Unit of a claim → factor, digits and words of its numbers."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement that data can decide; its words are told in claims.yml.
+
+    number, page    in the book's chapter, and the page on which it is measured
+    source          paper, project page, contested or ours
+    estimate, unit  what is estimated
+    control, rule   what it is held against, and how it is decided
+    change          what would change the verdict
+    history         earlier rules: {rule, verdict, why} each
+    beside          templates of sentences told beside the estimate
+    varied          the choices (`Choice`) that matter to it
+    """
+
+    number: int
+    source: Literal["paper", "project page", "contested", "ours"]
+    statement: str
+    short: str
+    estimate: str
+    unit: str
+    control: str
+    rule: str
+    change: str
+    page: str
+    history: tuple[Mapping[str, str], ...]
+    beside: tuple[str, ...]
+    judge: Judge
+    margin: float
+    varied: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim, what was found, and on which models (`scope`)."""
+
+    claim: Claim
+    finding: Finding
+    scope: str = ""
+
+    @property
+    def text(self) -> str:
+        return self.finding.verdict
 
 
 @cache
@@ -75,10 +134,13 @@ def declared() -> tuple[Claim, ...]:
     return tuple(_claim(**entry) for entry in told)
 
 
-def _claim(judge: str, rule: str, beside: Sequence[str], **words: Any) -> Claim:
-    decide, threshold = JUDGES[judge]
-    rule = rule.format(threshold=f"{threshold:g}", points=f"{100 * threshold:g}")
-    return Claim(judge=decide, threshold=threshold, rule=rule, beside=tuple(beside), **words)
+def _claim(judge: str, rule: str, history: Sequence[Mapping[str, str]], beside: Sequence[str], **words: Any) -> Claim:
+    decide, margin, varied = JUDGES[judge]
+    scale, digits, unit = UNITS[words["unit"]]
+    rule = rule.format(margin=f"{scale * margin:.{max(digits, 2) if scale == 1 else 0}f}{unit}".strip())
+    return Claim(
+        judge=decide, margin=margin, varied=varied, rule=rule, history=tuple(history), beside=tuple(beside), **words
+    )
 
 
 def claim(number: int) -> Claim:
@@ -90,39 +152,120 @@ def claim(number: int) -> Claim:
 
 
 def judge(evidence: Evidence, numbers: Iterable[int] | None = None) -> list[Verdict]:
-    """Judge all claims, or those with these numbers; claims that the evidence cannot test say what is missing.
+    """Judge all claims, or those with these numbers, by the kind of models that decides.
 
-    Miniatures are never averaged with other models: these decide each claim that they can test, miniatures the rest.
+    Checkpoints decide where any were run, else miniatures; kinds are never pooled (`beside` judges the others). Claims
+    that the evidence cannot test say what is missing. Raises ParameterError for datasets of mixed attention rows.
     """
     chosen = declared() if numbers is None else [claim(number) for number in numbers]
-    kinds = {is_miniature(name) for name in evidence.models}
-    parts = [evidence] if len(kinds) < 2 else [evidence.only(small=False), evidence.only(small=True)]
-    return [_judged(one, parts) for one in chosen]
+    own = next(iter(evidence.by_kind().values()), evidence)
+    return [Verdict(one, one.judge(own, Choice()), own.scope) for one in chosen]
 
 
-def _judged(one: Claim, parts: Sequence[Evidence]) -> Verdict:
-    verdicts = [Verdict(one, one.judge(part), part.scope) for part in parts]
-    return next((found for found in verdicts if found.finding.verdict != NOT_TESTABLE), verdicts[0])
+def beside(evidence: Evidence, numbers: Iterable[int] | None = None) -> pd.DataFrame:
+    """Verdicts on the kinds of models that do not decide: rows of `verdict_table` with the column scope."""
+    chosen = declared() if numbers is None else [claim(number) for number in numbers]
+    verdicts = [
+        Verdict(one, one.judge(own, Choice()), own.scope)
+        for own in list(evidence.by_kind().values())[1:]
+        for one in chosen
+    ]
+    return verdict_table(verdicts) if verdicts else pd.DataFrame()
+
+
+def robustness(evidence: Evidence, verdicts: Iterable[Verdict]) -> pd.DataFrame:
+    """What each verdict would be after one other choice: one row per claim and option.
+
+    Columns: number, choice, option, estimate, lower, upper, verdict (what the intervals say, whatever the power), and
+    `same` (as the intervals say by the choices that decide). Choices: those of `Choice` that matter to the claim, each
+    language model left out, and "other language models": an interval as if these were drawn from many.
+    """
+    own, rows = next(iter(evidence.by_kind().values()), evidence), []
+    for told in verdicts:
+        one, found = told.claim, told.finding
+        if not found.parts:
+            continue
+        options: list[tuple[str, str, Sequence[tuple[float, float, float]], str]] = []
+        for name in one.varied:
+            for option in OTHERWISE[name]:
+                other = one.judge(own, replace(Choice(), **{name: option}))
+                if other.parts:
+                    options.append(
+                        (name, option, [(part.estimate, *part.bounds) for part in other.parts], other.by_interval)
+                    )
+        llms = list(dict.fromkeys(llm for part in found.parts for llm in part.llm))
+        for llm in llms if len(llms) > 1 else ():
+            kept = [part for part in found.parts if set(part.llm) != {llm}]
+            options.append(_otherwise(found, "left out", llm, kept, [part.left_out(llm) for part in kept]))
+        if len(llms) > 1 and all(len(set(part.llm)) > 1 for part in found.parts):
+            options.append(
+                _otherwise(found, "other language models", "", found.parts, [p.over_llms() for p in found.parts])
+            )
+        for name, option, numbers, verdict in options:
+            estimate, lower, upper = np.mean(numbers, axis=0) if _mean_of(found) else numbers[0]
+            rows.append(
+                {"number": one.number, "choice": name, "option": option, "estimate": estimate, "lower": lower,
+                 "upper": upper, "verdict": verdict, "same": verdict == found.by_interval}
+            )  # fmt: skip
+    columns = ["number", "choice", "option", "estimate", "lower", "upper", "verdict", "same"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _otherwise(found: Finding, choice: str, option: str, parts, numbers) -> tuple[str, str, Any, str]:
+    labels = [
+        decided(low, high, part.margin, part.claimed) for part, (_, low, high) in zip(parts, numbers, strict=True)
+    ]
+    return choice, option, numbers, agreed(labels) if found.agree else all_of(labels)
+
+
+def _mean_of(found: Finding) -> bool:
+    """Whether the headline is the mean over parts: families of one claim."""
+    return (
+        len(found.parts) > 1
+        and not found.agree
+        and len({part.margin for part in found.parts}) == 1
+        and all(set(part.llm) == {part.name} for part in found.parts)
+    )
 
 
 def verdict_table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
     """One row per claim, by its number.
 
-    Columns: page, source, statement, measured (what is estimated), interval, estimate, lower, upper, unit, threshold,
-    numbers (estimate and interval in words), control, rule, verdict, reason, change, where (the case that decides),
-    also (further numbers by name) and beside (templates of sentences with them). Estimates are NaN where the claim is
-    not testable here; `reason` says why, else it is empty.
+    Columns: page, source, statement, short, measured (what is estimated), estimate, lower, upper (of the first part, or
+    the mean over families), unit, margin, numbers (estimate and interval in words), parts (one line each), power,
+    false_support, by_interval (what the intervals say, whatever the power), verdict, reason, scope, control, rule,
+    change, history, also (further numbers by name) and beside (templates of sentences with them).
     """
     rows = []
     for one in verdicts:
         claim, found = one.claim, one.finding
-        row: dict[str, Any] = {
+        numbers = (
+            np.array([(part.estimate, *part.bounds) for part in found.parts])
+            if found.parts
+            else np.full((1, 3), np.nan)
+        )
+        estimate, lower, upper = numbers.mean(axis=0) if _mean_of(found) else numbers[0]
+        reason = found.reason
+        if not reason and found.verdict == NOT_TESTABLE:
+            reason = f"its power is {100 * found.power:.0f} %, below one half"
+        rows.append({
             "number": claim.number, "page": claim.page, "source": claim.source, "statement": claim.statement,
-            "measured": claim.estimate, "interval": claim.interval, "estimate": found.estimate, "lower": found.lower,
-            "upper": found.upper, "unit": claim.unit, "threshold": claim.threshold, "control": claim.control,
-            "rule": claim.rule, "verdict": one.text, "reason": found.reason, "change": claim.change,
-            "where": found.where, "also": {**found.also, **({"where": found.where} if found.where else {})},
-            "beside": claim.beside,
-        }  # fmt: skip
-        rows.append({**row, "numbers": in_unit(row)})
+            "short": claim.short, "measured": claim.estimate, "estimate": estimate, "lower": lower, "upper": upper,
+            "unit": claim.unit, "margin": claim.margin, "numbers": in_unit(claim.unit, estimate, lower, upper),
+            "parts": [
+                f"{part.name}: {in_unit(claim.unit, part.estimate, *part.bounds)}, {part.label}" for part in found.parts
+            ],
+            "power": found.power, "false_support": found.false_support, "by_interval": found.by_interval,
+            "verdict": one.text, "reason": reason, "scope": one.scope, "control": claim.control, "rule": claim.rule,
+            "change": claim.change, "history": claim.history, "also": dict(found.also), "beside": claim.beside,
+        })  # fmt: skip
     return pd.DataFrame(rows).set_index("number")
+
+
+def in_unit(unit: str, estimate: float, lower: float, upper: float) -> str:
+    """`8.8 (4.2 to 13.0) points`: estimate and interval in a claim's unit; "" where there is none."""
+    if not np.isfinite(estimate):
+        return ""
+    scale, digits, words = UNITS[unit]
+    told = (f"{scale * value:z.{digits}f}" for value in (estimate, lower, upper))
+    return "{} ({} to {})".format(*told) + words

@@ -1,272 +1,204 @@
-"""Claims across models and tasks, and about their descent: 3, 6, 7, 10, 12, 13 and 14."""
+"""Claims across models, and about their descent: 6, 7, 10, 12 and 13."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 
 import numpy as np
-import pandas as pd
+import xarray as xr
 from numpy.typing import NDArray
 
-from visualheads.analysis import benchmarks, emergence, families
-from visualheads.analysis.claims.evidence import Evidence
-from visualheads.analysis.claims.verdicts import (
-    ALPHA,
-    CONTRADICTED,
+from visualheads.analysis.claims.evidence import MAIN_TASK, Choice, Evidence, has, in_row, stacked, sums_of
+from visualheads.analysis.claims.rules import (
+    PLANTED,
     SUPPORTED,
     UNDECIDED,
+    Draws,
     Finding,
-    all_of,
-    beyond_chance,
-    decided,
-    finding,
-    has,
+    Part,
     missing,
-    pooled,
 )
-from visualheads.analysis.lineage import RETRAINED, SEED, language_models, lineage, networks
-from visualheads.heads import patterns, permutation
-from visualheads.heads import permutation as shuffled
-from visualheads.heads.bootstrap import N_BOOT
-from visualheads.tasks.question_kinds import with_kinds
+from visualheads.analysis.families import kin_difference, relations
+from visualheads.analysis.subset import models_of, subset, tasks_of
+from visualheads.heads.agreement import spearman
+from visualheads.heads.bootstrap import PictureSums, picture_sums
+from visualheads.heads.permutation import orders
+from visualheads.heads.ranking import DETECTION_SHARE, head_count, sample_scores, top_heads
 
-PREDICTOR = "top_image_weight"
-"""The statistic whose prediction decides claim 6, named beforehand; the others are told beside it."""
-FEWEST_LLMS = 5
-"""Language models that claim 6 leaves out one by one: with fewer, chance supports it too often (simulated)."""
-MANY_TOKENS = 2000
-"""Image tokens that claim 12 speaks of; miniatures have fewer, and are compared by which recipe has more."""
-FOCUS = "top_focus_nats"
-"""The statistic of claim 3 across models: the visual heads' focus."""
-SMALL = 8.0
-"""Billions of parameters up to which a language model counts as small: the paper's 7B and 8B against 13B."""
+GAIN = 0.1
+"""Margin of claim 6: a tenth of the squared error."""
+ADVANTAGE = 0.1
+"""Margin of claim 10, a difference of rank correlations."""
+FEWEST_LLMS = 4
+"""Language models that claim 6 leaves out one by one."""
+ALPHA = 0.05
+READ, CONTROLS = "asked_weight", ("unasked_weight", "previous_weight")
+"""What heads attend to on lists: what claim 10 is about, and what tells it from other habits."""
+
+Sums = dict[str, dict[str, tuple[PictureSums, PictureSums]]]
+"""Model → benchmark → image weight of its visual heads, and right answers."""
 
 
-def concentration_goes_with_performance(evidence: Evidence) -> Finding:
-    """Claim 3: right answers have more concentrated visual heads, and better models too.
+def heads_predict_scores(evidence: Evidence, choice: Choice) -> Finding:
+    """Claim 6: within benchmarks, the visual heads' image weight predicts scores of models of unseen language models.
 
-    Answers are compared within a condition, a format and a kind of question: kinds differ in difficulty and in focus.
-    Across models by `focus_nats`, since concentration depends on the number of image tokens; models of one language
-    model are no independent evidence, so that their means are compared.
+    Scores and weights are means over the models of a language model, without the benchmark's mean over the others.
     """
-    if not has(evidence.traces, "concentration", "correct"):
-        return missing("there are no traces with concentration and answers")
-    assert evidence.traces is not None
-    table = benchmarks.right_wrong(with_kinds(evidence.traces))
-    numbers = pooled(table, "difference")
-    if not np.isfinite(numbers).all():
-        return missing("no model has enough right and wrong answers to one kind of question in one condition")
-    means = permutation.by_language_model(evidence.statistics, [FOCUS], language_models(evidence.traces))
-    across = permutation.correlations(means, [FOCUS]).iloc[0]
-    verdicts = [decided(numbers[1], numbers[2])]
-    if np.isfinite(across["p_value"]):
-        sure = across["p_value"] < ALPHA
-        verdicts.append(UNDECIDED if not sure else SUPPORTED if across["rho"] > 0 else CONTRADICTED)
-    else:
-        verdicts.append(UNDECIDED)
-    rho, p_value = float(across["rho"]), float(across["p_value"])
-    return finding(numbers, all_of(verdicts), table, rho=rho, p_value=p_value, llms=float(across["models"]))
-
-
-def heads_predict_scores(evidence: Evidence) -> Finding:
-    """Claim 6: a head statistic predicts scores of models of unseen language models better than the mean does."""
     if not has(evidence.traces, "image_weight", "correct"):
         return missing("there are no traces with image_weight and answers")
     assert evidence.traces is not None
-    llm = language_models(evidence.traces)
-    if len(set(llm.values())) < FEWEST_LLMS:
+    sums = _sums(evidence, choice)
+    llms = list(dict.fromkeys(evidence.llm[name] for name in sums))
+    if len(llms) < FEWEST_LLMS:
         return missing(f"models of fewer than {FEWEST_LLMS} language models were traced")
-    table = evidence.statistics
-    usable = [name for name in benchmarks.STATISTICS if table[name].notna().any()]
-    told = permutation.leave_one_llm_out(table, usable, llm)
-    own = told[told["statistic"] == PREDICTOR]
-    if own.empty:
-        return missing("too few models with answers remain when a language model is left out")
-    others = permutation.errors(told)
-    return finding((*_gain(own),), decided(*_gain(own)[1:]), others, predictions=float(len(own)))
+    tasks = [task for task in tasks_of(evidence.traces) if all(task in own for own in sums.values())]
+
+    def told(draws: Draws) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Weights and scores (replicate, language model, benchmark)."""
+        found = []
+        for place in (0, 1):
+            each = {
+                name: [own[task][place].means(draws.of(len(own[task][place].pictures), task))[0] for task in tasks]
+                for name, own in sums.items()
+            }
+            means = [np.mean([each[name] for name in each if evidence.llm[name] == llm], axis=0) for llm in llms]
+            found.append(np.moveaxis(np.array(means), -1, 0))
+        return found[0], found[1]
+
+    part = Part("gain", lambda draws: _gain(*told(draws))[None], GAIN, ["all"], ["all"])
+    weights, scores = told(Draws())
+    every = _gain(
+        weights[0][np.array(orders(len(llms)))], np.broadcast_to(scores[0], (len(orders(len(llms))), *scores[0].shape))
+    )
+    p_value = float((every >= every[0] - 1e-12).mean())
+    label = part.label if part.label != SUPPORTED or p_value <= ALPHA else UNDECIDED
+    also = {"p_value": p_value, "llms": float(len(llms)), "benchmarks": float(len(tasks))}
+    also |= {f"gain_{task}": float(_gain(weights[..., [at]], scores[..., [at]])[0]) for at, task in enumerate(tasks)}
+    width = part.estimate - part.bounds[0]
+    planted = {times: _planted(weights[0], times * GAIN, width) for times in (0.0, 1.0, 2.0)}
+    return Finding([part], label=label, planted=planted, also=also)
 
 
-def kin_share_heads(evidence: Evidence) -> Finding:
-    """Claim 7: models tuned from one language model have more alike heads than models of others."""
-    every = evidence.every_training
-    if not has(every, "image_weight"):
+def kin_share_heads(evidence: Evidence, choice: Choice) -> Finding:
+    """Claim 7: needs several language models, each tuned more than once, beside others of their shape."""
+    if not has(evidence.traces, "image_weight"):
         return missing("there are no traces with image_weight")
-    assert every is not None
-    table = families.relations(every)
-    told = families.kin_difference(table, every) if len(table) else None
-    if told is None:
-        return missing("there are no two models of one shape and language model beside models of another one")
-    if not np.isfinite(told["lower"]):
-        return missing("all pairs of one language model, or all of different ones, hang on a single model")
-    verdict = SUPPORTED if told["p_value"] <= ALPHA else CONTRADICTED if told["p_less"] <= ALPHA else UNDECIDED
-    beside = {
-        name: float(table.loc[table["relation"] == relation, "correlation"].mean())
-        for name, relation in (("other_seed", SEED), ("second_training", RETRAINED))
-        if (table["relation"] == relation).any()
-    }
-    numbers = (told["difference"], told["lower"], told["upper"])
-    also = {name: told[name] for name in ("p_value", "p_less", "least_p", "same", "other")}
-    return finding(numbers, verdict, table, **also, **beside)
+    assert evidence.traces is not None
+    row = in_row(evidence.traces, choice)
+    table = relations(evidence.traces, query=row or choice.row)
+    told = kin_difference(table, evidence.traces) if len(table) else None
+    kin = table[table["counted"]] if len(table) else table
+    llms = {evidence.llm[one] for one, two in zip(kin.get("group", ()), kin.get("other", ()), strict=True)
+            if evidence.llm[one] == evidence.llm[two]}  # fmt: skip
+    also = {} if told is None else {name: float(told[name]) for name in ("same", "other")}
+    return Finding(
+        reason=f"language models are what has to be drawn, and {len(llms)} of them was tuned more than once beside "
+        "others of its shape; heads of separate trainings have no places in common before they are matched",
+        also=also, table=table,
+    )  # fmt: skip
 
 
-def list_heads_become_visual(evidence: Evidence) -> Finding:
-    """Claim 10: heads that read lists in the text-only model look at asked objects, more than controls make expect.
+def list_heads_become_visual(evidence: Evidence, choice: Choice) -> Finding:
+    """Claim 10: attention on asked words of lists goes with attention on asked regions, more than other habits do.
 
-    In the row that produces the answer, as on lists; other measures and rows are told beside. Judged by the models that
-    have another trained language model of their shape among the controls (a second training of their own is none).
-    Without any such it is not supported, only contradicted.
+    The habits are the same heads' in the text-only model: attention on words of other objects, and on the token before.
     """
     if not has(evidence.traces, "region_weight") or not evidence.text:
         return missing("there are no traced lists of text-only models beside traces with boxes")
     assert evidence.traces is not None
-    known, given = networks(evidence.text), (evidence.text, evidence.grown_from)
-    told = emergence.with_text(evidence.traces, *given, untrained=evidence.text_untrained, networks=known)
-    rows = []
-    for name, part in told.groupby("model", sort=False):
-        own, controls = part[part["kind"] == emergence.OWN], part[part["kind"] != emergence.OWN]
-        if len(own) == 1 and len(controls):
-            hardest = controls.loc[controls["rho"].idxmax()]
-            others = controls.loc[controls["kind"] == emergence.OTHER, "text_model"].replace(known).nunique()
-            told_of = {"own": float(own["rho"].iloc[0]), "control": float(hardest["rho"]), "others": others}
-            told_of |= {"text_model": own["text_model"].iloc[0]}
-            rows.append({"model": name, **told_of, **_less(own.iloc[0], hardest)})
-    if not rows:
-        return missing("no tuned model has its own text-only model and a control of the same shape among the lists")
-    table = pd.DataFrame(rows)
-    verdict_from = table[table["others"] > 0] if (table["others"] > 0).any() else table
-    numbers = pooled(verdict_from)
-    scored = [_scored(evidence, told[told["model"] == name]) for name in verdict_from["model"]]
-    ways = [shuffled.exchanged(scored), shuffled.exchanged(scored, by_layer=True)]
-    chance = [max(way[tail] for way in ways) for tail in (0, 1)]
-    verdict = beyond_chance(decided(numbers[1], numbers[2]), *chance)
-    if verdict == SUPPORTED and not table["others"].any():
-        verdict = UNDECIDED
-    also = {"own": float(verdict_from["own"].mean()), "control": float(verdict_from["control"].mean())}
-    also |= {"models": float(len(verdict_from)), "others": float(table["others"].max()), "p_value": min(chance)}
-    also |= {"llms": float(verdict_from["text_model"].nunique())}
-    again = told.loc[(told["kind"] == emergence.AGAIN) & told["model"].isin(verdict_from["model"]), "rho"]
-    also |= {"again": float(again.mean())} if len(again) else {}
-    choices = emergence.by_choice(evidence.traces, *given, untrained=evidence.text_untrained, networks=known)
-    choices = choices[choices["model"].isin(verdict_from["model"])]
-    for (measure, row), part in choices.groupby(["measure", "query"]):
-        also |= {
-            f"{measure}_{row}": float(part["own"].mean()),
-            f"{measure}_{row}_control": float(part["control"].mean()),
-        }
-    return finding(numbers, verdict, told, **also)
+    each, names, own_rho = [], [], []
+    for name in models_of(evidence.traces):
+        lists = evidence.text.get(evidence.grown_from.get(name, ""))
+        if lists is None or not all(one in lists for one in (READ, *CONTROLS)):
+            continue
+        found = _advantage(subset(evidence.traces, model=name, task=MAIN_TASK, trim=True), lists, choice)
+        if found is not None:
+            each.append(lambda draws, found=found: found(draws)[0])
+            own_rho.append(float(found(Draws())[1][0]))
+            names.append(name)
+    if not names:
+        return missing("no model's own text-only model was traced on lists")
+    part = Part("advantage", stacked(each), ADVANTAGE, names, [evidence.llm[name] for name in names])
+    return Finding([part], table=part.table(), also={"own": float(np.mean(own_rho))})
 
 
-def tokens_help_small_models(evidence: Evidence) -> Finding:
-    """Claim 12: of two recipes on one small language model, the one with more image tokens scores higher."""
-    if not has(evidence.traces, "correct", "n_image_tokens"):
-        return missing("there are no traces with answers")
+def tokens_help_small_models(evidence: Evidence, choice: Choice) -> Finding:
+    """Claim 12: one pair of recipes, which differ in more than tokens, tells nothing about tokens."""
+    del evidence, choice
+    return missing("needs models below 7B that differ in image tokens alone, above and below 2 000, in several seeds")
+
+
+def tokens_need_data_in_large_models(evidence: Evidence, choice: Choice) -> Finding:
+    """Claim 13: needs amounts of data crossed with numbers of tokens."""
+    del evidence, choice
+    return missing("needs 13B models of few and many tokens, each tuned on several amounts of data, in several seeds")
+
+
+def _sums(evidence: Evidence, choice: Choice) -> Sums:
     assert evidence.traces is not None
-    sizes = {name: size_of(llm) for name, llm in lineage(evidence.traces)["llm"].items()}
-    recipe = lineage(evidence.traces)["recipe"].to_dict()
-    found = [
-        pair
-        for pair in families.matched_pairs(evidence.traces, families.RECIPE)
-        if sizes[pair[0]] <= SMALL and {recipe[pair[0]], recipe[pair[1]]} == {"1.5", "1.6"}
-    ]
-    table = families.changes(evidence.traces, found) if found else pd.DataFrame()
-    if not table.empty and not evidence.scope:
-        table = table[table.groupby("pair")["tokens_other"].transform("mean") > MANY_TOKENS]
-    if table.empty:
-        return missing(
-            f"no language model of at most {SMALL:g} billion parameters was tuned by the recipes 1.5 and 1.6, the "
-            f"latter with more than {MANY_TOKENS} image tokens (in miniature: with more than the other)"
-        )
-    judged = table.drop_duplicates("pair")
-    told = families.mean_change(evidence.traces, list(zip(judged["one"], judged["other"], strict=True)))
-    tokens = {"tokens_one": float(table["tokens_one"].mean()), "tokens_other": float(table["tokens_other"].mean())}
-    also = {"pairs": float(len(judged)), "whole": float(table["whole"].mean(skipna=False)), **tokens}
-    numbers = (told["estimate"], told["lower"], told["upper"])
-    return finding(numbers, decided(told["lower"], told["upper"]), table, **also)
+    found: Sums = {}
+    for name in models_of(evidence.traces):
+        for task in tasks_of(evidence.traces):
+            own = subset(evidence.traces, model=name, task=task)
+            if not own.sizes["sample"] or not np.isfinite(own["correct"]).any():
+                continue
+            values = sample_scores(own, "image_weight", query=in_row(own, choice)).isel(model=0)
+            mean = values.mean("sample").values.reshape(-1, 1)
+            top = top_heads(mean, head_count(int(np.isfinite(mean).sum()), DETECTION_SHARE))[:, 0]
+            strongest = values.where(xr.DataArray(top.reshape(values.shape[:2]), dims=values.dims[:2]))
+            weight = strongest.mean(["layer", "head"]).assign_coords(image_id=own["image_id"])
+            found.setdefault(name, {})[task] = (picture_sums(weight), picture_sums(own["correct"].isel(model=0)))
+    return found
 
 
-def tokens_need_data_in_large_models(_evidence: Evidence) -> Finding:
-    """Claim 13: at 13B, more tuning data raises what more image tokens bring; no model tells how much it had."""
-    return missing(
-        "it needs two recipes of few and of many image tokens, each tuned on a 13B language model with all of its data "
-        "and with a part of it"
-    )
+def _gain(weights: NDArray[np.float64], scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of the squared error (replicate) that a line in the weights saves: each language model is left out once.
 
-
-def tasks_have_profiles(evidence: Evidence) -> Finding:
-    """Claim 14: head patterns differ more between tasks than between halves of one task.
-
-    Tasks are compared within an answer format, since profiles of one task asked in both differ too (`format` tells how
-    far). Every format has to say so; the number is that of the one in which tasks differ least.
+    weights, scores: (replicate, language model, benchmark). The baseline is the mean score of the others.
     """
-    if not has(evidence.traces, "image_weight"):
-        return missing("there are no traces with image_weight")
-    assert evidence.traces is not None
-    if len(np.unique(evidence.traces["task"].values.astype(str))) < 2:
-        return missing("only one benchmark was traced")
-    told = patterns.task_pairs(patterns.group_agreement(evidence.traces, patterns.TASK_FORMAT))
-    by_kind = {str(kind): pooled(part, "shortfall") for kind, part in told.groupby("kind", sort=False)}
-    formats = by_kind.pop(patterns.FORMATS, np.full(3, np.nan))
-    known = {form: numbers for form, numbers in by_kind.items() if np.isfinite(numbers).all()}
-    if not known:
-        return missing("no model was traced on two benchmarks in one answer format with enough pictures")
-    least = min(known, key=lambda form: known[form][0])
-    single = told.loc[told["kind"] == least, "verdict"]
-    also = {"format": formats[0], "format_lower": formats[1], "format_upper": formats[2]}
-    also |= {"pairs": float(len(single)), "alike": float((single == patterns.ALIKE).sum())}
-    also |= {"most": max(numbers[0] for numbers in known.values())} if len(known) > 1 else {}
-    kinds = {patterns.ALIKE: CONTRADICTED, patterns.DIFFERENT: SUPPORTED, patterns.UNDECIDED: UNDECIDED}
-    verdicts = {kinds[patterns.verdict(lower, upper)] for _, lower, upper in known.values()}
-    verdict = verdicts.pop() if len(verdicts) == 1 else UNDECIDED
-    return replace(finding(known[least], verdict, told, **also), where=least)
+    missed = guessed = np.zeros(len(scores))
+    for out in range(scores.shape[1]):
+        others = np.delete(np.arange(scores.shape[1]), out)
+        mean_x, mean_y = weights[:, others].mean(axis=1), scores[:, others].mean(axis=1)
+        x, y = weights[:, others] - mean_x[:, None], scores[:, others] - mean_y[:, None]
+        slope = (x * y).sum(axis=(1, 2)) / np.maximum((x * x).sum(axis=(1, 2)), 1e-12)
+        left = scores[:, out] - mean_y
+        guessed = guessed + (left**2).sum(axis=1)
+        missed = missed + ((left - slope[:, None] * (weights[:, out] - mean_x)) ** 2).sum(axis=1)
+    return 1 - missed / np.maximum(guessed, 1e-12)
 
 
-def size_of(llm: str) -> float:
-    """Billions of parameters in a language model's name ("Vicuna-13B" → 13); NaN where there is no number with B."""
-    found = re.search(r"([\d.]+)\s*[Bb]\b", llm)
-    if found:
-        return float(found[1])
-    # the paper's table names Mistral, Llama-3 and Phi-3 without their size; all are small
-    return {"mistral": 7.0, "llama-3": 8.0, "phi-3": 3.8}.get(
-        re.sub(r"[-_ ]?(v[\d.]+|mini.*)$", "", llm.lower()), np.nan
-    )
+def _planted(weights: NDArray[np.float64], share: float, width: float) -> float:
+    """How often claim 6 is supported where weights explain this share of the scores' variance within benchmarks."""
+    rng = np.random.default_rng(1)
+    x = weights - weights.mean(axis=0)
+    x = x / x.std()
+    noise = rng.normal(size=(PLANTED, *x.shape))
+    scores = np.sqrt(share) * x + np.sqrt(1 - share) * noise
+    order = np.array(orders(len(x)))
+    found = 0
+    for one in scores:
+        every = _gain(x[order], np.broadcast_to(one, (len(order), *one.shape)))
+        found += bool(every[0] - width > GAIN and (every >= every[0] - 1e-12).mean() <= ALPHA)
+    return found / PLANTED
 
 
-def _gain(predictions: pd.DataFrame, seed: int = 0) -> tuple[float, float, float]:
-    """1 − squared error / squared error of the baseline, with an interval over language models left out."""
-    missed = np.square(predictions["score"] - predictions["predicted"]).groupby(predictions["llm"]).sum()
-    guessed = np.square(predictions["score"] - predictions["baseline"]).groupby(predictions["llm"]).sum()
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(0, len(missed), (N_BOOT, len(missed)))
-    gains = 1 - missed.to_numpy()[drawn].sum(axis=1) / np.maximum(guessed.to_numpy()[drawn].sum(axis=1), 1e-12)
-    lower, upper = np.quantile(gains, [0.025, 0.975])
-    return float(1 - missed.sum() / max(float(guessed.sum()), 1e-12)), float(lower), float(upper)
+def _advantage(
+    own: xr.Dataset, lists: xr.Dataset, choice: Choice
+) -> Callable[[Draws], tuple[NDArray[np.float64], NDArray[np.float64]]] | None:
+    """Correlation with reading the asked words minus the largest with another habit, and the first by itself."""
+    seen = sums_of(own, "region_weight", choice)
+    shape = tuple(lists.sizes[dim] for dim in ("layer", "head"))
+    if shape != (own.sizes["layer"], own.sizes["head"]):
+        return None
+    told: Mapping[str, PictureSums] = {
+        name: picture_sums(lists[name].isel(model=0).transpose("layer", "head", "sample")) for name in (READ, *CONTROLS)
+    }
 
+    def advantage(draws: Draws) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        pictures, words = draws.of(len(seen.pictures), MAIN_TASK), draws.of(len(told[READ].pictures), "lists")
+        scores = np.stack([seen.means(pictures).T, *(one.means(words).T for one in told.values())], axis=1)
+        rho = spearman(scores)[:, 0, 1:]
+        return rho[:, 0] - rho[:, 1:].max(axis=1), rho[:, 0]
 
-def _scored(evidence: Evidence, told: pd.DataFrame) -> tuple[shuffled.Scored, list[NDArray[np.float64]]]:
-    """What one model's heads do on pictures and on lists in its own text-only model, and on lists in each control.
-
-    told: the model's rows of `emergence.with_text`.
-    """
-    assert evidence.traces is not None
-    name, own, controls = str(told["model"].iloc[0]), None, []
-    for _, row in told.iterrows():
-        lists = (evidence.text_untrained if row["kind"] == emergence.FRESH else evidence.text)[row["text_model"]]
-        pairs = emergence.head_pairs(evidence.traces, lists, name)
-        if row["kind"] == emergence.OWN:
-            own = shuffled.Scored(
-                str(row["text_model"]), pairs["text"].to_numpy(), pairs["picture"].to_numpy(), pairs["layer"].to_numpy()
-            )
-        else:
-            controls.append(pairs["text"].to_numpy())
-    assert own is not None
-    return own, controls
-
-
-def _less(one: Mapping[str, float] | pd.Series, other: Mapping[str, float] | pd.Series) -> dict[str, float]:
-    """Difference of two correlations; half widths of their intervals add in quadrature."""
-    estimate = float(one["rho"] - other["rho"])
-    widths = [(float(row["upper"]) - float(row["lower"])) / 2 for row in (one, other)]
-    width = float(np.hypot(widths[0], widths[1]))
-    return {"estimate": estimate, "lower": estimate - width, "upper": estimate + width}
+    return advantage

@@ -1,172 +1,227 @@
-"""Claims about what heads' attention depends on: 4, 9 and 11."""
+"""Claims about what heads' attention goes with and depends on: 3, 4, 9, 11 and 14."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from itertools import combinations
 
 import numpy as np
-import pandas as pd
+import xarray as xr
 from numpy.typing import NDArray
 
-from visualheads.analysis.benchmarks import BOX_PAIRS, NAME_PAIRS
-from visualheads.analysis.claims.evidence import Evidence
-from visualheads.analysis.claims.samples import bootstrapped, of_main_task, pictures_of, sums_of
-from visualheads.analysis.claims.verdicts import (
-    CONTRADICTED,
-    SUPPORTED,
-    UNDECIDED,
-    Finding,
-    all_of,
-    beyond_chance,
-    decided,
-    finding,
-    has,
-    missing,
-    pooled,
-)
-from visualheads.analysis.lineage import language_models
+from visualheads.analysis.benchmarks import BOX_PAIRS, NAME_PAIRS, STRATA
+from visualheads.analysis.claims.evidence import MAIN_TASK, READINGS, Choice, Evidence, has, in_row, stacked, sums_of
+from visualheads.analysis.claims.rules import Draws, Finding, Part, missing
 from visualheads.analysis.sinks import MASSIVE
 from visualheads.analysis.subset import models_of, subset
-from visualheads.heads import patterns, permutation
 from visualheads.heads.agreement import spearman, without_layer_means
-from visualheads.heads.bootstrap import split_halves
-from visualheads.heads.ranking import head_count, top_heads
+from visualheads.heads.bootstrap import half_weights, picture_sums, split_halves
+from visualheads.heads.patterns import MARGIN, N_SPLITS, between, collected, labels_of, shortfalls
+from visualheads.heads.ranking import DETECTION_SHARE, head_count, sample_scores, top_heads
+from visualheads.tasks.question_kinds import with_kinds
 
-STRONGEST = 0.1
-"""Share of the heads that count as the strongest."""
-EXPLAINED = 0.5
-"""More than half of the surplus concentration must be the sinks' for them to explain it (ours)."""
+SMALL = 0.1
+"""Margin of claim 3: a correlation that explains one percent of what sets answers apart."""
+CORRELATED = 0.2
+"""Margin of claim 11, a rank correlation."""
+STRONGEST, EXPLAINED = 0.1, 0.5
+"""Claim 9: share of the heads that count as the most concentrated; share of their surplus that has to vanish."""
+LETTERS = "letters"
 
 
-def naming_changes_drawing_does_not(evidence: Evidence) -> Finding:
-    """Claim 4: head patterns are alike with and without the drawn box, not with and without the object's name.
+def concentration_goes_with_performance(evidence: Evidence, choice: Choice) -> Finding:
+    """Claim 3: the visual heads are more concentrated where the answer is right.
 
-    Judged within each answer format; all that were asked have to agree.
+    Point-biserial correlation over answers, within benchmark, condition, format and kind of question.
     """
-    if not has(evidence.traces, "image_weight"):
-        return missing("there are no traces with image_weight")
+    if not has(evidence.traces, choice.concentration, "correct"):
+        return missing("there are no traces with concentration and answers")
     assert evidence.traces is not None
-    traces, kinds = of_main_task(evidence.traces), {"box": BOX_PAIRS, "name": NAME_PAIRS}
-    told = patterns.pairs(patterns.format_agreement(traces), kinds)
-    same = {patterns.ALIKE: SUPPORTED, patterns.DIFFERENT: CONTRADICTED, patterns.UNDECIDED: UNDECIDED}
-    reverse = {patterns.ALIKE: CONTRADICTED, patterns.DIFFERENT: SUPPORTED, patterns.UNDECIDED: UNDECIDED}
-    boxes, parts, also = {}, [], {}
-    for form, rows in told.groupby("format", sort=False):
-        box, name = (rows[rows["kind"] == kind] for kind in kinds)
-        drawn, named = pooled(box, "shortfall"), pooled(name, "shortfall")
-        if not np.isfinite([drawn, named]).all():
-            continue
-        boxes[str(form)] = drawn
-        parts.append((same[patterns.verdict(*drawn[1:])], reverse[patterns.verdict(*named[1:])]))
-        also |= _bounds(f"{form}_box", drawn) | _bounds(f"{form}_naming", named)
-        differ = float((box["verdict"] == patterns.DIFFERENT).sum())
-        also |= {f"{form}_boxes": float(len(box)), f"{form}_different": differ}
-    if not boxes:
-        return missing("no model was asked with and without the box, and with and without the name, in one format")
-    if has(traces, "region_weight"):
-        regions = patterns.pairs(patterns.format_agreement(traces, measure="region_weight"), {"box": BOX_PAIRS})
-        for form, rows in regions.groupby("format", sort=False):
-            also |= _bounds(f"{form}_region", pooled(rows, "shortfall"))
-    verdicts = [all_of(part) for part in parts]
-    also |= {"formats": float(len(verdicts)), "supporting": float(verdicts.count(SUPPORTED))}
-    also |= {"contradicting": float(verdicts.count(CONTRADICTED))}
-    for name, verdict in zip(("box_alike", "name_different"), zip(*parts, strict=True), strict=True):
-        also[name] = float(verdict.count(SUPPORTED))
-    where = max(boxes, key=lambda form: boxes[form][0])
-    agreed = verdicts[0] if len(set(verdicts)) == 1 else UNDECIDED
-    return replace(finding(boxes[where], agreed, told, **also), where=where)
+    traces, each, names = with_kinds(evidence.traces), [], []
+    for name in models_of(traces):
+        own = subset(traces, model=name)
+        answers = np.asarray(own["correct"].isel(model=0).values, dtype=float)
+        if own.sizes["sample"] and (answers == 0).sum() >= 10 <= (answers == 1).sum():
+            each.append(_point_biserial(own, answers, choice))
+            names.append(name)
+    if not names:
+        return missing("no model has ten right and ten wrong answers")
+    part = Part("right against wrong", stacked(each), SMALL, names, [evidence.llm[name] for name in names])
+    return Finding([part], table=part.table())
 
 
-def _bounds(name: str, numbers: NDArray[np.float64]) -> dict[str, float]:
-    """(estimate, lower, upper) by name."""
-    return {f"{name}{end}": float(value) for end, value in zip(("", "_lower", "_upper"), numbers, strict=True)}
+def naming_changes_drawing_does_not(evidence: Evidence, choice: Choice) -> Finding:
+    """Claim 4: patterns are alike with and without the drawn box, and differ with and without the object's name."""
+    if not has(evidence.traces, "image_weight", "region_weight"):
+        return missing("there are no traces with image_weight and region_weight")
+    parts = []
+    for kind, pairs, claimed in (("box", BOX_PAIRS, "below"), ("name", NAME_PAIRS, "above")):
+        for measure in ("image_weight", "region_weight"):
+            each, names = [], []
+            for name, own in _asked_in_letters(evidence, MAIN_TASK):
+                found = _shortfall(own, measure, "condition", pairs, choice)
+                if found is not None:
+                    each.append(found)
+                    names.append(name)
+            if not names:
+                return missing("no model was asked with and without the box, and the name, with letters")
+            llm = [evidence.llm[name] for name in names]
+            label = f"{kind}, {'weight' if measure == 'image_weight' else 'region'}"
+            parts.append(Part(label, stacked(each), MARGIN, names, llm, claimed))  # pyright: ignore[reportArgumentType]
+    return Finding(parts, also={part.name.replace(", ", "_"): part.estimate for part in parts})
 
 
-def sinks_explain_concentration(evidence: Evidence) -> Finding:
-    """Claim 9: of the most concentrated heads' surplus concentration, more than half vanishes without sink tokens.
-
-    Models without sink dimensions cannot tell; what vanishes there without the background patches that draw most
-    attention is told, and decides nothing: patches on objects are none of these.
-    """
-    if not has(evidence.traces, "concentration", "concentration_no_sink"):
-        return missing("there are no traces with concentration and concentration_no_sink")
-    assert evidence.traces is not None
-    rows = []
-    for name in models_of(evidence.traces):
-        part, kind = subset(evidence.traces, model=name), MASSIVE
-        if not np.isfinite(part["concentration_no_sink"]).any() and name in evidence.sinks:
-            part, kind = evidence.sinks[name].sel(model=[name]), str(evidence.sinks[name]["definition"].values[0])
-        if not np.isfinite(part["concentration_no_sink"]).any() or len(np.unique(part["image_id"].values)) < 4:
-            continue
-        first, second = split_halves(part)
-        found = sums_of(first, "concentration")[0].means(np.ones((1, pictures_of(first))))
-        there = np.isfinite(found[:, 0])
-        top = top_heads(found, head_count(int(there.sum()), STRONGEST))[:, 0]
-        with_sinks, _ = sums_of(second, "concentration")
-        without, _ = sums_of(second, "concentration_no_sink")
-
-        def explained(
-            weights: NDArray[np.float64], one=with_sinks, other=without, top=top, there=there
-        ) -> NDArray[np.float64]:
-            concentration, bare = one.means(weights), other.means(weights)
-            surplus = np.nanmean(concentration[top], axis=0) - np.nanmean(concentration[there], axis=0)
-            left = np.nanmean(bare[top], axis=0) - np.nanmean(bare[there], axis=0)
-            return 1 - left / surplus
-
-        rows.append({"model": name, "sinks": kind, **bootstrapped(explained, len(with_sinks.pictures))})
-    if not rows:
-        return missing("no model has sink dimensions, or token maps that stand for them")
-    table = pd.DataFrame(rows)
-    massive = table[table["sinks"] == MASSIVE]
-    if massive.empty:
-        share, lower, upper = (f"{100 * value:z.1f}" for value in pooled(table))
-        return missing(
-            f"none of {len(table)} models has sink dimensions; without the background patches that draw most attention "
-            f"{share} % of the surplus vanish ({lower} to {upper}), which says nothing of sinks"
-        )
-    numbers, also = pooled(massive), {"models": float(len(table)), "with_dimensions": float(len(massive))}
-    return finding(numbers, decided(numbers[1], numbers[2], EXPLAINED), massive, **also)
+def sinks_explain_concentration(evidence: Evidence, choice: Choice) -> Finding:
+    """Claim 9: of the most concentrated heads' surplus concentration, more than half vanishes without sink tokens."""
+    del choice  # sinks are traced in one row, and for one reading
+    each, names = [], []
+    for name, ds in evidence.sinks.items():
+        if str(ds["definition"].values[0]) == MASSIVE:
+            each.append(_explained(ds))
+            names.append(name)
+    if not names:
+        told = f"none of {len(evidence.sinks)} models" if evidence.sinks else "no traced model"
+        return missing(f"{told} has sink dimensions, sought on prompts with pictures")
+    part = Part(
+        "share that vanishes", stacked(each), EXPLAINED, names, [evidence.llm.get(name, name) for name in names]
+    )
+    return Finding(
+        [part], table=part.table(), also={"models": float(len(evidence.sinks)), "with_sinks": float(len(names))}
+    )
 
 
-def weight_goes_with_concentration(evidence: Evidence) -> Finding:
-    """Claim 11: over heads, image weight and concentration are correlated, within layers too.
-
-    The intervals are over pictures; the verdict also needs that heads that change places seldom correlate as much.
-    """
-    if not has(evidence.traces, "image_weight", "concentration"):
+def weight_goes_with_concentration(evidence: Evidence, choice: Choice) -> Finding:
+    """Claim 11: over heads, image weight and concentration are correlated: every reading, within layers too."""
+    readings = [name for name in READINGS if has(evidence.traces, "image_weight", name)]
+    if not readings:
         return missing("there are no traces with image_weight and concentration")
     assert evidence.traces is not None
-    rows, found, llm = [], [], language_models(evidence.traces)
-    for name in models_of(evidence.traces):
-        part = subset(evidence.traces, model=name)
-        (weight, shape), (focus, _) = sums_of(part, "image_weight"), sums_of(part, "concentration")
-        layer = np.repeat(np.arange(shape[0]), shape[1])
+    names = models_of(evidence.traces)
+    models = {name: subset(evidence.traces, model=name, task=MAIN_TASK) for name in names}
+    weights = {name: sums_of(own, "image_weight", choice) for name, own in models.items()}
+    parts = []
+    for reading in readings:
+        for within in (False, True):
+            each = [_correlated(models[name], weights[name], reading, within, choice) for name in names]
+            label = f"{reading}{', within layers' if within else ''}"
+            parts.append(Part(label, stacked(each), CORRELATED, names, [evidence.llm[name] for name in names]))
+    return Finding(
+        parts, agree=True, also={part.name.replace(", ", "_").replace(" ", "_"): part.estimate for part in parts}
+    )
 
-        def correlated(
-            weights: NDArray[np.float64], within: bool, weight=weight, focus=focus, layer=layer
-        ) -> NDArray[np.float64]:
-            scores = np.stack([weight.means(weights).T, focus.means(weights).T], axis=1)
-            there = np.isfinite(scores).all(axis=(0, 1))
-            scores = scores[..., there]
-            return spearman(without_layer_means(scores, layer[there]) if within else scores)[:, 0, 1]
 
-        n = len(weight.pictures)
-        whole = bootstrapped(lambda w, f=correlated: f(w, False), n, correlation=True)
-        inner = bootstrapped(lambda w, f=correlated: f(w, True), n, correlation=True)
-        rows.append({"model": name, **whole, **{f"within_{key}": value for key, value in inner.items()}})
-        one, other = (sums.means(np.ones((1, n)))[:, 0] for sums in (weight, focus))
-        heads = np.isfinite(one) & np.isfinite(other)
-        if heads.any():
-            found.append(permutation.Scored(llm[name], one[heads], other[heads], layer[heads]))
-    table = pd.DataFrame(rows)
-    whole, inner = pooled(table), pooled(table, "within_estimate", "within_lower", "within_upper")
-    if not found:
-        return finding(whole, UNDECIDED, table)
-    anywhere, in_layer = permutation.correlated(found, within=False), permutation.correlated(found, within=True)
-    verdict = all_of([
-        beyond_chance(decided(whole[1], whole[2]), *anywhere), beyond_chance(decided(inner[1], inner[2]), *in_layer)
-    ])  # fmt: skip
-    return finding(
-        whole, verdict, table, within=inner[0], within_lower=inner[1], within_upper=inner[2],
-        p_value=min(anywhere), within_p=min(in_layer),
-    )  # fmt: skip
+def tasks_have_profiles(evidence: Evidence, choice: Choice) -> Finding:
+    """Claim 14: patterns of two benchmarks asked with letters differ more than those of two halves of one."""
+    if not has(evidence.traces, "image_weight"):
+        return missing("there are no traces with image_weight")
+    each, names = [], []
+    for name, own in _asked_in_letters(evidence):
+        tasks = list(dict.fromkeys(own["task"].values.astype(str)))
+        found = _shortfall(own, "image_weight", "task", list(combinations(tasks, 2)), choice)
+        if found is not None:
+            each.append(found)
+            names.append(name)
+    if not names:
+        return missing("no model was asked two benchmarks with letters")
+    part = Part("profiles", stacked(each), MARGIN, names, [evidence.llm[name] for name in names])
+    return Finding([part], table=part.table())
+
+
+def _asked_in_letters(evidence: Evidence, task: str = "") -> list[tuple[str, xr.Dataset]]:
+    """Every model's samples with letters to choose from, of one benchmark or of all."""
+    assert evidence.traces is not None
+    labels = {"format": LETTERS} | ({"task": task} if task else {})
+    found = [(name, subset(evidence.traces, model=name, **labels)) for name in models_of(evidence.traces)]
+    return [(name, own) for name, own in found if own.sizes["sample"]]
+
+
+def _shortfall(
+    own: xr.Dataset, measure: str, by: str, pairs: Sequence[tuple[str, str]], choice: Choice
+) -> Callable[[Draws], NDArray[np.float64]] | None:
+    """How far patterns of these pairs of groups fall short of what noise allows, on average; None without a pair."""
+    values = sample_scores(own, measure, query=in_row(own, choice)).isel(model=0)
+    labels = labels_of(own, by)
+    known = [name for name in dict.fromkeys(labels) if np.isfinite(values.values[..., labels == name]).any()]
+    kept = [(known.index(one), known.index(two)) for one, two in pairs if one in known and two in known]
+    if not kept:
+        return None
+    found = collected([(values, labels == name) for name in known], known)
+    first, second = (list(places) for places in zip(*kept, strict=True))
+
+    def mean(draws: Draws) -> NDArray[np.float64]:
+        weights = draws.of(found.n_pictures, by)
+        splits = N_SPLITS if len(weights) == 1 else len(weights)
+        halves = half_weights(found.n_pictures, splits, draws.seed)
+        correlation = between(found, weights * halves, weights * (1 - halves))
+        if len(weights) == 1:
+            correlation = correlation.mean(axis=0, keepdims=True)
+        return shortfalls(correlation)[1][:, first, second].mean(axis=1)
+
+    return mean
+
+
+def _point_biserial(
+    own: xr.Dataset, answers: NDArray[np.float64], choice: Choice
+) -> Callable[[Draws], NDArray[np.float64]]:
+    """Correlation of the visual heads' concentration with right answers, both without the means of their stratum."""
+    weight = sample_scores(own, "image_weight", query=in_row(own, choice)).isel(model=0).mean("sample").values
+    top = top_heads(weight.reshape(-1, 1), head_count(int(np.isfinite(weight).sum()), DETECTION_SHARE))[:, 0]
+    values = sample_scores(own, choice.concentration, query=in_row(own, choice)).isel(model=0).values
+    focus = READINGS[choice.concentration] * np.nanmean(values.reshape(len(top), -1)[top], axis=0)
+    strata = labels_of(own, [name for name in ("task", *STRATA) if name in own.coords])
+    x, y = np.full(len(focus), np.nan), np.full(len(focus), np.nan)
+    for name in dict.fromkeys(strata):
+        here = (strata == name) & np.isfinite(focus) & np.isfinite(answers)
+        if here.sum() > 1 and 0 < answers[here].mean() < 1:
+            x[here], y[here] = focus[here] - focus[here].mean(), answers[here] - answers[here].mean()
+    scale = np.ones(len(x))
+    if choice.weighting == "benchmarks":  # so that long benchmarks do not count more
+        task = own["task"].values.astype(str)
+        counts = {name: np.isfinite(x[task == name]).sum() for name in dict.fromkeys(task)}
+        scale = np.array([1 / max(counts[name], 1) for name in task])
+    products = np.stack([scale * x * y, scale * x**2, scale * y**2])
+    sums = picture_sums(xr.DataArray(products, {"image_id": ("sample", own["image_id"].values)}, ("of", "sample")))
+
+    def correlation(draws: Draws) -> NDArray[np.float64]:
+        xy, xx, yy = sums.sums @ draws.of(len(sums.pictures), "all").T
+        return xy / np.sqrt(np.maximum(xx * yy, 1e-24))
+
+    return correlation
+
+
+def _correlated(
+    own: xr.Dataset, weight, reading: str, within: bool, choice: Choice
+) -> Callable[[Draws], NDArray[np.float64]]:
+    """Rank correlation over heads of image weight and a reading of concentration."""
+    focus = sums_of(own, reading, choice)
+    heads = np.flatnonzero(weight.counts.any(axis=1) & focus.counts.any(axis=1))
+    layer = np.repeat(np.arange(own.sizes["layer"]), own.sizes["head"])[heads]
+
+    def correlation(draws: Draws) -> NDArray[np.float64]:
+        drawn = draws.of(len(weight.pictures), MAIN_TASK)
+        scores = np.stack([weight.means(drawn)[heads].T, READINGS[reading] * focus.means(drawn)[heads].T], axis=1)
+        return spearman(without_layer_means(scores, layer) if within else scores)[:, 0, 1]
+
+    return correlation
+
+
+def _explained(ds: xr.Dataset) -> Callable[[Draws], NDArray[np.float64]]:
+    """Share of the surplus concentration of the most concentrated heads that vanishes without sinks.
+
+    Heads are chosen on one half of the pictures and judged on the other.
+    """
+    first, second = split_halves(ds)
+    mean = first["concentration"].isel(model=0).mean("sample").values.ravel()
+    there = np.isfinite(mean)
+    top = top_heads(mean[:, None], head_count(int(there.sum()), STRONGEST))[:, 0]
+    sums = [picture_sums(second[name].isel(model=0)) for name in ("concentration", "concentration_no_sink")]
+
+    def share(draws: Draws) -> NDArray[np.float64]:
+        weights = draws.of(len(sums[0].pictures), "sinks")
+        surplus, left = (
+            np.nanmean(found[top], axis=0) - np.nanmean(found[there], axis=0)
+            for found in (one.means(weights) for one in sums)
+        )
+        return 1 - left / surplus
+
+    return share

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from visualheads.analysis.claims.verdicts import Verdict
 from visualheads.errors import RecordError
 from visualheads.store.files import refusals_told, write_file
 
-FORMAT = 1
+FORMAT = 2
+TEXTS = ("statement", "verdict", "scope", "unit")
+NUMBERS = ("estimate", "lower", "upper", "margin", "power")
 DIGITS = 6
 """Significant digits of a number in the file: more are noise of another machine's sums."""
 SAME, LABEL, OUTSIDE, NEW, GONE = "same", "label changed", "estimate outside the old interval", "new", "gone"
@@ -22,13 +22,13 @@ CHANGES = (LABEL, OUTSIDE, GONE)
 """What makes `visualheads compare` fail."""
 
 
-def save_verdicts(verdicts: Iterable[Verdict], path: str | Path) -> Path:
+def save_verdicts(verdicts: pd.DataFrame, path: str | Path) -> Path:
     """Write verdicts as JSON.
 
     Parameters
     ----------
-    verdicts : iterable of Verdict
-        As `judge` gives them.
+    verdicts : DataFrame
+        As `verdict_table` gives them.
     path : path
         The file; its folder is made.
 
@@ -44,17 +44,14 @@ def save_verdicts(verdicts: Iterable[Verdict], path: str | Path) -> Path:
     """
     target = Path(path)
     claims = {
-        str(one.claim.number): {
-            "statement": one.claim.statement,
-            "verdict": one.text,
-            "estimate": _number(one.finding.estimate),
-            "lower": _number(one.finding.lower),
-            "upper": _number(one.finding.upper),
-            "unit": one.claim.unit,
-            "also": {name: _number(value) for name, value in one.finding.also.items()},
+        str(number): {
+            **{name: row[name] for name in TEXTS},
+            **{name: _number(row[name]) for name in NUMBERS},
+            "also": {name: _number(value) for name, value in row["also"].items()},
         }
-        for one in verdicts
+        for number, row in verdicts.iterrows()
     }
+    target.parent.mkdir(parents=True, exist_ok=True)
     with refusals_told(target):
         write_file(
             target, (json.dumps({"format": FORMAT, "claims": claims}, indent=1, ensure_ascii=False) + "\n").encode()

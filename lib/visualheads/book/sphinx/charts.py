@@ -114,13 +114,17 @@ class VegaLiteDirective(SphinxDirective):
         except (OSError, json.JSONDecodeError) as error:
             raise self.error(f"vegalite: cannot read the specification {relative}: {error}") from error
         alt_text = self.options.get("alt") or spec.get("description", NO_WORDS)
-        figure = nodes.figure("", chart(spec, alt_text, Path(self.env.app.outdir)))
-        if self.content:
-            parsed, _ = self.parse_inline("\n".join(self.content), lineno=self.lineno)
-            figure += nodes.caption("", "", *parsed)
-        self.add_name(figure)
-        self.set_source_info(figure)
-        return [figure]
+        return captioned(self, nodes.figure("", chart(spec, alt_text, Path(self.env.app.outdir))))
+
+
+def captioned(directive: SphinxDirective, figure: nodes.figure) -> list[nodes.Node]:
+    """A directive's figure with its name, and its content as the caption."""
+    if directive.content:
+        parsed, _ = directive.parse_inline("\n".join(directive.content), lineno=directive.lineno)
+        figure += nodes.caption("", "", *parsed)
+    directive.add_name(figure)
+    directive.set_source_info(figure)
+    return [figure]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.util.docutils import SphinxDirective
 
+from visualheads.book.sphinx.charts import captioned
 from visualheads.explorer import assets
 from visualheads.explorer.page import element
 
@@ -60,12 +61,7 @@ class ExplorerDirective(SphinxDirective):
         }
         text = element(f"{up}_static/{LOOKS}/{name}", {**first, "remembers": "yes"}, self.options.get("alt", ""))
         figure = nodes.figure("", nodes.raw("", text, format="html"), classes=[MARK, *self.options.get("class", [])])
-        if self.content:
-            parsed, _ = self.parse_inline("\n".join(self.content), lineno=self.lineno)
-            figure += nodes.caption("", "", *parsed)
-        self.add_name(figure)
-        self.set_source_info(figure)
-        return [figure]
+        return captioned(self, figure)
 
 
 def write(app: Sphinx) -> None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from visualheads.cards import data_folder, learned_file
+from visualheads.cards import data_folder, learned_file, trained_steps
 from visualheads.miniatures.card import percent
 from visualheads.models.smol.base_weights import PACKAGES
 from visualheads.models.smol.joined_model import join, read_learned
@@ -143,9 +143,7 @@ def model_card(name: str, scores: dict[str, Any], steps: int) -> str:
 def write_card(name: str, scores: dict[str, Any], folder: Path | None = None) -> Path:
     """Write `<name>.scores.json` and the card `<name>.md` beside the learned weights; returns the card's path."""
     folder = folder or data_folder() / "smol"
-    log = folder / f"{name}.json"
-    steps = json.loads(log.read_text(encoding="utf-8"))["step"] if log.is_file() else 0
     (folder / f"{name}.scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
     card = folder / f"{name}.md"
-    card.write_text(model_card(name, scores, steps), encoding="utf-8")
+    card.write_text(model_card(name, scores, trained_steps(name, folder)), encoding="utf-8")
     return card

@@ -102,7 +102,7 @@ def localise(learner: Learner, report: Callable[[str], object] = str, pictures: 
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=steps)
     for step in range(steps):
         chosen = rng.sample(range(pictures), BATCH)
-        scores = head(_hidden(learner, features[chosen].float()))
+        scores = head(learner.adapter.hidden(features[chosen].float()))
         loss = _loss(scores, {name: value[chosen] for name, value in labels.items()})
         optimiser.zero_grad()
         loss.backward()
@@ -112,12 +112,7 @@ def localise(learner: Learner, report: Callable[[str], object] = str, pictures: 
             report(f"localising: step {step} of {steps}, loss {loss.item():.4f}")
     features, labels = _draw(learner, random.Random("localise, held out"), TESTED, report)
     with torch.no_grad():
-        return _told(head(_hidden(learner, features.float())), labels)
-
-
-def _hidden(learner: Learner, features: Tensor) -> Tensor:
-    adapter = learner.adapter
-    return functional.gelu(adapter.linear_1((features - adapter.mean) / adapter.deviation))
+        return _told(head(learner.adapter.hidden(features.float())), labels)
 
 
 def _draw(

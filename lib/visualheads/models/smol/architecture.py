@@ -206,8 +206,11 @@ class Projector(nn.Module):
         self.scale.fill_(scale)
 
     def forward(self, features: Float[Tensor, "*rows feature"]) -> Float[Tensor, "*rows hidden"]:
-        standard = (features - self.mean) / self.deviation
-        return self.linear_2(functional.gelu(self.linear_1(standard))) * self.scale
+        return self.linear_2(self.hidden(features)) * self.scale
+
+    def hidden(self, features: Float[Tensor, "*rows feature"]) -> Float[Tensor, "*rows hidden"]:
+        """What the first layer makes of features, after its non-linearity."""
+        return functional.gelu(self.linear_1((features - self.mean) / self.deviation))
 
 
 def folded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -90,6 +90,25 @@ def head_effects(sweep: xr.Dataset) -> xr.Dataset:
     return bare.drop_vars(list(bare.data_vars)).assign({name: (dims, array) for name, array in values.items()})
 
 
+def over_depth(effects: xr.DataArray) -> xr.DataArray:
+    """Return where over depth the causes lie: the share of all positive effect that each layer's heads have.
+
+    Parameters
+    ----------
+    effects
+        Effects of single heads (model, layer, head), with or without `sample`, whose mean counts.
+
+    Returns
+    -------
+    xarray.DataArray
+        Shares (model, layer) in [0, 1] that sum to 1 for each model; NaN where no head has a positive effect.
+    """
+    means = effects.mean("sample") if "sample" in effects.dims else effects
+    positive = means.clip(min=0).sum("head")
+    total = positive.sum("layer")
+    return (positive / total.where(total > 0)).rename("share of the positive effect")
+
+
 def _bounded(values: xr.DataArray, of: str, n_boot: int, level: float, seed: int) -> xr.DataArray:
     """Means with bounds (…, bound): answers change seldom, or never, which a bootstrap takes for certain."""
     return (changes if of == "accuracy" else bootstrap)(values, n_boot, level, seed)

@@ -1,0 +1,244 @@
+"""How a claim is decided: one number with an interval, a margin that decides for and against alike, and its power.
+
+A claim has one or several parts. Each part is a statistic of drawn pictures; its interval comes from a bootstrap over
+pictures, drawn alike for all models. Power comes from a second bootstrap inside the first: data sets of the same size
+are drawn, shifted to a planted truth, and judged by the same rule.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from visualheads.heads.bootstrap import LEVEL, interval
+
+SUPPORTED, NOT_SUPPORTED, UNDECIDED = "supported", "not supported", "undecided"
+NOT_TESTABLE = "not testable here"
+VERDICTS = (SUPPORTED, NOT_SUPPORTED, UNDECIDED, NOT_TESTABLE)
+LEAST_POWER = 0.5
+"""Power below which a claim is not testable here."""
+DRAWS, PLANTED, WITHIN = 500, 100, 200
+"""Draws of pictures for an interval; planted data sets, and draws within each, for power."""
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Drawn pictures, the same for every statistic that asks for a pool of as many.
+
+    n       replicates; 0: the pictures as they are, once
+    within  draws, and the row of them, that is the data set from which these are drawn
+    """
+
+    n: int = 0
+    seed: int = 0
+    within: tuple[Draws, int] | None = None
+
+    def rng(self, pool: str, pictures: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, zlib.crc32(pool.encode()), pictures])
+
+    def of(self, pictures: int, pool: str = "") -> NDArray[np.float64]:
+        """Weights (replicate, picture): how often each picture was drawn."""
+        shares = np.full(pictures, 1 / pictures)
+        if self.within is not None:
+            outer, row = self.within
+            shares = outer.of(pictures, pool)[row] / pictures
+        if not self.n:
+            return (shares * pictures)[None]
+        return self.rng(pool, pictures).multinomial(pictures, shares, size=self.n).astype(np.float64)
+
+
+Statistic = Callable[[Draws], NDArray[np.float64]]
+"""Drawn pictures → values (unit, replicate)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One number that a claim hangs on: the mean over language models of the means of their models.
+
+    statistic   values (unit, replicate) of drawn pictures; units whose value is NaN do not count
+    margin      what decides: the interval lies wholly on one side of it, or the part is undecided
+    units, llm  models (or what else there is a value of), and the language model of each
+    claimed     the side of the margin on which the claim is right
+    alike       every unit counts once, instead of every language model
+    """
+
+    name: str
+    statistic: Statistic
+    margin: float
+    units: Sequence[str]
+    llm: Sequence[str]
+    claimed: Literal["above", "below"] = "above"
+    alike: bool = False
+    level: float = LEVEL
+
+    @cached_property
+    def each(self) -> NDArray[np.float64]:
+        """Every unit's value."""
+        return self.statistic(Draws())[:, 0]
+
+    @cached_property
+    def drawn(self) -> NDArray[np.float64]:
+        """Every unit's values under drawn pictures (unit, draw)."""
+        return self.statistic(Draws(DRAWS))
+
+    def mean(self, values: NDArray[np.float64], without: str = "") -> NDArray[np.float64]:
+        """Mean (replicate) of values (unit, replicate); `without`: a language model that is left out."""
+        own = np.array(self.units if self.alike else self.llm)
+        kept = np.isfinite(self.each) & (np.array(self.llm) != without)
+        parts = [_nanmean(values[kept & (own == name)]) for name in dict.fromkeys(own[kept])]
+        return _nanmean(np.array(parts)) if parts else np.full(values.shape[1], np.nan)
+
+    @property
+    def estimate(self) -> float:
+        return float(self.mean(self.each[:, None])[0])
+
+    @cached_property
+    def bounds(self) -> tuple[float, float]:
+        """The interval over pictures."""
+        return _bounds(self.estimate, self.mean(self.drawn), self.level)
+
+    @property
+    def label(self) -> str:
+        return decided(*self.bounds, self.margin, self.claimed)
+
+    def left_out(self, llm: str) -> tuple[float, float, float]:
+        """Estimate and bounds without a language model."""
+        estimate = float(self.mean(self.each[:, None], llm)[0])
+        return estimate, *_bounds(estimate, self.mean(self.drawn, llm), self.level)
+
+    def over_llms(self) -> tuple[float, float, float]:
+        """Estimate and bounds as if the language models were drawn from many (t); unbounded for fewer than two."""
+        kept = np.isfinite(self.each)
+        owner = np.array(self.llm)[kept]
+        means = [self.each[kept][owner == name].mean() for name in dict.fromkeys(owner)]
+        if len(means) < 2:
+            return self.estimate, -np.inf, np.inf
+        width = float(stats.t.ppf((1 + self.level) / 2, len(means) - 1) * stats.sem(means))
+        return self.estimate, self.estimate - width, self.estimate + width
+
+    def table(self) -> pd.DataFrame:
+        """One row per unit: unit, llm, part, estimate, lower, upper, margin."""
+        rows = []
+        for name, llm, value, drawn in zip(self.units, self.llm, self.each, self.drawn, strict=True):
+            lower, upper = _bounds(float(value), drawn, self.level)
+            rows.append(
+                {"unit": name, "llm": llm, "part": self.name, "estimate": value, "lower": lower, "upper": upper}
+            )
+        return pd.DataFrame(rows).assign(margin=self.margin)
+
+    @cached_property
+    def planted(self) -> Mapping[float, float]:
+        """How often the part is supported where 0, m and 2m are the truth, at this sample size: times m → share."""
+        outer = Draws(PLANTED, seed=1)
+        estimates = self.mean(self.statistic(outer))
+        inner = [self.mean(self.statistic(Draws(WITHIN, 2 + row, (outer, row)))) for row in range(PLANTED)]
+        found = {}
+        for times in (0.0, 1.0, 2.0):
+            moved = estimates - np.nanmean(self.mean(self.drawn)) + times * self.margin
+            labels = [
+                decided(*_bounds(float(own), drawn, self.level), self.margin, self.claimed)
+                for own, drawn in zip(moved, inner, strict=True)
+            ]
+            found[times] = labels.count(SUPPORTED) / PLANTED
+        return found
+
+    @property
+    def power(self) -> float:
+        """How often the part is supported where it is right: at 2m, and at 0 for claims of no change."""
+        return self.planted[2.0 if self.claimed == "above" else 0.0]
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """What a judge found: the parts of which a claim consists, and what is told beside them.
+
+    reason   why the claim is not testable here; then there are no parts
+    agree    parts are readings of one claim: it is decided only where all agree. Else all have to be supported, and one
+             that is not supported decides against the claim
+    power    where it does not come from the parts
+    """
+
+    parts: Sequence[Part] = ()
+    reason: str = ""
+    agree: bool = False
+    also: Mapping[str, float] = field(default_factory=dict)
+    table: pd.DataFrame = field(default_factory=pd.DataFrame)
+    planted: Mapping[float, float] | None = None
+    label: str = ""
+
+    @property
+    def by_interval(self) -> str:
+        """What the intervals say, whatever the power."""
+        labels = [part.label for part in self.parts]
+        if self.reason or not all(np.isfinite([part.estimate, *part.bounds]).all() for part in self.parts):
+            return NOT_TESTABLE
+        if self.label:
+            return self.label
+        return agreed(labels) if self.agree else all_of(labels)
+
+    @cached_property
+    def power(self) -> float:
+        """How often the claim is supported where it is right: of several parts the product; NaN without parts."""
+        if self.planted is not None:
+            return self.planted[2.0]
+        return float(np.prod([part.power for part in self.parts])) if self.parts else float("nan")
+
+    @property
+    def false_support(self) -> float:
+        """How often it is supported where the truth is the margin itself: of several parts the largest."""
+        if self.planted is not None:
+            return self.planted[1.0]
+        return max((part.planted[1.0] for part in self.parts), default=float("nan"))
+
+    @property
+    def verdict(self) -> str:
+        told = self.by_interval
+        return told if told == NOT_TESTABLE or self.power >= LEAST_POWER else NOT_TESTABLE
+
+
+def missing(what: str) -> Finding:
+    """Not testable here, and why."""
+    return Finding(reason=what)
+
+
+def decided(lower: float, upper: float, margin: float = 0.0, claimed: str = "above") -> str:
+    """Supported where the interval lies wholly on the claimed side of the margin, not supported where on the other."""
+    if claimed == "below":
+        lower, upper, margin = -upper, -lower, -margin
+    if lower > margin:
+        return SUPPORTED
+    return NOT_SUPPORTED if upper < margin else UNDECIDED
+
+
+def all_of(labels: Sequence[str]) -> str:
+    """A claim that needs all of its parts."""
+    if NOT_SUPPORTED in labels:
+        return NOT_SUPPORTED
+    return SUPPORTED if labels and all(one == SUPPORTED for one in labels) else UNDECIDED
+
+
+def agreed(labels: Sequence[str]) -> str:
+    """A claim of which the parts are readings."""
+    return labels[0] if len(set(labels)) == 1 else UNDECIDED
+
+
+def _bounds(estimate: float, drawn: NDArray[np.float64], level: float) -> tuple[float, float]:
+    """Percentiles of the draws about their own mean (`bootstrap.centred_interval` says why)."""
+    lower, upper = interval(drawn[None], level)
+    centre = float(np.nanmean(drawn)) if np.isfinite(drawn).any() else float("nan")
+    return estimate + float(lower[0]) - centre, estimate + float(upper[0]) - centre
+
+
+def _nanmean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the first axis of what is finite; NaN where nothing is."""
+    there = np.isfinite(values)
+    total, count = np.where(there, values, 0.0).sum(axis=0), there.sum(axis=0)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
