@@ -85,7 +85,6 @@ def test_untrained_networks_are_controls_and_no_models(tmp_path: Path):
     one = ds.sel(model=["mini-1.5-7B"])
     assert "untrained" in display.spec_of(charts.against_untrained(one, control))["description"]
     assert "No untrained" in display.spec_of(charts.against_untrained(one, None))["description"]
-    assert gather(tmp_path, full=tmp_path / "none").evidence.untrained is not None
 
 
 def answered(task: str, answers: list[str], said: list[str], condition: str = "plain") -> xr.Dataset:

@@ -59,7 +59,8 @@ def model_dataset(
     weight = np.clip(0.05 + 0.8 * pattern[None, :, :, None, None] + rng.normal(0, noise, shape), 0.01, 0.99)
     ds["image_weight"][:] = weight
     ds["region_weight"][:] = 0.5 * weight
-    ds["image_log_odds"][:] = np.log(weight / (1 - weight)) - 1.4
+    for variable in ("image_log_odds", "image_log_odds_no_sink"):
+        ds[variable][:] = np.log(weight / (1 - weight)) - 1.4
     return ds
 
 

@@ -95,7 +95,7 @@ def others(sinks: NDArray[np.bool_], allowed: NDArray[np.bool_], draw: int, pict
 def sought(model: VisionLanguageModel, samples: Sequence[Sample]) -> tuple[int, ...]:
     """The model's sink dimensions, and those that its image tokens show on these prompts; strongest first."""
     hidden = [_hidden(model, sample) for sample in samples]
-    shown = [states[len(states) // 2 :, image].flatten(0, 1) for states, image in hidden]
+    shown = [states[len(states) // 2 :, torch.from_numpy(image)].flatten(0, 1) for states, image in hidden]
     return tuple(dict.fromkeys([*model.sink_dimensions, *find_sink_dimensions(torch.cat(shown))]))
 
 

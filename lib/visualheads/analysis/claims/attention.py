@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -83,7 +84,7 @@ def sinks_explain_concentration(evidence: Evidence, choice: Choice) -> Finding:
         told = f"none of {len(evidence.sinks)} models" if evidence.sinks else "no traced model"
         return missing(f"{told} has sink dimensions, sought on prompts with pictures")
     part = Part(
-        "share that vanishes", stacked(each), EXPLAINED, names, [evidence.llm.get(name, name) for name in names]
+        "share that vanishes", stacked(each), EXPLAINED, names, [str(evidence.llm.get(name, name)) for name in names]
     )
     return Finding(
         [part], table=part.table(), also={"models": float(len(evidence.sinks)), "with_sinks": float(len(names))}
@@ -130,7 +131,7 @@ def tasks_have_profiles(evidence: Evidence, choice: Choice) -> Finding:
 def _asked_in_letters(evidence: Evidence, task: str = "") -> list[tuple[str, xr.Dataset]]:
     """Every model's samples with letters to choose from, of one benchmark or of all."""
     assert evidence.traces is not None
-    labels = {"format": LETTERS} | ({"task": task} if task else {})
+    labels: dict[str, Any] = {"format": LETTERS} | ({"task": task} if task else {})
     found = [(name, subset(evidence.traces, model=name, **labels)) for name in models_of(evidence.traces)]
     return [(name, own) for name, own in found if own.sizes["sample"]]
 

@@ -128,8 +128,8 @@ def _loss(sweep: xr.Dataset, order: str, choice: Choice) -> Callable[[Draws], ND
     def mean(draws: Draws) -> NDArray[np.float64]:
         weights = {task: draws.of(len(sums.pictures), task) for task, sums in tasks.items()}
         if choice.weighting == "questions":
-            total = sum(sums.sums @ weights[task].T for task, sums in tasks.items())
-            return (total / sum(sums.counts @ weights[task].T for task, sums in tasks.items()))[0]
+            total = np.sum([sums.sums @ weights[task].T for task, sums in tasks.items()], axis=0)
+            return (total / np.sum([sums.counts @ weights[task].T for task, sums in tasks.items()], axis=0))[0]
         return np.mean([sums.means(weights[task])[0] for task, sums in tasks.items()], axis=0)
 
     return mean

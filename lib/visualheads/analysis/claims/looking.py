@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -76,19 +77,19 @@ def in_early_and_middle_layers(evidence: Evidence, choice: Choice) -> Finding:
     return Finding([part], table=part.table(), also={"models": float(np.isfinite(part.each).sum())})
 
 
-def _compared(evidence: Evidence, choice: Choice) -> dict[str, tuple[xr.Dataset, dict[str, xr.Dataset], str]]:
+def _compared(evidence: Evidence, choice: Choice) -> dict[str, tuple[xr.Dataset, dict[str, Any], str]]:
     """By model: its prompts on the main benchmark, the nulls that are asked for, and the measure that is compared."""
     measure = EVERY_KEY if choice.null == "every key" else MEASURE
     wanted = ("untrained", "white") if choice.null == "every key" else tuple(choice.null.split(" and "))
-    found: dict[str, tuple[xr.Dataset, dict[str, xr.Dataset], str]] = {}
+    found: dict[str, tuple[xr.Dataset, dict[str, Any], str]] = {}
     if not has(evidence.traces, measure):
         return found
     assert evidence.traces is not None
     for name in models_of(evidence.traces):
         own = subset(evidence.traces, model=name, task=MAIN_TASK)
-        nulls: dict[str, xr.Dataset] = {}
+        nulls: dict[str, Any] = {}
         white = samples_with_control(evidence.traces.sel(model=[name]), ("white",))
-        seen = np.isfinite(white[measure]).any([dim for dim in white[measure].dims if dim != "sample"])
+        seen = white[measure].notnull().any([dim for dim in white[measure].dims if dim != "sample"])
         white = white.isel(sample=np.flatnonzero((white["control"].values.astype(str) == "white") & seen.values))
         if "white" in wanted and white.sizes["sample"]:
             nulls["white"] = white
