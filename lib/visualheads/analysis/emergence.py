@@ -21,13 +21,13 @@ from visualheads.heads.bootstrap import (
     picture_weights,
 )
 from visualheads.heads.patterns import QUERY
-from visualheads.heads.ranking import head_count, rank, sample_scores, top_heads
+from visualheads.heads.ranking import ROW, head_count, rank, sample_scores, top_heads
 
 N_BOOT = 500
 N_SPLITS = 20
 OWN, FRESH, OTHER = "the model it grew from", "that network before its training", "another language model"
 AGAIN = "a second training of that language model"
-MEASURE, ROW = "region_weight", "last_prompt"
+MEASURE = "region_weight"
 """What stands for looking at the asked object, as on lists: the row that produces the answer (claim 10)."""
 CHOICES = tuple((measure, row) for measure in (MEASURE, "image_weight") for row in (ROW, "first_generated"))
 """Measures and rows by which heads could be said to look at pictures."""

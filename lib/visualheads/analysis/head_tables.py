@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from scipy.stats import hypergeom
 
 from visualheads.analysis.subset import models_of, only_model, subset, tasks_of
-from visualheads.heads.ranking import K, head_count, rank, sample_scores
+from visualheads.heads.ranking import ROW, K, head_count, rank, sample_scores
 from visualheads.store.variables import AS_THEY_ARE
 
-QUERY = "last_prompt"
+QUERY = ROW
 FEWEST, STRONGEST = 3, 0.1
 """Heads below which nothing is correlated, and the share of the heads that counts as the strongest."""
 LONGEST_SIDE = 12

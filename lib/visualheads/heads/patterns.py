@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from visualheads.errors import ParameterError, got
 from visualheads.heads.agreement import spearman, without_layer_means
 from visualheads.heads.bootstrap import LEVEL, centred_interval, drawn_halves, half_weights, picture_ids, picture_sums
-from visualheads.heads.ranking import real_samples, sample_scores
+from visualheads.heads.ranking import ROW, real_samples, sample_scores
 from visualheads.heads.selection import shapes_of
 
-QUERY = "last_prompt"
+QUERY = ROW
 N_SPLITS = 20
 N_BOOT = 300
 MARGIN = 0.05
