@@ -14,7 +14,7 @@ from visualheads.charts.labels import COLOURS, colour
 KINDS = tuple(COLOURS["verdict"])
 FARTHEST = 3.0
 """Margins that are shown beyond 0 on either side; what lies farther is drawn at the edge, its number is told."""
-STEP, WORDS, FOREST = 40, 470, 250
+STEP, WORDS, FOREST = 40, 440, 220
 
 
 def verdicts(table: pd.DataFrame) -> Any:
