@@ -35,7 +35,7 @@ export function galleryView(actions) {
       h("h4", {}, `Where ${headName(first)} looks most`),
       h("p", { class: "vh-quiet" }, model.gallery.label),
       h("ol", {}, order.map(({ sample, value }) => {
-        const frame = h("span", { class: "vh-thumb" }, sample.thumbnail ? h("img", { src: sample.thumbnail, alt: "", loading: "lazy" }) : "");
+        const frame = h("span", { class: "vh-thumb" }, sample.thumbnail ? h("img", { src: sample.thumbnail, alt: `Picture of ${sample.id}`, loading: "lazy" }) : "");
         drawn(frame, load(sample.id), first, () => key === shown);
         return h("li", {}, h("button", { type: "button", "aria-current": String(sample.id === choice.sample), onclick: () => actions.sample(sample.id) },
           frame, h("span", { class: "vh-thumb-question" }, sample.question), h("span", { class: "vh-thumb-value" }, percent(value))));
