@@ -77,7 +77,7 @@ JUDGES: dict[str, tuple[Judge, float, tuple[str, ...]]] = {
 }  # fmt: skip
 """Every judge with its margin, and the choices that matter to it."""
 UNITS = {
-    "correlation": (1, 2, ""), "share": (100, 0, " %"), "points": (100, 1, " points"), "nats": (1, 2, " nats"),
+    "correlation": (1, 3, ""), "share": (100, 0, " %"), "points": (100, 1, " points"), "nats": (1, 2, " nats"),
     "share of the ceiling": (100, 0, " % of the ceiling"),
 }  # fmt: skip
 """Unit of a claim → factor, digits and words of its numbers."""
@@ -136,8 +136,8 @@ def declared() -> tuple[Claim, ...]:
 
 def _claim(judge: str, rule: str, history: Sequence[Mapping[str, str]], beside: Sequence[str], **words: Any) -> Claim:
     decide, margin, varied = JUDGES[judge]
-    scale, digits, unit = UNITS[words["unit"]]
-    rule = rule.format(margin=f"{scale * margin:.{max(digits, 2) if scale == 1 else 0}f}{unit}".strip())
+    scale, _, unit = UNITS[words["unit"]]
+    rule = rule.format(margin=f"{scale * margin:.{2 if scale == 1 else 0}f}{unit}".strip())
     return Claim(
         judge=decide, margin=margin, varied=varied, rule=rule, history=tuple(history), beside=tuple(beside), **words
     )
