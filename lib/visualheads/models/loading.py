@@ -149,7 +149,7 @@ def _joined(
     form: dict[str, Any],
 ) -> VisionLanguageModel:
     """A model whose base weights come from packages; on the CPU in float32 like miniatures, unless told otherwise."""
-    from visualheads.models import smol
+    from visualheads.models.smol import joined_model as smol
 
     if revision:
         raise ParameterError(got("revision", revision, f"none for {source.name}", "leave it out"))
@@ -258,7 +258,7 @@ def _untrained_projector(model: VisionLanguageModel, seed: int) -> VisionLanguag
     """A joined model whose projector learned nothing; it is scaled on some shipped scenes."""
     from PIL import Image
 
-    from visualheads.models import smol
+    from visualheads.models.smol import joined_model as smol
 
     pictures = []
     for number in range(1, UNTRAINED_PICTURES + 1):

@@ -27,7 +27,7 @@ from visualheads.models.smol.joined_model import ADAPTER, lora_layers
 
 Row = tuple[Sequence[int], Sequence[Question]]
 WEIGHTS = {"list": 0.2, "tally": 0.2, "general": 2.0, "object": 1.5, "super": 1.5}
-"""Weight of an answer token in the loss, by kind of question; 1 elsewhere. A list has thirty tokens, a count has one."""
+"""Weight of an answer token in the loss, by kind of question; 1 elsewhere. Lists have thirty tokens, counts one."""
 BETAS = (0.9, 0.98)
 WARM_UP = 40
 """Steps over which the rate rises, at the start and after a restart without the optimiser's state."""
