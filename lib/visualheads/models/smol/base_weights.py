@@ -76,6 +76,15 @@ def base_folder() -> Path:
     return data_folder() / "checkpoints" / BASE
 
 
+def weights_identity(file: Path) -> str:
+    """Return a hash of the learned weights and of the base weights they belong to."""
+    digest = hashlib.sha256(file.read_bytes())
+    for package in PACKAGES:
+        digest.update(package.sha256.encode())
+    digest.update(str(RECIPE).encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
 def is_prepared(folder: Path, packages: Sequence[Package] = PACKAGES) -> bool:
     """Return whether a folder holds base weights as this version converts them."""
     try:
