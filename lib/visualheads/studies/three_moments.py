@@ -233,10 +233,6 @@ def measure(n: int = SCENES, data: Path | None = None, report: Callable[[str], o
         Folder of the sprites; data/smol by default.
     report : callable
         Takes a line about progress.
-
-    Returns
-    -------
-    Dataset
     """
     sheet = read_sheet(data or data_folder() / "smol")
     use_sheet(sheet)
