@@ -22,11 +22,9 @@ DATA_VARIABLE = "VISUALHEADS_DATA"
 APART = "-folder"
 """Ending of the name of a folder whose last two parts spell a catalogued model, such as mini/1.5-7B."""
 
-STAND_IN, SEEING = "mini-1.5-7B", "smol-1.5"
-"""The model that examples, the landing page and the explorer take when none is named: the first, until the second
-answers well enough (`default_model`)."""
-WELL_ENOUGH = 0.60
-"""… which is this share of questions right, in free form with the object named, by its shipped scores."""
+DEFAULT_MODEL = "mini-1.5-7B"
+"""The model that examples, the landing page and the explorer take when none is named: smol-1.5 as soon as its shipped
+scores tell 60 % of plain-object right."""
 
 CATALOGUE = Path(__file__).with_name("catalog.yml")
 
@@ -123,15 +121,6 @@ def trained_steps(name: str, folder: Path | None = None) -> int:
     """Steps that a joined model's last stage was trained, as the log in `folder` (data/smol) tells; 0 without one."""
     log = (folder or data_folder() / "smol") / f"{name}.json"
     return int(json.loads(log.read_text(encoding="utf-8"))["step"]) if log.is_file() else 0
-
-
-def default_model() -> str:
-    """The model that is meant when none is named."""
-    file = data_folder() / "smol" / f"{SEEING}.scores.json"
-    if not (file.is_file() and learned_file(SEEING).is_file()):
-        return STAND_IN
-    scores = json.loads(file.read_text(encoding="utf-8"))
-    return SEEING if scores["looktwice"]["plain-object"]["seen"]["accuracy"] >= WELL_ENOUGH else STAND_IN
 
 
 def converted_folder(name: str) -> Path:

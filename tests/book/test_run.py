@@ -29,8 +29,9 @@ from visualheads.book import traces as tracing
 from visualheads.book.page import Page, parameters_of
 from visualheads.book.run import run_page
 from visualheads.book.sphinx import reference
-from visualheads.cards import DATA_VARIABLE
+from visualheads.cards import DEFAULT_MODEL
 from visualheads.errors import KernelError, ParameterError
+from visualheads.paths import slug_of
 from visualheads.tracing import jobs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -336,7 +337,7 @@ def test_contents_follow_the_catalogue(tmp_path: Path) -> None:
     assert "The tool" not in chapters
 
 
-def test_landing_page_shows_only_what_was_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_landing_page_shows_only_what_was_run(tmp_path: Path) -> None:
     landing.write_landing(tmp_path)
     text = tmp_path / "book" / "results" / landing.LANDING_TEXT
     assert landing.NOTHING in text.read_text()
@@ -356,16 +357,9 @@ def test_landing_page_shows_only_what_was_run(tmp_path: Path, monkeypatch: pytes
     told = text.read_text()
     assert told.count("Three heads.") == 1 and "{vegalite} results/landing-1.json" in told and "A map." in told
     assert json.loads((text.parent / "landing-1.json").read_text()) == {"mark": "bar"}
-    seeing = tmp_path / "smol"
-    seeing.mkdir()
-    (seeing / "smol-1.5.safetensors").touch()
-    scores = {"looktwice": {"plain-object": {"seen": {"accuracy": 0.6}}}}
-    (seeing / "smol-1.5.scores.json").write_text(json.dumps(scores))
-    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
     default = nbformat.v4.new_output("display_data", {"text/markdown": "Of the default model."})
     told_there = nbformat.v4.new_code_cell("", metadata={"tags": ["landing"]}, outputs=[default])
-    page.rename(page.with_name("mini-1.5-7B.ipynb"))
-    nbformat.write(nbformat.v4.new_notebook(cells=[told_there]), page.with_name("smol-1.5.ipynb"))
+    nbformat.write(nbformat.v4.new_notebook(cells=[told_there]), page.with_name(f"{slug_of(DEFAULT_MODEL)}.ipynb"))
     landing.write_landing(tmp_path)
     assert text.read_text() == "Of the default model.\n"
 

@@ -21,7 +21,7 @@ from visualheads.book.run import Report, run_pages, silent
 from visualheads.book.sphinx import provenance, reference
 from visualheads.book.sphinx.switch import SIBLINGS
 from visualheads.book.traces import trace_all
-from visualheads.cards import cards, default_model
+from visualheads.cards import DEFAULT_MODEL, cards
 from visualheads.charts.display import MIME
 from visualheads.errors import KernelError, ParameterError, VisualHeadsError, got
 from visualheads.paths import slug_of
@@ -79,7 +79,7 @@ def write_landing(root: Path) -> None:
     results = root / RESULTS
     results.mkdir(parents=True, exist_ok=True)
     pages = [root / f"{page['file']}.ipynb" for page in _by_model(sorted(_pages(root, f"{MODELS.as_posix()}/*")))]
-    first = sorted(pages, key=lambda path: path.stem != slug_of(default_model()))[:1]
+    first = sorted(pages, key=lambda path: path.stem != slug_of(DEFAULT_MODEL))[:1]
     pieces: list[str] = []
     for path in (results / "claims.ipynb", *first):
         for cell in nbformat.read(path, as_version=4).cells if path.is_file() else ():
