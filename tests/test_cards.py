@@ -170,4 +170,4 @@ def test_every_prompt_has_one_picture_and_one_question():
 def test_the_real_language_model_is_the_default_as_soon_as_it_sees_well_enough():
     scores = json.loads((data_folder() / "smol" / "smol-1.5.scores.json").read_text(encoding="utf-8"))
     right = scores["looktwice"]["plain-object"]["seen"]["accuracy"]
-    assert DEFAULT_MODEL == ("smol-1.5" if right >= 0.6 else "mini-1.5-7B")
+    assert ("smol-1.5" if right >= 0.6 else "mini-1.5-7B") == DEFAULT_MODEL
