@@ -212,14 +212,7 @@ def jupyter_book(root: Path, target: Path, toc: Path, strict: bool = True, build
 
 def _book_hash(root: Path) -> str:
     chapters = sorted(path for path in (root / "book").iterdir() if path.name != "_build")
-    generated = [root / MODELS, root / RESULTS]
-    places = [
-        root / "_config.yml",
-        root / "_toc.yml",
-        *(p for p in chapters if p not in generated),
-        *generated,
-        inputs.LIBRARY,
-    ]
+    places = [root / "_config.yml", root / "_toc.yml", *chapters, inputs.LIBRARY]
     return f"{inputs.files_hash(places)} {json.dumps(provenance.everything(root))}"
 
 
