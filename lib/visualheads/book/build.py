@@ -21,7 +21,7 @@ from visualheads.book.run import Report, run_pages, silent
 from visualheads.book.sphinx import provenance, reference
 from visualheads.book.sphinx.switch import SIBLINGS
 from visualheads.book.traces import trace_all
-from visualheads.cards import cards
+from visualheads.cards import DEFAULT_MODEL, cards
 from visualheads.charts.display import MIME
 from visualheads.errors import KernelError, ParameterError, VisualHeadsError, got
 from visualheads.paths import slug_of
@@ -74,10 +74,12 @@ NOTHING = "No model has been traced yet: run `make book`."
 
 
 def write_landing(root: Path) -> None:
-    """Write what the landing page includes: outputs of cells tagged `landing`, of the claims and of the first model."""
+    """Write what the landing page includes: outputs of cells tagged `landing`, of the claims and of the default model,
+    or of the first one that has a page."""
     results = root / RESULTS
     results.mkdir(parents=True, exist_ok=True)
-    first = [root / f"{page['file']}.ipynb" for page in _by_model(sorted(_pages(root, f"{MODELS.as_posix()}/*")))[:1]]
+    pages = [root / f"{page['file']}.ipynb" for page in _by_model(sorted(_pages(root, f"{MODELS.as_posix()}/*")))]
+    first = sorted(pages, key=lambda path: path.stem != slug_of(DEFAULT_MODEL))[:1]
     pieces: list[str] = []
     for path in (results / "claims.ipynb", *first):
         for cell in nbformat.read(path, as_version=4).cells if path.is_file() else ():
