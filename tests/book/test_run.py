@@ -327,14 +327,14 @@ def test_contents_follow_the_catalogue(tmp_path: Path) -> None:
     for name in ("zeta", "mini-1.5-7B", "alpha", "alpha.partial"):
         (models / f"{name}.ipynb").write_text("{}")
     (tmp_path / "_toc.yml").write_text((ROOT / "_toc.yml").read_text())
-    (tmp_path / "book" / "introduction.md").write_text("# x")
+    (tmp_path / "book" / "run.md").write_text("# x")
     import yaml
 
     told = yaml.safe_load(build.written(tmp_path, tmp_path / "toc.yml").read_text())
     chapters = {part["caption"]: part["chapters"] for part in told["parts"]}
-    assert chapters["The question"] == [{"file": "book/introduction"}]
-    assert chapters["Models"] == [{"file": "book/models/mini-1.5-7B", "title": "Model by model"}]
-    assert "The tool" not in chapters
+    assert chapters["Appendix"] == [{"file": "book/run"}]
+    assert chapters["The idea"] == [{"file": "book/models/mini-1.5-7B", "title": "Model by model"}]
+    assert "Verdicts" not in chapters
 
 
 def test_landing_page_shows_only_what_was_run(tmp_path: Path) -> None:
@@ -344,14 +344,13 @@ def test_landing_page_shows_only_what_was_run(tmp_path: Path) -> None:
     sentence = nbformat.v4.new_output("display_data", {"text/markdown": "Three heads.", "text/plain": "x"})
     drawn = nbformat.v4.new_output("display_data", {landing.MIME: {"mark": "bar"}, "text/plain": "x"})
     cells = [
-        nbformat.v4.new_code_cell("", metadata={"tags": ["landing"]}, outputs=[sentence]),
+        nbformat.v4.new_code_cell("", metadata={"tags": ["landing-1"]}, outputs=[sentence]),
         nbformat.v4.new_code_cell("", outputs=[sentence]),
         nbformat.v4.new_code_cell(
             "", metadata={"tags": ["landing"], "mystnb": {"figure": {"caption": "A map."}}}, outputs=[drawn]
         ),
     ]
-    page = tmp_path / "book" / "models" / "m.ipynb"
-    page.parent.mkdir()
+    page = tmp_path / "book" / "results" / "claims.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=cells), page)
     landing.write_landing(tmp_path)
     told = text.read_text()
