@@ -21,8 +21,8 @@ from visualheads.interventions import Intervention, ablate, mean_reference, stee
 from visualheads.interventions.engine import replacements, run
 from visualheads.interventions.engine.replacements import ChosenHeads
 from visualheads.models.attention_call import AttentionCall
-from visualheads.models.generation import decoded
 from visualheads.models.loading import wrap
+from visualheads.models.wrapper import decoded
 from visualheads.store.schema import assert_valid
 from visualheads.tracing.settings import chosen_heads
 from visualheads.tracing.trace import trace

@@ -17,8 +17,8 @@ from PIL import Image
 from helpers.networks import Tiny, llava, picture, samples, wrapped
 from visualheads.analysis.effects import usable
 from visualheads.errors import BoxError, HeadError, IdentityMismatch, ImageError, ParameterError, SampleError
-from visualheads.models.generation import Margins, answer_lengths, first_tokens
 from visualheads.models.loading import wrap
+from visualheads.models.wrapper import Margins, answer_lengths, first_tokens
 from visualheads.store import write as store
 from visualheads.store.schema import assert_valid
 from visualheads.tasks.sample import LazyImage

@@ -120,7 +120,7 @@ def weights(
     again: Annotated[bool, typer.Option("--again", help="Convert them once more.")] = False,
 ) -> None:
     """Fetch the base weights of smol-1.5 and smol-frozen once and convert them to safetensors."""
-    from visualheads.models.smol import prepare_base
+    from visualheads.models.smol.base_weights import prepare_base
 
     if name not in GROUPS:
         raise ParameterError(got("weights", name, GROUPS))

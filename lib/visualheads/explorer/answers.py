@@ -17,7 +17,7 @@ from visualheads.interventions.engine.run import Batch, Job
 from visualheads.interventions.engine.text_model import check_alone, language_model_inputs
 from visualheads.interventions.modes import ALL, Intervention, Reference, check_possible
 from visualheads.interventions.reference import mean_reference
-from visualheads.models.generation import decoded
+from visualheads.models.wrapper import decoded
 from visualheads.tasks import task
 from visualheads.tracing.settings import settings_of
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from visualheads.analysis.grounding import targets
 from visualheads.analysis.sinks import BY_ATTENTION, MASSIVE
 from visualheads.interventions.results import objects, samples_only
-from visualheads.models.sinks import OUTLIER_RATIO, find_sink_dimensions, sink_threshold
+from visualheads.models.attention_call import OUTLIER_RATIO, find_sink_dimensions, sink_threshold
 from visualheads.tracing.measures import TokenSets, measure
 from visualheads.tracing.trace import trace
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from visualheads.errors import SampleError
-from visualheads.models.generation import decoded
 from visualheads.models.token_map import TokenMap
+from visualheads.models.wrapper import decoded
 from visualheads.store.schema import map_group
 from visualheads.tasks import scoring
 from visualheads.tracing.forward import Rows

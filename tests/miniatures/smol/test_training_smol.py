@@ -23,8 +23,8 @@ from visualheads.miniatures.smol.training import (
     train,
     training_rows,
 )
+from visualheads.models.smol import add_lora
 from visualheads.models.smol.architecture import GRID
-from visualheads.models.smol.joined_model import add_lora
 
 SMALL = Stage("smol-1.5", True, 1e-2, 1e-2, Mix(pictures=1, texts=1, letters=0.5, asked=3))
 

@@ -17,7 +17,7 @@ from visualheads.interventions.engine.text_model import (
     cache_rows,
     forward,
 )
-from visualheads.models.generation import answer_lengths
+from visualheads.models.wrapper import answer_lengths
 
 if TYPE_CHECKING:
     from visualheads.interventions.engine.editor import Editor

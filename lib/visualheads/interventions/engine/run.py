@@ -33,7 +33,7 @@ from visualheads.interventions.engine.text_model import (
 )
 from visualheads.interventions.modes import AFTER_IMAGE, ALL, Intervention, image_sees_question
 from visualheads.models.devices import fitting, in_halves, rows_of_cache
-from visualheads.models.generation import decoded
+from visualheads.models.wrapper import decoded
 from visualheads.tasks import scoring
 from visualheads.tracing.forward import prefetched
 

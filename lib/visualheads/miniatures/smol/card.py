@@ -8,8 +8,8 @@ from typing import Any
 
 from visualheads.cards import data_folder, learned_file, trained_steps
 from visualheads.miniatures.card import percent
+from visualheads.models.smol import join, read_learned
 from visualheads.models.smol.base_weights import PACKAGES
-from visualheads.models.smol.joined_model import join, read_learned
 
 GOALS = {"looktwice/plain-object": 0.80, "looktwice/plain-super": 0.70, "looktwice/visual-general": 0.60, "pope": 0.85}
 """Least accuracy of smol-1.5, as seen, greedy, exact match."""

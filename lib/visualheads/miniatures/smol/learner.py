@@ -11,8 +11,8 @@ from torch import Tensor
 
 from visualheads.miniatures.smol.packing import Packed, answer_logits, as_pixels
 from visualheads.miniatures.smol.sprites import SpriteSheet
+from visualheads.models.smol import ADAPTER, LORA, lora_layers, lora_state
 from visualheads.models.smol.architecture import IMAGE_TOKEN, Projector
-from visualheads.models.smol.joined_model import ADAPTER, LORA, lora_layers, lora_state
 
 
 @dataclass

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from visualheads.miniatures.smol.learner import Learner
-from visualheads.models.smol.joined_model import ADAPTER
+from visualheads.models.smol import ADAPTER
 
 DECAY = 0.99
 """How much of the averaged weights each step keeps; less in the first steps."""

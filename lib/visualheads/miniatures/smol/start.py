@@ -18,9 +18,9 @@ from visualheads.miniatures.smol.localising import localise
 from visualheads.miniatures.smol.scenes import use_sheet
 from visualheads.miniatures.smol.sprites import read_sheet
 from visualheads.miniatures.smol.training import STAGES, Mix, train, training_rows
+from visualheads.models.smol import add_lora
 from visualheads.models.smol.architecture import FEATURES, SIDE, Projector, lite2_config
 from visualheads.models.smol.base_weights import LANGUAGE, TOWER, check_prepared
-from visualheads.models.smol.joined_model import add_lora
 
 MOMENTS = (25, 100, 200, 400, 800, 1500, 2500, 4000)
 """Steps whose weights are kept, for traces of the heads in the course of training."""

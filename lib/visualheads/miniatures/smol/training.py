@@ -21,8 +21,8 @@ from visualheads.miniatures.smol.packing import Packed, as_saved, draw_box, pack
 from visualheads.miniatures.smol.questions import Question
 from visualheads.miniatures.smol.run_files import Run, RunFiles
 from visualheads.miniatures.smol.scenes import draw_scene, render
+from visualheads.models.smol import lora_layers
 from visualheads.models.smol.architecture import IMAGE_TOKENS
-from visualheads.models.smol.joined_model import lora_layers
 
 Row = tuple[Sequence[int], Sequence[Question]]
 WEIGHTS = {"list": 0.5, "tally": 0.5}

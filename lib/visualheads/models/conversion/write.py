@@ -25,8 +25,7 @@ from visualheads.models.adapters import adapter_of
 from visualheads.models.checkpoints import check_folder
 from visualheads.models.conversion import plan as keys
 from visualheads.models.conversion.plan import Entry, WeightPlan
-from visualheads.models.conversion.sources import opened
-from visualheads.models.conversion.tokens import Words, probed
+from visualheads.models.conversion.sources import Words, opened, probed
 from visualheads.models.progress import quiet
 
 LOCK = ".lock"
