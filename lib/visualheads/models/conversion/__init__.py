@@ -1,7 +1,7 @@
 """Original-format LLaVA checkpoints → folders in transformers' format.
 
 `sources` reads the original folder, its tokenizer too; `configs` makes configuration, processor and chat template;
-`plan` maps the weights' names and checks that everything is there; `write` writes and reads back.
+`weights` maps the weights' names and checks that everything is there; `write` writes and reads back.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from visualheads.models.conversion.configs import (
     recipe_of,
     tower_config,
 )
-from visualheads.models.conversion.plan import embedding_of, has_tower, plan
 from visualheads.models.conversion.sources import Original, read_original, words_of
+from visualheads.models.conversion.weights import embedding_of, has_tower, plan
 from visualheads.models.conversion.write import (
     check_room,
     check_target,

@@ -23,8 +23,8 @@ from torch import Tensor
 from visualheads.errors import CheckpointError, DiskFullError, ParameterError
 from visualheads.models.adapters import adapter_of
 from visualheads.models.checkpoints import check_folder
-from visualheads.models.conversion.plan import EMBEDDING, OUTPUT, Entry, WeightPlan
 from visualheads.models.conversion.sources import Words, opened, probed
+from visualheads.models.conversion.weights import EMBEDDING, OUTPUT, Entry, WeightPlan
 from visualheads.models.progress import quiet
 
 LOCK = ".lock"
