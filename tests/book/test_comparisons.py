@@ -18,7 +18,7 @@ from visualheads import charts
 from visualheads.analysis import models
 from visualheads.book import catalogue, inputs, traces
 from visualheads.charts import display
-from visualheads.store.pack import pack
+from visualheads.store.upkeep import pack
 from visualheads.tracing.jobs import TraceJob
 
 ROOT = Path(__file__).resolve().parents[2]

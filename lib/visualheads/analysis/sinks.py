@@ -10,7 +10,7 @@ import xarray as xr
 
 from visualheads.analysis.subset import bounds_of
 from visualheads.heads.bootstrap import bootstrap
-from visualheads.heads.proportions import changes
+from visualheads.heads.losses import changes
 from visualheads.heads.ranking import head_count, top_heads
 
 MASSIVE, BY_ATTENTION = "massive activations", "background that draws most attention"

@@ -129,7 +129,7 @@ def workers_of(scheduler: str | None, cluster: Path | None) -> Any:
 
 def _tell_plan(job: TraceJob) -> None:
     """What a trace would do, without loading weights."""
-    from visualheads.tracing.dry_run import estimate
+    from visualheads.tracing.jobs import estimate
 
     table = Table(show_header=False)
     table.add_column()

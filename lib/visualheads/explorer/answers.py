@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from visualheads.errors import ModeError, got
 from visualheads.explorer.capture import white
 from visualheads.explorer.look_data import Answers, Effect
-from visualheads.interventions.engine.run import Batch, Job
-from visualheads.interventions.engine.text_model import check_alone, language_model_inputs
+from visualheads.interventions.engine import Batch, Job
 from visualheads.interventions.modes import ALL, Intervention, Reference, check_possible
 from visualheads.interventions.reference import mean_reference
+from visualheads.interventions.text_model import check_alone, language_model_inputs
 from visualheads.models.wrapper import decoded
 from visualheads.tasks import task
 from visualheads.tracing.settings import settings_of

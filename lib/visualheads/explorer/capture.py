@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from visualheads.errors import ParameterError, got
-from visualheads.interventions.engine.generating import step_forward
-from visualheads.interventions.engine.text_model import (
+from visualheads.interventions.editor import step_forward
+from visualheads.interventions.text_model import (
     LanguageModelInputs,
     check_alone,
     forward,
