@@ -15,7 +15,7 @@ from visualheads.cards import cards
 from visualheads.heads.bootstrap import LEVEL, N_BOOT, interval, picture_ids, picture_weights
 from visualheads.heads.losses import most_unseen, share_bounds, share_gained, share_right
 from visualheads.heads.patterns import labels_of
-from visualheads.tasks.question_kinds import option_counts
+from visualheads.tasks.registry import option_counts
 from visualheads.tasks.scoring import in_every_round, pope_parts
 
 COLUMNS = ("model", "task", "figure", "estimate", "lower", "upper", "n")

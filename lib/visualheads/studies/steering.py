@@ -35,7 +35,7 @@ from visualheads.interventions.modes import AFTER_IMAGE, ALL
 from visualheads.interventions.sweeps import objects, samples_only, sweep
 from visualheads.studies import ablation
 from visualheads.tasks import task as benchmark
-from visualheads.tasks.questions import free_form
+from visualheads.tasks.records import free_form
 from visualheads.tracing.trace import trace
 
 if TYPE_CHECKING:
