@@ -30,8 +30,9 @@ from visualheads.miniatures.smol import questions
 from visualheads.miniatures.smol.packing import ASK, as_pixels, as_saved, prefix_ids
 from visualheads.miniatures.smol.scenes import MOST_OBJECTS, Scene, draw_scene, render, use_sheet
 from visualheads.miniatures.smol.sprites import read_sheet
-from visualheads.models.smol import join, read_learned, weights_identity, with_untrained_projector
 from visualheads.models.smol.architecture import GRID, IMAGE_TOKENS
+from visualheads.models.smol.base_weights import weights_identity
+from visualheads.models.smol.joined_model import join, read_learned, with_untrained_projector
 from visualheads.store.read import open_store
 from visualheads.store.schema import provenance
 from visualheads.store.upkeep import pack
@@ -313,10 +314,6 @@ def measure(n: int = SCENES, data: Path | None = None, report: Callable[[str], o
         Folder of the sprites; data/smol by default.
     report : callable
         Takes a line about progress.
-
-    Returns
-    -------
-    Dataset
     """
     sheet = read_sheet(data or data_folder() / "smol")
     use_sheet(sheet)

@@ -9,11 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from helpers.smol import learner, sheet
-from visualheads.miniatures.smol.evaluation import exact_answers
-from visualheads.miniatures.smol.localising import labels_of, localise
 from visualheads.miniatures.smol.packing import IGNORED, pack, right_answers
 from visualheads.miniatures.smol.scenes import draw_scene
 from visualheads.miniatures.smol.sprites import CLASSES
+from visualheads.miniatures.smol.start import exact_answers, labels_of, localise
 from visualheads.miniatures.smol.training import (
     STAGES,
     Mix,
@@ -23,8 +22,8 @@ from visualheads.miniatures.smol.training import (
     train,
     training_rows,
 )
-from visualheads.models.smol import add_lora
 from visualheads.models.smol.architecture import GRID
+from visualheads.models.smol.joined_model import add_lora
 
 SMALL = Stage("smol-1.5", True, 1e-2, 1e-2, Mix(pictures=1, texts=1, letters=0.5, asked=3))
 
