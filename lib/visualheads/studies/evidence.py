@@ -21,8 +21,9 @@ from visualheads.miniatures.text_heads import UNTRAINED
 from visualheads.store.combine import check_joinable, joined, task_of
 from visualheads.store.read import PACKED, open_store, read_attrs
 from visualheads.studies import shipped
-from visualheads.studies.ablation import EFFECTS, NULL
+from visualheads.studies.ablation import EFFECTS
 from visualheads.studies.ablation import MEASURES as TRACED
+from visualheads.studies.shipped import NULL
 from visualheads.studies.sinks import SINKS
 
 MEASURES = (*TRACED, "top_share")

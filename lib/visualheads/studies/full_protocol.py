@@ -164,7 +164,7 @@ def untrained_heads(setting: Setting) -> Made:
     """Heads of untrained networks on a few prompts of every condition: the null of counting visual heads."""
     samples = setting.benchmark(MAIN_TASK).samples(format="free", n=NULL_N)
     found = ablation.untrained_draws(setting.model, samples, progress=setting.progress)
-    return {ablation.NULL: (found, ablation.NULL, (MAIN_TASK,))}
+    return {shipped.NULL: (found, shipped.NULL, (MAIN_TASK,))}
 
 
 def late_heads(setting: Setting) -> Made:
@@ -210,7 +210,7 @@ PARTS: dict[str, Part] = {
     "steering": Part(steering.STORES, steered_heads),
     "sinks": Part(sink_study.STORES, sinks),
     "effects of single heads": Part((ablation.EFFECTS,), single_head_effects),
-    "untrained heads": Part((ablation.NULL,), untrained_heads),
+    "untrained heads": Part((shipped.NULL,), untrained_heads),
     "late heads": Part(("late-uniform_released", "late-mean"), late_heads),
 }
 """In the order in which they run."""
