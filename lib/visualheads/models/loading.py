@@ -43,6 +43,7 @@ def load(
     prompt: str | None = None,
     system: str | None = None,
     chat_template: str | Path | None = None,
+    remote: bool = False,
 ) -> VisionLanguageModel:
     """Load a catalogue name, a local folder, or a hub id.
 
@@ -72,6 +73,9 @@ def load(
         As transformers takes it, instead of `device`.
     prompt, system, chat_template : optional
         The form of the prompt: see `visualheads.models.prompting.prompts_of`.
+    remote : bool
+        Only False. nnsight could run a trace on a server (NDIF), but results here are checked against the weights, and
+        named by their hash, where they are made.
 
     Returns
     -------
@@ -92,6 +96,9 @@ def load(
     DeviceMemoryError
         Where memory does not suffice.
     """
+    if remote is not False:
+        fix = "run this on the machine that has the weights, or on its workers (--scheduler, --cluster)"
+        raise ParameterError(got("remote", remote, "False: weights are checked and hashed where they are run", fix))
     source = checkpoints.resolve(name)
     form = {"prompt": prompt, "system": system, "chat_template": chat_template}
     if source.card is not None and source.card.joined:
