@@ -15,7 +15,7 @@ DEPENDENCIES := pyproject.toml $(wildcard $(CONSTRAINTS))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help book test test-book test-long lab serve model paper miniatures check format constraints clean clean-all
+.PHONY: help book pdf test test-book test-long lab serve model paper miniatures check format constraints clean clean-all
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -51,6 +51,7 @@ $(VENV)/.dev: $(DEPENDENCIES) | $(BIN)/python
 # --- for readers and re-executors -------------------------------------------------------------------------------------------
 
 book: $(VENV)/.base ## trace the miniatures, run the notebooks, render the book (FULL=1, FORCE=1)
+	@$(BIN)/visualheads weights smol --optional
 	@$(BIN)/visualheads book $(if $(FULL),--full) $(if $(FORCE),--force)
 
 model: $(VENV)/.base ## one model's page: MODEL=… [DATA= DEVICE= DTYPE= N= SEED= UNTRAINED=]
@@ -76,6 +77,9 @@ serve: $(VENV)/.base ## show the built book at http://127.0.0.1:8000 (PORT=…)
 	@echo "http://127.0.0.1:$(PORT)/book/index.html  (Ctrl-C ends)"
 	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory book/_build/html
 
+pdf: book ## the book as book/_build/visualheads.pdf, printed by Chromium
+	@$(BIN)/visualheads pdf --out book/_build/visualheads.pdf
+
 lab: $(VENV)/.dev ## JupyterLab with the kernel ready
 	@$(BIN)/jupyter lab --notebook-dir=. $(LAB)
 
@@ -89,6 +93,7 @@ test-book: $(VENV)/.dev ## browser tests over every page of the built book
 	@$(BIN)/python -m pytest -m built_book tests/book/built.py $(PYTEST)
 
 test-long: $(VENV)/.dev ## what takes longer: every class, every damaged file, Lab, schedulers (15 minutes)
+	@$(BIN)/visualheads weights smol --optional
 	@$(BIN)/python -m pytest -n auto --dist loadfile -m long $(PYTEST)
 
 check: $(VENV)/.dev ## ruff, pyright, notebooks stripped, dependency lists agree

@@ -10,10 +10,11 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from selenium.webdriver.common.keys import Keys
 
 from helpers.browser import PHONE, Pages, browser
 from visualheads.book.build import render_book
-from visualheads.book.export import export_page
+from visualheads.book.export import export_page, export_pdf
 from visualheads.book.page import Page
 from visualheads.book.run import run_page
 from visualheads.errors import ParameterError, VisualHeadsError
@@ -67,6 +68,14 @@ def pages(book: Path) -> Iterator[Pages]:
 
 def html(book: Path) -> Path:
     return book / "book" / "_build" / "html" / "book"
+
+
+def click_another_head(pages: Pages, chosen: tuple[int, int]) -> None:
+    """Click L0H0 on the first map of heads, L0H1 where that is chosen."""
+    cells = pages.driver.find_elements("css selector", ".vega-live svg.marks g.mark-rect.role-mark path")
+    cell = cells[chosen == (0, 0)]
+    pages.run("arguments[0].scrollIntoView({block: 'center'})", cell)
+    cell.click()
 
 
 def test_second_build_does_nothing(book: Path) -> None:
@@ -163,18 +172,12 @@ def test_click_on_a_head_changes_the_linked_charts(book: Path, pages: Pages) -> 
     spec = pages.run("return bookCharts.specification(document.querySelector('.vega-chart').dataset.chart)")
     strongest = next(p["value"][0] for p in spec["params"] if p["name"] == "head")
     assert before == f"Layer {strongest['layer']}, head {strongest['head']}"
-    from selenium.webdriver.common.action_chains import ActionChains
-
     bars = "return document.querySelector('.vega-live svg.marks').innerHTML"
     before_bars = pages.run(bars)
-    cells = pages.driver.find_elements("css selector", ".vega-live svg.marks g.mark-rect.role-mark path")
-    for cell in cells[:2]:  # one of them is not the head that is chosen already
-        pages.run("arguments[0].scrollIntoView({block: 'center'})", cell)
-        ActionChains(pages.driver).move_to_element(cell).click().perform()
-        if pages.run(words) != before:
-            break
-    assert pages.run(words) != before
+    click_another_head(pages, (strongest["layer"], strongest["head"]))
+    pages.wait_until(f"{words} !== arguments[0]", before)
     assert pages.run(bars) != before_bars
+    pages.run("localStorage.clear()")
 
 
 @pytest.mark.browser
@@ -185,13 +188,10 @@ def test_a_chosen_head_stays_chosen_on_the_next_page(book: Path, pages: Pages) -
     })
     """
     pages.open(html(book) / "models" / "fixture.html")
-    cells = pages.driver.find_elements("css selector", ".vega-live svg.marks g.mark-rect.role-mark path")
     before = pages.run(chosen)
-    for cell in cells[:2]:
-        pages.run("arguments[0].scrollIntoView({block: 'center'})", cell)
-        cell.click()
+    click_another_head(pages, tuple(before[0]))
+    pages.wait_until(f"return JSON.stringify((() => {{{chosen}}})()) !== JSON.stringify(arguments[0])", before)
     after = pages.run(chosen)
-    assert after != before
     pages.open(html(book) / "models" / "other.html")
     assert pages.run(chosen) == after
     pages.run("localStorage.clear()")
@@ -204,6 +204,21 @@ def test_a_page_in_one_file_needs_nothing_else(book: Path, pages: Pages, tmp_pat
     assert pages.errors() == []
     assert {url for url in pages.requests() if url.startswith("file:")} == {target.as_uri()}
     assert pages.run("return document.querySelectorAll('.vega-live svg.marks').length") == 2
+
+
+@pytest.mark.browser
+def test_the_book_is_printed(book: Path, tmp_path: Path) -> None:
+    printed = export_pdf(tmp_path / "out" / "book.pdf", book).read_bytes()
+    assert printed.startswith(b"%PDF") and len(re.findall(rb"/Type\s*/Page\b", printed)) >= 2
+
+
+@pytest.mark.browser
+def test_arrow_keys_turn_pages(book: Path, pages: Pages) -> None:
+    pages.open(html(book) / "index.html")
+    following = pages.run("return document.querySelector('a.right-next').href")
+    for key, expected in ((Keys.ARROW_RIGHT, following), (Keys.ARROW_LEFT, (html(book) / "index.html").as_uri())):
+        pages.driver.find_element("tag name", "body").send_keys(key)
+        pages.wait_until("return location.href === arguments[0] && document.readyState === 'complete'", expected)
 
 
 @pytest.mark.browser

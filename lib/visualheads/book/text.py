@@ -17,7 +17,7 @@ from jinja2.exceptions import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
 
-from visualheads.charts import labels
+from visualheads.charts import display as labels
 from visualheads.errors import ParameterError
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]()<>#+!|$~^&:-])")
@@ -25,7 +25,7 @@ NOT_KNOWN = "–"
 
 
 def say(template: str, **values: Any) -> None:
-    """Display a paragraph whose numbers are filled in.
+    """Display a paragraph whose numbers are filled in; nothing where the template leaves nothing.
 
     Parameters
     ----------
@@ -34,7 +34,8 @@ def say(template: str, **values: Any) -> None:
     """
     from IPython.display import Markdown, display
 
-    display(Markdown(render(template, **values)))
+    if told := render(template, **values).strip():
+        display(Markdown(told))
 
 
 def render(template: str, **values: Any) -> str:
@@ -84,8 +85,10 @@ def code(text: object) -> Markup:
 
 
 def num(value: float, digits: int = 2) -> Markup:
-    """`0.42`; a dash for what is not known. No minus before a zero."""
-    return Markup(NOT_KNOWN if value is None or not math.isfinite(value) else f"{value:z.{digits}f}")
+    """`0.42`, `−0.42`; a dash for what is not known. No minus before a zero."""
+    if value is None or not math.isfinite(value):
+        return Markup(NOT_KNOWN)
+    return Markup(f"{value:z.{digits}f}".replace("-", "\N{MINUS SIGN}"))
 
 
 def percent(value: float, digits: int | None = None) -> Markup:

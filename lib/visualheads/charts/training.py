@@ -7,13 +7,21 @@ from typing import Any
 
 import altair as alt
 import pandas as pd
-import xarray as xr
 
-from visualheads.analysis import head_tables as tables
 from visualheads.charts.comparison import chosen_model, placeholder
-from visualheads.charts.display import finished, rows
+from visualheads.charts.display import (
+    GREY,
+    MAIN,
+    AnyChart,
+    colour,
+    figure,
+    finished,
+    in_words,
+    moment,
+    rows,
+    with_family,
+)
 from visualheads.charts.heads import SINGLE, title_of
-from visualheads.charts.labels import GREY, MAIN, colour, figure, in_words, moment, with_family
 
 CLOCK = ("step", "seconds")
 STAGES = ("tower", "language model", "alignment", "tuning")
@@ -88,58 +96,6 @@ def _curves(table: pd.DataFrame, title: str, words: str, domain: Sequence[float]
             tooltip=["figure:N", "step:Q", alt.Tooltip("value:Q", format=".3f")],
         )
     )
-
-
-def moment_lines(
-    moments: Mapping[str, xr.Dataset], measure: str = "image_weight", query: str = tables.QUERY, n: int = len(STRONGEST)
-) -> Any:
-    """Moments of training on one axis, one line per head of the chosen miniature; the n strongest at the end are
-    coloured by their place among them.
-
-    moments: by miniature, one entry along `model` per moment, with `training_step`.
-    """
-    if not moments:
-        return placeholder("No moments of training were kept with these models.")
-    parts, order, told = [], [], []
-    for model, ds in moments.items():
-        table = _by_moment(ds, measure, query)
-        own = list(dict.fromkeys(table.sort_values("step", kind="stable")["moment"]))
-        order += [name for name in own if name not in order]
-        last = table[table["moment"] == own[-1]].nlargest(min(n, len(STRONGEST)), "value")["name"].tolist()
-        told.append(f"{model}: {', '.join(last)}")
-        place = dict(zip(last, STRONGEST, strict=False))
-        parts.append(table[["name", "moment", "value"]].assign(model=model, place=table["name"].map(place).fillna("")))
-    whole = pd.concat(parts, ignore_index=True)
-    ends = [name for name in order if name.startswith("final")]
-    order = [moment(name) for name in order if name not in ends] + [moment(name) for name in ends]
-    whole = in_words(whole)
-    base = (
-        alt.Chart()
-        .transform_filter("datum.model === chosen_model")
-        .encode(
-            x=alt.X("moment:N", sort=order, title="moment of training", axis=alt.Axis(labelAngle=-30, labelLimit=200)),
-            y=alt.Y("value:Q", title=title_of(measure), scale=alt.Scale(domainMin=0)),
-            detail="name:N",
-            tooltip=[alt.Tooltip("name:N", title="head"), "moment:N", alt.Tooltip("value:Q", format=".3f")],
-        )
-    )
-    weak = whole[whole["place"] == ""].drop(columns="place")
-    others = base.properties(data=rows(weak.to_dict("records"))).mark_line(color=GREY, opacity=0.35)
-    colour = alt.Color("place:N", sort=list(STRONGEST), title="at the end", legend=alt.Legend(orient="right"))
-    strong = base.properties(data=rows(whole[whole["place"] != ""].to_dict("records")))
-    named = strong.mark_line(point=True, strokeWidth=2.2).encode(color=colour)
-    words = f"{title_of(measure)} of every head through moments of training; strongest at the end – {'; '.join(told)}."
-    chart = alt.layer(others, named).properties(width=SINGLE - 90, height=300)
-    return finished(chart.add_params(chosen_model(list(moments))), words)
-
-
-def _by_moment(ds: xr.Dataset, measure: str, query: str) -> pd.DataFrame:
-    parts = []
-    for name in ds["model"].values:
-        table = tables.head_table(ds, [measure], query, str(name))
-        step = int(ds["training_step"].sel(model=name))
-        parts.append(table.assign(value=table[measure], step=step, moment=str(name).split("@")[-1]))
-    return pd.concat(parts, ignore_index=True)
 
 
 def moments_compared(table: pd.DataFrame, measure: str = "image_weight") -> Any:
@@ -237,3 +193,71 @@ def text_relations(table: pd.DataFrame) -> Any:
     ]
     told = "; ".join(f"{r.model} with {r.kind}: {r.rho:.2f}" for r in table.head(20).itertuples())
     return finished(alt.layer(*layers), f"Correlation of heads on pictures with heads on text lists. {told}.")
+
+
+NAMES = {"plain": "plain generation", "trace": "trace with all measures and store", "eager": "eager, output_attentions"}
+COST_PANELS = (("seconds", "processor seconds"), ("memory", "memory above the loaded model, MB"))
+
+
+def cost_bars(measured: Sequence[pd.DataFrame]) -> AnyChart:
+    """Time and memory per method and prompt length, from tables of `visualheads.book.cost.measure_cost`."""
+    records = [
+        {
+            "method": NAMES.get(str(method), str(method)),
+            "tokens": int(row["tokens"]),
+            "seconds": float(row["cpu_seconds"]),
+            "memory": float(row["memory_mb"]),
+        }
+        for table in measured
+        for method, row in table.iterrows()
+    ]
+    order = list(dict.fromkeys(record["method"] for record in records))
+    data = rows(records)
+    charts = [
+        alt.Chart(data, width=200, height=alt.Step(16))
+        .mark_bar()
+        .encode(
+            y=alt.Y("tokens:O", title=None if index else "tokens in the prompt"),
+            yOffset=alt.YOffset("method:N", sort=order),
+            x=alt.X(f"{field}:Q", title=words, axis=alt.Axis(tickCount=5)),
+            color=alt.Color("method:N", sort=order, title=None, legend=alt.Legend(orient="top", columns=1)),
+            tooltip=[
+                "method:N",
+                "tokens:O",
+                alt.Tooltip("seconds:Q", format=".2f"),
+                alt.Tooltip("memory:Q", format=".0f", title="MB"),
+            ],
+        )
+        for index, (field, words) in enumerate(COST_PANELS)
+    ]
+    told = "; ".join(
+        f"{r['method']} at {r['tokens']} tokens: {r['seconds']:.2f} s, {r['memory']:.0f} MB" for r in records
+    )
+    return finished(alt.hconcat(*charts), f"Cost of ways to read attention. {told}.")
+
+
+SWEEPS = {"after_image": "after the image", "late, all": "all positions, late layers"}
+
+
+def sweep_bars(measured: pd.DataFrame) -> AnyChart:
+    """Seconds per head set of `vh.sweep` and of a naive loop, from `visualheads.book.cost.measure_sweeps`."""
+    records = [
+        {"case": SWEEPS.get(str(case), str(case)), "way": way, "seconds": float(row[column]), "times": row["ratio"]}
+        for case, row in measured.iterrows()
+        for way, column in (("vh.sweep", "sweep_seconds"), ("naive loop", "naive_seconds"))
+    ]
+    chart = (
+        alt.Chart(rows(records), width=360, height=alt.Step(16))
+        .mark_bar()
+        .encode(
+            y=alt.Y("case:N", title=None, sort=None, axis=alt.Axis(labelLimit=200)),
+            yOffset=alt.YOffset("way:N", sort=["vh.sweep", "naive loop"]),
+            x=alt.X("seconds:Q", title="processor seconds per set of heads"),
+            color=alt.Color(
+                "way:N", sort=["vh.sweep", "naive loop"], title=None, legend=alt.Legend(orient="top", columns=2)
+            ),
+            tooltip=["case:N", "way:N", alt.Tooltip("seconds:Q", format=".3f")],
+        )
+    )
+    told = "; ".join(f"{r['case']}, {r['way']}: {r['seconds']:.3f} s" for r in records)
+    return finished(chart, f"Cost of one set of heads on one question. {told}.")

@@ -40,6 +40,7 @@ for command in (
     book.page,
     book.export_page,
     book.book,
+    book.pdf,
     book.full,
     book.paper,
     results.compare,

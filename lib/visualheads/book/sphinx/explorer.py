@@ -11,8 +11,7 @@ from docutils.parsers.rst import directives
 from sphinx.util.docutils import SphinxDirective
 
 from visualheads.book.sphinx.charts import captioned
-from visualheads.explorer import assets
-from visualheads.explorer.page import element
+from visualheads.explorer.page import element, page_script, style
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -55,7 +54,7 @@ class ExplorerDirective(SphinxDirective):
         self.env.note_dependency(f"{relative}/index.js")
         name = relative.strip("/").replace("/", "-")
         shutil.copytree(folder, Path(self.env.app.outdir) / "_static" / LOOKS / name, dirs_exist_ok=True)
-        up = "../" * self.env.docname.count("/")
+        up = "" if self.env.app.builder.name == "singlehtml" else "../" * self.env.docname.count("/")
         first = {
             key: self.options[key] for key in ("model", "sample", "heads", "token", "measure") if key in self.options
         }
@@ -69,8 +68,8 @@ def write(app: Sphinx) -> None:
     if app.builder.format == "html":
         static = Path(app.outdir) / "_static"
         static.mkdir(parents=True, exist_ok=True)
-        (static / SCRIPT).write_text(assets.page_script(), encoding="utf-8")
-        (static / STYLE).write_text(assets.style(), encoding="utf-8")
+        (static / SCRIPT).write_text(page_script(), encoding="utf-8")
+        (static / STYLE).write_text(style(), encoding="utf-8")
 
 
 def add_assets(
