@@ -74,8 +74,7 @@ def load(
     prompt, system, chat_template : optional
         The form of the prompt: see `visualheads.models.prompting.prompts_of`.
     remote : bool
-        Only False. nnsight could run a trace on a server (NDIF), but results here are checked against the weights, and
-        named by their hash, where they are made.
+        Only False: a server (NDIF) would run weights that could be neither checked nor hashed here.
 
     Returns
     -------
@@ -97,8 +96,8 @@ def load(
         Where memory does not suffice.
     """
     if remote is not False:
-        fix = "run this on the machine that has the weights, or on its workers (--scheduler, --cluster)"
-        raise ParameterError(got("remote", remote, "False: weights are checked and hashed where they are run", fix))
+        allowed = "False: weights are checked and hashed where they are run"
+        raise ParameterError(got("remote", remote, allowed, "trace on workers (--scheduler, --cluster)"))
     source = checkpoints.resolve(name)
     form = {"prompt": prompt, "system": system, "chat_template": chat_template}
     if source.card is not None and source.card.joined:
