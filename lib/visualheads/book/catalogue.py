@@ -36,6 +36,7 @@ class Comparison:
     Parameters
     ----------
     slug, title : name of template and output, and the page's heading.
+    reads : it reads results; without, it shows what the library and the data are.
     removes : it needs miniatures whose heads the book changes.
     last : it also reads what other pages keep among the results.
     words : a file of the library whose words only this page shows.
@@ -44,6 +45,7 @@ class Comparison:
 
     slug: str
     title: str
+    reads: bool = True
     removes: bool = False
     last: bool = False
     words: str = ""
@@ -52,7 +54,7 @@ class Comparison:
 
 COMPARISONS = (
     Comparison("one_head", "One picture, one question, one head", removes=True),
-    Comparison("measures", "What is measured"),
+    Comparison("measures", "What is measured", reads=False),
     Comparison("rows", "Which row decides everything"),
     Comparison("chance", "More than chance"),
     Comparison("models", "The models"),
@@ -68,7 +70,7 @@ COMPARISONS = (
     Comparison("three_moments", "A real language model learns to see", data="smol/three-moments.zarr.zip"),
     Comparison("claims", "Fourteen claims", last=True, words=inputs.WORDING),
     Comparison("training", "How the miniatures learned"),
-    Comparison("catalogue", "Catalogue"),
+    Comparison("catalogue", "Catalogue", reads=False),
 )
 """In the order of the book."""
 
@@ -129,13 +131,13 @@ def comparison_pages(root: str | Path, full: bool = False) -> list[Page]:
             output=root / RESULTS / f"{one.slug}.ipynb",
             slug=one.slug,
             title=one.title,
-            parameters={"results": results},
+            parameters={"results": results} if one.reads else {},
             data=(
                 data_folder() / "miniatures", data_folder() / FULL,
                 *((inputs.LIBRARY / one.words,) if one.words else ()),
                 *((data_folder() / one.data,) if one.data else ()),
             ),
-            stores=root / results,
+            stores=root / results if one.reads else None,
             last=one.last,
             command=_book(full),
         )
