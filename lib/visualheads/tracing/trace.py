@@ -23,10 +23,11 @@ from visualheads.models.wrapper import decoded
 from visualheads.store import read, schema, write
 from visualheads.tasks import scoring
 from visualheads.tracing.forward import LAST_PROMPT, Outcome, Rows, plan_batches, prefetched, run
-from visualheads.tracing.measures import MEASURES, TokenSets, measure, whole_picture_maps
+from visualheads.tracing.measures import MEASURES, TokenSets, measure, resampled, whole_picture_maps
 from visualheads.tracing.settings import (
     MAX_NEW_TOKENS,
     Settings,
+    check_unchanged,
     circumstance_of,
     coordinates_of,
     identity_of,
@@ -107,21 +108,7 @@ class Layout:
         if all(shape == grid for shape in self.shapes):
             return maps
         own = [one[..., : shape[0], : shape[1]] for one, shape in zip(maps, self.shapes, strict=True)]
-        return torch.stack([_resampled(one, grid) for one in own])
-
-
-def _resampled(maps: Float[Tensor, "*lead row column"], grid: tuple[int, int]) -> Float[Tensor, "*lead row2 column2"]:
-    rows, columns = (_shares(old, new) for old, new in zip(maps.shape[-2:], grid, strict=True))
-    return rows @ maps @ columns.mT
-
-
-def _shares(old: int, new: int) -> Float[Tensor, "new old"]:
-    """Share of each old cell that falls into each new one, along an axis; columns sum to 1."""
-    edges_old = torch.linspace(0, 1, old + 1)
-    edges_new = torch.linspace(0, 1, new + 1)
-    low = torch.maximum(edges_old[None, :-1], edges_new[:-1, None])
-    high = torch.minimum(edges_old[None, 1:], edges_new[1:, None])
-    return (high - low).clamp_min(0) * old
+        return torch.stack([resampled(one, grid) for one in own])
 
 
 MAP_DIMS = ("grid_row", "grid_column")
@@ -450,4 +437,5 @@ def _measured(
         for part, (ready, outcome) in in_halves(batch, traced):  # in one piece, where memory suffices
             collector.add(part, ready, outcome)
             advance(len(part))
+    check_unchanged(settings, samples)
     return collector
