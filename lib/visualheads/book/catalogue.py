@@ -78,21 +78,23 @@ COMPARISONS = (
 def model_page(root: str | Path, model: str, parameters: Mapping[str, Any] | None = None) -> Page:
     """The page of one model: a catalogue name, a checkpoint folder or a hub id."""
     root = Path(root).resolve()
-    name = name_of(model)
-    slug = slug_of(name)
     given = {"model": model, **(parameters or {})}
+    adapter = str(given.get("adapter") or "")
+    name = f"{name_of(model)}-{name_of(adapter)}" if adapter else name_of(model)
+    slug = slug_of(name)
     template = root / TEMPLATES / "model.ipynb"
     task = str(given.get("task", MAIN_TASK))
     asked = inputs.task_places(task, str(given.get("data") or ""))
     checkpoint = miniature_folder(model) if model in cards() else Path(model)
-    removed = path_of(model, "").parent
+    others = (Path(str(given[key])) for key in ("adapter", "chat_template") if given.get(key))
+    read = [path for path in (checkpoint, path_of(model, "").parent, *others) if _is_there(path)]
     return Page(
         template=template,
         output=root / MODELS / f"{slug}.ipynb",
         slug=slug,
         title=name if "/" not in name else slug,
         parameters=given,
-        data=(*asked, *(place for place in (checkpoint, removed) if place.is_dir())),
+        data=(*asked, *read),
         stores=root / str(given.get("results", DATA_RESULTS)),
         only=slug,
         but=task,
@@ -215,6 +217,13 @@ def _told(template: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     defaults = {name: p.default for name, p in parameters_of(template).items()} if template.is_file() else {}
     always = {name: defaults[name] for name in ALWAYS_TOLD if name in defaults}
     return {name: value for name, value in {**always, **given}.items() if name not in ("model", *ONCE)}
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a template's text is no path
+        return False
 
 
 def _quoted(value: Any) -> str:

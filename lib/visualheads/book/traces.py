@@ -105,6 +105,8 @@ def page_job(root: Path, page: Page) -> TraceJob:
         dtype=str(told["dtype"]) or None,
         batch_tokens=int(told["batch_tokens"]) or None,
         results=str(root / str(told["results"])),
+        **{key: str(told.get(key) or "") or None for key in ("adapter", "prompt", "system", "chat_template")},
+        answer_prefix=str(told.get("answer_prefix") or ""),
     )
 
 
