@@ -94,7 +94,6 @@ def page_job(root: Path, page: Page) -> TraceJob:
     """The trace that a model's page reads: what its notebook asks for, so that it finds all done."""
     told = {name: parameter.default for name, parameter in parameters_of(page.template).items()} | dict(page.parameters)
     name, data = str(told["task"]), str(told["data"]) or None
-    form: Any = {key: str(told.get(key) or "") or None for key in ("adapter", "prompt", "system", "chat_template")}
     return TraceJob(
         str(told["model"]),
         name,
@@ -106,7 +105,10 @@ def page_job(root: Path, page: Page) -> TraceJob:
         dtype=str(told["dtype"]) or None,
         batch_tokens=int(told["batch_tokens"]) or None,
         results=str(root / str(told["results"])),
-        **form,
+        adapter=str(told.get("adapter") or "") or None,
+        prompt=str(told.get("prompt") or "") or None,
+        system=str(told.get("system") or "") or None,
+        chat_template=str(told.get("chat_template") or "") or None,
         answer_prefix=str(told.get("answer_prefix") or ""),
     )
 
