@@ -223,7 +223,7 @@ def _measured(kind: str, sizes: Sequence[int], runs: dict[str, int], pictures: i
 def _plain(module: Any, encodings: Sequence[Any], **more: Any) -> Callable[[], None]:
     import torch
 
-    from visualheads.models.generation import greedy
+    from visualheads.models.wrapper import greedy
 
     def run() -> None:
         with torch.no_grad(), greedy(module, 0):

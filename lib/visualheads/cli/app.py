@@ -11,11 +11,13 @@ from typing import Annotated
 import typer
 
 from visualheads import __version__
-from visualheads.cli import book, information, interventions, making, results, tracing
-from visualheads.cli.console import BAD_INPUT, FAILED, be_quiet, err, out
+from visualheads.cli import book, information, making, tracing
+from visualheads.cli.options import BAD_INPUT, FAILED, be_quiet, err, out
 from visualheads.errors import DiskFullError, KernelError, VisualHeadsError
 
 LOG = logging.getLogger("visualheads")
+ANYWHERE = ("--quiet", "-q", "--debug")
+"""Options of every command, which may stand before its name or behind it."""
 
 app = typer.Typer(
     name="visualheads",
@@ -29,19 +31,19 @@ for command in (
     information.doctor,
     tracing.look,
     tracing.trace,
-    results.top,
-    results.export,
-    results.verify,
-    interventions.ablate,
-    interventions.steer,
-    interventions.sweep,
+    information.top,
+    information.export,
+    information.verify,
+    tracing.ablate,
+    tracing.steer,
+    tracing.sweep,
     book.page,
     book.export_page,
     book.book,
     book.pdf,
     book.full,
     book.paper,
-    results.compare,
+    information.compare,
     making.convert,
     making.train,
     making.scenes,
@@ -51,7 +53,7 @@ for command in (
     making.export_checkpoint,
 ):
     app.command()(command)
-app.command("rank", hidden=True)(results.top)
+app.command("rank", hidden=True)(information.top)
 app.command("model", hidden=True)(book.page)
 
 
@@ -82,7 +84,9 @@ def run(argv: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a sign still gets the rest
     try:
-        app(args=None if argv is None else list(argv), prog_name="visualheads")
+        given = list(sys.argv[1:] if argv is None else argv)
+        shared = [word for word in given if word in ANYWHERE]
+        app(args=[*shared, *(word for word in given if word not in ANYWHERE)], prog_name="visualheads")
     except VisualHeadsError as error:
         if LOG.isEnabledFor(logging.DEBUG):
             raise

@@ -35,8 +35,19 @@ from zarr.storage import LocalStore
 
 from visualheads.errors import IdentityMismatch, StoreError, listed
 from visualheads.store import files
-from visualheads.store.layout import DONE, FORMAT, HASHES, SHARD, StorePlan, shard_slice, write_planned
-from visualheads.store.stored import Record, Stored, opened, write_record
+from visualheads.store.stored import (
+    DONE,
+    FORMAT,
+    HASHES,
+    SHARD,
+    Record,
+    Stored,
+    StorePlan,
+    opened,
+    shard_slice,
+    write_planned,
+    write_record,
+)
 from visualheads.store.upkeep import damaged_shards, lengthen, repair, restore
 from visualheads.store.variables import MAP_COORDINATES, SELECTED_COORDINATES
 
@@ -85,9 +96,9 @@ def create(path: str | Path, plan: StorePlan, fresh: bool = False) -> Path:
         Once per circumstance that the store does not know, while there is work left.
     """
     path = Path(path)
-    if fresh and path.exists():
-        _set_aside(path)
     with files.refusals_told(path):
+        if fresh and path.exists():
+            _set_aside(path)
         _clean(path)
         if not path.exists() and _make(path, lambda draft: write_planned(draft, plan)):
             return path

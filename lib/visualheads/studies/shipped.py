@@ -17,12 +17,12 @@ import xarray as xr
 
 from visualheads.cards import data_folder, miniature_folder
 from visualheads.interventions.modes import VERSION
-from visualheads.interventions.results import with_heads
+from visualheads.interventions.sweeps import with_heads
 from visualheads.models.provenance import hash_weights
 from visualheads.paths import slug_of
-from visualheads.store.pack import pack
 from visualheads.store.read import PACKED, open_store
 from visualheads.store.schema import provenance
+from visualheads.store.upkeep import pack
 from visualheads.tasks import task as benchmark
 from visualheads.tracing.measures import DEFINITIONS_VERSION
 
@@ -35,6 +35,8 @@ REVISED = {"sinks": "3", "sink-removal": "3"}
 KEPT = ("reference", "bias")
 """Of the identity that a dataset brings along: what it was made with, kept where it is told. Stores shipped before
 this was kept lack it, and hold nevertheless: only what `identity_of` names outdates a store."""
+NULL = "null"
+"""Name and kind of the store of untrained heads."""
 BITS = 8
 """Mantissa bits kept of what is shipped: within 0.2 % of each number, and small."""
 

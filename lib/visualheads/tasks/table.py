@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from visualheads.errors import BoxError, RecordError, close_matches, shown
 from visualheads.paths import slug_of
-from visualheads.tasks import questions, records
+from visualheads.tasks import records
 from visualheads.tasks.benchmark import Benchmark
-from visualheads.tasks.questions import Question, Reading
-from visualheads.tasks.records import Record
+from visualheads.tasks.records import Question, Reading, Record
 from visualheads.tasks.registry import register
 from visualheads.tasks.sample import LETTERS, Box, Format, checked_box
 
@@ -90,7 +89,7 @@ class Table(Benchmark):
 
     def wording(self, question: Question, condition: str, format: str, choices: Sequence[str]) -> str:
         text = question.texts[condition]
-        return questions.with_letters(text, choices) if format == "letters" else questions.short_answer(text)
+        return records.with_letters(text, choices) if format == "letters" else records.short_answer(text)
 
     def _records(self) -> Iterator[Record | RecordError]:
         if self.file.suffix.lower() in JSON_ENDINGS:
@@ -115,7 +114,7 @@ def _with_likely(name: str) -> str:
 def _question(record: Record) -> Question:
     options = _options(record)
     answers = [_answer(answer, options, record) for answer in _answers(record)]
-    picture = record.file_name("image")
+    picture = str(PurePosixPath(record.file_name("image").replace("\\", "/")))  # one picture has one name
     condition = record.optional("condition") or PLAIN
     return Question(
         question_id=record.text("id"),

@@ -13,8 +13,8 @@ import xarray as xr
 from visualheads.errors import ParameterError, SampleError, checked_whole, got
 from visualheads.heads.selection import head_pairs
 from visualheads.models import provenance
-from visualheads.models.generation import Margins
 from visualheads.models.prompting import ONE_AT_A_TIME
+from visualheads.models.wrapper import Margins
 from visualheads.store import schema
 from visualheads.tasks.sample import Sample
 from visualheads.tracing.forward import BATCH_TOKENS, QUERIES
@@ -102,6 +102,17 @@ def settings_of(
         hashes=tuple(provenance.hash_sample(sample, prompts[sample.id]) for sample in samples),
         answers=answers_of(samples),
     )
+
+
+def check_unchanged(settings: Settings, samples: Sequence[Sample]) -> None:
+    """Raise SampleError where a picture is no longer the one that the run began with, whose hash its numbers get."""
+    hashes = dict(zip(settings.prompts, settings.hashes, strict=True))
+    for sample in samples:
+        if provenance.hash_sample(sample, settings.prompts[sample.id]) != hashes[sample.id]:
+            raise SampleError(
+                f"sample {sample.id!r}: its picture was changed while the run went on; start it again, and leave the "
+                "pictures alone meanwhile."
+            )
 
 
 def _lengths(model: VisionLanguageModel, prompts: dict[str, str], sizes: dict[str, tuple[int, int]]) -> dict[str, int]:
