@@ -92,7 +92,7 @@ def neighbours(app: Sphinx, name: str, template: str, context: dict[str, Any], d
 @cache
 def definitions(env: BuildEnvironment) -> dict[str, str]:
     """The glossary's definitions by the anchors of their terms."""
-    pages = {document for document, _ in env.get_domain("std").objects.values() if document.endswith(GLOSSARY)}
+    pages = {document for document, _ in env.domaindata["std"]["objects"].values() if document.endswith(GLOSSARY)}
     items = [item for page in pages for item in env.get_doctree(page).findall(nodes.definition_list_item)]
     return {
         anchor: " ".join(item[-1].astext().split())
