@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from visualheads.cards import data_folder, learned_file
-from visualheads.heads.proportions import share_gained
+from visualheads.heads.losses import share_gained
 from visualheads.miniatures.evaluation import score
 from visualheads.miniatures.smol import questions
 from visualheads.miniatures.smol.elsewhere import draw_other
