@@ -7,6 +7,7 @@ counting heads that look at pictures.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from visualheads.interventions.attribution import visual_difference
 from visualheads.interventions.modes import ALL, LAST_PROMPT
 from visualheads.interventions.reference import as_reference
 from visualheads.interventions.sweeps import sweep, sweep_path, sweep_to_store
+from visualheads.models.devices import aside, free
 from visualheads.models.loading import untrained
 from visualheads.paths import slug_of
 from visualheads.store.variables import QUERIES
@@ -113,9 +115,12 @@ def untrained_draws(
         NULL_MEASURES (draw, model, layer, head, query, sample), both attention rows; `sample` holds the prompts' mean.
     """
     parts = []
-    for seed in range(draws):
-        ds = trace(untrained(model, seed), samples, query=QUERIES, max_new_tokens=2, progress=progress)
-        parts.append(ds[list(NULL_MEASURES)].drop_vars("provenance", errors="ignore"))
+    joined = model.card is not None and model.card.joined  # there only an adapter is drawn beside the model
+    with nullcontext(model.device) if joined else aside(model.module) as device:
+        for seed in range(draws):
+            ds = trace(untrained(model, seed, device), samples, query=QUERIES, max_new_tokens=2, progress=progress)
+            parts.append(ds[list(NULL_MEASURES)].drop_vars("provenance", errors="ignore"))
+            free()  # the device has to hold one network at a time
     ds: xr.Dataset = xr.concat(
         list[xr.Dataset](parts), "draw", data_vars="all", coords="minimal", compat="override", join="override"
     )
