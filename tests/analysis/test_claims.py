@@ -92,31 +92,72 @@ def sunk(share: float, noise: float = 0.02) -> Evidence:
     )
 
 
+LLMS = ("A", "B", "C", "D", "E")
+
+
+def predicted(scores: tuple[float, ...], pictures: int = 120) -> Evidence:
+    """One model of each of five language models: the image weight of its heads rises from one to the next, and this
+    share of its answers is right."""
+    models = {
+        llm: Planted(always(0.3 + 0.1 * place + 0.2 * (pattern() - 0.5)), right=score, llm=llm)
+        for place, (llm, score) in enumerate(zip(LLMS, scores, strict=True))
+    }
+    return Evidence(traces=world(models, tasks=("looktwice", "pope"), pictures=pictures))
+
+
+def related(*own: float) -> Evidence:
+    """Language models, each tuned twice, whose heads stand in another order in each layer, as lists in words tell. This
+    share of a language model's pattern on pictures is its own; the rest is what the heads in these places do in all."""
+    habit, common = pattern(20), pattern(21)
+    models, text, grown = {}, {}, {}
+    for place, share in enumerate(own):
+        llm, rng = LLMS[place], np.random.default_rng(place)
+        order = np.array([rng.permutation(HEADS) for _ in range(LAYERS)])
+        seen = (1 - share) * common + share * pattern(30 + place)
+        text[llm] = lists_of(np.take_along_axis(habit, order, 1), np.take_along_axis(1 - habit, order, 1), 0.002)
+        for name in (f"{llm}1", f"{llm}2"):
+            models[name] = Planted(always(np.take_along_axis(seen, order, 1)), llm=llm)
+            grown[name] = llm
+    return Evidence(traces=world(models), text=text, grown_from=grown)
+
+
 CASES: list[tuple[int, str, Callable[[], Evidence]]] = [
     (1, SUPPORTED, lambda: looking(-2.0)),
     (1, NOT_SUPPORTED, lambda: looking(0.5)),
     (1, UNDECIDED, lambda: looking(-float(np.log(2)), noise=0.06)),
     (2, SUPPORTED, lambda: placed(0.9, 0.1)),
     (2, NOT_SUPPORTED, lambda: placed(0.1, 0.9)),
+    (2, UNDECIDED, lambda: placed(0.5, 0.4, noise=0.3)),
     (3, SUPPORTED, lambda: right(0.05)),
     (3, NOT_SUPPORTED, lambda: right(-0.05)),
     (3, UNDECIDED, lambda: right(0.0022)),
     (4, SUPPORTED, lambda: named(0.0, 0.9)),
     (4, NOT_SUPPORTED, lambda: named(0.9, 0.9)),
+    (4, UNDECIDED, lambda: named(0.0, 0.5, noise=0.2)),
     (5, SUPPORTED, lambda: Evidence(late={"uniform_released": late_sweep(0.0)})),
     (5, NOT_SUPPORTED, lambda: Evidence(late={"uniform_released": late_sweep(0.2)})),
     (5, UNDECIDED, lambda: Evidence(late={"uniform_released": late_sweep(0.05)})),
+    (6, SUPPORTED, lambda: predicted((0.2, 0.35, 0.5, 0.65, 0.8))),
+    (6, NOT_SUPPORTED, lambda: predicted((0.5, 0.9, 0.1, 0.9, 0.5))),
+    (6, UNDECIDED, lambda: predicted((0.3, 0.5, 0.4, 0.6, 0.5), pictures=20)),
+    (7, SUPPORTED, lambda: related(1, 1, 1, 1)),
+    (7, NOT_SUPPORTED, lambda: related(0, 0, 0, 0)),
+    (7, UNDECIDED, lambda: related(0, 0, 0.3, 1)),
     (8, SUPPORTED, lambda: caused(1.0)),
     (8, NOT_SUPPORTED, lambda: caused(-1.0)),
+    (8, UNDECIDED, lambda: caused(0.35, noise=0.3)),
     (9, SUPPORTED, lambda: sunk(0.9)),
     (9, NOT_SUPPORTED, lambda: sunk(0.1)),
     (9, UNDECIDED, lambda: sunk(0.5)),
     (10, SUPPORTED, lambda: read(1.0, 0.0)),
     (10, NOT_SUPPORTED, lambda: read(0.0, 1.0)),
+    (10, UNDECIDED, lambda: read(0.5, 0.45, noise=0.4)),
     (11, SUPPORTED, lambda: focused(1.0)),
     (11, NOT_SUPPORTED, lambda: focused(-1.0)),
+    (11, UNDECIDED, lambda: focused(0.2, noise=0.3)),
     (14, SUPPORTED, lambda: profiled(0.9)),
     (14, NOT_SUPPORTED, lambda: profiled(0.0)),
+    (14, UNDECIDED, lambda: profiled(0.22, noise=0.2)),
 ]
 
 

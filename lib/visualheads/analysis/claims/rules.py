@@ -25,7 +25,7 @@ NOT_TESTABLE = "not testable here"
 VERDICTS = (SUPPORTED, NOT_SUPPORTED, UNDECIDED, NOT_TESTABLE)
 LEAST_POWER = 0.5
 """Power below which a claim is not testable here."""
-DRAWS, PLANTED, WITHIN = 500, 100, 200
+DRAWS, PLANTED, WITHIN = 500, 200, 200
 """Draws of pictures for an interval; planted data sets, and draws within each, for power."""
 
 
@@ -68,6 +68,7 @@ class Part:
     units, llm  models (or what else there is a value of), and the language model of each
     claimed     the side of the margin on which the claim is right
     alike       every unit counts once, instead of every language model
+    drawn_llms  language models are what is drawn, not pictures: the interval is over them (t)
     """
 
     name: str
@@ -77,6 +78,7 @@ class Part:
     llm: Sequence[str]
     claimed: Literal["above", "below"] = "above"
     alike: bool = False
+    drawn_llms: bool = False
     level: float = LEVEL
 
     @cached_property
@@ -102,7 +104,9 @@ class Part:
 
     @cached_property
     def bounds(self) -> tuple[float, float]:
-        """The interval over pictures."""
+        """The interval over pictures, or over language models."""
+        if self.drawn_llms:
+            return self.over_llms()[1:]
         return _bounds(self.estimate, self.mean(self.drawn), self.level)
 
     @property
@@ -116,13 +120,28 @@ class Part:
 
     def over_llms(self) -> tuple[float, float, float]:
         """Estimate and bounds as if the language models were drawn from many (t); unbounded for fewer than two."""
+        means = self._of_llms()
+        width = float(_half_width(means[None], self.level)[0])
+        return self.estimate, self.estimate - width, self.estimate + width
+
+    def _of_llms(self) -> NDArray[np.float64]:
         kept = np.isfinite(self.each)
         owner = np.array(self.llm)[kept]
-        means = [self.each[kept][owner == name].mean() for name in dict.fromkeys(owner)]
-        if len(means) < 2:
-            return self.estimate, -np.inf, np.inf
-        width = float(stats.t.ppf((1 + self.level) / 2, len(means) - 1) * stats.sem(means))
-        return self.estimate, self.estimate - width, self.estimate + width
+        return np.array([self.each[kept][owner == name].mean() for name in dict.fromkeys(owner)])
+
+    def _planted_llms(self) -> dict[float, float]:
+        """`planted` of language models drawn from many (normal), as far apart as these are."""
+        means = self._of_llms()
+        noise = np.random.default_rng(1).normal(0, means.std(ddof=1) if len(means) > 1 else 0, (PLANTED, len(means)))
+        width = _half_width(noise, self.level)
+        found = {}
+        for times in (0.0, 1.0, 2.0):
+            each = noise.mean(axis=1) + times * self.margin
+            labels = [
+                decided(own - by, own + by, self.margin, self.claimed) for own, by in zip(each, width, strict=True)
+            ]
+            found[times] = labels.count(SUPPORTED) / PLANTED
+        return found
 
     def table(self) -> pd.DataFrame:
         """One row per unit: unit, llm, part, estimate, lower, upper, margin."""
@@ -137,6 +156,8 @@ class Part:
     @cached_property
     def planted(self) -> Mapping[float, float]:
         """How often the part is supported where 0, m and 2m are the truth, at this sample size: times m → share."""
+        if self.drawn_llms:
+            return self._planted_llms()
         outer = Draws(PLANTED, seed=1)
         estimates = self.mean(self.statistic(outer))
         inner = [self.mean(self.statistic(Draws(WITHIN, 2 + row, (outer, row)))) for row in range(PLANTED)]
@@ -149,6 +170,10 @@ class Part:
             ]
             found[times] = labels.count(SUPPORTED) / PLANTED
         return found
+
+    def recall(self, planted: Sequence[float]) -> None:
+        """Take `planted` (at 0, m and 2m) as simulated before, on the same numbers."""
+        vars(self)["planted"] = dict(zip((0.0, 1.0, 2.0), planted, strict=True))
 
     @property
     def power(self) -> float:
@@ -228,6 +253,14 @@ def all_of(labels: Sequence[str]) -> str:
 def agreed(labels: Sequence[str]) -> str:
     """A claim of which the parts are readings."""
     return labels[0] if len(set(labels)) == 1 else UNDECIDED
+
+
+def _half_width(means: NDArray[np.float64], level: float) -> NDArray[np.float64]:
+    """Half widths (replicate) of the intervals of means (replicate, language model); unbounded for fewer than two."""
+    n = means.shape[1]
+    if n < 2:
+        return np.full(len(means), np.inf)
+    return stats.t.ppf((1 + level) / 2, n - 1) * stats.sem(means, axis=1)
 
 
 def _bounds(estimate: float, drawn: NDArray[np.float64], level: float) -> tuple[float, float]:
