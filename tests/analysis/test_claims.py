@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,12 @@ import xarray as xr
 from helpers.planted import HEADS, LAYERS, Planted, always, effects_of, late_sweep, lists_of, pattern, world
 from visualheads.analysis import claims
 from visualheads.analysis.claims import NOT_SUPPORTED, NOT_TESTABLE, SUPPORTED, UNDECIDED, Choice, Evidence
+from visualheads.analysis.claims.baseline import known_parts, recall_power, rules_hash, save_verdicts
+from visualheads.analysis.claims.evidence import MINIATURES
 from visualheads.analysis.claims.rules import Draws, Part, agreed, all_of, decided
+from visualheads.cards import data_folder
 from visualheads.errors import ParameterError
+from visualheads.studies.evidence import gather
 
 CONDITIONS = ("plain-general", "plain-object", "plain-super", "visual-general", "visual-object", "visual-super")
 
@@ -198,10 +203,41 @@ def normal(pictures: int, spread: float, claimed: str = "above") -> Part:
 
 
 def test_power_grows_with_the_pictures_and_false_support_stays_rare():
-    few, many = normal(30, 0.5), normal(1000, 0.5)
+    few, many = claims.Finding([normal(30, 0.5)]), claims.Finding([normal(1000, 0.5)])
     assert few.power < 0.5 < 0.95 < many.power
-    assert many.planted[0.0] == 0 and many.planted[1.0] <= 0.08
-    assert normal(1000, 0.5, "below").power > 0.9, "no change is found where there is none"
+    assert not many.parts[0].planted[0.0].any() and many.false_support <= 0.05
+    assert claims.Finding([normal(1000, 0.5, "below")]).power > 0.9, "no change is found where there is none"
+
+
+def test_parts_on_the_same_pictures_are_asked_together():
+    one = normal(150, 0.5)
+    same, alone = claims.Finding([one, normal(150, 0.5)]), claims.Finding([one])
+    assert 0.3 < alone.power < 0.95 and same.power == alone.power, "the same pictures fail both"
+
+
+def test_power_is_remembered_for_the_same_numbers_alone(tmp_path):
+    evidence, other = right(0.05), right(0.06)
+    verdicts = claims.judge(evidence, [3])
+    saved = save_verdicts(claims.verdict_table(verdicts), tmp_path / "verdicts.json")
+    known = known_parts(saved)["3"]
+    [again], [changed] = (claims.claim(3).judge(one, Choice()).parts for one in (evidence, other))
+    recall_power([again, changed], known)
+    assert "planted" in vars(again) and "planted" not in vars(changed)
+    assert claims.Finding([again]).power == verdicts[0].finding.power
+    told = saved.read_text(encoding="utf-8").replace(rules_hash(), "0" * 16)
+    saved.write_text(told, encoding="utf-8")
+    assert known_parts(saved) == {}, "other rules have another power"
+
+
+def test_the_committed_power_is_that_of_the_rules_and_of_the_shipped_stores(tmp_path):
+    path = data_folder() / claims.BASELINE
+    assert known_parts(path), "rules changed: run the claims page, and copy data/results/verdicts.json to data"
+    own = gather(tmp_path).evidence.by_kind()[MINIATURES]
+    [part] = claims.claim(5).judge(own, Choice()).parts
+    recall_power([part], known_parts(path)["5"])
+    assert "planted" in vars(part), "the shipped stores have other numbers than the committed verdicts"
+    simulated = replace(part).planted
+    assert all((simulated[times] == part.planted[times]).mean() >= 0.98 for times in simulated)
 
 
 def test_an_underpowered_claim_is_not_testable():

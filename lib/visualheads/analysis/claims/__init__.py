@@ -269,7 +269,7 @@ def verdict_table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
             "change": claim.change, "history": claim.history, "also": dict(found.also), "beside": claim.beside,
             "planted": [] if found.planted is not None else [
                 {"part": part.name, "models": list(part.units), "margin": part.margin, "estimate": part.estimate,
-                 "lower": part.bounds[0], "upper": part.bounds[1], "planted": list(part.planted.values())}
+                 "lower": part.bounds[0], "upper": part.bounds[1], "planted": part.told_planted}
                 for part in found.parts
             ],
         })  # fmt: skip

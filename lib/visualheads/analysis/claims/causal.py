@@ -69,7 +69,7 @@ def attention_finds_the_heads_that_matter(evidence: Evidence, choice: Choice) ->
         return missing("there are no effects of single heads beside the traces")
     assert evidence.traces is not None and evidence.effects is not None
     names = [name for name in models_of(evidence.traces) if name in models_of(evidence.effects)]
-    parts, rho = [], {}
+    parts, also = [], {"models": float(len(names))}
     for effect in EFFECTS:
         each = {name: _shared(evidence, name, f"{effect}_margin", choice) for name in names}
         kept = [name for name, found in each.items() if found is not None]
@@ -78,10 +78,15 @@ def attention_finds_the_heads_that_matter(evidence: Evidence, choice: Choice) ->
         llm = [evidence.llm[name] for name in kept]
         found = [found for found in each.values() if found is not None]
         parts.append(Part(f"{effect} effect", stacked([one for one, _ in found]), HALF, kept, llm))
-        rho[effect] = float(np.mean([ceiling for _, ceiling in found])) * parts[-1].estimate
+        ceiling = float(np.mean([ceiling for _, ceiling in found]))
+        also |= {
+            effect: ceiling * parts[-1].estimate,
+            f"{effect}_ceiling": ceiling,
+            f"{effect}_models": float(len(kept)),
+        }
     table = pd.concat([part.table() for part in parts], ignore_index=True)
     first = over_depth(evidence.effects["whole_margin"]).isel(layer=0)
-    return Finding(parts, table=table, also={**rho, "first_layer": float(first.mean())})
+    return Finding(parts, table=table, also={**also, "first_layer": float(first.mean())})
 
 
 def loss_curves(late: xr.Dataset) -> pd.DataFrame:

@@ -27,6 +27,8 @@ LEAST_POWER = 0.5
 """Power below which a claim is not testable here."""
 DRAWS, PLANTED, WITHIN = 500, 200, 200
 """Draws of pictures for an interval; planted data sets, and draws within each, for power."""
+TRUTHS = (0.0, 1.0, 2.0)
+"""What is planted, in margins."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,19 +131,15 @@ class Part:
         owner = np.array(self.llm)[kept]
         return np.array([self.each[kept][owner == name].mean() for name in dict.fromkeys(owner)])
 
-    def _planted_llms(self) -> dict[float, float]:
+    def _planted_llms(self) -> dict[float, NDArray[np.bool_]]:
         """`planted` of language models drawn from many (normal), as far apart as these are."""
         means = self._of_llms()
         noise = np.random.default_rng(1).normal(0, means.std(ddof=1) if len(means) > 1 else 0, (PLANTED, len(means)))
         width = _half_width(noise, self.level)
-        found = {}
-        for times in (0.0, 1.0, 2.0):
-            each = noise.mean(axis=1) + times * self.margin
-            labels = [
-                decided(own - by, own + by, self.margin, self.claimed) for own, by in zip(each, width, strict=True)
-            ]
-            found[times] = labels.count(SUPPORTED) / PLANTED
-        return found
+        means = {times: noise.mean(axis=1) + times * self.margin for times in TRUTHS}
+        return {
+            times: self._supported(list(zip(own - width, own + width, strict=True))) for times, own in means.items()
+        }
 
     def table(self) -> pd.DataFrame:
         """One row per unit: unit, llm, part, estimate, lower, upper, margin."""
@@ -154,30 +152,39 @@ class Part:
         return pd.DataFrame(rows).assign(margin=self.margin)
 
     @cached_property
-    def planted(self) -> Mapping[float, float]:
-        """How often the part is supported where 0, m and 2m are the truth, at this sample size: times m → share."""
+    def planted(self) -> Mapping[float, NDArray[np.bool_]]:
+        """Which of PLANTED data sets of this size support the part where 0, m and 2m are the truth: times m → data set.
+
+        The data sets are the same pictures for all parts, so that parts can be asked together.
+        """
         if self.drawn_llms:
             return self._planted_llms()
         outer = Draws(PLANTED, seed=1)
         estimates = self.mean(self.statistic(outer))
         inner = [self.mean(self.statistic(Draws(WITHIN, 2 + row, (outer, row)))) for row in range(PLANTED)]
         found = {}
-        for times in (0.0, 1.0, 2.0):
+        for times in TRUTHS:
             moved = estimates - np.nanmean(self.mean(self.drawn)) + times * self.margin
-            labels = [
-                decided(*_bounds(float(own), drawn, self.level), self.margin, self.claimed)
-                for own, drawn in zip(moved, inner, strict=True)
-            ]
-            found[times] = labels.count(SUPPORTED) / PLANTED
+            bounds = [_bounds(float(own), drawn, self.level) for own, drawn in zip(moved, inner, strict=True)]
+            found[times] = self._supported(bounds)
         return found
 
-    def recall(self, planted: Sequence[float]) -> None:
-        """Take `planted` (at 0, m and 2m) as simulated before, on the same numbers."""
-        vars(self)["planted"] = dict(zip((0.0, 1.0, 2.0), planted, strict=True))
+    def _supported(self, bounds: Sequence[tuple[float, float]]) -> NDArray[np.bool_]:
+        return np.array([decided(low, high, self.margin, self.claimed) == SUPPORTED for low, high in bounds])
+
+    def recall(self, planted: Sequence[str]) -> None:
+        """Take what was simulated before, on the same numbers (`told_planted`)."""
+        bits = [np.unpackbits(np.frombuffer(bytes.fromhex(one), dtype=np.uint8), count=PLANTED) for one in planted]
+        vars(self)["planted"] = {times: one.astype(bool) for times, one in zip(TRUTHS, bits, strict=True)}
 
     @property
-    def power(self) -> float:
-        """How often the part is supported where it is right: at 2m, and at 0 for claims of no change."""
+    def told_planted(self) -> list[str]:
+        """`planted` in hexadecimal digits, by truth."""
+        return [np.packbits(self.planted[times]).tobytes().hex() for times in TRUTHS]
+
+    @property
+    def found_right(self) -> NDArray[np.bool_]:
+        """Which planted data sets support the part where it is right: at 2m, and at 0 for claims of no change."""
         return self.planted[2.0 if self.claimed == "above" else 0.0]
 
 
@@ -211,17 +218,18 @@ class Finding:
 
     @cached_property
     def power(self) -> float:
-        """How often the claim is supported where it is right: of several parts the product; NaN without parts."""
+        """How often the claim is supported where it is right, all of its parts at once; NaN without parts."""
         if self.planted is not None:
             return self.planted[2.0]
-        return float(np.prod([part.power for part in self.parts])) if self.parts else float("nan")
+        right = [part.found_right for part in self.parts]
+        return float(np.all(right, axis=0).mean()) if right else float("nan")
 
     @property
     def false_support(self) -> float:
         """How often it is supported where the truth is the margin itself: of several parts the largest."""
         if self.planted is not None:
             return self.planted[1.0]
-        return max((part.planted[1.0] for part in self.parts), default=float("nan"))
+        return max((float(part.planted[1.0].mean()) for part in self.parts), default=float("nan"))
 
     @property
     def verdict(self) -> str:
