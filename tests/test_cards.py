@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from helpers.task_files import looktwice
-from visualheads.cards import CATALOGUE, DATA_VARIABLE, Card, cards, catalog, data_folder
+from visualheads.cards import CATALOGUE, DATA_VARIABLE, DEFAULT_MODEL, Card, cards, catalog, data_folder
 from visualheads.cli import main
 from visualheads.models.adapters import supported
 from visualheads.models.conversion.configs import PROMPTS
@@ -165,3 +165,9 @@ def test_every_prompt_has_one_picture_and_one_question():
         if card.prompt:
             assert card.prompt.count("<image>") == card.prompt.count("{question}") == 1, card.name
             assert card.prompt.index("<image>") < card.prompt.index("{question}"), card.name
+
+
+def test_the_real_language_model_is_the_default_as_soon_as_it_sees_well_enough():
+    scores = json.loads((data_folder() / "smol" / "smol-1.5.scores.json").read_text(encoding="utf-8"))
+    right = scores["looktwice"]["plain-object"]["seen"]["accuracy"]
+    assert ("smol-1.5" if right >= 0.6 else "mini-1.5-7B") == DEFAULT_MODEL

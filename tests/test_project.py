@@ -21,6 +21,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from helpers.project import ROOT
+from visualheads.cards import DEFAULT_MODEL
 
 PACKAGE = ROOT / "lib" / "visualheads"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -251,6 +252,7 @@ def test_readme_gives_the_two_commands_and_its_links_lead_somewhere():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "make book" in text
     assert "make test" in text
+    assert f'vh.load("{DEFAULT_MODEL}")' in text, "examples take the default model"
     targets = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text)
     missing = [target for target in targets if "://" not in target and not (ROOT / target).exists()]
     assert not missing

@@ -23,7 +23,8 @@ APART = "-folder"
 """Ending of the name of a folder whose last two parts spell a catalogued model, such as mini/1.5-7B."""
 
 DEFAULT_MODEL = "mini-1.5-7B"
-"""The model that examples, the landing page and the explorer take when none is named."""
+"""The model that examples, the landing page and the explorer take when none is named: smol-1.5 as soon as its shipped
+scores tell 60 % of plain-object right."""
 
 CATALOGUE = Path(__file__).with_name("catalog.yml")
 

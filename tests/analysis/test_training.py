@@ -6,7 +6,6 @@ import math
 
 import pytest
 
-from visualheads import charts
 from visualheads.analysis import emergence, models, training
 
 STAGE = {"steps": 9, "batch": 4, "seconds": 3600.0}
@@ -38,4 +37,3 @@ def test_shipped_moments_are_read_in_the_row_that_they_keep() -> None:
     moments = {name: ds for name, ds in list(models.moments().items())[:1]}
     table = emergence.moment_table(moments)
     assert table["rho"].iloc[-1] == pytest.approx(1) and len(table) > 2
-    assert charts.moment_lines(moments) is not None

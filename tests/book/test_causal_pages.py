@@ -132,14 +132,12 @@ def test_the_ranking_that_is_the_effect_is_found() -> None:
     heads = causes.head_tables(traces, effects_of(values))
     assert len(heads) == 24 and heads["effect"].notna().all()
     assert "matters most" in display.spec_of(charts.effect_map(heads))["description"]
-    assert "24 heads" in display.spec_of(charts.scores_and_effects(heads))["description"]
 
 
 def test_without_effects_the_pages_say_so() -> None:
     traces = world({"m": Planted()})
     assert rankings_vs_effects.ranking_agreement(traces, None).empty
-    for chart in (charts.effect_map, charts.scores_and_effects):
-        assert "single heads" in display.spec_of(chart(causes.head_tables(traces, None)))["description"]
+    assert "single heads" in display.spec_of(charts.effect_map(causes.head_tables(traces, None)))["description"]
 
 
 def test_heads_are_judged_on_other_pictures_than_they_are_chosen_on() -> None:
@@ -166,7 +164,7 @@ def test_a_reduced_sweep_is_kept_and_resumed(tmp_path: Path) -> None:
     assert gathering.removed(tmp_path)["zero, all"].sizes["sample"] == first.sizes["sample"]
 
 
-def test_the_ablation_page_runs_on_a_shipped_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_about_removed_heads_run_on_a_shipped_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "mini-1.5-7B"
     if not (miniature_folder(name) / "config.json").is_file():
         pytest.skip("the miniature is not there")
@@ -177,9 +175,8 @@ def test_the_ablation_page_runs_on_a_shipped_miniature(tmp_path: Path, monkeypat
     monkeypatch.setattr(charts, "show", kept.append)
     words = displayed(monkeypatch)
     monkeypatch.setattr(shipped, "full_folder", lambda: tmp_path / "full")
-    for slug, given in (
-        ("ablation", {"n": 2, "controls": 1, "stages": "late", "full": False}), ("rankings", {}), ("removals", {}),
-    ):  # fmt: skip
+    few = {"n": 4, "judged": 2, "controls": 1, "stages": "late", "full": False, "untrained": False}
+    for slug, given in (("model", {"model": name, **few}), ("removals", {})):
         space: dict[str, Any] = {}
         for cell in nbformat.read(ROOT / "notebooks" / f"{slug}.ipynb", as_version=4).cells:
             if cell.cell_type == "code":
@@ -193,11 +190,3 @@ def test_the_ablation_page_runs_on_a_shipped_miniature(tmp_path: Path, monkeypat
         width = re.search(r'<svg[^>]* width="([\d.]+)"', svg)
         assert width is not None and float(width[1]) <= 688
     assert words and not [one for one in words if re.search(r"\bnan\b", one)]
-
-
-def test_every_model_page_has_a_page_of_removed_heads() -> None:
-    pages = {page.slug: page for page in catalogue.book_pages(ROOT)}
-    for page in catalogue.model_pages(ROOT):
-        own = pages[f"{page.slug}{catalogue.ABLATION}"]
-        assert own.parameters == {"model": page.title} and own.output.parent.name == "results"
-        assert own.data[-1] == shipped.full_folder() / page.slug

@@ -1,4 +1,4 @@
-"""The chapters “Add a model” and “Add a benchmark”, and the notebook for one's own model: what they say works."""
+"""The chapter “Extend it” and the notebook for one's own model: what they say works."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ from visualheads.tasks import registry as tasks
 NOTEBOOK = ROOT / "notebooks" / "your_model.ipynb"
 
 
-def blocks(chapter: str, language: str) -> list[str]:
-    text = (ROOT / "book" / f"{chapter}.md").read_text(encoding="utf-8")
+MODEL, BENCHMARK = re.split(r"^## A benchmark$", (ROOT / "book" / "extend.md").read_text(encoding="utf-8"), flags=re.M)
+
+
+def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
@@ -40,7 +42,7 @@ def test_add_a_model_runs(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(adapters, "_ADAPTERS", dict(adapters._ADAPTERS))
     module, processor = llava()
     space: dict[str, Any] = {"module": module, "processor": processor}
-    for source in blocks("add_a_model", "python"):
+    for source in blocks(MODEL, "python"):
         run(source, space)
     assert "MyVisionForConditionalGeneration" in adapters.supported()
     # the adapter written there is right for a plain LLaVA
@@ -49,22 +51,21 @@ def test_add_a_model_runs(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_card_in_add_a_model_is_valid():
-    [text] = blocks("add_a_model", "yaml")
+    [text] = blocks(MODEL, "yaml")
     [entry] = yaml.safe_load(text)
     card = Card(**entry)
     assert card.class_name in adapters.supported()
 
 
 def test_add_a_model_names_what_there_is():
-    text = (ROOT / "book" / "add_a_model.md").read_text(encoding="utf-8")
-    named = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    named = re.findall(r"^\| `(\w+)` \|", MODEL, re.MULTILINE)
     assert len(named) == 4 and all(hasattr(token_layouts, name) for name in named)
     fields = adapters.Adapter.__dataclass_fields__
     for field in ("layers", "token_map", "placeholder", "nested", "bidirectional", "softcap"):
-        assert field in fields and f"`{field}`" in text
-    for path in re.findall(r"`((?:lib|tests|notebooks)/[\w./]+)`", text):
+        assert field in fields and f"`{field}`" in MODEL
+    for path in re.findall(r"`((?:lib|tests|notebooks)/[\w./]+)`", MODEL):
         assert (ROOT / path).exists(), path
-    for path in re.findall(r"tests/[\w/]+\.py", "".join(blocks("add_a_model", "bash"))):
+    for path in re.findall(r"tests/[\w/]+\.py", "".join(blocks(MODEL, "bash"))):
         assert (ROOT / path).exists(), path
 
 
@@ -81,10 +82,10 @@ def test_add_a_benchmark_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
         picture(record["id"]).save(folder / "images" / record["image"])
     lines = [json.dumps(record) for record in records]
     (folder / "counting.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    table, benchmark, usage = blocks("add_a_benchmark", "python")
-    traced, imported = blocks("add_a_benchmark", "bash")
+    table, benchmark, usage = blocks(BENCHMARK, "python")
+    traced, imported = blocks(BENCHMARK, "bash")
     (tmp_path / "counting.py").write_text(benchmark, encoding="utf-8")
-    (tmp_path / "questions.csv").write_text(blocks("add_a_benchmark", "text")[0], encoding="utf-8")
+    (tmp_path / "questions.csv").write_text(blocks(BENCHMARK, "text")[0], encoding="utf-8")
     (tmp_path / "pictures").mkdir()
     for name in ("cat", "dog"):
         picture(3).resize((320, 270)).save(tmp_path / "pictures" / f"{name}.jpg")
@@ -114,14 +115,13 @@ def test_add_a_benchmark_names_what_there_is():
     from visualheads.tasks.benchmark import Benchmark
     from visualheads.tasks.table import CHOICES, COLUMNS
 
-    text = (ROOT / "book" / "add_a_benchmark.md").read_text(encoding="utf-8")
-    columns, members = text.split("## What a subclass may say")
+    columns, members = BENCHMARK.split("### What a subclass may say")
     cells = re.findall(r"^\| (`.+?) \|", columns, re.MULTILINE)
     assert set(re.findall(r"`(\w+)", " ".join(cells))) == set(COLUMNS) - set(CHOICES[2:])
     table = re.findall(r"^\| (`.+?) \|", members, re.MULTILINE)
     for name in re.findall(r"`(\w+)", " ".join(table)):
         assert hasattr(Benchmark, name), name
-    for path in re.findall(r"`((?:lib|tests|notebooks)/[\w./]+)`", text):
+    for path in re.findall(r"`((?:lib|tests|notebooks)/[\w./]+)`", BENCHMARK):
         assert (ROOT / path).exists(), path
 
 

@@ -77,8 +77,10 @@ def test_the_figure_works_offline_on_any_screen(html: Path, pages: Pages, name: 
 @pytest.mark.browser
 def test_the_choice_is_kept_from_chapter_to_chapter(html: Path, pages: Pages):
     opened(pages, html / "index.html")
+    pages.run("localStorage.clear()")
+    opened(pages, html / "index.html")
     assert pages.run(HEADS) == [[1, 2]], "what the directive names, until a reader chooses"
-    pages.run(f"document.querySelector('.vh-headmap').focus(); {CELL}[0].parentNode.scrollIntoView()")
+    pages.run(f"{CELL}[9].scrollIntoView({{block: 'center'}})")
     pages.driver.find_elements("css selector", ".vh-cells rect")[9].click()
     assert pages.run(HEADS) == [[1, 3]]
     opened(pages, html / "chapters" / "again.html")

@@ -29,7 +29,9 @@ from visualheads.book import traces as tracing
 from visualheads.book.page import Page, parameters_of
 from visualheads.book.run import run_page
 from visualheads.book.sphinx import reference
+from visualheads.cards import DEFAULT_MODEL
 from visualheads.errors import KernelError, ParameterError
+from visualheads.paths import slug_of
 from visualheads.tracing import jobs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -325,14 +327,14 @@ def test_contents_follow_the_catalogue(tmp_path: Path) -> None:
     for name in ("zeta", "mini-1.5-7B", "alpha", "alpha.partial"):
         (models / f"{name}.ipynb").write_text("{}")
     (tmp_path / "_toc.yml").write_text((ROOT / "_toc.yml").read_text())
-    (tmp_path / "book" / "introduction.md").write_text("# x")
+    (tmp_path / "book" / "run.md").write_text("# x")
     import yaml
 
     told = yaml.safe_load(build.written(tmp_path, tmp_path / "toc.yml").read_text())
     chapters = {part["caption"]: part["chapters"] for part in told["parts"]}
-    assert chapters["The question"] == [{"file": "book/introduction"}]
-    assert chapters["Models"] == [{"file": "book/models/mini-1.5-7B", "title": "Model by model"}]
-    assert "The tool" not in chapters
+    assert chapters["Appendix"] == [{"file": "book/run"}]
+    assert chapters["The idea"] == [{"file": "book/models/mini-1.5-7B", "title": "Model by model"}]
+    assert "Verdicts" not in chapters
 
 
 def test_landing_page_shows_only_what_was_run(tmp_path: Path) -> None:
@@ -342,19 +344,23 @@ def test_landing_page_shows_only_what_was_run(tmp_path: Path) -> None:
     sentence = nbformat.v4.new_output("display_data", {"text/markdown": "Three heads.", "text/plain": "x"})
     drawn = nbformat.v4.new_output("display_data", {landing.MIME: {"mark": "bar"}, "text/plain": "x"})
     cells = [
-        nbformat.v4.new_code_cell("", metadata={"tags": ["landing"]}, outputs=[sentence]),
+        nbformat.v4.new_code_cell("", metadata={"tags": ["landing-1"]}, outputs=[sentence]),
         nbformat.v4.new_code_cell("", outputs=[sentence]),
         nbformat.v4.new_code_cell(
             "", metadata={"tags": ["landing"], "mystnb": {"figure": {"caption": "A map."}}}, outputs=[drawn]
         ),
     ]
-    page = tmp_path / "book" / "models" / "m.ipynb"
-    page.parent.mkdir()
+    page = tmp_path / "book" / "results" / "claims.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=cells), page)
     landing.write_landing(tmp_path)
     told = text.read_text()
     assert told.count("Three heads.") == 1 and "{vegalite} results/landing-1.json" in told and "A map." in told
     assert json.loads((text.parent / "landing-1.json").read_text()) == {"mark": "bar"}
+    default = nbformat.v4.new_output("display_data", {"text/markdown": "Of the default model."})
+    told_there = nbformat.v4.new_code_cell("", metadata={"tags": ["landing"]}, outputs=[default])
+    nbformat.write(nbformat.v4.new_notebook(cells=[told_there]), page.with_name(f"{slug_of(DEFAULT_MODEL)}.ipynb"))
+    landing.write_landing(tmp_path)
+    assert text.read_text() == "Of the default model.\n"
 
 
 def test_the_api_chapter_names_all_that_is_public(tmp_path: Path) -> None:

@@ -196,8 +196,6 @@ def test_the_background_that_draws_most_stands_for_sinks() -> None:
     none = found.assign(sink=found["sink"] & False)
     empty = sink_study.removal(model, asked, none, sink_model_traces(model), size)
     assert empty.sizes["sample"] == 0 and sink_tables.removal_table({"m": empty}).empty
-    focus = sink_tables.focus_table({"m": found})
-    assert set(focus["variant"]) == set(sink_tables.VARIANTS.values())
 
 
 def test_massive_dimensions_mark_the_tokens_where_a_model_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,61 +235,15 @@ def test_a_planted_move_is_found_beyond_random_heads() -> None:
     assert top["estimate"] == pytest.approx(0.75) and top["excess"] == pytest.approx(0.75) and top["excess_lower"] > 0
     random = table[(table["order"] == "random") & (table["measure"] == "margin")].iloc[0]
     assert random["estimate"] == 0 and random["sets"] == 2 and np.isnan(random["excess"])
-    curve = steering_tables.boost_table({"m": steered_dataset(0.5)})
-    top = curve[(curve["order"] == "top") & (curve["measure"] == "accuracy")].set_index("bias")["estimate"]
-    assert top[0.0] == 0 and top[4.0] == pytest.approx(0.5)
     chart = display.spec_of(charts.steered_answers(table))
     assert "top 1: +0.75" in chart["description"]
 
 
-def boosted_dataset() -> xr.Dataset:
-    """Forty pictures, the first 20 right unchanged; biases −2, −1, 1, 2.
-
-    top      −2: the 20 right ones fall; −1: 10 of them do; 1: nothing; 2: 10 of the wrong ones rise
-    random   −2 and −1: nothing; 1: half of the two sets loses 4 answers; 2: both lose all 20
-    all      wrong at every strength
-    Margins change as much as answers.
-    """
-    clean = np.repeat([1.0, 0.0], 20)
-    kept, none = clean.copy(), np.zeros(40)
-    half, risen, four = clean.copy(), clean.copy(), clean.copy()
-    half[:10], risen[20:30], four[:4] = 0, 1, 0
-    answers = [[none, kept, kept, none], [half, kept, kept, none], [kept, four, kept, none], [risen, none, none, none]]
-    names = [str(index) for index in range(40)]
-    values = np.array(answers)[None]
-    return xr.Dataset(
-        {
-            "correct": (("model", "bias", "set", "sample"), values),
-            "margin": (("model", "bias", "set", "sample"), 3 * values),
-            "clean_correct": (("model", "sample"), clean[None]),
-            "clean_margin": (("model", "sample"), 3 * clean[None]),
-        },
-        {"model": ["m"], "bias": [-2.0, -1.0, 1.0, 2.0], "sample": names, "image_id": ("sample", names),
-         "order": ("set", ["top", "random", "random", "all"]), "count": ("set", [2, 2, 2, 12]),
-         "positions": ("model", ["after_image"])},
-    )  # fmt: skip
-
-
-def test_rises_and_falls_are_of_paired_changes() -> None:
-    table = steering_tables.boost_table({"m": boosted_dataset()})
-    assert table.columns.tolist() == list(steering_tables.BOOST_COLUMNS)
-    own = table[table["measure"] == "accuracy"].set_index(["order", "bias"])
-    change = {kind: [own.loc[(kind, bias), "change"] for bias in (-2, -1, 1, 2)] for kind in ("top", "random", "all")}
-    assert change["top"] == pytest.approx([-0.5, -0.25, 0, 0.25])
-    assert change["random"] == pytest.approx([0, 0, -0.05, -0.5]) and change["all"] == pytest.approx([-0.5] * 4)
-    assert own.loc[("top", 1), "excess"] == pytest.approx(0.05)
-    assert own.loc[("top", 2), "excess"] == pytest.approx(0.75) and np.isnan(own.loc[("random", 2), "excess"])
-    assert np.isnan(own.loc[("top", 0), "change"]) and own.loc[("top", 0), "estimate"] == 0.5
-    risen, unchanged = own.loc[("top", 2)], own.loc[("top", 0)]
-    assert risen["lower"] < unchanged["upper"], "two unpaired intervals overlap"
-    assert risen["change_lower"] > 0, "the same pictures answered twice do not"
-
-
 def test_nothing_run_is_said_in_words() -> None:
     empty = pd.DataFrame()
-    for chart in (charts.steered_answers, charts.boosted, charts.outliers, charts.sink_heads, charts.removed_sinks):
+    for chart in (charts.steered_answers, charts.outliers, charts.sink_heads):
         assert len(display.spec_of(chart(empty))["description"]) > 20
-    assert charts.grounded(empty, empty) and charts.examples({}, None, {}) and charts.marked_examples({}, {})
+    assert charts.examples({}, None, {}) and charts.marked_examples({}, {})
 
 
 def test_what_is_kept_is_used_until_its_identity_changes(tmp_path: Path) -> None:
@@ -318,7 +270,7 @@ def test_what_is_kept_is_used_until_its_identity_changes(tmp_path: Path) -> None
 
 
 SMALL = {
-    "steering": {"questions": 2, "scenes": 1, "counts": (20,), "seeds": 1, "strengths": (-1.0, 1.0), "most": 2},
+    "rankings": {"questions": 2, "scenes": 1, "counts": (20,), "seeds": 1, "strengths": (-1.0, 1.0), "most": 2},
     "sinks": {"questions": 2, "seeds": 1},
 }
 
@@ -334,7 +286,7 @@ def test_the_pages_run_on_a_shipped_miniature(tmp_path: Path, monkeypatch: pytes
     kept: list[Any] = []
     monkeypatch.setattr(charts, "show", kept.append)
     words = displayed(monkeypatch)
-    for module, slug in ((steered, "steering"), (sink_study, "sinks")):
+    for module, slug in ((steered, "rankings"), (sink_study, "sinks")):
         run, size = module.studied, module.Size(**SMALL[slug])
 
         def small(names: Any, results: Any, ds: xr.Dataset, small: bool, run: Any = run, size: Any = size) -> Any:
@@ -348,11 +300,11 @@ def test_the_pages_run_on_a_shipped_miniature(tmp_path: Path, monkeypatch: pytes
             if "parameters" in cell.metadata.get("tags", ()):
                 space.update(results=str(tmp_path), small=True)
     shown = [display.spec_of(one) for one in kept if not isinstance(one, str)]
-    assert len(shown) == 9 and all(len(spec["description"]) > 40 for spec in shown)
+    assert len(shown) == 7 and all(len(spec["description"]) > 40 for spec in shown)
     for spec in shown:
         svg = vlc.vegalite_to_svg(spec, vl_version=display.VEGA_LITE)
         width = re.search(r'<svg[^>]* width="([\d.]+)"', svg)
         assert width is not None and float(width[1]) <= 688, spec["description"]
-    assert len(words) > 6 and not [one for one in words if re.search(r"\bnan\b", one)]
+    assert len(words) > 5 and not [one for one in words if re.search(r"\bnan\b", one)]
     stores = sorted(path.name for path in (tmp_path / name).glob("*-*.zarr"))
     assert stores == [f"looktwice-{kind}.zarr" for kind in ("boost", "grounding", "sink-removal", "sinks", "steering")]

@@ -43,7 +43,6 @@ def planted(ds: xr.Dataset, layer: int, head: int, **values: float) -> xr.Datase
 ALL_CHARTS = {
     "head_map": charts.head_map,
     "weight_concentration": charts.weight_concentration,
-    "top_heads": charts.top_heads,
     "stage_profile": charts.stage_profile,
     "query_agreement": charts.query_agreement,
 }
@@ -205,16 +204,6 @@ def test_training_curves_have_a_line_per_figure() -> None:
     drawn = json.dumps(display.spec_of(charts.training_curves(records)))
     assert "share right" in drawn and '"options": ["a", "b"]' in drawn and "language model" in drawn
     assert "No miniature" in display.spec_of(charts.training_curves({}))["description"]
-
-
-def test_moments_stand_in_the_order_of_training() -> None:
-    first, last = (
-        traced_dataset(f"m@{name}", samples=6, training_step=step) for name, step in (("tuning-0", 0), ("final-9", 9))
-    )
-    spec = display.spec_of(charts.moment_lines({"m": xr.concat([last, first], "model")}))
-    text = json.dumps(spec)
-    assert text.index('"sort": ["step 0 of tuning", "the end (step 9)"]') > 0
-    assert '"strongest"' in text
 
 
 def test_cost_table_says_when_eager_did_not_fit() -> None:

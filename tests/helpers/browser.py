@@ -47,11 +47,11 @@ class Pages:
         if draw:
             self.wait_for_charts()
 
-    def wait_until(self, script: str) -> None:
+    def wait_until(self, script: str, *arguments: Any) -> None:
         """Wait until a script gives true."""
         from selenium.webdriver.support.ui import WebDriverWait
 
-        WebDriverWait(self.driver, WAIT).until(lambda driver: driver.execute_script(script))
+        WebDriverWait(self.driver, WAIT).until(lambda driver: driver.execute_script(script, *arguments))
 
     def resize(self, width: int, height: int = 1000) -> None:
         """Lay the page out for a screen of this width."""

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import EfficientNetConfig, EfficientNetModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from helpers.project import ROOT
-from visualheads.miniatures.smol.learner import Learner
+from visualheads.miniatures.smol.packing import Learner
 from visualheads.miniatures.smol.scenes import use_sheet
 from visualheads.miniatures.smol.sprites import CLASSES, COLOURS, PLURAL, SUPERCATEGORIES, SpriteSheet, read_sheet
 from visualheads.miniatures.smol.training import Mix, training_rows

@@ -11,15 +11,13 @@ import pytest
 import xarray as xr
 
 from helpers.model_datasets import model_dataset, stored
-from helpers.planted import LAYERS, Planted, always, effects_of, pattern, swept, world
-from visualheads import charts
+from helpers.planted import swept
 from visualheads.analysis import effects, models, rankings_vs_effects
 from visualheads.book import protocols
 from visualheads.cards import miniature_folder
-from visualheads.charts import display
 from visualheads.errors import HeadError, ParameterError, StoreError
 from visualheads.heads import lists as head_lists
-from visualheads.interventions import attribution, head_sets
+from visualheads.interventions import attribution
 from visualheads.models.loading import load
 from visualheads.models.provenance import HASH_LENGTH
 from visualheads.store.read import open_store
@@ -189,54 +187,6 @@ def test_the_full_protocol_of_models_that_are_there(tmp_path: Path, monkeypatch:
     said: list[str] = []
     assert protocols.run_full(tmp_path, report=said.append) == ["it broke"]
     assert ran == ["b"] and said == ["a: the full protocol is up to date"]
-
-
-def test_the_best_ranking_is_held_against_every_cell() -> None:
-    values, other = pattern(3), pattern(4)
-    traces = world({"m": Planted(weight=always(values), concentration=other, noise=0.001)}, tasks=("looktwice", "pope"))
-    sets = head_sets.single_heads(*values.shape)
-
-    def removed(found: np.ndarray, tasks: tuple[str, ...]) -> xr.Dataset:
-        parts = []
-        for task in tasks:
-            lost = effects_of(found, noise=0.001)["effect_margin"].stack(set=("layer", "head")).transpose(..., "sample")
-            ids = np.array([f"{task}{i}" for i in range(lost.sizes["sample"])], dtype=object)
-            dims = ("model", "set", "sample")
-            texts = {name: np.array([value] * len(ids), dtype=object)
-                     for name, value in (("task", task), ("format", "free"), ("control", ""))}  # fmt: skip
-            coords = {name: ("sample", text) for name, text in texts.items()}
-            parts.append(xr.Dataset(
-                {"margin": (dims, -lost.values), "correct": (dims, np.ones(lost.shape)),
-                 "kl": (dims, np.abs(lost.values)), "clean_margin": (("model", "sample"), np.zeros((1, len(ids)))),
-                 "clean_correct": (("model", "sample"), np.ones((1, len(ids)))),
-                 "heads": (("model", "set", "layer", "head"), sets.values[None])},
-                {"model": ["m"], "sample": ids, "image_id": ("sample", ids), "layer": range(LAYERS),
-                 "head": range(values.shape[1]), "order": ("set", sets["order"].values), **coords},
-            ))  # fmt: skip
-        return xr.concat(parts, "sample", data_vars="minimal", coords="minimal", compat="override")
-
-    sweeps = {"zero, all": removed(values, ("looktwice", "pope")), "mean, all": removed(other, ("looktwice",))}
-    lists = {"m": {"someone": xr.DataArray(values, dims=("layer", "head"),
-                                           coords={"layer": range(LAYERS), "head": range(4)})}}  # fmt: skip
-    found = rankings_vs_effects.agreement_by_cell(traces, sweeps, None, lists, n_boot=50)
-    told = found[found["ranking"] == "someone"]
-    assert found.groupby(["mode", "task", "effect"]).ngroups == 5 and len(told) == 5
-    first = told[told["mode"] == "zero, all"]
-    assert first["spearman"].min() > 0.99 and (first["lower"] <= first["spearman"]).all()
-    best = rankings_vs_effects.best_rankings(found[found["ranking"] != "someone"])
-    assert set(best[best["mode"] == "zero, all"]["ranking"]) <= {"image_weight", "region_weight"}
-    assert set(best[best["mode"] == "mean, all"]["ranking"]) == {"concentration"}
-    spec = display.spec_of(charts.ranking_cells(found))
-    assert "kinds of effect, for m" in spec["description"]
-    heads = effects.head_tables(
-        traces, effects.effects_of(sweeps["zero, all"]), effects.more_scores(sweeps, None, lists)
-    )
-    assert {"someone", "margin lost (mean, all)", "KL (zero, all)"} <= set(heads.columns)
-    assert "someone" in json.dumps(display.spec_of(charts.scores_and_effects(heads)))
-    shared = effects.effects_of(sweeps["zero, all"]).rename(effect_margin="attribution")
-    shared = shared.assign_coords(mode=("model", ["zero"]), positions=("model", ["all"]))
-    many = rankings_vs_effects.agreement_by_cell(traces, dict(reversed(sweeps.items())), shared, n_boot=10)
-    assert set(many[many["effect"] == "many"]["mode"]) == {"zero, all"}, "shares are of the mode they were fitted in"
 
 
 def test_published_lists_join_the_models_they_are_of(tmp_path: Path) -> None:

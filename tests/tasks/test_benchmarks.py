@@ -29,7 +29,7 @@ from visualheads.tasks.looktwice import LookTwice
 from visualheads.tasks.pictures import RED
 from visualheads.tasks.registry import register
 
-PAGE = Path(__file__).resolve().parents[2] / "book" / "add_a_benchmark.md"
+PAGE = Path(__file__).resolve().parents[2] / "book" / "extend.md"
 FREE = "\nAnswer the question using a single word or phrase."
 LETTERS = "\nAnswer with the option's letter from the given choices directly."
 
@@ -396,7 +396,7 @@ def test_pictures_outside_the_folder_are_refused(tmp_path: Path, name: str, fiel
 
 def test_the_page_names_what_a_subclass_may_say() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    section = text.split("## What a subclass may say")[1].split("## ")[0]
+    section = text.split("### What a subclass may say")[1]
     cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
     named = {name.strip("` ").split("(")[0] for cell in cells for name in cell.split(", `")}
     assert {"files", "read", "picture", "conditions", "score"} <= named

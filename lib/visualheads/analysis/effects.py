@@ -165,28 +165,20 @@ def head_table(
     return pd.DataFrame(rows, columns=columns)
 
 
+def depth_table(heads: pd.DataFrame) -> pd.DataFrame:
+    """Of a `head_tables`: the share of each model's positive effect that lies in a layer (model, layer, share)."""
+    if heads.empty:
+        return pd.DataFrame(columns=["model", "layer", "share"])
+    summed = heads.assign(share=heads["effect"].clip(lower=0)).groupby(["model", "layer"], sort=False)["share"].sum()
+    return (summed / summed.groupby("model").transform("sum")).reset_index()
+
+
 def head_tables(traces: xr.Dataset, effects: xr.Dataset | None, more: Lists | None = None) -> pd.DataFrame:
     """`head_table` of every model that has both, one below the other; empty where there is none."""
     told = more or {}
     parts = [] if effects is None else [head_table(traces, effects, n, told.get(n)) for n in _both(traces, effects)]
     columns = ["model", "layer", "head", "name", "stage", "effect", *usable(traces)]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
-
-
-def more_scores(sweeps: Mapping[str, xr.Dataset], attributed: xr.Dataset | None, lists: Lists | None = None) -> Lists:
-    """What `head_tables` shows besides the rankings: each mode's effect, the attribution, published lists."""
-    told: dict[str, dict[str, xr.DataArray]] = {name: dict(own) for name, own in (lists or {}).items()}
-    for mode, sweep in sweeps.items():
-        effects = effects_of(sweep)
-        for name in [] if effects is None else effects["model"].values.astype(str):
-            assert effects is not None
-            found = effects.sel(model=name).mean("sample")
-            told.setdefault(name, {})[f"margin lost ({mode})"] = found[EFFECT]
-            told[name][f"KL ({mode})"] = found["effect_kl"]
-    for name in [] if attributed is None else attributed["model"].values.astype(str):
-        assert attributed is not None
-        told.setdefault(name, {})["share when many go"] = attributed.sel(model=name)[ATTRIBUTION].mean("sample")
-    return told
 
 
 def _losses_of(sweep: xr.Dataset, model: str, mode: str, of: Sequence[str]) -> pd.DataFrame:

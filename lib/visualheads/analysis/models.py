@@ -14,7 +14,7 @@ import xarray as xr
 from visualheads.analysis.benchmarks import head_means
 from visualheads.analysis.lineage import descent, training_record, without_variants
 from visualheads.analysis.subset import models_of, subset
-from visualheads.cards import cards, data_folder
+from visualheads.cards import DEFAULT_MODEL, cards, data_folder
 from visualheads.errors import ParameterError
 from visualheads.heads.agreement import agreement
 from visualheads.heads.nulls import above_null
@@ -60,6 +60,18 @@ def traced(
         raise ParameterError(f"none of {', '.join(wanted)} is in {results}; there are: {', '.join(names)}.")
     ds = ds.isel(model=chosen)
     return ds if variants or models is not None else without_variants(ds)
+
+
+def main_model(ds: xr.Dataset) -> str:
+    """The model that chapters take as their example: the default one where it was traced, else the first."""
+    names = models_of(ds)
+    return DEFAULT_MODEL if DEFAULT_MODEL in names else names[0]
+
+
+def one_per_recipe(ds: xr.Dataset) -> list[str]:
+    """The main model, then the first traced model of every other recipe."""
+    names = sorted(models_of(ds), key=lambda name: name != main_model(ds))
+    return list(descent(names).groupby("recipe", sort=False).head(1).index)
 
 
 def untrained(

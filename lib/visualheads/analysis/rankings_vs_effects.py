@@ -16,12 +16,11 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
-from visualheads.analysis.effects import ATTRIBUTION, EFFECT, MAIN_TASK, Lists, effects_of, usable
-from visualheads.analysis.subset import models_of, subset
+from visualheads.analysis.effects import ATTRIBUTION, EFFECT, Lists, effects_of, usable
+from visualheads.analysis.subset import models_of
 from visualheads.heads.agreement import agreement, spearman, top_k_overlap, without_layer_means
 from visualheads.heads.bootstrap import LEVEL, PictureSums, centred_interval, picture_sums, picture_weights
-from visualheads.heads.ranking import FULL_SIZE, head_count, rank, score_sums
-from visualheads.heads.selection import TOP_COUNTS, TOP_SHARES
+from visualheads.heads.ranking import head_count, score_sums
 
 AGREEMENT_COLUMNS = (
     "model", "ranking", "spearman", "lower", "upper", "within", "unrelated", "ceiling",
@@ -173,62 +172,7 @@ def in_format(ds: xr.Dataset, form: str = "free") -> xr.Dataset:
     return ds.isel(sample=same) if len(same) else ds
 
 
-CELL = ("mode", "task", "effect")
 GUESS_COLUMNS = ("model", "guess", "spearman", "overlap", "chance", "r2")
-
-
-def agreement_by_cell(
-    traces: xr.Dataset, sweeps: Mapping[str, xr.Dataset], attributed: xr.Dataset | None = None,
-    lists: Lists | None = None, n_boot: int = N_BOOT,
-) -> pd.DataFrame:  # fmt: skip
-    """`ranking_agreement` in every mode, on every benchmark and by every effect: columns CELL in front of its own.
-
-    mode     as in `sweeps`; task: the benchmark, with its format where it was asked in several
-    effect   "margin", "KL" (what changes without the head alone) or "many" (its share when many go at once, in the
-             mode of `attributed`)
-    """
-    places: dict[tuple[str, str], dict[tuple[str, str, str], Case]] = {}
-    for mode, sweep in sweeps.items():
-        for task, form in _asked(sweep):
-            main = task == MAIN_TASK and form == "free"
-            effects, cases = effects_of(sweep, task, form), places.setdefault((task, form), {})
-            label = task if form == "free" or task != MAIN_TASK else f"{task}, {form}"
-            cases[mode, label, "margin"] = (effects, EFFECT)
-            if main:
-                cases[mode, label, "KL"] = (effects, "effect_kl")
-            if main and attributed is not None and mode == _mode_of(attributed):
-                cases[mode, label, "many"] = (attributed, ATTRIBUTION)
-    parts = []
-    for (task, form), cases in places.items():
-        named = {str(number): case for number, case in enumerate(cases.values())}
-        cells = pd.DataFrame(list(cases), columns=list(CELL), index=list(named))
-        for name in models_of(traces):
-            own = subset(traces, model=name, task=task)
-            if own.sizes["sample"]:
-                found = ranking_agreements(in_format(own, form), named, lists, n_boot=n_boot)
-                parts.append(found.join(cells, on="case"))
-    columns = [*CELL, *AGREEMENT_COLUMNS]
-    if not parts:
-        return pd.DataFrame(columns=columns)
-    whole = pd.concat(parts, ignore_index=True)
-    order = {mode: place for place, mode in enumerate(sweeps)}
-    return whole.sort_values("mode", key=lambda mode: mode.map(order), kind="stable", ignore_index=True)[columns]
-
-
-def best_rankings(cells: pd.DataFrame) -> pd.DataFrame:
-    """The best ranking of every model and cell: columns CELL, model, ranking, spearman, lower, upper, runner_up, and
-    `sure`: whether its interval lies above the estimate of the second."""
-    rows = []
-    for key, part in cells.groupby([*CELL, "model"], sort=False):
-        ordered = part.sort_values("spearman", ascending=False)
-        best, second = ordered.iloc[0], (ordered.iloc[1] if len(ordered) > 1 else None)
-        rows.append({
-            **dict(zip((*CELL, "model"), key, strict=True)),  # pyright: ignore[reportArgumentType]
-            **{name: best[name] for name in ("ranking", "spearman", "lower", "upper")},
-            "runner_up": "" if second is None else second["ranking"],
-            "sure": second is None or bool(best["lower"] > second["spearman"]),
-        })  # fmt: skip
-    return pd.DataFrame(rows, columns=[*CELL, "model", "ranking", "spearman", "lower", "upper", "runner_up", "sure"])
 
 
 def guesses(sweep: xr.Dataset | None, attributed: xr.Dataset | None) -> pd.DataFrame:
@@ -259,74 +203,3 @@ def guesses(sweep: xr.Dataset | None, attributed: xr.Dataset | None) -> pd.DataF
                 "overlap": float(top_k_overlap(pair, k)[0, 1]), "chance": k / int(both.sum()), "r2": r2,
             })  # fmt: skip
     return pd.DataFrame(rows, columns=list(GUESS_COLUMNS))
-
-
-def _mode_of(attributed: xr.Dataset) -> str:
-    """The mode and positions of a sweep that heads' shares come from, as sweeps are named."""
-    return ", ".join(str(np.atleast_1d(attributed[name].values)[0]) for name in ("mode", "positions"))
-
-
-def _asked(sweep: xr.Dataset) -> list[tuple[str, str]]:
-    tasks, forms = (sweep[name].values.astype(str).tolist() for name in ("task", "format"))
-    return sorted(set(zip(tasks, forms, strict=True)), key=lambda pair: (pair[0] != MAIN_TASK, pair))
-
-
-COLUMNS = ("model", "ranking", "size", "k", "heads", "overlap", "chance", "limit")
-LIMIT = 0.95
-"""Share of unrelated rankings that have no more heads in common than `limit`."""
-
-
-def top_sizes(n_heads: int) -> dict[str, int]:
-    """The sizes of top sets that results are told for, by name, smallest first.
-
-    `TOP_SHARES` of the heads, at least one; on models of full size `TOP_COUNTS` as well. Of sizes that are the same
-    number the share is named.
-    """
-    named = {f"{100 * share:g} %": head_count(n_heads, share) for share in TOP_SHARES}
-    counts = [count for count in TOP_COUNTS if n_heads >= FULL_SIZE and count not in named.values()]
-    every = {**named, **{f"{count} heads": count for count in counts}}
-    return dict(sorted(every.items(), key=lambda item: item[1]))
-
-
-def overlap_by_size(
-    traces: xr.Dataset, effects: xr.Dataset | None, lists: Lists | None = None, by: Sequence[str] | None = None,
-    effect: str = EFFECT,
-) -> pd.DataFrame:  # fmt: skip
-    """Top-k overlap of each ranking with the effects of single heads: one row per model, ranking and size.
-
-    size, k   of the top sets, from `top_sizes`; heads: those that have both scores, of which shares are taken
-    overlap   share of the k best heads that both name, [0, 1]
-    chance    what two unrelated rankings share on average: k / heads
-    limit     what 95 % of unrelated rankings do not exceed (hypergeometric)
-    effect    variable of `effects` (model, layer, head, sample); lists: published head lists; by: only these rankings
-    Empty where no model has effects. Rankings that are constant, or have fewer than three heads, are left out. Heads
-    tied at the last place count by lot, on average. Point estimates: `confronted.ranking_agreement` has intervals, at
-    one size.
-    """
-    rows = []
-    known = set() if effects is None else set(models_of(effects))
-    for name in models_of(traces):
-        if effects is None or name not in known:
-            continue
-        part = traces.sel(model=[name])
-        shape = {dim: part[dim] for dim in ("layer", "head")}
-        causal = _flat(rank(effects.sel(model=[name]).reindex(shape), effect).isel(model=0))
-        scores = {one: rank(part, one).isel(model=0) for one in usable(part) if by is None or one in by}
-        scores |= {key: values.reindex(shape) for key, values in (lists or {}).get(name, {}).items()}
-        for ranking, values in scores.items():
-            pair = np.stack([_flat(values), causal])
-            pair = pair[:, np.isfinite(pair).all(axis=0)]
-            heads = pair.shape[1]
-            if heads < 3 or (np.ptp(pair, axis=1) == 0).any():
-                continue
-            for size, k in top_sizes(heads).items():
-                rows.append({
-                    "model": name, "ranking": ranking, "size": size, "k": k, "heads": heads,
-                    "overlap": float(top_k_overlap(pair, k)[0, 1]), "chance": k / heads,
-                    "limit": float(stats.hypergeom.ppf(LIMIT, heads, k, k)) / k,
-                })  # fmt: skip
-    return pd.DataFrame(rows, columns=list(COLUMNS))
-
-
-def _flat(scores: xr.DataArray) -> np.ndarray:
-    return scores.transpose("layer", "head").values.astype(np.float64).ravel()

@@ -11,7 +11,6 @@ import xarray as xr
 from visualheads.analysis.subset import bounds_of
 from visualheads.heads.bootstrap import bootstrap
 from visualheads.heads.proportions import changes
-from visualheads.heads.ranking import head_count, top_heads
 
 MASSIVE, BY_ATTENTION = "massive activations", "background that draws most attention"
 """What stands for sink tokens: those of sink dimensions or, in models without, what heads look at beside objects."""
@@ -24,7 +23,6 @@ VARIANTS = {
 }
 OUTLIER_COLUMNS = ("model", "part", "layer", "dimension", "measure", "value")
 HEAD_COLUMNS = ("model", "layer", "head", "name", "stage", "sink_share", *VARIANTS)
-FOCUS_COLUMNS = ("model", "heads", "variant", *BOUNDS)
 REMOVAL_COLUMNS = (
     "model", "mode", "tokens", "heads", "measure", *BOUNDS, "samples", "draws", "excess", "excess_lower",
     "excess_upper", "positions",
@@ -81,22 +79,6 @@ def head_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
             pd.DataFrame({"model": model, "layer": layers, "head": heads, "name": names, "stage": stages, **told})
         )
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(HEAD_COLUMNS))
-
-
-def focus_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
-    """Mean concentration of the most concentrated tenth and of all heads, with and without tokens; over pictures."""
-    rows = []
-    for model, ds in found.items():
-        one = ds.isel(model=0)
-        mean = one["concentration"].mean("sample").transpose("layer", "head").values
-        count = head_count(int(np.isfinite(mean).sum()), STRONGEST)
-        top = top_heads(mean.reshape(-1, 1), count)[:, 0].reshape(mean.shape)
-        for heads, marks in ((f"strongest {count}", top), ("all", np.isfinite(mean))):
-            chosen = xr.DataArray(marks, dims=("layer", "head"))
-            for name, words in VARIANTS.items():
-                told = bootstrap(one[name].where(chosen).mean(["layer", "head"]))
-                rows.append({"model": model, "heads": heads, "variant": words, **bounds_of(told)})
-    return pd.DataFrame(rows, columns=list(FOCUS_COLUMNS))
 
 
 def removal_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:

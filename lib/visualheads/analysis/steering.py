@@ -18,9 +18,6 @@ STEER_COLUMNS = (
     "excess_upper", "sets", "samples",
 )  # fmt: skip
 CHANGES = ("change", "change_lower", "change_upper", "excess", "excess_lower", "excess_upper")
-BOOST_COLUMNS = (
-    "model", "bias", "order", "count", "what", "measure", *BOUNDS, *CHANGES, "sets", "samples", "positions",
-)  # fmt: skip
 GROUND_COLUMNS = ("model", "ranking", "rule", "heads", "measure", *BOUNDS, "samples")
 BASELINE_COLUMNS = ("model", "measure", "what", "estimate")
 MEASURES = ("accuracy", "margin")
@@ -50,41 +47,6 @@ def steer_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
             part = ds.isel(model=0, sample=np.flatnonzero(ds["condition"].values.astype(str) == condition))
             rows += [{"model": model, "condition": condition, **row} for row in _by_kind(part)]
     return pd.DataFrame(rows, columns=list(STEER_COLUMNS))
-
-
-def boost_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
-    """Accuracy and margin over the strength of boosting: one row per model, kind of heads, strength (0: unchanged).
-
-    estimate, lower, upper   the value itself at this strength, bootstrap over pictures: "accuracy", the share of right
-                             answers; "margin", in logits
-    change, …                changed − unchanged per sample, paired bootstrap over pictures; NaN at 0
-    excess, …                for top heads: how much more their change is than the mean of their matched random sets
-    positions                where in the prompt heads were boosted
-    Random sets of several seeds are averaged per sample.
-    """
-    rows = []
-    for model, ds in found.items():
-        one = ds.isel(model=0)
-        kinds = _kinds(one)
-        moved, more = _moved(one, kinds)
-        places = {float(bias): place for place, bias in enumerate(one["bias"].values.tolist())}
-        known = {"samples": one.sizes["sample"], "positions": str(one["positions"].values)}
-        for kind, index in kinds.items():
-            for measure, (name, clean) in _MEASURED.items():
-                values = one[name].isel(set=index).mean("set")
-                zero = one[clean].expand_dims(bias=[0.0])
-                every = xr.concat([zero, values], "bias", coords="minimal", compat="override").sortby("bias")
-                told = shares(every) if measure == "accuracy" else bootstrap(every)
-                for place, bias in enumerate(told["bias"].values.tolist()):
-                    there = places.get(float(bias))
-                    change = NOTHING if there is None else moved[measure][kind][there]
-                    excess = NOTHING if there is None or kind not in more[measure] else more[measure][kind][there]
-                    rows.append(
-                        {"model": model, "bias": float(bias), "order": kind[0], "count": kind[1],
-                         "what": _what(*kind), "measure": measure, **bounds_of(told.isel(bias=place)),
-                         **_named("change", change), **_named("excess", excess), "sets": len(index), **known}
-                    )  # fmt: skip
-    return pd.DataFrame(rows, columns=list(BOOST_COLUMNS))
 
 
 def ground_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import yaml
 from nbformat import NotebookNode
 
 from visualheads.book import inputs
-from visualheads.book.catalogue import ABLATION, MODELS, RESULTS, book_pages, model_pages, remove_outdated
+from visualheads.book.catalogue import COMPARISONS, RESULTS, book_pages, model_pages, remove_outdated
 from visualheads.book.protocols import run_full
 from visualheads.book.run import Report, run_pages, silent
 from visualheads.book.sphinx import provenance, reference
@@ -63,31 +64,35 @@ def _pages(root: Path, pattern: str) -> list[str]:
 def _by_model(documents: list[str]) -> list[dict[str, Any]]:
     """Catalogue's order first, other models after it."""
     order = {slug_of(name): index for index, name in enumerate(cards())}
-    placed = sorted(documents, key=lambda name: (order.get(Path(name).name.removesuffix(ABLATION), len(order)), name))
+    placed = sorted(documents, key=lambda name: (order.get(Path(name).name, len(order)), name))
     return [{"file": document} for document in placed]
 
 
-LANDING = "landing"
-"""Tag of the cells whose outputs the landing page shows too."""
+LANDING = re.compile(r"landing(-\d+)?")
+"""Tags of the cells that the landing page shows too, in the order of their numbers, those without one last."""
 LANDING_TEXT = "landing.txt"
 NOTHING = "No model has been traced yet: run `make book`."
 
 
 def write_landing(root: Path) -> None:
-    """Write what the landing page includes: outputs of cells tagged `landing`, of the claims and of the first model."""
+    """Write what the landing page includes: cells of the chapters with a tag LANDING, and their outputs."""
     results = root / RESULTS
     results.mkdir(parents=True, exist_ok=True)
-    first = [root / f"{page['file']}.ipynb" for page in _by_model(sorted(_pages(root, f"{MODELS.as_posix()}/*")))[:1]]
+    tagged: list[tuple[str, NotebookNode]] = []
+    for path in (results / f"{chapter.slug}.ipynb" for chapter in COMPARISONS):
+        cells = nbformat.read(path, as_version=4).cells if path.is_file() else ()
+        tagged += [(tag, cell) for cell in cells for tag in cell.metadata.get("tags", ()) if LANDING.fullmatch(tag)]
+    tagged.sort(key=lambda one: (one[0] == "landing", one[0]))
     pieces: list[str] = []
-    for path in (results / "claims.ipynb", *first):
-        for cell in nbformat.read(path, as_version=4).cells if path.is_file() else ():
-            if LANDING in cell.metadata.get("tags", ()):
-                pieces += _pieces(cell, results, len(pieces))
+    for _, cell in tagged:
+        pieces += _pieces(cell, results, len(pieces))
     _put(results / LANDING_TEXT, "\n\n".join(pieces or [NOTHING]) + "\n")
 
 
 def _pieces(cell: NotebookNode, results: Path, place: int) -> list[str]:
-    """The outputs of a cell as Markdown: sentences as they are, charts as figures out of a file."""
+    """A cell as Markdown of the landing page: text and sentences as they are, charts as figures out of a file."""
+    if cell.cell_type == "markdown":
+        return [_from_outside(cell.source.replace(":name: fig-", ":name: fig-landing-"))]
     found = []
     for output in cell.get("outputs", ()):
         data = output.get("data", {})
@@ -98,8 +103,13 @@ def _pieces(cell: NotebookNode, results: Path, place: int) -> list[str]:
             caption = cell.metadata.get("mystnb", {}).get("figure", {}).get("caption", "")
             found.append(f"```{{vegalite}} {RESULTS.name}/{name}\n:name: fig-landing-{place}\n{caption}\n```")
         elif "text/markdown" in data:
-            found.append(data["text/markdown"])
+            found.append(_from_outside(data["text/markdown"]))
     return found
+
+
+def _from_outside(text: str) -> str:
+    """A chapter's text with links to other chapters as seen from the landing page, a folder above them."""
+    return re.sub(r"\]\((?=[\w-]+\.ipynb)", f"]({RESULTS.name}/", text)
 
 
 def _put(path: Path, text: str) -> None:
@@ -202,14 +212,7 @@ def jupyter_book(root: Path, target: Path, toc: Path, strict: bool = True, build
 
 def _book_hash(root: Path) -> str:
     chapters = sorted(path for path in (root / "book").iterdir() if path.name != "_build")
-    generated = [root / MODELS, root / RESULTS]
-    places = [
-        root / "_config.yml",
-        root / "_toc.yml",
-        *(p for p in chapters if p not in generated),
-        *generated,
-        inputs.LIBRARY,
-    ]
+    places = [root / "_config.yml", root / "_toc.yml", *chapters, inputs.LIBRARY]
     return f"{inputs.files_hash(places)} {json.dumps(provenance.everything(root))}"
 
 

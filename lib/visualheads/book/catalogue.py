@@ -20,8 +20,6 @@ MODELS = Path("book/models")
 RESULTS = Path("book/results")
 TEMPLATES = Path("notebooks")
 MAIN_TASK = "looktwice"
-ABLATION = "-ablation"
-"""Ending of the slug of a model's page of removed heads."""
 FULL_RESULTS = "data/results-full"
 ALWAYS_TOLD = ("n", "seed")
 """Parameters that the command at a page's end names even where they are the defaults."""
@@ -53,19 +51,24 @@ class Comparison:
 
 
 COMPARISONS = (
+    Comparison("one_head", "One picture, one question, one head", removes=True),
+    Comparison("measures", "What is measured"),
+    Comparison("rows", "Which row decides everything"),
+    Comparison("chance", "More than chance"),
     Comparison("models", "The models"),
-    Comparison("training", "How the miniatures learned"),
-    Comparison("conditions", "Six conditions"),
-    Comparison("benchmarks", "Five benchmarks"),
-    Comparison("scale", "Scale: recipe and size"),
-    Comparison("families", "Families"),
-    Comparison("emergence", "Emergence"),
-    Comparison("removals", "Heads removed: all models", removes=True, last=True),
-    Comparison("rankings", "Which ranking finds the heads that matter", removes=True, last=True),
-    Comparison("steering", "Steering and grounding", removes=True),
+    Comparison("visual_heads", "Visual heads and where they sit"),
+    Comparison("benchmarks", "Weight, concentration, performance"),
+    Comparison("conditions", "Box and name"),
+    Comparison("removals", "Removing late heads", removes=True, last=True),
+    Comparison("families", "Families, size, tokens"),
+    Comparison("tasks", "Tasks"),
+    Comparison("rankings", "Do looking heads matter?", removes=True, last=True),
     Comparison("sinks", "Sinks", removes=True),
+    Comparison("emergence", "From words to pictures"),
     Comparison("three_moments", "A real language model learns to see", data="smol/three-moments.zarr.zip"),
     Comparison("claims", "Fourteen claims", last=True, words=inputs.WORDING),
+    Comparison("training", "How the miniatures learned"),
+    Comparison("catalogue", "Catalogue"),
 )
 """In the order of the book."""
 
@@ -80,33 +83,18 @@ def model_page(root: str | Path, model: str, parameters: Mapping[str, Any] | Non
     task = str(given.get("task", MAIN_TASK))
     asked = inputs.task_places(task, str(given.get("data") or ""))
     checkpoint = miniature_folder(model) if model in cards() else Path(model)
+    removed = path_of(model, "").parent
     return Page(
         template=template,
         output=root / MODELS / f"{slug}.ipynb",
         slug=slug,
         title=name if "/" not in name else slug,
         parameters=given,
-        data=(*asked, *((checkpoint,) if checkpoint.is_dir() else ())),
+        data=(*asked, *(place for place in (checkpoint, removed) if place.is_dir())),
         stores=root / str(given.get("results", DATA_RESULTS)),
         only=slug,
         but=task,
         command=command(model, _told(template, given)),
-    )
-
-
-def ablation_page(root: str | Path, model: str, full: bool = False) -> Page:
-    """The page that removes a model's heads: the full protocol where it is shipped. full: traces of all questions."""
-    root = Path(root).resolve()
-    slug = f"{slug_of(model)}{ABLATION}"
-    return Page(
-        template=root / TEMPLATES / "ablation.ipynb",
-        output=root / RESULTS / f"{slug}.ipynb",
-        slug=slug,
-        title=f"Heads removed: {model}",
-        parameters={"model": model, **({"results": FULL_RESULTS} if full else {})},
-        data=(data_folder() / "scenes" / MAIN_TASK, miniature_folder(model), path_of(model, "").parent),
-        stores=root / (FULL_RESULTS if full else str(DATA_RESULTS)),
-        command=_book(full),
     )
 
 
@@ -185,15 +173,8 @@ def model_pages(root: str | Path, full: bool = False, force: bool = False) -> li
 def book_pages(root: str | Path, full: bool = False, force: bool = False) -> list[Page]:
     """All pages that the book runs: of miniatures, comparisons with something to show, the cost."""
     root = Path(root).resolve()
-    pages = model_pages(root, full, force)
-    pages += [ablation_page(root, page.title, full) for page in model_pages(root, full, force) if _answers(page)]
-    pages += [*comparison_pages(root, full), cost_page(root, full)]
+    pages = [*model_pages(root, full, force), *comparison_pages(root, full), cost_page(root, full)]
     return [page for page in pages if page.template.is_file()]
-
-
-def _answers(page: Page) -> bool:
-    """Whether a model's page traces the benchmark on which heads are removed."""
-    return page.parameters.get("task", MAIN_TASK) == MAIN_TASK
 
 
 def shipped() -> list[Card]:

@@ -25,7 +25,7 @@ NOT_KNOWN = "–"
 
 
 def say(template: str, **values: Any) -> None:
-    """Display a paragraph whose numbers are filled in.
+    """Display a paragraph whose numbers are filled in; nothing where the template leaves nothing.
 
     Parameters
     ----------
@@ -34,7 +34,8 @@ def say(template: str, **values: Any) -> None:
     """
     from IPython.display import Markdown, display
 
-    display(Markdown(render(template, **values)))
+    if told := render(template, **values).strip():
+        display(Markdown(told))
 
 
 def render(template: str, **values: Any) -> str:

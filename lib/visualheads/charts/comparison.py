@@ -160,35 +160,6 @@ def matrix(told: xr.Dataset, low: float | None = None) -> tuple[Any, str] | None
     return alt.layer(cells, numbers), words
 
 
-def statistic_scores(table: pd.DataFrame, statistics: dict[str, str], needs: str) -> Any:
-    """Score against a head statistic, one point per model and benchmark; the statistic is chosen below.
-
-    `table` has the columns model, task, score and the statistics (names → words).
-    """
-    names = [name for name in statistics if name in table and table[[name, "score"]].dropna().shape[0] > 1]
-    if not names:
-        return placeholder(needs)
-    table, options = in_words(table), [statistics[name] for name in names]
-    choice = alt.param(
-        name="statistic", value=names[0], bind=alt.binding_select(options=names, labels=list(options), name="Heads: ")
-    )
-    chart = (
-        alt.Chart(rows(table[["model", "task", "score", *names]].to_dict("records")), width=SINGLE - 60, height=300)
-        .add_params(choice)
-        .transform_calculate(x="datum[statistic]")
-        .transform_filter("isValid(datum.x) && isValid(datum.score)")
-        .mark_circle(size=90, opacity=0.9)
-        .encode(
-            x=alt.X("x:Q", title="head statistic (chosen below)", scale=alt.Scale(zero=False)),
-            y=alt.Y("score:Q", title="score", axis=alt.Axis(format="%")),
-            color=colour("task", table["task"], title="benchmark"),
-            tooltip=["model:N", "task:N", alt.Tooltip("x:Q", format=".3f"), alt.Tooltip("score:Q", format=".1%")],
-        )
-    )
-    models, tasks = table["model"].nunique(), table["task"].nunique()
-    return finished(chart, f"Scatter plot of the scores of {models} models on {tasks} benchmarks against {options[0]}.")
-
-
 def predictions(table: pd.DataFrame, statistics: dict[str, str], needs: str) -> Any:
     """Score as predicted from heads of models of other LLMs, against the score; on the dashed line both are equal."""
     if table.empty:

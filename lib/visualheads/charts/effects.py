@@ -12,9 +12,10 @@ import altair as alt
 import pandas as pd
 
 from visualheads.charts import labels
-from visualheads.charts.comparison import chosen_model, placeholder
+from visualheads.charts.comparison import placeholder
 from visualheads.charts.display import finished, rows
-from visualheads.charts.labels import CHOSEN, GREY, MAIN, colour
+from visualheads.charts.heads import SINGLE
+from visualheads.charts.labels import CHOSEN, GREY, MAIN, colour, with_family
 
 MEASURES = {
     "accuracy": "share of right answers lost",
@@ -125,82 +126,28 @@ def effect_map(table: pd.DataFrame, needs: str = NEEDS_EFFECTS) -> Any:
     return finished(alt.hconcat(grid, _detail(data, table, chosen), spacing=16), words)
 
 
-def scores_and_effects(table: pd.DataFrame, needs: str = NEEDS_EFFECTS) -> Any:
-    """One point per head: its score against its effect; ranking and model chosen below; a click tells all its scores.
+def effect_depth(table: pd.DataFrame, needs: str = NEEDS_EFFECTS) -> Any:
+    """In which layers the effects lie: one line per model, coloured by its language model.
 
-    `table` is a result of `causes.head_tables`.
+    `table` is a result of `effects.depth_table`.
     """
-    table = table.dropna(subset=["effect"]) if len(table) else table
     if table.empty:
         return placeholder(needs)
-    names = _rankings(table)
-    models = list(dict.fromkeys(table["model"]))
-    choice = chosen_model(models)
-    ranking = alt.param(
-        name="ranking_shown", value=names[0],
-        bind=alt.binding_select(options=names, labels=[labels.ranking(name) for name in names], name="Ranking: "),
-    )  # fmt: skip
-    chosen = _chosen(table.loc[table[table["model"] == models[0]]["effect"].idxmax()])
-    points = (
-        alt.Chart(rows(table.to_dict("records")), width=SIDE, height=300)
-        .transform_filter("datum.model === chosen_model")
-        .transform_calculate(score="datum[ranking_shown]")
-        .transform_filter("isValid(datum.score)")
-        .mark_circle(size=70, opacity=0.85, cursor="pointer")
+    told = with_family(table)
+    hue = colour("family", told["family"], title="language model", legend=alt.Legend(orient="top", columns=3))
+    chart = (
+        alt.Chart(rows(told.to_dict("records")), width=SINGLE - 60, height=220)
+        .mark_line(point=True)
         .encode(
-            x=alt.X("score:Q", title="score (ranking chosen below)", scale=alt.Scale(zero=False)),
-            y=alt.Y("effect:Q", title="margin lost without the head (logits)"),
-            color=alt.condition(chosen, alt.value(CHOSEN), alt.value(MAIN)),
-            tooltip=["name:N", "stage:N", *[alt.Tooltip(f"{n}:Q", format=".3f") for n in ("score", "effect")]],
+            x=alt.X("layer:Q", title="layer", axis=alt.Axis(tickMinStep=1), scale=alt.Scale(nice=False)),
+            y=alt.Y("share:Q", title="share of positive effect", axis=alt.Axis(format="%")),
+            color=hue,
+            detail="model:N",
+            tooltip=["model:N", "layer:Q", alt.Tooltip("share:Q", format=".1%")],
         )
-        .add_params(chosen)
     )
-    data = rows(_long(table).to_dict("records"))
-    detail = _detail(data, table, chosen, "datum.model === chosen_model")
-    words = (
-        f"Scatter plot of {len(table)} heads of {', '.join(models)}: {labels.ranking(names[0])} against what the "
-        "margin loses without the head. A chosen head's place in every ranking stands beside it."
-    )
-    return finished(alt.hconcat(points, detail, spacing=16).add_params(choice, ranking), words)
-
-
-def ranking_cells(cells: pd.DataFrame, needs: str = NEEDS_EFFECTS) -> Any:
-    """Matrix of rankings by mode, benchmark and effect, coloured by ρ with the effects; the model is chosen below.
-
-    `cells` is a result of `cells.agreement_by_cell`.
-    """
-    if cells.empty:
-        return placeholder(needs)
-    told = cells.assign(
-        cell=cells["mode"].map(labels.mode) + " · " + cells["task"].map(labels.benchmark) + " · " + cells["effect"],
-        ranking=cells["ranking"].map(labels.ranking),
-    )
-    models, columns = list(dict.fromkeys(told["model"])), list(dict.fromkeys(told["cell"]))
-    choice = chosen_model(models)
-    kept = ["model", "cell", "ranking", "spearman", "lower", "upper", "ceiling", "overlap", "chance"]
-    tips = [alt.Tooltip(f"{name}:Q", format=".2f") for name in kept[3:]]
-    base = alt.Chart(rows(told[kept].to_dict("records")), width=min(440, 34 * len(columns)), height=alt.Step(24))
-    base = base.transform_filter("datum.model === chosen_model").encode(
-        x=alt.X("cell:N", sort=columns, title=None, axis=alt.Axis(labelAngle=-50, labelLimit=260)),
-        y=alt.Y("ranking:N", sort=list(dict.fromkeys(told["ranking"])), title=None, axis=alt.Axis(labelLimit=150)),
-    )
-    blocks = base.mark_rect().encode(
-        color=alt.Color(
-            "spearman:Q", scale=alt.Scale(scheme="blueorange", domain=[-1, 1]),
-            legend=alt.Legend(orient="top", title="ρ with the effect", gradientLength=200),
-        ),
-        tooltip=["ranking:N", "cell:N", *tips],
-    )  # fmt: skip
-    numbers = base.mark_text(fontSize=10).encode(
-        text=alt.Text("spearman:Q", format=".1f"),
-        color=alt.condition("abs(datum.spearman) > 0.6", alt.value("white"), alt.value("black")),
-    )
-    means = told.groupby("ranking", sort=False)["spearman"].mean().sort_values(ascending=False)
-    words = (
-        f"Matrix of rank correlations: {told['ranking'].nunique()} rankings against {len(columns)} kinds of effect, "
-        f"for {', '.join(models)}. On average {'; '.join(f'{n}: {v:.2f}' for n, v in means.items())}."
-    )
-    return finished(alt.layer(blocks, numbers).add_params(choice), words)
+    first = told[told["layer"] == 0]["share"]
+    return finished(chart, f"Share of the effect by layer. Layer 0 holds {first.min():.0%} to {first.max():.0%} of it.")
 
 
 def _chosen(best: pd.Series) -> alt.Parameter:
@@ -250,44 +197,3 @@ def _detail(data: alt.Data, table: pd.DataFrame, chosen: alt.Parameter, *filters
 
 
 WIDTH, HEIGHT = 400, 280
-TITLE = "share in common"
-
-
-def overlap_lines(table: pd.DataFrame, needs: str = NEEDS_EFFECTS) -> Any:
-    """Share of the k best heads in common with the effects, one line per ranking; model and coloured ranking are
-    chosen below.
-
-    `table` is a result of `overlaps.overlap_by_size`. Dashed: two unrelated rankings on average; the grey area holds
-    95 % of them.
-    """
-    if table.empty:
-        return placeholder(needs)
-    models, names = list(dict.fromkeys(table["model"])), list(dict.fromkeys(table["ranking"]))
-    choice = chosen_model(models)
-    told = table.assign(ranking=table["ranking"].map(labels.ranking))
-    data = alt.Chart(rows(told.to_dict("records"))).transform_filter("datum.model === chosen_model")
-    x = alt.X("k:Q", title="best heads compared", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(format="d"))
-    y = alt.Y("overlap:Q", title=TITLE, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%"))
-    lucky = data.transform_aggregate(limit="max(limit)", chance="max(chance)", groupby=["k"])
-    area = lucky.mark_area(color=GREY, opacity=0.2).encode(x=x, y=alt.Y("limit:Q", title=TITLE))
-    chance = lucky.mark_line(color=GREY, strokeDash=[4, 3]).encode(x=x, y=alt.Y("chance:Q", title=TITLE))
-    shown = [labels.ranking(name) for name in names]
-    marked = alt.param(name="ranking_marked", value=shown[0], bind=alt.binding_select(options=shown, name="Coloured: "))
-    is_marked = "datum.ranking === ranking_marked"
-    base = data.encode(
-        x=x,
-        y=y,
-        detail="ranking:N",
-        color=alt.condition(is_marked, alt.value(MAIN), alt.value(GREY)),
-        opacity=alt.condition(is_marked, alt.value(1), alt.value(0.5)),
-        tooltip=["ranking:N", "size:N", "k:Q",
-                 *[alt.Tooltip(f"{name}:Q", format=".0%") for name in ("overlap", "chance", "limit")]],
-    )  # fmt: skip
-    layers = alt.layer(area, chance, base.mark_line(strokeWidth=1.5), base.mark_circle(size=55))
-    means = table.groupby("size", sort=False)[["overlap", "chance"]].mean()
-    words = (
-        f"Share of the best heads that {len(names)} rankings have in common with the effects, in {', '.join(models)}, "
-        "by size of the sets. On average "
-        + "; ".join(f"{size}: {row['overlap']:.0%}, by chance {row['chance']:.0%}" for size, row in means.iterrows())
-    )
-    return finished(layers.properties(width=WIDTH, height=HEIGHT).add_params(choice, marked), f"{words}.")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
+import pandas as pd
 import xarray as xr
 
 from visualheads.analysis import head_tables
@@ -197,6 +198,22 @@ def _mean_map(data: alt.Data, shape: tuple[int, ...], chosen: alt.Parameter) -> 
     )
 
 
+def one_row(table: pd.DataFrame) -> Any:
+    """The attention that one row gives to each token (columns token, kind, attention), coloured by kind of token."""
+    bars = (
+        alt.Chart(rows(table.to_dict("records")), width=SINGLE - 60, height=150)
+        .mark_bar()
+        .encode(
+            x=alt.X("token:N", sort=table["token"].tolist(), title=None, axis=alt.Axis(labelAngle=0)),
+            y=alt.Y("attention:Q", title="share of attention", axis=alt.Axis(format="%")),
+            color=colour("kind", table["kind"], title=None, legend=alt.Legend(orient="top")),
+            tooltip=["token:N", "kind:N", alt.Tooltip("attention:Q", format=".0%")],
+        )
+    )
+    told = ", ".join(f"{row.token} {row.attention:.2f}" for row in table.itertuples())
+    return finished(bars, f"Bars: how one row of attention is split among {len(table)} tokens: {told}.")
+
+
 def weight_concentration(ds: xr.Dataset, query: str = head_tables.QUERY, model: str | None = None) -> Any:
     """Image weight against concentration, one point per head, coloured by stage of depth."""
     table = head_tables.head_table(ds, ["image_weight", "concentration", "effective_patches"], query, model)
@@ -231,31 +248,3 @@ def weight_concentration(ds: xr.Dataset, query: str = head_tables.QUERY, model: 
         f"{strongest.concentration:.2f})."
     )
     return finished(chart, words)
-
-
-def top_heads(
-    ds: xr.Dataset, by: str = "image_weight", n: int = 16, query: str | None = None, model: str | None = None
-) -> Any:
-    """The n best heads by a ranking, with bootstrap intervals over pictures."""
-    table = head_tables.ranking_table(ds, by, n, query, model)
-    base = alt.Chart(rows(table.to_dict("records")), width=SINGLE, height=max(120, 19 * len(table))).encode(
-        y=alt.Y("name:N", sort=table["name"].tolist(), title="head")
-    )
-    tips = [
-        alt.Tooltip("name:N", title="head"),
-        alt.Tooltip("stage:N"),
-        *[alt.Tooltip(f"{name}:Q", format=".3f") for name in ("estimate", "lower", "upper")],
-    ]
-    bars = base.mark_rule(strokeWidth=2).encode(
-        x=alt.X("lower:Q", title=f"{title_of(by)}, mean with 95 % interval", axis=alt.Axis(tickCount=8)),
-        x2="upper:Q",
-        color=stage_colour(legend=alt.Legend(orient="top")),
-    )
-    points = base.mark_circle(size=75, opacity=1).encode(
-        x="estimate:Q", color=stage_colour(legend=alt.Legend(orient="top")), tooltip=tips
-    )
-    words = (
-        f"The {len(table)} best heads by {title_of(by)}, from {table.iloc[0]['name']} ({table.iloc[0].estimate:.2f}) "
-        "to " + (f"{table.iloc[-1]['name']} ({table.iloc[-1].estimate:.2f}), each with its 95 % interval.")
-    )
-    return finished(alt.layer(bars, points), words)

@@ -11,10 +11,10 @@ import pandas as pd
 import xarray as xr
 
 from visualheads.analysis.grounding import even_cells
-from visualheads.analysis.sinks import TOKENS, VARIANTS
+from visualheads.analysis.sinks import VARIANTS
 from visualheads.charts.comparison import chosen_model, placeholder
 from visualheads.charts.display import finished, rows
-from visualheads.charts.labels import CHOSEN, GREY, MAIN, colour
+from visualheads.charts.labels import CHOSEN, GREY, MAIN
 from visualheads.charts.overlays import PANEL, ground, heat, outline, panel
 from visualheads.tasks.sample import Sample
 
@@ -145,81 +145,3 @@ def marked_examples(found: Mapping[str, xr.Dataset], samples: Mapping[str, Sampl
     )
     chart = alt.hconcat(*panels, spacing=14).resolve_scale(color="independent")
     return finished(chart, words).properties(usermeta={"margin": 20})
-
-
-def sink_frequency(found: Mapping[str, xr.Dataset], needs: str = NEEDS) -> Any:
-    """How often each patch of the grid is marked, and how much attention it draws, over all pictures."""
-    records = []
-    for model, ds in found.items():
-        one = ds.isel(model=0)
-        for (row, column), value in np.ndenumerate(one["sink_map"].values):
-            drawn = float(one["drawn_map"].values[row, column])
-            records.append({"model": model, "row": row, "column": column, "marked": float(value), "drawn": drawn})
-    if not records:
-        return placeholder(needs)
-    models = list(found)
-    base = (
-        alt.Chart(rows(records), width=SIDE, height=SIDE)
-        .transform_filter("datum.model === chosen_model")
-        .encode(
-            x=alt.X("column:O", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
-            y=alt.Y("row:O", axis=alt.Axis(labelOverlap=True)),
-            tooltip=["row:O", "column:O", *[alt.Tooltip(f"{n}:Q", format=".2f") for n in ("marked", "drawn")]],
-        )
-    )
-    panels = []
-    for name, title, form in (
-        ("marked", "share of pictures in which it is marked", ".0%"), ("drawn", "times an even share", ".1f")
-    ):  # fmt: skip
-        legend = alt.Legend(orient="top", title=title, gradientLength=SIDE - 20, format=form)
-        scale = alt.Scale(scheme="viridis", domainMin=0)
-        panels.append(base.mark_rect().encode(color=alt.Color(f"{name}:Q", scale=scale, legend=legend)))
-    first = max((one for one in records if one["model"] == models[0]), key=lambda one: one["marked"])
-    words = (
-        f"Two maps of the picture's grid for {models[0]}: how often each patch is marked, at most "
-        f"{first['marked']:.0%} in row {first['row']}, column {first['column']}; and how much attention it draws."
-    )
-    chart = alt.hconcat(*panels, spacing=20).resolve_scale(color="independent")
-    return finished(chart.add_params(chosen_model(models)), words)
-
-
-def removed_sinks(table: pd.DataFrame, needs: str = NEEDS) -> Any:
-    """What is lost when tokens are hidden, or their attention redistributed: marked ones against as many others.
-
-    `table` is a result of `sink_tables.removal_table`; measure and model are chosen below.
-    """
-    if table.empty:
-        return placeholder(needs)
-    measures = list(dict.fromkeys(table["measure"]))
-    bind = alt.binding_select(options=measures, labels=[LOSSES[name] for name in measures], name="Measure: ")
-    choices = [
-        chosen_model(list(dict.fromkeys(table["model"]))),
-        alt.param(name="measure_shown", value=measures[0], bind=bind),
-    ]
-    kinds = list(TOKENS.values())
-    panels = []
-    for index, mode in enumerate(dict.fromkeys(table["mode"])):
-        base = (
-            alt.Chart(rows(table[table["mode"] == mode].to_dict("records")))
-            .transform_filter("datum.model === chosen_model")
-            .transform_filter("datum.measure === measure_shown")
-            .encode(
-                y=alt.Y("heads:N", title=None, axis=alt.Axis(labels=index == 0, ticks=index == 0, labelLimit=150)),
-                yOffset=alt.YOffset("tokens:N", sort=kinds),
-                color=colour("tokens", kinds, title=None, legend=alt.Legend(orient="top")),
-                tooltip=["tokens:N", "heads:N", "samples:Q", "draws:Q",
-                         *[alt.Tooltip(f"{name}:Q", format=".3f") for name in BOUNDS]],
-            )
-        )  # fmt: skip
-        x = alt.X("lower:Q", title="loss (chosen below)")
-        zero = alt.Chart(rows([{"zero": 0}])).mark_rule(color=GREY, strokeDash=[4, 3]).encode(x="zero:Q")
-        layers = alt.layer(zero, base.mark_rule(strokeWidth=2).encode(x=x, x2="upper:Q"),
-                           base.mark_circle(size=60, opacity=1).encode(x="estimate:Q"))  # fmt: skip
-        panels.append(layers.properties(width=200, height=alt.Step(15), title=MODES[str(mode)]))
-    first = table[table["measure"] == measures[0]]
-    told = "; ".join(
-        f"{row.tokens}, {row.heads}, {row.mode.replace('_', ' ')}: {row.estimate:+.3f}"
-        for row in first.head(18).itertuples()
-    )
-    words = f"What is lost when image tokens are hidden or their attention redistributed. {told}."
-    return finished(alt.hconcat(*panels, spacing=16).resolve_scale(x="shared").add_params(*choices), words)

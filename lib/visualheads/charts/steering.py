@@ -15,18 +15,15 @@ from PIL import Image
 from visualheads.analysis.grounding import even_cells, targets
 from visualheads.charts.comparison import chosen_model, placeholder
 from visualheads.charts.display import finished, rows
-from visualheads.charts.labels import GREY, MAIN, colour, in_words
+from visualheads.charts.labels import GREY, colour
 from visualheads.charts.overlays import PANEL, ground, heat, outline, panel
 from visualheads.tasks.sample import Sample
 
 ORDERS = ("top", "random", "all")
 MEASURES = {"accuracy": "share of answers", "margin": "margin (logits)"}
-OVERLAPS = {"hit": "strongest patch on the object", "iou": "overlap of the boxes (IoU)"}
-RULES = {"threshold": "cells above half of the highest", "gaussian": "the same after smoothing"}
 FOUND_COLOUR = "#ffd400"
 NEEDS = "No heads were steered yet."
 WIDE = 240
-SERIES = 480
 BOUNDS = ("estimate", "lower", "upper")
 
 
@@ -71,79 +68,6 @@ def steered_answers(table: pd.DataFrame, needs: str = NEEDS) -> Any:
     told = "; ".join(f"{row.condition}, {row.what}: {row.estimate:+.2f}" for row in first.head(24).itertuples())
     words = f"How much more often the answer is that of the object steered to, by situation and heads. {told}."
     return finished(alt.vconcat(*lines).resolve_scale(x="shared").add_params(*choices), words)
-
-
-def boosted(table: pd.DataFrame, needs: str = "Nothing was boosted yet.") -> Any:
-    """Accuracy (or margin) over the bias on all image keys; measure and model are chosen below.
-
-    `table` is a result of `steering_tables.boost_table`.
-    """
-    if table.empty:
-        return placeholder(needs)
-    choices, data = _chosen(table[["model", "bias", "order", "what", "measure", *BOUNDS]], MEASURES)
-    orders = [name for name in ORDERS if name in set(table["order"])]
-    hue = colour("order", orders, title="heads", legend=alt.Legend(orient="top"))
-    base = data.encode(x=alt.X("bias:Q", title="bias on the image keys"), color=hue)
-    y = alt.Y("estimate:Q", title="accuracy or margin (chosen below)", scale=alt.Scale(zero=False))
-    band = base.mark_area(opacity=0.15).encode(y=alt.Y("lower:Q"), y2="upper:Q")
-    line = base.mark_line(strokeWidth=2).encode(y=y)
-    tips = ["what:N", "bias:Q", *[alt.Tooltip(f"{name}:Q", format=".3f") for name in BOUNDS]]
-    points = base.mark_circle(size=50, opacity=1).encode(y=y, tooltip=tips)
-    rule = alt.Chart(rows([{"zero": 0}])).mark_rule(color=GREY, strokeDash=[4, 3]).encode(x="zero:Q")
-    first = table[(table["measure"] == "accuracy") & (table["model"] == table["model"].iloc[0])]
-    told = "; ".join(f"{row.what} at {row.bias:g}: {row.estimate:.2f}" for row in first.itertuples())
-    chart = alt.layer(rule, band, line, points).properties(width=SERIES, height=260)
-    return finished(chart.add_params(*choices), f"Accuracy over the bias added to all image keys. {told}.")
-
-
-def grounded(table: pd.DataFrame, baselines: pd.DataFrame, needs: str = "Nothing was grounded yet.") -> Any:
-    """Pointing game or overlap over the number of heads, by ranking; measure, rule and model are chosen below.
-
-    `table` and `baselines` are results of `steering_tables.ground_table` and `baseline_table`.
-    """
-    if table.empty:
-        return placeholder(needs)
-    table = in_words(table)
-    choices, data = _chosen(table, OVERLAPS)
-    rules = list(dict.fromkeys(table["rule"]))
-    bind = alt.binding_select(options=rules, labels=[RULES[name] for name in rules], name="Box: ")
-    fixed: dict[str, Any] = {} if len(rules) == 1 else {"bind": bind}
-    choices.append(alt.param(name="rule_shown", value=rules[0], **fixed))
-    data = data.transform_filter("datum.rule === rule_shown")
-    names = list(dict.fromkeys(table["ranking"]))
-    colours = [GREY if name == "random" else shade for name, shade in zip(names, _SHADES, strict=False)]
-    base = data.encode(
-        x=alt.X("heads:O", title="heads whose maps are added up", axis=alt.Axis(labelAngle=0)),
-        color=alt.Color("ranking:N", scale=alt.Scale(domain=names, range=colours), title="best heads by",
-                        legend=alt.Legend(orient="top")),
-    )  # fmt: skip
-    band = base.mark_area(opacity=0.13).encode(y=alt.Y("lower:Q"), y2="upper:Q")
-    y = alt.Y("estimate:Q", title="share of pictures, or overlap (chosen below)", scale=alt.Scale(domainMin=0))
-    tips = ["ranking:N", "heads:O", *[alt.Tooltip(f"{name}:Q", format=".3f") for name in BOUNDS]]
-    line = base.mark_line(strokeWidth=2).encode(y=y)
-    points = base.mark_circle(size=45, opacity=1).encode(y=y, tooltip=tips)
-    below = (
-        alt.Chart(rows(baselines.to_dict("records")))
-        .transform_filter("datum.model === chosen_model")
-        .transform_filter("datum.measure === measure_shown")
-    )
-    rule = below.mark_rule(color=GREY, strokeDash=[4, 3]).encode(
-        y="estimate:Q", tooltip=["what:N", alt.Tooltip("estimate:Q", format=".3f")]
-    )
-    label = below.mark_text(align="left", dx=3, fontSize=11, color=GREY).encode(
-        y="estimate:Q", x=alt.value(SERIES), text="what:N"
-    )
-    first = table[(table["measure"] == "hit") & (table["rule"] == rules[0])]
-    best = first.loc[first.groupby("ranking", sort=False)["estimate"].idxmax()]
-    told = "; ".join(f"{row.ranking}: {row.estimate:.2f} with {row.heads} heads" for row in best.itertuples())
-    chart = alt.layer(band, line, points, rule, label).properties(width=SERIES, height=260)
-    words = (
-        f"Share of pictures in which the strongest patch lies on the object, over the number of heads. Best: {told}."
-    )
-    return finished(chart.add_params(*choices), words)
-
-
-_SHADES = ("#d1495b", MAIN, "#2e9c6e", GREY)
 
 
 def framed(
@@ -193,19 +117,3 @@ def examples(
     titles = [samples[name].question.splitlines()[0] for name in ids]
     cells = [even_cells(picture.size, maps.shape[-2:]) for picture in pictures]
     return framed(pictures, titles, maps, cells, [targets(samples[name]) for name in ids], boxes[: len(ids)].tolist())
-
-
-def _chosen(table: pd.DataFrame, labels: Mapping[str, str]) -> tuple[list[Any], Any]:
-    """The choice of model and measure, and the data they leave."""
-    options = list(dict.fromkeys(table["measure"]))
-    bind = alt.binding_select(options=options, labels=[labels[name] for name in options], name="Measure: ")
-    choices = [
-        chosen_model(list(dict.fromkeys(table["model"]))),
-        alt.param(name="measure_shown", value=options[0], bind=bind),
-    ]
-    data = (
-        alt.Chart(rows(table.to_dict("records")))
-        .transform_filter("datum.model === chosen_model")
-        .transform_filter("datum.measure === measure_shown")
-    )
-    return choices, data

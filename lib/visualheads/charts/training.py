@@ -7,9 +7,7 @@ from typing import Any
 
 import altair as alt
 import pandas as pd
-import xarray as xr
 
-from visualheads.analysis import head_tables as tables
 from visualheads.charts.comparison import chosen_model, placeholder
 from visualheads.charts.display import finished, rows
 from visualheads.charts.heads import SINGLE, title_of
@@ -88,58 +86,6 @@ def _curves(table: pd.DataFrame, title: str, words: str, domain: Sequence[float]
             tooltip=["figure:N", "step:Q", alt.Tooltip("value:Q", format=".3f")],
         )
     )
-
-
-def moment_lines(
-    moments: Mapping[str, xr.Dataset], measure: str = "image_weight", query: str = tables.QUERY, n: int = len(STRONGEST)
-) -> Any:
-    """Moments of training on one axis, one line per head of the chosen miniature; the n strongest at the end are
-    coloured by their place among them.
-
-    moments: by miniature, one entry along `model` per moment, with `training_step`.
-    """
-    if not moments:
-        return placeholder("No moments of training were kept with these models.")
-    parts, order, told = [], [], []
-    for model, ds in moments.items():
-        table = _by_moment(ds, measure, query)
-        own = list(dict.fromkeys(table.sort_values("step", kind="stable")["moment"]))
-        order += [name for name in own if name not in order]
-        last = table[table["moment"] == own[-1]].nlargest(min(n, len(STRONGEST)), "value")["name"].tolist()
-        told.append(f"{model}: {', '.join(last)}")
-        place = dict(zip(last, STRONGEST, strict=False))
-        parts.append(table[["name", "moment", "value"]].assign(model=model, place=table["name"].map(place).fillna("")))
-    whole = pd.concat(parts, ignore_index=True)
-    ends = [name for name in order if name.startswith("final")]
-    order = [moment(name) for name in order if name not in ends] + [moment(name) for name in ends]
-    whole = in_words(whole)
-    base = (
-        alt.Chart()
-        .transform_filter("datum.model === chosen_model")
-        .encode(
-            x=alt.X("moment:N", sort=order, title="moment of training", axis=alt.Axis(labelAngle=-30, labelLimit=200)),
-            y=alt.Y("value:Q", title=title_of(measure), scale=alt.Scale(domainMin=0)),
-            detail="name:N",
-            tooltip=[alt.Tooltip("name:N", title="head"), "moment:N", alt.Tooltip("value:Q", format=".3f")],
-        )
-    )
-    weak = whole[whole["place"] == ""].drop(columns="place")
-    others = base.properties(data=rows(weak.to_dict("records"))).mark_line(color=GREY, opacity=0.35)
-    colour = alt.Color("place:N", sort=list(STRONGEST), title="at the end", legend=alt.Legend(orient="right"))
-    strong = base.properties(data=rows(whole[whole["place"] != ""].to_dict("records")))
-    named = strong.mark_line(point=True, strokeWidth=2.2).encode(color=colour)
-    words = f"{title_of(measure)} of every head through moments of training; strongest at the end – {'; '.join(told)}."
-    chart = alt.layer(others, named).properties(width=SINGLE - 90, height=300)
-    return finished(chart.add_params(chosen_model(list(moments))), words)
-
-
-def _by_moment(ds: xr.Dataset, measure: str, query: str) -> pd.DataFrame:
-    parts = []
-    for name in ds["model"].values:
-        table = tables.head_table(ds, [measure], query, str(name))
-        step = int(ds["training_step"].sel(model=name))
-        parts.append(table.assign(value=table[measure], step=step, moment=str(name).split("@")[-1]))
-    return pd.concat(parts, ignore_index=True)
 
 
 def moments_compared(table: pd.DataFrame, measure: str = "image_weight") -> Any:

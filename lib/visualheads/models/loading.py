@@ -149,7 +149,8 @@ def _joined(
     form: dict[str, Any],
 ) -> VisionLanguageModel:
     """A model whose base weights come from packages; on the CPU in float32 like miniatures, unless told otherwise."""
-    from visualheads.models import smol
+    from visualheads.models.smol import joined_model as smol
+    from visualheads.models.smol.base_weights import weights_identity
 
     if revision:
         raise ParameterError(got("revision", revision, f"none for {source.name}", "leave it out"))
@@ -159,7 +160,7 @@ def _joined(
     module, processor = smol.join(smol.read_learned(file), dtype=torch.float32 if isinstance(kind, str) else kind)
     with room_for(source.name, placed):
         module.to(CPU if placed == AUTO else placed)
-    identity = {"checkpoint": source.name, "revision": "", "weights": smol.weights_identity(file)}
+    identity = {"checkpoint": source.name, "revision": "", "weights": weights_identity(file)}
     prompts = prompts_of(processor, adapter_of(type(module).__name__), source.card, **form)
     return _wrapped(module, prompts, source.name, source.card, identity, validate)
 
@@ -258,7 +259,7 @@ def _untrained_projector(model: VisionLanguageModel, seed: int) -> VisionLanguag
     """A joined model whose projector learned nothing; it is scaled on some shipped scenes."""
     from PIL import Image
 
-    from visualheads.models import smol
+    from visualheads.models.smol import joined_model as smol
 
     pictures = []
     for number in range(1, UNTRAINED_PICTURES + 1):

@@ -90,10 +90,13 @@ def removed(
 ) -> Removed:  # fmt: skip
     """The full protocol's stores of this model, partly computed again; where there are none that hold, the reduced one.
 
-    full=False, or another benchmark than the main one: the reduced protocol, whatever is there. The other arguments
-    are the reduced protocol's. Raises StoreError where a full store is not what this machine computes.
+    Without modes nothing is removed. full=False, or another benchmark than the main one: the reduced protocol, whatever
+    is there. The other arguments are the reduced protocol's. Raises StoreError where a full store is not what this
+    machine computes.
     """
     traces = subset(models.traced(results, MEASURES, [model.name]), task=task)
+    if not modes:
+        return Removed({}, traces, 0, why="no mode was asked for")
     stores = shipped.full_stores(model.name) if full and task == MAIN_TASK else {}
     kept = [name for name, path in stores.items() if str(read_attrs(path).get("kind")).startswith(SWEEP)]
     sweeps = {_words(ds): ds for name in kept if (ds := shipped.opened(model.name, name)) is not None}

@@ -28,7 +28,8 @@ from visualheads.heads.selection import depth_stage
 from visualheads.miniatures.smol.packing import as_pixels, as_saved
 from visualheads.miniatures.smol.scenes import Scene, draw_scene, render, use_sheet
 from visualheads.miniatures.smol.sprites import read_sheet
-from visualheads.models.smol.joined_model import join, read_learned, weights_identity, with_untrained_projector
+from visualheads.models.smol.base_weights import weights_identity
+from visualheads.models.smol.joined_model import join, read_learned, with_untrained_projector
 from visualheads.store.pack import pack
 from visualheads.store.read import open_store
 from visualheads.store.schema import provenance
@@ -232,10 +233,6 @@ def measure(n: int = SCENES, data: Path | None = None, report: Callable[[str], o
         Folder of the sprites; data/smol by default.
     report : callable
         Takes a line about progress.
-
-    Returns
-    -------
-    Dataset
     """
     sheet = read_sheet(data or data_folder() / "smol")
     use_sheet(sheet)

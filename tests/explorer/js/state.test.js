@@ -9,6 +9,10 @@ test("what is written is read again", () => {
   assert.deepEqual(read(`#${written(choice)}`), choice);
 });
 
+test("a place in another sample has no token yet", () => {
+  assert.equal("token" in read(`#${written({ ...choice, token: { after: 1 } })}`), false);
+});
+
 test("other addresses are none of the explorer's", () => {
   assert.equal(read("#section-2"), null);
   assert.equal(read(""), null);

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from visualheads.miniatures.evaluation import score
-from visualheads.miniatures.smol.card import GOALS, goal_lines, model_card, write_card
+from visualheads.miniatures.smol.evaluation import GOALS, goal_lines, model_card, write_card
 from visualheads.tasks import task
 
 LOOKTWICE = task("looktwice").conditions

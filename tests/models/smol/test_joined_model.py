@@ -10,7 +10,6 @@ from transformers import EfficientNetModel
 from helpers.smol import fast_vlm
 from visualheads.errors import VisualHeadsError
 from visualheads.miniatures.smol.packing import ASK, BEFORE
-from visualheads.models.smol import export, with_untrained_projector
 from visualheads.models.smol.architecture import (
     IMAGE_TOKEN,
     PUBLISHED_FEATURES,
@@ -19,7 +18,7 @@ from visualheads.models.smol.architecture import (
     lite2_config,
     lite2_weights,
 )
-from visualheads.models.smol.joined_model import LoraLinear, merged
+from visualheads.models.smol.joined_model import LoraLinear, export, merged, with_untrained_projector
 
 SIDE = 384
 

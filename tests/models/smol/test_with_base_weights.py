@@ -12,9 +12,9 @@ from visualheads.cards import learned_file
 from visualheads.miniatures.smol.evaluation import answered, perplexity
 from visualheads.miniatures.smol.packing import ASK, as_pixels, prefix_ids
 from visualheads.models.loading import untrained
-from visualheads.models.smol import export
 from visualheads.models.smol.architecture import IMAGE_TOKENS
 from visualheads.models.smol.base_weights import base_folder, is_prepared
+from visualheads.models.smol.joined_model import export
 from visualheads.store.schema import assert_valid
 
 NAME = "smol-frozen"

@@ -72,13 +72,13 @@
         actions: { export: true, source: true, compiled: false, editor: false },
         downloadFileName: box.closest("figure")?.id || "chart",
       });
+      if (turn === box.turn) await linkHead(box, out.view, spec);
       if (turn !== box.turn) return out.finalize();
       if (box.drawn) {
         views.splice(views.indexOf(box.drawn.view), 1);
         box.drawn.finalize();
       }
       box.drawn = out;
-      linkHead(box, out.view, spec);
       views.push(out.view);
       live.replaceChildren(stage);
       box.dataset.drawn = `${isDark() ? "dark" : "light"} ${isNarrow(box) ? "narrow" : "wide"}`;
@@ -112,10 +112,11 @@
     }
   }
 
+  // What it returns is done when the head that was kept is chosen.
   function linkHead(box, view, spec) {
     const param = (spec.params || []).find((one) => (one.select?.fields || []).join() === "layer,head");
     linked.delete(box);
-    if (!param) return;
+    if (!param) return null;
     const store = `${param.name}_store`;
     const heads = new Set(
       Object.values(spec.datasets || {}).flat().filter((row) => row.head != null).map((row) => `${row.layer} ${row.head}`),
@@ -127,12 +128,10 @@
     const choose = (one) => {
       const [tuple] = view.data(store);
       const now = chosen();
-      if (!tuple || !heads.has(`${one.layer} ${one.head}`) || (now?.layer === one.layer && now.head === one.head)) return;
+      if (!tuple || !heads.has(`${one.layer} ${one.head}`) || (now?.layer === one.layer && now.head === one.head)) return null;
       const { unit, fields } = tuple; // a new row: a copy would have the old one's hidden identity
-      view.data(store, [{ unit, fields, values: fields.map(({ field }) => one[field]) }]).runAsync();
+      return view.data(store, [{ unit, fields, values: fields.map(({ field }) => one[field]) }]).runAsync();
     };
-    const kept = keptHead();
-    if (kept) choose(kept);
     linked.set(box, choose);
     view.addSignalListener(param.name, () => {
       const one = chosen();
@@ -141,6 +140,8 @@
       keepHead(one);
       linked.forEach((set, other) => other !== box && set(one));
     });
+    const kept = keptHead();
+    return kept && choose(kept);
   }
 
   const wanted = (box) => `${isDark() ? "dark" : "light"} ${isNarrow(box) ? "narrow" : "wide"}`;

@@ -128,6 +128,7 @@ export class Explorer {
     if (moved) this.choice = { ...this.choice, box: change.box ?? null, patch: change.patch ?? null, token: change.token ?? this.sameToken(before) };
     if (moved || change.heads) this.hovered = null;
     if (this.live && (change.heads || moved)) this.live.error = "";
+    if (this.options.remembers && !silent) remember(this.choice); // at once: a reader may leave before it is drawn
     await this.open();
     if (!silent) this.tell();
   }
@@ -155,8 +156,13 @@ export class Explorer {
     return this.looks.get(key);
   }
 
-  async open() {
-    const turn = ++this.turn;
+  /** Load and draw what is chosen; `settled` is done when the last choice is drawn. */
+  open() {
+    this.turn += 1;
+    return (this.settled = this.draw(this.turn));
+  }
+
+  async draw(turn) {
     const model = this.model();
     const sample = model.samples.find((one) => one.id === this.choice.sample) || model.samples[0];
     try {

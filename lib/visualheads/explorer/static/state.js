@@ -20,7 +20,7 @@ export function written(choice) {
   put("model", choice.model);
   put("sample", choice.sample);
   put("heads", choice.heads?.map(headName).join("+"));
-  put("token", choice.token);
+  put("token", choice.token?.after == null ? choice.token : null); // a place in another sample has no number yet
   put("measure", choice.measure);
   put("box", choice.box?.map((edge) => Math.round(edge * 10) / 10).join(","));
   put("patch", choice.patch);

