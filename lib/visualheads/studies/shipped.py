@@ -19,7 +19,7 @@ from visualheads.cards import cards, data_folder, learned_file, miniature_folder
 from visualheads.interventions.modes import VERSION
 from visualheads.interventions.results import with_heads
 from visualheads.models.provenance import hash_weights
-from visualheads.models.smol import weights_identity
+from visualheads.models.smol.base_weights import weights_identity
 from visualheads.paths import slug_of
 from visualheads.store.pack import pack
 from visualheads.store.read import PACKED, open_store

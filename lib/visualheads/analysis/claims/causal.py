@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from visualheads.analysis.claims.evidence import MAIN_TASK, Choice, Evidence, has, stacked, sums_of
-from visualheads.analysis.claims.rules import SUPPORTED, UNDECIDED, Draws, Finding, Part, missing
+from visualheads.analysis.claims.rules import SUPPORTED, SURER, UNDECIDED, Draws, Finding, Part, missing
 from visualheads.analysis.rankings_vs_effects import in_format
 from visualheads.analysis.subset import models_of, subset, tasks_of
 from visualheads.heads.agreement import spearman, spearman_brown, split_half
@@ -77,7 +77,7 @@ def attention_finds_the_heads_that_matter(evidence: Evidence, choice: Choice) ->
             return missing("no model has effects that two halves of the pictures agree on")
         llm = [evidence.llm[name] for name in kept]
         found = [found for found in each.values() if found is not None]
-        parts.append(Part(f"{effect} effect", stacked([one for one, _ in found]), HALF, kept, llm))
+        parts.append(Part(f"{effect} effect", stacked([one for one, _ in found]), HALF, kept, llm, level=SURER))
         ceiling = float(np.mean([ceiling for _, ceiling in found]))
         also |= {
             effect: ceiling * parts[-1].estimate,
