@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from visualheads.explorer import assets
+from visualheads.explorer.page import STATIC, page_script, style, widget_script
 
 TESTS = Path(__file__).with_name("js")
 TOP = re.compile(r"^(?:async )?(?:function|const|let|class) (\w+)|^const \{?\[?([\w, ]+)[\]}] =", re.MULTILINE)
 
 
-@pytest.mark.parametrize("script", [assets.page_script, assets.widget_script])
+@pytest.mark.parametrize("script", [page_script, widget_script])
 def test_joined_modules_share_no_name(script):
     text = script()
     names = [name.strip() for found in TOP.findall(text) for name in (found[0] or found[1]).split(",")]
@@ -25,12 +25,12 @@ def test_joined_modules_share_no_name(script):
 
 
 def test_every_module_is_used():
-    used = set(re.findall(r"^// ([\w-]+\.js)$", assets.page_script() + assets.widget_script(), re.MULTILINE))
-    assert used == {path.name for path in assets.STATIC.glob("*.js")}
+    used = set(re.findall(r"^// ([\w-]+\.js)$", page_script() + widget_script(), re.MULTILINE))
+    assert used == {path.name for path in STATIC.glob("*.js")}
 
 
 def test_styles_stay_inside():
-    rules = re.sub(r"/\*.*?\*/|@[^{]+\{", "", assets.style(), flags=re.DOTALL)
+    rules = re.sub(r"/\*.*?\*/|@[^{]+\{", "", style(), flags=re.DOTALL)
     for selectors in re.findall(r"([^{}]+)\{[^{}]*\}", rules):
         assert ".vh-" in selectors, selectors
 

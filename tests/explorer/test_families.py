@@ -8,7 +8,7 @@ import pytest
 import visualheads as vh
 from helpers.families import FAMILIES, family
 from helpers.networks import samples
-from visualheads.explorer.sampled import look_at
+from visualheads.explorer.capture import look_at
 
 
 @pytest.mark.long

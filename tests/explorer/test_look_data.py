@@ -12,12 +12,12 @@ import xarray as xr
 
 from helpers.looks import made_look
 from visualheads import HeadError, ParameterError
-from visualheads.explorer import Explorer, assets
+from visualheads.explorer import Explorer
 from visualheads.explorer.look_data import FORMAT, VERSION
 from visualheads.explorer.packing import unpack
-from visualheads.explorer.page import fragment, index_of, page, write_folder
+from visualheads.explorer.page import STATIC, fragment, index_of, page, write_folder
 
-DOCUMENT = Path(assets.__file__).with_name("FORMAT.md")
+DOCUMENT = STATIC.with_name("FORMAT.md")
 
 
 def keys_of(value: object) -> set[str]:

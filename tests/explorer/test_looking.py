@@ -9,9 +9,8 @@ import pytest
 
 import visualheads as vh
 from helpers.project import ROOT
-from visualheads.explorer.answers import LABELS, REFERENCE_CONDITION, REFERENCE_SAMPLES, REFERENCE_TASK
-from visualheads.explorer.capture import white
-from visualheads.explorer.sampled import _known_map, look_at
+from visualheads.explorer.answers import LABELS, REFERENCE_CONDITION, REFERENCE_SAMPLES, REFERENCE_TASK, white
+from visualheads.explorer.capture import _known_map, look_at
 
 PICTURE = ROOT / "data" / "scenes" / "looktwice" / "images" / "335.jpg"
 

@@ -12,8 +12,8 @@ import xarray as xr
 
 from helpers.browser import PHONE, Pages, browser
 from helpers.looks import BEFORE, made_look
-from visualheads.explorer import Explorer, assets
-from visualheads.explorer.page import element, page, write_folder
+from visualheads.explorer import Explorer
+from visualheads.explorer.page import element, page, page_script, style, write_folder
 
 pytestmark = pytest.mark.browser
 WAIT = 20
@@ -106,8 +106,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "anyres.html").write_text(page([made_look(tiles=(2, 2))]), encoding="utf-8")
     (folder / "unknown.html").write_text(page([made_look(known=False)]), encoding="utf-8")
     write_folder(several, folder / "looks")
-    (folder / "explorer.js").write_text(assets.page_script(), encoding="utf-8")
-    (folder / "explorer.css").write_text(assets.style(), encoding="utf-8")
+    (folder / "explorer.js").write_text(page_script(), encoding="utf-8")
+    (folder / "explorer.css").write_text(style(), encoding="utf-8")
     for name in ("chapter1", "chapter2"):
         body = element("looks", {"remembers": "yes"}, "Where heads look.")
         head = (
@@ -418,7 +418,7 @@ def test_data_that_cannot_be_read_are_told(pages: Pages, files: Path, tmp_path: 
     opened = Opened(pages, tmp_path / "old.html")
     assert "version 0" in opened.text(".vh-fault")
     body = element("nowhere")
-    (tmp_path / "gone.html").write_text(f"<!DOCTYPE html><body>{body}<script>{assets.page_script()}</script></body>")
+    (tmp_path / "gone.html").write_text(f"<!DOCTYPE html><body>{body}<script>{page_script()}</script></body>")
     opened = Opened(pages, tmp_path / "gone.html")
     assert "could not be loaded" in opened.text("[data-explorer]")
 

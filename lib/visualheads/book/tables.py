@@ -9,7 +9,7 @@ from html import escape
 import pandas as pd
 
 from visualheads.book.text import NOT_KNOWN
-from visualheads.charts import labels
+from visualheads.charts import display as labels
 
 BOUNDS = ("lower", "upper")
 

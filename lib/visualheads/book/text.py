@@ -17,7 +17,7 @@ from jinja2.exceptions import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
 
-from visualheads.charts import labels
+from visualheads.charts import display as labels
 from visualheads.errors import ParameterError
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]()<>#+!|$~^&:-])")

@@ -15,12 +15,14 @@ from visualheads.book.catalogue import FULL_RESULTS, MAIN_TASK, shipped
 from visualheads.book.page import Page, parameters_of
 from visualheads.book.pool import side_by_side
 from visualheads.book.run import Countdown, Report, one_thread, silent
-from visualheads.cards import data_folder, miniature_folder
+from visualheads.cards import DEFAULT_MODEL, data_folder, miniature_folder
 from visualheads.errors import IdentityMismatch, StoreError, VisualHeadsError
 from visualheads.paths import RESULTS, slug_of
 from visualheads.store import files as disk
 from visualheads.store.stored import opened
 from visualheads.store.write import pending
+from visualheads.studies.effects import NULL
+from visualheads.studies.shipped import full_stores
 from visualheads.tasks import Benchmark, task, task_names
 from visualheads.tracing.jobs import TraceJob
 from visualheads.tracing.measures import DEFINITIONS_VERSION, MEASURES
@@ -76,9 +78,12 @@ def asked_formats(benchmark: Benchmark) -> tuple[str, ...]:
 
 
 def with_controls(main: TraceJob, others: Sequence[TraceJob]) -> list[TraceJob]:
-    """What pages and claims read of a model: its traces, white pictures on the main benchmark, untrained networks."""
-    jobs = [main, main.white(), main.fresh_network()]
-    return jobs + [one for job in others for one in (job, job.fresh_network(OTHER_UNTRAINED_N))]
+    """What pages and claims read of a model: its traces, white pictures on the main benchmark, an untrained network
+    where no null is shipped, and everywhere for the default model, whose untrained level charts mark."""
+    marked = main.model == DEFAULT_MODEL
+    untrained = [main.fresh_network()] if marked or NULL not in full_stores(main.model) else []
+    untrained += [job.fresh_network(OTHER_UNTRAINED_N) for job in others if marked]
+    return [main, main.white(), *others, *untrained]
 
 
 def book_questions(root: Path) -> dict[str, int]:

@@ -18,22 +18,21 @@ from visualheads.charts.comparison import (
     predictions,
     relation_points,
 )
-from visualheads.charts.cost import cost_bars, sweep_bars
-from visualheads.charts.depth import against_untrained, query_agreement, stage_profile
+from visualheads.charts.depth import against_untrained, figure_one, query_agreement, stage_profile
 from visualheads.charts.display import save_spec, show, spec_of
 from visualheads.charts.effects import (
     effect_depth,
     effect_map,
     loss_curves,
 )
-from visualheads.charts.figure_one import figure_one
 from visualheads.charts.heads import head_map, one_row, weight_concentration
 from visualheads.charts.maps import condition_maps, detection_map, moment_maps
-from visualheads.charts.overlays import overlays, sample_overlays, strongest_heads
+from visualheads.charts.overlays import examples, overlays, sample_overlays, steered_answers, strongest_heads
 from visualheads.charts.sinks import marked_examples, outliers, sink_heads
-from visualheads.charts.steering import examples, steered_answers
 from visualheads.charts.training import (
+    cost_bars,
     moments_compared,
+    sweep_bars,
     text_and_pictures,
     text_relations,
     training_curves,

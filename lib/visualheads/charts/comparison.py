@@ -9,9 +9,8 @@ import altair as alt
 import pandas as pd
 import xarray as xr
 
-from visualheads.charts.display import finished, rows
+from visualheads.charts.display import GREY, MAIN, benchmark, colour, finished, in_words, rows, with_family
 from visualheads.charts.heads import SINGLE, title_of
-from visualheads.charts.labels import GREY, MAIN, benchmark, colour, in_words, with_family
 from visualheads.heads.patterns import MARGIN
 
 FORMAT_NAMES = {"free": "free form", "letters": "letters A–D"}

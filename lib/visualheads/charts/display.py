@@ -1,15 +1,16 @@
-"""Putting charts on pages."""
+"""Putting charts on pages; the words and colours of what stores and tables name by identifiers, one for each."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import altair as alt
 import pandas as pd
 
+from visualheads.analysis.lineage import descent
 from visualheads.errors import ParameterError
 from visualheads.store import files
 
@@ -86,3 +87,140 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return None if value != value or value in (float("inf"), float("-inf")) else float(f"{value:.{DIGITS}g}")
     return value
+
+
+GREY = "#8a8a8a"
+"""Controls: random heads, untrained networks, chance, ceilings."""
+MAIN = "#4c78a8"
+"""Marks that need no telling apart."""
+CHOSEN = "#ff2d55"
+"""What was clicked."""
+COLOURS: dict[str, dict[str, str]] = {
+    "order": {"top": "#d1495b", "random": GREY, "bottom": "#8c6bb1", "all": "#c98b2b"},
+    "stage": {"early": "#8fb339", "middle": "#2e9c6e", "late": "#146b8c"},
+    "task": {
+        "LookTwice-QA": "#4269d0", "POPE": "#efb118", "MMBench": "#ff725c", "SEED-Bench": "#6cc5b0",
+        "Q-Bench": "#a463f2",
+    },
+    "family": {
+        "Vicuna-7B": "#1f77b4", "Vicuna-13B": "#76b7e5", "Mistral-7B-v0.2": "#e377c2", "Phi-3-mini": "#17a589",
+        "Llama-3-8B": "#bc8f00",
+    },
+    "kind": {"text": GREY, "patch": MAIN, "asked patch": "#d1495b", "newline": "#c98b2b"},
+    "heads": {"trained": MAIN, "untrained": GREY},
+    "tokens": {"the marked tokens": "#d1495b", "random image tokens": GREY, "random background": "#8c6bb1"},
+    "verdict": {
+        "supported": "#2f7d4f", "not supported": "#b3402a", "undecided": "#b8860b", "not testable here": GREY,
+    },
+}  # fmt: skip
+"""One meaning per colour across the book, by column and value; what is not listed takes the theme's colours in turn."""
+MOST_HUES = 8
+
+BENCHMARKS = {
+    "looktwice": "LookTwice-QA", "pope": "POPE", "mmbench": "MMBench", "seedbench": "SEED-Bench", "qbench": "Q-Bench",
+}  # fmt: skip
+RANKINGS = {
+    "image_weight": "image weight",
+    "region_weight": "region weight",
+    "weight_concentration": "weight × concentration",
+    "sink_free": "image weight without sinks",
+}
+"""Rankings whose name is no word; the others (gaze, detection, published lists) go by their own."""
+ANSWER_FORMATS = {"free": "in free form", "letters": "with letters"}
+POSITIONS = {"all": "all positions", "after_image": "after the image"}
+FIGURES = {
+    "recall": "objects found",
+    "precision": "found ones right",
+    "box_accuracy": "in the box or not",
+    "box_recall": "those in the box",
+    "general": "count, marked kind",
+    "object": "count, named kind",
+    "super": "count, category",
+    "number": "count, other wording",
+    "name": "what is marked",
+    "exists": "is there one",
+    "which": "which is there",
+    "location": "where it is",
+    "relation": "where from another",
+    "quality": "picture quality",
+    "distortion": "which distortion",
+    "appearance": "how it looks",
+    "letters": "any, with options",
+    "tally": "numbers in tallies",
+}
+"""What the curves of training measure."""
+MOMENTS = {"adapter": "before alignment", "aligned": "after alignment"}
+
+
+def benchmark(name: str) -> str:
+    """`LookTwice-QA, letters` for `looktwice, letters`."""
+    task, comma, rest = name.partition(", ")
+    return BENCHMARKS.get(task, task) + comma + rest
+
+
+def ranking(name: str) -> str:
+    """`weight × concentration` for `weight_concentration`."""
+    return RANKINGS.get(name, name.replace("_", " "))
+
+
+def mode(name: str) -> str:
+    """`zero, after the image` for `zero, after_image`."""
+    done, comma, positions = name.partition(", ")
+    return done.replace("_", " ") + comma + POSITIONS.get(positions, positions)
+
+
+def figure(name: str) -> str:
+    """`objects found` for `recall`: what a curve of training measures."""
+    return FIGURES.get(name, name.replace("_", " "))
+
+
+def moment(name: str) -> str:
+    """`step 5 000 of tuning` for `tuning-5000`: a moment of training."""
+    kind, _, step = name.partition("-")
+    if not step.isdigit():
+        return name
+    if kind == "final":
+        return f"the end (step {thousands(int(step))})"
+    return MOMENTS.get(kind, f"step {thousands(int(step))} of {kind}")
+
+
+def thousands(number: int) -> str:
+    """`5 000`, with a space that does not break."""
+    return f"{number:,}".replace(",", "\N{NO-BREAK SPACE}")
+
+
+def answer_format(name: str) -> str:
+    """`with letters` for `letters`."""
+    return ANSWER_FORMATS.get(name, name)
+
+
+OF_COLUMN: dict[str, Callable[[str], str]] = {
+    "format": answer_format,
+    "task": benchmark, "group": benchmark, "other": benchmark, "ranking": ranking, "mode": mode, "moment": moment,
+}  # fmt: skip
+"""Columns of tables whose values have words."""
+
+
+def in_words(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with words for the identifiers in those of its columns that OF_COLUMN names."""
+    told = {name: table[name].map(str).map(words) for name, words in OF_COLUMN.items() if name in table.columns}
+    return table.assign(**told) if told else table
+
+
+def colour(column: str, values: Sequence[Any], **options: Any) -> alt.Color:
+    """The colour of a column's values, the same in every chart; legend and title as in Altair.
+
+    Raises ValueError for more hues than a reader tells apart.
+    """
+    domain = list(dict.fromkeys(str(value) for value in values))
+    known = COLOURS.get(column, {})
+    scale = alt.Scale(domain=domain, range=[known[name] for name in domain]) if set(domain) <= set(known) else None
+    if scale is None and len(domain) > MOST_HUES:
+        raise ValueError(f"{len(domain)} values of {column!r} are more than {MOST_HUES} hues; draw them as panels")
+    return alt.Color(f"{column}:N", sort=domain, scale=scale or alt.Scale(domain=domain), **options)
+
+
+def with_family(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the language model of each `model` in the column `family`; its own name where that is unknown."""
+    llm = descent([str(name) for name in dict.fromkeys(table["model"])])["llm"].to_dict()
+    return table.assign(family=[llm[str(name)] or str(name) for name in table["model"]])

@@ -11,11 +11,10 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from visualheads.charts import labels
+from visualheads.charts import display
 from visualheads.charts.comparison import placeholder
-from visualheads.charts.display import finished, rows
+from visualheads.charts.display import CHOSEN, GREY, MAIN, colour, finished, rows, with_family
 from visualheads.charts.heads import SINGLE
-from visualheads.charts.labels import CHOSEN, GREY, MAIN, colour, with_family
 
 MEASURES = {
     "accuracy": "share of right answers lost",
@@ -34,12 +33,12 @@ def _layers(stage: str) -> str:
 
 
 CHOICES: dict[str, dict[str, Callable[[str], str]]] = {
-    "stage": {"measure": MEASURES.__getitem__, "ranking": labels.ranking, "mode": labels.mode},
-    "task": {"model": str, "measure": MEASURES.__getitem__, "ranking": labels.ranking, "mode": labels.mode,
+    "stage": {"measure": MEASURES.__getitem__, "ranking": display.ranking, "mode": display.mode},
+    "task": {"model": str, "measure": MEASURES.__getitem__, "ranking": display.ranking, "mode": display.mode,
              "stage": _layers},
 }  # fmt: skip
 """What is chosen below loss curves, by what their panels are of."""
-PANELS = {"stage": _layers, "task": labels.benchmark}
+PANELS = {"stage": _layers, "task": display.benchmark}
 SIDE = 250
 
 
@@ -170,7 +169,7 @@ def _long(table: pd.DataFrame) -> pd.DataFrame:
     parts = []
     for name in ("effect", *_rankings(table)):
         part = table[["model", "layer", "head", "name"]].copy()
-        part["ranking"] = "effect on the margin" if name == "effect" else labels.ranking(name)
+        part["ranking"] = "effect on the margin" if name == "effect" else display.ranking(name)
         part["value"] = table[name].astype(float)
         known = table.groupby("model")[name]
         part["above"] = (known.rank(method="min") - 1) / known.transform("count")
@@ -179,7 +178,7 @@ def _long(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _detail(data: alt.Data, table: pd.DataFrame, chosen: alt.Parameter, *filters: str) -> Any:
-    order: Sequence[str] = ["effect on the margin", *[labels.ranking(name) for name in _rankings(table)]]
+    order: Sequence[str] = ["effect on the margin", *[display.ranking(name) for name in _rankings(table)]]
     base = alt.Chart(data)
     for one in filters:
         base = base.transform_filter(one)

@@ -10,8 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from visualheads.analysis import head_tables
-from visualheads.charts.display import finished, rows
-from visualheads.charts.labels import CHOSEN, MAIN, colour
+from visualheads.charts.display import CHOSEN, MAIN, colour, finished, rows
 from visualheads.store.variables import STAGES, VARIABLES
 
 BINS = 20

@@ -8,9 +8,8 @@ import altair as alt
 import pandas as pd
 
 from visualheads.charts.comparison import chosen_model, placeholder
-from visualheads.charts.display import finished, rows
+from visualheads.charts.display import finished, in_words, rows
 from visualheads.charts.heads import NORMALISED, title_of
-from visualheads.charts.labels import in_words
 from visualheads.store.variables import VARIABLES
 
 PANEL = 150

@@ -13,8 +13,7 @@ import xarray as xr
 from visualheads.analysis.grounding import even_cells
 from visualheads.analysis.sinks import VARIANTS
 from visualheads.charts.comparison import chosen_model, placeholder
-from visualheads.charts.display import finished, rows
-from visualheads.charts.labels import CHOSEN, GREY, MAIN
+from visualheads.charts.display import CHOSEN, GREY, MAIN, finished, rows
 from visualheads.charts.overlays import PANEL, ground, heat, outline, panel
 from visualheads.tasks.sample import Sample
 

@@ -8,8 +8,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from visualheads.charts.display import finished, rows
-from visualheads.charts.labels import COLOURS, colour
+from visualheads.charts.display import COLOURS, colour, finished, rows
 
 KINDS = tuple(COLOURS["verdict"])
 FARTHEST = 3.0

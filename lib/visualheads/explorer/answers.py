@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from visualheads.errors import ModeError, got
-from visualheads.explorer.capture import white
 from visualheads.explorer.look_data import Answers, Effect
 from visualheads.interventions.engine.run import Batch, Job
 from visualheads.interventions.engine.text_model import check_alone, language_model_inputs
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 REMOVED, HIDDEN, STEERED = "mean", "image_knockout", "steer"
 LABELS = {REMOVED: "Removed", HIDDEN: "Picture hidden", STEERED: "Steered"}
+WHITE = (255, 255, 255)
 CANDIDATES = 5
 """First tokens whose probabilities are told."""
 REFERENCE_TASK, REFERENCE_CONDITION, REFERENCE_SAMPLES = "looktwice", "visual-object", 16
@@ -166,6 +167,13 @@ def candidates(model: VisionLanguageModel, probabilities: NDArray[np.float32]) -
         {"id": int(token), "text": model.tokenizer.decode([int(token)]), "probability": float(probabilities[token])}
         for token in top
     ]
+
+
+def white(sample: Sample) -> Sample:
+    """Return the sample with a white picture of the same size."""
+    return replace(
+        sample, id=f"{sample.id} white", image=Image.new("RGB", sample.open().size, WHITE), box=None, boxes=None
+    )
 
 
 def is_shipped(model: VisionLanguageModel) -> bool:

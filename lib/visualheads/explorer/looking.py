@@ -12,9 +12,8 @@ from PIL import Image
 
 from visualheads.errors import SampleError, checked, checked_name, checked_whole, got
 from visualheads.explorer.answers import HIDDEN, REMOVED, HeadChanger
-from visualheads.explorer.kernel import Kernel
-from visualheads.explorer.sampled import look_at
-from visualheads.explorer.shown import Explorer
+from visualheads.explorer.capture import look_at
+from visualheads.explorer.shown import Explorer, Kernel
 from visualheads.models.progress import Wish, progress_bar
 from visualheads.tasks.sample import LazyImage, Sample
 from visualheads.tracing.settings import MAX_NEW_TOKENS

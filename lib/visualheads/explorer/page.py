@@ -6,17 +6,22 @@ import html
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from visualheads.explorer import assets
 from visualheads.explorer.look_data import data_address
 from visualheads.explorer.packing import pack
 
 if TYPE_CHECKING:
     from visualheads.explorer.look_data import Look
+
+STATIC = Path(__file__).parent / "static"
+STYLE = "explorer.css"
+IMPORT = re.compile(r'^import\s+\{[^}]*\}\s+from\s+"\./([\w-]+\.js)";\n', re.MULTILINE)
+EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|class|let)\b)", re.MULTILINE)
 
 THUMBNAIL = 144
 """Longest edge of the small pictures of a gallery."""
@@ -57,8 +62,8 @@ def page(looks: Sequence[Look], *, first: Mapping[str, str] | None = None, title
         "<!DOCTYPE html>\n"
         f'<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>\n{PAGE_STYLE}{assets.style()}</style>\n</head>\n<body>\n"
-        f"<main>\n{fragment(looks, first)}</main>\n<script>\n{assets.page_script()}</script>\n</body>\n</html>\n"
+        f"<style>\n{PAGE_STYLE}{style()}</style>\n</head>\n<body>\n"
+        f"<main>\n{fragment(looks, first)}</main>\n<script>\n{page_script()}</script>\n</body>\n</html>\n"
     )
 
 
@@ -75,7 +80,7 @@ def write_folder(looks: Sequence[Look], folder: Path) -> list[Path]:
     """Write looks as scripts that a page loads when they are chosen; return the paths, the index first.
 
     A page opened from a folder may not fetch files but may load scripts, so each look is a script that hands over its
-    JSON. Pages show them by `element(folder)`, with the explorer's script and style sheet (`assets`).
+    JSON. Pages show them by `element(folder)`, with the explorer's script and style sheet (`page_script`, `style`).
     """
     index = index_of(looks)
     folder.mkdir(parents=True, exist_ok=True)
@@ -160,6 +165,40 @@ def _provided(name: str, value: Any) -> str:
 def _safe(name: str) -> str:
     """A file name of a model or sample."""
     return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "unnamed"
+
+
+@cache
+def style() -> str:
+    """Return the style sheet."""
+    return (STATIC / STYLE).read_text(encoding="utf-8")
+
+
+@cache
+def page_script() -> str:
+    """Return everything a page needs as one classic script: browsers load no modules from a folder's files."""
+    return f"(() => {{\n{_joined('page.js')}}})();\n"
+
+
+@cache
+def widget_script() -> str:
+    """Return everything the widget needs as one module."""
+    return f"{_joined('widget.js')}\nexport default {{ render }};\n"
+
+
+def _joined(entry: str) -> str:
+    """The modules that `entry` imports, those first that others need, without their import and export words."""
+    done: dict[str, str] = {}
+
+    def add(name: str) -> None:
+        if name in done:
+            return
+        text = (STATIC / name).read_text(encoding="utf-8")
+        for found in IMPORT.finditer(text):
+            add(found.group(1))
+        done[name] = EXPORT.sub("", IMPORT.sub("", text))
+
+    add(entry)
+    return "\n".join(f"// {name}\n{text}" for name, text in done.items())
 
 
 PAGE_STYLE = """\

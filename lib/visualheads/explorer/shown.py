@@ -7,18 +7,31 @@ import importlib.util
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from visualheads.errors import HeadError, ParameterError, checked, got
-from visualheads.explorer.page import page
+from visualheads.errors import (
+    HeadError,
+    MissingDependencyError,
+    ParameterError,
+    SampleError,
+    VisualHeadsError,
+    checked,
+    got,
+)
+from visualheads.explorer.answers import LABELS, STEERED, HeadChanger
+from visualheads.explorer.capture import added_row
+from visualheads.explorer.page import index_of, page, style, widget_script
 from visualheads.store import files
 
 if TYPE_CHECKING:
-    from visualheads.explorer.kernel import Kernel
     from visualheads.explorer.look_data import Look
+    from visualheads.interventions.modes import Reference
+    from visualheads.models.wrapper import VisionLanguageModel
+    from visualheads.tasks.sample import Sample
 
 HEIGHT = 980
 """Of the frame in notebooks that show pages but no widgets, in pixels."""
@@ -26,6 +39,48 @@ HEIGHT = 980
 
 HEAD = re.compile(r"L(\d+)H(\d+)")
 """A head's name: layer and head, from 0."""
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """A model and its samples, asked again by an explorer that is shown.
+
+    Parameters
+    ----------
+    model, samples
+        What is asked.
+    max_new_tokens
+        Longest answer.
+    references
+        Means of removed heads that were made already.
+    """
+
+    model: VisionLanguageModel
+    samples: Sequence[Sample]
+    max_new_tokens: int
+    references: dict[str, Reference] = field(default_factory=dict)
+
+    def reply(self, content: dict[str, Any]) -> dict[str, Any]:
+        """Return the answer to what a page asks; errors are told to its reader."""
+        try:
+            return {"number": content["number"], "result": self._result(content)}
+        except VisualHeadsError as error:
+            return {"number": content["number"], "error": str(error)}
+
+    def _result(self, content: dict[str, Any]) -> dict[str, Any]:
+        sample = next((one for one in self.samples if one.id == content["sample"]), None)
+        if sample is None:
+            raise SampleError(got("sample", content["sample"], [one.id for one in self.samples]))
+        if content["kind"] == "row":
+            return added_row(self.model, sample, int(content["position"]), self.max_new_tokens)
+        heads = [(int(layer), int(head)) for layer, head in content["heads"]]
+        layers, each, _ = self.model.shape
+        for layer, head in heads:
+            if not (0 <= layer < layers and 0 <= head < each):
+                raise HeadError(got("head", (layer, head), f"layers 0 to {layers - 1}, heads 0 to {each - 1}"))
+        changer = HeadChanger(self.model, sample, self.max_new_tokens, self.references)
+        box = content.get("box")
+        return changer.answer(content["mode"], heads, float(content["bias"]), None if box is None else tuple(box))
 
 
 class Explorer:
@@ -101,9 +156,7 @@ class Explorer:
 
     def widget(self) -> Any:
         """Return the live widget. Raises MissingDependencyError where `anywidget` is not installed."""
-        from visualheads.explorer.widget import widget
-
-        return widget(self.looks, self.kernel)
+        return live_widget(self.looks, self.kernel)
 
     def _repr_html_(self) -> str:
         words, title = (html.escape(text, quote=True) for text in (self.page(), repr(self)))
@@ -113,3 +166,38 @@ class Explorer:
         if importlib.util.find_spec("anywidget") is not None:
             return self.widget()._repr_mimebundle_()
         return {"text/html": self._repr_html_(), "text/plain": repr(self)}
+
+
+def live_widget(looks: Sequence[Look], kernel: Kernel | None = None) -> Any:
+    """Return an anywidget widget of looks.
+
+    With a kernel it changes any heads on request, steering included, and gives the rows of any token.
+    Raises MissingDependencyError where `anywidget` is not installed.
+    """
+    try:
+        import anywidget
+        import traitlets
+    except ImportError as error:
+        raise MissingDependencyError(
+            "anywidget is not installed, live explorers need it; install visualheads[lab], or use .save('look.html')."
+        ) from error
+
+    class LookWidget(anywidget.AnyWidget):
+        _esm = widget_script()
+        _css = style()
+        index = traitlets.Dict().tag(sync=True)
+        looks = traitlets.Dict().tag(sync=True)
+        modes = traitlets.List().tag(sync=True)
+        steerable = traitlets.List().tag(sync=True)
+        first = traitlets.Dict().tag(sync=True)
+        choice = traitlets.Dict().tag(sync=True)
+
+    made = LookWidget(
+        index=index_of(looks),
+        looks={look.key: look.to_json() for look in looks},
+        modes=[list(labelled) for labelled in LABELS.items()] if kernel is not None else [],
+        steerable=[STEERED] if kernel is not None else [],
+    )
+    if kernel is not None:
+        made.on_msg(lambda _widget, content, _buffers: made.send(kernel.reply(content)))
+    return made

@@ -10,8 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from visualheads.errors import ParameterError, VisualHeadsError, checked, checked_dataset, got
-from visualheads.explorer.look_data import MEAN, Look, Row
-from visualheads.explorer.measures import MEASURES
+from visualheads.explorer.look_data import MEAN, MEASURES, Look, Row
 from visualheads.explorer.shown import Explorer
 from visualheads.models.token_map import PATCH, TokenMap
 from visualheads.tasks.sample import Sample

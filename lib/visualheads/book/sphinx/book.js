@@ -1,4 +1,5 @@
-/* The select that goes from one model's page to another's, heads that the search finds by name, tables that fit. */
+/* The select that goes from one model's page to another's, pages turned by keys, heads that the search finds by name,
+   tables that fit. */
 (() => {
   const select = document.querySelector("[data-page-switch]");
   if (select) {
@@ -11,6 +12,14 @@
       location.href = select.value + heading();
     });
   }
+
+  // ← and → turn pages where no figure, field or link has the focus
+  document.addEventListener("keydown", (event) => {
+    const turned = { ArrowLeft: "left-prev", ArrowRight: "right-next" }[event.key];
+    const free = document.activeElement === document.body && !event.defaultPrevented;
+    if (!turned || !free || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    document.querySelector(`.prev-next-footer a.${turned}, .prev-next-area a.${turned}`)?.click();
+  });
 
   const results = document.getElementById("search-results");
   const head = /\bL(\d+)H(\d+)\b/i.exec(new URLSearchParams(location.search).get("q") || "");

@@ -11,8 +11,7 @@ from docutils.parsers.rst import directives
 from sphinx.util.docutils import SphinxDirective
 
 from visualheads.book.sphinx.charts import captioned
-from visualheads.explorer import assets
-from visualheads.explorer.page import element
+from visualheads.explorer.page import element, page_script, style
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -69,8 +68,8 @@ def write(app: Sphinx) -> None:
     if app.builder.format == "html":
         static = Path(app.outdir) / "_static"
         static.mkdir(parents=True, exist_ok=True)
-        (static / SCRIPT).write_text(assets.page_script(), encoding="utf-8")
-        (static / STYLE).write_text(assets.style(), encoding="utf-8")
+        (static / SCRIPT).write_text(page_script(), encoding="utf-8")
+        (static / STYLE).write_text(style(), encoding="utf-8")
 
 
 def add_assets(

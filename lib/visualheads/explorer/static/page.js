@@ -28,6 +28,7 @@ async function start(root) {
     root.explorer = mount(place, source, options);
     await root.explorer.ready;
     root.dataset.ready = root.explorer.broken ? "failed" : "yes";
+    root.dataset.shown = Math.round(performance.now()); // milliseconds since the page was opened
   } catch (error) {
     place.className = "vh-look vh-fault";
     place.textContent = error.message;

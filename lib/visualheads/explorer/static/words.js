@@ -17,7 +17,9 @@ export function sentenceOf({ look, row, shown, weights, choice, measure, values,
   if (tiled) parts[0] += ` (${percent(tiled)} in its tiles)`;
   const region = choice.box || look.json.sample.box;
   if (region && map) {
-    const value = mean(lift(row.weights, map, inBox(map, region), look.heads));
+    const inside = inBox(map, region);
+    const own = (head) => row.weights.subarray(head * look.nImage, (head + 1) * look.nImage);
+    const value = indices.reduce((sum, head) => sum + lift(own(head), map, inside, 1)[0], 0) / indices.length;
     if (Number.isFinite(value)) parts.push(`${number(value)} times an even look in the ${choice.box ? "drawn box" : "asked region"}`);
   }
   if (choice.patch != null) parts.push(`${percent(weights[choice.patch])} on the chosen patch`);
