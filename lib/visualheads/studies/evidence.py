@@ -125,8 +125,22 @@ def _lists_in_words(model: str) -> dict[str, xr.Dataset]:
 
 def untrained_heads(models: Sequence[str]) -> xr.Dataset | None:
     """The shipped traces of untrained networks in these models' shapes, the null of `above_null`; None without any."""
-    found = [shipped.opened(name, NULL) for name in models]
-    return _along_models([ds for ds in found if ds is not None])
+    return _along_models(_shipped(models, NULL))
+
+
+def single_heads(models: Sequence[str]) -> xr.Dataset | None:
+    """The shipped whole and looking effects of these models' heads, and `vhd`; None without any."""
+    return _along_models(_shipped(models, EFFECTS))
+
+
+def late_heads(models: Sequence[str]) -> dict[str, xr.Dataset]:
+    """The shipped sweeps of these models' late heads on all benchmarks, by mode."""
+    found = {kind.removeprefix("late-"): _shipped(models, kind) for kind in LATE}
+    return {mode: joined(parts) for mode, parts in found.items() if parts}
+
+
+def _shipped(models: Sequence[str], store: str) -> list[xr.Dataset]:
+    return [ds for name in models if (ds := shipped.opened(name, store)) is not None]
 
 
 def _along_models(parts: Sequence[xr.Dataset]) -> xr.Dataset | None:
