@@ -15,7 +15,7 @@ DEPENDENCIES := pyproject.toml $(wildcard $(CONSTRAINTS))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help book test test-book test-long lab serve model paper miniatures check format constraints clean clean-all
+.PHONY: help book pdf test test-book test-long lab serve model paper miniatures check format constraints clean clean-all
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -76,6 +76,9 @@ serve: $(VENV)/.base ## show the built book at http://127.0.0.1:8000 (PORT=…)
 	@if [ ! -f $(INDEX) ]; then echo "No book yet; fix: make book" >&2; exit 2; fi
 	@echo "http://127.0.0.1:$(PORT)/book/index.html  (Ctrl-C ends)"
 	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory book/_build/html
+
+pdf: book ## the book as book/_build/visualheads.pdf, printed by Chromium
+	@$(BIN)/visualheads pdf --out book/_build/visualheads.pdf
 
 lab: $(VENV)/.dev ## JupyterLab with the kernel ready
 	@$(BIN)/jupyter lab --notebook-dir=. $(LAB)

@@ -10,10 +10,11 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from selenium.webdriver.common.keys import Keys
 
 from helpers.browser import PHONE, Pages, browser
 from visualheads.book.build import render_book
-from visualheads.book.export import export_page
+from visualheads.book.export import export_page, export_pdf
 from visualheads.book.page import Page
 from visualheads.book.run import run_page
 from visualheads.errors import ParameterError, VisualHeadsError
@@ -203,6 +204,21 @@ def test_a_page_in_one_file_needs_nothing_else(book: Path, pages: Pages, tmp_pat
     assert pages.errors() == []
     assert {url for url in pages.requests() if url.startswith("file:")} == {target.as_uri()}
     assert pages.run("return document.querySelectorAll('.vega-live svg.marks').length") == 2
+
+
+@pytest.mark.browser
+def test_the_book_is_printed(book: Path, tmp_path: Path) -> None:
+    printed = export_pdf(tmp_path / "out" / "book.pdf", book).read_bytes()
+    assert printed.startswith(b"%PDF") and len(re.findall(rb"/Type\s*/Page\b", printed)) >= 2
+
+
+@pytest.mark.browser
+def test_arrow_keys_turn_pages(book: Path, pages: Pages) -> None:
+    pages.open(html(book) / "index.html")
+    following = pages.run("return document.querySelector('a.right-next').href")
+    for key, expected in ((Keys.ARROW_RIGHT, following), (Keys.ARROW_LEFT, (html(book) / "index.html").as_uri())):
+        pages.driver.find_element("tag name", "body").send_keys(key)
+        pages.wait_until("return location.href === arguments[0] && document.readyState === 'complete'", expected)
 
 
 @pytest.mark.browser

@@ -1,4 +1,4 @@
-"""One page as a single file, without the rest of the book."""
+"""What leaves the book: one page as a single file, all of it as a PDF."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import base64
 import html
 import mimetypes
 import re
+import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 from urllib.parse import unquote
 
 import yaml
 
-from visualheads.book.build import checked_root, jupyter_book
+from visualheads.book.build import INDEX, checked_root, jupyter_book, written
 from visualheads.errors import VisualHeadsError
 
 STYLE = re.compile(r'<link\b[^>]*?rel="stylesheet"[^>]*?>')
@@ -24,6 +26,9 @@ URL = re.compile(r"url\((['\"]?)(?!data:|#)([^'\")]+)\1\)")
 IMPORT = re.compile(r"""@import\s+(?:url\()?['"]?([^'")]+)['"]?\)?\s*;""")
 CHART = re.compile(r'data-chart="(\w+)"')
 LOOKS = re.compile(r'data-folder="([^"]+)"')
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+PRINTING = ("--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer", "--virtual-time-budget=600000")
+"""Virtual time, so that all charts are drawn before the page is printed."""
 ALONE = """<style>
 .bd-sidebar-primary, .sidebar-toggle, .search-button, .prev-next-area, .page-switch, .dropdown-download-buttons,
 .dropdown-source-buttons, .breadcrumb { display: none !important; }
@@ -59,6 +64,50 @@ def export_page(page: Path, target: Path, root: str | Path = ".") -> Path:
             raise VisualHeadsError(f"Jupyter Book ended without {made.name}; the end of its log:\n{log[-2000:]}")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(in_one_file(made), encoding="utf-8")
+    return target
+
+
+def export_pdf(target: Path, root: str | Path = ".") -> Path:
+    """Print the whole book, as one page, with Chromium.
+
+    Parameters
+    ----------
+    target
+        The file to write.
+    root
+        The project's folder, in which the book's pages have been run.
+
+    Returns
+    -------
+    Path
+        `target`.
+
+    Raises
+    ------
+    VisualHeadsError
+        Where there is no Chromium, or it or Jupyter Book fails.
+    """
+    root = checked_root(root)
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        raise VisualHeadsError(
+            f"The PDF is printed by Chromium, and none of {', '.join(BROWSERS)} was found; install it."
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        contents = written(root, Path(folder) / "_toc.yml")
+        log = jupyter_book(root, Path(folder), contents, strict=False, builder="singlehtml")
+        single = Path(folder) / "_build" / "singlehtml"
+        # its addresses are as seen from the top
+        page = (single / INDEX).rename(single / INDEX.name)
+        printed = Path(folder) / "book.pdf"
+        command = [browser, *PRINTING, f"--user-data-dir={folder}/profile", f"--print-to-pdf={printed}", page.as_uri()]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if not printed.is_file():
+            raise VisualHeadsError(
+                f"{browser} printed nothing; the end of what it says:\n{(log + done.stderr)[-2000:]}"
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(printed, target)
     return target
 
 

@@ -85,8 +85,10 @@ def code(text: object) -> Markup:
 
 
 def num(value: float, digits: int = 2) -> Markup:
-    """`0.42`; a dash for what is not known. No minus before a zero."""
-    return Markup(NOT_KNOWN if value is None or not math.isfinite(value) else f"{value:z.{digits}f}")
+    """`0.42`, `−0.42`; a dash for what is not known. No minus before a zero."""
+    if value is None or not math.isfinite(value):
+        return Markup(NOT_KNOWN)
+    return Markup(f"{value:z.{digits}f}".replace("-", "\N{MINUS SIGN}"))
 
 
 def percent(value: float, digits: int | None = None) -> Markup:

@@ -38,6 +38,7 @@ for command in (
     book.page,
     book.export_page,
     book.book,
+    book.pdf,
     book.full,
     book.paper,
     results.compare,

@@ -118,6 +118,16 @@ def book(
     say(str(index))
 
 
+def pdf(
+    target: Annotated[Path, typer.Option("--out", "-o", help="File to write.")] = Path("visualheads.pdf"),
+) -> None:
+    """Print the book's pages, as they were run last, into one PDF; needs Chromium."""
+    from visualheads.book import export
+
+    with files.refusals_told(target):
+        say(str(export.export_pdf(target, project_root())))
+
+
 def full(
     name: Annotated[str, typer.Argument(help="A miniature such as mini-1.5-7B, or smol-1.5.")] = "",
     every: Annotated[bool, typer.Option("--all", help="All miniatures, side by side.")] = False,

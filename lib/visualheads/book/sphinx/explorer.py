@@ -54,7 +54,7 @@ class ExplorerDirective(SphinxDirective):
         self.env.note_dependency(f"{relative}/index.js")
         name = relative.strip("/").replace("/", "-")
         shutil.copytree(folder, Path(self.env.app.outdir) / "_static" / LOOKS / name, dirs_exist_ok=True)
-        up = "../" * self.env.docname.count("/")
+        up = "" if self.env.app.builder.name == "singlehtml" else "../" * self.env.docname.count("/")
         first = {
             key: self.options[key] for key in ("model", "sample", "heads", "token", "measure") if key in self.options
         }
