@@ -39,7 +39,7 @@ def run_full(
 
     def holds(name: str) -> bool:
         try:
-            return is_current(name, joined_protocol.PARTS if name == JOINED else None)
+            return is_current(name, joined_protocol.PARTS) if name == JOINED else is_current(name)
         except StoreError:  # running it tells what is damaged, and stops no other
             return False
 
