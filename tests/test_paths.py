@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from helpers.project import ROOT
@@ -16,6 +17,8 @@ from helpers.stores import fill, plan_for, stored, traced
 from visualheads import paths
 from visualheads.analysis import models
 from visualheads.book import catalogue
+from visualheads.book.page import KERNEL as KERNELSPEC
+from visualheads.book.traces import page_job
 from visualheads.cards import name_of
 from visualheads.models import checkpoints
 from visualheads.store import write
@@ -23,6 +26,7 @@ from visualheads.store.variables import UNTRAINED
 from visualheads.tracing import jobs
 
 CALL = "paths.enter_project()"
+LOADED = ("adapter", "prompt", "system", "chat_template", "answer_prefix")
 KERNEL = """
 import asyncio, sys
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
@@ -80,6 +84,30 @@ def test_a_model_has_one_name_for_its_stores_and_its_page(
     assert Path(jobs.TraceJob(given, results="r").path) == Path("r", slug, "looktwice.zarr")
     page = catalogue.model_page(tmp_path, given)
     assert (page.slug, page.only, page.output.stem) == (slug,) * 3
+
+
+def test_names_in_other_scripts_stay_apart() -> None:
+    names = ("数据/模型", "数据/模型二", "data/modèle", "data/modéle")
+    slugs = [paths.slug_of(name) for name in names]
+    assert len(set(slugs)) == 4 and all(slug.isascii() and paths.slug_of(slug) == slug for slug in slugs)
+
+
+def test_a_page_tells_all_that_its_model_is_loaded_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("mine/base", "mine/lora"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    lines = [f'{name}: str = ""' for name in ("task", "data", "device", "dtype", *LOADED)]
+    lines += ['model: str = ""', "n: int = 4", "seed: int = 0", "batch_tokens: int = 0", 'results: str = "r"']
+    cell = nbformat.v4.new_code_cell("\n".join(lines), metadata={"tags": ["parameters"]})
+    notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": dict(KERNELSPEC)})
+    nbformat.write(notebook, tmp_path / "notebooks" / "model.ipynb")
+    given = {"task": "looktwice", "adapter": "mine/lora", "system": "Be brief.", "answer_prefix": "It is"}
+    page = catalogue.model_page(tmp_path, "mine/base", given)
+    job = page_job(tmp_path, page)
+    assert {name: getattr(job, name) or "" for name in LOADED} == {name: given.get(name, "") for name in LOADED}
+    assert Path(job.path).parent.name == page.slug == page.only
+    assert {Path("mine/base"), Path("mine/lora")} <= set(page.data)
 
 
 def test_a_folder_named_as_a_miniature_is_another_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -34,9 +35,15 @@ def enter_project() -> None:
 
 
 def slug_of(name: str) -> str:
-    """A file name for a model: the last two parts of a path or hub id; all but letters, digits and "." become "-"."""
+    """A file name for a model: the last two parts of a path or hub id; all but letters, digits and "." become "-".
+
+    Only letters without accents stay; a name with others ends in a mark of its own, so that no two are called alike.
+    """
     parts = [part for part in re.split(r"[/\\]+", name) if part not in ("", ".", "..")]
-    return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(parts[-2:])).strip("-.") or "model"
+    text = "-".join(parts[-2:])
+    slug = re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.") or "model"
+    mark = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:6]
+    return slug if text.isascii() else f"{slug}-{mark}"
 
 
 def store_path(results: str | os.PathLike[str], model: str, task: str) -> Path:

@@ -29,9 +29,7 @@ from visualheads.book import traces as tracing
 from visualheads.book.page import Page, parameters_of
 from visualheads.book.run import run_page
 from visualheads.book.sphinx import reference
-from visualheads.cards import DEFAULT_MODEL
 from visualheads.errors import KernelError, ParameterError
-from visualheads.paths import slug_of
 from visualheads.tracing import jobs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -356,11 +354,6 @@ def test_landing_page_shows_only_what_was_run(tmp_path: Path) -> None:
     told = text.read_text()
     assert told.count("Three heads.") == 1 and "{vegalite} results/landing-1.json" in told and "A map." in told
     assert json.loads((text.parent / "landing-1.json").read_text()) == {"mark": "bar"}
-    default = nbformat.v4.new_output("display_data", {"text/markdown": "Of the default model."})
-    told_there = nbformat.v4.new_code_cell("", metadata={"tags": ["landing"]}, outputs=[default])
-    nbformat.write(nbformat.v4.new_notebook(cells=[told_there]), page.with_name(f"{slug_of(DEFAULT_MODEL)}.ipynb"))
-    landing.write_landing(tmp_path)
-    assert text.read_text() == "Of the default model.\n"
 
 
 def test_the_api_chapter_names_all_that_is_public(tmp_path: Path) -> None:

@@ -63,6 +63,10 @@ def test_version_and_help(capsys):
     assert "[default: (the task's first)]" in words, "what is in brackets must not be read as a style"
 
 
+def test_shared_options_stand_anywhere(capsys):
+    assert run(capsys, "models", "--json", "--quiet") == run(capsys, "-q", "models", "--json")
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -71,6 +71,11 @@ def test_dtype_can_be_chosen_and_is_checked(folder):
             loading.load(folder, dtype=wrong)
 
 
+def test_weights_are_run_where_they_are_hashed(folder):
+    with pytest.raises(ParameterError, match="remote: got True; allowed: False"):
+        loading.load(folder, remote=True)
+
+
 def test_a_folder_has_no_revisions(folder):
     with pytest.raises(ParameterError, match=r"revision: got 'main'.*my-llava, a folder"):
         loading.load(folder, revision="main")

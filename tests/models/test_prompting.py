@@ -150,6 +150,7 @@ def test_what_stands_for_pictures_and_videos_is_refused_by_name(tmp_path, name, 
         ({"system": 5}, "not empty"),
         ({"chat_template": "no such file"}, "no such file"),
         ({"chat_template": "a\0b"}, "chat_template"),
+        ({"system": "a\0b"}, "system"),
     ],
     ids=str,
 )
@@ -159,6 +160,7 @@ def test_forms_that_cannot_be_are_refused(folder, settings, told):
 
 
 HOSTILE = {
+    "date": CHAT_TEMPLATE + "{{ strftime_now('%Y') }}",
     "broken": "{% for m in messages %}",
     "unknown tag": "{% nonsense %}",
     "leaves out the picture": "{% for m in messages %}{{ m['role'] }}{% endfor %}",

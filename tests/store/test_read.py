@@ -17,6 +17,7 @@ from visualheads.store.variables import MAP_DIMS
 
 WRITERS = {
     "zarr": lambda ds, path: ds.to_zarr(path, consolidated=False),
+    "zarr 2": lambda ds, path: ds.to_zarr(path, consolidated=False, zarr_format=2),
     "netcdf": lambda ds, path: ds.to_netcdf(path),
 }
 
@@ -48,11 +49,33 @@ def test_a_dataset_is_saved_and_opened_by_any_writer(tmp_path: Path, writer: str
 def test_what_plain_xarray_reopens_is_ranked(tmp_path: Path, writer: str) -> None:
     ds = made(tmp_path, "in memory")
     WRITERS[writer](ds, tmp_path / "saved")
-    more = {"engine": "zarr", "consolidated": False} if writer == "zarr" else {}
+    more = {"engine": "zarr", "consolidated": False} if "zarr" in writer else {}
     found = xr.open_dataset(tmp_path / "saved", **more)
     np.testing.assert_array_equal(vh.rank(found), vh.rank(ds))
     np.testing.assert_array_equal(vh.select(found, by="image_weight", k=3), vh.select(ds, by="image_weight", k=3))
     vh.assert_valid(found)
+
+
+def test_heads_are_found_by_their_labels(tmp_path: Path) -> None:
+    ds = made(tmp_path, "stored")
+    one = ds["image_weight"].where(ds["label"] == "L1H2", drop=True).squeeze(("layer", "head"))
+    np.testing.assert_array_equal(one, ds["image_weight"].sel(layer=1, head=2))
+    scores = vh.rank(ds, by="image_weight").isel(model=0)
+    flat = scores.stack(at=("layer", "head"), create_index=False).set_xindex("label")
+    wanted = list(vh.top(ds, by="image_weight", n=3, model=str(ds["model"].values[0])).index)
+    np.testing.assert_array_equal(flat.sel(label=wanted), np.sort(flat.values)[::-1][:3])
+    bare = made(tmp_path, "in memory").drop_vars("label")
+    write.create(tmp_path / "older.zarr", plan_for(bare))
+    assert "L0H0" in vh.open_store(tmp_path / "older.zarr", all_samples=True)["label"]
+
+
+def test_a_file_cut_anywhere_is_told(tmp_path: Path) -> None:
+    made(tmp_path, "in memory").to_netcdf(tmp_path / "a.nc")
+    raw = (tmp_path / "a.nc").read_bytes()
+    for length in (4, 9, 40, len(raw) // 3, len(raw) - 9):
+        (tmp_path / "b.nc").write_bytes(raw[:length])
+        with pytest.raises(StoreError, match=r"b\.nc"):
+            vh.open_store(tmp_path / "b.nc").load()
 
 
 def test_a_choice_of_conditions_chooses_maps_or_samples(tmp_path: Path) -> None:

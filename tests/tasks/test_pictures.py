@@ -71,6 +71,15 @@ def test_deep_pictures_are_scaled(tmp_path: Path) -> None:
     for name in ("a.png", "a.tif", "b.tif"):
         opened = np.asarray(sample(tmp_path / name).open())
         np.testing.assert_array_equal(opened, np.repeat(grey[..., None], 3, axis=2))
+    Image.fromarray(grey.astype(np.uint16) * 16).save(tmp_path / "c.png")
+    with pytest.warns(UserWarning, match="nearly black"):  # 12 bits, as X-ray pictures have
+        sample(tmp_path / "c.png").open()
+
+
+def test_no_picture_starts_another_program(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
+    with pytest.raises(ImageError, match="not a picture"):
+        sample(tmp_path / "a.jpg").open()
 
 
 @pytest.mark.parametrize(
@@ -159,6 +168,7 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "base64 text": ("A" * 5000, ImageError, "too long for a path"),
     "empty bytes": (b"", ImageError, "empty"),
     "text stream": (io.StringIO("abc"), ImageError, "mode 'rb'"),
+    "picture opened as text": (io.TextIOWrapper(io.BytesIO(b"\xff\xd8\xff")), ImageError, "mode 'rb'"),
     "normalised tensor": (torch.full((3, 4, 4), -1.5), ImageError, "undo a normalisation"),
     "floats to 255": (PIXELS.astype(np.float32), ImageError, "range is unknown"),
     "int64": (PIXELS.astype(np.int64), ImageError, "range is unknown"),

@@ -107,6 +107,7 @@ def test_excel_tsv_and_json_say_the_same(tmp_path: Path) -> None:
         ("1,pictures/0.png,What?,2", "4 cells, the header 13"),
         (",pictures/0.png,What?,,,,,,,,,,", "the field 'id'"),
         ("1,,What?,,,,,,,,,,", "the field 'image'"),
+        ("1,https://a.org/0.png,What?,,,,,,,,,,", "is an address; download it"),
         ("1,pictures/0.png, ,,,,,,,,,,", "the field 'question'"),
         ("1,../0.png,What?,,,,,,,,,,", "leads out of the data folder"),
         ("1,/etc/0.png,What?,,,,,,,,,,", "leads out of the data folder"),
@@ -131,6 +132,17 @@ def test_bad_rows_are_told_with_their_line(tmp_path: Path, line: str, message: s
         drawn(tmp_path, text)
     left = drawn(tmp_path, text, skip_bad=True)
     assert (len(left), len(left.skipped)) == (1, 1)
+
+
+def test_a_quote_left_open_swallows_no_rows(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="not a table"):
+        drawn(tmp_path, 'id,image,question\n1,pictures/0.png,"What?\n2,pictures/1.png,Who?\n')
+
+
+def test_one_picture_has_one_name(tmp_path: Path) -> None:
+    names = ("pictures/0.png", "./pictures/0.png", "pictures//0.png", "pictures\\0.png")
+    lines = "\n".join(f"{n},{name},What?" for n, name in enumerate(names))
+    assert {one.image_id for one in drawn(tmp_path, f"id,image,question\n{lines}\n")} == {"pictures/0.png"}
 
 
 def test_columns_that_are_not_used_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -11,9 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import yaml
-from nbformat import NotebookNode
 
 from visualheads.book import inputs
 from visualheads.book.catalogue import COMPARISONS, RESULTS, book_pages, model_pages, remove_outdated
@@ -78,10 +76,10 @@ def write_landing(root: Path) -> None:
     """Write what the landing page includes: cells of the chapters with a tag LANDING, and their outputs."""
     results = root / RESULTS
     results.mkdir(parents=True, exist_ok=True)
-    tagged: list[tuple[str, NotebookNode]] = []
+    tagged: list[tuple[str, dict[str, Any]]] = []
     for path in (results / f"{chapter.slug}.ipynb" for chapter in COMPARISONS):
-        cells = nbformat.read(path, as_version=4).cells if path.is_file() else ()
-        tagged += [(tag, cell) for cell in cells for tag in cell.metadata.get("tags", ()) if LANDING.fullmatch(tag)]
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"] if path.is_file() else ()
+        tagged += [(tag, cell) for cell in cells for tag in cell["metadata"].get("tags", ()) if LANDING.fullmatch(tag)]
     tagged.sort(key=lambda one: (one[0] == "landing", one[0]))
     pieces: list[str] = []
     for _, cell in tagged:
@@ -89,10 +87,10 @@ def write_landing(root: Path) -> None:
     _put(results / LANDING_TEXT, "\n\n".join(pieces or [NOTHING]) + "\n")
 
 
-def _pieces(cell: NotebookNode, results: Path, place: int) -> list[str]:
+def _pieces(cell: dict[str, Any], results: Path, place: int) -> list[str]:
     """A cell as Markdown of the landing page: text and sentences as they are, charts as figures out of a file."""
-    if cell.cell_type == "markdown":
-        return [_from_outside(cell.source.replace(":name: fig-", ":name: fig-landing-"))]
+    if cell["cell_type"] == "markdown":
+        return [_from_outside("".join(cell["source"]).replace(":name: fig-", ":name: fig-landing-"))]
     found = []
     for output in cell.get("outputs", ()):
         data = output.get("data", {})
@@ -100,10 +98,10 @@ def _pieces(cell: NotebookNode, results: Path, place: int) -> list[str]:
             name = f"landing-{place}.json"
             spec = json.dumps(data[MIME], sort_keys=True)
             _put(results / name, spec.replace('"#claim-', '"results/claims.html#claim-'))
-            caption = cell.metadata.get("mystnb", {}).get("figure", {}).get("caption", "")
+            caption = cell["metadata"].get("mystnb", {}).get("figure", {}).get("caption", "")
             found.append(f"```{{vegalite}} {RESULTS.name}/{name}\n:name: fig-landing-{place}\n{caption}\n```")
         elif "text/markdown" in data:
-            found.append(_from_outside(data["text/markdown"]))
+            found.append(_from_outside("".join(data["text/markdown"])))
     return found
 
 

@@ -36,6 +36,7 @@ class Comparison:
     Parameters
     ----------
     slug, title : name of template and output, and the page's heading.
+    reads : it reads results; without, it shows what the library and the data are.
     removes : it needs miniatures whose heads the book changes.
     last : it also reads what other pages keep among the results.
     words : a file of the library whose words only this page shows.
@@ -44,6 +45,7 @@ class Comparison:
 
     slug: str
     title: str
+    reads: bool = True
     removes: bool = False
     last: bool = False
     words: str = ""
@@ -52,7 +54,7 @@ class Comparison:
 
 COMPARISONS = (
     Comparison("one_head", "One picture, one question, one head", removes=True),
-    Comparison("measures", "What is measured"),
+    Comparison("measures", "What is measured", reads=False),
     Comparison("rows", "Which row decides everything"),
     Comparison("chance", "More than chance"),
     Comparison("models", "The models"),
@@ -68,7 +70,7 @@ COMPARISONS = (
     Comparison("three_moments", "A real language model learns to see", data="smol/three-moments.zarr.zip"),
     Comparison("claims", "Fourteen claims", last=True, words=inputs.WORDING),
     Comparison("training", "How the miniatures learned"),
-    Comparison("catalogue", "Catalogue"),
+    Comparison("catalogue", "Catalogue", reads=False),
 )
 """In the order of the book."""
 
@@ -76,21 +78,23 @@ COMPARISONS = (
 def model_page(root: str | Path, model: str, parameters: Mapping[str, Any] | None = None) -> Page:
     """The page of one model: a catalogue name, a checkpoint folder or a hub id."""
     root = Path(root).resolve()
-    name = name_of(model)
-    slug = slug_of(name)
     given = {"model": model, **(parameters or {})}
+    adapter = str(given.get("adapter") or "")
+    name = f"{name_of(model)}-{name_of(adapter)}" if adapter else name_of(model)
+    slug = slug_of(name)
     template = root / TEMPLATES / "model.ipynb"
     task = str(given.get("task", MAIN_TASK))
     asked = inputs.task_places(task, str(given.get("data") or ""))
     checkpoint = miniature_folder(model) if model in cards() else Path(model)
-    removed = path_of(model, "").parent
+    others = (Path(str(given[key])) for key in ("adapter", "chat_template") if given.get(key))
+    read = [path for path in (checkpoint, path_of(model, "").parent, *others) if _is_there(path)]
     return Page(
         template=template,
         output=root / MODELS / f"{slug}.ipynb",
         slug=slug,
         title=name if "/" not in name else slug,
         parameters=given,
-        data=(*asked, *(place for place in (checkpoint, removed) if place.is_dir())),
+        data=(*asked, *read),
         stores=root / str(given.get("results", DATA_RESULTS)),
         only=slug,
         but=task,
@@ -127,13 +131,13 @@ def comparison_pages(root: str | Path, full: bool = False) -> list[Page]:
             output=root / RESULTS / f"{one.slug}.ipynb",
             slug=one.slug,
             title=one.title,
-            parameters={"results": results},
+            parameters={"results": results} if one.reads else {},
             data=(
                 data_folder() / "miniatures", data_folder() / FULL,
                 *((inputs.LIBRARY / one.words,) if one.words else ()),
                 *((data_folder() / one.data,) if one.data else ()),
             ),
-            stores=root / results,
+            stores=root / results if one.reads else None,
             last=one.last,
             command=_book(full),
         )
@@ -213,6 +217,13 @@ def _told(template: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     defaults = {name: p.default for name, p in parameters_of(template).items()} if template.is_file() else {}
     always = {name: defaults[name] for name in ALWAYS_TOLD if name in defaults}
     return {name: value for name, value in {**always, **given}.items() if name not in ("model", *ONCE)}
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a template's text is no path
+        return False
 
 
 def _quoted(value: Any) -> str:

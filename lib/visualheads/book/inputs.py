@@ -9,15 +9,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import nbformat
-
 from visualheads.book.clean import RECORD
 from visualheads.book.page import Page
 from visualheads.cards import data_folder
 from visualheads.errors import VisualHeadsError
+from visualheads.store.files import METADATA
 from visualheads.store.read import PACKED, read_attrs
+from visualheads.store.stored import FOLDER
 from visualheads.store.variables import UNTRAINED
-from visualheads.store.write import pending
+from visualheads.store.write import todo
 from visualheads.tasks import task
 
 LIBRARY = Path(__file__).resolve().parents[1]
@@ -61,14 +61,22 @@ def stores_told(results: Path, every: bool = False, only: str = "", but: str = "
     folder = only or "*"
     live = (path for path in sorted(results.glob(f"{folder}/*.zarr")) if not but or not path.name.startswith(but))
     for path in live:
-        attrs = read_attrs(path)
-        if every or attrs.get("kind") in TRACES:
-            left = len(pending(path)) if "shard" in attrs else 0
-            told[path.relative_to(results).as_posix()] = [attrs.get("identity"), left]
+        changed = tuple(place.stat().st_mtime_ns for place in (path / METADATA, path / FOLDER) if place.exists())
+        kind, *state = _state(path, changed)
+        if every or kind in TRACES:
+            told[path.relative_to(results).as_posix()] = state
     for path in sorted(results.glob(f"{folder}/*{PACKED}")):
         stat = path.stat()
         told[path.relative_to(results).as_posix()] = [stat.st_size, stat.st_mtime_ns]
     return told
+
+
+@cache
+def _state(path: Path, changed: tuple[int, ...]) -> tuple[Any, ...]:
+    """Kind and identity of a store, and how many shards are left; every page asks for the same stores."""
+    del changed  # what changed is another entry
+    attrs = read_attrs(path)
+    return attrs.get("kind"), attrs.get("identity"), len(todo(path)) if "shard" in attrs else 0
 
 
 def files_hash(places: Iterable[Path]) -> str:
@@ -97,7 +105,8 @@ def recorded(output: Path) -> dict[str, Any]:
     """What an executed page tells about its making; empty where there is no such page."""
     if not output.is_file():
         return {}
-    return dict(nbformat.read(output, as_version=4).metadata.get(RECORD, {}))
+    notebook = json.loads(output.read_text(encoding="utf-8"))  # without a check of its form, which takes a second
+    return dict(notebook["metadata"].get(RECORD, {}))
 
 
 def is_current(page: Page, parameters: dict[str, Any]) -> bool:

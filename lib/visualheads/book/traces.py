@@ -21,8 +21,7 @@ from visualheads.paths import RESULTS, slug_of
 from visualheads.store import files as disk
 from visualheads.store.stored import opened
 from visualheads.store.write import pending
-from visualheads.studies.effects import NULL
-from visualheads.studies.shipped import full_stores
+from visualheads.studies.shipped import NULL, path_of
 from visualheads.tasks import Benchmark, task, task_names
 from visualheads.tracing.jobs import TraceJob
 from visualheads.tracing.measures import DEFINITIONS_VERSION, MEASURES
@@ -81,7 +80,7 @@ def with_controls(main: TraceJob, others: Sequence[TraceJob]) -> list[TraceJob]:
     """What pages and claims read of a model: its traces, white pictures on the main benchmark, an untrained network
     where no null is shipped, and everywhere for the default model, whose untrained level charts mark."""
     marked = main.model == DEFAULT_MODEL
-    untrained = [main.fresh_network()] if marked or NULL not in full_stores(main.model) else []
+    untrained = [main.fresh_network()] if marked or not path_of(main.model, NULL).is_file() else []
     untrained += [job.fresh_network(OTHER_UNTRAINED_N) for job in others if marked]
     return [main, main.white(), *others, *untrained]
 
@@ -106,6 +105,8 @@ def page_job(root: Path, page: Page) -> TraceJob:
         dtype=str(told["dtype"]) or None,
         batch_tokens=int(told["batch_tokens"]) or None,
         results=str(root / str(told["results"])),
+        **{key: str(told.get(key) or "") or None for key in ("adapter", "prompt", "system", "chat_template")},
+        answer_prefix=str(told.get("answer_prefix") or ""),
     )
 
 

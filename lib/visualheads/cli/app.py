@@ -16,6 +16,8 @@ from visualheads.cli.console import BAD_INPUT, FAILED, be_quiet, err, out
 from visualheads.errors import DiskFullError, KernelError, VisualHeadsError
 
 LOG = logging.getLogger("visualheads")
+ANYWHERE = ("--quiet", "-q", "--debug")
+"""Options of every command, which may stand before its name or behind it."""
 
 app = typer.Typer(
     name="visualheads",
@@ -82,7 +84,9 @@ def run(argv: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a sign still gets the rest
     try:
-        app(args=None if argv is None else list(argv), prog_name="visualheads")
+        given = list(sys.argv[1:] if argv is None else argv)
+        shared = [word for word in given if word in ANYWHERE]
+        app(args=[*shared, *(word for word in given if word not in ANYWHERE)], prog_name="visualheads")
     except VisualHeadsError as error:
         if LOG.isEnabledFor(logging.DEBUG):
             raise

@@ -27,6 +27,8 @@ PageParameters = Annotated[
     list[str] | None,
     typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="A parameter of notebooks/model.ipynb."),
 ]
+FILES = ("data", "adapter", "chat_template")
+"""Parameters that may name files."""
 Force = Annotated[bool, typer.Option("--force", help="Run the notebook even where nothing changed.")]
 
 
@@ -66,8 +68,7 @@ def _page_of(root: Path, model: str, given: dict[str, Any], force: bool) -> Path
 
     resolve(model)
     named = model if model in cards() else str(full_path(model))
-    if isinstance(given.get("data"), str):
-        given["data"] = full_path(given["data"])
+    given |= {name: full_path(given[name]) for name in FILES if isinstance(given.get(name), str)}
     _check_values(root, named, given)
     return run_model_page(root, named, given, force=force)
 

@@ -136,6 +136,9 @@ def check_folder(folder: Path) -> dict[str, Any]:
     Raises CheckpointError (missing or broken config, pickled-only or truncated weights, missing shards) or
     UnsupportedModelError.
     """
+    pipes = [path.name for path in folder.iterdir() if path.exists() and not (path.is_file() or path.is_dir())]
+    if pipes:  # they would be waited for
+        raise CheckpointError(f"{pipes[0]} in {folder} is no file but a pipe or a device; fetch or copy it again.")
     config = read_json(folder / "config.json")
     check_class(config, str(folder))
     files = weight_files(folder)

@@ -43,6 +43,7 @@ def load(
     prompt: str | None = None,
     system: str | None = None,
     chat_template: str | Path | None = None,
+    remote: bool = False,
 ) -> VisionLanguageModel:
     """Load a catalogue name, a local folder, or a hub id.
 
@@ -72,6 +73,8 @@ def load(
         As transformers takes it, instead of `device`.
     prompt, system, chat_template : optional
         The form of the prompt: see `visualheads.models.prompting.prompts_of`.
+    remote : bool
+        Only False: a server (NDIF) would run weights that could be neither checked nor hashed here.
 
     Returns
     -------
@@ -92,6 +95,9 @@ def load(
     DeviceMemoryError
         Where memory does not suffice.
     """
+    if remote is not False:
+        allowed = "False: weights are checked and hashed where they are run"
+        raise ParameterError(got("remote", remote, allowed, "trace on workers (--scheduler, --cluster)"))
     source = checkpoints.resolve(name)
     form = {"prompt": prompt, "system": system, "chat_template": chat_template}
     if source.card is not None and source.card.joined:

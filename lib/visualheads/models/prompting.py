@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visualheads.cards import Card
-from visualheads.errors import CheckpointError, ImageError, ParameterError, SampleError, got
+from visualheads.errors import CheckpointError, ImageError, ParameterError, SampleError, checked_text, got
 from visualheads.models.adapters import Adapter
 from visualheads.models.adapters.registry import image_token
 from visualheads.models.templates import check_template, rendering
@@ -127,7 +127,7 @@ class Prompts:
         tokens |= {str(getattr(self.processor, name, "") or "") for name in ("image_token", "video_token")}
         return re.compile("|".join(re.escape(token) for token in sorted(tokens - {""}, key=len, reverse=True)))
 
-    def _rendered(self, question: str) -> str:
+    def _rendered(self, question: str, **more: Any) -> str:
         placeholder = self.adapter.placeholder(self.processor)
         if self.form:
             return self.form.replace("<image>", placeholder).replace("{question}", question)
@@ -139,7 +139,7 @@ class Prompts:
         # the tokenizer's method: a processor's may ask for its video half
         return self.processor.tokenizer.apply_chat_template(
             [*messages, {"role": "user", "content": content}], chat_template=self.template,
-            add_generation_prompt=True, tokenize=False,
+            add_generation_prompt=True, tokenize=False, **more,
         )  # fmt: skip
 
     def _processed(self, texts: Sequence[str], pictures: Sequence[Any]) -> Any:
@@ -199,8 +199,8 @@ def prompts_of(
         For a template that is broken, does not end, or leaves out picture or question.
     """
     for name, value in (("prompt", prompt), ("system", system)):
-        if value is not None and (not isinstance(value, str) or not value.strip()):
-            raise ParameterError(got(name, value, "text that is not empty"))
+        if value is not None:
+            checked_text(name, value, empty=False)
     if prompt is not None:
         if chat_template is not None or system is not None:
             raise ParameterError("prompt: got a chat_template or system message beside it; write all into prompt.")
@@ -258,7 +258,7 @@ def _checked(asked: Prompts) -> Prompts:
         made = Prompts(asked.processor, asked.adapter, template=asked.template, system=asked.system, as_text=as_text)
         try:
             with rendering():
-                text, again = made._rendered(PROBE), made._rendered(PROBE)
+                text, again = made._rendered(PROBE), made._rendered(PROBE, strftime_now=str)
         except CheckpointError as error:
             faults.append(str(error))
             continue
@@ -269,7 +269,7 @@ def _checked(asked: Prompts) -> Prompts:
                 f"it writes {text.count(marker)} image tokens {marker!r}, or not the question: {text[:120]!r}"
             )
         elif again != text:
-            faults.append("it writes another prompt each time, as with the time of day")
+            faults.append("it writes another prompt each time, as with the date")
         else:
             return made
     if asked.system and "leaves out the system message" in faults[0]:

@@ -28,6 +28,8 @@ MARGINS = ("margin", "clean_margin")
 DASK_CHUNK_BYTES = 32 * 2**20
 """Size of a lazy chunk: many shards together, so that 16 models × 5 benchmarks make thousands of chunks, no more."""
 PACKED = ".zarr.zip"
+ZARR_2 = ".zgroup"
+"""The file by which a folder of Zarr's second format is known, which other writers may choose."""
 
 
 @checked
@@ -97,7 +99,7 @@ def _from(path: str | Path, ds: xr.Dataset) -> xr.Dataset:
 
 def _is_foreign(path: Path) -> bool:
     """Whether this is something that another writer made: no trace of this library's own layout."""
-    if _is_netcdf(path):
+    if _is_netcdf(path) or (path / ZARR_2).is_file():
         return True
     try:
         told = json.loads(files.read_file(path, files.METADATA) or b"")["attributes"]
@@ -126,6 +128,8 @@ def _foreign(path: Path) -> xr.Dataset:
 
 
 def _foreign_zarr(path: Path) -> xr.Dataset:
+    if (path / ZARR_2).is_file():
+        return xr.open_zarr(path, zarr_format=2, consolidated=(path / ".zmetadata").is_file())
     told = json.loads(files.read_file(path, files.METADATA) or b"")
     return xr.open_zarr(files.as_zarr(path), consolidated=bool(told.get("consolidated_metadata")))
 

@@ -21,6 +21,7 @@ from visualheads.errors import ParameterError, SchemaError, checked, checked_dat
 from visualheads.store.validate import violations
 from visualheads.store.variables import (
     COORDINATE_NAMES,
+    LABEL,
     MAP_COORDINATES,
     QUERIES,
     SAMPLE_COORDINATES,
@@ -75,8 +76,15 @@ def assert_valid(ds: xr.Dataset) -> None:
 
 
 def describe(ds: xr.Dataset) -> xr.Dataset:
-    """The same dataset with long_name, units and range on every variable the schema knows. The input is unchanged."""
+    """The same dataset with long_name, units and range on every variable the schema knows, and every head's label.
+
+    The label is a coordinate `label` along (layer, head), no index: heads are counted anew in each layer, so no label
+    is one of the dimension `head` alone. The input is unchanged.
+    """
     described = ds.copy()
+    if {"layer", "head"} <= set(ds.dims) & set(ds.coords):
+        labels = [[f"L{layer}H{head}" for head in ds["head"].values] for layer in ds["layer"].values]
+        described = described.assign_coords({LABEL: (("layer", "head"), np.array(labels, dtype=object))})
     for name, variable in described.variables.items():
         if name in described.coords and name in COORDINATE_NAMES:
             variable.attrs["long_name"] = COORDINATE_NAMES[str(name)]

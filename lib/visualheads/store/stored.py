@@ -29,7 +29,10 @@ FOLDER = "shards"
 
 
 CIRCUMSTANCE = "circumstance"
-UNREADABLE = (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (
+    OSError, ValueError, LookupError, AttributeError, TypeError, RuntimeError, MemoryError, OverflowError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 """What zarr, xarray and zipfile raise for files that are damaged."""
 
 

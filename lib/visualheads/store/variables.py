@@ -128,10 +128,13 @@ SELECTED_COORDINATES = ("selected_layer", "selected_index")
 """Labels along `selected_head`."""
 AS_THEY_ARE = ("", "none")
 """Values of `control` for pictures as they are."""
+LABEL = "label"
+"""The heads' labels, along layer and head; stores of earlier versions get them when they are opened."""
 COORDINATE_NAMES = {
     "model": "model",
     "layer": "decoder layer, 0 nearest the input",
     "head": "query head",
+    LABEL: "head's label: L5H1 is head 1 of layer 5",
     "sample": "sample",
     "query": "the attention row",
     "task": "benchmark",

@@ -85,9 +85,9 @@ def create(path: str | Path, plan: StorePlan, fresh: bool = False) -> Path:
         Once per circumstance that the store does not know, while there is work left.
     """
     path = Path(path)
-    if fresh and path.exists():
-        _set_aside(path)
     with files.refusals_told(path):
+        if fresh and path.exists():
+            _set_aside(path)
         _clean(path)
         if not path.exists() and _make(path, lambda draft: write_planned(draft, plan)):
             return path

@@ -36,8 +36,6 @@ EFFECTS = "effects"
 KINDS = {"whole": ("mean", ALL), "looking": ("edge_knockout", LAST_PROMPT)}
 """Effect → mode and positions."""
 MEASURES = ("margin", "kl")
-NULL = "null"
-"""Name and kind of the store of untrained heads."""
 DRAWS = 40
 """Untrained networks: half of them calibrate the null, half tell how many of their heads pass it."""
 NULL_MEASURES = ("image_log_odds", "image_log_odds_no_sink")

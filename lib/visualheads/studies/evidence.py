@@ -24,7 +24,8 @@ from visualheads.store.join import check_joinable, joined
 from visualheads.store.read import PACKED, open_store, read_attrs
 from visualheads.studies import shipped, three_moments
 from visualheads.studies.ablation import MEASURES as TRACED
-from visualheads.studies.effects import EFFECTS, NULL
+from visualheads.studies.effects import EFFECTS
+from visualheads.studies.shipped import NULL
 from visualheads.studies.sinks import SINKS
 
 MEASURES = (*TRACED, "top_share")

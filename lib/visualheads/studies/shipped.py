@@ -36,6 +36,8 @@ REVISED = {"sinks": "3", "sink-removal": "3"}
 KEPT = ("reference", "bias")
 """Of the identity that a dataset brings along: what it was made with, kept where it is told. Stores shipped before
 this was kept lack it, and hold nevertheless: only what `identity_of` names outdates a store."""
+NULL = "null"
+"""Name and kind of the store of untrained heads."""
 BITS = 8
 """Mantissa bits kept of what is shipped: within 0.2 % of each number, and small."""
 

@@ -8,7 +8,8 @@ import hashlib
 import io
 import stat
 import struct
-from functools import lru_cache
+import warnings
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,10 @@ SIDEWAYS = (5, 6, 7, 8)
 """Orientations that swap width and height."""
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 """Pillow's modes of more than 8 bits, which its own conversion clips to white."""
+PROGRAMS = ("EPS",)
+"""Formats that Pillow hands to another program (Ghostscript), which would run what the picture says."""
+DARK = 1 / 16
+"""Share of its range that a 16-bit picture has to reach: what 12 bits fill would be shown as nearly black. Ours."""
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, KeyError, TypeError, OverflowError, struct.error)
 """What Pillow raises on damaged files."""
 REMEMBERED = 1 << 17
@@ -126,6 +131,8 @@ def upright_size(picture: Image.Image) -> tuple[int, int]:
 def eight_bit(values: NDArray[np.generic], name: str) -> NDArray[np.uint8]:
     """Return pixel values as uint8: bool and floats from 0 to 1 are stretched to 255, uint16 is divided by 257.
 
+    A uint16 picture that fills 12 bits or fewer is warned of.
+
     Raises
     ------
     ImageError
@@ -136,6 +143,12 @@ def eight_bit(values: NDArray[np.generic], name: str) -> NDArray[np.uint8]:
     if values.dtype == np.bool_:
         return values.astype(np.uint8) * np.uint8(255)
     if values.dtype.kind == "u" and values.dtype.itemsize == 2:
+        if values.size and 0 < values.max() < DARK * 65535:
+            warnings.warn(
+                f"{name} has 16 bits and no value above {values.max()}, so it is shown nearly black; scale its values "
+                "to 0…65535 where fewer bits are meant.",
+                stacklevel=2,
+            )
         return np.rint(values.astype(np.float64) / 257).astype(np.uint8)
     if values.dtype.kind not in "iuf":
         raise ImageError(
@@ -185,6 +198,12 @@ def _orientation(picture: Image.Image) -> int:
         return 1  # the EXIF block is damaged, which the pixels need not be
 
 
+@cache
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in Image.ID if name not in PROGRAMS]
+
+
 def _name(path: str, text: str) -> str:
     return path or f"base64 picture starting {text[:12]!r}"
 
@@ -194,7 +213,7 @@ def _opened(path: str = "", text: str = "") -> Image.Image:
     if path:
         _stamp(path)
     try:
-        picture = Image.open(io.BytesIO(_decoded(text, name)) if text else path)
+        picture = Image.open(io.BytesIO(_decoded(text, name)) if text else path, formats=_formats())
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"the picture {name!r} is larger than {MAX_PIXELS:,} pixels ({error}); shrink it.") from None
     except UnidentifiedImageError:

@@ -193,7 +193,10 @@ def accepted(image: Any, where: str) -> Image.Image | str | Path | LazyImage:
     if isinstance(image, (bytes, bytearray, memoryview)):
         return _of_bytes(bytes(image), where)
     if hasattr(image, "read"):
-        return _of_bytes(image.read(), where)
+        try:
+            return _of_bytes(image.read(), where)
+        except (OSError, ValueError) as error:  # one that is closed, or opened as text
+            raise ImageError(f"{where}: the file cannot be read ({error}); open it with mode 'rb'.") from None
     if isinstance(image, Mapping):
         inside = image.get("bytes") or image.get("path")
         if isinstance(inside, (str, bytes)) and inside:

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from visualheads.errors import ImageError, RecordError, VisualHeadsError, shown
+from visualheads.tasks.pictures import ADDRESS
 from visualheads.tasks.sample import NO_TEXT
 
 MAX_FIELD = 1 << 28
@@ -88,6 +89,8 @@ class Record:
     def file_name(self, *names: str) -> str:
         """Return a field that names a file. Raises RecordError where that leads out of the folder or is too long."""
         name = self.text(*names)
+        if ADDRESS.match(name):
+            raise self.error(f"the picture {shown(name)} is an address; download it and name the file")
         try:
             inside("", name)
         except ImageError as error:
@@ -171,7 +174,7 @@ def rows(path: Path, required: Sequence[str], delimiter: str = "\t") -> Iterator
     text = io.StringIO(read_text(path), newline="")
     limit = csv.field_size_limit(MAX_FIELD)
     try:
-        reader = csv.reader(text, delimiter=delimiter)
+        reader = csv.reader(text, delimiter=delimiter, strict=True)  # else a quote left open swallows the rows below
         header = [name.strip().lower() for name in next(reader, [])]
         lacking = [name for name in required if name.lower() not in header]
         if lacking:

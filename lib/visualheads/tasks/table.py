@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from visualheads.errors import BoxError, RecordError, close_matches, shown
@@ -115,7 +115,7 @@ def _with_likely(name: str) -> str:
 def _question(record: Record) -> Question:
     options = _options(record)
     answers = [_answer(answer, options, record) for answer in _answers(record)]
-    picture = record.file_name("image")
+    picture = str(PurePosixPath(record.file_name("image").replace("\\", "/")))  # one picture has one name
     condition = record.optional("condition") or PLAIN
     return Question(
         question_id=record.text("id"),

@@ -104,6 +104,17 @@ def settings_of(
     )
 
 
+def check_unchanged(settings: Settings, samples: Sequence[Sample]) -> None:
+    """Raise SampleError where a picture is no longer the one that the run began with, whose hash its numbers get."""
+    hashes = dict(zip(settings.prompts, settings.hashes, strict=True))
+    for sample in samples:
+        if provenance.hash_sample(sample, settings.prompts[sample.id]) != hashes[sample.id]:
+            raise SampleError(
+                f"sample {sample.id!r}: its picture was changed while the run went on; start it again, and leave the "
+                "pictures alone meanwhile."
+            )
+
+
 def _lengths(model: VisionLanguageModel, prompts: dict[str, str], sizes: dict[str, tuple[int, int]]) -> dict[str, int]:
     """Tokens of each prompt: its text's and its picture's, without decoding the picture."""
     with ONE_AT_A_TIME:

@@ -20,6 +20,7 @@ from visualheads.tracing.forward import LAST_PROMPT, Outcome, plan_batches, pref
 from visualheads.tracing.settings import (
     MAX_NEW_TOKENS,
     Settings,
+    check_unchanged,
     circumstance_of,
     coordinates_of,
     identity_of,
@@ -237,4 +238,5 @@ def _measured(
         for part, (ready, outcome) in in_halves(batch, traced):  # in one piece, where memory suffices
             collector.add(part, ready, outcome)
             advance(len(part))
+    check_unchanged(settings, samples)
     return collector
