@@ -26,7 +26,8 @@ VERDICTS = (SUPPORTED, NOT_SUPPORTED, UNDECIDED, NOT_TESTABLE)
 LEAST_POWER = 0.5
 """Power below which a claim is not testable here."""
 SURER = 0.99
-"""Level of claim 8's intervals: 95 % ones supported a planted truth at the margin in 8 % of the data sets."""
+"""Level of the intervals of claims 2 and 8: 95 % ones supported a planted truth at the margin in 6 to 8 % of the data
+sets."""
 DRAWS, PLANTED, WITHIN = 500, 200, 200
 """Draws of pictures for an interval; planted data sets, and draws within each, for power."""
 TRUTHS = (0.0, 1.0, 2.0)
