@@ -17,7 +17,7 @@ from visualheads.errors import ParameterError
 COUNTING = """
 from visualheads.tasks import records
 from visualheads.tasks.benchmark import Benchmark
-from visualheads.tasks.questions import Question, gather
+from visualheads.tasks.records import Question, gather
 from visualheads.tasks.registry import register
 
 

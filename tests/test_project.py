@@ -32,7 +32,8 @@ REQUIREMENTS = [
 ]
 OUTSIDE = [requirement for requirement in REQUIREMENTS if requirement.name != PROJECT["name"]]
 
-LONGEST_MODULE = 350
+LONGEST_MODULE = 300
+"""Lines of code: blank lines, comments and docstrings do not count."""
 LARGEST_FILE = 10 * 2**20
 SIZES = (
     ("", "", 80e6),
@@ -304,7 +305,15 @@ def test_nothing_is_fetched_by_a_reader():
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
 def test_modules_are_short(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_MODULE
+    text = path.read_text(encoding="utf-8")
+    words = {
+        line
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        for line in range(node.lineno, (node.end_lineno or 0) + 1)
+    }
+    lines = enumerate(text.splitlines(), 1)
+    assert sum(place not in words and not re.match(r"\s*(#|$)", line) for place, line in lines) <= LONGEST_MODULE
 
 
 @pytest.mark.parametrize("room", PURE)

@@ -19,7 +19,7 @@ from visualheads.analysis import models
 from visualheads.book import catalogue, inputs, traces
 from visualheads.cards import DEFAULT_MODEL
 from visualheads.charts import display
-from visualheads.store.pack import pack
+from visualheads.store.upkeep import pack
 from visualheads.tracing.jobs import TraceJob
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -27,11 +27,10 @@ from visualheads.charts import display
 from visualheads.errors import ModeError, ParameterError, SampleError
 from visualheads.interventions import ablate, head_sets, sweeps
 from visualheads.store import upkeep
-from visualheads.studies import sink_finding
+from visualheads.studies import sinks as sink_finding
 from visualheads.studies import sinks as sink_study
 from visualheads.studies import steering as steered
-from visualheads.studies.grounding import ground
-from visualheads.studies.steering import candidates
+from visualheads.studies.steering import candidates, ground
 
 ROOT = Path(__file__).resolve().parents[2]
 QUIET = {"progress": False, "max_new_tokens": 1}

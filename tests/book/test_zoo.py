@@ -19,7 +19,7 @@ from visualheads.analysis import models as survey
 from visualheads.analysis.subset import subset
 from visualheads.charts import display
 from visualheads.models import loading
-from visualheads.store.pack import pack
+from visualheads.store.upkeep import pack
 from visualheads.studies.evidence import gather
 from visualheads.tracing.jobs import UNTRAINED_N, TraceJob
 

@@ -16,7 +16,7 @@ from visualheads.analysis import benchmarks as comparison
 from visualheads.analysis import scores
 from visualheads.heads import patterns, permutation
 from visualheads.store import schema
-from visualheads.tasks import question_kinds, task
+from visualheads.tasks import registry, task
 
 
 def of_seedbench(samples: int, files: str) -> xr.Dataset:
@@ -42,10 +42,10 @@ def test_a_difference_of_kinds_is_none_of_answers() -> None:
 
 def test_kinds_come_from_the_files_that_were_asked_and_no_others() -> None:
     seedbench = task("seedbench")
-    found = question_kinds.with_kinds(of_seedbench(6, seedbench.files_hash()))["kind"].values.tolist()
+    found = registry.with_kinds(of_seedbench(6, seedbench.files_hash()))["kind"].values.tolist()
     assert found == [question.stratum for question in seedbench.reading("test").questions[:6]] and "" not in found
-    assert set(question_kinds.with_kinds(of_seedbench(6, "another"))["kind"].values) == {""}
-    assert set(question_kinds.with_kinds(model_dataset().drop_vars("provenance"))["kind"].values) == {""}
+    assert set(registry.with_kinds(of_seedbench(6, "another"))["kind"].values) == {""}
+    assert set(registry.with_kinds(model_dataset().drop_vars("provenance"))["kind"].values) == {""}
 
 
 def test_chance_of_letters_is_that_of_the_choices_there_are() -> None:

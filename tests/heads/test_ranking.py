@@ -28,9 +28,8 @@ from visualheads.heads.bootstrap import (
     picture_weights,
     split_halves,
 )
-from visualheads.heads.localization import elbow
 from visualheads.heads.nulls import above_null
-from visualheads.heads.ranking import head_count, rank, rankings, sample_scores, score_sums, top_heads
+from visualheads.heads.ranking import elbow, head_count, rank, rankings, sample_scores, score_sums, top_heads
 from visualheads.heads.selection import depth_stage, select, stages
 
 examples = settings(max_examples=25, deadline=None, derandomize=True, database=None)

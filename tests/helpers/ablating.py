@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
-from visualheads.models.generation import greedy
+from visualheads.models.wrapper import greedy
 
 NAME = "whole_matrix"
 

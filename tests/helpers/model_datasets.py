@@ -82,7 +82,7 @@ def several(tasks: Sequence[str] = ("looktwice", "pope"), pictures: int = 10) ->
 
 def stored(results: Path, ds: xr.Dataset) -> None:
     """Each model's samples of each task as a store, as tracing leaves them."""
-    from visualheads.store.pack import pack
+    from visualheads.store.upkeep import pack
 
     for name in ds["model"].values:
         for task in dict.fromkeys(ds["task"].values.astype(str)):

@@ -17,12 +17,12 @@ from helpers.networks import Tiny, llava, samples, wrapped
 from visualheads import interventions
 from visualheads.errors import BoxError, HeadError, ModeError, ParameterError, SampleError, UnsupportedModelError
 from visualheads.heads import selection
-from visualheads.interventions import Intervention, ablate, mean_reference, steer
-from visualheads.interventions.engine import replacements, run
-from visualheads.interventions.engine.replacements import ChosenHeads
+from visualheads.interventions import Intervention, ablate, engine, mean_reference, steer
+from visualheads.interventions import replacements as replacements
+from visualheads.interventions.replacements import ChosenHeads
 from visualheads.models.attention_call import AttentionCall
-from visualheads.models.generation import decoded
 from visualheads.models.loading import wrap
+from visualheads.models.wrapper import decoded
 from visualheads.store.schema import assert_valid
 from visualheads.tracing.settings import chosen_heads
 from visualheads.tracing.trace import trace
@@ -60,14 +60,14 @@ def heads_of(name: str) -> list[tuple[int, int]]:
 def first_logits(monkeypatch):
     """Logits of the answer's first token, by sample index, of whatever runs in the test."""
     found = {}
-    original = run.Batch.changed
+    original = engine.Batch.changed
 
     def spied(self, rows, clean):
         logits, said = original(self, rows, clean)
         found.update({self.owners[sample]: row for (sample, _), row in zip(rows, logits, strict=True)})
         return logits, said
 
-    monkeypatch.setattr(run.Batch, "changed", spied)
+    monkeypatch.setattr(engine.Batch, "changed", spied)
     return found
 
 

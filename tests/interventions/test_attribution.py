@@ -17,9 +17,9 @@ from visualheads.heads.losses import head_effects
 from visualheads.heads.ranking import rank
 from visualheads.interventions import ablate, head_sets, sweeps
 from visualheads.interventions.attribution import attributed, gradient_screen, linear_attribution
-from visualheads.models.generation import greedy
+from visualheads.models.attention_call import sink_tokens
 from visualheads.models.loading import wrap
-from visualheads.models.sinks import sink_tokens
+from visualheads.models.wrapper import greedy
 
 QUIET = {"progress": False, "max_new_tokens": 2}
 BOX = (14.0, 24.0, 26.0, 40.0)

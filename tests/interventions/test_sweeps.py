@@ -19,13 +19,13 @@ from visualheads.errors import DeviceMemoryError, HeadError, IdentityMismatch, P
 from visualheads.heads.losses import excess_loss, head_effects, loss, losses
 from visualheads.heads.ranking import rank
 from visualheads.interventions import ablate, head_sets, mean_reference, steer, sweeps
-from visualheads.interventions.engine import run as engine
-from visualheads.interventions.engine import text_model
+from visualheads.interventions import engine as engine
+from visualheads.interventions import text_model as text_model
 from visualheads.models import devices
 from visualheads.models.loading import wrap
-from visualheads.store.join import joined
-from visualheads.store.pack import pack
+from visualheads.store.combine import joined
 from visualheads.store.schema import assert_valid
+from visualheads.store.upkeep import pack
 
 QUIET = {"progress": False, "max_new_tokens": 3}
 SETS = {"low": [(0, 1), (2, 2)], "middle": [(1, 0)], "late": [(2, 1), (2, 3)], "again": [(1, 0)]}

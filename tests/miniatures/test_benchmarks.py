@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from helpers.project import ROOT
-from visualheads.miniatures import benchmarks, language, questions, scenes, world
+from visualheads.miniatures import benchmarks, language, questions, world
 from visualheads.miniatures.world import ADJECTIVES
 from visualheads.tasks import task
 
@@ -19,7 +19,7 @@ OTHERS = ("pope", "mmbench", "seedbench", "qbench")
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_shipped_items_are_what_the_code_makes(name, tmp_path):
-    scenes.WRITERS[name](tmp_path)
+    benchmarks.WRITERS[name](tmp_path)
     made = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
     there = sorted(path.relative_to(SCENES / name) for path in (SCENES / name).rglob("*") if path.is_file())
     assert made == there

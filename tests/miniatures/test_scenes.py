@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 
 from helpers.project import ROOT
-from visualheads.miniatures import scenes, world
+from visualheads.miniatures import benchmarks, world
 
 SCENES = ROOT / "data" / "scenes"
 
@@ -19,8 +19,8 @@ def test_shipped_scenes_are_what_the_code_makes_and_meet_their_promises():
     test = json.loads((folder / "looktwiceqa_test_imgs.json").read_text())
     assert len(test) >= 300
     for index in (0, 17, len(test) - 1):
-        scene, name = scenes.scene_with_question("test", index)
-        assert records[str(test[index])] == [scenes.record(scene, name, test[index])]
+        scene, name = benchmarks.scene_with_question("test", index)
+        assert records[str(test[index])] == [benchmarks.record(scene, name, test[index])]
     asked = [records[str(image)][0] for image in test]
     answers = Counter(record["Ans"] for record in asked)
     assert max(answers.values()) / len(asked) <= 0.3
@@ -34,9 +34,9 @@ def test_shipped_scenes_are_what_the_code_makes_and_meet_their_promises():
 
 
 def test_writing_scenes_twice_gives_the_same_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr(scenes, "SPLITS", {"train": 1, "val": 1, "test": 3})
+    monkeypatch.setattr(benchmarks, "SPLITS", {"train": 1, "val": 1, "test": 3})
     for name in ("a", "b"):
-        scenes.write_looktwice(tmp_path / name)
+        benchmarks.write_looktwice(tmp_path / name)
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*"))
     assert len(files) == 10
     assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from helpers.networks import Tiny, samples, wrapped
 from visualheads.errors import UnsupportedModelError
 from visualheads.models.attention_call import AttentionCall, align, attention_operation, with_bias
-from visualheads.models.generation import greedy
+from visualheads.models.wrapper import greedy
 from visualheads.tracing.forward import run
 
 FULL = Tiny(kv_heads=4)

@@ -15,8 +15,8 @@ from helpers.families import FAMILIES, NEEDS_NUM2WORDS, family
 from helpers.networks import BUILDERS, Tiny, samples
 from visualheads.errors import UnsupportedModelError
 from visualheads.models.attention_call import AttentionCall, read
-from visualheads.models.generation import answer_lengths, greedy
 from visualheads.models.loading import wrap
+from visualheads.models.wrapper import answer_lengths, greedy
 from visualheads.tracing.forward import ANSWER_SPAN, run
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")

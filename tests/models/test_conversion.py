@@ -18,10 +18,11 @@ import visualheads as vh
 from helpers import original_layout as layout
 from helpers.networks import picture
 from visualheads.cards import DATA_VARIABLE, cards
-from visualheads.models.conversion import configs, plan, sources, write
-from visualheads.models.conversion import plan as planning
+from visualheads.models.conversion import configs, sources, write
+from visualheads.models.conversion import weights as plan
+from visualheads.models.conversion import weights as planning
 from visualheads.models.conversion.configs import HELPFUL, PROMPTS, VICUNA_HUMAN, VICUNA_USER, prompt_name
-from visualheads.models.conversion.tokens import read_pieces, words_of
+from visualheads.models.conversion.sources import read_pieces, words_of
 
 QUESTION = "how many cars ?"
 SIZE = (40, 25)

@@ -17,8 +17,8 @@ import torch
 import visualheads as vh
 from helpers import original_layout as layout
 from helpers.command import run
+from visualheads.models import conversion as converting
 from visualheads.models.conversion import convert, write
-from visualheads.models.conversion import folder as converting
 
 CONVERT = partial(convert, progress=False)
 FIRST = "pytorch_model-00001-of-00002.bin"

@@ -20,8 +20,7 @@ from visualheads.models import devices
 from visualheads.models import loading as models
 from visualheads.studies import ablation
 from visualheads.tracing import jobs, trace
-from visualheads.tracing.dry_run import estimate
-from visualheads.tracing.jobs import TraceJob
+from visualheads.tracing.jobs import TraceJob, estimate
 
 CUDA = torch.device("cuda", 0)
 

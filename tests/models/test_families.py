@@ -9,7 +9,7 @@ import torch
 from helpers.families import FAMILIES, NEEDS_NUM2WORDS, family
 from helpers.networks import picture, samples
 from visualheads.errors import UnsupportedModelError
-from visualheads.models.generation import greedy
+from visualheads.models.wrapper import greedy
 from visualheads.store.schema import assert_valid
 from visualheads.tracing.forward import run
 from visualheads.tracing.trace import trace

@@ -16,12 +16,12 @@ from hypothesis.extra import numpy as hnp
 from helpers.datasets import samples_of, traced_dataset
 from helpers.stores import GRID, stored, traced
 from visualheads.errors import ParameterError, StoreError
-from visualheads.store import pack as packing
 from visualheads.store import schema, write
+from visualheads.store import upkeep as packing
 from visualheads.store.combine import open_results
 from visualheads.store.files import DamageWarning
-from visualheads.store.pack import pack
 from visualheads.store.read import open_store
+from visualheads.store.upkeep import pack
 
 
 def test_models_of_different_shapes_are_padded(tmp_path: Path) -> None:

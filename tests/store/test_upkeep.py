@@ -17,9 +17,8 @@ from helpers.stores import GRID, fill, plan_for
 from visualheads.errors import StoreError
 from visualheads.store import write
 from visualheads.store.files import DamageWarning
-from visualheads.store.pack import pack
 from visualheads.store.read import open_store
-from visualheads.store.upkeep import repair, verify
+from visualheads.store.upkeep import pack, repair, verify
 
 DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
     "deleted": lambda _raw: None,

@@ -11,7 +11,7 @@ from visualheads.analysis import grounding
 from visualheads.errors import HeadError, ParameterError, SampleError
 from visualheads.interventions import ablate, steer
 from visualheads.studies import steering
-from visualheads.studies.grounding import ground
+from visualheads.studies.steering import ground
 
 QUIET = {"progress": False, "max_new_tokens": 2}
 BOX = (14.0, 24.0, 26.0, 40.0)

@@ -15,7 +15,7 @@ from visualheads.miniatures.smol.questions import count_object, free
 from visualheads.miniatures.smol.scenes import draw_scene, render
 from visualheads.models.loading import wrap
 from visualheads.store.read import open_store
-from visualheads.studies import scene_prompts
+from visualheads.studies import three_moments
 from visualheads.studies import three_moments as moments
 from visualheads.tasks.sample import Sample
 from visualheads.tracing.trace import trace
@@ -25,14 +25,14 @@ from visualheads.tracing.trace import trace
 def asked():
     sheet()
     rng = random.Random(4)
-    return scene_prompts.drawn_questions([draw_scene(rng) for _ in range(8)])[:4]
+    return three_moments.drawn_questions([draw_scene(rng) for _ in range(8)])[:4]
 
 
 def test_the_asked_words_of_a_list_are_marked(asked):
     module, _ = fast_vlm()
     words = word_tokenizer()
     for scene, name, image_id in asked:
-        prompt = scene_prompts.text_prompt(module, words, scene, name, image_id)
+        prompt = three_moments.text_prompt(module, words, scene, name, image_id)
         told = f"Image: {', '.join(thing.name for thing in scene.objects)}"
         ids = torch.tensor(prefix_ids(words, 0, told))
         assert words.decode(ids[prompt.asked[: len(ids)]]).count(name) == scene.count(name)
@@ -42,7 +42,7 @@ def test_the_asked_words_of_a_list_are_marked(asked):
 
 def test_the_asked_objects_of_a_picture_are_marked(asked):
     scene, name, _ = asked[0]
-    own, others = scene_prompts.cells(scene, name)
+    own, others = three_moments.cells(scene, name)
     thing = next(one for one in scene.objects if one.name == name)
     column, row = (int(centre * 12 / side) for centre, side in zip(thing.centre, scene.size, strict=True))
     assert own.reshape(12, 12)[row, column]
@@ -53,7 +53,7 @@ def test_rows_are_those_of_a_trace(asked):
     module, processor = fast_vlm()
     model = wrap(module, processor, name="tiny")
     scene, name, image_id = asked[0]
-    prompt = scene_prompts.picture_prompt(module, processor.tokenizer, render(scene, sheet()), scene, name, image_id)
+    prompt = three_moments.picture_prompt(module, processor.tokenizer, render(scene, sheet()), scene, name, image_id)
     ours = moments.measured(moments.last_rows(module.model.language_model, prompt), prompt)
     picture = render(scene, sheet())
     sample = Sample("one", picture, free("object", count_object(name), "").text, str(scene.count(name)))
@@ -64,7 +64,7 @@ def test_rows_are_those_of_a_trace(asked):
 def test_a_moment_holds_all_measures_and_behaviours(asked):
     module, _ = fast_vlm()
     words = word_tokenizer()
-    prompts = [scene_prompts.text_prompt(module, words, *one) for one in asked]
+    prompts = [three_moments.text_prompt(module, words, *one) for one in asked]
     ds = moments.trace_moment("text", module.model.language_model, module.lm_head, prompts)
     assert dict(ds.sizes) == {"model": 1, "layer": 2, "head": 4, "sample": 4}
     assert {*moments.MEASURES, *moments.BEHAVIOURS, *moments.ANSWERS} == set(ds.data_vars)
@@ -76,7 +76,7 @@ def test_a_moment_holds_all_measures_and_behaviours(asked):
 def test_knocked_out_heads_see_nothing_of_the_scene(asked):
     module, _ = fast_vlm()
     language = module.model.language_model
-    prompt = scene_prompts.text_prompt(module, word_tokenizer(), *asked[0])
+    prompt = three_moments.text_prompt(module, word_tokenizer(), *asked[0])
     before = moments.last_rows(language, prompt)
     with moments.knocked_out(language, [(0, 1)], prompt.content):
         during = moments.last_rows(language, prompt)
@@ -90,7 +90,7 @@ def test_without_heads_a_knockout_changes_nothing(asked):
     module, _ = fast_vlm()
     language = module.model.language_model
     words = word_tokenizer()
-    prompts = [scene_prompts.text_prompt(module, words, *one) for one in asked]
+    prompts = [three_moments.text_prompt(module, words, *one) for one in asked]
     right, log_probability = zip(
         *(moments.answered(language, module.lm_head, prompt) for prompt in prompts), strict=True
     )
@@ -135,7 +135,7 @@ def test_the_answer_is_the_most_probable_number(asked):
     module, _ = fast_vlm()
     words = word_tokenizer()
     scene, name, image_id = asked[0]
-    prompt = scene_prompts.text_prompt(module, words, scene, name, image_id)
+    prompt = three_moments.text_prompt(module, words, scene, name, image_id)
     assert words.decode([prompt.numbers[prompt.answer]]) == str(scene.count(name))
     logits = module.lm_head(module.model.language_model(inputs_embeds=prompt.inputs[None]).last_hidden_state)[0, -1]
     right, told = moments.answered(module.model.language_model, module.lm_head, prompt)

@@ -15,7 +15,7 @@ from PIL import Image
 from helpers.task_files import as_base64, picture
 from visualheads.errors import BoxError, ImageError, SampleError
 from visualheads.tasks import LazyImage, Sample, picture_hash
-from visualheads.tasks.images import TURNS
+from visualheads.tasks.pictures import TURNS
 
 PIXELS = np.asarray(picture(0))
 """(64, 96, 3)"""

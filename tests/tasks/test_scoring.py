@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from helpers.task_files import picture
 from visualheads.errors import ParameterError
-from visualheads.tasks import questions, scoring
+from visualheads.tasks import records, scoring
 from visualheads.tasks.sample import Sample
 
 
@@ -21,22 +21,22 @@ def sample(**changes: Any) -> Sample:
 
 def test_prompts_verbatim() -> None:
     question = "How many people are there?"
-    assert questions.free_form(question) == (
+    assert records.free_form(question) == (
         "How many people are there?\nAnswer the question using a single word or phrase."
     )
-    assert questions.free_form(question, marked=True) == (
+    assert records.free_form(question, marked=True) == (
         "How many people are there? The exemplary object is within the rectangle."
         "\nAnswer the question using a single word or phrase."
     )
-    assert questions.with_letters(question, ("4", "2", "3", "1")) == (
+    assert records.with_letters(question, ("4", "2", "3", "1")) == (
         "How many people are there?\nA. 4\nB. 2\nC. 3\nD. 1"
         "\nAnswer with the option's letter from the given choices directly."
     )
     asked = "Is there a dog in the image?\nAnswer the question using a single word or phrase."
-    assert questions.short_answer("Is there a dog in the image?") == asked
-    assert questions.short_answer(asked) == asked
-    assert questions.with_hint("Which?", "Look.") == "Look.\nWhich?"
-    assert questions.with_hint("Which?", "") == "Which?"
+    assert records.short_answer("Is there a dog in the image?") == asked
+    assert records.short_answer(asked) == asked
+    assert records.with_hint("Which?", "Look.") == "Look.\nWhich?"
+    assert records.with_hint("Which?", "") == "Which?"
 
 
 @pytest.mark.parametrize(

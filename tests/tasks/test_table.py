@@ -12,7 +12,7 @@ import pytest
 from helpers.task_files import picture
 from visualheads.errors import ParameterError, RecordError
 from visualheads.tasks import MissingDataError, Samples, task
-from visualheads.tasks.questions import FREE_SUFFIX, LETTERS_SUFFIX
+from visualheads.tasks.records import FREE_SUFFIX, LETTERS_SUFFIX
 
 HEADER = "id,image,question,answer,answers,choice_a,choice_b,choice_c,box_x0,box_y0,box_x1,box_y1,condition"
 

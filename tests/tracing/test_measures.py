@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from visualheads.errors import ParameterError
-from visualheads.models.sinks import find_sink_dimensions, sink_scores, sink_threshold, sink_tokens
+from visualheads.models.attention_call import find_sink_dimensions, sink_scores, sink_threshold, sink_tokens
 from visualheads.tracing import measures
 from visualheads.tracing.measures import MEASURES, TokenSets, measure, spatial_entropy, whole_picture_maps
 

@@ -17,14 +17,14 @@ from PIL import Image
 from helpers.networks import Tiny, llava, picture, samples, wrapped
 from visualheads.analysis.effects import usable
 from visualheads.errors import BoxError, HeadError, IdentityMismatch, ImageError, ParameterError, SampleError
-from visualheads.models.generation import Margins, answer_lengths, first_tokens
 from visualheads.models.loading import wrap
+from visualheads.models.wrapper import Margins, answer_lengths, first_tokens
 from visualheads.store import write as store
 from visualheads.store.schema import assert_valid
 from visualheads.tasks.sample import LazyImage
 from visualheads.tracing.forward import plan_batches, prefetched, run
 from visualheads.tracing.measures import MEASURES
-from visualheads.tracing.trace import prepare_store, trace, trace_to_store
+from visualheads.tracing.trace import StoreSettings, prepare_store, trace, trace_to_store
 
 KINDS = ("llava", "llava_next", "vip_llava")
 BOTH = ("first_generated", "last_prompt")
@@ -273,7 +273,8 @@ def test_maps_of_chosen_heads_are_stored(tmp_path):
     model, asked, chosen = wrapped("llava"), samples(), [(2, 1), (0, 3)]
     settings = {"keep": ("maps", "mean_map"), "heads": chosen, "max_new_tokens": TOKENS, "progress": False}
     in_memory = trace(model, asked, query=BOTH, **settings)
-    prepare_store(model, asked, tmp_path / "a.zarr", shard=4, **{k: v for k, v in settings.items() if k != "progress"})
+    told = {name: value for name, value in settings.items() if name != "progress"}
+    prepare_store(model, asked, tmp_path / "a.zarr", StoreSettings(shard=4, **told))
     found = trace_to_store(model, asked, tmp_path / "a.zarr", shard=4, **settings).compute()
     assert_valid(found)
     assert list(zip(found.selected_layer.values, found.selected_index.values, strict=True)) == chosen

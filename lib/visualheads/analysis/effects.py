@@ -11,8 +11,7 @@ import xarray as xr
 from visualheads.analysis.subset import models_of
 from visualheads.errors import HeadError
 from visualheads.heads.bootstrap import bootstrap
-from visualheads.heads.losses import LOSSES, excess_loss, head_effects, losses, over_depth
-from visualheads.heads.proportions import changes
+from visualheads.heads.losses import LOSSES, changes, excess_loss, head_effects, losses, over_depth
 from visualheads.heads.ranking import SCORES, rank, real_samples
 
 MAIN_TASK = "looktwice"

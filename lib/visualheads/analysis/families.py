@@ -13,9 +13,9 @@ from visualheads.analysis.benchmarks import head_statistics
 from visualheads.analysis.lineage import RELATIONS, lineage, matched, recorded_scores, relation, tuned_pictures
 from visualheads.analysis.scores import answered_by_all, score_difference
 from visualheads.analysis.subset import subset, tasks_of
+from visualheads.heads.losses import mean_share
 from visualheads.heads.patterns import QUERY, model_agreement, pairs
 from visualheads.heads.permutation import ShapePairs, jackknifed, shuffled
-from visualheads.heads.proportions import mean_share
 from visualheads.heads.selection import shapes_of
 
 SIZE = re.compile(r"-?v?[\d.]+B?$|-mini$")

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from visualheads.analysis.subset import models_of, subset, tasks_of
 from visualheads.cards import cards
 from visualheads.heads.bootstrap import LEVEL, N_BOOT, interval, picture_ids, picture_weights
+from visualheads.heads.losses import most_unseen, share_bounds, share_gained, share_right
 from visualheads.heads.patterns import labels_of
-from visualheads.heads.proportions import most_unseen, share_bounds, share_gained, share_right
-from visualheads.tasks.question_kinds import option_counts
+from visualheads.tasks.registry import option_counts
 from visualheads.tasks.scoring import in_every_round, pope_parts
 
 COLUMNS = ("model", "task", "figure", "estimate", "lower", "upper", "n")

@@ -10,7 +10,7 @@ import xarray as xr
 
 from visualheads.analysis.subset import bounds_of
 from visualheads.heads.bootstrap import bootstrap
-from visualheads.heads.proportions import changes
+from visualheads.heads.losses import changes
 
 MASSIVE, BY_ATTENTION = "massive activations", "background that draws most attention"
 """What stands for sink tokens: those of sink dimensions or, in models without, what heads look at beside objects."""

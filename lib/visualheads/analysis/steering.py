@@ -10,7 +10,7 @@ import xarray as xr
 
 from visualheads.analysis.subset import bounds_of
 from visualheads.heads.bootstrap import bootstrap
-from visualheads.heads.proportions import changes, shares
+from visualheads.heads.losses import changes, shares
 
 BOUNDS = ("estimate", "lower", "upper")
 STEER_COLUMNS = (

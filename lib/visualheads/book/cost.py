@@ -287,7 +287,7 @@ def _looks(name: str, sizes: Sequence[int]) -> list[dict[str, Any]]:
 def _plain(module: Any, encodings: Sequence[Any], **more: Any) -> Callable[[], None]:
     import torch
 
-    from visualheads.models.generation import greedy
+    from visualheads.models.wrapper import greedy
 
     def run() -> None:
         with torch.no_grad(), greedy(module, 0):

@@ -39,8 +39,7 @@ from visualheads.store.stored import opened
 from visualheads.store.write import pending
 from visualheads.tasks import task, task_names
 from visualheads.tracing import cluster, trace
-from visualheads.tracing.dry_run import Needs, needs
-from visualheads.tracing.jobs import TraceJob, untrained_control
+from visualheads.tracing.jobs import Needs, TraceJob, needs, untrained_control
 
 if TYPE_CHECKING:
     from visualheads.models.wrapper import VisionLanguageModel

@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from visualheads import __version__
-from visualheads.cli import book, information, interventions, making, results, tracing
-from visualheads.cli.console import BAD_INPUT, FAILED, be_quiet, err, out
+from visualheads.cli import book, information, making, tracing
+from visualheads.cli.options import BAD_INPUT, FAILED, be_quiet, err, out
 from visualheads.errors import DiskFullError, KernelError, VisualHeadsError
 
 LOG = logging.getLogger("visualheads")
@@ -31,19 +31,19 @@ for command in (
     information.doctor,
     tracing.look,
     tracing.trace,
-    results.top,
-    results.export,
-    results.verify,
-    interventions.ablate,
-    interventions.steer,
-    interventions.sweep,
+    information.top,
+    information.export,
+    information.verify,
+    tracing.ablate,
+    tracing.steer,
+    tracing.sweep,
     book.page,
     book.export_page,
     book.book,
     book.pdf,
     book.full,
     book.paper,
-    results.compare,
+    information.compare,
     making.convert,
     making.train,
     making.scenes,
@@ -53,7 +53,7 @@ for command in (
     making.export_checkpoint,
 ):
     app.command()(command)
-app.command("rank", hidden=True)(results.top)
+app.command("rank", hidden=True)(information.top)
 app.command("model", hidden=True)(book.page)
 
 

@@ -12,8 +12,19 @@ import yaml
 from rich.table import Column, Table
 
 from visualheads.cards import cards
-from visualheads.cli.console import bar, out, say
-from visualheads.cli.options import BatchTokens, Cluster, DryRun, Fresh, Name, Scheduler, full_path, grouped
+from visualheads.cli.options import (
+    BatchTokens,
+    Cluster,
+    DryRun,
+    Fresh,
+    Name,
+    Scheduler,
+    bar,
+    full_path,
+    grouped,
+    out,
+    say,
+)
 from visualheads.cli.tracing import check_workers, workers_of
 from visualheads.errors import KernelError, ParameterError, got
 from visualheads.paths import project_folder

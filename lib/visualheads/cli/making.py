@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from visualheads.cards import data_folder
-from visualheads.cli.console import say, warnings_as_notes
+from visualheads.cli.options import say, warnings_as_notes
 from visualheads.cli.signals import Stopped
 from visualheads.errors import ParameterError, VisualHeadsError, got
 
@@ -103,7 +103,7 @@ def scenes(
         write_test_scenes(target, sheet)
         say(str(target))
         return
-    from visualheads.miniatures.scenes import WRITERS
+    from visualheads.miniatures.benchmarks import WRITERS
 
     target = folder or data_folder() / "scenes"
     for name, write in WRITERS.items():

@@ -3,21 +3,75 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 
 from visualheads import plugins
-from visualheads.cli.console import SHOWN_SKIPPED, err
+from visualheads.models.progress import Wish
 from visualheads.paths import RESULTS
 
 if TYPE_CHECKING:
     from visualheads.models.wrapper import VisionLanguageModel
     from visualheads.tracing.jobs import TraceJob
+
+FAILED, BAD_INPUT = 1, 2
+SHOWN_SKIPPED = 20
+
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True)
+
+
+class _Told:
+    quiet = False
+
+
+def be_quiet(quiet: bool) -> None:
+    """Whether bars, notes and reports are left out, and only results and errors are printed."""
+    _Told.quiet = quiet
+
+
+def bar() -> Wish:
+    """Whether a bar of progress is shown, as the library takes it."""
+    return False if _Told.quiet else "auto"
+
+
+def as_json(told: object) -> None:
+    """Print a result for a script."""
+    sys.stdout.write(json.dumps(told, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def say(line: str) -> None:
+    """Print a line as it is: names and paths may hold brackets."""
+    out.print(line, markup=False, highlight=False)
+
+
+@contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """Print warnings as single lines without the place in the code they come from."""
+    shown = warnings.showwarning
+
+    def note(message: Warning | str, *_rest: object, **_more: object) -> None:
+        if _Told.quiet:
+            return
+        err.print("[yellow]Note:[/]", end=" ")
+        err.print(str(message), markup=False, highlight=False)
+
+    warnings.showwarning = note
+    try:
+        yield
+    finally:
+        warnings.showwarning = shown
+
 
 Name = Annotated[str, typer.Argument(help="Catalogue name, folder or hub id.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for a script.")]

@@ -15,8 +15,8 @@ from torch import Tensor
 from visualheads.errors import ParameterError, VisualHeadsError, got
 from visualheads.explorer.answers import answers_of, white
 from visualheads.explorer.look_data import GENERATED, MEASURES, PROMPT, Look, Row
-from visualheads.interventions.engine.generating import step_forward
-from visualheads.interventions.engine.text_model import (
+from visualheads.interventions.editor import step_forward
+from visualheads.interventions.text_model import (
     LanguageModelInputs,
     check_alone,
     forward,

@@ -1,13 +1,176 @@
-"""What sweeps say: what is lost with each set, against the clean run and matched random heads. Pure xarray."""
+"""What sweeps say: what is lost with each set, against the clean run and matched random heads; and shares of answers.
+
+Shares and their differences have intervals over pictures, where all answers agree too. Pure xarray.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
+from scipy import stats
 
 from visualheads.errors import HeadError, ParameterError, got
-from visualheads.heads.bootstrap import LEVEL, N_BOOT, bootstrap
-from visualheads.heads.proportions import changes
+from visualheads.heads.bootstrap import LEVEL, N_BOOT, bootstrap, interval, picture_sums, picture_weights
+
+Bound = NDArray[np.float64]
+
+
+def share_right(correct: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0) -> dict[str, float]:
+    """Mean of answers (sample; 1 right, 0 wrong, NaN unknown) with an interval over pictures: estimate, lower, upper.
+
+    As in `shares`.
+    """
+    return _told(shares(correct, n_boot, level, seed))
+
+
+def shares(values: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0) -> xr.DataArray:
+    """Means over samples of values in [0, 1], NaN left out, with an interval over pictures: (…, bound).
+
+    Where all are right, every draw of pictures is alike, and where nearly all are, nearly: no lower bound is above
+    1 − `most_unseen`, no upper one below `most_unseen`.
+    """
+    bounds, unseen = bootstrap(values, n_boot, level, seed), most_unseen(_pictures(values), level)
+    return _with(bounds, *share_bounds(*_both(bounds), unseen))
+
+
+def share_gained(
+    first: xr.DataArray, second: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0
+) -> dict[str, float]:
+    """Mean of second − first over the samples both answered, paired: estimate, lower, upper, each in [−1, 1]."""
+    one, other = xr.align(first, second, join="inner")
+    change = one.copy(data=np.asarray(other.values, dtype=float) - np.asarray(one.values, dtype=float))
+    return changed(change, n_boot, level, seed)
+
+
+def changed(values: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0) -> dict[str, float]:
+    """Mean change of answers (sample; −1, 0 or 1, NaN unknown) with an interval over pictures, as in `changes`."""
+    return _told(changes(values, n_boot, level, seed))
+
+
+def changes(values: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0) -> xr.DataArray:
+    """Mean changes of answers, or of shares of them, in [−1, 1], with an interval over pictures: (…, bound).
+
+    Few changes, or none, leave a bootstrap too sure: it is widened to `newcombe` where that reaches farther. NaN is
+    left out.
+    """
+    bounds = bootstrap(values, n_boot, level, seed)
+    return _with(bounds, *change_bounds(*_both(bounds), *newcombe(values, level)))
+
+
+def mean_share(
+    parts: Sequence[xr.DataArray], n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0, lowest: float = 0.0
+) -> dict[str, float]:
+    """Mean over parts (benchmarks, each with the same weight) of the share right: estimate, lower, upper.
+
+    The pictures of each part are drawn anew by themselves; a replicate is the mean of the parts' own means. Bounds are
+    wider by what each part may hide, as in `shares` or, of differences, `changes`: one part alone has their bounds.
+    `lowest`: of a share, 0; of differences less.
+    """
+    estimates, replicates, hidden = [], [], np.zeros(2)
+    for place, part in enumerate(parts):
+        sums = picture_sums(part)
+        n = len(sums.pictures)
+        estimates.append(float(sums.means(np.ones((1, n)))[0, 0]))
+        replicates.append(sums.means(picture_weights(n, n_boot, seed + place))[0])
+        low, high = interval(replicates[-1], level)
+        if lowest == 0:
+            least, most = share_bounds(low, high, most_unseen(_pictures(part), level))
+        else:
+            least, most = change_bounds(low, high, *newcombe(part, level))
+        hidden += np.array([low - least, most - high]) / len(parts)
+    (lower,), (upper,) = interval(np.mean(replicates, axis=0)[None], level)
+    bounds = {"lower": max(lowest, float(lower) - hidden[0]), "upper": min(-lowest or 1.0, float(upper) + hidden[1])}
+    return {"estimate": float(np.mean(estimates)), **{name: float(bound) for name, bound in bounds.items()}}
+
+
+def share_bounds(lower: Bound, upper: Bound, unseen: Bound) -> tuple[Bound, Bound]:
+    """Bounds of shares, none nearer to 0 or 1 than `unseen`."""
+    return np.minimum(lower, 1 - unseen), np.maximum(upper, unseen)
+
+
+def change_bounds(lower: Bound, upper: Bound, least: Bound, most: Bound) -> tuple[Bound, Bound]:
+    """Bounds of changes that hold `newcombe` too."""
+    return np.fmin(lower, least), np.fmax(upper, most)
+
+
+def newcombe(values: xr.DataArray, level: float = LEVEL) -> tuple[Bound, Bound]:
+    """Return the Newcombe interval of mean changes (…, sample), from how many pictures changed each way.
+
+    The share of pictures that went up and the share that went down have exact binomial intervals (`clopper_pearson`),
+    each times the mean size of such a change and at least `most_unseen`; in the interval of their difference the
+    squares of their widths add.
+
+    Returns
+    -------
+    tuple of numpy.ndarray
+        Lower and upper bounds (…) in [−1, 1].
+
+    References
+    ----------
+    Newcombe (1998), Statistics in Medicine 17: 873–890, method 10.
+    """
+    shape, sides = _shape(values), []
+    for sign in (1, -1):
+        sums = picture_sums((sign * values).clip(min=0))  # NaN stays NaN
+        share = sums.means(np.ones((1, len(sums.pictures))))[:, 0].reshape(shape)
+        went, n = ((found > 0).sum(axis=1).reshape(shape) for found in (sums.sums, sums.counts))
+        size = np.divide(share * n, went, out=np.ones(shape), where=went > 0)
+        low, high = clopper_pearson(went, n, level)
+        most = np.maximum(size * high, most_unseen(n, level))
+        sides.append((share, np.minimum(share, size * low), np.minimum(1, most)))
+    (up, up_low, up_high), (down, down_low, down_high) = sides
+    least = up - down - np.hypot(up - up_low, down_high - down)
+    most = up - down + np.hypot(up_high - up, down - down_low)
+    return np.maximum(least, -1), np.minimum(most, 1)
+
+
+def clopper_pearson(found: NDArray[np.integer], n: NDArray[np.integer], level: float = LEVEL) -> tuple[Bound, Bound]:
+    """Return the exact binomial interval of a share of which `found` of `n` were seen; 0 and 1 for none.
+
+    References
+    ----------
+    Clopper and Pearson (1934), Biometrika 26.
+    """
+    tail = (1 - level) / 2
+    low = np.where(found > 0, stats.beta.ppf(tail, np.maximum(found, 1), n - found + 1), 0.0)
+    high = np.where(found < n, stats.beta.ppf(1 - tail, found + 1, np.maximum(n - found, 1)), 1.0)
+    return low, high
+
+
+def most_unseen(n: int | NDArray[np.integer], level: float = LEVEL) -> NDArray[np.float64]:
+    """Return the largest probability of something that `n` independent pictures did not show, [0, 1]; 1 for none.
+
+    The upper bound of `clopper_pearson` at 0 of n.
+    """
+    n = np.asarray(n)
+    return np.where(n > 0, clopper_pearson(np.zeros_like(n), n, level)[1], 1.0)
+
+
+def _pictures(values: xr.DataArray) -> NDArray[np.integer]:
+    """How many pictures each value is known of, in the shape of `values` without the samples."""
+    return (picture_sums(values).counts > 0).sum(axis=1).reshape(_shape(values))
+
+
+def _shape(values: xr.DataArray) -> list[int]:
+    return [values.sizes[dim] for dim in values.dims if dim != "sample"]
+
+
+def _both(bounds: xr.DataArray) -> tuple[Bound, Bound]:
+    return bounds.sel(bound="lower").values, bounds.sel(bound="upper").values
+
+
+def _with(bounds: xr.DataArray, lower: Bound, upper: Bound) -> xr.DataArray:
+    """The same estimates with other bounds."""
+    told = {"lower": lower, "estimate": bounds.sel(bound="estimate").values, "upper": upper}
+    return bounds.copy(data=np.stack([told[str(bound)] for bound in bounds["bound"].values], axis=-1))
+
+
+def _told(bounds: xr.DataArray) -> dict[str, float]:
+    return {bound: float(bounds.sel(bound=bound)) for bound in ("estimate", "lower", "upper")}
+
 
 LOSSES = {"accuracy": "loss_correct", "margin": "loss_margin", "kl": "kl"}
 """Measure → variable of `losses`."""

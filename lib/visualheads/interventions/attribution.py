@@ -20,11 +20,11 @@ from torch import Tensor
 
 from visualheads.errors import ParameterError, got
 from visualheads.heads.losses import LOSSES, losses
-from visualheads.interventions.engine.editor import Editor
-from visualheads.interventions.engine.run import first_changed
-from visualheads.interventions.engine.text_model import EMBEDS, check_alone, forward, language_model_inputs, new_cache
+from visualheads.interventions.editor import Editor
+from visualheads.interventions.engine import first_changed
 from visualheads.interventions.modes import Intervention, check_possible
 from visualheads.interventions.reference import as_reference
+from visualheads.interventions.text_model import EMBEDS, check_alone, forward, language_model_inputs, new_cache
 from visualheads.models.progress import Wish, progress_bar
 from visualheads.tracing.settings import coordinates_of, settings_of
 

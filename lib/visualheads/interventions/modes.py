@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from visualheads.errors import ModeError, ParameterError, checked_name, checked_number, got
-from visualheads.interventions.engine import replacements
-from visualheads.interventions.engine.replacements import Change
+from visualheads.interventions import replacements as replacements
+from visualheads.interventions.replacements import Change
 from visualheads.tasks.sample import checked_box
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from visualheads.errors import checked
-from visualheads.interventions.engine.generating import ended, step_forward
-from visualheads.interventions.engine.replacements import CLASSES, GENERATED, position_classes
-from visualheads.interventions.engine.text_model import forward, language_model_inputs, new_cache
+from visualheads.interventions.editor import ended, step_forward
 from visualheads.interventions.modes import Reference, weights_identity
+from visualheads.interventions.replacements import CLASSES, GENERATED, position_classes
+from visualheads.interventions.text_model import forward, language_model_inputs, new_cache
 from visualheads.models import provenance
 from visualheads.models.devices import fitting
 from visualheads.tracing.settings import MAX_NEW_TOKENS, settings_of

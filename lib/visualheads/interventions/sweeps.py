@@ -2,30 +2,146 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
+import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
-from visualheads.errors import ModeError, StoreError, checked, checked_name
+from visualheads.errors import BoxError, ModeError, StoreError, checked, checked_name, got
 from visualheads.heads.selection import head_sets
-from visualheads.interventions import results
-from visualheads.interventions.engine.run import Job
-from visualheads.interventions.modes import ALL, BIAS, MODES, POSITIONS, Intervention, check_possible
+from visualheads.interventions.engine import Effects, Job
+from visualheads.interventions.modes import ALL, BIAS, MODES, POSITIONS, VERSION, Intervention, check_possible
 from visualheads.interventions.reference import as_reference
 from visualheads.models.progress import Wish, progress_bar
-from visualheads.store import write
-from visualheads.store.join import SOURCE, joined
+from visualheads.store import schema, write
+from visualheads.store.combine import SOURCE, joined
 from visualheads.store.read import PACKED, open_asked, open_store, read_attrs
-from visualheads.tracing.settings import MAX_NEW_TOKENS, circumstance_of, settings_of
+from visualheads.tasks.sample import checked_box
+from visualheads.tracing.settings import MAX_NEW_TOKENS, circumstance_of, coordinates_of, identity_of, settings_of
 
 if TYPE_CHECKING:
     from visualheads.interventions.modes import Reference
     from visualheads.models.wrapper import VisionLanguageModel
     from visualheads.tasks.sample import Box, Sample
+    from visualheads.tracing.settings import Settings
+
+SET_DIMS, SAMPLE_DIMS = ("model", "set", "sample"), ("model", "sample")
+DIMS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("prediction", "correct", "margin", "kl"), SET_DIMS),
+    **dict.fromkeys(("clean_prediction", "clean_correct", "clean_margin"), SAMPLE_DIMS),
+}
+"""The variables of a sweep."""
+HEADS = ("model", "set", "layer", "head")
+
+
+def sweep_coordinates(
+    model: VisionLanguageModel, samples: Sequence[Sample], settings: Settings, sets: xr.DataArray,
+    intervention: Intervention, seed: int = 0, task_files: str = "",
+) -> xr.Dataset:  # fmt: skip
+    """A trace's coordinates, the sets with what they came with, their heads (model, set, layer, head), and the mode."""
+    coords = coordinates_of(model, samples, settings, seed, single=True)
+    identity = sweep_identity(model, settings, sets, intervention, seed, task_files)
+    along = {str(name): ("set", values.values) for name, values in sets.coords.items() if values.dims == ("set",)}
+    return coords.assign_coords(
+        {
+            **along,
+            "heads": (HEADS, sets.transpose("set", "layer", "head").values[None]),
+            "mode": ("model", objects([intervention.mode])),
+            "positions": ("model", objects([intervention.positions])),
+            "provenance": ("model", objects([schema.provenance(identity, circumstance_of(model))])),
+        }
+    )
+
+
+def sweep_identity(
+    model: VisionLanguageModel, settings: Settings, sets: xr.DataArray,
+    intervention: Intervention, seed: int = 0, task_files: str = "",
+) -> dict[str, Any]:  # fmt: skip
+    """What decides the numbers of a sweep: a trace's identity, the head sets, and everything about the mode."""
+    reference = intervention.reference
+    names = [str(name) for name in sets["set"].values]
+    marks = np.ascontiguousarray(sets.transpose("set", "layer", "head").values)
+    named = {}
+    if intervention.tokens is not None:
+        told = sorted((name, [int(one) for one in chosen]) for name, chosen in intervention.tokens.items())
+        named = {"tokens": _hashed(repr(told).encode())}
+    return {
+        **{name: told for name, told in identity_of(model, settings, seed, task_files).items() if name != "measures"},
+        "interventions": VERSION,
+        "mode": intervention.mode,
+        "positions": intervention.positions,
+        "bias": intervention.bias,
+        "reference": reference.identity.get("samples", "") if reference is not None else "",
+        "boxes": _hashed(repr(sorted(intervention.boxes.items())).encode()) if intervention.boxes else "",
+        "sets": _hashed(repr(names).encode() + marks.tobytes()),
+        **named,
+    }
+
+
+def dataset(effects: Effects, coords: xr.Dataset) -> xr.Dataset:
+    """A sweep's Dataset: dims model, set, layer, head, sample; `heads` is a variable."""
+    variables = {name: (dims, getattr(effects, name)[None]) for name, dims in DIMS.items()}
+    return with_heads(schema.describe(coords.assign(variables)))
+
+
+def with_heads(ds: xr.Dataset) -> xr.Dataset:
+    """The same with `heads` as a variable: stores keep it among the coordinates, which are written at once."""
+    if "heads" not in ds.coords:
+        return ds
+    ds = ds.reset_coords("heads")
+    ds["heads"].attrs.update(long_name="heads that are changed", units="1")
+    return ds
+
+
+def single(ds: xr.Dataset) -> xr.Dataset:
+    """A sweep of one set without the dimension `set`."""
+    along = [name for name, values in ds.coords.items() if values.dims == ("set",)]
+    return ds.isel(set=0).drop_vars(along)
+
+
+def samples_only(ds: xr.Dataset) -> xr.Dataset:
+    """A traced dataset's coordinates of models and samples, without its variables."""
+    bare = ds.drop_vars(list(ds.data_vars))
+    return bare.drop_vars([name for name in bare.variables if not set(bare[name].dims) <= {"model", "sample"}])
+
+
+def objects(names: Sequence[str]) -> NDArray[np.object_]:
+    """Names as labels of a dimension."""
+    array = np.empty(len(names), dtype=object)
+    array[:] = list(names)
+    return array
+
+
+def boxes_of(samples: Sequence[Sample], box: Any) -> Mapping[str, Any]:
+    """Sample id → box: one for all, or one (or None) per sample; empty for None."""
+    if box is None:
+        return {}
+    if isinstance(box, str) or not isinstance(box, Sequence | np.ndarray):
+        raise BoxError(got("box", box, "(left, top, right, bottom) in pixels, or a list with one per sample"))
+    listed = list(box)
+    if len(listed) == 4 and all(isinstance(edge, (int, float, np.number)) for edge in listed):
+        return {sample.id: checked_box(listed, "box") for sample in samples}
+    if len(listed) != len(samples):
+        raise BoxError(
+            f"box: got {len(listed)} boxes for {len(samples)} samples; give one box (left, top, right, bottom) for "
+            "all, or a list with one box (or None: the whole picture) per sample."
+        )
+    return {
+        sample.id: checked_box(own, f"sample {sample.id!r}")
+        for sample, own in zip(samples, listed, strict=True)
+        if own is not None
+    }
+
+
+def _hashed(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
 
 SHARD = 8
 """Samples per shard: every set runs on each of them, so that a shard is work for many passes."""
@@ -109,9 +225,7 @@ def ablate(
         raise ModeError("mode 'steer' needs a box: use vh.steer(model, samples, heads, box=…).")
     change: Change = {"bias": bias, "box": box, "tokens": tokens}
     change |= {"batch_tokens": batch_tokens, "max_new_tokens": max_new_tokens}
-    return results.single(
-        sweep(model, samples, {"heads": heads}, mode, positions, reference, progress=progress, **change)
-    )
+    return single(sweep(model, samples, {"heads": heads}, mode, positions, reference, progress=progress, **change))
 
 
 def steer(
@@ -154,7 +268,7 @@ def steer(
     Gaze Heads (±1e4); PAI.
     """
     change: Change = {"bias": bias, "box": box, "batch_tokens": batch_tokens, "max_new_tokens": max_new_tokens}
-    return results.single(sweep(model, samples, {"heads": heads}, "steer", positions, progress=progress, **change))
+    return single(sweep(model, samples, {"heads": heads}, "steer", positions, progress=progress, **change))
 
 
 @checked
@@ -199,7 +313,7 @@ def sweep(
     run = Sweep.of(model, samples, sets, mode, positions, reference, **change)
     with progress_bar(f"{mode} {model.name}", len(samples), progress) as advance:
         effects = run.job.run(advance=advance)
-    return results.dataset(effects, run.coords)
+    return dataset(effects, run.coords)
 
 
 @checked
@@ -256,9 +370,9 @@ def sweep_to_store(
         for index, ids in todo.items():
             part = [plan.samples.index(name) for name in ids]
             effects = run.job.run(part, advance)
-            made = results.dataset(effects, run.coords.isel(sample=part))
+            made = dataset(effects, run.coords.isel(sample=part))
             write.write_shard(path, index, made, circumstance=plan.circumstance)
-    return results.with_heads(open_asked(path, plan.samples, plan.answers))
+    return with_heads(open_asked(path, plan.samples, plan.answers))
 
 
 def sweep_path(folder: str | os.PathLike[str], model: str, task: str, mode: str, positions: str = ALL) -> Path:
@@ -298,7 +412,7 @@ def open_sweeps(folder: str | os.PathLike[str], mode: str, positions: str = ALL)
             f"no sweep of mode {mode!r} at positions {positions!r} in {folder}; run sweep_to_store first, or give "
             "another folder."
         )
-    sweeps = [results.with_heads(open_store(path)) for path in chosen]
+    sweeps = [with_heads(open_store(path)) for path in chosen]
     for path, ds in zip(chosen, sweeps, strict=True):
         ds.encoding[SOURCE] = str(path)
     return joined(sweeps)
@@ -327,13 +441,13 @@ class Sweep:
         """Check everything, run nothing but a reference set. Raises what `sweep` raises."""
         marks = head_sets(model, sets)
         settings = settings_of(model, samples, "first_generated", (), None, batch_tokens, max_new_tokens)
-        boxes = results.boxes_of(samples, box)
+        boxes = boxes_of(samples, box)
         intervention = Intervention(mode, positions, bias, as_reference(model, reference), boxes, tokens)
         check_possible(model, intervention)
         described = (model, samples, settings, marks, intervention, seed, task_files)
-        coords = results.sweep_coordinates(*described)
+        coords = sweep_coordinates(*described)
         job = Job(model, samples, marks.values, intervention, settings)
-        identity = results.sweep_identity(model, settings, marks, intervention, seed, task_files)
+        identity = sweep_identity(model, settings, marks, intervention, seed, task_files)
         return cls(job, coords, identity)
 
     def plan(self, shard: int) -> write.StorePlan:
@@ -343,7 +457,7 @@ class Sweep:
             identity=self.identity,
             circumstance=circumstance_of(self.job.model),
             shard=shard,
-            variables=results.DIMS,
+            variables=DIMS,
             kind=kind_of(self.job.intervention.mode, self.job.intervention.positions),
             hashes=self.job.settings.hashes,
             answers=self.job.settings.answers,

@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 from scipy import stats
 
-from visualheads.heads.proportions import share_right
+from visualheads.heads.losses import share_right
 from visualheads.miniatures.questions import kind_of, question_only, without_looking
 from visualheads.tasks import task
 from visualheads.tasks.sample import LETTERS

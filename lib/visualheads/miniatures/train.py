@@ -25,7 +25,7 @@ from visualheads.miniatures.language import build_tokenizer
 from visualheads.miniatures.tower import TOWER_SEED, build_tower_with_head, train_tower
 from visualheads.miniatures.training import TrainingPlan
 from visualheads.models import loading
-from visualheads.store import pack
+from visualheads.store import upkeep
 from visualheads.tasks import task
 from visualheads.tracing import trace
 
@@ -292,4 +292,4 @@ def trace_moments(name: str, folder: Path, work: Path, n: int = SAMPLES) -> Path
         ds = trace.trace(model, samples, query=ROWS, max_new_tokens=2, progress=False)
         traced.append(ds.assign_coords(training_step=("model", [step])))
     joined: xr.Dataset = xr.concat(traced, dim="model", join="exact")  # pyright: ignore[reportAssignmentType]
-    return pack.pack(joined.drop_vars(DERIVED), folder / MOMENTS, BITS)
+    return upkeep.pack(joined.drop_vars(DERIVED), folder / MOMENTS, BITS)

@@ -17,13 +17,12 @@ import yaml
 
 from visualheads.cards import Card
 from visualheads.errors import ParameterError, UnknownModelError, checked_path, got
-from visualheads.models import checkpoints, weights
+from visualheads.models import checkpoints, checks
 from visualheads.models.adapters import Adapter, adapter_of
 from visualheads.models.checkpoints import Source, check_config
+from visualheads.models.checks import check_headers, check_prompts
 from visualheads.models.processors import is_whole, load_processor, readable
 from visualheads.models.prompting import Prompts, prompts_of
-from visualheads.models.self_check import check_prompts
-from visualheads.models.weights import check_headers
 
 BLUEPRINTS = Path(__file__).with_name("blueprints.yml")
 PAD_TO_SQUARE = "pad to square"
@@ -191,12 +190,12 @@ def prepare(
         As `visualheads.models.loading.load` tells.
     """
     tuning = checked_path("adapter", adapter) if adapter is not None else None
-    if weights.is_lora(source.folder):
+    if checks.is_lora(source.folder):
         if tuning is not None:
             raise ParameterError(f"adapter: got {str(adapter)!r}, but {source.location} is an adapter itself.")
-        tuning, source = source.folder, weights.lora_base(source)
-    if tuning is not None and not weights.is_lora(tuning):
-        raise ParameterError(got("adapter", str(tuning), f"a folder with {weights.LORA_CONFIG}", suggest=False))
+        tuning, source = source.folder, checks.lora_base(source)
+    if tuning is not None and not checks.is_lora(tuning):
+        raise ParameterError(got("adapter", str(tuning), f"a folder with {checks.LORA_CONFIG}", suggest=False))
     checkpoints.check_revision(source, revision)
     fixed = source.card.revision if source.card and source.folder is None else ""
     plan = of_source(source, revision or fixed or None, processor_from=tuning)

@@ -12,15 +12,15 @@ import torch
 
 from visualheads.cards import Card, data_folder, name_of
 from visualheads.errors import ParameterError, UnsupportedModelError, checked, checked_text, got
-from visualheads.models import blueprints, checkpoints, devices, weights
+from visualheads.models import blueprints, checkpoints, checks, devices
 from visualheads.models.adapters import adapter_of
 from visualheads.models.blueprints import Blueprint
+from visualheads.models.checks import validate_capture
 from visualheads.models.devices import AUTO, CPU, chosen_device, chosen_dtype, in_places, room_for
 from visualheads.models.processors import fill, readable
 from visualheads.models.progress import quiet
 from visualheads.models.prompting import PLAIN_PROMPT, Prompts, prompts_of
 from visualheads.models.provenance import hash_weights
-from visualheads.models.self_check import validate_capture
 from visualheads.models.wrapper import Shape, VisionLanguageModel
 
 __all__ = ["PLAIN_PROMPT", "Shape", "VisionLanguageModel", "load", "untrained", "weights_hash", "wrap"]
@@ -141,7 +141,7 @@ def load(
         "weights": "+".join(filter(None, (files, devices.bits_of(quantized), hash_weights(tuning) if tuning else ""))),
     }
     if tuning is not None:
-        module = weights.with_lora(module, tuning)
+        module = checks.with_lora(module, tuning)
     card = source.card if tuning is None else None  # a tuned model is not the catalogued one
     return _wrapped(module, ready.prompts, identity["checkpoint"], card, identity, validate)
 
@@ -218,7 +218,7 @@ def wrap(
         checked_text("name", name, empty=False)
     if card is not None and not isinstance(card, Card):
         raise ParameterError(got("card", card, "a Card of visualheads.cards.cards(), or None"))
-    inner, tuned = weights.unwrapped(module)
+    inner, tuned = checks.unwrapped(module)
     adapter = adapter_of(type(inner))
     if getattr(processor, "tokenizer", None) is None or getattr(processor, "image_processor", None) is None:
         raise ParameterError(got("processor", type(processor).__name__, "the model's processor, of AutoProcessor"))
@@ -292,7 +292,7 @@ def weights_hash(module: Any) -> str:
 def _wrapped(
     module: Any, prompts: Prompts, name: str, card: Card | None, identity: dict[str, str], validate: bool
 ) -> VisionLanguageModel:
-    module, tuned = weights.unwrapped(module)
+    module, tuned = checks.unwrapped(module)
     if prompts.adapter.softcap(module.config) and module.config.get_text_config()._attn_implementation == "sdpa":
         raise UnsupportedModelError(
             f"{type(module).__name__} caps its attention scores, which SDPA cannot; build it with "
@@ -335,16 +335,16 @@ def _weights(
     reading: dict[str, Any] = {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
     reading |= {"local_files_only": True} if source.folder else {"revision": revision}
     if source.folder is not None:
-        weights.check_headers(plan.config, source.folder)
+        checks.check_headers(plan.config, source.folder)
     with readable("model", source.location), quiet(source.folder is not None):
         if not quantized:  # their names and shapes first, without memory
             told: Any = AutoModelForImageTextToText.from_pretrained(
                 source.location, device_map="meta", ignore_mismatched_sizes=True, **reading
             )
-            weights.check_names(told[1], source.location, plan.config)
+            checks.check_names(told[1], source.location, plan.config)
         loaded: Any = AutoModelForImageTextToText.from_pretrained(source.location, **reading, **settings)
     module, info = loaded
-    weights.check_names(info, source.location, plan.config)
+    checks.check_names(info, source.location, plan.config)
     if validate:
-        weights.check_values(module, source.location)
+        checks.check_values(module, source.location)
     return module

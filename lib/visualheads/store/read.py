@@ -14,9 +14,8 @@ import xarray as xr
 
 from visualheads.errors import StoreError, checked
 from visualheads.store import files
-from visualheads.store.layout import DONE, HASHES
 from visualheads.store.schema import describe, text_as_objects
-from visualheads.store.stored import CIRCUMSTANCE, UNREADABLE, Stored, opened, read_attrs
+from visualheads.store.stored import CIRCUMSTANCE, DONE, HASHES, UNREADABLE, Stored, opened, read_attrs
 from visualheads.store.variables import MAP_COORDINATES, VARIABLES
 
 __all__ = ["PACKED", "open_asked", "open_store", "read_attrs"]

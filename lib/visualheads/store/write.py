@@ -35,8 +35,19 @@ from zarr.storage import LocalStore
 
 from visualheads.errors import IdentityMismatch, StoreError, listed
 from visualheads.store import files
-from visualheads.store.layout import DONE, FORMAT, HASHES, SHARD, StorePlan, shard_slice, write_planned
-from visualheads.store.stored import Record, Stored, opened, write_record
+from visualheads.store.stored import (
+    DONE,
+    FORMAT,
+    HASHES,
+    SHARD,
+    Record,
+    Stored,
+    StorePlan,
+    opened,
+    shard_slice,
+    write_planned,
+    write_record,
+)
 from visualheads.store.upkeep import damaged_shards, lengthen, repair, restore
 from visualheads.store.variables import MAP_COORDINATES, SELECTED_COORDINATES
 

@@ -16,15 +16,14 @@ from visualheads.analysis.lineage import lineage
 from visualheads.analysis.subset import models_of
 from visualheads.cards import cards
 from visualheads.errors import StoreError
-from visualheads.interventions.results import with_heads
+from visualheads.interventions.sweeps import with_heads
 from visualheads.miniatures.text_heads import KIND as LISTS
 from visualheads.miniatures.text_heads import UNTRAINED
-from visualheads.store.combine import task_of
-from visualheads.store.join import check_joinable, joined
+from visualheads.store.combine import check_joinable, joined, task_of
 from visualheads.store.read import PACKED, open_store, read_attrs
 from visualheads.studies import shipped, three_moments
+from visualheads.studies.ablation import EFFECTS
 from visualheads.studies.ablation import MEASURES as TRACED
-from visualheads.studies.effects import EFFECTS
 from visualheads.studies.shipped import NULL
 from visualheads.studies.sinks import SINKS
 

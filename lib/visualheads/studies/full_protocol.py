@@ -25,8 +25,8 @@ from visualheads.interventions.modes import ALL
 from visualheads.interventions.sweeps import kind_of, sweep_path, sweep_to_store
 from visualheads.miniatures.questions import without_looking
 from visualheads.paths import slug_of
-from visualheads.store.join import joined
-from visualheads.studies import effects, shipped, steering
+from visualheads.store.combine import joined
+from visualheads.studies import ablation, shipped, steering
 from visualheads.studies import sinks as sink_study
 from visualheads.studies.ablation import run, sets_of
 from visualheads.tasks import task as benchmark
@@ -159,15 +159,15 @@ def single_head_effects(setting: Setting) -> Made:
     """Whole and looking effects of every head alone, and how far pictures move its output."""
     reference = setting.chosen[: setting.n]
     judged = setting.judged[: setting.single]
-    found = effects.head_effects(setting.model, judged, reference, setting.work, setting.progress)
-    return {effects.EFFECTS: (found, effects.EFFECTS, (MAIN_TASK,))}
+    found = ablation.head_effects(setting.model, judged, reference, setting.work, setting.progress)
+    return {ablation.EFFECTS: (found, ablation.EFFECTS, (MAIN_TASK,))}
 
 
 def untrained_heads(setting: Setting) -> Made:
     """Heads of untrained networks on a few prompts of every condition: the null of counting visual heads."""
     samples = setting.benchmark(MAIN_TASK).samples(format="free", n=NULL_N)
-    found = effects.untrained_draws(setting.model, samples, progress=setting.progress)
-    return {effects.NULL: (found, effects.NULL, (MAIN_TASK,))}
+    found = ablation.untrained_draws(setting.model, samples, progress=setting.progress)
+    return {shipped.NULL: (found, shipped.NULL, (MAIN_TASK,))}
 
 
 def late_heads(setting: Setting, curves: bool = True) -> Made:
@@ -212,8 +212,8 @@ PARTS: dict[str, Part] = {
     "removed heads": Part(tuple(f"{mode}-{positions}" for mode, positions in MODES), removed_heads),
     "steering": Part(steering.STORES, steered_heads),
     "sinks": Part(sink_study.STORES, sinks),
-    "effects of single heads": Part((effects.EFFECTS,), single_head_effects),
-    "untrained heads": Part((effects.NULL,), untrained_heads),
+    "effects of single heads": Part((ablation.EFFECTS,), single_head_effects),
+    "untrained heads": Part((shipped.NULL,), untrained_heads),
     "late heads": Part(("late-uniform_released", "late-mean"), late_heads),
 }
 """In the order in which they run."""
@@ -261,7 +261,7 @@ def _chosen(parts: Mapping[str, Part] | Sequence[str] | None) -> Mapping[str, Pa
 
 def passes(n_heads: int, tasks: int, n: int = N) -> int:
     """About how many prompts the protocol runs through the model, at most: what every head alone costs, and a tenth."""
-    kinds = len(MODES) + tasks + len(effects.KINDS)  # letters besides the modes; other benchmarks; two effects
+    kinds = len(MODES) + tasks + len(ablation.KINDS)  # letters besides the modes; other benchmarks; two effects
     return round(1.1 * n_heads * n * kinds)
 
 

@@ -11,7 +11,7 @@ import xarray as xr
 from numcodecs import BitRound
 
 from visualheads.analysis.effects import MAIN_TASK
-from visualheads.studies import effects, sinks
+from visualheads.studies import ablation, shipped, sinks
 from visualheads.studies.full_protocol import (
     CONDITION,
     LATE_TOKENS,
@@ -22,7 +22,6 @@ from visualheads.studies.full_protocol import (
     late_heads,
     single_head_effects,
 )
-from visualheads.studies.sink_finding import find
 from visualheads.tracing import trace
 from visualheads.tracing.forward import LAST_PROMPT, QUERIES
 
@@ -82,22 +81,22 @@ def _reduced(ds: xr.Dataset, kept: dict[str, tuple[str, ...]]) -> xr.Dataset:
 def untrained_heads(setting: Setting) -> Made:
     """Heads of the language model with untrained adapters: the null of counting visual heads."""
     samples = setting.benchmark(MAIN_TASK).samples(format="free", n=NULL_N)
-    found = effects.untrained_draws(setting.model, samples, DRAWS, setting.progress)
-    return {effects.NULL: (found, effects.NULL, (MAIN_TASK,))}
+    found = ablation.untrained_draws(setting.model, samples, DRAWS, setting.progress)
+    return {shipped.NULL: (found, shipped.NULL, (MAIN_TASK,))}
 
 
 def sink_tokens(setting: Setting) -> Made:
     """Sink tokens, and concentration without them."""
-    found = find(setting.model, setting.judged, setting.progress)
+    found = sinks.find(setting.model, setting.judged, setting.progress)
     kept = found[["sink_share", "concentration", "concentration_no_sink"]]
     return {sinks.SINKS: (kept, sinks.SINKS, (MAIN_TASK,))}
 
 
 PARTS: dict[str, Part] = {
     "traces": Part(STORES, traces),
-    "untrained heads": Part((effects.NULL,), untrained_heads),
+    "untrained heads": Part((shipped.NULL,), untrained_heads),
     "sink tokens": Part((sinks.SINKS,), sink_tokens),
     "late heads": Part(("late-uniform_released", "late-mean"), partial(late_heads, curves=False)),
-    "effects of single heads": Part((effects.EFFECTS,), single_head_effects),
+    "effects of single heads": Part((ablation.EFFECTS,), single_head_effects),
 }
 """In the order in which they run."""

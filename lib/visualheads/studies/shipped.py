@@ -17,13 +17,13 @@ import xarray as xr
 
 from visualheads.cards import cards, data_folder, learned_file, miniature_folder
 from visualheads.interventions.modes import VERSION
-from visualheads.interventions.results import with_heads
+from visualheads.interventions.sweeps import with_heads
 from visualheads.models.provenance import hash_weights
 from visualheads.models.smol.base_weights import weights_identity
 from visualheads.paths import slug_of
-from visualheads.store.pack import pack
 from visualheads.store.read import PACKED, open_store
 from visualheads.store.schema import provenance
+from visualheads.store.upkeep import pack
 from visualheads.tasks import task as benchmark
 from visualheads.tracing.measures import DEFINITIONS_VERSION
 

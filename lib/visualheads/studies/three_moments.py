@@ -10,6 +10,7 @@ import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,95 @@ from visualheads.analysis.three_moments import chosen_heads
 from visualheads.cards import data_folder, learned_file
 from visualheads.errors import StoreError
 from visualheads.heads.selection import depth_stage
-from visualheads.miniatures.smol.packing import as_pixels, as_saved
-from visualheads.miniatures.smol.scenes import Scene, draw_scene, render, use_sheet
+from visualheads.miniatures.smol import questions
+from visualheads.miniatures.smol.packing import ASK, as_pixels, as_saved, prefix_ids
+from visualheads.miniatures.smol.scenes import MOST_OBJECTS, Scene, draw_scene, render, use_sheet
 from visualheads.miniatures.smol.sprites import read_sheet
+from visualheads.models.smol.architecture import GRID, IMAGE_TOKENS
 from visualheads.models.smol.base_weights import weights_identity
 from visualheads.models.smol.joined_model import join, read_learned, with_untrained_projector
-from visualheads.store.pack import pack
 from visualheads.store.read import open_store
 from visualheads.store.schema import provenance
-from visualheads.studies.scene_prompts import Prompt, drawn_questions, picture_prompt, text_prompt
+from visualheads.store.upkeep import pack
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Language-model inputs of one question, and which keys are the scene, the asked objects, and the others.
+
+    `numbers` are the tokens of the numbers that may be the answer, `answer` is the place of the right one among them.
+    """
+
+    inputs: Float[Tensor, "token hidden"]
+    content: Bool[Tensor, " token"]
+    asked: Bool[Tensor, " token"]
+    unasked: Bool[Tensor, " token"]
+    numbers: tuple[int, ...]
+    answer: int
+    image_id: str
+
+
+def text_prompt(module: Any, tokenizer: Any, scene: Scene, name: str, image_id: str) -> Prompt:
+    """The question “How many … are there?” on a scene told in words, for a language model without pictures."""
+    told = questions.told_in_words(scene)
+    before = prefix_ids(tokenizer, 0, told)
+    first = len(prefix_ids(tokenizer, 0, told[: told.index(":") + 1])) - 1
+    spans, at = [], first
+    for index, thing in enumerate(scene.objects):
+        words = len(tokenizer(f" {thing.name}" + ("," if index + 1 < len(scene.objects) else "")).input_ids)
+        spans.append((thing.name, at, at + words))
+        at += words
+    ids = [*before, *tokenizer(_question(name) + ASK).input_ids]
+    content, asked, unasked = (torch.zeros(len(ids), dtype=torch.bool) for _ in range(3))
+    for named, start, end in spans:
+        content[start:end] = True
+        (asked if named == name else unasked)[start:end] = True
+    inputs = module.get_input_embeddings()(torch.tensor(ids))
+    return Prompt(inputs, content, asked, unasked, *_answer(tokenizer, scene, name), image_id)
+
+
+def picture_prompt(module: Any, tokenizer: Any, picture: Image.Image, scene: Scene, name: str, image_id: str) -> Prompt:
+    """The same question on a picture, which shows the scene, or another one as a control, for a FastVLM."""
+    before = prefix_ids(tokenizer, IMAGE_TOKENS)
+    ids = torch.tensor([*before, *tokenizer(_question(name) + ASK).input_ids])
+    content = ids == module.config.image_token_id
+    pixels = as_pixels(picture)[None].to(module.dtype)
+    features = module.get_image_features(pixels, return_dict=True).pooler_output[0]
+    embedded = module.get_input_embeddings()(ids)
+    inputs = embedded.masked_scatter(content[:, None], features.to(embedded.dtype))
+    asked, unasked = (torch.zeros(len(ids), dtype=torch.bool) for _ in range(2))
+    own, others = cells(scene, name)
+    asked[content], unasked[content] = torch.from_numpy(own), torch.from_numpy(others & ~own)
+    return Prompt(inputs, content, asked, unasked, *_answer(tokenizer, scene, name), image_id)
+
+
+def _question(name: str) -> str:
+    return questions.free("object", questions.count_object(name), "").text
+
+
+def _answer(tokenizer: Any, scene: Scene, name: str) -> tuple[tuple[int, ...], int]:
+    """Tokens of the numbers, and the place of the right one: a model may know the number and word its answer freely."""
+    numbers = [tokenizer.convert_tokens_to_ids(str(number)) for number in range(1, MOST_OBJECTS + 1)]
+    return tuple(numbers), scene.count(name) - 1
+
+
+def cells(scene: Scene, name: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Image tokens, row by row, whose cells meet an object of the class, and those that meet another object."""
+    found = [np.zeros((GRID, GRID), dtype=bool) for _ in range(2)]
+    for thing in scene.objects:
+        left, top, right, bottom = (
+            edge * GRID / side for edge, side in zip(thing.box, (*scene.size, *scene.size), strict=True)
+        )
+        rows, columns = slice(int(top), int(np.ceil(bottom))), slice(int(left), int(np.ceil(right)))
+        found[thing.name != name][rows, columns] = True
+    return found[0].ravel(), found[1].ravel()
+
+
+def drawn_questions(scenes: Sequence[Scene]) -> list[tuple[Scene, str, str]]:
+    """Scenes of two or more classes, the asked class (by turns), and the picture's name."""
+    several = [(number, scene) for number, scene in enumerate(scenes) if len(scene.names) > 1]
+    return [(scene, scene.names[number % len(scene.names)], str(number)) for number, scene in several]
+
 
 TEXT, TUNED_TEXT = "SmolLM2, lists in words", "smol-1.5, lists in words"
 FROZEN, TUNED = "smol-frozen, pictures", "smol-1.5, pictures"

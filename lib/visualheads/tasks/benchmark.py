@@ -9,8 +9,8 @@ from typing import ClassVar, Protocol
 
 from visualheads.cards import data_folder
 from visualheads.errors import ParameterError, checked, checked_whole, got
-from visualheads.tasks import questions, records, scoring
-from visualheads.tasks.questions import Question, Reading
+from visualheads.tasks import records, scoring
+from visualheads.tasks.records import Question, Reading
 from visualheads.tasks.sample import Format, LazyImage, Sample
 from visualheads.tasks.sampling import CONTROLS, SampleRequest, Samples, draw_samples
 
@@ -124,8 +124,8 @@ class Benchmark(ABC):
         """The whole text put after the picture."""
         text = question.texts[condition]
         if format == "letters":
-            return questions.with_letters(text, choices)
-        return questions.free_form(text, marked=condition in self.marked)
+            return records.with_letters(text, choices)
+        return records.free_form(text, marked=condition in self.marked)
 
     def score(self, samples: Sequence[Sample], predictions: Sequence[str]) -> dict[str, float]:
         """The benchmark's own figures by name, 0…1. Raises ParameterError when the lengths differ."""

@@ -10,8 +10,7 @@ from typing import Any, ClassVar
 from visualheads.errors import BoxError, ParameterError, RecordError, got, shown
 from visualheads.tasks import records
 from visualheads.tasks.benchmark import Benchmark
-from visualheads.tasks.questions import Question, Reading, gather
-from visualheads.tasks.records import Record
+from visualheads.tasks.records import Question, Reading, Record, gather
 from visualheads.tasks.registry import register
 from visualheads.tasks.sample import Box, Format, checked_box
 

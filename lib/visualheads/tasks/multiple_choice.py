@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from visualheads.errors import RecordError, shown
-from visualheads.tasks import questions, records, scoring
+from visualheads.tasks import records, scoring
 from visualheads.tasks.benchmark import Benchmark
-from visualheads.tasks.questions import Question, Reading, gather
-from visualheads.tasks.records import Record
+from visualheads.tasks.records import Question, Reading, Record, gather
 from visualheads.tasks.registry import register
 from visualheads.tasks.sample import LETTERS, LazyImage, Sample
 
@@ -96,7 +95,7 @@ def _mmbench_question(row: Record, by_index: Mapping[str, Record]) -> Question |
     if picture in by_index:  # some editions store a repeated picture as the index of its first row
         picture = by_index[picture].text("image")
     hint = row.label("hint").strip()
-    text = questions.with_hint(row.text("question"), "" if records.is_empty(hint) else hint)
+    text = records.with_hint(row.text("question"), "" if records.is_empty(hint) else hint)
     return Question(
         question_id=index,
         image_id=hashlib.sha256(picture.encode()).hexdigest()[:12],

@@ -11,8 +11,7 @@ from typing import ClassVar
 from visualheads.errors import RecordError
 from visualheads.tasks import records, scoring
 from visualheads.tasks.benchmark import Benchmark
-from visualheads.tasks.questions import Question, Reading, gather, short_answer
-from visualheads.tasks.records import Record
+from visualheads.tasks.records import Question, Reading, Record, gather, short_answer
 from visualheads.tasks.registry import register
 from visualheads.tasks.sample import Format, Sample
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from visualheads.errors import BoxError, SampleError, shown
-from visualheads.tasks import images
+from visualheads.tasks import pictures
 from visualheads.tasks.pictures import LazyImage, accepted, as_lazy
 
 __all__ = ["LETTERS", "Box", "Format", "LazyImage", "Sample", "as_lazy", "checked_box", "clip_box", "picture_hash"]
@@ -113,7 +113,7 @@ class Sample:
             For a box that lies outside it.
         """
         in_memory = isinstance(self.image, Image.Image)
-        size = images.upright_size(self.image) if in_memory else as_lazy(self.image).size()
+        size = pictures.upright_size(self.image) if in_memory else as_lazy(self.image).size()
         self._check_boxes(size)
         return size
 
@@ -128,7 +128,7 @@ class Sample:
             For a box that lies outside it.
         """
         if isinstance(self.image, Image.Image):
-            picture = images.to_rgb(self.image, f"picture of sample {self.id}")
+            picture = pictures.to_rgb(self.image, f"picture of sample {self.id}")
         else:
             picture = as_lazy(self.image).open()
         self._check_boxes(picture.size)
@@ -155,7 +155,7 @@ def picture_hash(sample: Sample) -> str:
         For a picture that is missing, corrupt or huge.
     """
     if isinstance(sample.image, Image.Image):
-        picture = images.to_rgb(sample.image, f"picture of sample {sample.id}")
+        picture = pictures.to_rgb(sample.image, f"picture of sample {sample.id}")
         content = f"{picture.size} {hashlib.sha256(picture.tobytes()).hexdigest()}"
     else:
         content = as_lazy(sample.image).hash()

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal, Protocol, TypeVar
 
 from visualheads.errors import BoxError, ImageError, ParameterError, RecordError, listed, shown
 from visualheads.tasks.pictures import DrawBox, ShuffleBlocks, Whiten
-from visualheads.tasks.questions import Question, Reading
+from visualheads.tasks.records import Question, Reading
 from visualheads.tasks.sample import LETTERS, Box, LazyImage, Sample, checked_box, clip_box
 
 log = logging.getLogger(__name__)

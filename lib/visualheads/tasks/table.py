@@ -10,10 +10,9 @@ from typing import ClassVar
 
 from visualheads.errors import BoxError, RecordError, close_matches, shown
 from visualheads.paths import slug_of
-from visualheads.tasks import questions, records
+from visualheads.tasks import records
 from visualheads.tasks.benchmark import Benchmark
-from visualheads.tasks.questions import Question, Reading
-from visualheads.tasks.records import Record
+from visualheads.tasks.records import Question, Reading, Record
 from visualheads.tasks.registry import register
 from visualheads.tasks.sample import LETTERS, Box, Format, checked_box
 
@@ -90,7 +89,7 @@ class Table(Benchmark):
 
     def wording(self, question: Question, condition: str, format: str, choices: Sequence[str]) -> str:
         text = question.texts[condition]
-        return questions.with_letters(text, choices) if format == "letters" else questions.short_answer(text)
+        return records.with_letters(text, choices) if format == "letters" else records.short_answer(text)
 
     def _records(self) -> Iterator[Record | RecordError]:
         if self.file.suffix.lower() in JSON_ENDINGS:

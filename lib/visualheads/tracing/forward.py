@@ -14,9 +14,8 @@ from torch import Tensor
 from transformers import StoppingCriteriaList
 
 from visualheads.errors import ParameterError, got
-from visualheads.models.attention_call import align, read
-from visualheads.models.generation import Ended, answer_lengths, greedy
-from visualheads.models.sinks import sink_tokens
+from visualheads.models.attention_call import align, read, sink_tokens
+from visualheads.models.wrapper import Ended, answer_lengths, greedy
 
 if TYPE_CHECKING:
     from visualheads.models.wrapper import VisionLanguageModel

@@ -286,3 +286,18 @@ def component_entropy(maps: NDArray[np.float32], least_mass: float) -> NDArray[n
     # bincount of nothing forgets its weights' type, so NaN is put in by where.
     entropy = np.where((total > 0) & (mass >= least_mass), np.maximum(entropy, 0.0), np.nan)
     return entropy.astype(np.float32).reshape(maps.shape[:-2])
+
+
+def resampled(maps: Float[Tensor, "*lead row column"], grid: tuple[int, int]) -> Float[Tensor, "*lead row2 column2"]:
+    """Maps on another grid, their mass kept."""
+    rows, columns = (_shares(old, new) for old, new in zip(maps.shape[-2:], grid, strict=True))
+    return rows @ maps @ columns.mT
+
+
+def _shares(old: int, new: int) -> Float[Tensor, "new old"]:
+    """Share of each old cell that falls into each new one, along an axis; columns sum to 1."""
+    edges_old = torch.linspace(0, 1, old + 1)
+    edges_new = torch.linspace(0, 1, new + 1)
+    low = torch.maximum(edges_old[None, :-1], edges_new[:-1, None])
+    high = torch.minimum(edges_old[None, 1:], edges_new[1:, None])
+    return (high - low).clamp_min(0) * old

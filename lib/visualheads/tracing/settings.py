@@ -13,8 +13,8 @@ import xarray as xr
 from visualheads.errors import ParameterError, SampleError, checked_whole, got
 from visualheads.heads.selection import head_pairs
 from visualheads.models import provenance
-from visualheads.models.generation import Margins
 from visualheads.models.prompting import ONE_AT_A_TIME
+from visualheads.models.wrapper import Margins
 from visualheads.store import schema
 from visualheads.tasks.sample import Sample
 from visualheads.tracing.forward import BATCH_TOKENS, QUERIES

@@ -19,7 +19,7 @@ from visualheads.heads.agreement import spearman, without_layer_means
 from visualheads.heads.bootstrap import half_weights, picture_sums, split_halves
 from visualheads.heads.patterns import MARGIN, N_SPLITS, between, collected, labels_of, shortfalls
 from visualheads.heads.ranking import DETECTION_SHARE, head_count, sample_scores, top_heads
-from visualheads.tasks.question_kinds import with_kinds
+from visualheads.tasks.registry import with_kinds
 
 SMALL = 0.1
 """Margin of claim 3: a correlation that explains one percent of what sets answers apart."""

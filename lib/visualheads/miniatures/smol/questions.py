@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from visualheads.miniatures.smol.scenes import Placed, Scene
 from visualheads.miniatures.smol.sprites import CATEGORY, CLASSES, COLOURS, PAINTED, PLURAL
-from visualheads.tasks import questions
+from visualheads.tasks import records
 
 YES, NO = "Yes", "No"
 HIGHEST_CHOICE = 7
@@ -57,14 +57,14 @@ def where(name: str, other: str) -> str:
 
 def free(kind: str, question: str, answer: int | str, marked: bool = False) -> Question:
     """Return a question in free form; `marked` adds the sentence about the rectangle."""
-    return Question(kind, questions.free_form(question, marked), str(answer))
+    return Question(kind, records.free_form(question, marked), str(answer))
 
 
 def lettered(rng: random.Random, kind: str, question: str, answer: str, others: Sequence[str]) -> Question:
     """Return a question with choices in random order; the answer is a letter."""
     choices = [answer, *others]
     rng.shuffle(choices)
-    return Question(f"{kind}-letters", questions.with_letters(question, choices), "ABCD"[choices.index(answer)])
+    return Question(f"{kind}-letters", records.with_letters(question, choices), "ABCD"[choices.index(answer)])
 
 
 def other_numbers(rng: random.Random, answer: int) -> list[str]:
@@ -94,7 +94,7 @@ def absent_class(rng: random.Random, scene: Scene) -> str:
 
 def yes_no(rng: random.Random, scene: Scene, there: bool) -> Question:
     name = rng.choice(scene.names) if there else absent_class(rng, scene)
-    return Question("exists", questions.short_answer(exists(name)), YES if there else NO)
+    return Question("exists", records.short_answer(exists(name)), YES if there else NO)
 
 
 def which(rng: random.Random, scene: Scene) -> Question | None:
@@ -165,7 +165,7 @@ def of_marked_picture(rng: random.Random, scene: Scene, marked: Placed, letters:
         free("general", GENERAL, count, marked=True),
         free("object", count_object(name), count, marked=True),
         free("super", count_super(category), scene.count(category), marked=True),
-        Question("name", questions.free_form("What is the object within the rectangle?"), name),
+        Question("name", records.free_form("What is the object within the rectangle?"), name),
         yes_no(rng, scene, rng.random() < 0.5),
     ]
     if rng.random() < letters:

@@ -18,7 +18,7 @@ from visualheads.models.conversion.sources import Original
 if TYPE_CHECKING:
     from transformers import CLIPVisionConfig, PreTrainedConfig
 
-    from visualheads.models.conversion.tokens import Words
+    from visualheads.models.conversion.sources import Words
 
 VIP_TOWER = "clip_4layers_336"
 VIP_LAYERS = (-2, -5, -8, -11, 6)

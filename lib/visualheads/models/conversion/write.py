@@ -23,10 +23,8 @@ from torch import Tensor
 from visualheads.errors import CheckpointError, DiskFullError, ParameterError
 from visualheads.models.adapters import adapter_of
 from visualheads.models.checkpoints import check_folder
-from visualheads.models.conversion import plan as keys
-from visualheads.models.conversion.plan import Entry, WeightPlan
-from visualheads.models.conversion.sources import opened
-from visualheads.models.conversion.tokens import Words, probed
+from visualheads.models.conversion.sources import Words, opened, probed
+from visualheads.models.conversion.weights import EMBEDDING, OUTPUT, Entry, WeightPlan
 from visualheads.models.progress import quiet
 
 LOCK = ".lock"
@@ -140,7 +138,7 @@ def write_weights(plan: WeightPlan, place: Path, advance: Callable[[int], None])
 
 def converted(weight: Tensor, entry: Entry, dtype: torch.dtype) -> Tensor:
     """The weight in its final dtype and shape; never a view of the file it comes from."""
-    rows = entry.shape[0] - weight.shape[0] if entry.name in (keys.EMBEDDING, keys.OUTPUT) else 0
+    rows = entry.shape[0] - weight.shape[0] if entry.name in (EMBEDDING, OUTPUT) else 0
     if rows:
         weight = grown(weight, rows)
     return weight.to(dtype, copy=True).contiguous()

@@ -12,7 +12,7 @@ from PIL import Image
 from helpers.networks import samples, wrapped
 from visualheads.heads.ranking import rank
 from visualheads.interventions import ablate, mean_reference
-from visualheads.studies.effects import head_effects
+from visualheads.studies.ablation import head_effects
 
 ONE = {"max_new_tokens": 1, "progress": False}
 

@@ -19,8 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from visualheads.errors import UnsupportedModelError
-from visualheads.models.attention_call import read
-from visualheads.models.sinks import sink_tokens
+from visualheads.models.attention_call import read, sink_tokens
 
 if TYPE_CHECKING:
     from visualheads.models.wrapper import VisionLanguageModel

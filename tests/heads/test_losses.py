@@ -12,15 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from visualheads.heads.bootstrap import bootstrap
-from visualheads.heads.proportions import (
-    changes,
-    mean_share,
-    most_unseen,
-    newcombe,
-    share_gained,
-    share_right,
-    shares,
-)
+from visualheads.heads.losses import changes, mean_share, most_unseen, newcombe, share_gained, share_right, shares
 
 
 def answers(values: list[float], pictures: list[str] | None = None) -> xr.DataArray:

@@ -1,4 +1,4 @@
-"""Weights against their config: sizes before anything is built, names and values after loading; and LoRA."""
+"""What is checked of a model: sizes before it is built, names and values when loaded, its rows and logits; and LoRA."""
 
 from __future__ import annotations
 
@@ -9,13 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image, ImageOps
+from PIL.Image import Resampling
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from visualheads.errors import CheckpointError, MissingDependencyError, UnsupportedModelError, got
+from visualheads.models.attention_call import read, with_bias
 from visualheads.models.checkpoints import POSITIVE, Source, read_json, resolve, weight_files
 from visualheads.models.processors import readable
+from visualheads.models.wrapper import greedy
+from visualheads.tasks.sample import Sample
 
 if TYPE_CHECKING:
+    from visualheads.models.attention_call import AttentionCall
+    from visualheads.models.prompting import Prompts
     from visualheads.models.wrapper import VisionLanguageModel
 
 OTHER_COUNTS = ("efficientnet",)
@@ -27,8 +35,6 @@ HARMLESS = re.compile(r"position_ids$|inv_freq$|vision_model\.head\.|^mtp\.|\.mt
 """Names that no module takes and whose absence changes nothing: buffers that are computed, the tower's pooling head,
 and extra heads that only speed up generation."""
 SHOWN = 3
-
-
 LORA_CONFIG = "adapter_config.json"
 LORA_WEIGHTS = "adapter_model.safetensors"
 LORA = "LORA"
@@ -253,3 +259,129 @@ def check_lora_effect(model: VisionLanguageModel, tuned: Any, inputs: dict[str, 
 def _check_lora_kind(kind: object, where: str) -> None:
     if kind != LORA:
         raise UnsupportedModelError(got(f"peft_type of {where}", kind, [LORA], "merge it into the base and save that"))
+
+
+QUESTION = "What is in the picture?"
+LARGEST_SIDE = 4096
+"""Pixels of a prepared picture's side at most: the largest known is 2,048."""
+HIDDEN_KEY = -1e4
+"""Added to the scores of the image keys in the writing check: hides them in every dtype."""
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+"""Largest difference between our rows' output and the model's, relative to the largest value: its kernels round."""
+
+
+def validate_capture(model: VisionLanguageModel, tuned: Any = None) -> None:
+    """Raise UnsupportedModelError unless this model's attention can be read and written; two short forward passes.
+
+    Reading: in every layer, for a prompt's and a generated token's query, the rows sum to 1 and, applied to the values,
+    give the output that the model's own attention gives. Writing: hiding the image keys changes the logits. Where
+    there is a PeftModel, `tuned`, around the module, its LoRA has to change the logits (CheckpointError).
+    """
+    inputs = dict(check_prompts(model.prompts, model.config).to(model.device, dtype=model.dtype))
+    with torch.no_grad(), greedy(model.module, model.tokenizer.pad_token_id):
+        faults, clean = _read(model, inputs)
+        wrong = [fault for fault in faults if fault]
+        if wrong:
+            raise UnsupportedModelError(
+                f"the attention of {type(model.module).__name__} cannot be read faithfully: {wrong[0]} "
+                f"({len(wrong)} of {len(faults)} checks failed). Load it with attn_implementation='sdpa' or 'eager', "
+                "in the tested version of transformers."
+            )
+        changed = _written(model, inputs)
+        if tuned is not None:
+            check_lora_effect(model, tuned, inputs)
+    if not bool((changed - clean).abs().max() > 0):
+        raise UnsupportedModelError(
+            f"hiding the image from every head of {type(model.module).__name__} does not change its logits: what is "
+            "written into its attention does not reach the answer, so neither would interventions."
+        )
+
+
+def check_prompts(prompts: Prompts, config: Any) -> Any:
+    """Send a picture and a question through a processor; no weights are needed.
+
+    Returns
+    -------
+    BatchFeature
+        The inputs of one prompt.
+
+    Raises
+    ------
+    UnsupportedModelError
+        Where the processor makes another number of image tokens than the adapter expects.
+    CheckpointError
+        Where it makes the same pixels of different pictures, or pictures too large for any memory.
+    """
+    _check_preparation(prompts.processor.image_processor)
+    picture = Image.linear_gradient("L").resize((64, 48)).convert("RGB")
+    encoding, other = (
+        prompts.encode([Sample(id="check", image=shown, question=QUESTION)])
+        for shown in (picture, ImageOps.invert(picture))
+    )
+    pixels = encoding["pixel_values"]
+    if not bool(torch.isfinite(pixels).all()) or torch.equal(pixels, other["pixel_values"]):
+        raise CheckpointError(
+            f"{type(prompts.processor).__name__} makes equal pixels, or none that are finite, of different pictures; "
+            "correct rescale_factor, image_mean and image_std in the checkpoint's preprocessor file."
+        )
+    found = int((encoding["input_ids"] == int(config.image_token_id)).sum())
+    expected = len(prompts.adapter.token_map(config, prompts.processor, picture.size))
+    if found != expected:
+        raise UnsupportedModelError(
+            f"{type(prompts.processor).__name__} makes {found} image tokens of a 64 × 48 picture, its adapter expects "
+            f"{expected}; processor and checkpoint do not belong together, or the adapter is wrong."
+        )
+    return encoding
+
+
+def _check_preparation(processor: Any) -> None:
+    """Refuse sizes of prepared pictures that would fill any memory, and filters that Pillow does not have.
+
+    Qwen-VL's edges are numbers of pixels.
+    """
+    resample = getattr(processor, "resample", None)
+    if resample is not None and resample not in list(Resampling):
+        raise CheckpointError(got("resample in the preprocessor file", resample, [int(one) for one in Resampling]))
+    most = LARGEST_SIDE**2 if hasattr(processor, "temporal_patch_size") else LARGEST_SIDE
+    for name in ("size", "crop_size"):
+        for edge, value in dict(getattr(processor, name, None) or {}).items():
+            if value is not None and not 0 < value <= most:
+                raise CheckpointError(got(f"{edge} of {name} in the preprocessor file", value, f"1 to {most:,}"))
+
+
+def _read(model: VisionLanguageModel, inputs: dict[str, Any]) -> tuple[list[str], Tensor]:
+    import nnsight
+
+    operations = model.attention
+    generate = model.lm.generate
+    with generate(**inputs, max_new_tokens=2, output_logits=True, return_dict_in_generate=True) as tracer:
+        faults = nnsight.save([])
+        for step in tracer.iter[:2]:
+            for layer, operation in enumerate(operations):
+                call = read(operation)
+                faults.append(_fault(call, operation.output[0], f"layer {layer}, pass {step}"))
+        result = tracer.result.save()
+    return list(faults), result.logits[0]
+
+
+def _fault(call: AttentionCall, output: Tensor, where: str) -> str:
+    rows = call.rows()
+    if not bool(torch.isfinite(rows).all()) or bool((rows.sum(-1) - 1).abs().max() > 1e-4):
+        return f"{where}: rows do not sum to 1"
+    ours, theirs = call.mixed(rows)[:, :, 0], output[:, -1].float()
+    if ours.shape != theirs.shape:
+        return f"{where}: output of shape {tuple(theirs.shape)}, expected {tuple(ours.shape)}"
+    error = float((ours - theirs).abs().max() / call.value.float().abs().max().clamp_min(1e-9))
+    allowed = TOLERANCE.get(call.query.dtype, TOLERANCE[torch.bfloat16])
+    return "" if error <= allowed else f"{where}: rows · values differ from the model's output by {error:.1e}"
+
+
+def _written(model: VisionLanguageModel, inputs: dict[str, Any]) -> Tensor:
+    operations = model.attention
+    is_image = inputs["input_ids"] == model.image_token_id
+    bias = torch.zeros(is_image.shape, device=model.device).masked_fill(is_image, HIDDEN_KEY)[:, None, None, :]
+    with model.lm.trace(**inputs, logits_to_keep=1) as tracer:
+        for operation in operations:
+            operation.inputs = with_bias(operation.inputs, bias.to(operation.inputs[0][1].device))
+        result = tracer.result.save()
+    return result.logits[:, -1]

@@ -2,8 +2,7 @@
 
 Pictures are seen once per sample. Prompts of one length run together, never padded, so that a result depends on nothing
 but its own prompt. Where only positions after the image are changed, everything before is a cache made once. No layer
-below the lowest changed one is run again: its output is the clean one's. Head sets stand side by side in the batch.
-"""
+below the lowest changed one is run again: its output is the clean one's. Head sets stand side by side in the batch."""
 
 from __future__ import annotations
 
@@ -19,9 +18,9 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from visualheads.interventions.engine.editor import Editor, in_boxes, named
-from visualheads.interventions.engine.generating import answers
-from visualheads.interventions.engine.text_model import (
+from visualheads.interventions.editor import Editor, answers, in_boxes, named
+from visualheads.interventions.modes import AFTER_IMAGE, ALL, Intervention, image_sees_question
+from visualheads.interventions.text_model import (
     LanguageModelInputs,
     cache_rows,
     check_alone,
@@ -31,9 +30,8 @@ from visualheads.interventions.engine.text_model import (
     new_cache,
     select,
 )
-from visualheads.interventions.modes import AFTER_IMAGE, ALL, Intervention, image_sees_question
 from visualheads.models.devices import fitting, in_halves, rows_of_cache
-from visualheads.models.generation import decoded
+from visualheads.models.wrapper import decoded
 from visualheads.tasks import scoring
 from visualheads.tracing.forward import prefetched
 

@@ -13,8 +13,7 @@ from visualheads.cards import cards
 from visualheads.cli import main
 from visualheads.errors import CheckpointError, ImageError, ParameterError
 from visualheads.tasks.sample import LazyImage
-from visualheads.tracing.dry_run import estimate
-from visualheads.tracing.jobs import TraceJob
+from visualheads.tracing.jobs import TraceJob, estimate
 
 
 @pytest.fixture

@@ -1,1 +1,0 @@
-"""How changed heads run: edits of attention outputs, shared prefixes, generation."""
