@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,12 @@ import xarray as xr
 from helpers.planted import HEADS, LAYERS, Planted, always, effects_of, late_sweep, lists_of, pattern, world
 from visualheads.analysis import claims
 from visualheads.analysis.claims import NOT_SUPPORTED, NOT_TESTABLE, SUPPORTED, UNDECIDED, Choice, Evidence
-from visualheads.analysis.claims.baseline import known_parts, recall_power, rules_hash, save_verdicts
+from visualheads.analysis.claims.baseline import known_parts, read_verdicts, recall_power, rules_hash, save_verdicts
+from visualheads.analysis.claims.evidence import JOINED, MINIATURES
 from visualheads.analysis.claims.rules import PLANTED, Draws, Part, agreed, all_of, decided
+from visualheads.cards import data_folder
 from visualheads.errors import ParameterError
+from visualheads.studies.evidence import gather
 
 CONDITIONS = ("plain-general", "plain-object", "plain-super", "visual-general", "visual-object", "visual-super")
 
@@ -226,6 +230,17 @@ def test_power_is_remembered_for_the_same_numbers_alone(tmp_path):
     assert known_parts(saved) == {}, "other rules have another power"
 
 
+def test_the_committed_power_is_that_of_the_rules_and_of_the_shipped_stores(tmp_path):
+    path = data_folder() / claims.BASELINE
+    assert known_parts(path), "rules changed: run the claims page, and copy data/results/verdicts.json to data"
+    own = gather(tmp_path).evidence.by_kind()[MINIATURES]
+    [part] = claims.claim(5).judge(own, Choice()).parts
+    recall_power([part], known_parts(path)["5"])
+    assert "planted" in vars(part), "the shipped stores have other numbers than the committed verdicts"
+    simulated = replace(part).planted
+    assert all((simulated[times] == part.planted[times]).mean() >= 0.98 for times in simulated)
+
+
 def test_an_underpowered_claim_is_not_testable():
     few = claims.Finding([normal(30, 0.5)])
     assert few.by_interval in (SUPPORTED, UNDECIDED) and few.verdict == NOT_TESTABLE
@@ -254,6 +269,19 @@ def test_mixed_attention_rows_are_refused():
             )
     with pytest.raises(ParameterError, match="query"):
         claims.judge(Evidence(traces=ds.assign_coords(query="first_generated")), [3])
+
+
+def test_the_model_on_a_real_language_model_is_judged_from_what_is_shipped(tmp_path):
+    kinds = gather(tmp_path).evidence.by_kind()
+    assert kinds[JOINED].models == ["smol-1.5"] and "smol-1.5" not in kinds[MINIATURES].models
+    found = {number: claims.claim(number).judge(kinds[JOINED], Choice()) for number in (1, 5, 8, 10, 11)}
+    assert not any(one.reason for one in found.values())
+    committed = read_verdicts(data_folder() / claims.BASELINE, "beside")
+    for number, one in found.items():
+        told = committed[str(number)]
+        width = told["upper"] - told["lower"]
+        headline = claims.verdict_table([claims.Verdict(claims.claim(number), one)])["estimate"].iloc[0]
+        assert headline == pytest.approx(told["estimate"], abs=0.02 * width + 1e-6), number
 
 
 def test_models_of_another_kind_are_judged_beside_and_never_pooled():

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from visualheads.analysis.benchmarks import BOX_PAIRS, NAME_PAIRS, STRATA
 from visualheads.analysis.claims.evidence import MAIN_TASK, READINGS, Choice, Evidence, has, in_row, stacked, sums_of
-from visualheads.analysis.claims.rules import Draws, Finding, Part, missing
+from visualheads.analysis.claims.rules import Draws, Finding, Part, finite_mean, missing
 from visualheads.analysis.sinks import MASSIVE
 from visualheads.analysis.subset import models_of, subset
 from visualheads.heads.agreement import spearman, without_layer_means
@@ -220,8 +220,7 @@ def _explained(ds: xr.Dataset) -> Callable[[Draws], NDArray[np.float64]]:
     def share(draws: Draws) -> NDArray[np.float64]:
         weights = draws.of(len(sums[0].pictures), "sinks")
         surplus, left = (
-            np.nanmean(found[top], axis=0) - np.nanmean(found[there], axis=0)
-            for found in (one.means(weights) for one in sums)
+            finite_mean(found[top]) - finite_mean(found[there]) for found in (one.means(weights) for one in sums)
         )
         return 1 - left / surplus
 

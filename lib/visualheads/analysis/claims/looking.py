@@ -74,6 +74,8 @@ def in_early_and_middle_layers(evidence: Evidence, choice: Choice) -> Finding:
     each = [_surplus(own, nulls, measure, choice) for own, nulls, measure in compared.values()]
     names = list(compared)
     part = Part("surplus", stacked(each), TENTH, names, [evidence.llm[name] for name in names], level=SURER)
+    if not np.isfinite(part.each).any():
+        return missing("no model has heads above null")
     return Finding([part], table=part.table(), also={"models": float(np.isfinite(part.each).sum())})
 
 

@@ -100,8 +100,8 @@ class Part:
         """Mean (replicate) of values (unit, replicate); `without`: a language model that is left out."""
         own = np.array(self.units if self.alike else self.llm)
         kept = np.isfinite(self.each) & (np.array(self.llm) != without)
-        parts = [_nanmean(values[kept & (own == name)]) for name in dict.fromkeys(own[kept])]
-        return _nanmean(np.array(parts)) if parts else np.full(values.shape[1], np.nan)
+        parts = [finite_mean(values[kept & (own == name)]) for name in dict.fromkeys(own[kept])]
+        return finite_mean(np.array(parts)) if parts else np.full(values.shape[1], np.nan)
 
     @property
     def estimate(self) -> float:
@@ -167,7 +167,7 @@ class Part:
         inner = [self.mean(self.statistic(Draws(WITHIN, 2 + row, (outer, row)))) for row in range(PLANTED)]
         found = {}
         for times in TRUTHS:
-            moved = estimates - np.nanmean(self.mean(self.drawn)) + times * self.margin
+            moved = estimates - finite_mean(self.mean(self.drawn)) + times * self.margin
             bounds = [_bounds(float(own), drawn, self.level) for own, drawn in zip(moved, inner, strict=True)]
             found[times] = self._supported(bounds)
         return found
@@ -281,7 +281,7 @@ def _bounds(estimate: float, drawn: NDArray[np.float64], level: float) -> tuple[
     return estimate + float(lower[0]) - centre, estimate + float(upper[0]) - centre
 
 
-def _nanmean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def finite_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean over the first axis of what is finite; NaN where nothing is."""
     there = np.isfinite(values)
     total, count = np.where(there, values, 0.0).sum(axis=0), there.sum(axis=0)
