@@ -190,16 +190,6 @@ def losses(sweep: xr.Dataset) -> xr.Dataset:
     )
 
 
-def loss(
-    sweep: xr.Dataset, of: str = "accuracy", n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0
-) -> xr.DataArray:
-    """Mean loss of each set (…, set, bound), paired bootstrap over pictures; `of` is "accuracy", "margin" or "kl".
-
-    Bounds of accuracy are widened where few answers changed, as in `proportions.changes`.
-    """
-    return _bounded(_loss(sweep, of), of, n_boot, level, seed).rename(f"loss of {of}")
-
-
 def excess_loss(
     sweep: xr.Dataset, of: str = "accuracy", n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0
 ) -> xr.DataArray:
