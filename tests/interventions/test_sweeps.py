@@ -433,13 +433,13 @@ def planted(kl: float = 0.1) -> xr.Dataset:
 def test_losses_are_paired_and_against_matched_controls():
     ds = planted()
     assert losses(ds).loss_correct.mean("sample").values.tolist() == [[0.5, 0.25, 0.25]]
-    np.testing.assert_allclose(losses(ds, "kl").loss_kl, 0.1)
+    np.testing.assert_allclose(losses(ds).kl, 0.1)
     excess = excess_loss(ds)
     assert excess["set"].values.tolist() == ["w all top 2"]
     assert excess.sel(bound="estimate").item() == pytest.approx(0.25)
     assert excess.sel(bound="lower").item() < 0.25 < excess.sel(bound="upper").item()
     with pytest.raises(ParameterError, match="of"):
-        losses(ds, "speed")
+        excess_loss(ds, "speed")
     with pytest.raises(ParameterError, match="protocol_sets"):
         excess_loss(ds.isel(set=[0]))
 

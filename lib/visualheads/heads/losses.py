@@ -196,7 +196,7 @@ def excess_loss(
     """How much more the top sets lose than the mean of their matched random controls: (…, set, bound).
 
     `set` holds the sets of order "top" that have controls (same ranking, stage and count), with their coordinates.
-    Paired over pictures, bounds as of `loss`. Positive: these heads matter more than heads of the
+    Paired over pictures, bounds from a bootstrap over them. Positive: these heads matter more than heads of the
     same layers. Raises ParameterError for sweeps without matched controls.
     """
     values = _loss(sweep, of)
