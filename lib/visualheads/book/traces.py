@@ -105,7 +105,10 @@ def page_job(root: Path, page: Page) -> TraceJob:
         dtype=str(told["dtype"]) or None,
         batch_tokens=int(told["batch_tokens"]) or None,
         results=str(root / str(told["results"])),
-        **{key: str(told.get(key) or "") or None for key in ("adapter", "prompt", "system", "chat_template")},
+        adapter=str(told.get("adapter") or "") or None,
+        prompt=str(told.get("prompt") or "") or None,
+        system=str(told.get("system") or "") or None,
+        chat_template=str(told.get("chat_template") or "") or None,
         answer_prefix=str(told.get("answer_prefix") or ""),
     )
 
