@@ -18,7 +18,6 @@ MAIN_TASK = "looktwice"
 """The benchmark on which heads are removed; of the others the full protocol asks about single heads only."""
 EFFECT = "effect_margin"
 """The effect that rankings are compared with: what the margin of the right answer loses without the head."""
-ATTRIBUTION = "attribution"
 NEEDS: dict[str, tuple[str, ...]] = {
     "region_weight": ("region_weight",),
     "concentration": ("concentration",),
@@ -59,17 +58,6 @@ def loss_table(sweeps: Mapping[str, xr.Dataset], of: Sequence[str] = tuple(LOSSE
         for name in own["model"].values.astype(str):
             parts.append(_losses_of(own.sel(model=name), name, mode, of))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(LOSS_COLUMNS))
-
-
-def losses_by_benchmark(sweeps: Mapping[str, xr.Dataset], of: Sequence[str] = tuple(LOSSES)) -> pd.DataFrame:
-    """`loss_table` of every benchmark of the sweeps by itself, with the column `task`."""
-    parts = []
-    for task in dict.fromkeys(name for sweep in sweeps.values() for name in sweep["task"].values.astype(str)):
-        own = {
-            mode: ds.isel(sample=np.flatnonzero(ds["task"].values.astype(str) == task)) for mode, ds in sweeps.items()
-        }
-        parts.append(loss_table({mode: ds for mode, ds in own.items() if ds.sizes["sample"]}, of).assign(task=task))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*LOSS_COLUMNS, "task"])
 
 
 def released_share(table: pd.DataFrame, ranking: str = "image_weight") -> pd.DataFrame:

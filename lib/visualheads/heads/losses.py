@@ -190,23 +190,13 @@ def losses(sweep: xr.Dataset) -> xr.Dataset:
     )
 
 
-def loss(
-    sweep: xr.Dataset, of: str = "accuracy", n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0
-) -> xr.DataArray:
-    """Mean loss of each set (…, set, bound), paired bootstrap over pictures; `of` is "accuracy", "margin" or "kl".
-
-    Bounds of accuracy are widened where few answers changed, as in `proportions.changes`.
-    """
-    return _bounded(_loss(sweep, of), of, n_boot, level, seed).rename(f"loss of {of}")
-
-
 def excess_loss(
     sweep: xr.Dataset, of: str = "accuracy", n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0
 ) -> xr.DataArray:
     """How much more the top sets lose than the mean of their matched random controls: (…, set, bound).
 
     `set` holds the sets of order "top" that have controls (same ranking, stage and count), with their coordinates.
-    Paired over pictures, bounds as of `loss`. Positive: these heads matter more than heads of the
+    Paired over pictures, bounds from a bootstrap over them. Positive: these heads matter more than heads of the
     same layers. Raises ParameterError for sweeps without matched controls.
     """
     values = _loss(sweep, of)

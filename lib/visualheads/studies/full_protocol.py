@@ -142,7 +142,7 @@ def removed_heads(setting: Setting) -> Made:
 
 
 def steered_heads(setting: Setting) -> Made:
-    """Heads steered to objects, heads boosted, boxes from heads' maps: the experiments of the page on steering."""
+    """Heads steered to objects, boxes from heads' maps: the experiments of the page on steering."""
     found = steering.run(
         setting.model, setting.judged, setting.traces, steering.FULL, setting.progress, setting.asked
     )  # fmt: skip
