@@ -328,21 +328,6 @@ def scored(scores: list[float], values: list[float]) -> pd.DataFrame:
     return pd.DataFrame({"model": models, "task": "t", "score": scores, "x": values})
 
 
-def test_permutation_test_is_exact() -> None:
-    (row,) = permutation.correlations(scored([0.1, 0.2, 0.3, 0.4], [1, 2, 3, 4]), ["x"]).to_dict("records")
-    assert row["rho"] == pytest.approx(1) and row["p_value"] == pytest.approx(2 / 24)
-    (few,) = permutation.correlations(scored([0.1, 0.2, 0.3], [1, 2, 3]), ["x"]).to_dict("records")
-    assert few["rho"] == pytest.approx(1) and np.isnan(few["p_value"])
-
-
-def test_models_of_one_language_model_are_averaged() -> None:
-    table = scored([0.1, 0.3, 0.4, 0.2], [1, 3, 5, 7])
-    means = permutation.by_language_model(table, ["x"], {"m0": "a", "m1": "a", "m2": "b", "m3": "c"})
-    assert means["model"].tolist() == ["a", "b", "c"] and means["task"].tolist() == ["t"] * 3
-    np.testing.assert_allclose(means["score"], [0.2, 0.4, 0.2])
-    np.testing.assert_allclose(means["x"], [2, 5, 7])
-
-
 def test_a_straight_line_is_predicted_across_llms() -> None:
     table = scored([0.1, 0.2, 0.3, 0.4, 0.5], [1, 2, 3, 4, 5])
     llm = {"m0": "a", "m1": "a", "m2": "b", "m3": "b", "m4": "c"}
@@ -350,27 +335,6 @@ def test_a_straight_line_is_predicted_across_llms() -> None:
     np.testing.assert_allclose(found["predicted"], found["score"])
     (row,) = permutation.errors(found).to_dict("records")
     assert row["gain"] == pytest.approx(1) and row["baseline"] > 0 and row["n"] == 5
-
-
-def test_gaps_change_nothing_but_the_way_to_permute() -> None:
-    table = pd.concat([scored([0.1, 0.3, 0.2, 0.4], [1, 2, 3, 4]).assign(task=task) for task in ("t", "u")])
-    whole = permutation.correlations(table, ["x"]).iloc[0]
-    assert whole["rho"] == pytest.approx(0.8) and whole["tasks"] == 2
-    gappy = pd.concat([table, scored([0.5], [9]).assign(model="m0", task="v")])
-    again = permutation.correlations(gappy, ["x"]).iloc[0]
-    assert again["rho"] == pytest.approx(0.8) and again["p_value"] == pytest.approx(whole["p_value"])
-
-
-@settings(max_examples=8)
-@given(st.lists(st.floats(0, 1), min_size=4, max_size=5, unique=True), st.floats(0.1, 5), st.floats(-3, 3))
-def test_correlation_is_blind_to_scale(values: list[float], factor: float, shift: float) -> None:
-    scores = [index / 10 for index in range(len(values))]
-    one, other = (
-        permutation.correlations(scored(scores, x), ["x"])["rho"][0]
-        for x in (values, [factor * v + shift for v in values])
-    )
-    if len({round(factor * v + shift, 12) for v in values}) == len(values):
-        assert one == pytest.approx(other, abs=1e-9)
 
 
 def test_lineage_is_read_from_the_training_record(data_folder: Path) -> None:
@@ -403,15 +367,6 @@ def test_checkpoints_are_paired_beside_miniatures(ds: xr.Dataset) -> None:
         assert set(families.matched_pairs(order, families.RECIPE)) == set(pairs)
     assert lineage.one_kind(names) == names[2:] and lineage.one_kind(names[:3]) == ["1.5-7B"]
     assert lineage.one_kind([*names[:3], "mini-1.6-mistral-7B"]) == [*names[:2], "mini-1.6-mistral-7B"]
-
-
-def test_models_of_one_language_model_count_as_one_where_models_are_permuted() -> None:
-    table = pd.concat([scored([0.1, 0.2, 0.3, 0.4], [1, 2, 3, 4]), scored([0.15, 0.25, 0.35, 0.45], [1, 2, 3, 4])])
-    table["model"] = [f"m{i}" for i in range(8)]
-    llm = {f"m{i}": f"llm{i % 4}" for i in range(8)}
-    [each], [kin] = (permutation.correlations(table, ["x"], llm=told).to_dict("records") for told in (None, llm))
-    assert each["models"] == 8 and kin["models"] == 4 and kin["rho"] == pytest.approx(1)
-    assert kin["p_value"] == pytest.approx(2 / 24) and each["p_value"] < 0.01
 
 
 def test_a_model_of_an_unknown_language_model_is_kin_of_none(ds: xr.Dataset) -> None:
@@ -455,13 +410,6 @@ def test_mmbench_is_compared_on_the_rounds_that_both_answered() -> None:
     ds = xr.concat(parts, "model", data_vars="all", coords="minimal", compat="override", join="outer")
     told = scores.score_difference(ds, "mini-1.5-7B", "mini-1.6-vicuna-7B", "mmbench")
     assert told is not None and told["difference"] == 0 and told["one"] == told["other"] == 1 and told["n"] == 6
-
-
-def test_orders_that_leave_nothing_to_correlate_do_not_count() -> None:
-    half = [scored([0.1, 0.2, 0.3], [1, 2, 3]).assign(task=task) for task in "tu"]
-    half[1]["model"] = ["n0", "n1", "n2"]
-    found = permutation.correlations(pd.concat(half), ["x"]).iloc[0]
-    assert found["rho"] == pytest.approx(1) and found["p_value"] > 0.05
 
 
 def test_survey_counts_heads_above_white_pictures(ds: xr.Dataset) -> None:

@@ -82,19 +82,6 @@ def test_losses_are_told_beside_their_random_controls() -> None:
     assert "No heads were removed yet" in display.spec_of(charts.loss_curves(table.iloc[:0]))["description"]
 
 
-def test_losses_of_every_benchmark_have_a_panel() -> None:
-    one = swept(0.25, samples=40)
-    order = np.argsort(one["correct"].values[0, 0], kind="stable")  # the ten lost answers first
-    tasks = np.full(40, "pope", dtype=object)
-    tasks[order[:20]] = "looktwice"
-    table = causes.losses_by_benchmark({"zero": one.assign_coords(task=("sample", tasks))}, ("accuracy",))
-    top = table[table["order"] == "top"].set_index("task")["estimate"]
-    assert top.to_dict() == pytest.approx({"looktwice": 0.5, "pope": 0.0})
-    spec = display.spec_of(charts.loss_curves(table))
-    assert [panel["title"] for panel in spec["hconcat"]] == ["LookTwice-QA", "POPE"]
-    assert {"stage_shown", "model_shown"} <= {one["name"] for one in spec["params"]}
-
-
 def test_top_sets_are_told_beyond_their_random_controls() -> None:
     """By hand: of 40 answers the top set loses 10, the controls none and 5: 10/40 − (0 + 5/40) / 2."""
     sweep = swept(0.25, samples=40)

@@ -269,7 +269,7 @@ def test_what_is_kept_is_used_until_its_identity_changes(tmp_path: Path) -> None
 
 
 SMALL = {
-    "rankings": {"questions": 2, "scenes": 1, "counts": (20,), "seeds": 1, "strengths": (-1.0, 1.0), "most": 2},
+    "rankings": {"questions": 2, "scenes": 1, "counts": (20,), "seeds": 1, "most": 2},
     "sinks": {"questions": 2, "seeds": 1},
 }
 
@@ -306,4 +306,4 @@ def test_the_pages_run_on_a_shipped_miniature(tmp_path: Path, monkeypatch: pytes
         assert width is not None and float(width[1]) <= 688, spec["description"]
     assert len(words) > 5 and not [one for one in words if re.search(r"\bnan\b", one)]
     stores = sorted(path.name for path in (tmp_path / name).glob("*-*.zarr"))
-    assert stores == [f"looktwice-{kind}.zarr" for kind in ("boost", "grounding", "sink-removal", "sinks", "steering")]
+    assert stores == [f"looktwice-{kind}.zarr" for kind in ("grounding", "sink-removal", "sinks", "steering")]

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 import xarray as xr
 
 from helpers.model_datasets import model_dataset, questions, random_pattern
 from visualheads.analysis import benchmarks as comparison
 from visualheads.analysis import scores
-from visualheads.heads import patterns, permutation
+from visualheads.heads import patterns
 from visualheads.store import schema
 from visualheads.tasks import registry, task
 
@@ -103,20 +102,3 @@ def test_guessing_every_round_right(answers: list[str], expected: float) -> None
         {name: ("sample", np.array(values, dtype=object)) for name, values in coords.items()}
     )
     assert scores.circular_chance(ds) == pytest.approx(expected, nan_ok=True)
-
-
-@pytest.mark.parametrize("tasks", [1, 2])
-def test_the_least_p_is_that_of_the_best_order(tasks: int) -> None:
-    names = ("looktwice", "pope")[:tasks]
-    # a second benchmark that ranks two models otherwise: no order turns all ranks round
-    rows = [
-        {"model": str(n), "task": name, "score": score, "focus": score}
-        for name, order in zip(names, ((0, 1, 2, 3, 4), (1, 0, 2, 3, 4)), strict=False)
-        for n, score in enumerate(order)
-    ]
-    found = permutation.correlations(pd.DataFrame(rows), ["focus"])
-    assert found["p_value"].tolist() == pytest.approx([permutation.least_p(5, tasks)]) == [(3 - tasks) / 120]
-
-
-def test_drawn_orders_limit_p() -> None:
-    assert permutation.least_p(7) == 1 / 5040 and permutation.least_p(9) == 1 / 5000 > 1 / math.factorial(9)

@@ -12,11 +12,11 @@ from scipy import stats
 
 from helpers.ablating import decoder_layers
 from helpers.networks import llava, samples, wrapped
-from visualheads.errors import ModeError, ParameterError
+from visualheads.errors import ModeError
 from visualheads.heads.losses import head_effects
 from visualheads.heads.ranking import rank
 from visualheads.interventions import ablate, head_sets, sweeps
-from visualheads.interventions.attribution import attributed, gradient_screen, linear_attribution
+from visualheads.interventions.attribution import gradient_screen
 from visualheads.models.attention_call import sink_tokens
 from visualheads.models.loading import wrap
 from visualheads.models.wrapper import greedy
@@ -65,72 +65,6 @@ def test_a_set_that_was_not_tried_takes_no_effect_away():
         {"model": ["m"], "set": ["a", "b", "a again"], "sample": ["s", "t"]},
     )  # fmt: skip
     np.testing.assert_array_equal(head_effects(ds).effect_margin[0, 0], [[1, 2], [3, 4]])
-
-
-def test_each_models_samples_keep_their_labels():
-    parts = []
-    for name, seed in (("m", 0), ("n", 1)):
-        ds, _ = additive(0.0, n=40, seed=seed)
-        ids = [f"{name}{index}" for index in range(6)]
-        ds = ds.assign_coords(model=[name], sample=ids, image_id=("sample", np.array(ids, dtype=object)))
-        parts.append(ds.assign_coords(order=("set", ["subset"] * 40)))
-    both = xr.concat(parts, "model", data_vars="all", coords="minimal", compat="override", join="outer")
-    both = both.assign_coords(image_id=("sample", both["sample"].values), order=("set", ["subset"] * both.sizes["set"]))
-    both["heads"] = both["heads"].fillna(False).astype(bool)
-    found = attributed(both)
-    assert found is not None and found["image_id"].values.tolist() == found["sample"].values.tolist()
-    assert found.sizes["model"] == 2 and len(set(found["image_id"].values)) == 12
-
-
-def additive(noise: float, n: int = 200, seed: int = 0) -> tuple[xr.Dataset, np.ndarray]:
-    """A sweep whose loss is a known share of each head, plus noise per set."""
-    rng = np.random.default_rng(seed)
-    marks = head_sets.random_subsets(3, 4, n, 0.3, seed)
-    shares = rng.normal(size=(3, 4))
-    lost = (marks.values * shares).sum((1, 2))[:, None] + rng.normal(size=(n, 1)) * noise + np.zeros((1, 6))
-    ds = xr.Dataset(
-        {
-            "margin": (("model", "set", "sample"), -lost[None]),
-            "clean_margin": (("model", "sample"), np.zeros((1, 6))),
-            "correct": (("model", "set", "sample"), np.ones((1, n, 6))), "kl": (("model", "set", "sample"), lost[None]),
-            "clean_correct": (("model", "sample"), np.ones((1, 6))),
-            "heads": (("model", "set", "layer", "head"), marks.values[None]),
-        },
-        {"model": ["m"], "set": marks["set"].values, "sample": list("abcdef"), "layer": range(3), "head": range(4)},
-    )  # fmt: skip
-    return ds, shares
-
-
-def test_linear_attribution_finds_additive_shares():
-    ds, shares = additive(0.0)
-    found = linear_attribution(ds)
-    np.testing.assert_allclose(found.attribution.mean("sample")[0], shares, atol=0.02)
-    assert found.r2.item() > 0.99
-    assert found.sets.item() == 200
-    other = linear_attribution(ds.isel(set=np.random.default_rng(1).permutation(200)))
-    xr.testing.assert_allclose(other.attribution, found.attribution)
-    assert other.r2.item() == pytest.approx(found.r2.item(), abs=1e-12)
-    np.testing.assert_allclose(rank(found, "attribution")[0], shares, atol=0.02)
-
-
-def test_linear_attribution_says_when_it_is_poor():
-    ds, _ = additive(5.0)
-    found = linear_attribution(ds)
-    assert found.r2.item() < 0.5
-    constant = ds.assign(margin=ds.margin * 0)
-    assert np.isnan(linear_attribution(constant).r2.item())
-    with pytest.raises(ParameterError, match="at least 20"):
-        linear_attribution(ds.isel(set=slice(10)))
-    with pytest.raises(ParameterError, match="of"):
-        linear_attribution(ds, "speed")
-
-
-def test_heads_in_no_subset_have_no_share():
-    ds, _ = additive(0.0)
-    ds["heads"] = ds["heads"].copy()
-    ds["heads"][:, :, 2, 3] = False
-    found = linear_attribution(ds)
-    assert found.attribution[0, 2, 3].isnull().all() and found.attribution.notnull().sum() == 11 * 6
 
 
 @pytest.fixture

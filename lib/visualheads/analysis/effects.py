@@ -11,14 +11,13 @@ import xarray as xr
 from visualheads.analysis.subset import models_of
 from visualheads.errors import HeadError
 from visualheads.heads.bootstrap import bootstrap
-from visualheads.heads.losses import LOSSES, changes, excess_loss, head_effects, losses
+from visualheads.heads.losses import LOSSES, changes, excess_loss, head_effects, losses, over_depth
 from visualheads.heads.ranking import SCORES, rank, real_samples
 
 MAIN_TASK = "looktwice"
 """The benchmark on which heads are removed; of the others the full protocol asks about single heads only."""
 EFFECT = "effect_margin"
 """The effect that rankings are compared with: what the margin of the right answer loses without the head."""
-ATTRIBUTION = "attribution"
 NEEDS: dict[str, tuple[str, ...]] = {
     "region_weight": ("region_weight",),
     "concentration": ("concentration",),
@@ -59,17 +58,6 @@ def loss_table(sweeps: Mapping[str, xr.Dataset], of: Sequence[str] = tuple(LOSSE
         for name in own["model"].values.astype(str):
             parts.append(_losses_of(own.sel(model=name), name, mode, of))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(LOSS_COLUMNS))
-
-
-def losses_by_benchmark(sweeps: Mapping[str, xr.Dataset], of: Sequence[str] = tuple(LOSSES)) -> pd.DataFrame:
-    """`loss_table` of every benchmark of the sweeps by itself, with the column `task`."""
-    parts = []
-    for task in dict.fromkeys(name for sweep in sweeps.values() for name in sweep["task"].values.astype(str)):
-        own = {
-            mode: ds.isel(sample=np.flatnonzero(ds["task"].values.astype(str) == task)) for mode, ds in sweeps.items()
-        }
-        parts.append(loss_table({mode: ds for mode, ds in own.items() if ds.sizes["sample"]}, of).assign(task=task))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*LOSS_COLUMNS, "task"])
 
 
 def released_share(table: pd.DataFrame, ranking: str = "image_weight") -> pd.DataFrame:
@@ -164,12 +152,13 @@ def head_table(
     return pd.DataFrame(rows, columns=columns)
 
 
-def depth_table(heads: pd.DataFrame) -> pd.DataFrame:
-    """Of a `head_tables`: the share of each model's positive effect that lies in a layer (model, layer, share)."""
-    if heads.empty:
-        return pd.DataFrame(columns=["model", "layer", "share"])
-    summed = heads.assign(share=heads["effect"].clip(lower=0)).groupby(["model", "layer"], sort=False)["share"].sum()
-    return (summed / summed.groupby("model").transform("sum")).reset_index()
+def depth_table(effects: xr.Dataset | None) -> pd.DataFrame:
+    """The share of each model's positive effect that lies in a layer: effect (whole, looking), model, layer, share."""
+    parts = [] if effects is None else [
+        over_depth(effects[f"{kind}_margin"]).to_dataframe("share")["share"].dropna().reset_index().assign(effect=kind)
+        for kind in ("whole", "looking")
+    ]  # fmt: skip
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["model", "layer", "share", "effect"])
 
 
 def head_tables(traces: xr.Dataset, effects: xr.Dataset | None, more: Lists | None = None) -> pd.DataFrame:

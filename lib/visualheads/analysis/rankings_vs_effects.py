@@ -16,7 +16,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
-from visualheads.analysis.effects import ATTRIBUTION, EFFECT, Lists, effects_of, usable
+from visualheads.analysis.effects import EFFECT, Lists, usable
 from visualheads.analysis.subset import models_of
 from visualheads.heads.agreement import agreement, spearman, top_k_overlap, without_layer_means
 from visualheads.heads.bootstrap import LEVEL, PictureSums, centred_interval, picture_sums, picture_weights
@@ -170,36 +170,3 @@ def in_format(ds: xr.Dataset, form: str = "free") -> xr.Dataset:
     """The samples of the format that effects were measured in, where any was asked in it; else all of them."""
     same = np.flatnonzero(ds["format"].values.astype(str) == form)
     return ds.isel(sample=same) if len(same) else ds
-
-
-GUESS_COLUMNS = ("model", "guess", "spearman", "overlap", "chance", "r2")
-
-
-def guesses(sweep: xr.Dataset | None, attributed: xr.Dataset | None) -> pd.DataFrame:
-    """How well cheap guesses find the exact effect of each head alone: one row per model and guess.
-
-    guess      "gradient screen" (first order) or "many at once" (linear attribution from random subsets)
-    spearman, overlap, chance   with the exact effects, over heads; r2 of the linear attribution on held-out subsets
-    """
-    effects = effects_of(sweep)
-    rows = []
-    for name in [] if effects is None else effects["model"].values.astype(str):
-        assert effects is not None and sweep is not None
-        exact = effects.sel(model=name)[EFFECT].mean("sample").values.ravel()
-        found: dict[str, tuple[xr.DataArray, float]] = {}
-        if "screen_margin" in sweep:
-            found["gradient screen"] = (sweep["screen_margin"].sel(model=name), float("nan"))
-        if attributed is not None and name in attributed["model"].values.astype(str):
-            one = attributed.sel(model=name)
-            found["many at once"] = (one[ATTRIBUTION], float(one["r2"]))
-        for guess, (values, r2) in found.items():
-            guessed = values.mean("sample").transpose("layer", "head").values.ravel()
-            both = np.isfinite(exact) & np.isfinite(guessed)
-            if both.sum() < 3:
-                continue
-            pair, k = np.stack([exact[both], guessed[both]]), head_count(int(both.sum()))
-            rows.append({
-                "model": name, "guess": guess, "spearman": float(spearman(pair)[0, 1]),
-                "overlap": float(top_k_overlap(pair, k)[0, 1]), "chance": k / int(both.sum()), "r2": r2,
-            })  # fmt: skip
-    return pd.DataFrame(rows, columns=list(GUESS_COLUMNS))

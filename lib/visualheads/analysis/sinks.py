@@ -15,7 +15,6 @@ from visualheads.heads.losses import changes
 MASSIVE, BY_ATTENTION = "massive activations", "background that draws most attention"
 """What stands for sink tokens: those of sink dimensions or, in models without, what heads look at beside objects."""
 BOUNDS = ("estimate", "lower", "upper")
-STRONGEST = 0.1
 VARIANTS = {
     "concentration": "with all tokens",
     "concentration_no_sink": "without the marked tokens",

@@ -17,10 +17,8 @@ STEER_COLUMNS = (
     "model", "condition", "bias", "order", "count", "what", "measure", *BOUNDS, "clean", "excess", "excess_lower",
     "excess_upper", "sets", "samples",
 )  # fmt: skip
-CHANGES = ("change", "change_lower", "change_upper", "excess", "excess_lower", "excess_upper")
 GROUND_COLUMNS = ("model", "ranking", "rule", "heads", "measure", *BOUNDS, "samples")
 BASELINE_COLUMNS = ("model", "measure", "what", "estimate")
-MEASURES = ("accuracy", "margin")
 RANDOM = "random"
 BASELINES = {"chance": ("hit", "a random patch"), "centre_hit": ("hit", "middle"), "whole_iou": ("iou", "whole")}
 """Variable → measure that it is a baseline of, and what it is called."""

@@ -190,23 +190,13 @@ def losses(sweep: xr.Dataset) -> xr.Dataset:
     )
 
 
-def loss(
-    sweep: xr.Dataset, of: str = "accuracy", n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0
-) -> xr.DataArray:
-    """Mean loss of each set (…, set, bound), paired bootstrap over pictures; `of` is "accuracy", "margin" or "kl".
-
-    Bounds of accuracy are widened where few answers changed, as in `proportions.changes`.
-    """
-    return _bounded(_loss(sweep, of), of, n_boot, level, seed).rename(f"loss of {of}")
-
-
 def excess_loss(
     sweep: xr.Dataset, of: str = "accuracy", n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0
 ) -> xr.DataArray:
     """How much more the top sets lose than the mean of their matched random controls: (…, set, bound).
 
     `set` holds the sets of order "top" that have controls (same ranking, stage and count), with their coordinates.
-    Paired over pictures, bounds as of `loss`. Positive: these heads matter more than heads of the
+    Paired over pictures, bounds from a bootstrap over them. Positive: these heads matter more than heads of the
     same layers. Raises ParameterError for sweeps without matched controls.
     """
     values = _loss(sweep, of)
@@ -267,7 +257,7 @@ def over_depth(effects: xr.DataArray) -> xr.DataArray:
         Shares (model, layer) in [0, 1] that sum to 1 for each model; NaN where no head has a positive effect.
     """
     means = effects.mean("sample") if "sample" in effects.dims else effects
-    positive = means.clip(min=0).sum("head")
+    positive = means.clip(min=0).sum("head", min_count=1)  # layers that a smaller model lacks are NaN
     total = positive.sum("layer")
     return (positive / total.where(total > 0)).rename("share of the positive effect")
 

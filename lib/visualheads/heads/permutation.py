@@ -1,6 +1,6 @@
 """What chance would give when models or language models change places: permutation tests (pure numpy).
 
-Over models: whether head statistics go with, or predict, benchmark scores. Models are few (nine in the paper), so that
+Over models: whether head statistics predict benchmark scores. Models are few (nine in the paper), so that
 nothing here rests on an asymptotic distribution. Over pairs of models: how far a difference between kinds of pairs
 hangs on single models.
 """
@@ -17,54 +17,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from visualheads.heads.agreement import spearman, unit_ranks
 from visualheads.heads.bootstrap import LEVEL
 
-FEWEST_MODELS = 4
-"""Below it a permutation test cannot reach 5 %: three models have six orders (see `least_p`)."""
 MOST_EXACT = 5040
 """Orders of the models that are all looked at; where there are more, as many are drawn."""
 N_DRAWN = 5000
-
-
-def correlations(
-    table: pd.DataFrame, statistics: Sequence[str], seed: int = 0, llm: Mapping[str, str] | None = None
-) -> pd.DataFrame:
-    """One row per statistic: statistic, rho, p_value, models, tasks; NaN rho where too few models have it.
-
-    `table` has one row per model and task with the columns model, task, score and the statistics. rho is Spearman's
-    correlation over models within a task, averaged over tasks weighted by their number of models. The p value is two-
-    sided and exact where the orders of models can be looked at one by one: whole models are permuted, so that scores
-    of one model on several tasks stay together. Statistics with fewer than FEWEST_MODELS models have p NaN. With `llm`,
-    the language model of each model, these are what counts as a model (`by_language_model`).
-    """
-    records = []
-    for statistic in statistics:
-        told = table if llm is None else by_language_model(table, [statistic], llm)
-        scores, values = (_matrix(told, column) for column in ("score", statistic))
-        there = np.isfinite(scores) & np.isfinite(values)
-        models = there.any(axis=1)
-        scores, values, there = scores[models], values[models], there[models]
-        n = len(scores)
-        rho = _mean_rho(scores, values, there) if n >= 3 else float("nan")
-        p = float("nan")
-        if n >= FEWEST_MODELS and np.isfinite(rho):
-            found = _permuted_rho(scores, values, there, orders(n, seed))
-            found = found[np.isfinite(found)]  # an order may leave no task with models enough to correlate
-            p = float((np.abs(found) >= abs(rho) - 1e-12).mean())
-        tasks = int((there.sum(axis=0) >= 3).sum())
-        records.append({"statistic": statistic, "rho": rho, "p_value": p, "models": n, "tasks": tasks})
-    return pd.DataFrame(records, columns=["statistic", "rho", "p_value", "models", "tasks"])
-
-
-def by_language_model(table: pd.DataFrame, statistics: Sequence[str], llm: Mapping[str, str]) -> pd.DataFrame:
-    """Scores and statistics with one row per language model (as `model`) and task: means over its models.
-
-    Models tuned from one language model resemble each other, so that permuting them one by one makes p too small.
-    """
-    known = table.dropna(subset=["score", *statistics])  # a mean of scores and one of heads are of the same models
-    named = known.assign(model=known["model"].map(llm))
-    return named.groupby(["model", "task"], sort=False)[["score", *statistics]].mean().reset_index()
 
 
 def leave_one_llm_out(table: pd.DataFrame, statistics: Sequence[str], llm: dict[str, str]) -> pd.DataFrame:
@@ -108,45 +65,6 @@ def errors(predictions: pd.DataFrame) -> pd.DataFrame:
         both = {"error": float(missed.abs().mean()), "baseline": float(guessed.abs().mean())}
         records.append({"statistic": statistic, **both, "gain": gain, "n": len(part)})
     return pd.DataFrame(records, columns=["statistic", "error", "baseline", "gain", "n"])
-
-
-def least_p(n: int, tasks: int = 2) -> float:
-    """The least p that `correlations` can give for n models with scores on so many tasks.
-
-    1/n!, and with one task 2/n!, since the order that turns all ranks round correlates as strongly; where orders are
-    drawn, 1/N_DRAWN, since the given one is always among them.
-    """
-    every = math.factorial(n)
-    return 1 / N_DRAWN if every > MOST_EXACT else min((1 if tasks > 1 else 2) / every, 1.0)
-
-
-def _matrix(table: pd.DataFrame, column: str) -> NDArray[np.float64]:
-    """Values (model, task) of a column; NaN where there is no row."""
-    return table.pivot_table(index="model", columns="task", values=column, dropna=False).to_numpy(dtype=float)
-
-
-def _mean_rho(scores: NDArray[np.float64], values: NDArray[np.float64], there: NDArray[np.bool_]) -> float:
-    total = weight = 0.0
-    for task in range(scores.shape[1]):
-        chosen = there[:, task]
-        n = int(chosen.sum())
-        if n < 3:
-            continue
-        rho = spearman(np.stack([scores[chosen, task], values[chosen, task]]))[0, 1]
-        if np.isfinite(rho):
-            total, weight = total + n * float(rho), weight + n
-    return total / weight if weight else float("nan")
-
-
-def _permuted_rho(
-    scores: NDArray[np.float64], values: NDArray[np.float64], there: NDArray[np.bool_], orders: list[NDArray[np.int64]]
-) -> NDArray[np.float64]:
-    """Mean rho for every order of the models. Without gaps ranks only change places, so that all are one product."""
-    if not there.all():
-        return np.array([_mean_rho(scores[order], values, there & there[order]) for order in orders])
-    one, other = unit_ranks(scores.T), unit_ranks(values.T)
-    known = np.isfinite(one[:, 0]) & np.isfinite(other[:, 0])
-    return np.einsum("ton,tn->ot", one[known][:, np.array(orders)], other[known]).mean(axis=1)
 
 
 def orders(n: int, seed: int = 0) -> list[NDArray[np.int64]]:

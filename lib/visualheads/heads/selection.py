@@ -22,9 +22,6 @@ from visualheads.store.variables import STAGES
 if TYPE_CHECKING:
     from visualheads.models.wrapper import VisionLanguageModel
 
-TOP_SHARES = (0.02, 0.05, 0.10, 0.20)
-TOP_COUNTS = (10, 20, 50, 100)
-
 
 COLUMNS = {"estimate": "score", "lower": "low", "upper": "high"}
 

@@ -1,4 +1,4 @@
-"""The experiments of the steering page on one model: steering between objects, boosting, grounding.
+"""The experiments of the steering page on one model: steering between objects, grounding.
 
 `visualheads.studies.full_protocol` runs them large, a build of the book small (`REDUCED`),
 unless a large run is shipped.
@@ -180,11 +180,11 @@ Ask = Literal["count", "name"]
 ASKED = ("count", "name")
 NAME_QUESTION = "What is the object in the rectangle?"
 """What a steered model is asked for a name; miniatures are trained on this question, of drawn rectangles."""
-STEERING, BOOST, GROUNDING = "steering", "boost", "grounding"
-STORES = (STEERING, BOOST, GROUNDING)
+STEERING, GROUNDING = "steering", "grounding"
+STORES = (STEERING, GROUNDING)
 """Names and kinds of the stores that these experiments leave."""
 CONDITION = "plain-object"
-"""Questions that are boosted and grounded."""
+"""Questions that are grounded."""
 SITUATIONS: tuple[tuple[Ask, str, str], ...] = (
     ("count", "nothing marked", "plain-general"),
     ("count", "another marked", "visual-general"),
@@ -201,10 +201,10 @@ EXAMPLES = 3
 class Size:
     """How much is run.
 
-    questions   boosted and grounded; scenes: pictures that are steered in
+    questions   grounded; scenes: pictures that are steered in
     counts      numbers of top heads, of a model of 1024 heads
     seeds       random sets per top set
-    biases      of steering; strengths: of boosting
+    biases      of steering
     """
 
     questions: int = 16
@@ -214,7 +214,6 @@ class Size:
     grounding: tuple[str, ...] = ("gaze", "localization")
     seeds: int = 3
     biases: tuple[float, ...] = (4.0,)
-    strengths: tuple[float, ...] = (-4.0, -1.0, 1.0, 2.0, 4.0)
     most: int = MOST_HEADS
     positions: str = AFTER_IMAGE
 
@@ -222,7 +221,6 @@ class Size:
 REDUCED = Size()
 FULL = Size(
     questions=64, scenes=32, counts=(20, 50, 100, 200), seeds=5, biases=(2.0, 4.0, 8.0),
-    strengths=(-8.0, -4.0, -2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 4.0, 8.0),
 )  # fmt: skip
 
 
@@ -303,7 +301,6 @@ def run(
     """
     return {
         STEERING: steering(model, asked, traces, size, progress, questions),
-        BOOST: boost(model, asked, traces, size, progress),
         GROUNDING: grounding(model, asked, traces, size, progress),
     }
 
@@ -343,20 +340,6 @@ def steering(
     return xr.concat(parts, "sample", **settings)
 
 
-def boost(
-    model: VisionLanguageModel, asked: Sequence[Sample], traces: xr.Dataset, size: Size, progress: Any = False
-) -> xr.Dataset:
-    """All image keys boosted at several strengths: dims (model, bias, set, sample); the largest top set, and all."""
-    sets = sets_of(traces, size)
-    counts = sets["count"].values
-    most = max(counts[sets["order"].values == "top"])
-    chosen = np.flatnonzero((sets["order"].values == "all") | (counts == most))
-    few = list(asked)[: size.questions]
-    return _slim(bias_curve(
-        model, few, sets.isel(set=chosen), size.strengths, "boost", size.positions, progress=progress
-    ))  # fmt: skip
-
-
 def grounding(
     model: VisionLanguageModel, asked: Sequence[Sample], traces: xr.Dataset, size: Size, progress: Any = False
 ) -> xr.Dataset:
@@ -387,7 +370,6 @@ def studied(
     """`studies.studied` of these experiments: store name → model → dataset."""
     makers: dict[str, ablation.Maker] = {
         STEERING: lambda model, asked, traces, size, _: steering(model, asked, traces, size),
-        BOOST: lambda model, asked, traces, size, _: boost(model, asked, traces, size),
         GROUNDING: lambda model, asked, traces, size, _: grounding(model, asked, traces, size),
     }
     asked = list(benchmark(MAIN_TASK).samples(condition=CONDITION, format="free", n=max(size.questions, size.scenes)))
