@@ -18,7 +18,7 @@ from visualheads.analysis.claims.rules import (
     Part,
     missing,
 )
-from visualheads.analysis.families import kin_difference, relations
+from visualheads.analysis.lineage import kin_difference, relations
 from visualheads.analysis.subset import models_of, subset, tasks_of
 from visualheads.heads.agreement import spearman
 from visualheads.heads.bootstrap import PictureSums, picture_sums
