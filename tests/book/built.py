@@ -143,6 +143,12 @@ def test_links_lead_somewhere(pages: Pages, name: str) -> None:
     assert [path for path in local if not Path(path).exists()] == []
 
 
+def test_terms_are_told_where_a_pointer_rests(pages: Pages) -> None:
+    pages.open(HTML / "book" / "results" / "chance.html")
+    terms = "[...document.querySelectorAll('main a[href*=\"glossary.html#term-\"]')]"
+    assert pages.run(f"return {terms}.length > 1 && {terms}.every(link => link.title.length > 30)")
+
+
 def test_the_book_is_light() -> None:
     """What a reader downloads; pages made by `look` or exported hold their data, and are not of the book."""
     files = [path for path in HTML.rglob("*") if path.is_file()]

@@ -97,7 +97,9 @@ def test_a_sweep_is_told_against_the_faster_naive_loop(tmp_path, monkeypatch):
 
 @pytest.mark.long
 def test_looks_are_measured_on_a_shipped_model_and_on_random_networks() -> None:
-    table = cost.measure_looks(shape=(2, 2, 32))
+    table = cost_sweeps.measure_looks(shape=(2, 2, 32))
     assert list(table.index) == ["mini-1.5-7B", "random llava", "random llava_next"]
     assert table["tokens"].tolist()[1:] == [576, 2928] and (table["queries"].iloc[1:] == 24).all()
     assert (table[["cpu_seconds", "megabytes"]] > 0).all(axis=None)
+    there = any(shutil.which(name) for name in cost_sweeps.BROWSERS)
+    assert (table["view_seconds"] > 0).all() if there else table["view_seconds"].isna().all()

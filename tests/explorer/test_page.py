@@ -275,6 +275,49 @@ def test_overlays_scales_and_zoom(pages: Pages, files: Path):
     assert opened.get("document.querySelector('.vh-picture').viewBox.baseVal.width") < 320
 
 
+def test_wheel_double_click_and_drag_move_the_picture(pages: Pages, files: Path):
+    from selenium.webdriver.common.action_chains import ScrollOrigin
+    from selenium.webdriver.common.keys import Keys
+
+    opened = Opened(pages, files / "one.html")
+    svg = pages.driver.find_element("css selector", ".vh-picture")
+    view = "['x', 'y', 'width'].map((edge) => document.querySelector('.vh-picture').viewBox.baseVal[edge])"
+    page = opened.get("window.scrollY")
+    origin = ScrollOrigin.from_element(svg)
+    opened.actions().key_down(Keys.CONTROL).scroll_from_origin(origin, 0, -100).key_up(Keys.CONTROL).perform()
+    opened.wait(f"{view}[2] < 320")
+    assert opened.get("window.scrollY") == page, "the wheel zooms with Ctrl only, and then does not scroll"
+    wheeled = opened.get(view)
+    # a browser counts clicks by the clock; the event itself has none
+    pages.run(
+        "const { x, y, width, height } = arguments[0].getBoundingClientRect();"
+        "arguments[0].dispatchEvent(new MouseEvent('dblclick', { clientX: x + width / 2, clientY: y + height / 2 }))",
+        svg,
+    )
+    near = opened.get(view)
+    assert near[2] < wheeled[2]
+    opened.actions().move_to_element(svg).click_and_hold().move_by_offset(-30, -20).release().perform()
+    opened.do()
+    moved = opened.get(view)
+    assert moved[0] > near[0] and moved[1] > near[1] and moved[2] == near[2]
+    assert opened.get("x.choice.patch") is None, "a drag chooses nothing"
+
+
+def test_the_asked_region_and_tokens_by_keys(pages: Pages, files: Path):
+    from selenium.webdriver.common.keys import Keys
+
+    opened = Opened(pages, files / "one.html")
+    assert opened.get("document.querySelectorAll('.vh-asked').length") > 0
+    opened.click(".vh-check input")
+    assert opened.get("document.querySelectorAll('.vh-asked').length") == 0
+    last = opened.get("document.querySelector('.vh-query').textContent")
+    opened.press(".vh-query", Keys.ARROW_RIGHT)
+    opened.actions().send_keys(Keys.ENTER).perform()
+    opened.do()
+    assert opened.get("document.querySelector('.vh-query').textContent") not in (last, "")
+    assert "from “two”" in opened.sentence
+
+
 def test_sinks_and_tiles(pages: Pages, files: Path):
     opened = Opened(pages, files / "tiles.html")
     assert opened.get("x.settings.grid") == "whole", "its sink holds most of the attention"

@@ -95,31 +95,6 @@ def measure_cost(
     return pd.DataFrame(rows).set_index("method")
 
 
-LOOK_SHAPE = Shape(32, 32, 128)
-"""As many heads as a 7B language model has."""
-
-
-def measure_looks(model: str = "mini-1.5-7B", shape: Shape | tuple[int, int, int] = LOOK_SHAPE) -> pd.DataFrame:
-    """Measure `vh.look` in a fresh process, one thread: a shipped model, and random networks of many heads.
-
-    Parameters
-    ----------
-    model
-        A shipped model, with the effects of its heads as by default; its seconds include loading it.
-    shape
-        Of the random networks, one for each of KINDS, without effects.
-
-    Returns
-    -------
-    pd.DataFrame
-        One row per model (index `method`): heads, tokens (image tokens), queries (rows of attention in the page, by
-        default 24 or what 10 MB hold), cpu_seconds, and megabytes (of the page).
-    """
-    import pandas as pd
-
-    return pd.DataFrame(in_fresh_process([model, list(shape)], function="_looks")).set_index("method")
-
-
 def kept_cost(path: str | Path, measure: Callable[..., pd.DataFrame] | None = None, **settings: Any) -> pd.DataFrame:
     """`measure_cost(**settings)` (or another measurement), made once on this machine and kept as JSON at `path`.
 
@@ -243,45 +218,6 @@ def _measured(kind: str, sizes: Sequence[int], runs: dict[str, int], pictures: i
                 seconds[method].append(spent)
                 memory[method].append(peak)
     return {"tokens": tokens, "seconds": seconds, "memory": memory}
-
-
-def _looks(name: str, sizes: Sequence[int]) -> list[dict[str, Any]]:
-    """In the fresh process: a row of `measure_looks` for the shipped model and each kind of random network."""
-    import numpy as np
-    import torch
-    from PIL import Image
-
-    from visualheads.explorer import look
-    from visualheads.models.loading import load, wrap
-    from visualheads.tasks import task
-    from visualheads.tasks.sample import Sample
-
-    torch.set_num_threads(1)
-    random = Sample("random", Image.fromarray(np.full((672, 672, 3), 90, np.uint8)), QUESTION, "two")
-    shipped = next(iter(task("looktwice").samples(n=1)))
-    told = []
-    for kind in ("", *KINDS):
-        if kind:
-            module, processor = build(kind, Shape(*sizes))
-            model = wrap(module, processor, name=f"random {kind}", validate=False)
-        start = time.process_time()
-        if kind:
-            seen = look(model, random, effects="none", max_new_tokens=ANSWER_TOKENS, progress=False)
-        else:
-            seen = look(load(name), shipped, progress=False)
-        size = len(seen.page().encode())
-        one = seen.looks[0]
-        told.append(
-            {
-                "method": one.model["name"],
-                "heads": one.model["layers"] * one.model["heads"],
-                "tokens": int(one.image.sum()),
-                "queries": len(one.rows),
-                "cpu_seconds": time.process_time() - start,
-                "megabytes": size / 1e6,
-            }
-        )
-    return told
 
 
 def _plain(module: Any, encodings: Sequence[Any], **more: Any) -> Callable[[], None]:

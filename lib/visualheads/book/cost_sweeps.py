@@ -1,13 +1,19 @@
-"""What a sweep of head sets costs beside a naive loop that batches alike, on the network of `visualheads.book.cost`."""
+"""What a sweep of head sets costs beside a naive loop that batches alike, and what a look costs."""
 
 from __future__ import annotations
 
+import re
+import shutil
 import statistics
+import subprocess
+import tempfile
+import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from visualheads.book.cost import QUESTION, Shape, build, in_fresh_process
+from visualheads.book.cost import ANSWER_TOKENS, KINDS, QUESTION, Shape, build, in_fresh_process
 from visualheads.errors import ParameterError, got
 
 if TYPE_CHECKING:
@@ -18,6 +24,16 @@ CASES = {"after_image": ("after_image", 0.0), "late, all": ("all", 2 / 3)}
 NAIVE_BATCHES = (1, 2)
 """Sets that the naive loop runs together; the fastest counts."""
 HEADS = 10
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+PATIENCE = 120
+"""Seconds that a browser may take to show a page."""
+TELL_VIEW = (
+    "const page = document.querySelector('[data-explorer]');"
+    "new MutationObserver(() => page.dataset.shown && console.log(`shown after ${page.dataset.shown} ms`))"
+    ".observe(page, { attributes: true });"
+)
+LOOK_SHAPE = Shape(32, 32, 128)
+"""As many heads as a 7B language model has."""
 
 
 def measure_sweeps(
@@ -128,3 +144,95 @@ def _timed(run: Any) -> float:
     start = time.process_time()
     run()
     return time.process_time() - start
+
+
+def measure_looks(model: str = "mini-1.5-7B", shape: Shape | tuple[int, int, int] = LOOK_SHAPE) -> pd.DataFrame:
+    """Measure `vh.look` in a fresh process, one thread: a shipped model, and random networks of many heads.
+
+    Parameters
+    ----------
+    model
+        A shipped model, with the effects of its heads as by default; its seconds include loading it.
+    shape
+        Of the random networks, one for each of KINDS, without effects.
+
+    Returns
+    -------
+    pd.DataFrame
+        One row per model (index `method`): heads, tokens (image tokens), queries (rows of attention in the page, by
+        default 24 or what 10 MB hold), cpu_seconds, megabytes (of the page), and view_seconds: from opening the file
+        to the first view in a browser that starts with it, NaN without Chromium.
+    """
+    import pandas as pd
+
+    return pd.DataFrame(in_fresh_process([model, list(shape)], "visualheads.book.cost_sweeps", "_looks")).set_index(
+        "method"
+    )
+
+
+def _looks(name: str, sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """In the fresh process: a row of `measure_looks` for the shipped model and each kind of random network."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from visualheads.explorer import look
+    from visualheads.models.loading import load, wrap
+    from visualheads.tasks import task
+    from visualheads.tasks.sample import Sample
+
+    torch.set_num_threads(1)
+    random = Sample("random", Image.fromarray(np.full((672, 672, 3), 90, np.uint8)), QUESTION, "two")
+    shipped = next(iter(task("looktwice").samples(n=1)))
+    told = []
+    for kind in ("", *KINDS):
+        if kind:
+            module, processor = build(kind, Shape(*sizes))
+            model = wrap(module, processor, name=f"random {kind}", validate=False)
+        start = time.process_time()
+        if kind:
+            seen = look(model, random, effects="none", max_new_tokens=ANSWER_TOKENS, progress=False)
+        else:
+            seen = look(load(name), shipped, progress=False)
+        spent = time.process_time() - start
+        page = seen.page()
+        one = seen.looks[0]
+        told.append(
+            {
+                "method": one.model["name"],
+                "heads": one.model["layers"] * one.model["heads"],
+                "tokens": int(one.image.sum()),
+                "queries": len(one.rows),
+                "cpu_seconds": spent,
+                "megabytes": len(page.encode()) / 1e6,
+                "view_seconds": first_view(page),
+            }
+        )
+    return told
+
+
+def first_view(page: str) -> float:
+    """Seconds from opening an explorer's page, a file, to its first view in Chromium; NaN where there is none."""
+    browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if browser is None:
+        return float("nan")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "look.html"
+        file.write_text(page.replace("</body>", f"<script>{TELL_VIEW}</script></body>"), encoding="utf-8")
+        flags = (
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--enable-logging=stderr",
+        )
+        command = [browser, *flags, f"--user-data-dir={folder}/profile", file.as_uri()]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace") as opened:
+            late = threading.Timer(PATIENCE, opened.kill)
+            late.start()
+            try:
+                found = (re.search(r"shown after (\d+) ms", line) for line in opened.stderr or ())
+                return next((int(one[1]) / 1000 for one in found if one), float("nan"))
+            finally:
+                late.cancel()
+                opened.terminate()

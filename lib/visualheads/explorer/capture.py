@@ -253,7 +253,7 @@ def _ordered(values: NDArray[np.float32], done: Captured) -> NDArray[np.float32]
 
 
 def _row(position: int, prompt: int, texts: Sequence[str]) -> Row:
-    text = texts[position].strip() or "␣"
+    text = texts[position].replace("\n", "⏎").strip() or "␣"
     if position == prompt - 1:
         return Row(position, PROMPT, f"the last prompt token “{text}”")
     if position >= prompt:

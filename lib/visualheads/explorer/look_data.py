@@ -261,7 +261,7 @@ def data_address(picture: Image.Image, largest: int) -> str:
     """Return a picture, made smaller where it is larger than `largest` pixels, as a data address."""
     small = picture.convert("RGB")
     small.thumbnail((largest, largest), Image.Resampling.LANCZOS)
-    lossless = max(small.size) <= 256  # small pictures keep their exact pixels
+    lossless = small.size == picture.size and max(small.size) <= 256  # small pictures keep their exact pixels
     out = io.BytesIO()
     if lossless:
         small.save(out, "PNG", optimize=True)

@@ -1,4 +1,6 @@
-"""Pages of one kind, such as those of the models, behind one entry of the contents: a select at their top goes on.
+"""Ways through the book: pages of one kind behind one entry of the contents, terms told where a pointer rests on them.
+
+Of pages of one kind, such as those of the models, a select at their top goes on to the next.
 
 The table of contents names the first; its `meta` names the others (`visualheads.book.build.written`). They are no
 chapters of their own: figures have the same number on each, and the page before and after is the first one's.
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import html
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 SIBLINGS = "siblings"
 """Key in the contents' `meta`: first page → the others, as documents without a suffix."""
 SCRIPT = "book.js"
+GLOSSARY = "glossary"
 
 
 def groups(app: Sphinx) -> dict[str, list[str]]:
@@ -85,6 +89,28 @@ def neighbours(app: Sphinx, name: str, template: str, context: dict[str, Any], d
             }  # fmt: skip
 
 
+@cache
+def definitions(env: BuildEnvironment) -> dict[str, str]:
+    """The glossary's definitions by the anchors of their terms."""
+    pages = {document for document, _ in env.domaindata["std"]["objects"].values() if document.endswith(GLOSSARY)}
+    items = [item for page in pages for item in env.get_doctree(page).findall(nodes.definition_list_item)]
+    return {
+        anchor: " ".join(item[-1].astext().split())
+        for item in items
+        for term in item.findall(nodes.term)
+        for anchor in term["ids"]
+    }
+
+
+def explain(app: Sphinx, doctree: nodes.document, name: str) -> None:
+    """Tell a term's definition where a pointer rests on a link to it."""
+    del name
+    for link in doctree.findall(nodes.reference):
+        anchor = link.get("refuri", "").partition("#")[2]
+        if anchor.startswith("term-"):
+            link["reftitle"] = definitions(app.env).get(anchor, "")
+
+
 def write(app: Sphinx) -> None:
     """Write the book's own script into `_static`."""
     if app.builder.format == "html":
@@ -99,6 +125,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("builder-inited", write)
     app.connect("env-get-updated", number, priority=900)  # after numbers have been given
     app.connect("doctree-resolved", add_select)
+    app.connect("doctree-resolved", explain)
     app.connect("html-page-context", neighbours)
     app.add_js_file(SCRIPT, loading_method="defer")
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

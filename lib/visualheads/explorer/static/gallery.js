@@ -38,7 +38,7 @@ export function galleryView(actions) {
         const frame = h("span", { class: "vh-thumb" }, sample.thumbnail ? h("img", { src: sample.thumbnail, alt: `Picture of ${sample.id}`, loading: "lazy" }) : "");
         drawn(frame, load(sample.id), first, () => key === shown);
         return h("li", {}, h("button", { type: "button", "aria-current": String(sample.id === choice.sample), onclick: () => actions.sample(sample.id) },
-          frame, h("span", { class: "vh-thumb-question" }, sample.question), h("span", { class: "vh-thumb-value" }, percent(value))));
+          frame, h("span", { class: "vh-thumb-question" }, sample.question.split("\n")[0]), h("span", { class: "vh-thumb-value" }, percent(value))));
       })),
     );
   }

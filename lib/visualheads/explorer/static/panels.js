@@ -43,7 +43,7 @@ export function headingView(actions, models, linked) {
         models.length > 1
           ? select("Model", models.map((one) => [one.name, one.title || one.name]), choice.model, (name) => actions.choose({ model: name }))
           : h("span", { class: "vh-model" }, model.title || model.name),
-        model.samples.length > 1 && select("Picture", model.samples.map((one, i) => [one.id, `${i + 1} · ${one.question}`]), choice.sample, (id) => actions.choose({ sample: id })),
+        model.samples.length > 1 && select("Picture", model.samples.map((one, i) => [one.id, `${i + 1} · ${one.question.split("\n")[0]}`]), choice.sample, (id) => actions.choose({ sample: id })),
         h("span", { class: "vh-spring" }), status,
         linked && h("button", { type: "button", class: "vh-copy", onclick: () => actions.copy(status) }, "Copy link"), save),
       h("h3", {}, question),

@@ -26,7 +26,7 @@ export function sentenceOf({ look, row, shown, weights, choice, measure, values,
   if (!["image_weight", "lift", "patch"].includes(choice.measure)) parts.push(`${measure.long_name} ${told(mean(values), measure.unit)}`);
   const words = [...textWeights].sort((a, b) => b[1] - a[1]).slice(0, 2).filter(([, weight]) => weight >= WORTH_TELLING);
   const text = look.json.tokens.text;
-  const quoted = words.map(([position, weight]) => `“${text[position].trim() || "␣"}” (${percent(weight)})`);
+  const quoted = words.map(([position, weight]) => `“${text[position].replaceAll("\n", "⏎").trim() || "␣"}” (${percent(weight)})`);
   if (quoted.length) parts.push(`in the prompt most on ${quoted.join(" and ")}`);
   return `${parts.join("; ")}.`;
 }
