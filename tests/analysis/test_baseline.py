@@ -15,7 +15,7 @@ from visualheads.errors import RecordError
 
 FOUND = {
     "statement": "…", "verdict": "supported", "scope": "1 miniature", "unit": "share", "margin": 0.1, "power": 0.9,
-    "estimate": 0.5, "lower": 0.4, "upper": 0.6, "also": {"heads": 12},
+    "estimate": 0.5, "lower": 0.4, "upper": 0.6, "also": {"heads": 12}, "planted": [],
 }  # fmt: skip
 UNKNOWN = FOUND | {"verdict": "not testable here"} | dict.fromkeys(("estimate", "lower", "upper"), float("nan"))
 
@@ -41,6 +41,16 @@ def test_a_change_is_told_and_fails(tmp_path, capsys, change, told, code):
     table = compare_verdicts(old, new)
     assert table["change"].to_dict() == {8: told}
     assert run(capsys, "compare", old, new)[0] == code
+
+
+def test_models_of_another_kind_are_compared_too(tmp_path, capsys):
+    one, other = (pd.DataFrame({8: FOUND | told}).T for told in ({}, {"verdict": "undecided", "scope": "1 adapter"}))
+    old = save_verdicts(one, tmp_path / "old.json", one.assign(scope="1 adapter"))
+    new = save_verdicts(one, tmp_path / "new.json", other)
+    told = compare_verdicts(old, new)
+    assert told["change"].tolist() == [SAME, LABEL] and told["models"].tolist() == ["1 miniature", "1 adapter"]
+    code, shown, _ = run(capsys, "compare", old, new)
+    assert code == 1 and "1 adapter" in shown
 
 
 def test_a_new_claim_passes_and_a_lost_one_fails(tmp_path, capsys):

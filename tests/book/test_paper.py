@@ -197,6 +197,9 @@ def test_scores_are_held_against_what_was_published() -> None:
 
     told = scores.known_answers(answered(30)).iloc[0]  # precision 1, recall 3/4: F1 = 6/7
     assert told["estimate"] == pytest.approx(6 / 7) and told["published"] == pytest.approx(0.859) and told["as_known"]
+    both = answered(30)
+    both = both.assign_coords(condition=("sample", np.array(["random"] * 30 + ["popular"] * 10, dtype=object)))
+    assert scores.known_answers(both).iloc[0]["estimate"] == pytest.approx(0.5), "the mean of 1 and 0, as published"
     assert "MODEL_ZOO" in told["source"]
     assert not scores.known_answers(answered(20)).iloc[0]["as_known"]
     assert scores.known_answers(answered(30, "llava-hf/llava-1.5-7b-hf")).iloc[0]["as_known"]

@@ -14,15 +14,17 @@ from helpers.model_datasets import model_dataset, stored
 from helpers.planted import swept
 from visualheads.analysis import effects, models
 from visualheads.book import traces
-from visualheads.cards import miniature_folder
+from visualheads.cards import data_folder, miniature_folder
 from visualheads.errors import HeadError, ParameterError, StoreError
 from visualheads.heads import lists as head_lists
 from visualheads.models.loading import load
 from visualheads.models.provenance import HASH_LENGTH
+from visualheads.store.combine import open_results
 from visualheads.store.read import open_store
 from visualheads.store.schema import assert_valid
-from visualheads.studies import ablation, full_protocol, shipped
+from visualheads.studies import ablation, full_protocol, joined_protocol, shipped
 from visualheads.studies import evidence as gathering
+from visualheads.tracing.trace import trace
 
 NAME = "mini-1.5-7B"
 
@@ -115,6 +117,31 @@ def model() -> Any:
     if not (miniature_folder(NAME) / "config.json").is_file():
         pytest.skip("the miniature is not there")
     return load(NAME)
+
+
+def test_traces_of_a_model_that_readers_cannot_run_are_shipped_small(model: Any, tmp_path: Path) -> None:
+    setting = full_protocol.Setting(model, joined_protocol.TASKS, tmp_path, n=1)
+    made = joined_protocol.traces(setting)
+    assert tuple(made) == joined_protocol.STORES
+    main, white = made["looktwice"][0], made["looktwice-white"][0]
+    rows = main["image_weight"].notnull().any(["model", "layer", "head", "sample"])
+    assert rows.sel(query="last_prompt") and rows.sel(query="first_generated")
+    focus = main["concentration"].notnull().any(["model", "layer", "head", "sample"])
+    assert focus.sel(query="last_prompt") and not focus.sel(query="first_generated")
+    assert list(white.data_vars) == [*joined_protocol.ANSWERS, "image_log_odds_no_sink"]
+    whole = trace(model, list(setting.benchmark("looktwice").samples(format="free", n=1)))
+    both = (main[["image_weight"]].sel(query="last_prompt", sample=whole["sample"]), whole[["image_weight"]])
+    np.testing.assert_allclose(*(one["image_weight"].values for one in both), rtol=0.07)
+    store, kind, tasks = made["pope"]
+    path = shipped.ship(store, NAME, "pope", tasks, kind, root=tmp_path)
+    assert shipped.why_outdated(path) == "" and open_results(tmp_path)["task"].values[0] == "pope"
+
+
+def test_files_of_a_benchmark_lie_where_a_model_learned_to_see(tmp_path: Path) -> None:
+    assert shipped.task_folder(NAME, "pope") == data_folder() / "scenes" / "pope"
+    assert shipped.task_folder("smol-1.5", "pope") == data_folder() / "smol" / "scenes"
+    (tmp_path / "pope").mkdir()
+    assert {shipped.task_folder(name, "pope", tmp_path) for name in (NAME, "smol-1.5")} == {tmp_path / "pope"}
 
 
 def test_the_whole_protocol_is_run_resumed_shipped_and_repeated(

@@ -11,7 +11,7 @@ import xarray as xr
 from visualheads.analysis.subset import models_of
 from visualheads.errors import HeadError
 from visualheads.heads.bootstrap import bootstrap
-from visualheads.heads.losses import LOSSES, changes, excess_loss, head_effects, losses
+from visualheads.heads.losses import LOSSES, changes, excess_loss, head_effects, losses, over_depth
 from visualheads.heads.ranking import SCORES, rank, real_samples
 
 MAIN_TASK = "looktwice"
@@ -152,12 +152,13 @@ def head_table(
     return pd.DataFrame(rows, columns=columns)
 
 
-def depth_table(heads: pd.DataFrame) -> pd.DataFrame:
-    """Of a `head_tables`: the share of each model's positive effect that lies in a layer (model, layer, share)."""
-    if heads.empty:
-        return pd.DataFrame(columns=["model", "layer", "share"])
-    summed = heads.assign(share=heads["effect"].clip(lower=0)).groupby(["model", "layer"], sort=False)["share"].sum()
-    return (summed / summed.groupby("model").transform("sum")).reset_index()
+def depth_table(effects: xr.Dataset | None) -> pd.DataFrame:
+    """The share of each model's positive effect that lies in a layer: effect (whole, looking), model, layer, share."""
+    parts = [] if effects is None else [
+        over_depth(effects[f"{kind}_margin"]).to_dataframe("share")["share"].dropna().reset_index().assign(effect=kind)
+        for kind in ("whole", "looking")
+    ]  # fmt: skip
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["model", "layer", "share", "effect"])
 
 
 def head_tables(traces: xr.Dataset, effects: xr.Dataset | None, more: Lists | None = None) -> pd.DataFrame:

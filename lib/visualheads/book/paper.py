@@ -188,11 +188,15 @@ def estimate(plan: Plan, speed: float = math.nan) -> Estimate:
 
 
 def check_room(found: Estimate, device: str | None) -> None:
-    """Raise DeviceMemoryError or DiskFullError where a plan cannot fit; what is not known is let pass."""
+    """Raise DeviceMemoryError or DiskFullError where a plan cannot fit; what is not known is let pass.
+
+    While untrained networks run the model waits in main memory: without a GPU they are there together.
+    """
     memory, place = _memory_of(device), Path(found.plan.main.results)
-    if found.left and found.needs.memory > memory:
+    needed = found.needs.memory * (1 if _on_gpu(device) else 2)
+    if found.left and needed > memory:
         raise DeviceMemoryError(
-            f"{found.plan.name} needs about {found.needs.memory / 1e9:.1f} GB and {device or 'this machine'} has "
+            f"{found.plan.name} needs about {needed / 1e9:.1f} GB and {device or 'this machine'} has "
             f"{memory / 1e9:.1f} GB; give dtype bfloat16, fewer batch tokens, or device auto to spread its layers."
         )
     place = next(folder for folder in (place, *place.resolve().parents) if folder.is_dir())
@@ -314,11 +318,17 @@ def _is_done(job: TraceJob) -> bool:
     return path.is_dir() and not pending(path) and opened(path).ids == [sample.id for sample in job.samples]
 
 
+def _on_gpu(device: str | None) -> bool:
+    import torch
+
+    return (device or "cuda").startswith("cuda") and torch.cuda.is_available()
+
+
 def _memory_of(device: str | None) -> float:
     """Bytes of the device's memory; infinite where it cannot be told here."""
     import torch
 
-    if (device or "cuda").startswith("cuda") and torch.cuda.is_available():
+    if _on_gpu(device):
         return float(torch.cuda.mem_get_info(torch.device(device or "cuda"))[1])
     if device in (None, "cpu"):
         from visualheads.models.devices import main_memory

@@ -16,6 +16,7 @@ from visualheads.book.page import Page, parameters_of
 from visualheads.book.run import Countdown, Report, one_thread, side_by_side, silent
 from visualheads.cards import DEFAULT_MODEL, data_folder, miniature_folder
 from visualheads.errors import IdentityMismatch, ParameterError, StoreError, VisualHeadsError, got
+from visualheads.models.smol import base_weights
 from visualheads.paths import RESULTS, slug_of
 from visualheads.store import files as disk
 from visualheads.store.stored import opened
@@ -210,13 +211,16 @@ def _size(job: TraceJob) -> int:
     return max(weights, 1) * tiles * (job.n or 1000) * (6 if job.task == "looktwice" else 3)
 
 
+JOINED = "smol-1.5"
+"""The model on a real language model, which runs `joined_protocol`."""
 WORK = "protocol"
 """Below the folder of full results: what is unfinished, to be gone on with."""
 
 
 def full_models() -> list[str]:
-    """The miniatures with a page of their own."""
-    return [card.name for card in shipped() if card.paper_name]
+    """The miniatures with a page of their own, and the model on a real language model where its base weights are."""
+    ready = [JOINED] if base_weights.is_prepared(base_weights.base_folder()) else []
+    return [*ready, *(card.name for card in shipped() if card.paper_name)]
 
 
 def run_full(
@@ -227,18 +231,19 @@ def run_full(
 
     A single one reports every step. Raises ParameterError for a model that is not there.
     """
+    from visualheads.studies import joined_protocol
     from visualheads.studies.full_protocol import is_current
 
     def holds(name: str) -> bool:
         try:
-            return is_current(name)
+            return is_current(name, joined_protocol.PARTS) if name == JOINED else is_current(name)
         except StoreError:  # running it tells what is damaged, and stops no other
             return False
 
     known = full_models()
     wrong = [name for name in models or () if name not in known]
     if wrong:
-        raise ParameterError(got("model", wrong[0], known, "train it first"))
+        raise ParameterError(got("model", wrong[0], known, "train it, or prepare its base weights, first"))
     asked = list(models or known)
     todo = [name for name in asked if force or not holds(name)]
     for name in asked:
@@ -263,11 +268,13 @@ def run_one(model: str, work: str, force: bool = False, report: Report = silent)
     import torch
 
     from visualheads.models.loading import load
+    from visualheads.studies import joined_protocol as joined
     from visualheads.studies.full_protocol import run_protocol
 
     torch.set_num_threads(1)
+    own: dict[str, Any] = {"parts": joined.PARTS, **joined.SIZES} if model == JOINED else {}
     try:
-        run_protocol(load(model, device="cpu"), taught(model), work, report, force)
+        run_protocol(load(model, device="cpu"), joined.TASKS if own else taught(model), work, report, force, **own)
     except VisualHeadsError as error:
         return f"full protocol of {model}: {error}"
     return ""

@@ -124,6 +124,7 @@ RANKINGS = {
     "region_weight": "region weight",
     "weight_concentration": "weight × concentration",
     "sink_free": "image weight without sinks",
+    "vhd": "change of output with the picture (VHD)",
 }
 """Rankings whose name is no word; the others (gaze, detection, published lists) go by their own."""
 ANSWER_FORMATS = {"free": "in free form", "letters": "with letters"}

@@ -14,7 +14,6 @@ import pandas as pd
 from visualheads.charts import display
 from visualheads.charts.comparison import placeholder
 from visualheads.charts.display import CHOSEN, GREY, MAIN, colour, finished, rows, with_family
-from visualheads.charts.heads import SINGLE
 
 MEASURES = {
     "accuracy": "share of right answers lost",
@@ -126,7 +125,7 @@ def effect_map(table: pd.DataFrame, needs: str = NEEDS_EFFECTS) -> Any:
 
 
 def effect_depth(table: pd.DataFrame, needs: str = NEEDS_EFFECTS) -> Any:
-    """In which layers the effects lie: one line per model, coloured by its language model.
+    """In which layers the effects lie: a panel per effect, a line per model, coloured by its language model.
 
     `table` is a result of `effects.depth_table`.
     """
@@ -135,18 +134,20 @@ def effect_depth(table: pd.DataFrame, needs: str = NEEDS_EFFECTS) -> Any:
     told = with_family(table)
     hue = colour("family", told["family"], title="language model", legend=alt.Legend(orient="top", columns=3))
     chart = (
-        alt.Chart(rows(told.to_dict("records")), width=SINGLE - 60, height=220)
+        alt.Chart(rows(told.to_dict("records")), width=(ROW - 60) // 2, height=220)
         .mark_line(point=True)
         .encode(
             x=alt.X("layer:Q", title="layer", axis=alt.Axis(tickMinStep=1), scale=alt.Scale(nice=False)),
             y=alt.Y("share:Q", title="share of positive effect", axis=alt.Axis(format="%")),
             color=hue,
             detail="model:N",
+            column=alt.Column("effect:N", sort=None, title=None),
             tooltip=["model:N", "layer:Q", alt.Tooltip("share:Q", format=".1%")],
         )
     )
-    first = told[told["layer"] == 0]["share"]
-    return finished(chart, f"Share of the effect by layer. Layer 0 holds {first.min():.0%} to {first.max():.0%} of it.")
+    first = told[told["layer"] == 0].groupby("effect", sort=False)["share"]
+    held = "; ".join(f"{name}: {own.min():.0%} to {own.max():.0%}" for name, own in first)
+    return finished(chart, f"Share of the effect by layer. Layer 0 holds of the effect {held}.")
 
 
 def _chosen(best: pd.Series) -> alt.Parameter:

@@ -141,7 +141,7 @@ def pdf(
 
 
 def full(
-    name: Annotated[str, typer.Argument(help="A miniature, such as mini-1.5-7B.")] = "",
+    name: Annotated[str, typer.Argument(help="A miniature such as mini-1.5-7B, or smol-1.5.")] = "",
     every: Annotated[bool, typer.Option("--all", help="All miniatures, side by side.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Run it even where what is shipped still holds.")] = False,
     workers: Annotated[

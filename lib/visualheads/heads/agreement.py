@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
+from scipy.optimize import linear_sum_assignment
 
 from visualheads.errors import ParameterError, checked, got
 from visualheads.heads.bootstrap import LEVEL, N_BOOT, PictureSums, centred_interval, half_weights, picture_weights
@@ -145,6 +146,34 @@ def without_layer_means(scores: NDArray[np.floating], layer: NDArray[np.integer]
     member = (owner[:, None] == np.arange(owner.max() + 1)).astype(np.float64)
     means = (scores @ member) / member.sum(axis=0)
     return scores - means[..., owner]
+
+
+def matched_heads(one: NDArray[np.floating], other: NDArray[np.floating], groups: int) -> NDArray[np.intp]:
+    """Return for every head of one model the head of another one, in the same layer, that does most nearly the same.
+
+    Parameters
+    ----------
+    one, other
+        What heads do (layer, head, feature), on the same prompts.
+    groups
+        Key-value groups of a layer's heads: whole groups are matched, and heads within them.
+
+    Returns
+    -------
+    numpy.ndarray
+        Heads of `other` (layer, head): the assignment of the least squared distance (Hungarian method).
+    """
+    layers, heads, _ = one.shape
+    size = heads // groups
+    found = np.empty((layers, heads), dtype=np.intp)
+    for layer in range(layers):
+        cost = np.square(one[layer][:, None] - other[layer][None]).sum(-1)
+        blocks = cost.reshape(groups, size, groups, size).swapaxes(1, 2)
+        within = np.array([[linear_sum_assignment(block)[1] for block in row] for row in blocks])
+        totals = np.take_along_axis(blocks, within[..., None], -1).sum((-2, -1))
+        chosen = linear_sum_assignment(totals)[1]
+        found[layer] = (size * chosen[:, None] + within[np.arange(groups), chosen]).ravel()
+    return found
 
 
 def top_k_overlap(scores: NDArray[np.floating], k: int) -> NDArray[np.float64]:

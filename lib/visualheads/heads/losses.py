@@ -257,7 +257,7 @@ def over_depth(effects: xr.DataArray) -> xr.DataArray:
         Shares (model, layer) in [0, 1] that sum to 1 for each model; NaN where no head has a positive effect.
     """
     means = effects.mean("sample") if "sample" in effects.dims else effects
-    positive = means.clip(min=0).sum("head")
+    positive = means.clip(min=0).sum("head", min_count=1)  # layers that a smaller model lacks are NaN
     total = positive.sum("layer")
     return (positive / total.where(total > 0)).rename("share of the positive effect")
 

@@ -124,7 +124,7 @@ def put_aside(module: Any) -> torch.device:
     device = module.device
     if device.type not in ("cpu", "meta") and not in_places(module):
         module.to(CPU)
-        _free()
+        free()
     return device
 
 
@@ -138,13 +138,13 @@ def aside(module: Any) -> Iterator[torch.device]:
         traceback.clear_frames(error.__traceback__)  # what failed would hold on to the memory that is needed again
         raise
     finally:
-        _free()
+        free()
         if module.device != device:
             module.to(device)
 
 
-def _free() -> None:
-    """Memory that nothing needs any more, traced models' cycles among it, is given back."""
+def free() -> None:
+    """Give back memory that nothing needs any more, traced models' cycles among it."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -9,6 +9,7 @@ Experiments of a page on several models: the shipped large run where it holds, e
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ from visualheads.interventions.attribution import gradient_screen, visual_differ
 from visualheads.interventions.modes import ALL, LAST_PROMPT
 from visualheads.interventions.reference import as_reference
 from visualheads.interventions.sweeps import sweep, sweep_path, sweep_to_store
-from visualheads.models.devices import CPU
+from visualheads.models.devices import CPU, aside, free
 from visualheads.models.loading import load, untrained
 from visualheads.paths import slug_of
 from visualheads.store.read import read_attrs
@@ -366,9 +367,12 @@ def untrained_draws(
         NULL_MEASURES (draw, model, layer, head, query, sample), both attention rows; `sample` holds the prompts' mean.
     """
     parts = []
-    for seed in range(draws):
-        ds = trace(untrained(model, seed), samples, query=QUERIES, max_new_tokens=2, progress=progress)
-        parts.append(ds[list(NULL_MEASURES)].drop_vars("provenance", errors="ignore"))
+    own = model.card is not None and model.card.joined  # there only an adapter is drawn beside the model
+    with nullcontext(model.device) if own else aside(model.module) as device:
+        for seed in range(draws):
+            ds = trace(untrained(model, seed, device), samples, query=QUERIES, max_new_tokens=2, progress=progress)
+            parts.append(ds[list(NULL_MEASURES)].drop_vars("provenance", errors="ignore"))
+            free()  # the device has to hold one network at a time
     ds: xr.Dataset = xr.concat(
         list[xr.Dataset](parts), "draw", data_vars="all", coords="minimal", compat="override", join="override"
     )

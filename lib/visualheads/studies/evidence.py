@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 import xarray as xr
 
 from visualheads.analysis import models as survey
-from visualheads.analysis.claims.evidence import Evidence
+from visualheads.analysis.claims.evidence import JOINED, Evidence, kind_of
 from visualheads.analysis.effects import MAIN_TASK
 from visualheads.analysis.lineage import lineage
 from visualheads.analysis.subset import models_of
+from visualheads.cards import cards
 from visualheads.errors import StoreError
 from visualheads.interventions.sweeps import with_heads
 from visualheads.miniatures.text_heads import KIND as LISTS
 from visualheads.miniatures.text_heads import UNTRAINED
 from visualheads.store.combine import check_joinable, joined, task_of
 from visualheads.store.read import PACKED, open_store, read_attrs
-from visualheads.studies import shipped
+from visualheads.studies import shipped, three_moments
 from visualheads.studies.ablation import EFFECTS
 from visualheads.studies.ablation import MEASURES as TRACED
 from visualheads.studies.shipped import NULL
@@ -57,20 +58,23 @@ def gather(results: str | Path = "data/results", full: str | Path | None = None)
     folder, root = Path(results), shipped.full_folder() if full is None else Path(full)
     rows: list[dict[str, object]] = []
     found: dict[str, list[xr.Dataset]] = {}
+    joined_models: dict[str, dict[str, list[xr.Dataset]]] = {}
     text: dict[str, xr.Dataset] = {}
     traced = False
     for path in _stores(root):
         kind = str(read_attrs(path).get("kind", ""))
-        if kind not in (SINKS, EFFECTS, NULL, *LATE):
+        if kind not in (SINKS, EFFECTS, NULL, *LATE, TRACE):
             continue
         ds, why = open_store(path), shipped.why_outdated(path)
         rows.append({
             "store": f"full: {path.relative_to(root).as_posix()}", "what": _words(kind),
-            "model": ", ".join(models_of(ds)), "task": MAIN_TASK, "samples": ds.sizes["sample"], "used": not why,
-            "why": why,
+            "model": ", ".join(models_of(ds)), "task": task_of(path).split("-")[0] if kind == TRACE else MAIN_TASK,
+            "samples": ds.sizes["sample"], "used": not why, "why": why,
         })  # fmt: skip
         if not why:
-            found.setdefault(kind, []).append(with_heads(ds.load()))
+            [name] = models_of(ds)
+            place = joined_models.setdefault(name, {}) if kind_of(name) == JOINED else found
+            place.setdefault(kind, []).append(with_heads(ds.load()))
     for path in _stores(folder):
         kind = str(read_attrs(path).get("kind", ""))
         if kind not in (TRACE, LISTS) or path.parent.name.endswith(UNTRAINED):
@@ -83,9 +87,19 @@ def gather(results: str | Path = "data/results", full: str | Path | None = None)
         traced |= kind == TRACE
         if kind == LISTS:
             text[path.parent.name] = ds.load()
-    traces = survey.traced(folder, MEASURES) if traced else None
+    beside = []
+    for name, own in joined_models.items():
+        traces = survey.traced(root, MEASURES, [name]) if TRACE in own else None
+        beside.append(_evidence(own, traces, _lists_in_words(name)))
+    whole = _evidence(found, survey.traced(folder, MEASURES) if traced else None, text)
+    return Gathered(replace(whole, beside=tuple(beside)), pd.DataFrame(rows, columns=list(COLUMNS)))
+
+
+def _evidence(
+    found: Mapping[str, list[xr.Dataset]], traces: xr.Dataset | None, text: dict[str, xr.Dataset]
+) -> Evidence:
     grown = {} if traces is None else {str(k): str(v) for k, v in lineage(traces)["text_model"].items()}
-    evidence = Evidence(
+    return Evidence(
         traces=traces,
         null=_along_models(found.get(NULL, [])),
         effects=_along_models(found.get(EFFECTS, [])),
@@ -94,13 +108,39 @@ def gather(results: str | Path = "data/results", full: str | Path | None = None)
         text=text,
         grown_from=grown,
     )
-    return Gathered(evidence, pd.DataFrame(rows, columns=list(COLUMNS)))
+
+
+def _lists_in_words(model: str) -> dict[str, xr.Dataset]:
+    """What the heads of a joined model's language model did on lists in words before it saw pictures, by its name."""
+    try:
+        ds = three_moments.shipped().sel(model=[three_moments.TEXT])
+    except StoreError:  # of other weights
+        return {}
+    told = ds[["asked_weight"]].assign(
+        unasked_weight=ds["content_weight"] - ds["asked_weight"],
+        previous_weight=ds["previous"].broadcast_like(ds["asked_weight"]),
+    )
+    return {cards()[model].llm: told}
 
 
 def untrained_heads(models: Sequence[str]) -> xr.Dataset | None:
     """The shipped traces of untrained networks in these models' shapes, the null of `above_null`; None without any."""
-    found = [shipped.opened(name, NULL) for name in models]
-    return _along_models([ds for ds in found if ds is not None])
+    return _along_models(_shipped(models, NULL))
+
+
+def single_heads(models: Sequence[str]) -> xr.Dataset | None:
+    """The shipped whole and looking effects of these models' heads, and `vhd`; None without any."""
+    return _along_models(_shipped(models, EFFECTS))
+
+
+def late_heads(models: Sequence[str]) -> dict[str, xr.Dataset]:
+    """The shipped sweeps of these models' late heads on all benchmarks, by mode."""
+    found = {kind.removeprefix("late-"): _shipped(models, kind) for kind in LATE}
+    return {mode: joined(parts) for mode, parts in found.items() if parts}
+
+
+def _shipped(models: Sequence[str], store: str) -> list[xr.Dataset]:
+    return [ds for name in models if (ds := shipped.opened(name, store)) is not None]
 
 
 def _along_models(parts: Sequence[xr.Dataset]) -> xr.Dataset | None:

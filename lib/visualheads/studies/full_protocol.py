@@ -72,6 +72,7 @@ class Setting:
     tasks    benchmarks that the model knows, the main one among them
     work     folder for what is unfinished
     n        questions on which every set is judged
+    single   … and on which every head is removed alone where its effects are measured; None: as many
     data     folder of the official files, one folder per benchmark; None: the shipped scenes
     most     questions drawn of a condition of the main benchmark, of whose pictures half choose and half judge; None:
              all
@@ -85,10 +86,11 @@ class Setting:
     n: int = N
     data: Path | None = None
     most: int | None = None
+    single: int | None = None
 
     def benchmark(self, name: str) -> Benchmark:
         """A benchmark with the setting's files."""
-        return benchmark(name, data=None if self.data is None else self.data / name)
+        return benchmark(name, data=shipped.task_folder(self.model.name, name, self.data))
 
     def asked(self, condition: str, form: Format = "free") -> list[Sample]:
         """Questions of the main benchmark."""
@@ -156,7 +158,8 @@ def sinks(setting: Setting) -> Made:
 def single_head_effects(setting: Setting) -> Made:
     """Whole and looking effects of every head alone, and how far pictures move its output."""
     reference = setting.chosen[: setting.n]
-    found = ablation.head_effects(setting.model, setting.judged, reference, setting.work, setting.progress)
+    judged = setting.judged[: setting.single]
+    found = ablation.head_effects(setting.model, judged, reference, setting.work, setting.progress)
     return {ablation.EFFECTS: (found, ablation.EFFECTS, (MAIN_TASK,))}
 
 
@@ -167,15 +170,15 @@ def untrained_heads(setting: Setting) -> Made:
     return {shipped.NULL: (found, shipped.NULL, (MAIN_TASK,))}
 
 
-def late_heads(setting: Setting) -> Made:
-    """Heads removed by number, stage and order on every benchmark: the loss curves of claim 5."""
+def late_heads(setting: Setting, curves: bool = True) -> Made:
+    """Heads removed by number, stage and order on every benchmark: the loss curves of claim 5, or its sets alone."""
     layers, heads, _ = setting.model.shape
     k, scores = head_count(layers * heads), {LATE_RANKING: rank(setting.traces, LATE_RANKING).isel(model=0)}
-    late = head_sets.protocol_sets(scores, sorted({max(1, k // 2), k, 2 * k}), ("late",), SEEDS)
+    counts = sorted({max(1, k // 2), k, 2 * k}) if curves else [k]
+    late = head_sets.protocol_sets(scores, counts, ("late",), SEEDS)
+    others = [head_sets.protocol_sets(scores, [k], ("early", "middle", "all"), FEWER_SEEDS)] if curves else []
     sets = {
-        "uniform_released": head_sets.together(
-            [late, head_sets.protocol_sets(scores, [k], ("early", "middle", "all"), FEWER_SEEDS)]
-        ),
+        "uniform_released": head_sets.together([late, *others]),
         "mean": late.isel(set=np.flatnonzero(late["count"].values == k)),
     }
     asked = {name: _others(setting, name, min(setting.n, LATE_N)) for name in setting.tasks} | {
@@ -219,21 +222,21 @@ PARTS: dict[str, Part] = {
 def run_protocol(
     model: VisionLanguageModel, tasks: Sequence[str], work: str | Path, report: Report = lambda _line: None,
     force: bool = False, progress: Any = False, root: Path | None = None, n: int = N, data: Path | None = None,
-    most: int | None = None, parts: Sequence[str] | None = None,
+    most: int | None = None, parts: Mapping[str, Part] | Sequence[str] | None = None, single: int | None = None,
 ) -> list[Path]:  # fmt: skip
     """Run every part that is not shipped for what is there now, and ship it; return the stores that were written.
 
     tasks    benchmarks that the model knows; the main one is always asked
     work     folder for what is unfinished: the same call goes on from there
     root     where the stores go, by default the shipped ones' folder
-    n, data, most   as in `Setting`
-    parts    only these of PARTS
+    n, data, most, single   as in `Setting`
+    parts    only these of PARTS, or others
     """
     known = (MAIN_TASK, *(name for name in tasks if name != MAIN_TASK))
-    setting = Setting(model, known, Path(work), report, progress, n, data, most)
+    setting = Setting(model, known, Path(work), report, progress, n, data, most, single)
     written: list[Path] = []
-    for name, part in PARTS.items() if parts is None else [(name, PARTS[name]) for name in parts]:
-        if not force and is_current(model.name, [name], root, data):
+    for name, part in _chosen(parts).items():
+        if not force and is_current(model.name, {name: part}, root, data):
             report(f"{model.name}: {name} is up to date")
             continue
         for store, (ds, kind, decided) in part.run(setting).items():
@@ -244,11 +247,16 @@ def run_protocol(
 
 
 def is_current(
-    model: str, parts: Sequence[str] | None = None, root: Path | None = None, data: Path | None = None
-) -> bool:
+    model: str, parts: Mapping[str, Part] | Sequence[str] | None = None, root: Path | None = None,
+    data: Path | None = None,
+) -> bool:  # fmt: skip
     """Whether these parts (all) are shipped for the weights and files that are there now."""
-    wanted = {store for name in (PARTS if parts is None else parts) for store in PARTS[name].stores}
+    wanted = {store for part in _chosen(parts).values() for store in part.stores}
     return wanted <= set(shipped.full_stores(model, root, data))
+
+
+def _chosen(parts: Mapping[str, Part] | Sequence[str] | None) -> Mapping[str, Part]:
+    return parts if isinstance(parts, Mapping) else {name: PARTS[name] for name in parts or PARTS}
 
 
 def passes(n_heads: int, tasks: int, n: int = N) -> int:

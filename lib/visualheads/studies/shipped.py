@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from visualheads.cards import data_folder, miniature_folder
+from visualheads.cards import cards, data_folder, learned_file, miniature_folder
 from visualheads.interventions.modes import VERSION
 from visualheads.interventions.sweeps import with_heads
 from visualheads.models.provenance import hash_weights
+from visualheads.models.smol.base_weights import weights_identity
 from visualheads.paths import slug_of
 from visualheads.store.read import PACKED, open_store
 from visualheads.store.schema import provenance
@@ -51,17 +52,35 @@ def path_of(model: str, name: str, root: Path | None = None) -> Path:
     return (root or full_folder()) / slug_of(model) / f"{name}{PACKED}"
 
 
+def task_folder(model: str, task: str, data: Path | None = None) -> Path:
+    """Where the files of a benchmark lie that a model is asked: in a folder of its own below `data`, or `data` itself.
+
+    data   None: the shipped scenes, of a model on a real language model those that it learned to see
+    """
+    card = cards().get(model)
+    joined = card is not None and card.joined
+    place = data or (data_folder() / "smol" / "scenes" if joined else data_folder() / "scenes")
+    return place if joined and not (place / task).is_dir() else place / task
+
+
+def is_own(model: str) -> bool:
+    """Whether a model's weights lie in the project: a miniature, or what was learned of a joined model."""
+    return miniature_folder(model).is_dir() or learned_file(model).is_file()
+
+
 def identity_of(model: str, tasks: Sequence[str], name: str, data: Path | None = None) -> dict[str, Any]:
     """What decides the numbers of the full store `name`, as it is now; weights are "" for models whose folder is not
     there.
 
     data   folder of the official files, one folder per benchmark; None: the shipped scenes
     """
-    folder, files = miniature_folder(model), data or data_folder() / "scenes"
+    folder, learned = miniature_folder(model), learned_file(model)
+    weights = _weights(folder, _changed(folder)) if folder.is_dir() else ""
+    files = {name: task_folder(model, name, data) for name in sorted(tasks)}
     return {
         "checkpoint": model,
-        "weights": _weights(folder, _changed(folder)) if folder.is_dir() else "",
-        "task_files": {name: _task_files(name, files / name, _changed(files / name)) for name in sorted(tasks)},
+        "weights": weights_identity(learned) if learned.is_file() else weights,
+        "task_files": {name: _task_files(name, place, _changed(place)) for name, place in files.items()},
         "definitions": DEFINITIONS_VERSION,
         "interventions": VERSION,
         "protocol": REVISED.get(name, PROTOCOL),
@@ -94,7 +113,7 @@ def why_outdated(path: Path, data: Path | None = None) -> str:
         return f"made from {told.get('checkpoint')}, which is another model than its folder's"
     tasks = list(told.get("task_files", {}))
     model = str(told.get("checkpoint", ""))
-    elsewhere = data is None and not miniature_folder(model).is_dir()
+    elsewhere = data is None and not is_own(model)
     now = identity_of(model, [] if elsewhere else tasks, path.name.removesuffix(PACKED), data)
     now = {name: value for name, value in now.items() if not (elsewhere and name == "task_files")}
     differing = [name for name, value in now.items() if told.get(name) != value]

@@ -137,7 +137,9 @@ def _known(ds: xr.Dataset) -> list[Known | None]:
     for told, own in zip(np.atleast_1d(ds["provenance"].values).astype(str), seen, strict=True):
         asked = json.loads(told).get("identity", {}).get("task_files", "")
         for called in dict.fromkeys(tasks[own]):
-            files = asked.get(called, "") if isinstance(asked, dict) else str(asked)
+            files = asked
+            while isinstance(files, dict):  # by store, and of shipped ones by benchmark
+                files = files.get(called, "")
             known = _of_files(called, str(data_folder()), files) if files else {}
             for place in np.flatnonzero(own & (tasks == called)):
                 found[place] = found[place] or known.get(names[place])

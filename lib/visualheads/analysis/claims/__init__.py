@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from visualheads.analysis.claims import across_models, attention, causal, looking
+from visualheads.analysis.claims import across_models, attention, baseline, causal, looking
 from visualheads.analysis.claims.evidence import OTHERWISE, Choice, Evidence
 from visualheads.analysis.claims.rules import (
     NOT_SUPPORTED,
@@ -32,6 +32,7 @@ from visualheads.analysis.claims.rules import (
     decided,
 )
 from visualheads.analysis.claims.rules import agreed as agreed
+from visualheads.cards import data_folder
 from visualheads.errors import ParameterError, got
 from visualheads.heads import patterns
 
@@ -64,7 +65,7 @@ JUDGES: dict[str, tuple[Judge, float, tuple[str, ...]]] = {
     "naming_changes_drawing_does_not": (attention.naming_changes_drawing_does_not, patterns.MARGIN, ("row",)),
     "late_heads_can_go": (causal.late_heads_can_go, causal.MARGIN, ("weighting",)),
     "heads_predict_scores": (across_models.heads_predict_scores, across_models.GAIN, ("row",)),
-    "kin_share_heads": (across_models.kin_share_heads, 0.0, ()),
+    "kin_share_heads": (across_models.kin_share_heads, across_models.CLOSER, ("row",)),
     "attention_finds_the_heads_that_matter": (
         causal.attention_finds_the_heads_that_matter, causal.HALF, ("row", "layers"),
     ),
@@ -151,25 +152,32 @@ def claim(number: int) -> Claim:
     return found[number]
 
 
+BASELINE = "verdicts.json"
+"""In the data folder: the verdicts that are committed, with their simulated power."""
+
+
 def judge(evidence: Evidence, numbers: Iterable[int] | None = None) -> list[Verdict]:
     """Judge all claims, or those with these numbers, by the kind of models that decides.
 
     Checkpoints decide where any were run, else miniatures; kinds are never pooled (`beside` judges the others). Claims
     that the evidence cannot test say what is missing. Raises ParameterError for datasets of mixed attention rows.
     """
+    return _judged(next(iter(evidence.by_kind().values()), evidence), numbers)
+
+
+def _judged(own: Evidence, numbers: Iterable[int] | None) -> list[Verdict]:
     chosen = declared() if numbers is None else [claim(number) for number in numbers]
-    own = next(iter(evidence.by_kind().values()), evidence)
-    return [Verdict(one, one.judge(own, Choice()), own.scope) for one in chosen]
+    known = baseline.known_parts(data_folder() / BASELINE)
+    verdicts = [Verdict(one, one.judge(own, Choice()), own.scope) for one in chosen]
+    for verdict in verdicts:
+        baseline.recall_power(verdict.finding.parts, known.get(str(verdict.claim.number), ()))
+    return verdicts
 
 
 def beside(evidence: Evidence, numbers: Iterable[int] | None = None) -> pd.DataFrame:
     """Verdicts on the kinds of models that do not decide: rows of `verdict_table` with the column scope."""
-    chosen = declared() if numbers is None else [claim(number) for number in numbers]
-    verdicts = [
-        Verdict(one, one.judge(own, Choice()), own.scope)
-        for own in list(evidence.by_kind().values())[1:]
-        for one in chosen
-    ]
+    others = list(evidence.by_kind().values())[1:]
+    verdicts = [verdict for own in others for verdict in _judged(own, numbers)]
     return verdict_table(verdicts) if verdicts else pd.DataFrame()
 
 
@@ -234,7 +242,8 @@ def verdict_table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
     Columns: page, source, statement, short, measured (what is estimated), estimate, lower, upper (of the first part, or
     the mean over families), unit, margin, numbers (estimate and interval in words), parts (one line each), power,
     false_support, by_interval (what the intervals say, whatever the power), verdict, reason, scope, control, rule,
-    change, history, also (further numbers by name) and beside (templates of sentences with them).
+    change, history, also (further numbers by name), beside (templates of sentences with them) and planted (what the
+    power was simulated of, part by part, and how often it was supported at 0, m and 2m).
     """
     rows = []
     for one in verdicts:
@@ -258,6 +267,11 @@ def verdict_table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
             "power": found.power, "false_support": found.false_support, "by_interval": found.by_interval,
             "verdict": one.text, "reason": reason, "scope": one.scope, "control": claim.control, "rule": claim.rule,
             "change": claim.change, "history": claim.history, "also": dict(found.also), "beside": claim.beside,
+            "planted": [] if found.planted is not None else [
+                {"part": part.name, "models": list(part.units), "margin": part.margin, "estimate": part.estimate,
+                 "lower": part.bounds[0], "upper": part.bounds[1], "planted": part.told_planted}
+                for part in found.parts
+            ],
         })  # fmt: skip
     return pd.DataFrame(rows).set_index("number")
 

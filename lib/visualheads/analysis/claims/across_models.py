@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import combinations
 
 import numpy as np
 import xarray as xr
@@ -16,11 +17,12 @@ from visualheads.analysis.claims.rules import (
     Draws,
     Finding,
     Part,
+    Statistic,
     missing,
 )
-from visualheads.analysis.lineage import kin_difference, relations
+from visualheads.analysis.models import model_table
 from visualheads.analysis.subset import models_of, subset, tasks_of
-from visualheads.heads.agreement import spearman
+from visualheads.heads.agreement import matched_heads, spearman
 from visualheads.heads.bootstrap import PictureSums, picture_sums
 from visualheads.heads.permutation import orders
 from visualheads.heads.ranking import DETECTION_SHARE, head_count, sample_scores, top_heads
@@ -29,6 +31,8 @@ GAIN = 0.1
 """Margin of claim 6: a tenth of the squared error."""
 ADVANTAGE = 0.1
 """Margin of claim 10, a difference of rank correlations."""
+CLOSER, FEWEST_KIN = 0.1, 3
+"""Margin of claim 7, a difference of rank correlations; language models tuned more than once that it needs."""
 FEWEST_LLMS = 4
 """Language models that claim 6 leaves out one by one."""
 ALPHA = 0.05
@@ -80,22 +84,70 @@ def heads_predict_scores(evidence: Evidence, choice: Choice) -> Finding:
 
 
 def kin_share_heads(evidence: Evidence, choice: Choice) -> Finding:
-    """Claim 7: needs several language models, each tuned more than once, beside others of their shape."""
-    if not has(evidence.traces, "image_weight"):
-        return missing("there are no traces with image_weight")
+    """Claim 7: patterns of models of one language model are more alike than those of others of their shape.
+
+    Heads of separate trainings have no places in common: they are matched by what they do on lists in words, and so are
+    those of one language model, between two halves of the lists. Language models are drawn, not pictures.
+    """
+    if not has(evidence.traces, "image_weight") or not evidence.text:
+        return missing("there are no traced lists of text-only models beside traces with image_weight")
     assert evidence.traces is not None
-    row = in_row(evidence.traces, choice)
-    table = relations(evidence.traces, query=row or choice.row)
-    told = kin_difference(table, evidence.traces) if len(table) else None
-    kin = table[table["counted"]] if len(table) else table
-    llms = {evidence.llm[one] for one, two in zip(kin.get("group", ()), kin.get("other", ()), strict=True)
-            if evidence.llm[one] == evidence.llm[two]}  # fmt: skip
-    also = {} if told is None else {name: float(told[name]) for name in ("same", "other")}
-    return Finding(
-        reason=f"language models are what has to be drawn, and {len(llms)} of them was tuned more than once beside "
-        "others of its shape; heads of separate trainings have no places in common before they are matched",
-        also=also, table=table,
-    )  # fmt: skip
+    told = {name: habits for name in models_of(evidence.traces) if (habits := _habits(evidence, name)) is not None}
+    models = {name: subset(evidence.traces, model=name, task=MAIN_TASK, trim=True) for name in told}
+    weights = {name: sums_of(own, "image_weight", choice) for name, own in models.items()}
+    groups = model_table(None, list(told)).set_index("model")["kv_heads"].to_dict() if told else {}
+    pairs: dict[bool, list[tuple[str, str, NDArray[np.intp]]]] = {True: [], False: []}
+    for one, two in combinations(told, 2):
+        heads = told[one][0].shape[1]
+        if told[one][0].shape != told[two][0].shape or len(weights[one].counts) != told[one][0][..., 0].size:
+            continue
+        common = int(groups[one]) if groups[one] and groups[one] == groups[two] else heads
+        order = matched_heads(told[one][0], told[two][1], common)
+        same = evidence.llm[one] == evidence.llm[two]
+        pairs[same].append((one, two, (np.arange(len(order))[:, None] * heads + order).ravel()))
+
+    def alike(kind: bool, llm: str) -> Statistic:
+        """Mean correlation of the pairs of one kind that a language model has a part in."""
+        own = [pair for pair in pairs[kind] if llm in (evidence.llm[pair[0]], evidence.llm[pair[1]])]
+
+        def mean(draws: Draws) -> NDArray[np.float64]:
+            drawn = draws.of(len(weights[own[0][0]].pictures), MAIN_TASK)
+            means = {name: weights[name].means(drawn) for name in {name for pair in own for name in pair[:2]}}
+            scores = [np.stack([means[one].T, means[two][order].T], axis=1) for one, two, order in own]
+            return np.mean([spearman(both)[:, 0, 1] for both in scores], axis=0)
+
+        return mean
+
+    has_both = [
+        llm for llm in dict.fromkeys(evidence.llm[pair[0]] for pair in pairs[True])
+        if any(llm in (evidence.llm[one], evidence.llm[two]) for one, two, _ in pairs[False])
+    ]  # fmt: skip
+    again = [float((order == np.arange(len(order))).mean()) for _, _, order in pairs[True]]
+    also = {"found_again": float(np.mean(again))} if again else {}
+    if has_both:
+        kinds = [(alike(True, llm), alike(False, llm)) for llm in has_both]
+        also |= {"same": float(np.mean([one(Draws())[0] for one, _ in kinds]))}
+        also |= {"other": float(np.mean([two(Draws())[0] for _, two in kinds]))}
+    if len(has_both) < FEWEST_KIN:
+        reason = (
+            f"language models are what has to be drawn, and {len(has_both)} of them was tuned more than once beside "
+        )
+        return Finding(reason=f"{reason}others of its shape; {FEWEST_KIN} would be needed", also=also)
+    each = [lambda draws, one=one, two=two: one(draws) - two(draws) for one, two in kinds]
+    part = Part("matched", stacked(each), CLOSER, has_both, has_both, drawn_llms=True)
+    return Finding([part], table=part.table(), also=also)
+
+
+def _habits(evidence: Evidence, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """How far the heads of a model's text-only model look where, on two halves of the lists (layer, head, feature):
+    the values of every habit in order of their size, so that other lists give the same features."""
+    lists = evidence.text.get(evidence.grown_from.get(name, ""))
+    if lists is None or not all(one in lists for one in (READ, *CONTROLS)):
+        return None
+    found = np.stack([lists[one].isel(model=0).transpose("layer", "head", "sample") for one in (READ, *CONTROLS)], 2)
+    half = found.shape[-1] // 2
+    first, second = (np.sort(found[..., part::2][..., :half]).reshape(*found.shape[:2], -1) for part in (0, 1))
+    return first, second
 
 
 def list_heads_become_visual(evidence: Evidence, choice: Choice) -> Finding:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from visualheads.analysis.benchmarks import BOX_PAIRS, NAME_PAIRS, STRATA
 from visualheads.analysis.claims.evidence import MAIN_TASK, READINGS, Choice, Evidence, has, in_row, stacked, sums_of
-from visualheads.analysis.claims.rules import Draws, Finding, Part, missing
+from visualheads.analysis.claims.rules import Draws, Finding, Part, finite_mean, missing
 from visualheads.analysis.sinks import MASSIVE
 from visualheads.analysis.subset import models_of, subset
 from visualheads.heads.agreement import spearman, without_layer_means
@@ -27,6 +27,8 @@ CORRELATED = 0.2
 """Margin of claim 11, a rank correlation."""
 STRONGEST, EXPLAINED = 0.1, 0.5
 """Claim 9: share of the heads that count as the most concentrated; share of their surplus that has to vanish."""
+LEFT = 0.5
+"""Share of heads and prompts in which claim 9 needs image tokens that are no sinks."""
 LETTERS = "letters"
 
 
@@ -75,11 +77,16 @@ def naming_changes_drawing_does_not(evidence: Evidence, choice: Choice) -> Findi
 def sinks_explain_concentration(evidence: Evidence, choice: Choice) -> Finding:
     """Claim 9: of the most concentrated heads' surplus concentration, more than half vanishes without sink tokens."""
     del choice  # sinks are traced in one row, and for one reading
-    each, names = [], []
+    each, names, covered = [], [], []
     for name, ds in evidence.sinks.items():
         if str(ds["definition"].values[0]) == MASSIVE:
+            if float(ds["concentration_no_sink"].notnull().mean()) < LEFT:
+                covered.append(name)
+                continue
             each.append(_explained(ds))
             names.append(name)
+    if not names and covered:
+        return missing(f"in {', '.join(covered)} nearly every image token counts as a sink, so that none is left")
     if not names:
         told = f"none of {len(evidence.sinks)} models" if evidence.sinks else "no traced model"
         return missing(f"{told} has sink dimensions, sought on prompts with pictures")
@@ -220,8 +227,7 @@ def _explained(ds: xr.Dataset) -> Callable[[Draws], NDArray[np.float64]]:
     def share(draws: Draws) -> NDArray[np.float64]:
         weights = draws.of(len(sums[0].pictures), "sinks")
         surplus, left = (
-            np.nanmean(found[top], axis=0) - np.nanmean(found[there], axis=0)
-            for found in (one.means(weights) for one in sums)
+            finite_mean(found[top]) - finite_mean(found[there]) for found in (one.means(weights) for one in sums)
         )
         return 1 - left / surplus
 

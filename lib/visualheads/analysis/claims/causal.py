@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from visualheads.analysis.claims.evidence import MAIN_TASK, Choice, Evidence, has, stacked, sums_of
-from visualheads.analysis.claims.rules import SUPPORTED, UNDECIDED, Draws, Finding, Part, missing
+from visualheads.analysis.claims.rules import SUPPORTED, SURER, UNDECIDED, Draws, Finding, Part, missing
 from visualheads.analysis.rankings_vs_effects import in_format
 from visualheads.analysis.subset import models_of, subset, tasks_of
 from visualheads.heads.agreement import spearman, spearman_brown, split_half
@@ -69,7 +69,7 @@ def attention_finds_the_heads_that_matter(evidence: Evidence, choice: Choice) ->
         return missing("there are no effects of single heads beside the traces")
     assert evidence.traces is not None and evidence.effects is not None
     names = [name for name in models_of(evidence.traces) if name in models_of(evidence.effects)]
-    parts, rho = [], {}
+    parts, also = [], {"models": float(len(names))}
     for effect in EFFECTS:
         each = {name: _shared(evidence, name, f"{effect}_margin", choice) for name in names}
         kept = [name for name, found in each.items() if found is not None]
@@ -77,11 +77,16 @@ def attention_finds_the_heads_that_matter(evidence: Evidence, choice: Choice) ->
             return missing("no model has effects that two halves of the pictures agree on")
         llm = [evidence.llm[name] for name in kept]
         found = [found for found in each.values() if found is not None]
-        parts.append(Part(f"{effect} effect", stacked([one for one, _ in found]), HALF, kept, llm))
-        rho[effect] = float(np.mean([ceiling for _, ceiling in found])) * parts[-1].estimate
+        parts.append(Part(f"{effect} effect", stacked([one for one, _ in found]), HALF, kept, llm, level=SURER))
+        ceiling = float(np.mean([ceiling for _, ceiling in found]))
+        also |= {
+            effect: ceiling * parts[-1].estimate,
+            f"{effect}_ceiling": ceiling,
+            f"{effect}_models": float(len(kept)),
+        }
     table = pd.concat([part.table() for part in parts], ignore_index=True)
     first = over_depth(evidence.effects["whole_margin"]).isel(layer=0)
-    return Finding(parts, table=table, also={**rho, "first_layer": float(first.mean())})
+    return Finding(parts, table=table, also={**also, "first_layer": float(first.mean())})
 
 
 def loss_curves(late: xr.Dataset) -> pd.DataFrame:

@@ -31,6 +31,7 @@ class Evidence:
     late            sweeps of late heads on all benchmarks by mode (`studies.full_protocol`)
     sinks           sink tokens and concentration without them, by model (`studies.sink_finding`)
     text            traced lists by text-only model (`miniatures.text_heads`); grown_from: which one a model came from
+    beside          evidence about models of other kinds, whose datasets lie apart
     """
 
     traces: xr.Dataset | None = None
@@ -40,6 +41,7 @@ class Evidence:
     sinks: Mapping[str, xr.Dataset] = field(default_factory=dict)
     text: Mapping[str, xr.Dataset] = field(default_factory=dict)
     grown_from: Mapping[str, str] = field(default_factory=dict)
+    beside: tuple[Evidence, ...] = ()
 
     @property
     def models(self) -> list[str]:
@@ -73,12 +75,15 @@ class Evidence:
         late = {mode: part for mode, ds in self.late.items() if (part := kept(ds)) is not None}
         sinks = {name: ds for name, ds in self.sinks.items() if name in models}
         found = replace(self, traces=kept(self.traces), null=kept(self.null), effects=kept(self.effects))
-        return replace(found, late=late, sinks=sinks)
+        return replace(found, late=late, sinks=sinks, beside=())
 
     def by_kind(self) -> dict[str, Evidence]:
         """The evidence by kind of model, the kind that decides first."""
         names = {kind: [name for name in self.models if kind_of(name) == kind] for kind in KINDS}
-        return {kind: self.only(models) for kind, models in names.items() if models}
+        found = {kind: self.only(models) for kind, models in names.items() if models}
+        for one in self.beside:
+            found = {**one.by_kind(), **found}
+        return {kind: found[kind] for kind in KINDS if kind in found}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from visualheads.analysis.claims.evidence import MAIN_TASK, Choice, Evidence, has, in_row, stacked, sums_of
-from visualheads.analysis.claims.rules import Draws, Finding, Part, all_of, missing
+from visualheads.analysis.claims.rules import SURER, Draws, Finding, Part, all_of, missing
 from visualheads.analysis.subset import models_of, subset
 from visualheads.heads.bootstrap import LEVEL, picture_sums, split_halves
 from visualheads.heads.nulls import FDR, MEASURE, above_null, prompt_keys
@@ -73,7 +73,9 @@ def in_early_and_middle_layers(evidence: Evidence, choice: Choice) -> Finding:
         return missing("no model was traced beside white pictures and untrained networks")
     each = [_surplus(own, nulls, measure, choice) for own, nulls, measure in compared.values()]
     names = list(compared)
-    part = Part("surplus", stacked(each), TENTH, names, [evidence.llm[name] for name in names])
+    part = Part("surplus", stacked(each), TENTH, names, [evidence.llm[name] for name in names], level=SURER)
+    if not np.isfinite(part.each).any():
+        return missing("no model has heads above null")
     return Finding([part], table=part.table(), also={"models": float(np.isfinite(part.each).sum())})
 
 

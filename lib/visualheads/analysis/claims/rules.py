@@ -25,8 +25,13 @@ NOT_TESTABLE = "not testable here"
 VERDICTS = (SUPPORTED, NOT_SUPPORTED, UNDECIDED, NOT_TESTABLE)
 LEAST_POWER = 0.5
 """Power below which a claim is not testable here."""
-DRAWS, PLANTED, WITHIN = 500, 100, 200
+SURER = 0.99
+"""Level of the intervals of claims 2 and 8: 95 % ones supported a planted truth at the margin in 6 to 8 % of the data
+sets."""
+DRAWS, PLANTED, WITHIN = 500, 200, 200
 """Draws of pictures for an interval; planted data sets, and draws within each, for power."""
+TRUTHS = (0.0, 1.0, 2.0)
+"""What is planted, in margins."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +73,7 @@ class Part:
     units, llm  models (or what else there is a value of), and the language model of each
     claimed     the side of the margin on which the claim is right
     alike       every unit counts once, instead of every language model
+    drawn_llms  language models are what is drawn, not pictures: the interval is over them (t)
     """
 
     name: str
@@ -77,6 +83,7 @@ class Part:
     llm: Sequence[str]
     claimed: Literal["above", "below"] = "above"
     alike: bool = False
+    drawn_llms: bool = False
     level: float = LEVEL
 
     @cached_property
@@ -93,8 +100,8 @@ class Part:
         """Mean (replicate) of values (unit, replicate); `without`: a language model that is left out."""
         own = np.array(self.units if self.alike else self.llm)
         kept = np.isfinite(self.each) & (np.array(self.llm) != without)
-        parts = [_nanmean(values[kept & (own == name)]) for name in dict.fromkeys(own[kept])]
-        return _nanmean(np.array(parts)) if parts else np.full(values.shape[1], np.nan)
+        parts = [finite_mean(values[kept & (own == name)]) for name in dict.fromkeys(own[kept])]
+        return finite_mean(np.array(parts)) if parts else np.full(values.shape[1], np.nan)
 
     @property
     def estimate(self) -> float:
@@ -102,7 +109,9 @@ class Part:
 
     @cached_property
     def bounds(self) -> tuple[float, float]:
-        """The interval over pictures."""
+        """The interval over pictures, or over language models."""
+        if self.drawn_llms:
+            return self.over_llms()[1:]
         return _bounds(self.estimate, self.mean(self.drawn), self.level)
 
     @property
@@ -116,13 +125,24 @@ class Part:
 
     def over_llms(self) -> tuple[float, float, float]:
         """Estimate and bounds as if the language models were drawn from many (t); unbounded for fewer than two."""
+        means = self._of_llms()
+        width = float(_half_width(means[None], self.level)[0])
+        return self.estimate, self.estimate - width, self.estimate + width
+
+    def _of_llms(self) -> NDArray[np.float64]:
         kept = np.isfinite(self.each)
         owner = np.array(self.llm)[kept]
-        means = [self.each[kept][owner == name].mean() for name in dict.fromkeys(owner)]
-        if len(means) < 2:
-            return self.estimate, -np.inf, np.inf
-        width = float(stats.t.ppf((1 + self.level) / 2, len(means) - 1) * stats.sem(means))
-        return self.estimate, self.estimate - width, self.estimate + width
+        return np.array([self.each[kept][owner == name].mean() for name in dict.fromkeys(owner)])
+
+    def _planted_llms(self) -> dict[float, NDArray[np.bool_]]:
+        """`planted` of language models drawn from many (normal), as far apart as these are."""
+        means = self._of_llms()
+        noise = np.random.default_rng(1).normal(0, means.std(ddof=1) if len(means) > 1 else 0, (PLANTED, len(means)))
+        width = _half_width(noise, self.level)
+        means = {times: noise.mean(axis=1) + times * self.margin for times in TRUTHS}
+        return {
+            times: self._supported(list(zip(own - width, own + width, strict=True))) for times, own in means.items()
+        }
 
     def table(self) -> pd.DataFrame:
         """One row per unit: unit, llm, part, estimate, lower, upper, margin."""
@@ -135,24 +155,39 @@ class Part:
         return pd.DataFrame(rows).assign(margin=self.margin)
 
     @cached_property
-    def planted(self) -> Mapping[float, float]:
-        """How often the part is supported where 0, m and 2m are the truth, at this sample size: times m → share."""
+    def planted(self) -> Mapping[float, NDArray[np.bool_]]:
+        """Which of PLANTED data sets of this size support the part where 0, m and 2m are the truth: times m → data set.
+
+        The data sets are the same pictures for all parts, so that parts can be asked together.
+        """
+        if self.drawn_llms:
+            return self._planted_llms()
         outer = Draws(PLANTED, seed=1)
         estimates = self.mean(self.statistic(outer))
         inner = [self.mean(self.statistic(Draws(WITHIN, 2 + row, (outer, row)))) for row in range(PLANTED)]
         found = {}
-        for times in (0.0, 1.0, 2.0):
-            moved = estimates - np.nanmean(self.mean(self.drawn)) + times * self.margin
-            labels = [
-                decided(*_bounds(float(own), drawn, self.level), self.margin, self.claimed)
-                for own, drawn in zip(moved, inner, strict=True)
-            ]
-            found[times] = labels.count(SUPPORTED) / PLANTED
+        for times in TRUTHS:
+            moved = estimates - finite_mean(self.mean(self.drawn)) + times * self.margin
+            bounds = [_bounds(float(own), drawn, self.level) for own, drawn in zip(moved, inner, strict=True)]
+            found[times] = self._supported(bounds)
         return found
 
+    def _supported(self, bounds: Sequence[tuple[float, float]]) -> NDArray[np.bool_]:
+        return np.array([decided(low, high, self.margin, self.claimed) == SUPPORTED for low, high in bounds])
+
+    def recall(self, planted: Sequence[str]) -> None:
+        """Take what was simulated before, on the same numbers (`told_planted`)."""
+        bits = [np.unpackbits(np.frombuffer(bytes.fromhex(one), dtype=np.uint8), count=PLANTED) for one in planted]
+        vars(self)["planted"] = {times: one.astype(bool) for times, one in zip(TRUTHS, bits, strict=True)}
+
     @property
-    def power(self) -> float:
-        """How often the part is supported where it is right: at 2m, and at 0 for claims of no change."""
+    def told_planted(self) -> list[str]:
+        """`planted` in hexadecimal digits, by truth."""
+        return [np.packbits(self.planted[times]).tobytes().hex() for times in TRUTHS]
+
+    @property
+    def found_right(self) -> NDArray[np.bool_]:
+        """Which planted data sets support the part where it is right: at 2m, and at 0 for claims of no change."""
         return self.planted[2.0 if self.claimed == "above" else 0.0]
 
 
@@ -186,17 +221,18 @@ class Finding:
 
     @cached_property
     def power(self) -> float:
-        """How often the claim is supported where it is right: of several parts the product; NaN without parts."""
+        """How often the claim is supported where it is right, all of its parts at once; NaN without parts."""
         if self.planted is not None:
             return self.planted[2.0]
-        return float(np.prod([part.power for part in self.parts])) if self.parts else float("nan")
+        right = [part.found_right for part in self.parts]
+        return float(np.all(right, axis=0).mean()) if right else float("nan")
 
     @property
     def false_support(self) -> float:
         """How often it is supported where the truth is the margin itself: of several parts the largest."""
         if self.planted is not None:
             return self.planted[1.0]
-        return max((part.planted[1.0] for part in self.parts), default=float("nan"))
+        return max((float(part.planted[1.0].mean()) for part in self.parts), default=float("nan"))
 
     @property
     def verdict(self) -> str:
@@ -230,6 +266,14 @@ def agreed(labels: Sequence[str]) -> str:
     return labels[0] if len(set(labels)) == 1 else UNDECIDED
 
 
+def _half_width(means: NDArray[np.float64], level: float) -> NDArray[np.float64]:
+    """Half widths (replicate) of the intervals of means (replicate, language model); unbounded for fewer than two."""
+    n = means.shape[1]
+    if n < 2:
+        return np.full(len(means), np.inf)
+    return stats.t.ppf((1 + level) / 2, n - 1) * stats.sem(means, axis=1)
+
+
 def _bounds(estimate: float, drawn: NDArray[np.float64], level: float) -> tuple[float, float]:
     """Percentiles of the draws about their own mean (`bootstrap.centred_interval` says why)."""
     lower, upper = interval(drawn[None], level)
@@ -237,7 +281,7 @@ def _bounds(estimate: float, drawn: NDArray[np.float64], level: float) -> tuple[
     return estimate + float(lower[0]) - centre, estimate + float(upper[0]) - centre
 
 
-def _nanmean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def finite_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean over the first axis of what is finite; NaN where nothing is."""
     there = np.isfinite(values)
     total, count = np.where(there, values, 0.0).sum(axis=0), there.sum(axis=0)
