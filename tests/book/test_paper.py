@@ -85,7 +85,7 @@ def test_it_fails_goes_on_and_joins_the_results(
     code, out, _ = run(capsys, *arguments(project), "--dry-run")
     assert code == 0 and "0 of 6" in out and "4 of 6" in out and not done
     code, out, _ = run(capsys, *arguments(project))
-    assert code == 0 and [path.name for path in done] == ["pope.zarr", "pope-untrained.zarr"] and first == 8
+    assert code == 0 and [path.name for path in done] == ["pope.zarr", "looktwice-untrained.zarr"] and first == 8
     assert "checkpoints-one: all is done" in out
 
     assert sorted(survey.traced("data/results")["model"].values) == ["checkpoints-one", "checkpoints-other"]
@@ -146,7 +146,7 @@ def test_the_nine_are_planned_and_what_must_be_converted_is_told(project: Path) 
     assert len(paper.paper_models()) == 9 and len(missing) == len(converted) == 2
     assert found[0].tasks == ("looktwice", "pope") and len(found[0].traces) == 4
     assert {Path(job.path).name for job in found[0].traces} == {
-        "looktwice.zarr", "looktwice-white.zarr", "looktwice-untrained.zarr", "pope.zarr", "pope-untrained.zarr",
+        "looktwice.zarr", "looktwice-white.zarr", "looktwice-untrained.zarr", "pope.zarr",
     }  # fmt: skip
     with pytest.raises(MissingDataError):
         paper.plans("checkpoints")
