@@ -78,14 +78,14 @@ def test_it_fails_goes_on_and_joins_the_results(
     monkeypatch.setattr(trace, "trace_to_store", fails)
     code, out, err = run(capsys, *arguments(project))
     assert code == 1 and "checkpoints-other: it broke" in err and "run the same command again" in err
-    assert "7 of 7" in out and "checkpoints-one: done" in out and "at most" in out
+    assert "6 of 6" in out and "checkpoints-one: done" in out and "at most" in out
     assert not any(map(broken, done))
     first, done[:] = len(done), []
     monkeypatch.setattr(trace, "trace_to_store", lambda *a, **k: (done.append(Path(a[2])), real(*a, **k))[1])
     code, out, _ = run(capsys, *arguments(project), "--dry-run")
-    assert code == 0 and "0 of 7" in out and "4 of 7" in out and not done
+    assert code == 0 and "0 of 6" in out and "4 of 6" in out and not done
     code, out, _ = run(capsys, *arguments(project))
-    assert code == 0 and [path.name for path in done] == ["pope.zarr", "pope-untrained.zarr"] and first == 8
+    assert code == 0 and [path.name for path in done] == ["pope.zarr", "looktwice-untrained.zarr"] and first == 6
     assert "checkpoints-one: all is done" in out
 
     assert sorted(survey.traced("data/results")["model"].values) == ["checkpoints-one", "checkpoints-other"]
@@ -144,9 +144,9 @@ def test_the_nine_are_planned_and_what_must_be_converted_is_told(project: Path) 
     converted = [name for name in paper.paper_models() if not cards()[name].hub_id]
     assert [plan.name for plan in found] == [name for name in paper.paper_models() if name not in converted]
     assert len(paper.paper_models()) == 9 and len(missing) == len(converted) == 2
-    assert found[0].tasks == ("looktwice", "pope") and len(found[0].traces) == 5
+    assert found[0].tasks == ("looktwice", "pope") and len(found[0].traces) == 4
     assert {Path(job.path).name for job in found[0].traces} == {
-        "looktwice.zarr", "looktwice-white.zarr", "looktwice-untrained.zarr", "pope.zarr", "pope-untrained.zarr",
+        "looktwice.zarr", "looktwice-white.zarr", "looktwice-untrained.zarr", "pope.zarr",
     }  # fmt: skip
     with pytest.raises(MissingDataError):
         paper.plans("checkpoints")

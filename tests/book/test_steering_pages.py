@@ -304,6 +304,6 @@ def test_the_pages_run_on_a_shipped_miniature(tmp_path: Path, monkeypatch: pytes
         svg = vlc.vegalite_to_svg(spec, vl_version=display.VEGA_LITE)
         width = re.search(r'<svg[^>]* width="([\d.]+)"', svg)
         assert width is not None and float(width[1]) <= 688, spec["description"]
-    assert len(words) > 5 and not [one for one in words if re.search(r"\bnan\b", one)]
+    assert len(words) > 4 and not [one for one in words if re.search(r"\bnan\b", one)]
     stores = sorted(path.name for path in (tmp_path / name).glob("*-*.zarr"))
     assert stores == [f"looktwice-{kind}.zarr" for kind in ("grounding", "sink-removal", "sinks", "steering")]

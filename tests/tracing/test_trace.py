@@ -397,7 +397,7 @@ def test_a_picture_changed_while_a_run_goes_on_is_named(tmp_path):
     for index in range(2):
         picture(index).save(tmp_path / f"{index}.png")
     asked = [replace(s, image=tmp_path / f"{i}.png") for i, s in enumerate(samples(2))]
-    tracer = prepare_store(wrapped("llava"), asked, tmp_path / "a.zarr", shard=1)
+    tracer = prepare_store(wrapped("llava"), asked, tmp_path / "a.zarr", StoreSettings(shard=1))
     tracer.shard(0)
     picture(5, 50, 40).save(tmp_path / "1.png")
     with pytest.raises(SampleError, match=f"{asked[1].id}.*was changed"):

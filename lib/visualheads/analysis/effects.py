@@ -60,6 +60,17 @@ def loss_table(sweeps: Mapping[str, xr.Dataset], of: Sequence[str] = tuple(LOSSE
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(LOSS_COLUMNS))
 
 
+def losses_by_benchmark(sweeps: Mapping[str, xr.Dataset], of: Sequence[str] = tuple(LOSSES)) -> pd.DataFrame:
+    """`loss_table` of every benchmark of the sweeps by itself, with the column `task`."""
+    parts = []
+    for task in dict.fromkeys(name for sweep in sweeps.values() for name in sweep["task"].values.astype(str)):
+        own = {
+            mode: ds.isel(sample=np.flatnonzero(ds["task"].values.astype(str) == task)) for mode, ds in sweeps.items()
+        }
+        parts.append(loss_table({mode: ds for mode, ds in own.items() if ds.sizes["sample"]}, of).assign(task=task))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*LOSS_COLUMNS, "task"])
+
+
 def released_share(table: pd.DataFrame, ranking: str = "image_weight") -> pd.DataFrame:
     """Of a `loss_table`, the largest number of heads of every model, mode, measure and stage, by one ranking: the
     protocol's counts end at the released share of the heads (9.8 %)."""

@@ -166,11 +166,11 @@ def _best(scores: xr.DataArray, most: int) -> list[tuple[int, int]]:
 
 def _baselines(token_map: TokenMap, asked: Sequence[Box], size: tuple[int, int]) -> dict[str, float]:
     patches = token_map.is_patch & (token_map.tile == 0)
-    inside = np.any([token_map.in_box(box, rule="centre") for box in asked], axis=0)
+    covered = np.any([token_map.in_box(box, rule="centre") for box in asked], axis=0)
     whole = (0.0, 0.0, float(size[0]), float(size[1]))
     middle = (size[0] / 2, size[1] / 2)
     return {
-        "chance": float(inside[patches].mean()) if patches.any() else float("nan"),
+        "chance": float(covered[patches].mean()) if patches.any() else float("nan"),
         "whole_iou": max(iou(whole, box) for box in asked),
         "centre_hit": float(any(inside(middle, box) for box in asked)),
     }
