@@ -8,12 +8,12 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import yaml
 
 import visualheads as vh
 from helpers.command import run as command_line
+from helpers.families import save
 from helpers.networks import llava, picture
 from helpers.project import ROOT
 from visualheads import charts, plugins
@@ -21,7 +21,6 @@ from visualheads.book.page import parameters_of
 from visualheads.cards import Card, miniature_folder
 from visualheads.models import token_layouts
 from visualheads.models.adapters import registry as adapters
-from visualheads.models.loading import wrap
 from visualheads.tasks import registry as tasks
 
 NOTEBOOK = ROOT / "notebooks" / "your_model.ipynb"
@@ -161,32 +160,16 @@ def test_the_notebook_runs_as_it_is_shipped(tmp_path: Path, monkeypatch: pytest.
 
 def test_the_notebook_runs_on_ones_own_model_pictures_and_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    model = wrap(*llava(), name="mine")
-    monkeypatch.setattr(vh, "load", lambda *_args, **_settings: model)
     for index in range(3):
         picture(index, 60 + index, 40).save(f"{index}.png")
-    rows = [
-        {"image": f"{index}.png", "question": "how many cars ?", "answer": ("two", "")[index % 2]} for index in range(3)
-    ]
-    pd.DataFrame(rows).to_csv("questions.csv", index=False)
+    lines = ["id,image,question,answer,box_x0,box_y0,box_x1,box_y1", "a,0.png,how many cars ?,two,5,5,30,20"]
+    lines += [f"{n},{n}.png,how many cars ?,,,,," for n in (1, 2)]
+    Path("questions.csv").write_text("\n".join(lines), encoding="utf-8")
     space = run_notebook(
-        monkeypatch, picture="0.png", question="how many cars ?", box="5, 5, 30, 20", table="questions.csv",
-        scores="mine.json",
+        monkeypatch, model=str(save(*llava(), tmp_path / "model")), picture="0.png", question="how many cars ?",
+        box="5, 5, 30, 20", table="questions.csv", scores="mine.json",
     )  # fmt: skip
     assert space["mine"].box == (5, 5, 30, 20)
     assert space["ds"].sizes["sample"] == 3
+    assert space["ds"]["has_box"].values.tolist() == [True, False, False]
     assert (tmp_path / "mine.json").is_file()
-
-
-def test_the_notebooks_table_may_hold_boxes_and_lack_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    cell = next("".join(cell["source"]) for cell in code_cells() if "read_csv" in "".join(cell["source"]))
-    monkeypatch.setattr(vh, "trace", lambda _model, samples, **_settings: samples)
-    space: dict[str, Any] = {"vh": vh, "loaded": None, "shipped": [], "table": str(tmp_path / "asked.csv")}
-    lines = ["image,question,box", '0.png,how many ?,"5, 5,30,20"', "1.png,how many ?,"]
-    (tmp_path / "asked.csv").write_text("\n".join(lines), encoding="utf-8")
-    run(cell.rpartition("\n")[0], space)  # the last line ranks
-    assert [sample.box for sample in space["ds"]] == [(5, 5, 30, 20), None]
-    assert [sample.answer for sample in space["ds"]] == ["", ""]
-    (tmp_path / "asked.csv").write_text('image,question,box\n0.png,how many ?,"5,5"', encoding="utf-8")
-    with pytest.raises(vh.BoxError, match="not four numbers"):
-        run(cell.rpartition("\n")[0], space)

@@ -135,8 +135,14 @@ def test_bad_rows_are_told_with_their_line(tmp_path: Path, line: str, message: s
 
 
 def test_a_quote_left_open_swallows_no_rows(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match="not a table"):
-        drawn(tmp_path, 'id,image,question\n1,pictures/0.png,"What?\n2,pictures/1.png,Who?\n')
+    for lines in (
+        ('1,pictures/0.png,"What?', "2,pictures/1.png,Who?"),
+        ('1,pictures/0.png,"What"?', "2,pictures/1.png,"),
+    ):
+        with pytest.raises(RecordError, match="line 2: this is not a table"):
+            drawn(tmp_path, "\n".join(["id,image,question", *lines]))
+    text = 'id,image,question\n1,pictures/0.png,"What"?\n2,pictures/1.png,Who?\n'
+    assert [one.question_id for one in drawn(tmp_path, text, skip_bad=True)] == ["2"]
 
 
 def test_one_picture_has_one_name(tmp_path: Path) -> None:

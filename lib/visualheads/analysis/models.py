@@ -14,7 +14,7 @@ import xarray as xr
 from visualheads.analysis.benchmarks import head_means
 from visualheads.analysis.lineage import descent, training_record, without_variants
 from visualheads.analysis.subset import models_of, subset
-from visualheads.cards import DEFAULT_MODEL, cards, data_folder
+from visualheads.cards import DEFAULT_MODEL, Card, cards, data_folder
 from visualheads.errors import ParameterError
 from visualheads.heads.agreement import agreement
 from visualheads.heads.nulls import above_null
@@ -36,6 +36,8 @@ TRAINED_PARTS = {
 """What LLaVA's recipes train in visual tuning (the first stage trains the adapter alone); ViP keeps its tower too.
 Told of models without a training record; a miniature's tells its own."""
 WHITE = "white"
+USUAL = (640, 480)
+"""Width and height of the picture that a model without a card tells its image tokens of: COCO's."""
 MOMENTS = "moments.zarr.zip"
 
 
@@ -143,12 +145,13 @@ def _above(ds: xr.Dataset, model: str, task: str, query: str, fresh: xr.Dataset 
     return float(above_null(own, query=query, **nulls)["above_null"].sum()), " and ".join(nulls)
 
 
-def model_table(ds: xr.Dataset | None = None, names: Sequence[str] | None = None) -> pd.DataFrame:
+def model_table(ds: xr.Dataset | None = None, names: Sequence[str] | None = None, loaded: Any = None) -> pd.DataFrame:
     """One row per model, from its checkpoint's config, its catalogue card and its training record.
 
     Columns: model, paper_name, class_name, llm, recipe, layers, heads, kv_heads, parameters (billions), image_tokens
     (as text; counted in the samples of `ds` where it has the model, else the card's), trained (parts trained in visual
-    tuning), seed. `names`: by default the models of `ds`, then the miniatures whose checkpoint is there.
+    tuning), seed. `names`: by default the models of `ds`, then the miniatures whose checkpoint is there. `loaded`: a
+    model in memory, which tells of itself what neither card nor record does.
     """
     if names is None:
         seen = [] if ds is None else [str(name) for name in ds["model"].values]
@@ -161,27 +164,37 @@ def model_table(ds: xr.Dataset | None = None, names: Sequence[str] | None = None
         card = cards().get(name) or cards().get(parent)
         config = checkpoint_config(name) or checkpoint_config(parent)
         text = config.get("text_config") or config
+        own = loaded if card is None and getattr(loaded, "name", None) == name else None
         heads = text.get("num_attention_heads") or (card.heads if card else None)
-        seen_shape = _measured_shape(ds, name)
+        seen_shape = own.shape if own else (*_measured_shape(ds, name), None)
         recipe = table.loc[name, "recipe"]
         size = record.get("parameters")
         rows.append(
             {
                 "model": name,
                 "paper_name": card.paper_name if card and not table.loc[name, "variant"] else "",
-                "class_name": (config.get("architectures") or [card.class_name if card else ""])[0],
-                "llm": table.loc[name, "llm"],
+                "class_name": (config.get("architectures") or [_class_name(card, own)])[0],
+                "llm": table.loc[name, "llm"] or (own.config.get_text_config().model_type if own else ""),
                 "recipe": recipe,
                 "layers": text.get("num_hidden_layers") or (card.layers if card else None) or seen_shape[0],
                 "heads": heads or seen_shape[1],
-                "kv_heads": text.get("num_key_value_heads") or (card.kv_heads if card else None) or heads,
+                "kv_heads": text.get("num_key_value_heads") or (card.kv_heads if card else seen_shape[2]) or heads,
                 "parameters": size / 1e9 if size else table.loc[name, "parameters"],
-                "image_tokens": _tokens(ds, name) or (card.image_tokens if card else ""),
+                "image_tokens": _tokens(ds, name) or _told_tokens(card, own),
                 "trained": trained_parts(record, str(recipe)),
                 "seed": table.loc[name, "seed"],
             }
         )
     return pd.DataFrame(rows)
+
+
+def _class_name(card: Card | None, loaded: Any) -> str:
+    return card.class_name if card else type(loaded.module).__name__ if loaded else ""
+
+
+def _told_tokens(card: Card | None, loaded: Any) -> str:
+    width, height = USUAL
+    return card.image_tokens if card else f"{len(loaded.token_map(USUAL))} of {width} × {height}" if loaded else ""
 
 
 def miniatures() -> list[str]:

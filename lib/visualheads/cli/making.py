@@ -157,7 +157,8 @@ def card(
     n: Annotated[int | None, typer.Option("-n", help="Samples of each condition.", show_default="all")] = None,
 ) -> None:
     """Score a joined model on the shipped scenes and write its card."""
-    from visualheads.miniatures.smol.evaluation import evaluate_model, write_card
+    from visualheads.miniatures.smol.card import write_card
+    from visualheads.miniatures.smol.evaluation import evaluate_model
 
     say(f"{write_card(name, evaluate_model(name, n))}")
 

@@ -183,8 +183,10 @@ def rows(path: Path, required: Sequence[str], delimiter: str = "\t") -> Iterator
         if len(set(header)) < len(header):
             raise RecordError(f"the header names a column twice: {', '.join(header)}", path, 1)
         start = reader.line_num + 1
-        for cells in reader:
-            if not any(cell.strip() for cell in cells):
+        while (cells := _next_row(reader, path, start)) is not None:
+            if isinstance(cells, RecordError):
+                yield cells
+            elif not any(cell.strip() for cell in cells):
                 pass  # spreadsheets leave empty rows
             elif len(cells) == len(header):
                 yield Record(dict(zip(header, cells, strict=True)), path, start)
@@ -195,6 +197,16 @@ def rows(path: Path, required: Sequence[str], delimiter: str = "\t") -> Iterator
         raise RecordError(f"this is not a table ({error})", path) from None
     finally:
         csv.field_size_limit(limit)
+
+
+def _next_row(reader: Any, path: Path, line: int) -> list[str] | RecordError | None:
+    try:
+        return next(reader, None)
+    except csv.Error as error:
+        found = RecordError(f"this is not a table ({error}); is a quotation mark left open?", path, line)
+        if "end of data" in str(error):  # all rows below belong to the open cell
+            raise found from None
+        return found
 
 
 def is_empty(value: str | None) -> bool:

@@ -11,7 +11,15 @@ from PIL import Image
 
 from helpers.smol import DATA, fast_vlm, sheet
 from visualheads.miniatures.smol.benchmarks import draw_test_scene
-from visualheads.miniatures.smol.evaluation import answered, answered_blindly, benchmark_samples, by_picture
+from visualheads.miniatures.smol.card import model_card
+from visualheads.miniatures.smol.evaluation import (
+    answered,
+    answered_blindly,
+    benchmark_samples,
+    by_picture,
+    elsewhere_scores,
+    evaluate,
+)
 from visualheads.miniatures.smol.scenes import HELD_OUT_GROUND, render
 from visualheads.tasks import task
 
@@ -52,6 +60,20 @@ def test_questions_on_a_white_picture_are_answered_as_if_each_were_shown():
     shown = [replace(sample, image=Image.new("RGB", (300, 200), "white")) for sample in samples]
     assert blind == answered(module, processor.tokenizer, shown)
     assert set(blind) == {sample.id for sample in samples}
+
+
+def test_all_scores_of_a_model_make_its_card():
+    (module, processor), sprites = fast_vlm(), sheet()
+    found = evaluate(module, processor.tokenizer, SCENES, "How many hats are there in the image", n=12)
+    assert {entry["seen"]["n"] for entry in found["looktwice"].values()} == {12}
+    new, known = found["held_out"]["held-out ground"]["seen"], found["held_out"]["known ground"]["seen"]
+    assert new["n"] + known["n"] == 4 * 12, "questions that name what they ask about"
+    for told in found["text"]["answers"].values():
+        assert told["chosen"]["accuracy"] >= told["accuracy"], "an exact answer is the likeliest one"
+    found["elsewhere"] = elsewhere_scores(module, processor.tokenizer, sprites, n=5)
+    assert found["elsewhere"]["object"]["question_only"]["accuracy"] == 1 / 5
+    found["text"]["before"] = found["text"]
+    assert "| another generator, super |" in model_card("smol-1.5", found, 1)
 
 
 def test_some_scenes_show_what_training_never_shows():

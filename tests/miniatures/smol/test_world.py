@@ -13,6 +13,7 @@ from PIL import Image
 from helpers.smol import DATA, sheet
 from visualheads.errors import VisualHeadsError
 from visualheads.miniatures.smol import questions
+from visualheads.miniatures.smol.elsewhere import ANSWERS, draw_other
 from visualheads.miniatures.smol.scenes import (
     GROUNDS,
     HELD_OUT_GROUND,
@@ -152,3 +153,11 @@ def test_the_question_alone_tells_little(scenes):
         assert max(Counter(told[kind]).values()) / len(told[kind]) < 0.35, kind
     yes = told["exists"].count("Yes") / len(told["exists"])
     assert 0.4 < yes < 0.6
+
+
+def test_another_generator_shows_the_same_classes_otherwise():
+    drawn = [draw_other(number, sheet()) for number in range(2 * len(ANSWERS))]
+    assert [scene.objects for scene in drawn] == [*ANSWERS, *ANSWERS], "the question alone tells nothing"
+    assert all(scene.name in CLASSES and scene.category_objects >= scene.objects for scene in drawn)
+    again = draw_other(3, sheet())
+    assert np.array_equal(np.asarray(again.picture), np.asarray(drawn[3].picture))

@@ -1,28 +1,38 @@
-"""Scores of a joined model on the shipped scenes, its controls, its language; and its card, written from them."""
+"""Scores of a joined model: on the shipped scenes, on those of another generator, its controls, and its language."""
 
 from __future__ import annotations
 
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import xarray as xr
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from visualheads.cards import data_folder, learned_file, trained_steps
-from visualheads.miniatures.card import percent
+from visualheads.cards import data_folder, learned_file
+from visualheads.heads.losses import share_gained
 from visualheads.miniatures.evaluation import score
 from visualheads.miniatures.smol import questions
-from visualheads.miniatures.smol.packing import answer_logits, as_pixels, pack, prefix_ids, right_answers
+from visualheads.miniatures.smol.elsewhere import draw_other
+from visualheads.miniatures.smol.packing import (
+    answer_logits,
+    as_pixels,
+    likeliest_answers,
+    pack,
+    prefix_ids,
+    right_answers,
+)
 from visualheads.miniatures.smol.questions import Question
-from visualheads.miniatures.smol.scenes import draw_scene
+from visualheads.miniatures.smol.scenes import HELD_OUT_GROUND, draw_scene, use_sheet
+from visualheads.miniatures.smol.sprites import CATEGORY, SpriteSheet, read_sheet
 from visualheads.models.smol.architecture import IMAGE_TOKENS, SIDE
-from visualheads.models.smol.base_weights import PACKAGES
 from visualheads.models.smol.joined_model import join, read_learned
 from visualheads.tasks import task
 from visualheads.tasks.sample import Sample
@@ -35,13 +45,8 @@ TEXT_SCENES = 60
 WINDOW = 512
 """Tokens of running text that are read together."""
 
-GOALS = {"looktwice/plain-object": 0.80, "looktwice/plain-super": 0.70, "looktwice/visual-general": 0.60, "pope": 0.85}
-"""Least accuracy of smol-1.5, as seen, greedy, exact match."""
-BLIND_MARGIN = 0.05
-"""With a white picture no more right than the best question-only answerer plus this, at the upper 95 % limit."""
-NO_REFERENT = "looktwice/plain-general"
-"""“These” with nothing marked: reported, nothing is expected of it."""
-
+ELSEWHERE = 80
+"""Scenes of another generator."""
 Asked = tuple[Image.Image, list[Sample]]
 
 
@@ -104,7 +109,7 @@ def _right(
 
 
 def _inputs(module: Any, ids: Tensor, pictures: Sequence[Image.Image]) -> Tensor:
-    pixels = torch.stack([as_pixels(picture) for picture in pictures]).to(module.dtype)
+    pixels = torch.stack([as_pixels(picture) for picture in pictures]).to(module.model.vision_tower.dtype)
     features = module.get_image_features(pixels, return_dict=True).pooler_output
     embedded = module.get_input_embeddings()(ids)
     image = (ids == module.config.image_token_id)[..., None]
@@ -114,7 +119,8 @@ def _inputs(module: Any, ids: Tensor, pictures: Sequence[Image.Image]) -> Tensor
 def benchmark_scores(module: Any, tokenizer: Any, data: Path, name: str, n: int | None = None) -> dict[str, Any]:
     """Return, by condition, scores with intervals: as seen, with a white picture, and of the question alone.
 
-    `question_only` is the most frequent answer of the condition: what the best answerer without a picture says.
+    `question_only` is the most frequent answer of the condition: what the best answerer without a picture says;
+    `white_gain` how much more is right with a white picture, paired.
     """
     samples = benchmark_samples(data, name, n)
     seen, blind = (answer(module, tokenizer, samples) for answer in (answered, answered_blindly))
@@ -126,12 +132,64 @@ def benchmark_scores(module: Any, tokenizer: Any, data: Path, name: str, n: int 
         pictures = [sample.image_id for sample in asked]
         answers = [sample.answer for sample in asked]
         usual = max(sorted(set(answers)), key=answers.count)
-        told[condition] = {
-            "seen": score([seen[sample.id] for sample in asked], pictures),
-            "white": score([blind[sample.id] for sample in asked], pictures),
-            "question_only": score([answer == usual for answer in answers], pictures),
+        right = {
+            "seen": [seen[sample.id] for sample in asked],
+            "white": [blind[sample.id] for sample in asked],
+            "question_only": [answer == usual for answer in answers],
         }
+        told[condition] = {name: score(values, pictures) for name, values in right.items()}
+        told[condition]["white_gain"] = _gain(right["question_only"], right["white"], pictures)
+    if name == "looktwice":
+        told["held_out"] = _held_out(samples, seen, data)
     return told
+
+
+def _gain(first: Sequence[bool], second: Sequence[bool], pictures: Sequence[str]) -> dict[str, float]:
+    where = {"image_id": ("sample", list(pictures)), "sample": np.arange(len(pictures))}
+    one, other = (xr.DataArray(np.array(each, dtype=float), where, ("sample",)) for each in (first, second))
+    return share_gained(one, other)
+
+
+def _held_out(samples: Sequence[Sample], seen: dict[str, bool], data: Path) -> dict[str, Any]:
+    """What is right of questions that name what they ask about, on grounds and pairs of classes that training never
+    showed, and on others."""
+    records = json.loads((data / "looktwiceqa_dataset.json").read_text(encoding="utf-8"))
+    told: dict[str, Any] = {}
+    for name, is_new in (
+        ("ground", lambda record: record["Ground"] == HELD_OUT_GROUND),
+        ("pair", lambda record: record["Held_out_pair"]),
+    ):
+        for new in (True, False):
+            asked = [
+                sample
+                for sample in samples
+                if not sample.condition.endswith("general") and is_new(records[sample.image_id][0]) == new
+            ]
+            right, pictures = [seen[sample.id] for sample in asked], [sample.image_id for sample in asked]
+            told |= {f"{'held-out' if new else 'known'} {name}": {"seen": score(right, pictures)}} if asked else {}
+    return told
+
+
+def elsewhere_scores(module: Any, tokenizer: Any, sheet: SpriteSheet, n: int = ELSEWHERE) -> dict[str, Any]:
+    """Return the same of counts on scenes of another generator (see `elsewhere`)."""
+    groups, answers = [], defaultdict(list)
+    for number in range(n):
+        scene = draw_other(number, sheet)
+        asked = [
+            questions.free("object", questions.count_object(scene.name), scene.objects),
+            questions.free("super", questions.count_super(CATEGORY[scene.name]), scene.category_objects),
+        ]
+        groups.append((scene.picture, [(f"{one.kind}/{number}", one.text, one.answer) for one in asked]))
+        for one in asked:
+            answers[one.kind].append(one.answer)
+    found = _right(module, tokenizer, groups)
+    return {
+        kind: {
+            "seen": score([found[f"{kind}/{number}"] for number in range(n)]),
+            "question_only": score([answer == max(sorted(set(right)), key=right.count) for answer in right]),
+        }
+        for kind, right in answers.items()
+    }
 
 
 @torch.no_grad()
@@ -152,9 +210,14 @@ def perplexity(language_model: Any, head: Any, tokenizer: Any, text: str) -> flo
 
 @torch.no_grad()
 def text_answers(language_model: Any, head: Any, tokenizer: Any, scenes: int = TEXT_SCENES) -> dict[str, Any]:
-    """Return scores, by kind, of questions about scenes that are told in words: no picture, the same wording."""
+    """Return scores, by kind, of questions about scenes that are told in words: no picture, the same wording.
+
+    Beside the exact answer `chosen`: whether the right one is the most probable of those that the question leaves open,
+    which a model can get right that never learned to answer in one word.
+    """
     rng = random.Random("smol-text")
     right: dict[str, list[bool]] = defaultdict(list)
+    chosen: dict[str, list[bool]] = defaultdict(list)
     for _ in range(-(-scenes // BATCH)):
         drawn = [draw_scene(rng, held_out_pairs=True) for _ in range(BATCH)]
         rows = [
@@ -163,10 +226,12 @@ def text_answers(language_model: Any, head: Any, tokenizer: Any, scenes: int = T
         batch = pack(tokenizer, rows, tokenizer.pad_token_id)
         embedded = language_model.get_input_embeddings()(batch.ids)
         logits, _ = answer_logits(language_model, head, batch, embedded)
-        for (_, asked), hits in zip(rows, right_answers(batch, logits), strict=True):
-            for question, hit in zip(asked, hits, strict=True):
+        exact, likely = right_answers(batch, logits), likeliest_answers(tokenizer, rows, batch, logits)
+        for (_, asked), hits, likelier in zip(rows, exact, likely, strict=True):
+            for question, hit, other in zip(asked, hits, likelier, strict=True):
                 right[question.kind].append(hit)
-    return {kind: score(values) for kind, values in sorted(right.items())}
+                chosen[question.kind].append(other)
+    return {kind: {**score(values), "chosen": score(chosen[kind])} for kind, values in sorted(right.items())}
 
 
 def evaluate(module: Any, tokenizer: Any, data: Path, text: str, n: int | None = None) -> dict[str, Any]:
@@ -175,7 +240,7 @@ def evaluate(module: Any, tokenizer: Any, data: Path, text: str, n: int | None =
     Parameters
     ----------
     module : FastVlmForConditionalGeneration
-        From `visualheads.models.smol.joined_model.join`.
+        From `visualheads.models.smol.join`.
     tokenizer : PreTrainedTokenizer
         Its tokenizer.
     data : Path
@@ -191,6 +256,7 @@ def evaluate(module: Any, tokenizer: Any, data: Path, text: str, n: int | None =
         By benchmark and condition; `text` holds perplexity and answers about lists in words.
     """
     found: dict[str, Any] = {name: benchmark_scores(module, tokenizer, data, name, n) for name in BENCHMARKS}
+    found["held_out"] = found["looktwice"].pop("held_out")
     language = module.model.language_model
     found["text"] = {
         "perplexity": perplexity(language, module.lm_head, tokenizer, text),
@@ -199,24 +265,12 @@ def evaluate(module: Any, tokenizer: Any, data: Path, text: str, n: int | None =
     return found
 
 
-HEAD = """\
-# {name}
-
-SmolLM2-135M-Instruct reads the last feature map of EfficientNet-Lite2 (ImageNet) through a two-layer projector.
-{stage} The base weights are others' (Apache-2.0, fetched by `visualheads weights smol`); here are only those learned by
-this project: `{name}.safetensors`.
-
-* Class: FastVlmForConditionalGeneration; 30 layers × 9 query / 3 key-value heads; 144 image tokens (12 × 12).
-* The language model's weights are dequantised from 4 bits ({gguf}); its perplexity on `text.md` is {before:.2f} as
-  fetched and {after:.2f} in this model.
-* The tower's features know little of place; 32 added channels tell the distance from each edge, by zero padding. The
-  published channels are unchanged.
-* Trained on emoji scenes only (see README.md), {steps} steps. It knows nothing of photographs.
-"""
-STAGES = {
-    "smol-frozen": "Tower and language model are frozen: only the projector was trained.",
-    "smol-1.5": "A first stage trained the projector alone, a second one also LoRA (r = 8, all linear layers).",
-}
+def _as_trained(learned: Mapping[str, Tensor]) -> tuple[Any, Any]:
+    """Joined weights as they were trained: language model in bfloat16, tower and adapter in float32."""
+    module, processor = join(learned)
+    for part in (module.model.language_model, module.lm_head):
+        part.to(torch.bfloat16)
+    return module, processor
 
 
 def evaluate_model(name: str, n: int | None = None, data: Path | None = None) -> dict[str, Any]:
@@ -236,94 +290,17 @@ def evaluate_model(name: str, n: int | None = None, data: Path | None = None) ->
     dict
         From `evaluation.evaluate`; `text` also has the untouched language model's figures under `before`.
     """
-    from visualheads.miniatures.smol.scenes import use_sheet
-    from visualheads.miniatures.smol.sprites import read_sheet
-
     data = data or data_folder() / "smol"
     text = (data / "text.md").read_text(encoding="utf-8")
     learned = read_learned(learned_file(name))
-    use_sheet(read_sheet(data))
-    module, processor = join(learned)
+    use_sheet(sheet := read_sheet(data))
+    module, processor = _as_trained(learned)
     found = evaluate(module, processor.tokenizer, data / "scenes", text, n)
-    untouched, _ = join({key: value for key, value in learned.items() if not key.startswith("lora.")})
+    found["elsewhere"] = elsewhere_scores(module, processor.tokenizer, sheet)
+    untouched, _ = _as_trained({key: value for key, value in learned.items() if not key.startswith("lora.")})
     language, head = untouched.model.language_model, untouched.lm_head
     found["text"]["before"] = {
         "perplexity": perplexity(language, head, processor.tokenizer, text),
         "answers": text_answers(language, head, processor.tokenizer),
     }
     return found
-
-
-def flat_scores(scores: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Scores by `benchmark/condition`; POPE's three conditions and SEED-Bench also count as one each."""
-    told: dict[str, dict[str, Any]] = {}
-    for benchmark in ("looktwice", "pope", "seedbench"):
-        for condition, entry in scores[benchmark].items():
-            told[benchmark if condition == "all" else f"{benchmark}/{condition}"] = entry
-    return told
-
-
-def goal_lines(scores: dict[str, Any]) -> list[str]:
-    """One line for each figure asked for: reached or by how much not."""
-    lines = []
-    flat = flat_scores(scores)
-    for what, wanted in GOALS.items():
-        entries = [entry["seen"] for key, entry in flat.items() if key == what or key.startswith(f"{what}/")]
-        found = sum(entry["accuracy"] for entry in entries) / len(entries)
-        verdict = "reached" if found >= wanted else f"**{100 * (wanted - found):.1f} points short**"
-        lines.append(f"{what}: {100 * found:.1f} %, asked for {100 * wanted:.0f} %: {verdict}")
-    for what, entry in flat.items():
-        over = entry["white"]["high"] - entry["question_only"]["accuracy"]
-        if over > BLIND_MARGIN:
-            lines.append(f"{what}: with a white picture up to {100 * over:.1f} points above the question-only answerer")
-    return lines
-
-
-def score_table(scores: dict[str, Any]) -> str:
-    """All benchmarks and conditions as a Markdown table."""
-    lines = [
-        "| benchmark/condition | accuracy % (95 % interval) | white picture % | question only % | prompts |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for what, entry in flat_scores(scores).items():
-        note = " (no referent)" if what == NO_REFERENT else ""
-        usual = f"{100 * entry['question_only']['accuracy']:.1f}"
-        cells = [percent(entry["seen"]), percent(entry["white"]), usual, str(entry["seen"]["n"])]
-        lines.append(f"| {what}{note} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def text_table(text: dict[str, Any]) -> str:
-    """Answers about lists in words, before and after, as a Markdown table."""
-    lines = [
-        "| about lists in words | as fetched % | in this model % | prompts |",
-        "| --- | --- | --- | --- |",
-    ]
-    for kind, after in text["answers"].items():
-        lines.append(f"| {kind} | {percent(text['before']['answers'][kind])} | {percent(after)} | {after['n']} |")
-    return "\n".join(lines)
-
-
-def model_card(name: str, scores: dict[str, Any], steps: int) -> str:
-    """Return the card as Markdown."""
-    text = scores["text"]
-    head = HEAD.format(
-        name=name,
-        stage=STAGES[name],
-        gguf=PACKAGES[0].name,
-        before=text["before"]["perplexity"],
-        after=text["perplexity"],
-        steps=steps,
-    )
-    goals = "\n".join(f"* {line}" for line in goal_lines(scores)) if name == "smol-1.5" else ""
-    parts = [head, "## Scores", score_table(scores), goals, "## Language", text_table(text)]
-    return "\n\n".join(part.strip() for part in parts if part) + "\n"
-
-
-def write_card(name: str, scores: dict[str, Any], folder: Path | None = None) -> Path:
-    """Write `<name>.scores.json` and the card `<name>.md` beside the learned weights; returns the card's path."""
-    folder = folder or data_folder() / "smol"
-    (folder / f"{name}.scores.json").write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
-    card = folder / f"{name}.md"
-    card.write_text(model_card(name, scores, trained_steps(name, folder)), encoding="utf-8")
-    return card

@@ -16,7 +16,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from visualheads.miniatures.smol.questions import Question
+from visualheads.miniatures.smol.questions import NO, YES, Question
+from visualheads.miniatures.smol.scenes import MOST_OBJECTS
 from visualheads.miniatures.smol.sprites import SpriteSheet
 from visualheads.models.smol.architecture import DEVIATION, IMAGE_TOKEN, MEAN, RESAMPLE, SIDE, Projector
 from visualheads.models.smol.joined_model import ADAPTER, LORA, lora_layers, lora_state
@@ -139,6 +140,29 @@ def right_answers(batch: Packed, logits: Tensor) -> list[list[bool]]:
         [bool(row_hits[row == number].all()) for number in range(int(row.max()) + 1)]
         for row, row_hits in zip(batch.question, hits, strict=True)
     ]
+
+
+def likeliest_answers(
+    tokenizer: Tokenizer, rows: Sequence[tuple[Sequence[int], Sequence[Question]]], batch: Packed, logits: Tensor
+) -> list[list[bool]]:
+    """Whether the right answer's first token is the likeliest of all answers that its kind of question leaves open."""
+    open_to = {
+        kind: [tokenizer(one).input_ids[0] for one in answers]
+        for kind, answers in {"exists": (YES, NO), "-letters": "ABCD", "": map(str, range(1, MOST_OBJECTS + 1))}.items()
+    }
+    answered = batch.targets != IGNORED
+    first: dict[tuple[int, int], int] = {}
+    for place, key in enumerate(zip(answered.nonzero()[:, 0].tolist(), batch.question[answered].tolist(), strict=True)):
+        first.setdefault(key, place)
+    found = []
+    for row, (_, asked) in enumerate(rows):
+        hits = []
+        for number, question in enumerate(asked):
+            ids = next(ids for kind, ids in open_to.items() if question.kind.endswith(kind))
+            best = ids[int(logits[first[row, number], ids].argmax())]
+            hits.append(best == tokenizer(question.answer).input_ids[0])
+        found.append(hits)
+    return found
 
 
 @dataclass
