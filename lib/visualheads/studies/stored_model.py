@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import xarray as xr
 
 from visualheads.analysis.effects import EFFECT, MAIN_TASK
@@ -59,7 +60,8 @@ class StoredModel:
         both: xr.Dataset = xr.concat(
             [free.drop_vars("mean_map"), letters], "sample", data_vars="all", coords="minimal", compat="override"
         )
-        return both.assign(mean_map=free["mean_map"])
+        patches = GRID**2 * np.exp(-both["focus_nats"])  # as both are defined
+        return both.assign(mean_map=free["mean_map"], effective_patches=patches)
 
     @cached_property
     def white(self) -> xr.Dataset:
