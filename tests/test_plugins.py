@@ -40,7 +40,7 @@ def question_of(record):
     return Question(record.text("id"), record.text("image"), record.file_name("image"), texts, record.text("answer"))
 """
 ADAPTER = """
-from visualheads.models.adapters.registry import Adapter, register
+from visualheads.models.adapters import Adapter, register
 
 register(Adapter("PluginForConditionalGeneration", "model.language_model.layers", lambda *given: None))
 """

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from helpers.model_datasets import LINEAGE, model_dataset, questions, random_pattern, several, stored
 from visualheads import charts
-from visualheads.analysis import benchmarks, emergence, families, lineage, scores
+from visualheads.analysis import benchmarks, emergence, lineage, scores
 from visualheads.analysis import models as survey
 from visualheads.analysis.subset import subset
 from visualheads.charts import display
@@ -168,11 +168,11 @@ def test_task_is_told_from_its_own_pattern() -> None:
 
 
 def test_models_of_one_llm_are_kin_and_other_shapes_are_left_out(ds: xr.Dataset) -> None:
-    found = families.relations(subset(ds, task="looktwice"))
+    found = lineage.relations(subset(ds, task="looktwice"))
     assert "mini-1.5-13B" not in set(found["group"]) | set(found["other"])
     kin = found[(found["group"] == "mini-1.5-7B") & (found["other"] == "mini-1.6-vicuna-7B")].iloc[0]
     assert kin["correlation"] > 0.95
-    told = families.kin_difference(found, subset(ds, task="looktwice"))
+    told = lineage.kin_difference(found, subset(ds, task="looktwice"))
     assert told is not None and told["difference"] > 0.3 and told["pairs_same"] == 1 and told["pairs_other"] == 2
     assert 0 < told["p_value"] <= 1
 
@@ -195,10 +195,10 @@ def kin_told(table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
     names = sorted({*table["group"], *table["other"]})
     llm = {name: name[0] if name[0] in "vV" else name for name in names}
     monkeypatch.setattr(
-        families, "lineage", lambda _: pd.DataFrame({"llm": llm, "variant": dict.fromkeys(names, False)})
+        lineage, "lineage", lambda _: pd.DataFrame({"llm": llm, "variant": dict.fromkeys(names, False)})
     )
-    monkeypatch.setattr(families, "shapes_of", lambda _: {n: (10, 10) if n[0] in "VW" else (8, 8) for n in names})
-    found = families.kin_difference(table, xr.Dataset({"image_weight": 0}))
+    monkeypatch.setattr(lineage, "shapes_of", lambda _: {n: (10, 10) if n[0] in "VW" else (8, 8) for n in names})
+    found = lineage.kin_difference(table, xr.Dataset({"image_weight": 0}))
     assert found is not None
     return found
 
@@ -260,10 +260,10 @@ def test_a_shape_of_one_language_model_alone_tells_nothing_of_kinship(monkeypatc
     table = kin_table(level_of_large=0.9, kin=0.2)
     names = {name: (8, 8) for name in {*table["group"], *table["other"]}}
     monkeypatch.setattr(
-        families, "lineage", lambda _: pd.DataFrame({"llm": dict.fromkeys(names, "v"), "variant": False})
+        lineage, "lineage", lambda _: pd.DataFrame({"llm": dict.fromkeys(names, "v"), "variant": False})
     )
-    monkeypatch.setattr(families, "shapes_of", lambda _: names)
-    assert families.kin_difference(table, xr.Dataset({"image_weight": 0})) is None
+    monkeypatch.setattr(lineage, "shapes_of", lambda _: names)
+    assert lineage.kin_difference(table, xr.Dataset({"image_weight": 0})) is None
 
 
 def test_circular_score_needs_every_round() -> None:
@@ -364,7 +364,7 @@ def test_checkpoints_are_paired_beside_miniatures(ds: xr.Dataset) -> None:
     both = both.drop_vars([name for name in ("llm", "recipe", "family", "parameters") if name in both.coords])
     pairs = [("mini-1.5-7B", "mini-1.6-vicuna-7B"), ("1.5-7B", "1.6-vicuna-7B")]
     for order in (both, both.isel(model=[2, 3, 0, 1])):
-        assert set(families.matched_pairs(order, families.RECIPE)) == set(pairs)
+        assert set(lineage.matched_pairs(order, lineage.RECIPE)) == set(pairs)
     assert lineage.one_kind(names) == names[2:] and lineage.one_kind(names[:3]) == ["1.5-7B"]
     assert lineage.one_kind([*names[:3], "mini-1.6-mistral-7B"]) == [*names[:2], "mini-1.6-mistral-7B"]
 
@@ -380,21 +380,21 @@ def test_a_model_of_an_unknown_language_model_is_kin_of_none(ds: xr.Dataset) -> 
     assert lineage.relation(table, "unknown-0", "unknown-1") == lineage.UNKNOWN
     for differs in ("recipe", "llm"):
         assert not any("unknown" in name for pair in lineage.matched(table, differs) for name in pair)
-    found = families.relations(strange)
+    found = lineage.relations(strange)
     touched = found["group"].str.startswith("unknown") | found["other"].str.startswith("unknown")
     assert touched.any() and (found.loc[touched, "relation"] == lineage.UNKNOWN).all()
-    assert not families.kin_pairs(found, strange)[["group", "other"]].isin(names[:2]).any(axis=None)
+    assert not lineage.kin_pairs(found, strange)[["group", "other"]].isin(names[:2]).any(axis=None)
     assert lineage.language_models(strange)["unknown-0"] == "unknown-0"
 
 
 def test_pairs_differ_in_one_thing(ds: xr.Dataset, data_folder: Path) -> None:
     # without records the coordinates decide
-    assert families.matched_pairs(ds, families.RECIPE) == [("mini-1.5-7B", "mini-1.6-vicuna-7B")]
-    assert families.matched_pairs(ds, families.MODEL_SIZE) == [("mini-1.5-7B", "mini-1.5-13B")]
-    assert families.series_of("Vicuna-13B") == families.series_of("Vicuna-7B") != families.series_of("Llama-3-8B")
-    found = families.changes(ds, [("mini-1.5-7B", "mini-1.6-vicuna-7B")])
+    assert lineage.matched_pairs(ds, lineage.RECIPE) == [("mini-1.5-7B", "mini-1.6-vicuna-7B")]
+    assert lineage.matched_pairs(ds, lineage.MODEL_SIZE) == [("mini-1.5-7B", "mini-1.5-13B")]
+    assert lineage.series_of("Vicuna-13B") == lineage.series_of("Vicuna-7B") != lineage.series_of("Llama-3-8B")
+    found = lineage.changes(ds, [("mini-1.5-7B", "mini-1.6-vicuna-7B")])
     assert list(found["task"]) == ["looktwice", "pope"]
-    assert found["pictures_one"].isna().all() and families.changes(ds, []).empty
+    assert found["pictures_one"].isna().all() and lineage.changes(ds, []).empty
     for name, steps in (("mini-1.5-7B", 7000), ("mini-1.6-vicuna-7B", 3200)):
         folder = data_folder / "miniatures" / name
         folder.mkdir(parents=True)
@@ -523,13 +523,13 @@ def test_benchmarks_of_a_mean_change_are_drawn_by_themselves() -> None:
         part["correct"][:] = np.tile(right, 200)[None]
         parts.append(part)
     ds = xr.concat(parts, "model", data_vars="all", coords="minimal", compat="override")
-    told = families.mean_change(ds, [("few", "many")])
+    told = lineage.mean_change(ds, [("few", "many")])
     single = scores.score_difference(ds, "few", "many", "pope")
     assert single is not None and told["estimate"] == single["difference"] == 0.5
     ratio = (single["upper"] - single["lower"]) / (told["upper"] - told["lower"])
     assert ratio == pytest.approx(2**0.5, rel=0.1)
-    assert families.mean_change(ds, [("few", "many"), ("many", "few")])["estimate"] == 0
-    assert families.mean_change(ds, []) == {}
+    assert lineage.mean_change(ds, [("few", "many"), ("many", "few")])["estimate"] == 0
+    assert lineage.mean_change(ds, []) == {}
 
 
 def test_records_tell_scores_as_traces_count_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -547,6 +547,6 @@ def test_records_tell_scores_as_traces_count_them(monkeypatch: pytest.MonkeyPatc
 
 def test_a_model_of_its_own_shape_has_no_partner(ds: xr.Dataset) -> None:
     own = subset(ds, task="looktwice")
-    assert families.without_partner(own) == {"mini-1.5-13B": "5 × 5"}
-    found = families.relations(own)
-    assert set(found["shape"]) == {"4 × 4"} and found["counted"].sum() == len(families.kin_pairs(found, own))
+    assert lineage.without_partner(own) == {"mini-1.5-13B": "5 × 5"}
+    found = lineage.relations(own)
+    assert set(found["shape"]) == {"4 × 4"} and found["counted"].sum() == len(lineage.kin_pairs(found, own))

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from visualheads.analysis import emergence, models, training
+from visualheads.analysis import emergence, models
 
 STAGE = {"steps": 9, "batch": 4, "seconds": 3600.0}
 WHOLE = {"text_model": "t", "stages": {name: STAGE for name in ("tower", "t", "alignment", "tuning")}}
@@ -14,7 +14,7 @@ SCORE = {"accuracy": 0.8, "low": 0.7, "high": 0.9, "n": 40}
 
 
 def test_a_short_tuning_shares_all_but_its_tuning() -> None:
-    table = training.stage_table({"mini-a": WHOLE, "mini-a-quarter": {**WHOLE, "parent": "mini-a"}})
+    table = emergence.stage_table({"mini-a": WHOLE, "mini-a-quarter": {**WHOLE, "parent": "mini-a"}})
     assert table["stage"].tolist() == ["tower", "language model", "alignment", "tuning"] * 2
     assert table["shared"].tolist() == [False] * 4 + [True] * 3 + [False]
     assert table.loc[~table["shared"], "minutes"].sum() == 300
@@ -24,7 +24,7 @@ def test_kinds_are_told_where_there_are_several() -> None:
     kinds = {"colour": {"seen": SCORE, "chance": 0.25, "above_chance": False}, "which": {"seen": SCORE}}
     seedbench = {"seen": SCORE, "chance": 0.25, "blind": {"accuracy": 0.3}, "above_chance": True, "kinds": kinds}
     one = {"seen": SCORE, "kinds": {"exists": {"seen": SCORE}}}
-    table = training.score_table({"m": {"benchmarks": {"seedbench": seedbench, "pope": one}}})
+    table = emergence.score_table({"m": {"benchmarks": {"seedbench": seedbench, "pope": one}}})
     assert list(zip(table["task"], table["kind"], strict=True)) == [
         ("seedbench", ""), ("seedbench", "colour"), ("seedbench", "which"), ("pope", ""),
     ]  # fmt: skip

@@ -21,7 +21,8 @@ from helpers.planted import Planted, always, effects_of, pattern, swept, world
 from visualheads import charts
 from visualheads.analysis import claims, rankings_vs_effects
 from visualheads.analysis import effects as causes
-from visualheads.book import catalogue, inputs
+from visualheads.book import catalogue
+from visualheads.book import page as inputs
 from visualheads.cards import miniature_folder
 from visualheads.charts import display
 from visualheads.charts.effects import _long

@@ -19,8 +19,7 @@ from helpers.project import ROOT
 from visualheads import charts, plugins
 from visualheads.book.page import parameters_of
 from visualheads.cards import Card, miniature_folder
-from visualheads.models import token_layouts
-from visualheads.models.adapters import registry as adapters
+from visualheads.models import adapters, token_layouts
 from visualheads.tasks import registry as tasks
 
 NOTEBOOK = ROOT / "notebooks" / "your_model.ipynb"

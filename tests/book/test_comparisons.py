@@ -16,7 +16,8 @@ from helpers.cells import displayed, run_cells
 from helpers.model_datasets import model_dataset, several, stored
 from visualheads import charts
 from visualheads.analysis import models
-from visualheads.book import catalogue, inputs, traces
+from visualheads.book import catalogue, traces
+from visualheads.book import page as inputs
 from visualheads.cards import DEFAULT_MODEL
 from visualheads.charts import display
 from visualheads.store.upkeep import pack

@@ -12,14 +12,14 @@ import pytest
 
 from helpers.children import page_run, process, protocol_run, traced, worked
 from helpers.pages import a_page
-from visualheads.book import pool, protocols, run, traces
+from visualheads.book import run, traces
 from visualheads.errors import KernelError, StoreError
 from visualheads.studies import full_protocol
 from visualheads.tracing.jobs import TraceJob
 
 JOBS = {
     "a": ("A", ""),
-    "die": (None, pool.KILLED),
+    "die": (None, run.KILLED),
     "b": ("B", ""),
     "refuse": (None, "file.json, line 3: no object"),
     "c": ("C", ""),
@@ -28,20 +28,20 @@ JOBS = {
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_killed_process_and_a_refusal_stop_no_other(workers: int) -> None:
-    found = {job: (value, why) for job, value, why in pool.side_by_side(worked, list(JOBS), workers)}
+    found = {job: (value, why) for job, value, why in run.side_by_side(worked, list(JOBS), workers)}
     assert found == JOBS
 
 
 def test_jobs_start_in_their_order_and_none_are_none() -> None:
-    assert [job for job, *_ in pool.side_by_side(worked, ["c", "a", "b"], 1)] == ["c", "a", "b"]
-    assert list(pool.side_by_side(worked, [])) == []
+    assert [job for job, *_ in run.side_by_side(worked, ["c", "a", "b"], 1)] == ["c", "a", "b"]
+    assert list(run.side_by_side(worked, [])) == []
 
 
 def test_processes_are_kept_until_the_workers_end() -> None:
-    with pool.Workers(1) as workers:
+    with run.Workers(1) as workers:
         first, second = ({found for _, found, _ in workers.run(process, ["a", "b"])} for _ in range(2))
     assert first == second and len(first) == 1
-    assert {found for _, found, _ in pool.side_by_side(process, ["a"], 1)} != first
+    assert {found for _, found, _ in run.side_by_side(process, ["a"], 1)} != first
 
 
 def test_a_process_killed_while_it_was_idle_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,8 +65,8 @@ def test_a_process_killed_while_it_was_idle_is_replaced(monkeypatch: pytest.Monk
 
     made: list[Once] = []
     ended: list[Once] = []
-    monkeypatch.setattr(pool, "ProcessPoolExecutor", Once)
-    assert list(pool.side_by_side(worked, ["a", "b", "c"], 1)) == [(job, job.upper(), "") for job in "abc"]
+    monkeypatch.setattr(run, "ProcessPoolExecutor", Once)
+    assert list(run.side_by_side(worked, ["a", "b", "c"], 1)) == [(job, job.upper(), "") for job in "abc"]
     assert ended == made and len(made) == 3
 
 
@@ -79,7 +79,7 @@ def test_the_other_traces_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(traces, "trace_one", traced)
     said: list[str] = []
     failed = traces.trace_all(tmp_path, [], workers=2, report=said.append)
-    assert failed == [f"trace of die on looktwice: {pool.KILLED}"]
+    assert failed == [f"trace of die on looktwice: {run.KILLED}"]
     ended = sorted(line.partition(" (")[0] for line in said)
     assert ended == ["failed: trace of die on looktwice", *(f"traced {n} on looktwice" for n in "abc")]
     Path(jobs[0].path).mkdir(parents=True)
@@ -92,12 +92,12 @@ def test_the_other_protocols_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             raise StoreError("damaged")
         return name == "c"
 
-    monkeypatch.setattr(protocols, "full_models", lambda: ["a", "die", "refuse", "b", "c"])
+    monkeypatch.setattr(traces, "full_models", lambda: ["a", "die", "refuse", "b", "c"])
     monkeypatch.setattr(full_protocol, "is_current", current)
-    monkeypatch.setattr(protocols, "run_one", protocol_run)
+    monkeypatch.setattr(traces, "run_one", protocol_run)
     said: list[str] = []
-    failed = protocols.run_full(tmp_path, workers=2, report=said.append)
-    assert sorted(failed) == [f"full protocol of die: {pool.KILLED}", "it broke"]
+    failed = traces.run_full(tmp_path, workers=2, report=said.append)
+    assert sorted(failed) == [f"full protocol of die: {run.KILLED}", "it broke"]
     told = {line.split(":")[0]: line.split(" ", 1)[1] for line in said}
     assert told["b"].endswith("is done") and told["die"].endswith("failed") and told["c"].endswith("up to date")
 
@@ -123,5 +123,5 @@ def test_the_other_pages_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         run.run_pages(pages.values(), tmp_path, workers=2, report=said.append)
     ended = sorted(line.partition(" (")[0] for line in said if not line.startswith("running"))
     assert ended == ["failed: compares", "failed: die", "failed: refuse", "ran good", "ran late"]
-    for told in (f"page 'die': {pool.KILLED}", "page 'refuse': file.json, line 3", f"page 'compares': {damaged}"):
+    for told in (f"page 'die': {run.KILLED}", "page 'refuse': file.json, line 3", f"page 'compares': {damaged}"):
         assert told in str(caught.value)

@@ -20,8 +20,9 @@ import visualheads as vh
 from helpers.children import launch
 from helpers.pages import a_page, write_template
 from helpers.task_files import looktwice
-from visualheads.book import build, catalogue, inputs, run, warm_kernels
+from visualheads.book import build, catalogue, run, warm_kernels
 from visualheads.book import build as landing
+from visualheads.book import page as inputs
 from visualheads.book import page as template
 from visualheads.book import run as engine
 from visualheads.book import run as running

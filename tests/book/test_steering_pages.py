@@ -18,8 +18,8 @@ from helpers.cells import displayed
 from helpers.model_datasets import model_dataset, stored
 from helpers.networks import samples, wrapped
 from visualheads import charts
-from visualheads.analysis import grounding
 from visualheads.analysis import sinks as sink_tables
+from visualheads.analysis import steering
 from visualheads.analysis import steering as steering_tables
 from visualheads.analysis.models import checkpoint_config
 from visualheads.cards import miniature_folder
@@ -46,7 +46,7 @@ def test_names_are_asked_of_every_kind_and_marked_ones_can_be_left_out() -> None
     assert [one.answer for one in found] == ["car", "dog"] and found[0].task == "toy-names"
     assert all("in the rectangle" in one.question for one in found)
     assert [one.answer for one in candidates(scenes(1), others=True)] == ["2"], "the box marks the car"
-    assert grounding.targets(scenes(1)[0]) == BOXES["car"] and grounding.kind_of_box(samples(1)[0]) is None
+    assert steering.targets(scenes(1)[0]) == BOXES["car"] and steering.kind_of_box(samples(1)[0]) is None
     with pytest.raises(ParameterError, match="ask"):
         candidates(scenes(1), "colour")  # pyright: ignore[reportArgumentType]
     with pytest.raises(SampleError, match="two kinds"):
@@ -86,7 +86,7 @@ def test_several_rankings_are_grounded_in_one_pass() -> None:
     width, height = asked[0].open().size
     assert found.whole_iou[0, 0].item() == pytest.approx(14 * 12 / (width * height))
     assert found["map"].isel(sample=0, ranking=0).sum().item() == pytest.approx(2, abs=1e-4), "two heads, each 1"
-    np.testing.assert_array_equal(grounding.even_cells((20, 10), (2, 2))[1, 0], [0, 5, 10, 10])
+    np.testing.assert_array_equal(steering.even_cells((20, 10), (2, 2))[1, 0], [0, 5, 10, 10])
 
 
 def sink_model_traces(model: Any) -> xr.Dataset:

@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.cells import displayed
-from visualheads.book.tables import download_table, prepared, show_table
-from visualheads.book.text import render, say
+from visualheads.book.text import download_table, prepared, render, say, show_table
 from visualheads.errors import ParameterError
 
 ROW = {"estimate": 0.671, "lower": 0.606, "upper": 0.744}

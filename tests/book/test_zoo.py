@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from helpers.model_datasets import model_dataset, questions, several, stored
 from helpers.networks import Tiny, llava
 from visualheads import charts
-from visualheads.analysis import benchmarks, families, lineage, scores
+from visualheads.analysis import benchmarks, lineage, scores
 from visualheads.analysis import models as survey
 from visualheads.analysis.subset import subset
 from visualheads.charts import display
@@ -57,13 +57,13 @@ def test_further_trainings_are_no_models_of_the_comparison(tmp_path: Path, monke
     assert survey.traced(tmp_path).sizes["model"] == 4
     every = subset(survey.traced(tmp_path, variants=True), task="looktwice")
     assert every.sizes["model"] == 6
-    found = families.relations(every)
+    found = lineage.relations(every)
     assert (found["relation"] == lineage.RETRAINED).sum() == 3
-    own = families.without_variant_pairs(found, every)
+    own = lineage.without_variant_pairs(found, every)
     assert len(own) == 3 and not {"mini-1.5-7B-seed1", "mini-1.5-7B-text1"} & {*own["group"], *own["other"]}
-    told = families.kin_difference(found, every)
+    told = lineage.kin_difference(found, every)
     assert told is not None and (told["pairs_same"], told["pairs_other"]) == (1, 2)
-    assert families.matched_pairs(every, families.RECIPE) == [("mini-1.5-7B", "mini-1.6-vicuna-7B")]
+    assert lineage.matched_pairs(every, lineage.RECIPE) == [("mini-1.5-7B", "mini-1.6-vicuna-7B")]
     gathered = gather(tmp_path, full=tmp_path / "none").evidence
     assert gathered.traces is not None and gathered.traces.sizes["model"] == 4
 

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from helpers.networks import samples, wrapped
-from visualheads.analysis.grounding import unasked
+from visualheads.analysis.steering import unasked
 from visualheads.heads.nulls import above_null, looking
 from visualheads.models.loading import untrained
 from visualheads.tracing.trace import trace

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from helpers.families import family
 from helpers.networks import Tiny, llava, samples, wrapped
 from visualheads.errors import DeviceMemoryError, HeadError, IdentityMismatch, ParameterError, StoreError
-from visualheads.heads.losses import head_effects
+from visualheads.heads.losses import excess_loss, head_effects, losses
 from visualheads.heads.ranking import rank
 from visualheads.interventions import ablate, head_sets, mean_reference, steer, sweeps
 from visualheads.interventions import engine as engine

@@ -13,7 +13,7 @@ import xarray as xr
 from helpers.model_datasets import model_dataset, stored
 from helpers.planted import swept
 from visualheads.analysis import effects, models
-from visualheads.book import protocols
+from visualheads.book import traces
 from visualheads.cards import data_folder, miniature_folder
 from visualheads.errors import HeadError, ParameterError, StoreError
 from visualheads.heads import lists as head_lists
@@ -200,14 +200,14 @@ def test_the_whole_protocol_is_run_resumed_shipped_and_repeated(
 
 
 def test_the_full_protocol_of_models_that_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocols, "full_models", lambda: ["a", "b"])
+    monkeypatch.setattr(traces, "full_models", lambda: ["a", "b"])
     with pytest.raises(ParameterError, match="model"):
-        protocols.run_full(tmp_path, ["c"])
+        traces.run_full(tmp_path, ["c"])
     monkeypatch.setattr(full_protocol, "is_current", lambda name, *_: name == "a")
     ran: list[str] = []
-    monkeypatch.setattr(protocols, "run_one", lambda name, *_: (ran.append(name), "it broke")[1])
+    monkeypatch.setattr(traces, "run_one", lambda name, *_: (ran.append(name), "it broke")[1])
     said: list[str] = []
-    assert protocols.run_full(tmp_path, report=said.append) == ["it broke"]
+    assert traces.run_full(tmp_path, report=said.append) == ["it broke"]
     assert ran == ["b"] and said == ["a: the full protocol is up to date"]
 
 

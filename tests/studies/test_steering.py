@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from helpers.networks import samples, wrapped
-from visualheads.analysis import grounding
+from visualheads.analysis import steering as grounding
 from visualheads.errors import HeadError, ParameterError, SampleError
 from visualheads.interventions import ablate, steer
 from visualheads.studies import steering

@@ -13,13 +13,12 @@ from typing import Any
 
 import yaml
 
-from visualheads.book import inputs
+from visualheads.book import page as inputs
 from visualheads.book.catalogue import COMPARISONS, RESULTS, book_pages, model_pages, remove_outdated
-from visualheads.book.protocols import run_full
 from visualheads.book.run import Report, run_pages, silent
 from visualheads.book.sphinx import provenance, reference
 from visualheads.book.sphinx.switch import SIBLINGS
-from visualheads.book.traces import trace_all
+from visualheads.book.traces import run_full, trace_all
 from visualheads.cards import cards
 from visualheads.charts.display import MIME
 from visualheads.errors import KernelError, ParameterError, VisualHeadsError, got

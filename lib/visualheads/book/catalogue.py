@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from visualheads.book import inputs
+from visualheads.book import page as inputs
 from visualheads.book.page import ONCE, Page, parameters_of
 from visualheads.book.run import run_page
 from visualheads.cards import Card, cards, data_folder, miniature_folder, name_of

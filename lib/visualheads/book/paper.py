@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any
 from visualheads.analysis import scores
 from visualheads.analysis.models import traced
 from visualheads.book.catalogue import FULL_RESULTS, MAIN_TASK
-from visualheads.book.protocols import WORK
 from visualheads.book.run import Report, silent
-from visualheads.book.traces import asked_formats, with_controls
+from visualheads.book.traces import WORK, asked_formats, with_controls
 from visualheads.cards import cards, name_of
 from visualheads.errors import (
     CheckpointError,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from visualheads.analysis import head_tables
-from visualheads.analysis.grounding import even_cells, targets
+from visualheads.analysis.steering import even_cells, targets
 from visualheads.charts.comparison import chosen_model, placeholder
 from visualheads.charts.display import GREY, colour, finished, rows
 from visualheads.errors import ParameterError, got

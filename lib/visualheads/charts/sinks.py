@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from visualheads.analysis.grounding import even_cells
 from visualheads.analysis.sinks import VARIANTS
+from visualheads.analysis.steering import even_cells
 from visualheads.charts.comparison import chosen_model, placeholder
 from visualheads.charts.display import CHOSEN, GREY, MAIN, finished, rows
 from visualheads.charts.overlays import PANEL, ground, heat, outline, panel

@@ -154,7 +154,7 @@ def full(
     ] = None,
 ) -> None:
     """Run the full protocol of removed heads and keep it in data/full; a killed run goes on where it stopped."""
-    from visualheads.book.protocols import run_full
+    from visualheads.book.traces import run_full
 
     if every == bool(name):
         raise ParameterError("full: give the name of one miniature, or --all.")

@@ -22,8 +22,7 @@ from jinja2 import nodes
 
 from visualheads.cards import Card
 from visualheads.errors import CheckpointError, ImageError, ParameterError, SampleError, checked_text, got
-from visualheads.models.adapters import Adapter
-from visualheads.models.adapters.registry import image_token
+from visualheads.models.adapters import Adapter, image_token
 
 if TYPE_CHECKING:
     from visualheads.tasks.sample import Sample

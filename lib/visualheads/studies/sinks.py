@@ -24,8 +24,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from visualheads.analysis.effects import MAIN_TASK
-from visualheads.analysis.grounding import targets
 from visualheads.analysis.sinks import BY_ATTENTION, MASSIVE
+from visualheads.analysis.steering import targets
 from visualheads.heads.ranking import rank
 from visualheads.interventions import head_sets
 from visualheads.interventions.modes import AFTER_IMAGE

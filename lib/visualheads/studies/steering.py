@@ -16,7 +16,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from visualheads.analysis.effects import MAIN_TASK
-from visualheads.analysis.grounding import (
+from visualheads.analysis.steering import (
     LEVEL,
     RULES,
     box_of_map,

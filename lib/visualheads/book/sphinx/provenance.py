@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
-from visualheads.book import inputs
+from visualheads.book import page
 from visualheads.models.provenance import hash_weights
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ SHORT = 12
 def footer_text(root: Path) -> str:
     """Version and data checksum; no clock time and no commit, so equal inputs give equal pages."""
     scenes = root / "data" / "scenes"
-    data = [f"data {inputs.files_hash([scenes])[:SHORT]}"] if scenes.is_dir() else []
+    data = [f"data {page.files_hash([scenes])[:SHORT]}"] if scenes.is_dir() else []
     return " · ".join([f"visualheads {_version('visualheads')}", *data])
 
 
@@ -38,7 +38,7 @@ def everything(root: Path) -> dict[str, str]:
     told |= {name: _version(name) for name in PACKAGES}
     scenes = root / "data" / "scenes"
     if scenes.is_dir():
-        told["data/scenes"] = inputs.files_hash([scenes])[:SHORT]
+        told["data/scenes"] = page.files_hash([scenes])[:SHORT]
     folders = sorted(path.parent for path in (root / "data" / "miniatures").glob("*/config.json"))
     return told | {folder.name: hash_weights(folder)[:SHORT] for folder in folders}
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 MODULES = (
     "analysis.subset", "analysis.models", "analysis.head_tables", "analysis.scores", "analysis.benchmarks",
-    "analysis.effects", "analysis.rankings_vs_effects", "analysis.lineage", "analysis.families", "analysis.emergence",
-    "analysis.sinks", "analysis.steering", "analysis.training", "analysis.claims", "charts", "book.text", "book.tables",
+    "analysis.effects", "analysis.rankings_vs_effects", "analysis.lineage", "analysis.emergence",
+    "analysis.sinks", "analysis.steering", "analysis.claims", "charts", "book.text",
 )  # fmt: skip
 """Modules whose functions notebooks may call; all others are the library's own."""
 NUMPYDOC = ("Parameters", "Returns", "Raises")

@@ -240,7 +240,7 @@ def evaluate(module: Any, tokenizer: Any, data: Path, text: str, n: int | None =
     Parameters
     ----------
     module : FastVlmForConditionalGeneration
-        From `visualheads.models.smol.join`.
+        From `visualheads.models.smol.joined_model.join`.
     tokenizer : PreTrainedTokenizer
         Its tokenizer.
     data : Path
