@@ -195,6 +195,10 @@ def test_heads_are_changed_from_the_command_line(capsys, tmp_path, checkpoint, d
     assert code == 0 and [row["heads"] for row in json.loads(out)] == [1, 2]
     assert [store.name for store in (tmp_path / "results").glob("*/*")] == ["looktwice.zero-all.zarr"]
     assert json.loads(out)[1]["kl"] == pytest.approx(removed["kl"], rel=1e-4)
+    marks = tmp_path / "set.yaml"
+    marks.write_text("attn_head_set: 0-1,2-3")
+    for same in ("L0H1,L2H3", marks):
+        assert json.loads(run(capsys, "ablate", checkpoint, "--heads", same, *asked)[1]) == [removed]
     code, _, err = run(capsys, "ablate", checkpoint, "--heads", "many", *asked)
     assert code == 2 and "layer-head" in err
 

@@ -240,20 +240,23 @@ def sweep(
 
 def _heads(text: str, top: int | None) -> Any:
     """(layer, head) pairs, as listed, or the best of a file."""
-    from visualheads.heads.lists import read_scores
+    from visualheads.heads.lists import LAYER_HEAD, read_scores
     from visualheads.heads.ranking import top_heads
 
     if text.endswith((".json", ".csv")) or Path(text).is_file():
         scores = read_scores(text).isel(model=0)
         scores = scores.sel(bound="estimate") if "bound" in scores.dims else scores
         values = scores.transpose("layer", "head").values
-        best = top_heads(values.reshape(-1, 1), top or values.size)[:, 0].reshape(values.shape)
+        known = values[values == values]
+        count = int(known.sum()) if ((known == 0) | (known == 1)).all() else len(known)  # a set without scores is marks
+        best = top_heads(values.reshape(-1, 1), top or count)[:, 0].reshape(values.shape)
         return [(int(layer), int(head)) for layer, head in zip(*best.nonzero(), strict=True)]
-    try:
-        return [(int(layer), int(head)) for layer, head in (pair.split("-") for pair in text.split(","))]
-    except ValueError:
-        allowed = "layer-head pairs, such as 14-22,13-16, or a file of head scores"
-        raise HeadError(got("heads", text, allowed)) from None
+    found = [LAYER_HEAD.fullmatch(part) for part in text.split(",")]
+    pairs = [(int(one[1]), int(one[2])) for one in found if one]
+    if len(pairs) < len(found):
+        allowed = "layer-head pairs, such as 14-22,13-16 or L14H22, or a file of head scores"
+        raise HeadError(got("heads", text, allowed))
+    return pairs
 
 
 def _counts(text: str) -> list[int]:

@@ -36,7 +36,7 @@ COLUMNS = ("model", "layer", "head", "score", "lower", "upper")
 LARGEST_INDEX = 4096
 """A layer or head index above this is a damaged file, not a model; it would ask for a huge array."""
 
-LAYER_HEAD = re.compile(r"\s*(\d{1,5})\s*-\s*(\d{1,5})\s*")
+LAYER_HEAD = re.compile(r"\s*L?(\d{1,5})\s*[-H]\s*(\d{1,5})\s*")
 HEAD_SET = "attn_head_set"
 """QRHead's name of a set without scores."""
 BOUNDS = ["lower", "estimate", "upper"]
