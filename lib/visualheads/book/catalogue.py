@@ -24,6 +24,7 @@ FULL_RESULTS = "data/results-full"
 ALWAYS_TOLD = ("n", "seed")
 """Parameters that the command at a page's end names even where they are the defaults."""
 FULL_COST = {"sweep_runs": 3, "eager_runs": 7, "eager_runs_long": 7}
+SMOL_SCENES = "data/smol/scenes"
 FULL_N = 1000
 """More questions than any shipped condition has: all of them."""
 COMMAND = "visualheads book"
@@ -78,13 +79,15 @@ COMPARISONS = (
 def model_page(root: str | Path, model: str, parameters: Mapping[str, Any] | None = None) -> Page:
     """The page of one model: a catalogue name, a checkpoint folder or a hub id."""
     root = Path(root).resolve()
-    given = {"model": model, **(parameters or {})}
+    card = cards().get(model)
+    own = {"data": SMOL_SCENES} if card is not None and card.joined else {}  # the pictures that it learned to see
+    given = {"model": model, **own, **(parameters or {})}
     adapter = str(given.get("adapter") or "")
     name = f"{name_of(model)}-{name_of(adapter)}" if adapter else name_of(model)
     slug = slug_of(name)
     template = root / TEMPLATES / "model.ipynb"
     task = str(given.get("task", MAIN_TASK))
-    asked = inputs.task_places(task, str(given.get("data") or ""))
+    asked = inputs.task_places(task, str(root / str(given["data"])) if given.get("data") else "")
     checkpoint = miniature_folder(model) if model in cards() else Path(model)
     others = (Path(str(given[key])) for key in ("adapter", "chat_template") if given.get(key))
     read = [path for path in (checkpoint, path_of(model, "").parent, *others) if _is_there(path)]
@@ -156,7 +159,8 @@ def remove_outdated(root: str | Path, pages: Sequence[Page]) -> None:
 
 
 def model_pages(root: str | Path, full: bool = False, force: bool = False) -> list[Page]:
-    """The pages of the miniatures that are there and stand for a model of the paper; variants have none of their own.
+    """The pages of the miniatures that are there and stand for a model of the paper, variants have none of their own;
+    and of joined models whose stores are shipped, which are shown without loading them.
 
     A page that someone ran with other parameters keeps them, until `force` starts from the defaults. full: all
     questions, in a folder of their own.
@@ -171,6 +175,12 @@ def model_pages(root: str | Path, full: bool = False, force: bool = False) -> li
         wanted = {**kept, "n": FULL_N, "results": FULL_RESULTS} if full else kept
         lasting = {k: v for k, v in wanted.items() if k not in ("model", *ONCE)}
         pages.append(model_page(root, card.name, lasting))
+    for card in cards().values():
+        if card.joined and path_of(card.name, MAIN_TASK).is_file():
+            page = model_page(root, card.name)
+            kept = {} if force else dict(inputs.recorded(page.output).get("parameters", {}))
+            lasting = {k: v for k, v in kept.items() if k not in ("model", *ONCE)}
+            pages.append(model_page(root, card.name, lasting or {"stored": True}))
     return pages
 
 

@@ -93,7 +93,7 @@ def book_questions(root: Path) -> dict[str, int]:
 def page_job(root: Path, page: Page) -> TraceJob:
     """The trace that a model's page reads: what its notebook asks for, so that it finds all done."""
     told = {name: parameter.default for name, parameter in parameters_of(page.template).items()} | dict(page.parameters)
-    name, data = str(told["task"]), str(told["data"]) or None
+    name, data = str(told["task"]), str(root / str(told["data"])) if told["data"] else None
     return TraceJob(
         str(told["model"]),
         name,

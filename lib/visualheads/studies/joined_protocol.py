@@ -11,6 +11,7 @@ import xarray as xr
 from numcodecs import BitRound
 
 from visualheads.analysis.effects import MAIN_TASK
+from visualheads.heads.selection import select
 from visualheads.studies import ablation, shipped, sinks
 from visualheads.studies.full_protocol import (
     CONDITION,
@@ -22,6 +23,7 @@ from visualheads.studies.full_protocol import (
     late_heads,
     single_head_effects,
 )
+from visualheads.studies.stored_model import LOOK
 from visualheads.tracing import trace
 from visualheads.tracing.forward import LAST_PROMPT, QUERIES
 
@@ -42,6 +44,8 @@ FEW = {name: (LAST_PROMPT,) for name in ("image_weight", "region_weight", "conce
 """… of other benchmarks and formats; of white pictures the log odds alone."""
 ODDS = {"image_log_odds_no_sink": (LAST_PROMPT,)}
 ANSWERS = ("prediction", "correct", "margin", "n_image_tokens")
+LOOKING = 5
+"""Heads whose maps are shipped of one question."""
 BITS = 3
 """Mantissa bits of what every head has of every prompt: 6 % of a number that only means are taken of."""
 STORES = (MAIN_TASK, f"{MAIN_TASK}-letters", f"{MAIN_TASK}-white", *TASKS[1:])
@@ -87,6 +91,19 @@ def untrained_heads(setting: Setting) -> Made:
     return {shipped.NULL: (found, shipped.NULL, (MAIN_TASK,))}
 
 
+def one_question(setting: Setting) -> Made:
+    """One question with the maps of the heads that put most on asked regions."""
+    seen = shipped.opened(setting.model.name, MAIN_TASK)
+    traces = setting.traces if seen is None else seen
+    marks = select(traces, "region_weight", LOOKING, query=LAST_PROMPT).isel(model=0)
+    found = trace.trace(
+        setting.model, setting.judged[:1], LAST_PROMPT, ("maps",), heads=marks, max_new_tokens=LATE_TOKENS,
+        task_files=setting.benchmark(MAIN_TASK).files_hash(), progress=setting.progress,
+    )  # fmt: skip
+    kept = [*ANSWERS, "image_weight", "maps"]
+    return {LOOK: (found[kept], LOOK, (MAIN_TASK,))}
+
+
 def sink_tokens(setting: Setting) -> Made:
     """Sink tokens, and concentration without them."""
     found = sinks.find(setting.model, setting.judged, setting.progress)
@@ -96,6 +113,7 @@ def sink_tokens(setting: Setting) -> Made:
 
 PARTS: dict[str, Part] = {
     "traces": Part(STORES, traces),
+    "one question": Part((LOOK,), one_question),
     "untrained heads": Part((shipped.NULL,), untrained_heads),
     "sink tokens": Part((sinks.SINKS,), sink_tokens),
     "late heads": Part(("late-uniform_released", "late-mean"), partial(late_heads, curves=False)),
