@@ -51,7 +51,7 @@ $(VENV)/.dev: $(DEPENDENCIES) | $(BIN)/python
 # --- for readers and re-executors -------------------------------------------------------------------------------------------
 
 book: $(VENV)/.base ## trace the miniatures, run the notebooks, render the book (FULL=1, FORCE=1)
-	@$(BIN)/visualheads weights smol --optional
+	@[ -d data/checkpoints/smol-base ] || $(BIN)/visualheads weights smol --optional
 	@$(BIN)/visualheads book $(if $(FULL),--full) $(if $(FORCE),--force)
 
 model: $(VENV)/.base ## one model's page: MODEL=… [DATA= DEVICE= DTYPE= N= SEED= UNTRAINED=]
@@ -93,7 +93,7 @@ test-book: $(VENV)/.dev ## browser tests over every page of the built book
 	@$(BIN)/python -m pytest -m built_book tests/book/built.py $(PYTEST)
 
 test-long: $(VENV)/.dev ## what takes longer: every class, every damaged file, Lab, schedulers (15 minutes)
-	@$(BIN)/visualheads weights smol --optional
+	@[ -d data/checkpoints/smol-base ] || $(BIN)/visualheads weights smol --optional
 	@$(BIN)/python -m pytest -n auto --dist loadfile -m long $(PYTEST)
 
 check: $(VENV)/.dev ## ruff, pyright, notebooks stripped, dependency lists agree
