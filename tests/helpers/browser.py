@@ -79,9 +79,12 @@ class Pages:
         self.run("document.documentElement.dataset.theme = arguments[0]", theme)
         self.wait_for_charts(theme)
 
-    def requests(self) -> list[str]:
-        """Addresses of all requests since the page was opened."""
+    def requests(self, until_load: bool = False) -> list[str]:
+        """Addresses of all requests since the page was opened; of those that it made until it was loaded."""
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        if until_load:
+            loaded = max(e["params"]["timestamp"] for e in events if e["method"] == "Page.loadEventFired")
+            events = [e for e in events if e["params"].get("timestamp", loaded) <= loaded]
         return [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
 
     def errors(self) -> list[str]:

@@ -167,11 +167,15 @@
       (entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => update(entry.target)),
       { rootMargin: NEAR },
     );
-    boxes().forEach((box) => near.observe(box));
+    // not before the page is there: what draws is large
+    const observe = () => {
+      boxes().forEach((box) => near.observe(box));
+      idle(drawNext);
+    };
     new MutationObserver(redraw).observe(root, { attributeFilter: ["data-theme"] });
     window.addEventListener("resize", redraw);
-    if (document.readyState === "complete") idle(drawNext);
-    else window.addEventListener("load", () => idle(drawNext));
+    if (document.readyState === "complete") observe();
+    else window.addEventListener("load", observe);
   }
 
   window.bookCharts = {
