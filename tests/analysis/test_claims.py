@@ -230,6 +230,7 @@ def test_power_is_remembered_for_the_same_numbers_alone(tmp_path):
     assert known_parts(saved) == {}, "other rules have another power"
 
 
+@pytest.mark.long
 def test_the_committed_power_is_that_of_the_rules_and_of_the_shipped_stores(tmp_path):
     path = data_folder() / claims.BASELINE
     assert known_parts(path), "rules changed: run the claims page, and copy data/results/verdicts.json to data"

@@ -122,6 +122,7 @@ def test_pages_hold_only_what_they_use(book: Path) -> None:
     assert source.cells and not any(cell.get("outputs") for cell in source.cells)
 
 
+@pytest.mark.long
 def test_the_same_input_gives_the_same_bytes(book: Path) -> None:
     folder = html(book).parent
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -197,6 +198,7 @@ def test_a_chosen_head_stays_chosen_on_the_next_page(book: Path, pages: Pages) -
     pages.run("localStorage.clear()")
 
 
+@pytest.mark.long
 @pytest.mark.browser
 def test_a_page_in_one_file_needs_nothing_else(book: Path, pages: Pages, tmp_path: Path) -> None:
     target = export_page(book / "book" / "models" / "fixture.ipynb", tmp_path / "alone" / "fixture.html", book)
@@ -206,6 +208,7 @@ def test_a_page_in_one_file_needs_nothing_else(book: Path, pages: Pages, tmp_pat
     assert pages.run("return document.querySelectorAll('.vega-live svg.marks').length") == 2
 
 
+@pytest.mark.long
 @pytest.mark.browser
 def test_the_book_is_printed(book: Path, tmp_path: Path) -> None:
     printed = export_pdf(tmp_path / "out" / "book.pdf", book).read_bytes()

@@ -61,6 +61,7 @@ def few_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(full_protocol, "PARTS", {name: full_protocol.PARTS[name] for name in PARTS})
 
 
+@pytest.mark.long
 def test_it_fails_goes_on_and_joins_the_results(
     project: Path, few_parts: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

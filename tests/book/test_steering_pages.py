@@ -274,6 +274,7 @@ SMALL = {
 }
 
 
+@pytest.mark.long
 def test_the_pages_run_on_a_shipped_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "mini-1.5-7B"
     if not (miniature_folder(name) / "config.json").is_file():

@@ -144,6 +144,7 @@ def test_files_of_a_benchmark_lie_where_a_model_learned_to_see(tmp_path: Path) -
     assert {shipped.task_folder(name, "pope", tmp_path) for name in (NAME, "smol-1.5")} == {tmp_path / "pope"}
 
 
+@pytest.mark.long
 def test_the_whole_protocol_is_run_resumed_shipped_and_repeated(
     model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
