@@ -99,14 +99,19 @@ def test_without_a_gpu_auto_is_the_cpu(folder: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_every_notebook_that_loads_a_model_takes_device_and_precision() -> None:
-    loading = []
+    handed_on = {
+        "vh.load(": "vh.load(model, device=device or None, dtype=dtype or None)",
+        ".loaded()": '"device": device or None, "dtype": dtype or None',
+    }
+    loading = set()
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         code = " ".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code")
-        if "vh.load(" in code:
-            loading.append(path.stem)
-            assert {"device", "dtype"} <= set(parameters_of(path)), path.name
-            assert "vh.load(model, device=device or None, dtype=dtype or None)" in code, path.name
-    assert loading
+        for call, words in handed_on.items():
+            if call in code:
+                loading.add(path.stem)
+                assert {"device", "dtype"} <= set(parameters_of(path)), path.name
+                assert words in code, path.name
+    assert {"model", "your_model"} <= loading
 
 
 def test_a_differing_full_store_is_made_again_only_by_what_makes_it_differently() -> None:

@@ -240,7 +240,7 @@ SWEEPS = {"after_image": "after the image", "late, all": "all positions, late la
 
 
 def sweep_bars(measured: pd.DataFrame) -> AnyChart:
-    """Seconds per head set of `vh.sweep` and of a naive loop, from `visualheads.book.cost.measure_sweeps`."""
+    """Seconds per head set of `vh.sweep` and of a naive loop, from `visualheads.book.cost_sweeps.measure_sweeps`."""
     records = [
         {"case": SWEEPS.get(str(case), str(case)), "way": way, "seconds": float(row[column]), "times": row["ratio"]}
         for case, row in measured.iterrows()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -176,10 +177,7 @@ def ablate(
     """Remove heads, and print how answers change."""
     from visualheads.interventions import ablate as change
 
-    samples, chosen = questions.job(model, loading).samples, _heads(heads, top)
-    with warnings_as_notes():
-        found = change(load(model, loading), samples, chosen, mode, positions, progress=bar())
-    _tell(found, json)
+    _tell(_changed(change, model, heads, top, loading, questions, mode, positions), json)
 
 
 @grouped
@@ -199,10 +197,7 @@ def steer(
     from visualheads.interventions import steer as change
 
     region: Any = None if box is None else tuple(_numbers("--box", box))
-    samples, chosen = questions.job(model, loading).samples, _heads(heads, top)
-    with warnings_as_notes():
-        found = change(load(model, loading), samples, chosen, region, bias, progress=bar())
-    _tell(found, json)
+    _tell(_changed(change, model, heads, top, loading, questions, region, bias), json)
 
 
 @grouped
@@ -236,6 +231,15 @@ def sweep(
     if not json:
         say(str(path))
     _tell(found, json)
+
+
+def _changed(
+    change: Callable[..., xr.Dataset], model: str, heads: str, top: int | None, loading: Any, questions: Any, *how: Any
+) -> xr.Dataset:
+    """Change heads of a model; questions and heads are read before the model, so that bad input is told at once."""
+    samples, chosen = questions.job(model, loading).samples, _heads(heads, top)
+    with warnings_as_notes():
+        return change(load(model, loading), samples, chosen, *how, progress=bar())
 
 
 def _heads(text: str, top: int | None) -> Any:

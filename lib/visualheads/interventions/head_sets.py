@@ -81,7 +81,7 @@ def protocol_sets(
     """
     made: list[HeadSet] = []
     for name, scores in rankings.items():
-        flat = _one_model(scores)
+        flat = one_model(scores)
         for stage in stages:
             if stage not in (*STAGES, "all"):
                 raise ParameterError(got("stage", stage, [*STAGES, "all"]))
@@ -191,7 +191,8 @@ def split_samples(samples: Sequence[Item], seed: int = 0) -> tuple[list[Item], l
     )
 
 
-def _one_model(scores: xr.DataArray) -> xr.DataArray:
+def one_model(scores: xr.DataArray) -> xr.DataArray:
+    """The scores (layer, head) of a ranking of one model, without its interval. Raises ParameterError for several."""
     if "bound" in scores.dims:
         scores = scores.sel(bound="estimate", drop=True)
     if "model" in scores.dims:

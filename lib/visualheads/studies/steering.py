@@ -149,13 +149,7 @@ def ground(
 
 
 def _best(scores: xr.DataArray, most: int) -> list[tuple[int, int]]:
-    if "bound" in scores.dims:
-        scores = scores.sel(bound="estimate", drop=True)
-    if "model" in scores.dims:
-        if scores.sizes["model"] != 1:
-            raise ParameterError(got("models in the ranking", scores.sizes["model"], "1", "select this model's scores"))
-        scores = scores.squeeze("model", drop=True)
-    values = scores.transpose("layer", "head").values
+    values = head_sets.one_model(scores).values
     flat: NDArray[np.floating] = np.where(np.isfinite(values), values, np.nan).reshape(-1, 1)
     marks = top_heads(flat, min(most, int(np.isfinite(flat).sum())))[:, 0]
     if not marks.any():
