@@ -265,3 +265,12 @@ def test_a_partial_picture_is_never_shown(tmp_path: Path, ending: str) -> None:
 def test_fields_of_the_wrong_type_are_refused(changes: dict[str, Any], part: str) -> None:
     with pytest.raises(SampleError, match=part):
         sample(picture(0), **changes)
+
+
+def test_a_path_whose_own_code_fails_is_named() -> None:
+    class Broken:
+        def __fspath__(self) -> str:
+            raise RuntimeError("no disk")
+
+    with pytest.raises(SampleError, match=r"a Broken.*no disk"):
+        Sample("1", Broken(), "What is there?").open()  # pyright: ignore[reportArgumentType]

@@ -441,7 +441,12 @@ def accepted(image: Any, where: str) -> Image.Image | str | Path | LazyImage:
 
 
 def _path(image: str | os.PathLike[Any], where: str) -> str | Path | LazyImage:
-    text = os.fspath(image)
+    try:
+        text = os.fspath(image)
+    except Exception as error:
+        raise SampleError(
+            f"{where} has {_told(image)}, whose path cannot be read ({error}); give {ALLOWED}."
+        ) from error
     if not isinstance(text, str) or not text:
         raise SampleError(f"{where} has no picture: the path is {shown(text)}; give {ALLOWED}.")
     if text.startswith("data:"):
