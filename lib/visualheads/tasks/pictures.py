@@ -297,12 +297,8 @@ class DrawBox:
         picture = picture.copy()
         width = self.width or max(1, int(LINE_WIDTH * max(picture.size) / LINE_ANCHOR))
         left, top, right, bottom = (round(edge) for edge in self.box)
-        frame = (
-            _within(left - width, picture.width),
-            _within(top - width, picture.height),
-            _within(right + width - 1, picture.width),
-            _within(bottom + width - 1, picture.height),
-        )
+        edges = (left - width, top - width, right + width - 1, bottom + width - 1)
+        frame = [_within(edge, length) for edge, length in zip(edges, picture.size * 2, strict=True)]
         ImageDraw.Draw(picture).rectangle(frame, outline=self.colour, width=width)
         return picture
 
@@ -444,9 +440,7 @@ def _path(image: str | os.PathLike[Any], where: str) -> str | Path | LazyImage:
     try:
         text = os.fspath(image)
     except Exception as error:
-        raise SampleError(
-            f"{where} has {_told(image)}, whose path cannot be read ({error}); give {ALLOWED}."
-        ) from error
+        raise SampleError(f"{where} has {_told(image)}, whose path fails ({error}); give {ALLOWED}.") from error
     if not isinstance(text, str) or not text:
         raise SampleError(f"{where} has no picture: the path is {shown(text)}; give {ALLOWED}.")
     if text.startswith("data:"):
