@@ -103,21 +103,27 @@ def test_without_heads_a_knockout_changes_nothing(asked):
 def test_all_moments_are_measured_and_shipped(asked, tmp_path):
     module, processor = fast_vlm()
     pictures = [render(scene, sheet()) for scene, _, _ in asked]
-    ds = moments.measure_modules(module, module, processor.tokenizer, asked, pictures)
+    ds = moments.measure_modules(
+        module, module, processor.tokenizer, asked, pictures, between=[(moments.STEP.format(3), module)]
+    )
     assert list(ds.model.values) == [
         moments.TEXT,
         moments.FROZEN,
+        moments.STEP.format(3),
         moments.TUNED,
         moments.TUNED_TEXT,
         moments.UNTRAINED,
         moments.SHUFFLED,
     ]
-    assert ds.chosen.sum() == 1 and dict(ds.knocked_correct.sizes) == {"model": 6, "set": 7, "sample": 4}
+    assert moments.steps_of(ds) == {moments.STEP.format(3): 3}
+    assert ds.chosen.sum() == 1 and dict(ds.knocked_correct.sizes) == {"model": 7, "set": 7, "sample": 4}
     judged = ds.knocked_log_probability.notnull().all("set")
     assert judged.sel(model=moments.TUNED).values.tolist() == [False, True, False, True]
-    assert not judged.sel(model=[moments.TUNED_TEXT, moments.UNTRAINED, moments.SHUFFLED]).any()
-    same = ds.sel(model=moments.FROZEN).content_weight - ds.sel(model=moments.TUNED).content_weight
-    assert abs(same).max() == 0
+    assert not judged.sel(model=[moments.STEP.format(3), moments.TUNED_TEXT, moments.UNTRAINED, moments.SHUFFLED]).any()
+    frozen, between, tuned = (
+        ds.content_weight.sel(model=one) for one in (moments.FROZEN, moments.STEP.format(3), moments.TUNED)
+    )
+    assert abs(frozen - tuned).max() == 0 and abs(between - tuned).max() == 0
     shipped = open_store(moments.ship(ds, tmp_path / "moments.zarr.zip"))
     np.testing.assert_allclose(shipped.content_weight, ds.content_weight, rtol=2e-3)
 

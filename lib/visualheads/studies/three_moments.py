@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +120,8 @@ TEXT, TUNED_TEXT = "SmolLM2, lists in words", "smol-1.5, lists in words"
 FROZEN, TUNED = "smol-frozen, pictures", "smol-1.5, pictures"
 UNTRAINED, SHUFFLED = "SmolLM2, untrained adapter", "smol-1.5, other pictures"
 """The moments, and two controls: pictures through an adapter that learned nothing, and pictures of another scene."""
+STEP = "smol-1.5 at step {}, pictures"
+"""A moment on the way from frozen to tuned."""
 SCENES = 110
 RANDOM_SETS, STANDARDISED, QUALITY = 5, 16, 90
 """Sets of random heads; pictures by whose features an untrained adapter is standardised; JPEG quality of pictures."""
@@ -322,7 +324,21 @@ def measure(n: int = SCENES, data: Path | None = None, report: Callable[[str], o
     pictures = [as_saved(render(scene, sheet), QUALITY) for scene, _, _ in asked]
     frozen, processor = join(read_learned(learned_file("smol-frozen")))
     tuned, _ = join(read_learned(learned_file("smol-1.5")))
-    return measure_modules(frozen, tuned, processor.tokenizer, asked, pictures, report)
+    steps = {STEP.format(int(path.stem[-6:])): path for path in training_moments()}
+    between = ((name, join(read_learned(path))[0]) for name, path in steps.items())  # one at a time in memory
+    return measure_modules(frozen, tuned, processor.tokenizer, asked, pictures, report, between)
+
+
+def steps_of(ds: xr.Dataset) -> dict[str, int]:
+    """The moments on the way from frozen to tuned that were measured, with the steps that were trained until then."""
+    before, after = STEP.split("{}")
+    names = [name for name in ds["model"].values.astype(str) if name.startswith(before) and name.endswith(after)]
+    return {name: int(name[len(before) : -len(after)]) for name in names}
+
+
+def training_moments() -> list[Path]:
+    """Weights of smol-1.5 that its training kept on the way, by step; none where it was trained elsewhere."""
+    return sorted(learned_file("smol-1.5").parent.joinpath("moments").glob("smol-1.5-??????.safetensors"))
 
 
 def measure_modules(
@@ -332,6 +348,7 @@ def measure_modules(
     asked: Sequence[tuple[Scene, str, str]],
     pictures: Sequence[Image.Image],
     report: Callable[[str], object] = str,
+    between: Iterable[tuple[str, Any]] = (),
 ) -> xr.Dataset:
     """Measure heads at all moments and in all controls, and what hiding the scene from those that look does.
 
@@ -347,6 +364,8 @@ def measure_modules(
         Of the scenes.
     report : callable
         Takes a line about progress.
+    between : iterable of (str, FastVlmForConditionalGeneration)
+        Models on the way from `frozen` to `tuned`, with what to call them: their heads and answers are measured too.
 
     Returns
     -------
@@ -379,6 +398,10 @@ def measure_modules(
     for name, (module, prompts) in made.items():
         report(f"{name}: {len(prompts)} questions")
         traced.append(trace_moment(name, module.model.language_model, module.lm_head, prompts))
+    after_frozen = list(made).index(FROZEN) + 1
+    for place, (name, module) in enumerate(between, after_frozen):
+        report(f"{name}: {len(asked)} questions")
+        traced.insert(place, trace_moment(name, module.model.language_model, module.lm_head, shown(module)))
     ds: xr.Dataset = xr.concat(traced, "model")  # pyright: ignore[reportAssignmentType]
     chosen = chosen_heads(ds, TUNED).transpose("layer", "head")
     everywhere = xr.ones_like(chosen)
