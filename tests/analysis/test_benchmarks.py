@@ -270,7 +270,7 @@ def test_circular_score_needs_every_round() -> None:
     rounds = ("round-1", "round-2")
     ds = model_dataset(samples=questions(rounds, 3, "mmbench"))
     ds["correct"][:] = [[1, 1, 0, 1, 0, 0]]  # picture 0: both, 1: first only, 2: none
-    values = scores.in_all_rounds(ds["correct"].isel(model=0))
+    values = scores._in_all_rounds(ds["correct"].isel(model=0))
     assert dict(zip(values["sample"].values, values.values, strict=True)) == {"0": 1.0, "1": 0.0, "2": 0.0}
     (row,) = scores.scores(ds).to_dict("records")
     assert row["estimate"] == pytest.approx(1 / 3) and row["n"] == 3
@@ -279,11 +279,11 @@ def test_circular_score_needs_every_round() -> None:
 def test_chance_is_the_commonest_answer_or_one_letter() -> None:
     ds = model_dataset(samples=questions(("plain",), 4))
     ds = ds.assign_coords(answer=("sample", np.array(["1", "1", "1", "2"], dtype=object)))
-    assert scores.chance_of(ds) == 0.75
+    assert scores._chance_of(ds) == 0.75
     letters = ds.assign_coords(
         answer=("sample", np.array(list("ABCD"), dtype=object)), format=("sample", np.array(["letters"] * 4, object))
     )
-    assert scores.chance_of(letters) == 0.25
+    assert scores._chance_of(letters) == 0.25
 
 
 def test_right_and_wrong_are_compared_within_a_condition() -> None:
@@ -347,7 +347,7 @@ def test_lineage_is_read_from_the_training_record(data_folder: Path) -> None:
         (data_folder / "miniatures" / name).mkdir(parents=True)
         (data_folder / "miniatures" / name / "training.json").write_text(json.dumps(told))
     table = lineage.descent(["mini-1.5-7B", "again", "retrained", "far", "1.6-vicuna-7B"])
-    related = {name: lineage.relation(table, "mini-1.5-7B", name) for name in table.index[1:]}
+    related = {name: lineage._relation(table, "mini-1.5-7B", name) for name in table.index[1:]}
     assert related == {
         "again": lineage.SEED, "retrained": lineage.RETRAINED, "far": lineage.OTHER,
         "1.6-vicuna-7B": lineage.OTHER,
@@ -355,7 +355,7 @@ def test_lineage_is_read_from_the_training_record(data_folder: Path) -> None:
     assert table["variant"].to_dict() == {
         "mini-1.5-7B": False, "again": True, "retrained": False, "far": False, "1.6-vicuna-7B": False,
     }, "without a card a second language model is told by nothing"  # fmt: skip
-    assert lineage.matched(table, "recipe") == [], "a real model is no pair of a miniature"
+    assert lineage._matched(table, "recipe") == [], "a real model is no pair of a miniature"
 
 
 def test_checkpoints_are_paired_beside_miniatures(ds: xr.Dataset) -> None:
@@ -377,13 +377,13 @@ def test_a_model_of_an_unknown_language_model_is_kin_of_none(ds: xr.Dataset) -> 
     strange = ds.assign_coords(model=names)
     table = lineage.lineage(strange)
     assert (table["llm"] == "").tolist() == [True, True] + [False] * (len(names) - 2)
-    assert lineage.relation(table, "unknown-0", "unknown-1") == lineage.UNKNOWN
+    assert lineage._relation(table, "unknown-0", "unknown-1") == lineage.UNKNOWN
     for differs in ("recipe", "llm"):
-        assert not any("unknown" in name for pair in lineage.matched(table, differs) for name in pair)
+        assert not any("unknown" in name for pair in lineage._matched(table, differs) for name in pair)
     found = lineage.relations(strange)
     touched = found["group"].str.startswith("unknown") | found["other"].str.startswith("unknown")
     assert touched.any() and (found.loc[touched, "relation"] == lineage.UNKNOWN).all()
-    assert not lineage.kin_pairs(found, strange)[["group", "other"]].isin(names[:2]).any(axis=None)
+    assert not lineage._kin_pairs(found, strange)[["group", "other"]].isin(names[:2]).any(axis=None)
     assert lineage.language_models(strange)["unknown-0"] == "unknown-0"
 
 
@@ -391,7 +391,7 @@ def test_pairs_differ_in_one_thing(ds: xr.Dataset, data_folder: Path) -> None:
     # without records the coordinates decide
     assert lineage.matched_pairs(ds, lineage.RECIPE) == [("mini-1.5-7B", "mini-1.6-vicuna-7B")]
     assert lineage.matched_pairs(ds, lineage.MODEL_SIZE) == [("mini-1.5-7B", "mini-1.5-13B")]
-    assert lineage.series_of("Vicuna-13B") == lineage.series_of("Vicuna-7B") != lineage.series_of("Llama-3-8B")
+    assert lineage._series_of("Vicuna-13B") == lineage._series_of("Vicuna-7B") != lineage._series_of("Llama-3-8B")
     found = lineage.changes(ds, [("mini-1.5-7B", "mini-1.6-vicuna-7B")])
     assert list(found["task"]) == ["looktwice", "pope"]
     assert found["pictures_one"].isna().all() and lineage.changes(ds, []).empty
@@ -464,7 +464,7 @@ def test_heads_that_read_lists_are_found_again() -> None:
     assert told.loc[emergence.OWN, "ceiling"] > 0.9 and "large" not in set(found["text_model"])
     assert emergence.with_text(ds, {}, {}).empty
     with pytest.raises(ParameterError, match="7A"):
-        emergence.head_pairs(ds, text, "mini-1.5-7A")
+        emergence._head_pairs(ds, text, "mini-1.5-7A")
     heads = emergence.all_head_pairs(ds, text, {"mini-1.5-7B": "own"})
     assert len(heads) == 16 and heads["text"].corr(heads["picture"]) > 0.9
 
@@ -523,13 +523,13 @@ def test_benchmarks_of_a_mean_change_are_drawn_by_themselves() -> None:
         part["correct"][:] = np.tile(right, 200)[None]
         parts.append(part)
     ds = xr.concat(parts, "model", data_vars="all", coords="minimal", compat="override")
-    told = lineage.mean_change(ds, [("few", "many")])
+    told = lineage._mean_change(ds, [("few", "many")])
     single = scores.score_difference(ds, "few", "many", "pope")
     assert single is not None and told["estimate"] == single["difference"] == 0.5
     ratio = (single["upper"] - single["lower"]) / (told["upper"] - told["lower"])
     assert ratio == pytest.approx(2**0.5, rel=0.1)
-    assert lineage.mean_change(ds, [("few", "many"), ("many", "few")])["estimate"] == 0
-    assert lineage.mean_change(ds, []) == {}
+    assert lineage._mean_change(ds, [("few", "many"), ("many", "few")])["estimate"] == 0
+    assert lineage._mean_change(ds, []) == {}
 
 
 def test_records_tell_scores_as_traces_count_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -541,12 +541,12 @@ def test_records_tell_scores_as_traces_count_them(monkeypatch: pytest.MonkeyPatc
         },
     }  # fmt: skip
     monkeypatch.setattr(lineage, "training_record", lambda name: record if name == "m" else {})
-    assert lineage.recorded_scores("m") == {"looktwice": 0.4, "pope": 0.9, "mmbench": 0.3}
-    assert lineage.recorded_scores("unknown") == {}
+    assert lineage._recorded_scores("m") == {"looktwice": 0.4, "pope": 0.9, "mmbench": 0.3}
+    assert lineage._recorded_scores("unknown") == {}
 
 
 def test_a_model_of_its_own_shape_has_no_partner(ds: xr.Dataset) -> None:
     own = subset(ds, task="looktwice")
     assert lineage.without_partner(own) == {"mini-1.5-13B": "5 × 5"}
     found = lineage.relations(own)
-    assert set(found["shape"]) == {"4 × 4"} and found["counted"].sum() == len(lineage.kin_pairs(found, own))
+    assert set(found["shape"]) == {"4 × 4"} and found["counted"].sum() == len(lineage._kin_pairs(found, own))

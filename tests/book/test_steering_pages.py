@@ -21,7 +21,7 @@ from visualheads import charts
 from visualheads.analysis import sinks as sink_tables
 from visualheads.analysis import steering
 from visualheads.analysis import steering as steering_tables
-from visualheads.analysis.models import checkpoint_config
+from visualheads.analysis.models import _checkpoint_config
 from visualheads.cards import miniature_folder
 from visualheads.charts import display
 from visualheads.errors import ModeError, ParameterError, SampleError
@@ -279,7 +279,7 @@ def test_the_pages_run_on_a_shipped_miniature(tmp_path: Path, monkeypatch: pytes
     name = "mini-1.5-7B"
     if not (miniature_folder(name) / "config.json").is_file():
         pytest.skip("the miniature is not there")
-    config = checkpoint_config(name)["text_config"]
+    config = _checkpoint_config(name)["text_config"]
     shape = (config["num_hidden_layers"], config["num_attention_heads"])
     traces = model_dataset(name, pattern=np.random.default_rng(0).random(shape))
     stored(tmp_path, traces)

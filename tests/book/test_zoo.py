@@ -59,7 +59,7 @@ def test_further_trainings_are_no_models_of_the_comparison(tmp_path: Path, monke
     assert every.sizes["model"] == 6
     found = lineage.relations(every)
     assert (found["relation"] == lineage.RETRAINED).sum() == 3
-    own = lineage.without_variant_pairs(found, every)
+    own = lineage._without_variant_pairs(found, every)
     assert len(own) == 3 and not {"mini-1.5-7B-seed1", "mini-1.5-7B-text1"} & {*own["group"], *own["other"]}
     told = lineage.kin_difference(found, every)
     assert told is not None and (told["pairs_same"], told["pairs_other"]) == (1, 2)
@@ -97,7 +97,7 @@ def answered(task: str, answers: list[str], said: list[str], condition: str = "p
 
 
 def figure(ds: xr.Dataset) -> dict[str, float]:
-    return scores.own_figures(ds, n_boot=50).set_index("figure")["estimate"].to_dict()
+    return scores._own_figures(ds, n_boot=50).set_index("figure")["estimate"].to_dict()
 
 
 def test_popes_figures_by_hand():
@@ -126,7 +126,7 @@ def test_mmbenchs_rounds_by_hand():
 def test_questions_without_a_referent_are_told_apart():
     ds = model_dataset(samples=questions(("plain-general", "plain-object"), 2))
     ds["correct"][:] = [[0, 0, 1, 1]]
-    told = scores.own_figures(ds, n_boot=50).set_index("figure")
+    told = scores._own_figures(ds, n_boot=50).set_index("figure")
     assert told["estimate"].to_dict() == {"accuracy": 0.5, "accuracy, questions with a referent": 1.0}
     assert told["n"].to_dict() == {"accuracy": 4, "accuracy, questions with a referent": 2}
 
@@ -134,7 +134,7 @@ def test_questions_without_a_referent_are_told_apart():
 @settings(max_examples=10)
 @given(st.lists(st.tuples(st.sampled_from(["Yes", "No"]), st.sampled_from(["Yes", "No"])), min_size=1, max_size=9))
 def test_figures_are_shares_within_their_intervals(pairs: list[tuple[str, str]]):
-    found = scores.own_figures(answered("pope", [a for a, _ in pairs], [s for _, s in pairs]), n_boot=40)
+    found = scores._own_figures(answered("pope", [a for a, _ in pairs], [s for _, s in pairs]), n_boot=40)
     known = found.dropna(subset=["estimate"])
     assert ((known["estimate"] >= 0) & (known["estimate"] <= 1)).all()
     assert (known["lower"] < known["upper"]).all() and (known["lower"] >= 0).all() and (known["upper"] <= 1).all()

@@ -155,17 +155,17 @@ def test_mean_map_leaves_controls_out(ds: xr.Dataset) -> None:
 
 def test_fine_grids_are_summed_in_blocks() -> None:
     maps = np.ones((1, 1, 24, 24))
-    small = head_tables.pooled(maps)
+    small = head_tables._pooled(maps)
     assert small.shape == (1, 1, 12, 12)
     assert (small == 4).all()
-    ragged = head_tables.pooled(np.ones((1, 1, 13, 5)))
+    ragged = head_tables._pooled(np.ones((1, 1, 13, 5)))
     assert ragged.shape == (1, 1, 7, 3)
     assert np.nansum(ragged) == 65
 
 
 def test_unknown_model_names_the_known() -> None:
     with pytest.raises(ParameterError, match="m"):
-        head_tables.view(traced_dataset("m"), model="other")
+        head_tables._view(traced_dataset("m"), model="other")
 
 
 def test_overlay_refuses_a_map_of_another_grid() -> None:

@@ -60,7 +60,7 @@ def test_chance_of_letters_is_that_of_the_choices_there_are() -> None:
     known, unknown = (ds.assign_coords(provenance=("model", np.array([one], dtype=object))) for one in from_files)
     expected = np.mean([1 / len(question.options) for question in asked])
     assert len({len(question.options) for question in asked}) > 1, "questions have other numbers of choices"
-    assert scores.chance_of(known) == pytest.approx(expected) and scores.chance_of(unknown) == pytest.approx(1 / 4)
+    assert scores._chance_of(known) == pytest.approx(expected) and scores._chance_of(unknown) == pytest.approx(1 / 4)
 
 
 def in_formats(letters: Sequence[int], free: Sequence[int]) -> xr.Dataset:
@@ -101,4 +101,4 @@ def test_guessing_every_round_right(answers: list[str], expected: float) -> None
     ds = model_dataset(samples=samples).assign_coords(
         {name: ("sample", np.array(values, dtype=object)) for name, values in coords.items()}
     )
-    assert scores.circular_chance(ds) == pytest.approx(expected, nan_ok=True)
+    assert scores._circular_chance(ds) == pytest.approx(expected, nan_ok=True)

@@ -37,11 +37,29 @@ INTERVALS = {"image_weight": "image weight", "concentration": "concentration", "
 
 
 def head_statistics(ds: xr.Dataset, *, k: K = DETECTION_SHARE, query: str | None = QUERY) -> pd.DataFrame:
-    """One row per model and task: model, task, tokens (mean image tokens) and the columns of STATISTICS.
+    """Means over heads by model and benchmark: over all of them, and over the visual heads.
 
-    Statistics of the visual heads are means over the `k` heads (9.8 % by default: the same share of every model) with
-    the largest image weight of that model on that task. NaN where a measure has no value, such as region weight
-    without boxes.
+    Visual heads are the same share of every model's heads: those with the largest image weight on that benchmark.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces with the measures of STATISTICS (model, layer, head, sample).
+    k : int or float
+        How many heads are visual heads, a count or a share; by default 9.8 %.
+    query : str, optional
+        The attention row, where the dataset holds several; None is last_prompt.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per model and task. Columns: model, task, tokens (mean number of image tokens) and those of STATISTICS,
+        each in its measure's unit. NaN where a measure has no value, such as region weight without boxes.
+
+    Raises
+    ------
+    ParameterError
+        A measure is missing.
     """
     records = []
     for name in models_of(ds):
@@ -62,16 +80,45 @@ def head_statistics(ds: xr.Dataset, *, k: K = DETECTION_SHARE, query: str | None
 
 
 def scored_statistics(ds: xr.Dataset, *, query: str | None = QUERY) -> pd.DataFrame:
-    """`head_statistics` with the column `score`: share right on that task, as in `scores`; NaN without answers."""
+    """Means over heads by model and benchmark, with the share right there.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces with answers and the measures of STATISTICS.
+    query : str, optional
+        The attention row, as in `head_statistics`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The result of `head_statistics` with the column `score`: the share right on that task in [0, 1], as in
+        `scores.scores`; NaN without answers.
+    """
     told = scores(ds).rename(columns={"group": "task", "estimate": "score"})
     return head_statistics(ds, query=query).merge(told[["model", "task", "score"]], on=["model", "task"], how="left")
 
 
 def head_points(ds: xr.Dataset, *, query: str | None = QUERY) -> pd.DataFrame:
-    """The paper's first figure as a table: one row per model, benchmark and head.
+    """The paper's first figure as a table: image weight, concentration and score for every model, benchmark and head.
 
-    Columns: model, task, layer, head, image_weight, concentration (means over samples), score (share right of the model
-    on the benchmark; NaN without answers). Heads that a model lacks are left out.
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces with answers, `image_weight` and `concentration`.
+    query : str, optional
+        The attention row, where the dataset holds several; None is last_prompt.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per model, benchmark and head. Columns: model, task, layer, head, image_weight and concentration (means
+        over samples, in [0, 1]), score (share right of the model on the benchmark; NaN without answers). Heads that a
+        model lacks are left out.
+
+    References
+    ----------
+    Bi et al. 2024 (arXiv:2412.18108), figure 1.
     """
     parts = []
     for name in models_of(ds):
@@ -90,7 +137,27 @@ def head_points(ds: xr.Dataset, *, query: str | None = QUERY) -> pd.DataFrame:
 
 
 def head_means(part: xr.Dataset, measure: str, query: str | None = QUERY) -> NDArray[np.float64]:
-    """Mean over samples (layer, head) of one model's measure; NaN where it has no value."""
+    """The mean over samples of one model's measure, head by head.
+
+    Parameters
+    ----------
+    part : xarray.Dataset
+        Traces of one model, dims (model, layer, head, sample).
+    measure : str
+        A variable per head and sample, or a ranking of `vh.rank`.
+    query : str, optional
+        The attention row, where the dataset holds several; None is last_prompt.
+
+    Returns
+    -------
+    numpy.ndarray
+        Means (layer, head) in the unit of the measure; NaN where a head has no value.
+
+    Raises
+    ------
+    ParameterError
+        The measure or row is missing.
+    """
     asked = query if "query" in part.dims else None
     return np.asarray(rank(part, measure, query=asked).isel(model=0).transpose("layer", "head").values, dtype=float)
 
@@ -106,13 +173,42 @@ def right_wrong(
     seed: int = 0,
     fewest: int = FEWEST_ANSWERS,
 ) -> pd.DataFrame:
-    """How a measure of the visual heads differs between right and wrong answers: one row per model and task.
+    """How a measure of the visual heads differs between right and wrong answers, by model and benchmark.
 
-    Columns: model, task, difference (right − wrong), lower, upper, right, wrong (numbers of samples), kinds (of
-    question; 0 where unknown). Only answers that share what STRATA names (`kind`: from `kinds.with_kinds`) are
-    compared, weighted by n_right · n_wrong / n, so that easier questions make no difference by themselves; NaN where
-    fewer than `fewest` right or wrong answers have others to be compared with. Visual heads are the `k` heads (9.8 %)
-    with the largest image weight over right and wrong answers together. Interval: bootstrap over pictures.
+    Only answers that share what STRATA names are compared, weighted by n_right · n_wrong / n, so that easier questions
+    make no difference by themselves.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces with answers and `image_weight`. Kinds of question come from a coordinate `kind`, where there is one.
+    measure : str
+        A variable per head and sample.
+    k : int or float
+        How many heads are visual heads, a count or a share; by default 9.8 %, those with the largest image weight over
+        right and wrong answers together.
+    query : str, optional
+        The attention row, where the dataset holds several; None is last_prompt.
+    n_boot : int
+        Draws of the bootstrap over pictures.
+    level : float
+        Coverage of the interval, in (0, 1).
+    seed : int
+        Seed of the bootstrap.
+    fewest : int
+        Right answers, and wrong ones, that have others to be compared with: below so many the difference is not told.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per model and task with known answers. Columns: model, task, difference (right − wrong), lower, upper
+        (in the unit of the measure; NaN for too few answers), right, wrong (numbers of samples), kinds (of question; 0
+        where unknown).
+
+    Raises
+    ------
+    ParameterError
+        The measure is missing.
     """
     records = []
     for name in models_of(ds):
@@ -142,12 +238,25 @@ def right_wrong(
 def statistic_intervals(
     ds: xr.Dataset, fresh: xr.Dataset | None = None, query: str | None = QUERY, seed: int = 0
 ) -> pd.DataFrame:
-    """Mean over all heads of each of INTERVALS, by benchmark.
+    """The mean over all heads of each measure of INTERVALS, by model and benchmark, with intervals.
 
-    Columns: model, task, statistic, estimate, lower, upper, untrained.
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces (model, layer, head, sample).
+    fresh : xarray.Dataset, optional
+        Traces of untrained networks, which go by the models' names.
+    query : str, optional
+        The attention row, where the dataset holds several; None is last_prompt.
+    seed : int
+        Seed of the bootstrap over pictures.
 
-    Intervals are a bootstrap over pictures; `untrained` is the same mean of the untrained network of `fresh`, which
-    goes by the model's name, NaN without it.
+    Returns
+    -------
+    pandas.DataFrame
+        One row per model, benchmark and measure that has values. Columns: model, task, statistic (the measure in
+        words), estimate, lower, upper (95 %, in the measure's unit), untrained (the same mean of the network of
+        `fresh`; NaN without it).
     """
     records = []
     for name in models_of(ds):

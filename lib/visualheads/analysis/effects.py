@@ -138,7 +138,7 @@ def effects_of(sweep: xr.Dataset | None, task: str = MAIN_TASK, form: str = "fre
     return found.isel(model=np.flatnonzero(seen)) if seen.any() else None
 
 
-def head_table(
+def _head_table(
     traces: xr.Dataset, effects: xr.Dataset, model: str, more: Mapping[str, xr.DataArray] | None = None
 ) -> pd.DataFrame:
     """One row per head of a model: model, layer, head, name, stage, effect (`EFFECT`, mean), and every ranking's score.
@@ -175,7 +175,7 @@ def depth_table(effects: xr.Dataset | None) -> pd.DataFrame:
 def head_tables(traces: xr.Dataset, effects: xr.Dataset | None, more: Lists | None = None) -> pd.DataFrame:
     """`head_table` of every model that has both, one below the other; empty where there is none."""
     told = more or {}
-    parts = [] if effects is None else [head_table(traces, effects, n, told.get(n)) for n in _both(traces, effects)]
+    parts = [] if effects is None else [_head_table(traces, effects, n, told.get(n)) for n in _both(traces, effects)]
     columns = ["model", "layer", "head", "name", "stage", "effect", *usable(traces)]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 

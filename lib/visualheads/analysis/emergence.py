@@ -142,7 +142,7 @@ def by_choice(
         for measure, row in chosen:
             rho: dict[bool, list[float]] = {True: [], False: []}
             for kind, _, lists in readers:
-                heads = head_pairs(ds, lists, str(name), measure, row)
+                heads = _head_pairs(ds, lists, str(name), measure, row)
                 if len(heads) >= FEWEST:
                     rho[kind == OWN].append(float(spearman(heads[["text", "picture"]].to_numpy(dtype=float).T)[0, 1]))
             if rho[True]:
@@ -167,7 +167,9 @@ def _readers(
     return found + [(OTHER, name, lists) for name, lists in text.items() if name not in (own, *again)]
 
 
-def head_pairs(ds: xr.Dataset, lists: xr.Dataset, model: str, measure: str = MEASURE, query: str = ROW) -> pd.DataFrame:
+def _head_pairs(
+    ds: xr.Dataset, lists: xr.Dataset, model: str, measure: str = MEASURE, query: str = ROW
+) -> pd.DataFrame:
     """One row per head of a tuned model: layer, head, name, text (asked_weight on lists), picture (the measure).
 
     Empty where the model that read the lists has another shape. Raises ParameterError for a model that is not in `ds`.
@@ -202,7 +204,7 @@ def all_head_pairs(
     for name in models_of(ds):
         own = grown_from.get(str(name), "")
         if own in text:
-            parts.append(head_pairs(ds, text[own], str(name), measure).assign(model=str(name)))
+            parts.append(_head_pairs(ds, text[own], str(name), measure).assign(model=str(name)))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 

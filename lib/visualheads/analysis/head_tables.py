@@ -21,20 +21,54 @@ LONGEST_SIDE = 12
 """Cells along a side of the mean maps in linked details: finer grids are averaged in blocks."""
 
 
-def view(ds: xr.Dataset, query: str | None = QUERY, model: str | None = None) -> xr.Dataset:
+def _view(ds: xr.Dataset, query: str | None = QUERY, model: str | None = None) -> xr.Dataset:
     """One model, one attention row, no controls: dims (layer, head, sample)."""
     chosen = subset(ds, model=only_model(ds, model), trim=True).isel(model=0)
     return chosen.sel(query=query) if "query" in chosen.dims else chosen
 
 
 def head_name(layer: int, head: int) -> str:
-    """`L3H5`: layer 3, head 5, both counted from 0."""
+    """The short name of a head: `L3H5` for layer 3 and head 5.
+
+    Parameters
+    ----------
+    layer, head : int
+        Both counted from 0.
+
+    Returns
+    -------
+    str
+        The name.
+    """
     return f"L{layer}H{head}"
 
 
 def head_table(ds: xr.Dataset, measures: Sequence[str], query: str = QUERY, model: str | None = None) -> pd.DataFrame:
-    """One row per head: layer, head, name, stage and the mean over samples of each measure (NaN samples left out)."""
-    seen = view(ds, query, model)
+    """The mean over samples of each measure, for every head of one model.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces (model, layer, head, sample).
+    measures : sequence of str
+        Variables per head and sample.
+    query : str
+        The attention row, where the dataset holds several.
+    model : str, optional
+        The model; needed where the dataset holds several.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per head, layer after layer. Columns: layer, head, name, stage, and each measure in its own unit.
+        Samples that are NaN are left out; NaN where a head has no other.
+
+    Raises
+    ------
+    ParameterError
+        The model is unknown, or not named where there are several.
+    """
+    seen = _view(ds, query, model)
     layers, heads = seen["layer"].values, seen["head"].values
     stages = seen["depth_stage"].values.astype(str)
     means = {name: seen[name].mean("sample").transpose("layer", "head").values.ravel() for name in measures}
@@ -52,10 +86,22 @@ def head_table(ds: xr.Dataset, measures: Sequence[str], query: str = QUERY, mode
 def condition_table(
     ds: xr.Dataset, measures: Sequence[str] = ("image_weight", "region_weight"), query: str = QUERY
 ) -> pd.DataFrame:
-    """Head maps per condition: one row per model, condition and head, with the mean over samples of each measure.
+    """Head maps per condition: the mean over samples of each measure, for every model, condition and head.
 
-    Columns: model, condition, layer, head, and the measures; NaN where a measure has no value. Heads that a model lacks
-    are left out. Give samples of one format: free form adds a sentence to prompts with a box.
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces (model, layer, head, sample) of one answer format: free form adds a sentence to prompts with a box.
+    measures : sequence of str
+        Variables per head and sample.
+    query : str
+        The attention row.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns: model, condition, layer, head, and each measure in its own unit; NaN where a measure has no value.
+        Heads that a model lacks are left out.
     """
     parts = []
     for name in models_of(ds):
@@ -69,11 +115,28 @@ def condition_table(
 
 
 def detections(ds: xr.Dataset, k: K = None, query: str = QUERY) -> pd.DataFrame:
-    """How often each head is among the K strongest by image weight: one row per model, benchmark and head.
+    """How often each head is among the K strongest by image weight.
 
-    Columns: model, task, layer, head, name, count (samples in which it is), samples, k.
-    k   a count or a share; by default the released code's 100 from 1000 heads on, else the same share (9.8 %)
     Counts of a model and benchmark sum to k · samples: they rank heads, and say nothing of how many look at pictures.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces with `image_weight` (model, layer, head, sample).
+    k : int or float, optional
+        A count or a share of heads. By default the released code's 100 from 1000 heads on, else the same share (9.8 %).
+    query : str
+        The attention row.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per model, benchmark and head. Columns: model, task, layer, head, name, count (samples in which it is
+        among the K), samples, k (as a count). Heads that a model lacks are left out.
+
+    References
+    ----------
+    Bi et al. 2024 (arXiv:2412.18108), its released code.
     """
     parts = []
     for name in models_of(ds):
@@ -96,11 +159,19 @@ def detections(ds: xr.Dataset, k: K = None, query: str = QUERY) -> pd.DataFrame:
 
 
 def ever_detected(table: pd.DataFrame) -> pd.DataFrame:
-    """How many heads ever enter the top K, of a result of `detections`: one row per model and benchmark.
+    """How many heads ever enter the top K, by model and benchmark.
 
-    Columns: model, task, samples, heads, k, ever (heads that are among the K in any sample), expected (the same in as
-    many random samples as the smallest row has, on average: more samples let more heads in), often (heads in at least
-    half of the samples).
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        A result of `detections`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per model and benchmark. Columns: model, task, samples, heads, k, ever (heads that are among the K in
+        any sample), expected (the same in as many random samples as the smallest row has, on average: more samples let
+        more heads in), often (heads in at least half of the samples).
     """
     least = table["samples"].min()
     missed = hypergeom.pmf(0, table["samples"], table["count"], least)
@@ -111,8 +182,18 @@ def ever_detected(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def min_max(values: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Values stretched over the whole array, the smallest to 0 and the largest to 1; all 0 where they are equal, NaN
-    stays NaN."""
+    """Values stretched over the whole array, the smallest to 0 and the largest to 1.
+
+    Parameters
+    ----------
+    values : numpy.ndarray
+        Values of any shape and unit.
+
+    Returns
+    -------
+    numpy.ndarray
+        Of the same shape, in [0, 1]; all 0 where they are equal, NaN stays NaN.
+    """
     low, high = (np.nanmin(values), np.nanmax(values)) if np.isfinite(values).any() else (0.0, 0.0)
     return (np.asarray(values, dtype=np.float64) - low) / ((high - low) or 1.0)
 
@@ -120,8 +201,34 @@ def min_max(values: NDArray[np.floating]) -> NDArray[np.float64]:
 def histograms(
     ds: xr.Dataset, measure: str, bins: int = 20, query: str = QUERY, model: str | None = None
 ) -> tuple[NDArray[np.int64], float]:
-    """Samples per bin of each head, shape (layer, head, bin), bins of equal width from 0; and that width."""
-    values = view(ds, query, model)[measure].transpose("layer", "head", "sample").values
+    """Numbers of samples per bin of a measure's values, for every head of one model.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces (model, layer, head, sample).
+    measure : str
+        A variable per head and sample that is never negative.
+    bins : int
+        Number of bins of equal width, from 0 to the largest value.
+    query : str
+        The attention row.
+    model : str, optional
+        The model; needed where the dataset holds several.
+
+    Returns
+    -------
+    counts : numpy.ndarray
+        Samples per bin (layer, head, bin); NaN is in none.
+    width : float
+        Width of a bin in the unit of the measure.
+
+    Raises
+    ------
+    ParameterError
+        The model is unknown, or not named where there are several.
+    """
+    values = _view(ds, query, model)[measure].transpose("layer", "head", "sample").values
     top = float(np.nanmax(values)) if np.isfinite(values).any() else 1.0
     width = (top or 1.0) / bins
     place = np.clip(np.nan_to_num(values, nan=-1) / width, -1, bins - 1).astype(int)
@@ -130,16 +237,34 @@ def histograms(
 
 
 def mean_maps(ds: xr.Dataset, query: str = QUERY, model: str | None = None) -> NDArray[np.float64] | None:
-    """Mean attention per picture cell over all samples but controls, shape (layer, head, row, column).
+    """Mean attention per picture cell over all samples but controls, for every head of one model.
 
-    None where the dataset has no mean maps. Grids of more than LONGEST_SIDE cells a side are summed in blocks.
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces with `mean_map` (model, layer, head, grid_row, grid_column), alone or per `map_condition`.
+    query : str
+        The attention row, where the maps hold several.
+    model : str, optional
+        The model; needed where the dataset holds several.
+
+    Returns
+    -------
+    numpy.ndarray or None
+        Shares of attention (layer, head, row, column), NaN where no token lies. Grids of more than LONGEST_SIDE cells a
+        side are summed in blocks. None where the dataset has no mean maps.
+
+    Raises
+    ------
+    ParameterError
+        The model is unknown, or not named where there are several.
     """
     if "mean_map" not in ds:
         return None
     seen = subset(ds, model=only_model(ds, model), trim=True).isel(model=0)
     if "map_condition" not in ds.dims:  # a shipped store keeps their mean alone
         mean = seen["mean_map"].sel(query=query) if "query" in seen["mean_map"].dims else seen["mean_map"]
-        return pooled(mean.transpose("layer", "head", "grid_row", "grid_column").values)
+        return _pooled(mean.transpose("layer", "head", "grid_row", "grid_column").values)
     real = np.isin(seen["map_control"].values.astype(str), AS_THEY_ARE)
     if real.any():
         seen = seen.isel(map_condition=np.flatnonzero(real))
@@ -149,10 +274,10 @@ def mean_maps(ds: xr.Dataset, query: str = QUERY, model: str | None = None) -> N
     total = (maps.fillna(0) * counts).sum("map_condition")
     weight = (present * counts).sum("map_condition")
     mean = (total / weight.where(weight > 0)).transpose("layer", "head", "grid_row", "grid_column")
-    return pooled(mean.values)
+    return _pooled(mean.values)
 
 
-def pooled(maps: NDArray[np.floating], longest: int = LONGEST_SIDE) -> NDArray[np.float64]:
+def _pooled(maps: NDArray[np.floating], longest: int = LONGEST_SIDE) -> NDArray[np.float64]:
     """Maps (…, row, column) summed in blocks until neither side is longer than `longest`; rims are padded with NaN."""
     rows, columns = maps.shape[-2:]
     block = -(-max(rows, columns) // longest)
@@ -169,7 +294,34 @@ def pooled(maps: NDArray[np.floating], longest: int = LONGEST_SIDE) -> NDArray[n
 def ranking_table(
     ds: xr.Dataset, by: str, n: int = 20, query: str | None = None, model: str | None = None, seed: int = 0
 ) -> pd.DataFrame:
-    """The n best heads by a ranking: layer, head, name, stage, estimate, lower, upper (95 %, over pictures)."""
+    """The best heads of one model by a ranking, with intervals.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces (model, layer, head, sample).
+    by : str
+        A ranking, as in `vh.rank`.
+    n : int
+        How many heads.
+    query : str, optional
+        The attention row where the dataset holds several; by default last_prompt.
+    model : str, optional
+        The model; needed where the dataset holds several.
+    seed : int
+        Seed of the bootstrap.
+
+    Returns
+    -------
+    pandas.DataFrame
+        At most `n` rows, best first. Columns: layer, head, estimate, lower, upper (95 %, over pictures, in the
+        ranking's unit), stage, name. Heads without a score are left out.
+
+    Raises
+    ------
+    ParameterError
+        The ranking, row or model is unknown, or no model is named where there are several.
+    """
     chosen = subset(ds, model=only_model(ds, model), trim=True)
     scores = rank(chosen, by, interval=True, query=query, seed=seed).isel(model=0)
     stages = dict(
@@ -190,8 +342,21 @@ def ranking_table(
 
 
 def row_agreement(ds: xr.Dataset, queries: tuple[str, str] = ("first_generated", "last_prompt")) -> pd.DataFrame:
-    """How alike two attention rows rank the heads of one model: measure, rho (Spearman over heads), shared (share of
-    the strongest tenth that both name); measures without values are left out."""
+    """How alike two attention rows rank the heads of one model.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces of one model with both rows along `query`.
+    queries : tuple of str
+        The two rows.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per measure (image weight, region weight, concentration) that at least three heads have in both rows.
+        Columns: measure, rho (Spearman over heads, in [−1, 1]), shared (share of the strongest tenth that both name).
+    """
     found = []
     for measure in ("image_weight", "region_weight", "concentration"):
         one, other = (head_table(ds, [measure], query)[measure] for query in queries)
@@ -206,7 +371,30 @@ def row_agreement(ds: xr.Dataset, queries: tuple[str, str] = ("first_generated",
 def stage_table(
     ds: xr.Dataset, measure: str = "image_weight", query: str = QUERY, model: str | None = None
 ) -> pd.DataFrame:
-    """One row per layer: stage, and mean, strongest and weakest head by the mean of a measure."""
+    """A measure over depth: the mean, the strongest and the weakest head of every layer of one model.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces (model, layer, head, sample).
+    measure : str
+        A variable per head and sample.
+    query : str
+        The attention row.
+    model : str, optional
+        The model; needed where the dataset holds several.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per layer. Columns: layer, stage, mean, strongest, weakest: of the heads' means over samples, in the
+        unit of the measure; heads that are NaN are left out.
+
+    Raises
+    ------
+    ParameterError
+        The model is unknown, or not named where there are several.
+    """
     table = head_table(ds, [measure], query, model)
     return (
         table.groupby(["layer", "stage"], sort=False)[measure]

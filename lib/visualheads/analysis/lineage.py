@@ -98,13 +98,13 @@ def training_record(model: str) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def tuned_pictures(model: str) -> float:
+def _tuned_pictures(model: str) -> float:
     """Pictures that a miniature saw in its visual tuning, each once; NaN for any other model."""
     tuning = training_record(model).get("stages", {}).get("tuning", {})
     return float(tuning["steps"] * tuning["batch"]) if {"steps", "batch"} <= set(tuning) else float("nan")
 
 
-def recorded_scores(model: str) -> dict[str, float]:
+def _recorded_scores(model: str) -> dict[str, float]:
     """Share right over all items of each benchmark, from a miniature's training record; empty for any other model.
 
     Counted as scores of traces are: LookTwice-QA in all its conditions, MMBench in questions right in every round.
@@ -147,7 +147,7 @@ def without_variants(ds: xr.Dataset) -> xr.Dataset:
     return ds.isel(model=kept) if len(kept) else ds
 
 
-def relation(table: pd.DataFrame, one: str, other: str) -> str:
+def _relation(table: pd.DataFrame, one: str, other: str) -> str:
     """What two models of a lineage table are to each other: one of RELATIONS."""
     a, b = table.loc[one], table.loc[other]
     if not (a["llm"] and b["llm"]):
@@ -159,7 +159,7 @@ def relation(table: pd.DataFrame, one: str, other: str) -> str:
     return SEED if a["recipe"] == b["recipe"] else SAME
 
 
-def matched(table: pd.DataFrame, differs: str, models: Sequence[str] | None = None) -> list[tuple[str, str]]:
+def _matched(table: pd.DataFrame, differs: str, models: Sequence[str] | None = None) -> list[tuple[str, str]]:
     """Pairs of models that differ in `differs`, "recipe" or "llm", and agree in the other.
 
     Each pair stands once, in the table's order. A model of an unknown language
@@ -196,10 +196,10 @@ def relations(ds: xr.Dataset, measure: str = "image_weight", query: str = QUERY,
     """
     table = lineage(ds)
     found = pairs(model_agreement(ds, measure, query=query, seed=seed))
-    found["relation"] = [relation(table, str(a), str(b)) for a, b in zip(found["group"], found["other"], strict=True)]
+    found["relation"] = [_relation(table, str(a), str(b)) for a, b in zip(found["group"], found["other"], strict=True)]
     shapes = _shapes(ds)
     found["shape"] = [shapes[str(name)] for name in found["group"]]
-    found["counted"] = found.index.isin(kin_pairs(found, ds).index)
+    found["counted"] = found.index.isin(_kin_pairs(found, ds).index)
     place = {name: index for index, name in enumerate(RELATIONS)}
     return found.sort_values("relation", key=lambda column: column.map(place), kind="stable").reset_index(drop=True)
 
@@ -219,7 +219,7 @@ def kin_difference(table: pd.DataFrame, ds: xr.Dataset, seed: int = 0) -> dict[s
     most that difference), pairs_same, pairs_other, least_p (the smallest p that these models can give). Pairs are
     `kin_pairs`; several shapes count by their pairs of one language model. None where no shape has both kinds of pair.
     """
-    kept = kin_pairs(table, ds)
+    kept = _kin_pairs(table, ds)
     if kept.empty:
         return None
     told = lineage(ds)["llm"].to_dict()
@@ -244,13 +244,13 @@ def kin_difference(table: pd.DataFrame, ds: xr.Dataset, seed: int = 0) -> dict[s
     }
 
 
-def kin_pairs(table: pd.DataFrame, ds: xr.Dataset) -> pd.DataFrame:
+def _kin_pairs(table: pd.DataFrame, ds: xr.Dataset) -> pd.DataFrame:
     """The rows of `relations` that speak of kinship, with the columns shape (layers × heads) and same (language model).
 
     Further trainings of a model (other seeds, less data, a second language model) are left out, models whose language
     model is unknown, and shapes that lack one kind of pair: there, what sets shapes apart would count as kinship.
     """
-    kept = without_variant_pairs(table, ds)
+    kept = _without_variant_pairs(table, ds)
     told, shapes = lineage(ds)["llm"].to_dict(), _shapes(ds)
     kept = kept[kept["group"].map(told).astype(bool) & kept["other"].map(told).astype(bool)]
     kept = kept.assign(
@@ -264,7 +264,7 @@ def _shapes(ds: xr.Dataset) -> dict[str, str]:
     return {name: f"{layers} × {heads}" for name, (layers, heads) in shapes_of(ds["image_weight"]).items()}
 
 
-def without_variant_pairs(table: pd.DataFrame, ds: xr.Dataset) -> pd.DataFrame:
+def _without_variant_pairs(table: pd.DataFrame, ds: xr.Dataset) -> pd.DataFrame:
     """The rows of `relations` with a correlation whose models are no further trainings of another one."""
     if table.empty:
         return table
@@ -273,7 +273,7 @@ def without_variant_pairs(table: pd.DataFrame, ds: xr.Dataset) -> pd.DataFrame:
     return table[np.array(own) & np.isfinite(table["correlation"])]
 
 
-def series_of(llm: str) -> str:
+def _series_of(llm: str) -> str:
     """A language model's series: its name without its size, such as `Vicuna` of `Vicuna-13B`."""
     return SIZE.sub("", llm)
 
@@ -287,9 +287,11 @@ def matched_pairs(ds: xr.Dataset, differs: str) -> list[tuple[str, str]]:
     table = table[~table.duplicated(["llm", "recipe", "miniature"])]
     if differs == RECIPE:
         tokens = {str(name): _tokens(ds, str(name)) for name in table.index}
-        found = matched(table, "recipe")
+        found = _matched(table, "recipe")
         return [(a, b) if tokens[a] <= tokens[b] else (b, a) for a, b in found]
-    found = [p for p in matched(table, "llm") if series_of(table.loc[p[0], "llm"]) == series_of(table.loc[p[1], "llm"])]
+    found = [
+        p for p in _matched(table, "llm") if _series_of(table.loc[p[0], "llm"]) == _series_of(table.loc[p[1], "llm"])
+    ]
     size = table["parameters"].to_dict()
     return [(a, b) if size[a] <= size[b] else (b, a) for a, b in found]
 
@@ -306,9 +308,9 @@ def changes(ds: xr.Dataset, found: Sequence[tuple[str, str]]) -> pd.DataFrame:
     heads = head_statistics(ds).set_index(["model", "task"])
     records = []
     for one, other in found:
-        pictures = {"pictures_one": tuned_pictures(one), "pictures_other": tuned_pictures(other)}
-        recorded = [recorded_scores(name) for name in (one, other)]
-        means = {f"mean_{bound}": value for bound, value in mean_change(ds, [(one, other)]).items()}
+        pictures = {"pictures_one": _tuned_pictures(one), "pictures_other": _tuned_pictures(other)}
+        recorded = [_recorded_scores(name) for name in (one, other)]
+        means = {f"mean_{bound}": value for bound, value in _mean_change(ds, [(one, other)]).items()}
         for task in tasks_of(ds):
             told = score_difference(ds, one, other, task)
             if told is None:
@@ -323,7 +325,7 @@ def changes(ds: xr.Dataset, found: Sequence[tuple[str, str]]) -> pd.DataFrame:
     return pd.DataFrame(records, columns=list(CHANGES))
 
 
-def mean_change(ds: xr.Dataset, found: Sequence[tuple[str, str]], seed: int = 0) -> dict[str, float]:
+def _mean_change(ds: xr.Dataset, found: Sequence[tuple[str, str]], seed: int = 0) -> dict[str, float]:
     """Mean change from the first to the second model of the pairs, in share right, each benchmark with the same weight.
 
     Keys estimate, lower, upper (95 % interval over pictures, drawn anew for every benchmark by itself, for they have

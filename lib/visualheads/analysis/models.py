@@ -49,9 +49,29 @@ def traced(
 ) -> xr.Dataset:
     """All results of a folder in memory, with these measures only: what the comparisons read.
 
-    models: only these, in this order; None: all, in the catalogue's order, then by name, and further trainings of a
-    miniature (`lineage.without_variants`) only with `variants`. Samples with white pictures
-    are there too (`control`). Raises StoreError where nothing was traced, ParameterError where none of `models` was.
+    Parameters
+    ----------
+    results : str or Path
+        The folder of results, one folder per model.
+    measures : sequence of str
+        Variables to read; answers and numbers of image tokens are read too.
+    models : sequence of str, optional
+        Only these, in this order. By default all, in the catalogue's order, then by name.
+    variants : bool
+        Keep further trainings of a miniature too (`lineage.without_variants`); named models are always kept.
+
+    Returns
+    -------
+    xarray.Dataset
+        Traces (model, layer, head, sample, …), samples with white pictures among them (`control`). Layers and heads
+        that a model lacks and samples that it did not see are NaN.
+
+    Raises
+    ------
+    StoreError
+        Nothing was traced there.
+    ParameterError
+        None of `models` was traced.
     """
     ds = open_results(results, models=models, variables=(*measures, *ANSWERS), lazy=False)
     names = [str(name) for name in ds["model"].values]
@@ -65,13 +85,35 @@ def traced(
 
 
 def main_model(ds: xr.Dataset) -> str:
-    """The model that chapters take as their example: the default one where it was traced, else the first."""
+    """The model that chapters take as their example: the default one where it was traced, else the first.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Any dataset with the coordinate `model`.
+
+    Returns
+    -------
+    str
+        The model's name.
+    """
     names = models_of(ds)
     return DEFAULT_MODEL if DEFAULT_MODEL in names else names[0]
 
 
 def one_per_recipe(ds: xr.Dataset) -> list[str]:
-    """The main model, then the first traced model of every other recipe."""
+    """The main model, then the first traced model of every other recipe.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Any dataset with the coordinate `model`; recipes are the catalogue's, or a training record's.
+
+    Returns
+    -------
+    list of str
+        Names of models, no two of one recipe.
+    """
     names = sorted(models_of(ds), key=lambda name: name != main_model(ds))
     return list(descent(names).groupby("recipe", sort=False).head(1).index)
 
@@ -79,8 +121,22 @@ def one_per_recipe(ds: xr.Dataset) -> list[str]:
 def untrained(
     results: str | Path = "data/results", measures: Sequence[str] = MEASURES, models: Sequence[str] | None = None
 ) -> xr.Dataset | None:
-    """Traces of networks with random weights, in memory, under the names of the trained models of their shapes (all,
-    or only `models`); None where there are none."""
+    """Traces of networks with random weights, in memory, under the names of the trained models of their shapes.
+
+    Parameters
+    ----------
+    results : str or Path
+        The folder of results.
+    measures : sequence of str
+        Variables to read; numbers of image tokens are read too.
+    models : sequence of str, optional
+        Only the networks of these models' shapes. By default all, without those of further trainings of a miniature.
+
+    Returns
+    -------
+    xarray.Dataset or None
+        Traces (model, layer, head, sample, …); None where there are none.
+    """
     folders = "*" if models is None else "{}"
     kinds = [f"{folders}/*.zarr", f"{folders}/*{PACKED}"]
     found = [pattern.format(slug_of(name)) for pattern in kinds for name in models or [""]]
@@ -94,13 +150,30 @@ def untrained(
 def visual_heads(
     ds: xr.Dataset, task: str = "looktwice", query: str = QUERY, fresh: xr.Dataset | None = None
 ) -> pd.DataFrame:
-    """One row per model: how many heads look at pictures, where the strongest lie, and whether weight goes with focus.
+    """How many heads look at pictures, where the strongest lie, and whether weight goes with focus, by model.
 
-    Columns: model, heads, above (heads whose image log-odds exceed, at 5 % false discovery rate, those of the same
-    prompts with white pictures and those of the untrained networks in `fresh`, as far as they are there; NaN without
-    either), nulls (which of the two were), strongest (number of heads in the strongest tenth), early,
-    middle, late (how many of these), layers_early … (share of all heads in that stage), rho, rho_lower, rho_upper,
-    rho_within (Spearman of image weight and concentration over heads; after removing layer means).
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces (model, layer, head, sample) with `image_weight`, `concentration` and `image_log_odds`; those with white
+        pictures are a null.
+    task : str
+        The benchmark whose samples count.
+    query : str
+        The attention row.
+    fresh : xarray.Dataset, optional
+        Traces of untrained networks under the names of the models: many (dimension `draw`), or one per model.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per model that was asked the benchmark. Columns: model; heads; above, the number of heads whose image
+        log-odds exceed, at a false discovery rate of 5 %, those of the same prompts with white pictures and those of
+        `fresh`, as far as they are there (NaN without either); nulls, which of the two were; strongest, the number of
+        heads in the strongest tenth by image weight; early, middle, late, how many of these lie in that stage;
+        layers_early, layers_middle, layers_late, the share of all heads there, in [0, 1]; rho, rho_lower, rho_upper,
+        Spearman of image weight and concentration over heads with its interval, in [−1, 1]; rho_within, the same after
+        removing layer means.
     """
     records = []
     for name in models_of(ds):
@@ -146,12 +219,23 @@ def _above(ds: xr.Dataset, model: str, task: str, query: str, fresh: xr.Dataset 
 
 
 def model_table(ds: xr.Dataset | None = None, names: Sequence[str] | None = None, loaded: Any = None) -> pd.DataFrame:
-    """One row per model, from its checkpoint's config, its catalogue card and its training record.
+    """What models are, from their checkpoint's config, their catalogue card and their training record.
 
-    Columns: model, paper_name, class_name, llm, recipe, layers, heads, kv_heads, parameters (billions), image_tokens
-    (as text; counted in the samples of `ds` where it has the model, else the card's), trained (parts trained in visual
-    tuning), seed. `names`: by default the models of `ds`, then the miniatures whose checkpoint is there. `loaded`: a
-    model in memory, which tells of itself what neither card nor record does.
+    Parameters
+    ----------
+    ds : xarray.Dataset, optional
+        Traces: they tell image tokens and, where nothing else does, layers and heads.
+    names : sequence of str, optional
+        The models. By default those of `ds`, then the miniatures whose checkpoint is there.
+    loaded : VisionLanguageModel, optional
+        A model in memory, which tells of itself what neither card nor record does.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per model. Columns: model, paper_name, class_name, llm, recipe, layers, heads, kv_heads, parameters (in
+        billions), image_tokens (as text; counted in the samples of `ds` where it has the model, else the card's),
+        trained (parts trained in visual tuning), seed. Texts are empty where unknown, numbers None or NaN.
     """
     if names is None:
         seen = [] if ds is None else [str(name) for name in ds["model"].values]
@@ -162,7 +246,7 @@ def model_table(ds: xr.Dataset | None = None, names: Sequence[str] | None = None
         record = training_record(name)
         parent = str(record.get("parent", ""))
         card = cards().get(name) or cards().get(parent)
-        config = checkpoint_config(name) or checkpoint_config(parent)
+        config = _checkpoint_config(name) or _checkpoint_config(parent)
         text = config.get("text_config") or config
         own = loaded if card is None and getattr(loaded, "name", None) == name else None
         heads = text.get("num_attention_heads") or (card.heads if card else None)
@@ -181,7 +265,7 @@ def model_table(ds: xr.Dataset | None = None, names: Sequence[str] | None = None
                 "kv_heads": text.get("num_key_value_heads") or (card.kv_heads if card else seen_shape[2]) or heads,
                 "parameters": size / 1e9 if size else table.loc[name, "parameters"],
                 "image_tokens": _tokens(ds, name) or _told_tokens(card, own),
-                "trained": trained_parts(record, str(recipe)),
+                "trained": _trained_parts(record, str(recipe)),
                 "seed": table.loc[name, "seed"],
             }
         )
@@ -198,7 +282,13 @@ def _told_tokens(card: Card | None, loaded: Any) -> str:
 
 
 def miniatures() -> list[str]:
-    """Names of the multimodal miniatures whose checkpoint is there, in the catalogue's order, then by name."""
+    """Names of the multimodal miniatures whose checkpoint is there.
+
+    Returns
+    -------
+    list of str
+        In the catalogue's order, then by name.
+    """
     folders = sorted((data_folder() / "miniatures").glob("*/config.json"))
     found = [path.parent.name for path in folders if "vision_config" in json.loads(path.read_text(encoding="utf-8"))]
     place = {name: index for index, name in enumerate(cards())}
@@ -206,7 +296,13 @@ def miniatures() -> list[str]:
 
 
 def text_models() -> list[str]:
-    """Names of the text-only checkpoints that are there."""
+    """Names of the text-only checkpoints that are there.
+
+    Returns
+    -------
+    list of str
+        In order of name.
+    """
     folders = sorted((data_folder() / "miniatures").glob("*/config.json"))
     return [p.parent.name for p in folders if "vision_config" not in json.loads(p.read_text(encoding="utf-8"))]
 
@@ -214,16 +310,28 @@ def text_models() -> list[str]:
 def moments() -> dict[str, xr.Dataset]:
     """The traced moments of training of every miniature that keeps them beside its checkpoint, in memory.
 
-    They keep one attention row alone, `first_generated`; without a dimension `query` it is read whatever row is usual.
+    Returns
+    -------
+    dict of str to xarray.Dataset
+        By model, traces (model, layer, head, sample) with one entry along `model` per moment and `training_step`. They
+        keep one attention row alone, `first_generated`; without a dimension `query` it is read whatever row is usual.
     """
     found = {name: data_folder() / "miniatures" / name / MOMENTS for name in miniatures()}
     return {name: open_store(path).load().squeeze("query") for name, path in found.items() if path.is_file()}
 
 
 def paper_table(newer: bool = False) -> pd.DataFrame:
-    """The catalogue's cards of the paper's nine models, one row each, without miniatures and second readings.
+    """The catalogue's cards of the paper's nine models, without miniatures and second readings.
 
-    newer: the other models of which the catalogue tells, below them; their `paper_name` is empty.
+    Parameters
+    ----------
+    newer : bool
+        Put the other models of which the catalogue tells below them; their `paper_name` is empty.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per model, one column per field of a card.
     """
     told = pd.DataFrame([card.model_dump() for card in cards().values() if not (card.miniature or card.joined)])
     named = told["paper_name"] != ""
@@ -231,19 +339,30 @@ def paper_table(newer: bool = False) -> pd.DataFrame:
     return pd.concat([nine, told[~named]], ignore_index=True) if newer else nine.reset_index(drop=True)
 
 
-def checkpoint_config(model: str) -> dict[str, Any]:
+def _checkpoint_config(model: str) -> dict[str, Any]:
     """The config of a miniature's checkpoint; empty for models without a folder."""
     path = data_folder() / "miniatures" / model / "config.json"
     return json.loads(path.read_text(encoding="utf-8")) if model and "/" not in model and path.is_file() else {}
 
 
 def shapes(ds: xr.Dataset) -> dict[str, tuple[int, int]]:
-    """(layers, heads) of every traced model, without what pads it to the shape of larger ones."""
+    """Layers and heads of every traced model, without what pads it to the shape of larger ones.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces with `image_weight` (model, layer, head, sample).
+
+    Returns
+    -------
+    dict of str to tuple of int
+        (layers, heads) by model; models without any value are left out.
+    """
     found = {str(name): _measured_shape(ds, str(name)) for name in ds["model"].values}
     return {name: (layers, heads) for name, (layers, heads) in found.items() if layers and heads}
 
 
-def trained_parts(record: Mapping[str, Any], recipe: str) -> str:
+def _trained_parts(record: Mapping[str, Any], recipe: str) -> str:
     """What visual tuning trained, by the training record of a model, else by its recipe; "" where neither tells."""
     return ", ".join(record.get("trainable", ())) or TRAINED_PARTS.get(recipe, "")
 

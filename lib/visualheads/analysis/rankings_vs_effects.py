@@ -35,7 +35,7 @@ Case = tuple[xr.Dataset | None, str]
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class _Measured:
     """A score of every head of one model, with what noise does to it.
 
     mean          (head) over pictures, layer after layer
@@ -66,10 +66,10 @@ def ranking_agreement(
     query    the attention row of the rankings; default the one that each is of (`rankings.rank`)
     Empty where no model has effects. Rankings without a finite correlation are left out.
     """
-    return ranking_agreements(traces, {"": (effects, effect)}, lists, by, n_boot, query).drop(columns="case")
+    return _ranking_agreements(traces, {"": (effects, effect)}, lists, by, n_boot, query).drop(columns="case")
 
 
-def ranking_agreements(
+def _ranking_agreements(
     traces: xr.Dataset, cases: Mapping[str, Case], lists: Lists | None = None, by: Sequence[str] | None = None,
     n_boot: int = N_BOOT, query: str | None = None,
 ) -> pd.DataFrame:  # fmt: skip
@@ -88,7 +88,7 @@ def ranking_agreements(
         rankings = _rankings(part, [one for one in usable(part) if by is None or one in by], n_boot, query)
         for key, scores in (lists or {}).get(name, {}).items():
             values = scores.reindex(shape).transpose("layer", "head").values.astype(np.float64).ravel()
-            rankings[key] = Measured(values, np.repeat(values[None], n_boot, axis=0), 1.0)
+            rankings[key] = _Measured(values, np.repeat(values[None], n_boot, axis=0), 1.0)
         layer = np.repeat(np.arange(part.sizes["layer"]), part.sizes["head"])
         for case, effect in found.items():
             for ranking, scores in rankings.items():
@@ -108,7 +108,7 @@ def over_models(found: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values("estimate", ascending=False, ignore_index=True)
 
 
-def _rankings(part: xr.Dataset, names: Sequence[str], n_boot: int, query: str | None) -> dict[str, Measured]:
+def _rankings(part: xr.Dataset, names: Sequence[str], n_boot: int, query: str | None) -> dict[str, _Measured]:
     """Rankings of one model by name."""
     if not names:
         return {}
@@ -119,21 +119,21 @@ def _rankings(part: xr.Dataset, names: Sequence[str], n_boot: int, query: str | 
     }
 
 
-def _effects(effects: xr.Dataset, variable: str, n_boot: int) -> Measured:
+def _effects(effects: xr.Dataset, variable: str, n_boot: int) -> _Measured:
     """Effects of one model's heads."""
     told = agreement(effects, by=[variable], n_boot=1)["reliability"]
     sums = picture_sums(effects[variable].isel(model=0).transpose("layer", "head", "sample"))
     return _measured(sums, float(told.isel(model=0, ranking=0)), n_boot, REMOVED)
 
 
-def _measured(sums: PictureSums, reliability: float, n_boot: int, seed: int) -> Measured:
+def _measured(sums: PictureSums, reliability: float, n_boot: int, seed: int) -> _Measured:
     mean = sums.means(np.ones((1, len(sums.pictures))))[:, 0]
     if len(sums.pictures) < 2:
-        return Measured(mean, np.full((n_boot, len(mean)), np.nan), reliability)
-    return Measured(mean, sums.means(picture_weights(len(sums.pictures), n_boot, seed)).T, reliability)
+        return _Measured(mean, np.full((n_boot, len(mean)), np.nan), reliability)
+    return _Measured(mean, sums.means(picture_weights(len(sums.pictures), n_boot, seed)).T, reliability)
 
 
-def _confronted(scores: Measured, effect: Measured, layer: NDArray[np.integer]) -> dict[str, float]:
+def _confronted(scores: _Measured, effect: _Measured, layer: NDArray[np.integer]) -> dict[str, float]:
     """A row of the table; empty where there is no finite correlation."""
     heads = np.isfinite(scores.mean) & np.isfinite(effect.mean)
     if heads.sum() < 3:
@@ -154,14 +154,14 @@ def _confronted(scores: Measured, effect: Measured, layer: NDArray[np.integer]) 
     return {
         "spearman": float(observed), "lower": bounds[0], "upper": bounds[1],
         "within": float(spearman(without_layer_means(pair, layer[heads]))[0, 1]), "ceiling": float(np.sqrt(room)),
-        "unrelated": unrelated(int(heads.sum())), 
+        "unrelated": _unrelated(int(heads.sum())), 
         "overlap": float(shared), "overlap_lower": overlaps[0], "overlap_upper": overlaps[1],
         "chance": k / int(heads.sum()), "top": k, "heads": int(heads.sum()),
         "placed": int((np.unique(pair[0], return_counts=True)[1] == 1).sum()),
     }  # fmt: skip
 
 
-def unrelated(n_heads: int, level: float = LEVEL) -> float:
+def _unrelated(n_heads: int, level: float = LEVEL) -> float:
     """The Spearman correlation that this share of unrelated rankings does not exceed, up or down: 0 ± z/√(n − 1)."""
     return min(1.0, float(stats.norm.ppf((1 + level) / 2)) / np.sqrt(n_heads - 1))
 

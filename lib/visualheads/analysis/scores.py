@@ -29,7 +29,7 @@ LETTERS = "letters"
 """The answer format in which choices are offered."""
 
 
-def chance_of(ds: xr.Dataset) -> float:
+def _chance_of(ds: xr.Dataset) -> float:
     """The share right that an answerer without any knowledge could reach on these samples of one model and task.
 
     The most frequent answer's share among free-form answers, and among letters the mean of 1 / (choices of the
@@ -50,7 +50,7 @@ def chance_of(ds: xr.Dataset) -> float:
     return total / known if known else float("nan")
 
 
-def circular_chance(ds: xr.Dataset) -> float:
+def _circular_chance(ds: xr.Dataset) -> float:
     """The share of questions that guessing each round by itself would get right in all rounds; NaN without answers.
 
     Of k choices in r rounds (1 / k)ʳ, averaged over questions; k is the number of rounds, since a question has as many
@@ -70,11 +70,35 @@ def circular_chance(ds: xr.Dataset) -> float:
 def scores(
     ds: xr.Dataset, by: str | Sequence[str] = "task", *, n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0
 ) -> pd.DataFrame:
-    """Share of right answers per model and group of samples: model, group, estimate, lower, upper, n, chance.
+    """Share of right answers per model and group of samples, beside what guessing would score.
 
-    The interval is a bootstrap over pictures (`answered.share_right`). MMBench's task counts a question only where
-    every round asked is right (circular), with n questions. Groups without known answers are left out. `chance` as in
-    `chance_of`, of the circular score as in `circular_chance`.
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces with `correct` (model, sample): 1 right, 0 wrong, NaN unknown.
+    by : str or sequence of str
+        Coordinates along `sample` whose values, joined by ", ", are the groups.
+    n_boot : int
+        Draws of the bootstrap over pictures.
+    level : float
+        Coverage of the interval, in (0, 1).
+    seed : int
+        Seed of the bootstrap.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns: model, group, estimate, lower, upper (shares in [0, 1], as in `losses.share_right`), n (answers that
+        count), chance. Groups without known answers are left out. By task, MMBench counts a question only where every
+        round asked is right (circular), with n questions. `chance` is the most frequent answer's share among free-form
+        answers, and among letters the mean of 1 / (choices of the question), weighted by their samples; of the circular
+        score the share that guessing each round by itself would get right in all. It is NaN where no right answer is
+        known.
+
+    Raises
+    ------
+    ParameterError
+        The dataset lacks a coordinate of `by`.
     """
     records = []
     for name in models_of(ds):
@@ -86,16 +110,16 @@ def scores(
             circular = by == "task" and group == CIRCULAR
             if not np.isfinite(values).any():
                 continue
-            chance = chance_of(part)
+            chance = _chance_of(part)
             if circular:
-                values, chance = in_all_rounds(values), circular_chance(part)
+                values, chance = _in_all_rounds(values), _circular_chance(part)
             told = share_right(values, n_boot, level, seed)
             n = int(np.isfinite(values.values).sum())
             records.append({"model": name, "group": group, **told, "n": n, "chance": chance})
     return pd.DataFrame(records, columns=["model", "group", "estimate", "lower", "upper", "n", "chance"])
 
 
-def in_all_rounds(correct: xr.DataArray) -> xr.DataArray:
+def _in_all_rounds(correct: xr.DataArray) -> xr.DataArray:
     """1 where every round of a question is right, else 0: one value per question asked with letters (MMBench).
 
     Along `sample`, with `image_id`; samples in free form are left out, unless there are no others.
@@ -109,7 +133,7 @@ def in_all_rounds(correct: xr.DataArray) -> xr.DataArray:
     return xr.DataArray(right, {"sample": questions[first], "image_id": ("sample", images)}, ("sample",), "correct")
 
 
-def own_figures(ds: xr.Dataset, *, n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0) -> pd.DataFrame:
+def _own_figures(ds: xr.Dataset, *, n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0) -> pd.DataFrame:
     """What each benchmark reports of each model: model, task, figure, estimate, lower, upper, n (prompts that count).
 
     looktwice   accuracy over all conditions, and over those whose question has a referent
@@ -133,12 +157,22 @@ def own_figures(ds: xr.Dataset, *, n_boot: int = N_BOOT, level: float = LEVEL, s
 
 
 def known_answers(ds: xr.Dataset) -> pd.DataFrame:
-    """Whether models score what was published of them: one row per model whose card tells its F1 on POPE.
+    """Whether models score what was published of them on POPE.
 
-    Columns: model, published, source, estimate, lower, upper, n, as_known (at most KNOWN_WITHIN apart). Only answers to
-    the official questions count, whose pictures are COCO's, and as published F1 is the mean over their conditions (the
-    mean of their bounds holds it at least as surely). A model that scores something else is not the published
-    one, or is asked in another way: then nothing measured of it is evidence about the paper.
+    Only answers to the official questions count, whose pictures are COCO's, and as published F1 is the mean over their
+    conditions (the mean of their bounds holds it at least as surely). A model that scores something else is not the
+    published one, or is asked in another way: then nothing measured of it is evidence about the paper.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces with answers.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per model whose card tells its F1. Columns: model, published, source, estimate, lower, upper (shares in
+        [0, 1]), n, as_known (at most KNOWN_WITHIN apart).
     """
     by_name = {name: card for card in cards().values() if card.pope for name in (card.name, card.hub_id) if name}
     records = []
@@ -150,7 +184,7 @@ def known_answers(ds: xr.Dataset) -> pd.DataFrame:
         if part.sizes["sample"]:
             conditions = part["condition"].values.astype(str)
             asked = [part.isel(sample=np.flatnonzero(conditions == one)) for one in dict.fromkeys(conditions)]
-            told = [own_figures(one).set_index("figure").loc["F1"] for one in asked]
+            told = [_own_figures(one).set_index("figure").loc["F1"] for one in asked]
             published = (by_name[name].pope or math.nan) / 100
             bounds = {name: float(np.mean([one[name] for one in told])) for name in ("estimate", "lower", "upper")}
             bounds["n"] = float(sum(one["n"] for one in told))
@@ -163,9 +197,29 @@ def known_answers(ds: xr.Dataset) -> pd.DataFrame:
 
 
 def score_difference(ds: xr.Dataset, one: str, other: str, task: str, seed: int = 0) -> dict[str, float] | None:
-    """Share right of `other` minus that of `one` on the questions both were asked, with a paired 95 % interval.
+    """Share right of one model minus that of another, on the questions both were asked.
 
-    Keys difference, lower, upper, one, other, n; MMBench counts as in `scores`. None without common questions.
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces with `correct` (model, sample).
+    one, other : str
+        Models; the difference is `other` minus `one`.
+    task : str
+        The benchmark.
+    seed : int
+        Seed of the bootstrap over pictures.
+
+    Returns
+    -------
+    dict of str to float, or None
+        The keys difference, lower and upper (paired 95 % interval, in [−1, 1]), one and other (their shares), n.
+        MMBench counts as in `scores`. None without common questions.
+
+    Raises
+    ------
+    ParameterError
+        There is no such model.
     """
     first, second = answered_by_all(ds, (one, other), task)
     if not first.sizes["sample"]:
@@ -182,16 +236,34 @@ def score_difference(ds: xr.Dataset, one: str, other: str, task: str, seed: int 
 
 
 def answered_by_all(ds: xr.Dataset, models: Sequence[str], task: str) -> list[xr.DataArray]:
-    """Each model's answers (sample; 1 right, 0 wrong) to the prompts of a benchmark whose answers are known of all.
+    """Answers of several models to the prompts of a benchmark that are known of all of them.
 
-    MMBench: one value per question, right where all rounds that all were asked are.
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces with `correct` (model, sample).
+    models : sequence of str
+        Names of models.
+    task : str
+        The benchmark.
+
+    Returns
+    -------
+    list of xarray.DataArray
+        One per model, dims (sample), the same samples in each: 1 right, 0 wrong. Of MMBench one value per question,
+        right where all rounds that all were asked are.
+
+    Raises
+    ------
+    ParameterError
+        There is no such model.
     """
     parts = [subset(ds, model=name, task=task) for name in models]
     arrays = [part["correct"].isel(model=0, drop=True).load().astype(float) for part in parts]
     arrays = list(xr.align(*arrays, join="inner"))
     known = np.flatnonzero(np.isfinite(np.stack([array.values for array in arrays])).all(axis=0))
     arrays = [array.isel(sample=known) for array in arrays]
-    return [in_all_rounds(array) for array in arrays] if task == CIRCULAR and len(known) else arrays
+    return [_in_all_rounds(array) for array in arrays] if task == CIRCULAR and len(known) else arrays
 
 
 def _figures(part: xr.Dataset, task: str, n_boot: int, level: float, seed: int) -> dict[str, dict[str, float]]:
@@ -218,7 +290,7 @@ def _figures(part: xr.Dataset, task: str, n_boot: int, level: float, seed: int) 
             found[name] = _ratio(above, below, images, n, n_boot, level, seed)
         found |= {f"accuracy, {name}": share(correct, conditions == name) for name in dict.fromkeys(conditions)}
     if task == "mmbench":
-        whole = in_all_rounds(part["correct"].isel(model=0).load())
+        whole = _in_all_rounds(part["correct"].isel(model=0).load())
         ones = np.ones(whole.sizes["sample"])
         images = picture_ids(whole).astype(str)
         circular = _ratio(np.asarray(whole.values, dtype=float), ones, images, len(ones), n_boot, level, seed)

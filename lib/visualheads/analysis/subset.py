@@ -17,11 +17,15 @@ def subset(ds: xr.Dataset, *, model: str | None = None, trim: bool = False, **la
 
     Parameters
     ----------
-    ds : traces, dims (model, layer, head, sample, …).
-    model : only this model, and the samples it saw; the dimension `model` stays, of length 1. None: all models that saw
-        any of the samples.
-    trim : only the layers and heads that the model has; else those that it lacks stay, NaN.
-    **labels : values of coordinates along `sample`, such as task, condition, format.
+    ds : xarray.Dataset
+        Traces, dims (model, layer, head, sample, …).
+    model : str, optional
+        Only this model, and the samples it saw; the dimension `model` stays, of length 1. By default all models that
+        saw any of the samples.
+    trim : bool
+        Only the layers and heads that the model has; else those that it lacks stay, NaN.
+    **labels : str
+        Values of coordinates along `sample`, such as task, condition, format.
 
     Returns
     -------
@@ -54,7 +58,25 @@ def subset(ds: xr.Dataset, *, model: str | None = None, trim: bool = False, **la
 
 
 def only_model(ds: xr.Dataset, model: str | None = None) -> str:
-    """The model that is meant: the one that is named, or the only one there is. Raises ParameterError."""
+    """The model that is meant: the one that is named, or the only one there is.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Any dataset with the coordinate `model`.
+    model : str, optional
+        A name; it is returned as it is, whether the dataset has it or not.
+
+    Returns
+    -------
+    str
+        The model's name.
+
+    Raises
+    ------
+    ParameterError
+        None is named, and the dataset has several or none.
+    """
     names = models_of(ds)
     if model is None and len(names) != 1:
         raise ParameterError(got("model", model, names, "name one of the dataset's models"))
@@ -62,17 +84,50 @@ def only_model(ds: xr.Dataset, model: str | None = None) -> str:
 
 
 def models_of(ds: xr.Dataset) -> list[str]:
-    """The models of a dataset."""
+    """The models of a dataset, in its order.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Any dataset with the coordinate `model`, with or without a dimension.
+
+    Returns
+    -------
+    list of str
+        Their names.
+    """
     return [str(name) for name in np.atleast_1d(ds["model"].values)]
 
 
 def bounds_of(values: xr.DataArray) -> dict[str, float]:
-    """An interval along `bound` as part of a table's row: estimate, lower, upper."""
+    """An interval along `bound` as part of a table's row.
+
+    Parameters
+    ----------
+    values : xarray.DataArray
+        One estimate with its interval, dims (bound); in any unit.
+
+    Returns
+    -------
+    dict of str to float
+        The keys estimate, lower and upper, in the unit of the values; NaN stays NaN.
+    """
     return {name: float(values.sel(bound=name)) for name in ("estimate", "lower", "upper")}
 
 
 def tasks_of(ds: xr.Dataset) -> list[str]:
-    """The benchmarks of the dataset's samples, in order of first appearance."""
+    """The benchmarks of the dataset's samples, in order of first appearance.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces with the coordinate `task` along `sample`; controls count only where there is nothing else.
+
+    Returns
+    -------
+    list of str
+        Their names, such as "looktwice".
+    """
     return list(dict.fromkeys(np.atleast_1d(real_samples(ds)["task"].values).astype(str)))
 
 
