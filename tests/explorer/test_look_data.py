@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from helpers.looks import made_look
+from helpers.looks import made_look, unpack
 from visualheads import HeadError, ParameterError
 from visualheads.explorer import Explorer
 from visualheads.explorer.look_data import FORMAT, VERSION
-from visualheads.explorer.packing import unpack
 from visualheads.explorer.page import STATIC, fragment, index_of, page, write_folder
 
 DOCUMENT = STATIC.with_name("FORMAT.md")

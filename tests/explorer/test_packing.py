@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visualheads.explorer.packing import KEYS, dequantise, key_weights, pack, quantise, text_keys, unpack
+from helpers.looks import dequantise, key_weights, unpack
+from visualheads.explorer.packing import KEYS, pack, quantise, text_keys
 
 
 @pytest.mark.parametrize("dtype", ["u1", "u2", "i4", "f2", "f4"])

@@ -1,11 +1,17 @@
-"""Made looks: any shape, no model."""
+"""Made looks: any shape, no model; and the reading of what a look packs, as its page reads it."""
 
 from __future__ import annotations
 
+import base64
+import gzip
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from visualheads.explorer.look_data import GENERATED, PROMPT, Answers, Effect, Look, Row
+from visualheads.explorer.packing import CODES, DTYPES, KEY_DECADES
 from visualheads.models.token_map import TokenMap
 
 QUESTION = "How many dogs are there?\nAnswer with one word."
@@ -130,3 +136,31 @@ def _effect(random: np.random.Generator, layers: int, heads: int, mode: str) -> 
     return Effect(
         label, description, probability, first, np.full((layers, heads), 0.5, np.float32), {7: " two", 11: " many"}
     )
+
+
+def unpack(packed: dict[str, Any]) -> NDArray[Any]:
+    """Return the array that `pack` made text of."""
+    data = base64.b64decode(packed["data"])
+    if packed.get("gzip"):
+        data = gzip.decompress(data)
+    dtype = np.dtype(DTYPES[packed["dtype"]])
+    return np.frombuffer(data, dtype.newbyteorder("<")).reshape(packed["shape"]).astype(dtype)
+
+
+def dequantise(
+    codes: NDArray[np.uint8], low: NDArray[Any], peak: NDArray[Any], total: NDArray[Any], tokens: int
+) -> NDArray[np.float32]:
+    """Return the weights (head, token) that `quantise` made codes of, scaled to their exact sums."""
+    both = np.stack([codes & 15, codes >> 4], axis=-1).reshape(len(codes), -1)[:, :tokens]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        step = np.nan_to_num(np.log(peak / low) / (CODES - 1))
+        weights = np.where(both > 0, low[:, None] * np.exp(step[:, None] * (both.astype(np.float32) - 1)), 0.0)
+        factor = np.nan_to_num(total / weights.sum(axis=1), posinf=0.0)
+    weights = weights * factor[:, None]
+    weights[np.isnan(peak)] = np.nan
+    return weights.astype(np.float32)
+
+
+def key_weights(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the weights of text keys from their bytes."""
+    return np.where(codes > 0, 10 ** ((codes.astype(np.float32) - 255) * KEY_DECADES / 254), 0).astype(np.float32)

@@ -13,7 +13,7 @@ from transformers import EfficientNetConfig, EfficientNetModel, LlamaConfig, Lla
 from helpers.project import ROOT
 from visualheads.miniatures.smol.packing import Learner
 from visualheads.miniatures.smol.scenes import use_sheet
-from visualheads.miniatures.smol.sprites import CLASSES, COLOURS, PLURAL, SUPERCATEGORIES, SpriteSheet, read_sheet
+from visualheads.miniatures.smol.sprites import CLASSES, COLOURS, PLURAL, WORLD, SpriteSheet, read_sheet
 from visualheads.miniatures.smol.training import Mix, training_rows
 from visualheads.models.smol.architecture import IMAGE_TOKEN, IMAGE_TOKENS, SIDE, Projector, build_processor
 
@@ -38,7 +38,7 @@ def sheet() -> SpriteSheet:
 def word_tokenizer() -> PreTrainedTokenizerFast:
     """Words, digits and punctuation of the emoji world; line breaks are tokens."""
     words = dict.fromkeys(
-        ["<unk>", *SPECIAL, "\n", *".,?'", *WORDS, *CLASSES, *PLURAL.values(), *SUPERCATEGORIES, *COLOURS]
+        ["<unk>", *SPECIAL, "\n", *".,?'", *WORDS, *CLASSES, *PLURAL.values(), *WORLD, *COLOURS]
     )
     core = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Split(re_pattern(r"\w+|\n|[^\w\s]"), "removed", invert=True)

@@ -184,7 +184,6 @@ CHANGES = (
     "image_weight", "image_log_odds", "focus_nats",
 )  # fmt: skip
 """Many image tokens and few."""
-Pair = tuple[str, str]
 
 
 def relations(ds: xr.Dataset, measure: str = "image_weight", query: str = QUERY, seed: int = 0) -> pd.DataFrame:

@@ -7,7 +7,6 @@ smoothed or not, cut at a level, and the strongest connected part is boxed. Nump
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -196,21 +195,6 @@ def targets(sample: Sample) -> list[Box]:
     if kind is not None and sample.boxes is not None:
         return list(sample.boxes[kind])
     return [] if sample.box is None else [sample.box]
-
-
-def unasked(samples: Sequence[Sample]) -> list[Sample]:
-    """The same prompts with the box of another object: what heads are held against that go for what is asked.
-
-    One sample per prompt and labelled kind of object that its own box does not mark, with the box of the first such
-    object. Samples without a box, or without other objects, are left out.
-    """
-    return [
-        replace(one, id=f"{one.id}→not {kind}", box=tuple(found[0]), question_id=one.question_id or one.id)
-        for one in samples
-        if one.box is not None
-        for kind, found in (one.boxes or {}).items()
-        if found and kind != kind_of_box(one)
-    ]
 
 
 def cells_of(token_map: TokenMap, grid: tuple[int, int]) -> Float[NDArray[np.floating], "row column 4"]:

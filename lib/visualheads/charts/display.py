@@ -17,8 +17,6 @@ from visualheads.store import files
 MIME = "application/vnd.vegalite.v5+json"
 """The type that JupyterLab draws; its Vega-Lite 5 reads what Altair writes for 6, the book brings 6 itself."""
 VEGA_LITE = alt.SCHEMA_VERSION.lstrip("v").rsplit(".", 1)[0]
-WIDTH = 560
-"""Width of a chart's data area in pixels: with axes it fits the book's text column of 688."""
 DIGITS = 4
 """Significant digits of the numbers that go into a chart: enough for any tooltip, and small pages."""
 

@@ -19,9 +19,6 @@ from visualheads.tasks.sample import Sample
 
 NEEDS = "No sinks were looked for yet."
 WIDE, SIDE = 240, 230
-BOUNDS = ("estimate", "lower", "upper")
-LOSSES = {"accuracy": "share of right answers lost", "margin": "margin of the right answer lost (logits)"}
-MODES = {"sink_removal": "hidden from the heads", "sink_redistribution": "their attention redistributed"}
 MARKED = "#00e5ff"
 
 

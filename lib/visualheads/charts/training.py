@@ -26,7 +26,6 @@ from visualheads.charts.heads import SINGLE, title_of
 CLOCK = ("step", "seconds")
 STAGES = ("tower", "language model", "alignment", "tuning")
 PANELS = (("rho", "correlation with the end"), ("top", "mean of the heads strongest at the end"))
-STRONGEST = ("strongest", "second", "third", "fourth", "fifth", "sixth")
 
 
 def curve_table(stages: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:

@@ -51,15 +51,6 @@ def pack(values: Any, dtype: str) -> dict[str, Any]:
     return packed
 
 
-def unpack(packed: dict[str, Any]) -> NDArray[Any]:
-    """Return the array that `pack` made text of."""
-    data = base64.b64decode(packed["data"])
-    if packed.get("gzip"):
-        data = gzip.decompress(data)
-    dtype = np.dtype(DTYPES[packed["dtype"]])
-    return np.frombuffer(data, dtype.newbyteorder("<")).reshape(packed["shape"]).astype(dtype)
-
-
 def quantise(weights: NDArray[np.floating]) -> dict[str, NDArray[Any]]:
     """Return attention weights (head, token) as codes of four bits and what is needed to read them.
 
@@ -87,20 +78,6 @@ def quantise(weights: NDArray[np.floating]) -> dict[str, NDArray[Any]]:
     return {"codes": codes[:, 0::2] | (codes[:, 1::2] << 4), **told}
 
 
-def dequantise(
-    codes: NDArray[np.uint8], low: NDArray[Any], peak: NDArray[Any], total: NDArray[Any], tokens: int
-) -> NDArray[np.float32]:
-    """Return the weights (head, token) that `quantise` made codes of, scaled to their exact sums."""
-    both = np.stack([codes & 15, codes >> 4], axis=-1).reshape(len(codes), -1)[:, :tokens]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        step = np.nan_to_num(np.log(peak / low) / (CODES - 1))
-        weights = np.where(both > 0, low[:, None] * np.exp(step[:, None] * (both.astype(np.float32) - 1)), 0.0)
-        factor = np.nan_to_num(total / weights.sum(axis=1), posinf=0.0)
-    weights = weights * factor[:, None]
-    weights[np.isnan(peak)] = np.nan
-    return weights.astype(np.float32)
-
-
 def text_keys(weights: NDArray[np.floating], positions: NDArray[np.integer]) -> tuple[NDArray[Any], NDArray[np.uint8]]:
     """Return each head's `KEYS` heaviest text keys: their positions, ascending, and their weights as bytes.
 
@@ -117,11 +94,6 @@ def text_keys(weights: NDArray[np.floating], positions: NDArray[np.integer]) -> 
     with np.errstate(divide="ignore"):
         codes = np.round(255 + np.log10(chosen) * 254 / KEY_DECADES)
     return positions[top], np.where(chosen > 0, np.clip(codes, 0, 255), 0).astype(np.uint8)
-
-
-def key_weights(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the weights of text keys from their bytes."""
-    return np.where(codes > 0, 10 ** ((codes.astype(np.float32) - 255) * KEY_DECADES / 254), 0).astype(np.float32)
 
 
 def _lowest(weights: NDArray[np.floating]) -> NDArray[np.floating]:

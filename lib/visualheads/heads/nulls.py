@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from visualheads.errors import ParameterError, checked, got
-from visualheads.heads.bootstrap import LEVEL, N_BOOT, bootstrap, picture_sums
+from visualheads.heads.bootstrap import picture_sums
 from visualheads.heads.ranking import HEAD_DIMS, rankings, sample_scores, samples_with_control
 from visualheads.heads.selection import shapes_of
 
@@ -115,46 +115,6 @@ def above_null(
     heads = {"above_null": chosen, "p_value": p_value, "excess": np.min(excesses, axis=0)}
     found = {name: template.copy(data=data) for name, data in heads.items()}
     return xr.Dataset({**found, **told.data_vars}, attrs={"fdr": fdr, "measure": measure})
-
-
-def looking(
-    ds: xr.Dataset,
-    unasked: xr.Dataset,
-    *,
-    measure: str = "region_lift",
-    query: str | None = None,
-    n_boot: int = N_BOOT,
-    level: float = LEVEL,
-    seed: int = 0,
-) -> xr.DataArray:
-    """Return how much more heads attend to the objects asked about than to other objects of the same pictures.
-
-    Parameters
-    ----------
-    ds
-        Samples whose region is that of the asked objects.
-    unasked
-        The same prompts traced with the regions of objects that are not asked about (`analysis.grounding.unasked`): one
-        sample per prompt and other object, whose mean counts.
-    measure
-        Measure of the region.
-    query
-        Attention row, where the datasets hold several.
-    n_boot, level, seed
-        Of the bootstrap over pictures.
-
-    Returns
-    -------
-    xarray.DataArray
-        Mean difference asked − unasked (model, layer, head, bound) in the unit of the measure; above 0 the head goes
-        for what is asked, and not for objects as such. NaN for heads without a value on any common prompt.
-    """
-    values, others = (sample_scores(one, measure, query=query) for one in (ds, unasked))
-    prompts = ["\n".join(key) for key in prompt_keys(others)]
-    means = others.assign_coords(sample=np.array(prompts, dtype=object)).groupby("sample").mean()
-    means = means.reindex(sample=["\n".join(key) for key in prompt_keys(values)])
-    difference = values.copy(data=values.values - means.transpose(*values.dims).values)
-    return bootstrap(difference, n_boot, level, seed).rename("looking")
 
 
 def prompt_keys(samples: xr.DataArray | xr.Dataset) -> list[tuple[str, ...]]:

@@ -18,7 +18,6 @@ from numpy.typing import ArrayLike, NDArray
 from visualheads.errors import BoxError, ImageError, ParameterError, got
 
 PATCH, NEWLINE, SEPARATOR = "patch", "newline", "separator"
-KINDS = (PATCH, NEWLINE, SEPARATOR)
 
 LEAST_OVERLAP = 1e-6
 """In pixels: two boxes that share less on an axis only touch; absorbs the rounding of resizing and back."""
@@ -49,11 +48,6 @@ class Placement:
         outside = ((clipped[:, 2:] - clipped[:, :2]) <= LEAST_OVERLAP).any(axis=1)
         clipped[outside] = np.nan
         return clipped
-
-    def to_canvas(self, box: Box) -> tuple[float, float, float, float]:
-        """Return a box in original pixels as one in canvas pixels; cropped parts lie outside the canvas."""
-        left, top, right, bottom = np.asarray(box, dtype=np.float64) * np.tile(self.scale, 2) + np.tile(self.offset, 2)
-        return float(left), float(top), float(right), float(bottom)
 
 
 def stretched(image_size: tuple[int, int], canvas_size: tuple[int, int]) -> Placement:

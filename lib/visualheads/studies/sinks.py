@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 
 SHARE = 0.05
 """Share of the patches that are looked at in models without sink dimensions."""
-DRAWN = 3.0
-"""Times an even share of the image attention from which one would call a background patch a sink (ours)."""
 FINDING, JUDGING = "first_generated", "last_prompt"
 """Rows in which attention sinks are found and judged: not the same numbers."""
 SEARCHED = 16

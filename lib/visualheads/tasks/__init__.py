@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from visualheads.tasks.benchmark import Benchmark, Task
+from visualheads.tasks.benchmark import Benchmark
 from visualheads.tasks.records import MissingDataError
 from visualheads.tasks.registry import task, task_names
 from visualheads.tasks.sample import Box, LazyImage, Sample, picture_hash
@@ -15,7 +15,6 @@ __all__ = [
     "MissingDataError",
     "Sample",
     "Samples",
-    "Task",
     "picture_hash",
     "task",
     "task_names",

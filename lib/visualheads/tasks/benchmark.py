@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from visualheads.cards import data_folder
 from visualheads.errors import ParameterError, checked, checked_whole, got
@@ -13,35 +13,6 @@ from visualheads.tasks import records, scoring
 from visualheads.tasks.records import Question, Reading
 from visualheads.tasks.sample import Format, LazyImage, Sample
 from visualheads.tasks.sampling import CONTROLS, SampleRequest, Samples, draw_samples
-
-
-class Task(Protocol):
-    """What the rest of the library uses of a benchmark."""
-
-    name: ClassVar[str]
-    conditions: tuple[str, ...]
-    formats: tuple[Format, ...]
-
-    def samples(
-        self,
-        condition: str | Sequence[str] | None = None,
-        format: Format | None = None,
-        control: str | None = None,
-        split: str | None = None,
-        n: int | None = None,
-        seed: int = 0,
-        skip_bad: bool = False,
-    ) -> Samples:
-        """Samples of the task; see `Benchmark.samples`."""
-        ...
-
-    def files_hash(self) -> str:
-        """SHA-256 of the annotation files in use."""
-        ...
-
-    def score(self, samples: Sequence[Sample], predictions: Sequence[str]) -> dict[str, float]:
-        """The benchmark's own figures."""
-        ...
 
 
 class Benchmark(ABC):

@@ -188,9 +188,6 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return read
 
 
-Outcomes = Iterator[tuple[int, BaseException | None]]
-
-
 def _here(work: ShardWork, todo: list[int]) -> Any:
     """A generator of outcomes. Any error ends the run: the next shard in this process would meet it as well."""
     try:

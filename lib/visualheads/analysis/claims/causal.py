@@ -89,28 +89,6 @@ def attention_finds_the_heads_that_matter(evidence: Evidence, choice: Choice) ->
     return Finding(parts, table=table, also={**also, "first_layer": float(first.mean())})
 
 
-def loss_curves(late: xr.Dataset) -> pd.DataFrame:
-    """What removed heads cost: one row per model, benchmark, stage, order and number of heads.
-
-    Columns: model, task, stage, order, count, estimate (share of right answers lost; random controls on average),
-    clean, question_only (shares right with all heads, and without eyes).
-    """
-    rows = []
-    for name in models_of(late):
-        own = late.sel(model=[name])
-        for task in tasks_of(own):
-            part = own.isel(sample=np.flatnonzero(own["task"].values.astype(str) == task))
-            clean = part["clean_correct"].isel(model=0)
-            lost = (clean - part["correct"].isel(model=0)).mean("sample")
-            told = {"model": name, "task": task, "clean": float(clean.mean())}
-            told |= {"question_only": float(part["question_only"].mean())}
-            labels = [part[key].values for key in ("stage", "order", "count")]
-            frame = pd.DataFrame({"stage": labels[0], "order": labels[1], "count": labels[2], "estimate": lost.values})
-            found = frame.dropna().groupby(["stage", "order", "count"], sort=False)["estimate"].mean().reset_index()
-            rows.append(found.assign(**told))
-    return pd.concat(rows, ignore_index=True)
-
-
 def _loss(sweep: xr.Dataset, order: str, choice: Choice) -> Callable[[Draws], NDArray[np.float64]] | None:
     """Accuracy that one model loses without the late heads of the released share, over the benchmarks it sees on."""
     layers, heads = (int(places.max()) + 1 for places in np.nonzero(sweep["heads"].any(["model", "set"]).values))
