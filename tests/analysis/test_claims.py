@@ -13,8 +13,7 @@ from helpers.planted import HEADS, LAYERS, Planted, always, effects_of, late_swe
 from visualheads.analysis import claims
 from visualheads.analysis.claims import NOT_SUPPORTED, NOT_TESTABLE, SUPPORTED, UNDECIDED, Choice, Evidence
 from visualheads.analysis.claims.baseline import known_parts, read_verdicts, recall_power, rules_hash, save_verdicts
-from visualheads.analysis.claims.evidence import JOINED, MINIATURES
-from visualheads.analysis.claims.rules import PLANTED, Draws, Part, agreed, all_of, decided
+from visualheads.analysis.claims.rules import JOINED, MINIATURES, PLANTED, Draws, Part, agreed, all_of, decided
 from visualheads.cards import data_folder
 from visualheads.errors import ParameterError
 from visualheads.studies.evidence import gather

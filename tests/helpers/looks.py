@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from visualheads.explorer.look_data import GENERATED, PROMPT, Answers, Effect, Look, Row
-from visualheads.explorer.packing import CODES, DTYPES, KEY_DECADES
+from visualheads.explorer.look_data import CODES, DTYPES, GENERATED, KEY_DECADES, PROMPT, Answers, Effect, Look, Row
 from visualheads.models.token_map import TokenMap
 
 QUESTION = "How many dogs are there?\nAnswer with one word."

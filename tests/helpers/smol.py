@@ -37,9 +37,7 @@ def sheet() -> SpriteSheet:
 @cache
 def word_tokenizer() -> PreTrainedTokenizerFast:
     """Words, digits and punctuation of the emoji world; line breaks are tokens."""
-    words = dict.fromkeys(
-        ["<unk>", *SPECIAL, "\n", *".,?'", *WORDS, *CLASSES, *PLURAL.values(), *WORLD, *COLOURS]
-    )
+    words = dict.fromkeys(["<unk>", *SPECIAL, "\n", *".,?'", *WORDS, *CLASSES, *PLURAL.values(), *WORLD, *COLOURS])
     core = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Split(re_pattern(r"\w+|\n|[^\w\s]"), "removed", invert=True)
     fast = PreTrainedTokenizerFast(

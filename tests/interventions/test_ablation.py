@@ -17,9 +17,8 @@ from helpers.networks import Tiny, llava, samples, wrapped
 from visualheads import interventions
 from visualheads.errors import BoxError, HeadError, ModeError, ParameterError, SampleError, UnsupportedModelError
 from visualheads.heads import selection
-from visualheads.interventions import Intervention, ablate, engine, mean_reference, steer
-from visualheads.interventions import replacements as replacements
-from visualheads.interventions.replacements import ChosenHeads
+from visualheads.interventions import Intervention, ablate, engine, mean_reference, modes, steer
+from visualheads.interventions.modes import ChosenHeads
 from visualheads.models.attention_call import AttentionCall
 from visualheads.models.loading import wrap
 from visualheads.models.wrapper import decoded
@@ -207,8 +206,8 @@ def test_uniform_is_attention_with_equal_weights(seed, queries, window, mask_for
     chosen = ChosenHeads(rows, heads, queries, none, none, call, start=keys - queries)
     even = visible / visible.sum(-1, keepdim=True)
     expected = torch.stack([even @ value[row, head // 2] for row, head in ((0, 3), (1, 0), (1, 2))])
-    torch.testing.assert_close(replacements.uniform_over_visible(chosen), expected)
-    everything = replacements.uniform_over_all(chosen)
+    torch.testing.assert_close(modes.uniform_over_visible(chosen), expected)
+    everything = modes.uniform_over_all(chosen)
     torch.testing.assert_close(everything[:, 0], torch.stack([value[0, 1], value[1, 0], value[1, 1]]).mean(1))
     assert everything.shape == expected.shape
 
@@ -220,10 +219,9 @@ def test_weights_stay_a_distribution(seed):
     visible = torch.ones(3, 6).tril(3).bool()[None]
     marked = torch.tensor([[[True, False, True, False, False, False]]])
     image = torch.tensor([[[True, True, True, True, False, False]]])
-    plain = replacements.biased(0.0)(scores, visible, marked, image)
+    plain = modes.biased(0.0)(scores, visible, marked, image)
     hidden, more, moved = (
-        weigh(scores, visible, marked, image)
-        for weigh in (replacements.hidden, replacements.biased(2.0), replacements.redistributed)
+        weigh(scores, visible, marked, image) for weigh in (modes.hidden, modes.biased(2.0), modes.redistributed)
     )
     for weights in (hidden, more, moved):
         torch.testing.assert_close(weights.sum(-1), torch.ones(1, 3))
@@ -238,7 +236,7 @@ def test_weights_stay_a_distribution(seed):
 def test_a_query_that_sees_only_hidden_keys_keeps_them():
     scores, visible = torch.zeros(1, 2, 3), torch.tensor([[[True, False, False], [True, True, False]]])
     first = torch.tensor([[[True, False, False]]])
-    weights = replacements.hidden(scores, visible, first, first)
+    weights = modes.hidden(scores, visible, first, first)
     assert weights.tolist() == [[[1, 0, 0], [0, 1, 0]]]
 
 

@@ -16,7 +16,7 @@ from helpers.networks import llava, samples
 from visualheads.errors import UnsupportedModelError
 from visualheads.interventions import MODES, ablate, steer
 from visualheads.interventions import text_model as text_model
-from visualheads.interventions.replacements import ChosenHeads
+from visualheads.interventions.modes import ChosenHeads
 from visualheads.models.attention_call import AttentionCall
 from visualheads.models.devices import in_places
 from visualheads.models.loading import untrained, weights_hash, wrap

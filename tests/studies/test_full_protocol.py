@@ -22,7 +22,7 @@ from visualheads.models.provenance import HASH_LENGTH
 from visualheads.store.combine import open_results
 from visualheads.store.read import open_store
 from visualheads.store.schema import assert_valid
-from visualheads.studies import ablation, full_protocol, joined_protocol, shipped
+from visualheads.studies import ablation, full_protocol, shipped, stored_model
 from visualheads.studies import evidence as gathering
 from visualheads.tracing.trace import trace
 
@@ -120,15 +120,15 @@ def model() -> Any:
 
 
 def test_traces_of_a_model_that_readers_cannot_run_are_shipped_small(model: Any, tmp_path: Path) -> None:
-    setting = full_protocol.Setting(model, joined_protocol.TASKS, tmp_path, n=1)
-    made = joined_protocol.traces(setting)
-    assert tuple(made) == joined_protocol.STORES
+    setting = full_protocol.Setting(model, stored_model.TASKS, tmp_path, n=1)
+    made = stored_model.traces(setting)
+    assert tuple(made) == stored_model.STORES
     main, white = made["looktwice"][0], made["looktwice-white"][0]
     rows = main["image_weight"].notnull().any(["model", "layer", "head", "sample"])
     assert rows.sel(query="last_prompt") and rows.sel(query="first_generated")
     focus = main["concentration"].notnull().any(["model", "layer", "head", "sample"])
     assert focus.sel(query="last_prompt") and not focus.sel(query="first_generated")
-    assert list(white.data_vars) == [*joined_protocol.ANSWERS, "image_log_odds_no_sink"]
+    assert list(white.data_vars) == [*stored_model.ANSWERS, "image_log_odds_no_sink"]
     whole = trace(model, list(setting.benchmark("looktwice").samples(format="free", n=1)))
     both = (main[["image_weight"]].sel(query="last_prompt", sample=whole["sample"]), whole[["image_weight"]])
     np.testing.assert_allclose(*(one["image_weight"].values for one in both), rtol=0.07)

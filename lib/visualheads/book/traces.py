@@ -212,7 +212,7 @@ def _size(job: TraceJob) -> int:
 
 
 JOINED = "smol-1.5"
-"""The model on a real language model, which runs `joined_protocol`."""
+"""The model on a real language model, which runs its own parts of the protocol."""
 WORK = "protocol"
 """Below the folder of full results: what is unfinished, to be gone on with."""
 
@@ -231,12 +231,12 @@ def run_full(
 
     A single one reports every step. Raises ParameterError for a model that is not there.
     """
-    from visualheads.studies import joined_protocol
+    from visualheads.studies import stored_model
     from visualheads.studies.full_protocol import is_current
 
     def holds(name: str) -> bool:
         try:
-            return is_current(name, joined_protocol.PARTS) if name == JOINED else is_current(name)
+            return is_current(name, stored_model.PARTS) if name == JOINED else is_current(name)
         except StoreError:  # running it tells what is damaged, and stops no other
             return False
 
@@ -268,7 +268,7 @@ def run_one(model: str, work: str, force: bool = False, report: Report = silent)
     import torch
 
     from visualheads.models.loading import load
-    from visualheads.studies import joined_protocol as joined
+    from visualheads.studies import stored_model as joined
     from visualheads.studies.full_protocol import run_protocol
 
     torch.set_num_threads(1)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from visualheads.explorer.looking import look
+from visualheads.explorer.looking import explore, look
 from visualheads.explorer.shown import Explorer
-from visualheads.explorer.stored import explore
 
 __all__ = ["Explorer", "explore", "look"]

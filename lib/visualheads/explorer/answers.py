@@ -13,9 +13,9 @@ from PIL import Image
 
 from visualheads.errors import ModeError, got
 from visualheads.explorer.look_data import Answers, Effect
+from visualheads.interventions.editor import mean_reference
 from visualheads.interventions.engine import Batch, Job
 from visualheads.interventions.modes import ALL, Intervention, Reference, check_possible
-from visualheads.interventions.reference import mean_reference
 from visualheads.interventions.text_model import check_alone, language_model_inputs
 from visualheads.models.wrapper import decoded
 from visualheads.tasks import task

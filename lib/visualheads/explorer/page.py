@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from visualheads.explorer.look_data import data_address
-from visualheads.explorer.packing import pack
+from visualheads.explorer.look_data import data_address, pack
 
 if TYPE_CHECKING:
     from visualheads.explorer.look_data import Look

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from visualheads.interventions.editor import mean_reference
 from visualheads.interventions.modes import MODES, POSITIONS, Intervention, Mode, Reference
-from visualheads.interventions.reference import mean_reference
 from visualheads.interventions.sweeps import ablate, steer
 
 __all__ = [

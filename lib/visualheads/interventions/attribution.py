@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from visualheads.interventions.editor import Editor
+from visualheads.interventions.editor import Editor, as_reference
 from visualheads.interventions.engine import first_changed
 from visualheads.interventions.modes import Intervention, check_possible
-from visualheads.interventions.reference import as_reference
 from visualheads.interventions.text_model import EMBEDS, check_alone, forward, language_model_inputs, new_cache
 from visualheads.models.progress import Wish, progress_bar
 from visualheads.tracing.settings import coordinates_of, settings_of

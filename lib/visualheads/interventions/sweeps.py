@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from visualheads.errors import BoxError, ModeError, StoreError, checked, checked_name, got
 from visualheads.heads.selection import head_sets
+from visualheads.interventions.editor import as_reference
 from visualheads.interventions.engine import Effects, Job
 from visualheads.interventions.modes import ALL, BIAS, MODES, POSITIONS, VERSION, Intervention, check_possible
-from visualheads.interventions.reference import as_reference
 from visualheads.models.progress import Wish, progress_bar
 from visualheads.store import schema, write
 from visualheads.store.combine import SOURCE, joined

@@ -26,8 +26,8 @@ from visualheads.heads import losses
 from visualheads.heads.ranking import rank, real_samples
 from visualheads.interventions import head_sets
 from visualheads.interventions.attribution import gradient_screen, visual_difference
+from visualheads.interventions.editor import as_reference
 from visualheads.interventions.modes import ALL, LAST_PROMPT
-from visualheads.interventions.reference import as_reference
 from visualheads.interventions.sweeps import sweep, sweep_path, sweep_to_store
 from visualheads.models.devices import CPU, aside, free
 from visualheads.models.loading import load, untrained

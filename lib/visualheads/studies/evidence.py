@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from visualheads.analysis import models as survey
-from visualheads.analysis.claims.evidence import JOINED, Evidence, kind_of
+from visualheads.analysis.claims.rules import JOINED, Evidence, kind_of
 from visualheads.analysis.effects import MAIN_TASK
 from visualheads.analysis.lineage import lineage
 from visualheads.analysis.subset import models_of

@@ -13,8 +13,8 @@ from PIL import Image
 from helpers.smol import DATA, sheet
 from visualheads.errors import VisualHeadsError
 from visualheads.miniatures.smol import questions
-from visualheads.miniatures.smol.elsewhere import ANSWERS, draw_other
 from visualheads.miniatures.smol.scenes import (
+    ANSWERS,
     GROUNDS,
     HELD_OUT_GROUND,
     LARGEST,
@@ -22,6 +22,7 @@ from visualheads.miniatures.smol.scenes import (
     MOST_OBJECTS,
     OVERLAP,
     SMALLEST,
+    draw_other,
     draw_scene,
     is_held_out,
     render,

@@ -20,13 +20,15 @@ import pandas as pd
 import yaml
 
 from visualheads.analysis.claims import across_models, attention, baseline, causal, looking
-from visualheads.analysis.claims.evidence import OTHERWISE, Choice, Evidence
 from visualheads.analysis.claims.rules import (
     NOT_SUPPORTED,
     NOT_TESTABLE,
+    OTHERWISE,
     SUPPORTED,
     UNDECIDED,
     VERDICTS,
+    Choice,
+    Evidence,
     Finding,
     all_of,
     decided,

@@ -9,16 +9,22 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from visualheads.analysis.claims.evidence import MAIN_TASK, Choice, Evidence, has, in_row, stacked, sums_of
 from visualheads.analysis.claims.rules import (
+    MAIN_TASK,
     PLANTED,
     SUPPORTED,
     UNDECIDED,
+    Choice,
     Draws,
+    Evidence,
     Finding,
     Part,
     Statistic,
+    has,
+    in_row,
     missing,
+    stacked,
+    sums_of,
 )
 from visualheads.analysis.models import model_table
 from visualheads.analysis.subset import models_of, subset, tasks_of

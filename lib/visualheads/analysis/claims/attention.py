@@ -11,8 +11,21 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from visualheads.analysis.benchmarks import BOX_PAIRS, NAME_PAIRS, STRATA
-from visualheads.analysis.claims.evidence import MAIN_TASK, READINGS, Choice, Evidence, has, in_row, stacked, sums_of
-from visualheads.analysis.claims.rules import Draws, Finding, Part, finite_mean, missing
+from visualheads.analysis.claims.rules import (
+    MAIN_TASK,
+    READINGS,
+    Choice,
+    Draws,
+    Evidence,
+    Finding,
+    Part,
+    finite_mean,
+    has,
+    in_row,
+    missing,
+    stacked,
+    sums_of,
+)
 from visualheads.analysis.sinks import MASSIVE
 from visualheads.analysis.subset import models_of, subset
 from visualheads.heads.agreement import spearman, without_layer_means

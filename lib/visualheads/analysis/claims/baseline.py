@@ -28,7 +28,7 @@ DIGITS = 6
 SAME, LABEL, OUTSIDE, NEW, GONE = "same", "label changed", "estimate outside the old interval", "new", "gone"
 CHANGES = (LABEL, OUTSIDE, GONE)
 """What makes `visualheads compare` fail."""
-RULES = ("rules", "evidence", "looking", "attention", "causal", "across_models")
+RULES = ("rules", "looking", "attention", "causal", "across_models")
 """Modules of this package that decide how claims are judged."""
 ALIKE = 0.02
 """By how much of its interval a part's numbers may differ from those whose power was simulated."""

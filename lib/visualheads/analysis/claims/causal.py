@@ -9,8 +9,21 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from visualheads.analysis.claims.evidence import MAIN_TASK, Choice, Evidence, has, stacked, sums_of
-from visualheads.analysis.claims.rules import SUPPORTED, SURER, UNDECIDED, Draws, Finding, Part, missing
+from visualheads.analysis.claims.rules import (
+    MAIN_TASK,
+    SUPPORTED,
+    SURER,
+    UNDECIDED,
+    Choice,
+    Draws,
+    Evidence,
+    Finding,
+    Part,
+    has,
+    missing,
+    stacked,
+    sums_of,
+)
 from visualheads.analysis.rankings_vs_effects import in_format
 from visualheads.analysis.subset import models_of, subset, tasks_of
 from visualheads.heads.agreement import spearman, spearman_brown, split_half

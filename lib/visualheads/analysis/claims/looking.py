@@ -11,8 +11,21 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
-from visualheads.analysis.claims.evidence import MAIN_TASK, Choice, Evidence, has, in_row, stacked, sums_of
-from visualheads.analysis.claims.rules import SURER, Draws, Finding, Part, all_of, missing
+from visualheads.analysis.claims.rules import (
+    MAIN_TASK,
+    SURER,
+    Choice,
+    Draws,
+    Evidence,
+    Finding,
+    Part,
+    all_of,
+    has,
+    in_row,
+    missing,
+    stacked,
+    sums_of,
+)
 from visualheads.analysis.subset import models_of, subset
 from visualheads.heads.bootstrap import LEVEL, picture_sums, split_halves
 from visualheads.heads.nulls import FDR, MEASURE, above_null, prompt_keys

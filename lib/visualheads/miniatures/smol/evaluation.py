@@ -20,7 +20,6 @@ from visualheads.cards import data_folder, learned_file
 from visualheads.heads.losses import share_gained
 from visualheads.miniatures.evaluation import score
 from visualheads.miniatures.smol import questions
-from visualheads.miniatures.smol.elsewhere import draw_other
 from visualheads.miniatures.smol.packing import (
     answer_logits,
     as_pixels,
@@ -30,7 +29,7 @@ from visualheads.miniatures.smol.packing import (
     right_answers,
 )
 from visualheads.miniatures.smol.questions import Question
-from visualheads.miniatures.smol.scenes import HELD_OUT_GROUND, draw_scene, use_sheet
+from visualheads.miniatures.smol.scenes import HELD_OUT_GROUND, draw_other, draw_scene, use_sheet
 from visualheads.miniatures.smol.sprites import CATEGORY, SpriteSheet, read_sheet
 from visualheads.models.smol.architecture import IMAGE_TOKENS, SIDE
 from visualheads.models.smol.joined_model import join, read_learned
