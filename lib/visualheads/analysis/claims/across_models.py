@@ -164,19 +164,19 @@ def list_heads_become_visual(evidence: Evidence, choice: Choice) -> Finding:
     if not has(evidence.traces, "region_weight") or not evidence.text:
         return missing("there are no traced lists of text-only models beside traces with boxes")
     assert evidence.traces is not None
-    each, names, own_rho = [], [], []
+    each: dict[str, Statistic] = {}
+    own_rho = []
     for name in models_of(evidence.traces):
         lists = evidence.text.get(evidence.grown_from.get(name, ""))
         if lists is None or not all(one in lists for one in (READ, *CONTROLS)):
             continue
         found = _advantage(subset(evidence.traces, model=name, task=MAIN_TASK, trim=True), lists, choice)
         if found is not None:
-            each.append(lambda draws, found=found: found(draws)[0])
+            each[name] = lambda draws, found=found: found(draws)[0]
             own_rho.append(float(found(Draws())[1][0]))
-            names.append(name)
-    if not names:
+    if not each:
         return missing("no model's own text-only model was traced on lists")
-    part = Part("advantage", stacked(each), ADVANTAGE, names, [evidence.llm[name] for name in names])
+    part = evidence.part("advantage", each, ADVANTAGE)
     return Finding([part], table=part.table(), also={"own": float(np.mean(own_rho))})
 
 

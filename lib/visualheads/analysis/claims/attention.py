@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
@@ -18,12 +18,11 @@ from visualheads.analysis.claims.rules import (
     Draws,
     Evidence,
     Finding,
-    Part,
+    Statistic,
     finite_mean,
     has,
     in_row,
     missing,
-    stacked,
     sums_of,
 )
 from visualheads.analysis.sinks import MASSIVE
@@ -53,16 +52,15 @@ def concentration_goes_with_performance(evidence: Evidence, choice: Choice) -> F
     if not has(evidence.traces, choice.concentration, "correct"):
         return missing("there are no traces with concentration and answers")
     assert evidence.traces is not None
-    traces, each, names = with_kinds(evidence.traces), [], []
+    traces, each = with_kinds(evidence.traces), {}
     for name in models_of(traces):
         own = subset(traces, model=name)
         answers = np.asarray(own["correct"].isel(model=0).values, dtype=float)
         if own.sizes["sample"] and (answers == 0).sum() >= 10 <= (answers == 1).sum():
-            each.append(_point_biserial(own, answers, choice))
-            names.append(name)
-    if not names:
+            each[name] = _point_biserial(own, answers, choice)
+    if not each:
         return missing("no model has ten right and ten wrong answers")
-    part = Part("right against wrong", stacked(each), SMALL, names, [evidence.llm[name] for name in names])
+    part = evidence.part("right against wrong", each, SMALL)
     return Finding([part], table=part.table())
 
 
@@ -73,42 +71,37 @@ def naming_changes_drawing_does_not(evidence: Evidence, choice: Choice) -> Findi
     parts = []
     for kind, pairs, claimed in (("box", BOX_PAIRS, "below"), ("name", NAME_PAIRS, "above")):
         for measure in ("image_weight", "region_weight"):
-            each, names = [], []
-            for name, own in _asked_in_letters(evidence, MAIN_TASK):
-                found = _shortfall(own, measure, "condition", pairs, choice)
-                if found is not None:
-                    each.append(found)
-                    names.append(name)
-            if not names:
+            each = {
+                name: found
+                for name, own in _asked_in_letters(evidence, MAIN_TASK)
+                if (found := _shortfall(own, measure, "condition", pairs, choice)) is not None
+            }
+            if not each:
                 return missing("no model was asked with and without the box, and the name, with letters")
-            llm = [evidence.llm[name] for name in names]
             label = f"{kind}, {'weight' if measure == 'image_weight' else 'region'}"
-            parts.append(Part(label, stacked(each), MARGIN, names, llm, claimed))  # pyright: ignore[reportArgumentType]
+            parts.append(evidence.part(label, each, MARGIN, claimed=claimed))
     return Finding(parts, also={part.name.replace(", ", "_"): part.estimate for part in parts})
 
 
 def sinks_explain_concentration(evidence: Evidence, choice: Choice) -> Finding:
     """Claim 9: of the most concentrated heads' surplus concentration, more than half vanishes without sink tokens."""
     del choice  # sinks are traced in one row, and for one reading
-    each, names, covered = [], [], []
+    each: dict[str, Statistic] = {}
+    covered = []
     for name, ds in evidence.sinks.items():
         if str(ds["definition"].values[0]) == MASSIVE:
             if float(ds["concentration_no_sink"].notnull().mean()) < LEFT:
                 covered.append(name)
                 continue
-            each.append(_explained(ds))
-            names.append(name)
-    if not names and covered:
+            each[name] = _explained(ds)
+    if not each and covered:
         return missing(f"in {', '.join(covered)} nearly every image token counts as a sink, so that none is left")
-    if not names:
+    if not each:
         told = f"none of {len(evidence.sinks)} models" if evidence.sinks else "no traced model"
         return missing(f"{told} has sink dimensions, sought on prompts with pictures")
-    part = Part(
-        "share that vanishes", stacked(each), EXPLAINED, names, [str(evidence.llm.get(name, name)) for name in names]
-    )
-    return Finding(
-        [part], table=part.table(), also={"models": float(len(evidence.sinks)), "with_sinks": float(len(names))}
-    )
+    part = evidence.part("share that vanishes", each, EXPLAINED)
+    also = {"models": float(len(evidence.sinks)), "with_sinks": float(len(each))}
+    return Finding([part], table=part.table(), also=also)
 
 
 def weight_goes_with_concentration(evidence: Evidence, choice: Choice) -> Finding:
@@ -123,9 +116,9 @@ def weight_goes_with_concentration(evidence: Evidence, choice: Choice) -> Findin
     parts = []
     for reading in readings:
         for within in (False, True):
-            each = [_correlated(models[name], weights[name], reading, within, choice) for name in names]
+            each = {name: _correlated(models[name], weights[name], reading, within, choice) for name in names}
             label = f"{reading}{', within layers' if within else ''}"
-            parts.append(Part(label, stacked(each), CORRELATED, names, [evidence.llm[name] for name in names]))
+            parts.append(evidence.part(label, each, CORRELATED))
     return Finding(
         parts, agree=True, also={part.name.replace(", ", "_").replace(" ", "_"): part.estimate for part in parts}
     )
@@ -135,16 +128,15 @@ def tasks_have_profiles(evidence: Evidence, choice: Choice) -> Finding:
     """Claim 14: patterns of two benchmarks asked with letters differ more than those of two halves of one."""
     if not has(evidence.traces, "image_weight"):
         return missing("there are no traces with image_weight")
-    each, names = [], []
+    each: dict[str, Statistic] = {}
     for name, own in _asked_in_letters(evidence):
         tasks = list(dict.fromkeys(own["task"].values.astype(str)))
         found = _shortfall(own, "image_weight", "task", list(combinations(tasks, 2)), choice)
         if found is not None:
-            each.append(found)
-            names.append(name)
-    if not names:
+            each[name] = found
+    if not each:
         return missing("no model was asked two benchmarks with letters")
-    part = Part("profiles", stacked(each), MARGIN, names, [evidence.llm[name] for name in names])
+    part = evidence.part("profiles", each, MARGIN)
     return Finding([part], table=part.table())
 
 
@@ -158,7 +150,7 @@ def _asked_in_letters(evidence: Evidence, task: str = "") -> list[tuple[str, xr.
 
 def _shortfall(
     own: xr.Dataset, measure: str, by: str, pairs: Sequence[tuple[str, str]], choice: Choice
-) -> Callable[[Draws], NDArray[np.float64]] | None:
+) -> Statistic | None:
     """How far patterns of these pairs of groups fall short of what noise allows, on average; None without a pair."""
     values = sample_scores(own, measure, query=in_row(own, choice)).isel(model=0)
     labels = labels_of(own, by)
@@ -181,9 +173,7 @@ def _shortfall(
     return mean
 
 
-def _point_biserial(
-    own: xr.Dataset, answers: NDArray[np.float64], choice: Choice
-) -> Callable[[Draws], NDArray[np.float64]]:
+def _point_biserial(own: xr.Dataset, answers: NDArray[np.float64], choice: Choice) -> Statistic:
     """Correlation of the visual heads' concentration with right answers, both without the means of their stratum."""
     weight = sample_scores(own, "image_weight", query=in_row(own, choice)).isel(model=0).mean("sample").values
     top = top_heads(weight.reshape(-1, 1), head_count(int(np.isfinite(weight).sum()), DETECTION_SHARE))[:, 0]
@@ -210,9 +200,7 @@ def _point_biserial(
     return correlation
 
 
-def _correlated(
-    own: xr.Dataset, weight, reading: str, within: bool, choice: Choice
-) -> Callable[[Draws], NDArray[np.float64]]:
+def _correlated(own: xr.Dataset, weight, reading: str, within: bool, choice: Choice) -> Statistic:
     """Rank correlation over heads of image weight and a reading of concentration."""
     focus = sums_of(own, reading, choice)
     heads = np.flatnonzero(weight.counts.any(axis=1) & focus.counts.any(axis=1))
@@ -226,7 +214,7 @@ def _correlated(
     return correlation
 
 
-def _explained(ds: xr.Dataset) -> Callable[[Draws], NDArray[np.float64]]:
+def _explained(ds: xr.Dataset) -> Statistic:
     """Share of the surplus concentration of the most concentrated heads that vanishes without sinks.
 
     Heads are chosen on one half of the pictures and judged on the other.

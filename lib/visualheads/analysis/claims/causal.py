@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -18,10 +16,9 @@ from visualheads.analysis.claims.rules import (
     Draws,
     Evidence,
     Finding,
-    Part,
+    Statistic,
     has,
     missing,
-    stacked,
     sums_of,
 )
 from visualheads.analysis.rankings_vs_effects import in_format
@@ -53,15 +50,13 @@ def late_heads_can_go(evidence: Evidence, choice: Choice) -> Finding:
         return missing("no sweep removes the late heads of the released share (9.8 %)")
     parts = {}
     for mode, sweep in evidence.late.items():
-        each, names = [], []
-        for name in models_of(sweep):
-            found = _loss(sweep.sel(model=[name]), "top", choice)
-            if found is not None:
-                each.append(found)
-                names.append(name)
-        if names:
-            llm = [evidence.llm[name] for name in names]
-            parts[mode] = Part("accuracy lost", stacked(each), MARGIN, names, llm, "below", alike=True)
+        each = {
+            name: found
+            for name in models_of(sweep)
+            if (found := _loss(sweep.sel(model=[name]), "top", choice)) is not None
+        }
+        if each:
+            parts[mode] = evidence.part("accuracy lost", each, MARGIN, claimed="below", alike=True)
     if DECIDES not in parts:
         return missing("on no benchmark a model is ten points better than an answerer without eyes")
     part, table = parts[DECIDES], parts[DECIDES].table()
@@ -85,13 +80,12 @@ def attention_finds_the_heads_that_matter(evidence: Evidence, choice: Choice) ->
     parts, also = [], {"models": float(len(names))}
     for effect in EFFECTS:
         each = {name: _shared(evidence, name, f"{effect}_margin", choice) for name in names}
-        kept = [name for name, found in each.items() if found is not None]
+        kept = {name: found for name, found in each.items() if found is not None}
         if not kept:
             return missing("no model has effects that two halves of the pictures agree on")
-        llm = [evidence.llm[name] for name in kept]
-        found = [found for found in each.values() if found is not None]
-        parts.append(Part(f"{effect} effect", stacked([one for one, _ in found]), HALF, kept, llm, level=SURER))
-        ceiling = float(np.mean([ceiling for _, ceiling in found]))
+        shares = {name: share for name, (share, _) in kept.items()}
+        parts.append(evidence.part(f"{effect} effect", shares, HALF, level=SURER))
+        ceiling = float(np.mean([ceiling for _, ceiling in kept.values()]))
         also |= {
             effect: ceiling * parts[-1].estimate,
             f"{effect}_ceiling": ceiling,
@@ -102,7 +96,7 @@ def attention_finds_the_heads_that_matter(evidence: Evidence, choice: Choice) ->
     return Finding(parts, table=table, also={**also, "first_layer": float(first.mean())})
 
 
-def _loss(sweep: xr.Dataset, order: str, choice: Choice) -> Callable[[Draws], NDArray[np.float64]] | None:
+def _loss(sweep: xr.Dataset, order: str, choice: Choice) -> Statistic | None:
     """Accuracy that one model loses without the late heads of the released share, over the benchmarks it sees on."""
     layers, heads = (int(places.max()) + 1 for places in np.nonzero(sweep["heads"].any(["model", "set"]).values))
     known = sweep["correct"].notnull().any(["model", "sample"]).values
@@ -131,9 +125,7 @@ def _loss(sweep: xr.Dataset, order: str, choice: Choice) -> Callable[[Draws], ND
     return mean
 
 
-def _shared(
-    evidence: Evidence, name: str, effect: str, choice: Choice
-) -> tuple[Callable[[Draws], NDArray[np.float64]], float] | None:
+def _shared(evidence: Evidence, name: str, effect: str, choice: Choice) -> tuple[Statistic, float] | None:
     """Rank correlation of image weight with an effect as a share of the ceiling, and the ceiling; None without one."""
     assert evidence.traces is not None and evidence.effects is not None
     traces = in_format(subset(evidence.traces, model=name, task=MAIN_TASK, trim=True))

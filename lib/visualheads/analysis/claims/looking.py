@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,12 +17,11 @@ from visualheads.analysis.claims.rules import (
     Draws,
     Evidence,
     Finding,
-    Part,
+    Statistic,
     all_of,
     has,
     in_row,
     missing,
-    stacked,
     sums_of,
 )
 from visualheads.analysis.subset import models_of, subset
@@ -67,10 +65,8 @@ def visual_heads_exist(evidence: Evidence, choice: Choice) -> Finding:
     level = 1 - (1 - LEVEL) / len(families)
     parts = []
     for family in families:
-        own = [name for name in excess if evidence.llm[name] == family]
-        parts.append(
-            Part(family, stacked([excess[name] for name in own]), TWICE, own, [family] * len(own), level=level)
-        )
+        own = {name: one for name, one in excess.items() if evidence.llm[name] == family}
+        parts.append(evidence.part(family, own, TWICE, level=level))
     table = pd.DataFrame(rows)
     also = {"models": float(len(table)), "with_heads": float((table["above"] > 0).sum())}
     also |= {"least": float(table["above"].min()), "most": float(table["above"].max())}
@@ -84,9 +80,8 @@ def in_early_and_middle_layers(evidence: Evidence, choice: Choice) -> Finding:
     compared = _compared(evidence, choice)
     if not compared:
         return missing("no model was traced beside white pictures and untrained networks")
-    each = [_surplus(own, nulls, measure, choice) for own, nulls, measure in compared.values()]
-    names = list(compared)
-    part = Part("surplus", stacked(each), TENTH, names, [evidence.llm[name] for name in names], level=SURER)
+    each = {name: _surplus(own, nulls, measure, choice) for name, (own, nulls, measure) in compared.items()}
+    part = evidence.part("surplus", each, TENTH, level=SURER)
     if not np.isfinite(part.each).any():
         return missing("no model has heads above null")
     return Finding([part], table=part.table(), also={"models": float(np.isfinite(part.each).sum())})
@@ -121,7 +116,7 @@ def _compared(evidence: Evidence, choice: Choice) -> dict[str, tuple[xr.Dataset,
 def _excess(
     own: xr.Dataset, white: xr.Dataset | None, limit: float | None, chosen: NDArray[np.bool_], row: str | None,
     measure: str,
-) -> Callable[[Draws], NDArray[np.float64]]:  # fmt: skip
+) -> Statistic:  # fmt: skip
     """By how much the chosen heads exceed white pictures and the untrained limit, whichever is less; NaN never."""
     values = _chosen_mean(own, chosen, row, measure)
     compared = []
@@ -146,9 +141,7 @@ def _chosen_mean(ds: xr.Dataset, chosen: NDArray[np.bool_], row: str | None, mea
     return xr.DataArray(flat.mean(axis=0), {"image_id": ("sample", ds["image_id"].values)}, ("sample",))
 
 
-def _surplus(
-    own: xr.Dataset, nulls: dict[str, xr.Dataset], measure: str, choice: Choice
-) -> Callable[[Draws], NDArray[np.float64]]:
+def _surplus(own: xr.Dataset, nulls: dict[str, xr.Dataset], measure: str, choice: Choice) -> Statistic:
     """Share of the heads above null in early and middle layers minus the share of all heads; NaN without such heads.
 
     Counts heads as `above_null` does, anew under every draw.

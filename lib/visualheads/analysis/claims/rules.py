@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -344,6 +344,11 @@ class Evidence:
         what = " and ".join(sorted(kinds)) if kinds else "models"
         return f"{models} {what} of {llms} language model{'s' if llms != 1 else ''}"
 
+    def part(self, name: str, found: Mapping[str, Statistic], margin: float, **how: Any) -> Part:
+        """A part of a claim over models, from the statistic of each."""
+        llm = [self.llm.get(model, model) for model in found]
+        return Part(name, stacked(list(found.values())), margin, list(found), llm, **how)
+
     def only(self, models: Sequence[str]) -> Evidence:
         """The evidence about these models alone."""
 
@@ -423,6 +428,6 @@ def sums_of(part: xr.Dataset, measure: str, choice: Choice) -> PictureSums:
     return picture_sums(sample_scores(part, measure, query=in_row(part, choice)).isel(model=0))
 
 
-def stacked(each: Sequence[Callable[[Draws], np.ndarray]]) -> Statistic:
+def stacked(each: Sequence[Statistic]) -> Statistic:
     """The statistics of several models as one: values (model, replicate)."""
     return lambda draws: np.stack([one(draws) for one in each])
