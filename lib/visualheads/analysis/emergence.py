@@ -79,20 +79,15 @@ def with_text(
     ds: xr.Dataset,
     text: Mapping[str, xr.Dataset],
     grown_from: Mapping[str, str],
-    measure: str = MEASURE,
     *,
     untrained: Mapping[str, xr.Dataset] | None = None,
     networks: Mapping[str, str] | None = None,
-    of_text: str = "asked_weight",
-    query: str = ROW,
     n_boot: int = N_BOOT,
-    level: float = LEVEL,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """How far heads of tuned models do on pictures what they did on text lists: a row per model and text-only model.
 
-    Columns: model, text_model, kind (OWN, FRESH, AGAIN or OTHER), rho (Spearman over heads of `measure` on pictures
-    with `of_text` on lists), lower, upper, within (after removing layer means), ceiling (√ of the two split-half
+    Columns: model, text_model, kind (OWN, FRESH, AGAIN or OTHER), rho (Spearman over heads of MEASURE on pictures
+    with `asked_weight` on lists), lower, upper, within (after removing layer means), ceiling (√ of the two split-half
     reliabilities, stepped up to full length). The interval draws pictures and lists anew, percentiles centred on the
     estimate. Text-only models of another shape are left out.
 
@@ -101,16 +96,16 @@ def with_text(
     networks     what network each text-only model is a training of (`lineage.networks`): AGAIN are those of one network
     """
     records = []
-    asked = query if "query" in ds.dims else None
+    asked = ROW if "query" in ds.dims else None
     for index, name in enumerate(models_of(ds)):
         own = grown_from.get(str(name), "")
         if own not in text:
             continue
-        seen = picture_sums(sample_scores(ds.isel(model=[index]), measure, query=asked))
+        seen = picture_sums(sample_scores(ds.isel(model=[index]), MEASURE, query=asked))
         shape = (ds.sizes["layer"], ds.sizes["head"])
         for kind, text_name, lists in _readers(own, text, untrained, networks):
-            told = picture_sums(_padded(lists[of_text].isel(model=0), shape))
-            row = _related(seen, told, shape, n_boot, level, seed)
+            told = picture_sums(_padded(lists["asked_weight"].isel(model=0), shape))
+            row = _related(seen, told, shape, n_boot)
             if row is not None:
                 records.append({"model": str(name), "text_model": text_name, "kind": kind, **row})
     return pd.DataFrame(records, columns=["model", "text_model", "kind", "rho", "lower", "upper", "within", "ceiling"])
@@ -217,9 +212,7 @@ def _padded(values: xr.DataArray, shape: tuple[int, ...]) -> xr.DataArray:
     return xr.DataArray(full, {"sample": array["sample"].values}, ("layer", "head", "sample"))
 
 
-def _related(
-    seen: PictureSums, told: PictureSums, shape: tuple[int, int], n_boot: int, level: float, seed: int
-) -> dict[str, float] | None:
+def _related(seen: PictureSums, told: PictureSums, shape: tuple[int, int], n_boot: int) -> dict[str, float] | None:
     """Correlation of two patterns with noise of their own; None where their heads are not the same places."""
     layer = np.repeat(np.arange(shape[0]), shape[1])
     there = [(one.counts.sum(axis=1) > 0) for one in (seen, told)]
@@ -234,18 +227,18 @@ def _related(
     whole = pair(np.ones((1, n_seen)), np.ones((1, n_told)))[0]
     rho = float(spearman(whole)[0, 1])
     within = float(spearman(without_layer_means(whole, layer[heads]))[0, 1])
-    drawn = pair(picture_weights(n_seen, n_boot, seed), picture_weights(n_told, n_boot, seed + 1))
+    drawn = pair(picture_weights(n_seen, n_boot, 0), picture_weights(n_told, n_boot, 1))
     replicates = spearman(drawn)[:, 0, 1]
-    ceiling = np.sqrt(_reliability(seen, heads, seed) * _reliability(told, heads, seed))
-    bounds = centred_interval(np.array(rho), replicates, level, -1.0, 1.0)
+    ceiling = np.sqrt(_reliability(seen, heads) * _reliability(told, heads))
+    bounds = centred_interval(np.array(rho), replicates, LEVEL, -1.0, 1.0)
     return {"rho": rho, "lower": float(bounds[0]), "upper": float(bounds[1]), "within": within, "ceiling": ceiling}
 
 
-def _reliability(one: PictureSums, heads: NDArray[np.bool_], seed: int) -> float:
+def _reliability(one: PictureSums, heads: NDArray[np.bool_]) -> float:
     """Split-half Spearman over heads, stepped up to full length (Spearman–Brown), clipped to [0, 1]."""
     if len(one.pictures) < FEWEST:
         return float("nan")
-    first = half_weights(len(one.pictures), N_SPLITS, seed)
+    first = half_weights(len(one.pictures), N_SPLITS)
     halves = np.stack([one.means(first)[heads].T, one.means(1 - first)[heads].T], axis=1)
     return float(np.clip(spearman_brown(split_half(halves)), 0.0, 1.0))
 

@@ -31,6 +31,8 @@ BOOK_N = {"pope": 48, "mmbench": 30, "seedbench": 100, "qbench": 100}
 OTHER_UNTRAINED_N = 16
 """Questions per condition of the other benchmarks that an untrained network is asked: charts need its level alone."""
 TEMPLATE = Path("notebooks/model.ipynb")
+LOADED = ("device", "dtype", "adapter", "prompt", "system", "chat_template")
+"""Parameters of a page that say how its model is loaded; "" for the default."""
 STAMP = "traced.json"
 """Beside the stores: what each was made from, so that a second build need not load any model to see it is done."""
 
@@ -101,15 +103,10 @@ def page_job(root: Path, page: Page) -> TraceJob:
         formats=tuple(task(name, data=data).formats),
         n=int(told["n"]),
         seed=int(told["seed"]),
-        device=str(told["device"]) or None,
-        dtype=str(told["dtype"]) or None,
         batch_tokens=int(told["batch_tokens"]) or None,
         results=str(root / str(told["results"])),
-        adapter=str(told.get("adapter") or "") or None,
-        prompt=str(told.get("prompt") or "") or None,
-        system=str(told.get("system") or "") or None,
-        chat_template=str(told.get("chat_template") or "") or None,
         answer_prefix=str(told.get("answer_prefix") or ""),
+        **{option: str(told.get(option) or "") or None for option in LOADED},
     )
 
 

@@ -182,11 +182,8 @@ class Questions:
             conditions=tuple(self.condition or ()),
             formats=tuple(self.form or ()),
             controls=tuple("" if name == "none" else name for name in self.control or ("none",)),
-            split=self.split,
-            n=self.n,
-            seed=self.seed,
-            answer_prefix=self.answer_prefix,
             results=str(results.expanduser().resolve()),
+            **{name: getattr(self, name) for name in ("split", "n", "seed", "answer_prefix")},
             **loading.settings(),
             **{"skip_bad": self.skip_bad, **settings},
         )

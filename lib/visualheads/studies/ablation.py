@@ -125,14 +125,14 @@ def removed(
 
 
 def repeat(
-    model: VisionLanguageModel, store: xr.Dataset, n: int = COMPARED_SAMPLES, n_sets: int = COMPARED_SETS, seed: int = 0
+    model: VisionLanguageModel, store: xr.Dataset, n: int = COMPARED_SAMPLES, n_sets: int = COMPARED_SETS
 ) -> Repeated:
     """Compute random sets of a full store again, on its first questions, and compare.
 
     Raises StoreError where they differ by more than TOLERANCE: then the store is not of this code and these weights.
     """
     whole = np.flatnonzero(store["kl"].isel(model=0).notnull().all("set").values)[:n]
-    drawn = np.random.default_rng(seed).choice(store.sizes["set"], min(n_sets, store.sizes["set"]), replace=False)
+    drawn = np.random.default_rng(0).choice(store.sizes["set"], min(n_sets, store.sizes["set"]), replace=False)
     sets = np.sort(drawn)
     told = store.isel(model=0, sample=whole, set=sets)
     known = {sample.id: sample for sample in benchmark(MAIN_TASK).samples(format="free")}
@@ -172,17 +172,15 @@ def other_pictures(traces: xr.Dataset, samples: Sequence[Sample]) -> xr.Dataset:
 
 def sets_of(
     traces: xr.Dataset, rankings: Sequence[str] = RANKINGS, stages: Sequence[str] = STAGES, seeds: int = 3,
-    bottom: bool = False, single: bool = True,
+    bottom: bool = False,
 ) -> xr.DataArray:  # fmt: skip
-    """The head sets of one model: top heads with random others of their layers, and (`single`) every head alone.
+    """The head sets of one model: top heads with random others of their layers, and every head alone.
 
     traces   of one model; rankings without any finite score there are left out. Arguments as `protocol_sets`.
     """
     scores = {name: rank(traces, name).isel(model=0) for name in rankings}
     known = {name: values for name, values in scores.items() if bool(np.isfinite(values).any())}
     made = head_sets.protocol_sets(known, stages=stages, seeds=seeds, bottom=bottom)
-    if not single:
-        return made
     alone = head_sets.single_heads(traces.sizes["layer"], traces.sizes["head"])
     return head_sets.together([made, alone])
 
@@ -254,14 +252,6 @@ def studied(
     return told
 
 
-def own_heads(traces: xr.Dataset, name: str) -> xr.Dataset:
-    """One model's samples of the main benchmark, with the layers and heads that it has."""
-    own = subset(traces, model=name, task=MAIN_TASK)
-    weight = own["image_weight"].isel(model=0)
-    there = np.asarray(weight.notnull().any([dim for dim in weight.dims if dim not in ("layer", "head")]))
-    return own.isel(layer=np.flatnonzero(there.any(axis=1)), head=np.flatnonzero(there.any(axis=0)))
-
-
 def _of_model(
     makers: Mapping[str, Maker], name: str, results: str | Path, traces: xr.Dataset, asked: Sequence[Sample],
     size: Any, small: bool,
@@ -269,7 +259,7 @@ def _of_model(
     whole = {store: None if small else shipped.opened(name, store) for store in makers}
     if all(ds is not None for ds in whole.values()):
         return {store: ds for store, ds in whole.items() if ds is not None}
-    chosen_on = other_pictures(own_heads(traces, name), asked)
+    chosen_on = other_pictures(subset(traces, model=name, task=MAIN_TASK, trim=True), asked)
     loaded: list[VisionLanguageModel] = []
     made: dict[str, xr.Dataset] = {}
 

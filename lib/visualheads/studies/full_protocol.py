@@ -163,10 +163,10 @@ def single_head_effects(setting: Setting) -> Made:
     return {ablation.EFFECTS: (found, ablation.EFFECTS, (MAIN_TASK,))}
 
 
-def untrained_heads(setting: Setting) -> Made:
+def untrained_heads(setting: Setting, draws: int = ablation.DRAWS) -> Made:
     """Heads of untrained networks on a few prompts of every condition: the null of counting visual heads."""
     samples = setting.benchmark(MAIN_TASK).samples(format="free", n=NULL_N)
-    found = ablation.untrained_draws(setting.model, samples, progress=setting.progress)
+    found = ablation.untrained_draws(setting.model, samples, draws, setting.progress)
     return {shipped.NULL: (found, shipped.NULL, (MAIN_TASK,))}
 
 

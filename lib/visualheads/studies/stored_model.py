@@ -25,12 +25,12 @@ from visualheads.studies.ablation import EFFECTS, Removed
 from visualheads.studies.full_protocol import (
     CONDITION,
     LATE_TOKENS,
-    NULL_N,
     Made,
     Part,
     Setting,
     late_heads,
     single_head_effects,
+    untrained_heads,
 )
 from visualheads.tasks import task as benchmark
 from visualheads.tasks.sample import Sample
@@ -168,13 +168,6 @@ def _reduced(ds: xr.Dataset, kept: dict[str, tuple[str, ...]]) -> xr.Dataset:
     return told.assign_attrs(ds.attrs)
 
 
-def untrained_heads(setting: Setting) -> Made:
-    """Heads of the language model with untrained adapters: the null of counting visual heads."""
-    samples = setting.benchmark(MAIN_TASK).samples(format="free", n=NULL_N)
-    found = ablation.untrained_draws(setting.model, samples, DRAWS, setting.progress)
-    return {shipped.NULL: (found, shipped.NULL, (MAIN_TASK,))}
-
-
 def one_question(setting: Setting) -> Made:
     """One question with the maps of the heads that put most on asked regions."""
     seen = shipped.opened(setting.model.name, MAIN_TASK)
@@ -198,7 +191,7 @@ def sink_tokens(setting: Setting) -> Made:
 PARTS: dict[str, Part] = {
     "traces": Part(STORES, traces),
     "one question": Part((LOOK,), one_question),
-    "untrained heads": Part((shipped.NULL,), untrained_heads),
+    "untrained heads": Part((shipped.NULL,), partial(untrained_heads, draws=DRAWS)),
     "sink tokens": Part((sinks.SINKS,), sink_tokens),
     "late heads": Part(("late-uniform_released", "late-mean"), partial(late_heads, curves=False)),
     "effects of single heads": Part((ablation.EFFECTS,), single_head_effects),

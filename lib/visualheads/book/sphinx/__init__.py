@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from visualheads.book.sphinx import charts, explorer, light, provenance, reference, switch
-from visualheads.book.sphinx.charts import VegaLiteDirective, VegaLiteMime
+from visualheads.book.sphinx import figures, light, provenance, reference, switch
+from visualheads.book.sphinx.figures import VegaLiteDirective, VegaLiteMime
 from visualheads.charts.display import MIME
 
 if TYPE_CHECKING:
@@ -21,6 +21,6 @@ __all__ = ["MIME", "VegaLiteDirective", "VegaLiteMime", "setup"]
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register every part with Sphinx."""
-    for part in (charts, explorer, reference, provenance, switch, light):
+    for part in (figures, reference, provenance, switch, light):
         part.setup(app)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -11,7 +11,7 @@ import re
 import shutil
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import nbformat
@@ -120,8 +120,7 @@ def copy_mathjax(app: Sphinx) -> None:
         shutil.copyfile(font, fonts / font.name)
 
 
-def setup(app: Sphinx) -> dict[str, Any]:
+def setup(app: Sphinx) -> None:
     """Register both steps with Sphinx."""
     app.connect("builder-inited", copy_mathjax)
     app.connect("build-finished", lighten, priority=900)
-    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -98,8 +98,7 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def setup(app: Sphinx) -> dict[str, Any]:
+def setup(app: Sphinx) -> None:
     """Register directive and footer with Sphinx."""
     app.connect("config-inited", add_footer)
     app.add_directive("provenance", ProvenanceDirective)
-    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

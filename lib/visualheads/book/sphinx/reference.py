@@ -64,7 +64,6 @@ def plain_docstring(app: Sphinx, what: str, name: str, value: Any, options: Any,
     lines[end:] = ["", "::", "", *rest, ""] if any(line.strip() for line in rest) else [""]
 
 
-def setup(app: Sphinx) -> dict[str, Any]:
+def setup(app: Sphinx) -> None:
     """Register the layout of docstrings, before napoleon reads their sections."""
     app.connect("autodoc-process-docstring", plain_docstring, priority=100)
-    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

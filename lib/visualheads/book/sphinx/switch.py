@@ -119,7 +119,7 @@ def write(app: Sphinx) -> None:
         shutil.copyfile(Path(__file__).parent / SCRIPT, static / SCRIPT)
 
 
-def setup(app: Sphinx) -> dict[str, Any]:
+def setup(app: Sphinx) -> None:
     """Register every step with Sphinx."""
     app.connect("config-inited", include, priority=950)  # after the contents have been read
     app.connect("builder-inited", write)
@@ -128,4 +128,3 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("doctree-resolved", explain)
     app.connect("html-page-context", neighbours)
     app.add_js_file(SCRIPT, loading_method="defer")
-    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -224,7 +224,7 @@ def folded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def build_config(text: Any, image_token_id: int, side: int = SIDE) -> Any:
+def build_config(text: Any, image_token_id: int) -> Any:
     """Return the configuration of a FastVLM with EfficientNet-Lite2 before the given text model.
 
     Parameters
@@ -233,8 +233,6 @@ def build_config(text: Any, image_token_id: int, side: int = SIDE) -> Any:
         Configuration of the language model.
     image_token_id : int
         Id that stands for one image token in a prompt.
-    side : int
-        Pictures are squares of so many pixels.
 
     Returns
     -------
@@ -243,19 +241,19 @@ def build_config(text: Any, image_token_id: int, side: int = SIDE) -> Any:
     from transformers import FastVlmConfig
 
     return FastVlmConfig(
-        vision_config=lite2_config(side),
+        vision_config=lite2_config(SIDE),
         text_config=text,
         image_token_index=image_token_id,
-        image_seq_length=(side // STRIDE) ** 2,
+        image_seq_length=(SIDE // STRIDE) ** 2,
         tie_word_embeddings=bool(text.tie_word_embeddings),
     )
 
 
-def build_processor(tokenizer: Any, side: int = SIDE, image_token: str = IMAGE_TOKEN) -> Any:
+def build_processor(tokenizer: Any) -> Any:
     """Return tokenizer, image processor and chat template together; pictures are squeezed into a square."""
     from transformers import CLIPImageProcessorPil, LlavaProcessor
 
-    square = {"height": side, "width": side}
+    square = {"height": SIDE, "width": SIDE}
     pictures = CLIPImageProcessorPil(
         size=square,
         crop_size=square,
@@ -270,6 +268,6 @@ def build_processor(tokenizer: Any, side: int = SIDE, image_token: str = IMAGE_T
         patch_size=STRIDE,
         vision_feature_select_strategy="full",
         num_additional_image_tokens=0,
-        image_token=image_token,
-        chat_template=CHAT_TEMPLATE.replace(IMAGE_TOKEN, image_token),
+        image_token=IMAGE_TOKEN,
+        chat_template=CHAT_TEMPLATE,
     )

@@ -1,8 +1,9 @@
-"""Interactive Vega-Lite charts that need no network.
+"""Figures of the book that need no network: interactive Vega-Lite charts, and the explorer.
 
 A page holds the place of a chart and its words. The specification stands beside the pages as a script, compressed, and
 is loaded when the chart comes near the reader's window, as is the one bundle of Vega that all charts share. The bundle
-comes out of vl-convert, so it is the version that Altair validated against.
+comes out of vl-convert, so it is the version that Altair validated against. The explorer is a figure too: looks in a
+folder, copied beside the pages and loaded when they are chosen.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from docutils.parsers.rst import directives
 from sphinx.util.docutils import SphinxDirective
 
 from visualheads.charts.display import MIME, VEGA_LITE
+from visualheads.explorer.page import element, page_script, style
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -29,35 +31,41 @@ if TYPE_CHECKING:
 BUNDLE = "vega-bundle.js"
 LOADER = "charts.js"
 STYLE = "charts.css"
-FOLDER = "charts"
-"""In the book's `_static`: a script for each specification."""
-MARK = "vega-chart"
+EXPLORER_SCRIPT, EXPLORER_STYLE = "explorer.js", "explorer.css"
+FOLDER, LOOKS = "charts", "looks"
+"""In the book's `_static`: a script for each specification, and folders of looks."""
+MARK, EXPLORER_MARK = "vega-chart", "vh-figure"
 NO_WORDS = "Vega-Lite chart"
 LATE = 900
 """Priority after the extensions that add scripts."""
 
 
 def write(app: Sphinx) -> None:
-    """Write bundle, loader and style sheet into the built book's `_static`."""
+    """Write bundle, loader and style sheets into the built book's `_static`."""
     if app.builder.format != "html":
         return
-    static = Path(app.outdir) / "_static"
-    static.mkdir(parents=True, exist_ok=True)
     # In a function of its own: the bundle's top-level names must not become globals of the page.
     bundle = vlc.javascript_bundle(vl_version=VEGA_LITE)  # pyright: ignore[reportCallIssue]  (its stub lacks a default)
-    (static / BUNDLE).write_text(f"(function(){{{bundle}}})();", encoding="utf-8")
-    here = Path(__file__).parent
-    for name in (LOADER, STYLE):
-        shutil.copyfile(here / name, static / name)
+    texts = {BUNDLE: f"(function(){{{bundle}}})();", EXPLORER_SCRIPT: page_script(), EXPLORER_STYLE: style()}
+    texts |= {name: Path(__file__).with_name(name).read_text(encoding="utf-8") for name in (LOADER, STYLE)}
+    static = Path(app.outdir) / "_static"
+    static.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (static / name).write_text(text, encoding="utf-8")
 
 
-def add_loader(
+def add_assets(
     app: Sphinx, pagename: str, template: str, context: dict[str, Any], doctree: nodes.document | None
 ) -> None:
-    """Load the loader only on pages with a chart."""
+    """Load scripts and style only on pages with a chart, or with an explorer."""
     del pagename, template, context
-    if doctree is not None and any(MARK in found.astext() for found in doctree.findall(nodes.raw)):
+    if doctree is None:
+        return
+    if any(MARK in found.astext() for found in doctree.findall(nodes.raw)):
         app.add_js_file(LOADER, loading_method="defer")
+    if any(EXPLORER_MARK in found["classes"] for found in doctree.findall(nodes.figure)):
+        app.add_js_file(EXPLORER_SCRIPT, loading_method="defer")
+        app.add_css_file(EXPLORER_STYLE)
 
 
 def chart(spec: dict[str, Any], alt_text: str, outdir: Path) -> nodes.raw:
@@ -117,6 +125,47 @@ class VegaLiteDirective(SphinxDirective):
         return captioned(self, nodes.figure("", chart(spec, alt_text, Path(self.env.app.outdir))))
 
 
+class ExplorerDirective(SphinxDirective):
+    """A numbered figure with the explorer of a folder of looks (`visualheads.explorer.page.write_folder`).
+
+    ```{explorer} results/looks
+    :name: fig-look
+    :model: mini-1.5-7B
+    :heads: L3H5
+    :alt: what a reader without scripts is told
+    Caption
+    ```
+
+    `model`, `sample`, `heads`, `token` and `measure` are chosen first, unless the reader chose others on another page.
+    """
+
+    required_arguments = 1
+    has_content = True
+    option_spec: ClassVar = {
+        **dict.fromkeys(("name", "alt", "model", "sample", "heads", "token", "measure"), directives.unchanged),
+        "class": directives.class_option,
+    }
+
+    def run(self) -> list[nodes.Node]:
+        """Return the figure; an error at the directive's line where the folder holds no looks."""
+        relative, path = self.env.relfn2path(self.arguments[0])
+        folder = Path(path)
+        if not (folder / "index.js").is_file():
+            raise self.error(f"explorer: no looks (index.js) in {relative}; write them by write_folder")
+        self.env.note_dependency(f"{relative}/index.js")
+        name = relative.strip("/").replace("/", "-")
+        shutil.copytree(folder, Path(self.env.app.outdir) / "_static" / LOOKS / name, dirs_exist_ok=True)
+        up = "" if self.env.app.builder.name == "singlehtml" else "../" * self.env.docname.count("/")
+        first = {
+            key: self.options[key] for key in ("model", "sample", "heads", "token", "measure") if key in self.options
+        }
+        text = element(f"{up}_static/{LOOKS}/{name}", {**first, "remembers": "yes"}, self.options.get("alt", ""))
+        figure = nodes.figure(
+            "", nodes.raw("", text, format="html"), classes=[EXPLORER_MARK, *self.options.get("class", [])]
+        )
+        return captioned(self, figure)
+
+
 def captioned(directive: SphinxDirective, figure: nodes.figure) -> list[nodes.Node]:
     """A directive's figure with its name, and its content as the caption."""
     if directive.content:
@@ -127,10 +176,10 @@ def captioned(directive: SphinxDirective, figure: nodes.figure) -> list[nodes.No
     return [figure]
 
 
-def setup(app: Sphinx) -> dict[str, Any]:
-    """Register the directive, the scripts and the style sheet."""
+def setup(app: Sphinx) -> None:
+    """Register the directives, the scripts and the style sheets."""
     app.connect("builder-inited", write)
-    app.connect("html-page-context", add_loader, priority=LATE)
+    app.connect("html-page-context", add_assets, priority=LATE)
     app.add_css_file(STYLE)
     app.add_directive("vegalite", VegaLiteDirective)
-    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
+    app.add_directive("explorer", ExplorerDirective)
