@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from visualheads.analysis.scores import scores
 from visualheads.analysis.subset import models_of, subset, tasks_of
-from visualheads.heads.bootstrap import LEVEL, N_BOOT, bootstrap, interval, picture_sums, picture_weights
+from visualheads.heads.bootstrap import N_BOOT, bootstrap, interval, picture_sums, picture_weights
 from visualheads.heads.patterns import QUERY, labels_of
 from visualheads.heads.ranking import DETECTION_SHARE, K, head_count, rank, sample_scores, top_heads
 
@@ -163,20 +163,13 @@ def head_means(part: xr.Dataset, measure: str, query: str | None = QUERY) -> NDA
 
 
 def right_wrong(
-    ds: xr.Dataset,
-    measure: str = "concentration",
-    *,
-    k: K = DETECTION_SHARE,
-    query: str | None = QUERY,
-    n_boot: int = N_BOOT,
-    level: float = LEVEL,
-    seed: int = 0,
-    fewest: int = FEWEST_ANSWERS,
+    ds: xr.Dataset, measure: str = "concentration", *, n_boot: int = N_BOOT, fewest: int = FEWEST_ANSWERS
 ) -> pd.DataFrame:
     """How a measure of the visual heads differs between right and wrong answers, by model and benchmark.
 
     Only answers that share what STRATA names are compared, weighted by n_right · n_wrong / n, so that easier questions
-    make no difference by themselves.
+    make no difference by themselves. Visual heads are the 9.8 % with the largest image weight over right and wrong
+    answers together.
 
     Parameters
     ----------
@@ -184,17 +177,8 @@ def right_wrong(
         Traces with answers and `image_weight`. Kinds of question come from a coordinate `kind`, where there is one.
     measure : str
         A variable per head and sample.
-    k : int or float
-        How many heads are visual heads, a count or a share; by default 9.8 %, those with the largest image weight over
-        right and wrong answers together.
-    query : str, optional
-        The attention row, where the dataset holds several; None is last_prompt.
     n_boot : int
         Draws of the bootstrap over pictures.
-    level : float
-        Coverage of the interval, in (0, 1).
-    seed : int
-        Seed of the bootstrap.
     fewest : int
         Right answers, and wrong ones, that have others to be compared with: below so many the difference is not told.
 
@@ -217,17 +201,17 @@ def right_wrong(
             correct = np.asarray(part["correct"].isel(model=0).values, dtype=float)
             if not np.isfinite(correct).any():
                 continue
-            weight = head_means(part, "image_weight", query)
-            n_top = head_count(int(np.isfinite(weight).sum()), k)
+            weight = head_means(part, "image_weight", QUERY)
+            n_top = head_count(int(np.isfinite(weight).sum()), DETECTION_SHARE)
             top = top_heads(weight.reshape(-1, 1), n_top)[:, 0].reshape(weight.shape)
-            asked = query if "query" in part.dims else None
+            asked = QUERY if "query" in part.dims else None
             values = sample_scores(part, measure, query=asked).isel(model=0).astype(float)
             chosen = xr.DataArray(top, dims=("layer", "head"))
             series = values.where(chosen).mean(["layer", "head"]).assign_coords(image_id=part["image_id"])
             strata = labels_of(part, [name for name in STRATA if name in part.coords])
             difference, low, high = float("nan"), float("nan"), float("nan")
             if min(_comparable(correct, strata)) >= fewest:
-                difference, low, high = _stratified(series, correct, strata, n_boot, level, seed)
+                difference, low, high = _stratified(series, correct, strata, n_boot)
             counts = {"right": int((correct == 1).sum()), "wrong": int((correct == 0).sum())}
             counts["kinds"] = len({*part["kind"].values.astype(str)} - {""}) if "kind" in part.coords else 0
             bounds = {"difference": difference, "lower": low, "upper": high}
@@ -235,9 +219,7 @@ def right_wrong(
     return pd.DataFrame(records, columns=["model", "task", "difference", "lower", "upper", "right", "wrong", "kinds"])
 
 
-def statistic_intervals(
-    ds: xr.Dataset, fresh: xr.Dataset | None = None, query: str | None = QUERY, seed: int = 0
-) -> pd.DataFrame:
+def statistic_intervals(ds: xr.Dataset, fresh: xr.Dataset | None = None) -> pd.DataFrame:
     """The mean over all heads of each measure of INTERVALS, by model and benchmark, with intervals.
 
     Parameters
@@ -246,10 +228,6 @@ def statistic_intervals(
         Traces (model, layer, head, sample).
     fresh : xarray.Dataset, optional
         Traces of untrained networks, which go by the models' names.
-    query : str, optional
-        The attention row, where the dataset holds several; None is last_prompt.
-    seed : int
-        Seed of the bootstrap over pictures.
 
     Returns
     -------
@@ -262,26 +240,26 @@ def statistic_intervals(
     for name in models_of(ds):
         for task in tasks_of(ds):
             for measure, words in INTERVALS.items():
-                values = _mean_of_heads(ds, name, task, measure, query)
+                values = _mean_of_heads(ds, name, task, measure)
                 if values is None:
                     continue
-                bounds = bootstrap(values, seed=seed)
+                bounds = bootstrap(values)
                 told = {bound: float(bounds.sel(bound=bound)) for bound in ("estimate", "lower", "upper")}
-                control = None if fresh is None else _mean_of_heads(fresh, name, task, measure, query)
+                control = None if fresh is None else _mean_of_heads(fresh, name, task, measure)
                 untrained = float("nan") if control is None else float(control.mean())
                 row = {"model": name, "task": task, "statistic": words}
                 records.append({**row, **told, "untrained": untrained})
     return pd.DataFrame(records, columns=["model", "task", "statistic", "estimate", "lower", "upper", "untrained"])
 
 
-def _mean_of_heads(ds: xr.Dataset, model: str, task: str, measure: str, query: str | None) -> xr.DataArray | None:
+def _mean_of_heads(ds: xr.Dataset, model: str, task: str, measure: str) -> xr.DataArray | None:
     """Per sample the mean over heads; None where the model was not asked this benchmark."""
     if measure not in ds or model not in ds["model"].values.astype(str):
         return None
     part = subset(ds, model=model, task=task)
     if not part.sizes["sample"]:
         return None
-    asked = query if "query" in part.dims else None
+    asked = QUERY if "query" in part.dims else None
     values = sample_scores(part, measure, query=asked).isel(model=0).mean(["layer", "head"], skipna=True)
     return values if bool(np.isfinite(values).any()) else None
 
@@ -302,12 +280,7 @@ def _comparable(correct: NDArray[np.float64], strata: NDArray[np.object_]) -> tu
 
 
 def _stratified(
-    values: xr.DataArray,
-    correct: NDArray[np.float64],
-    strata: NDArray[np.object_],
-    n_boot: int,
-    level: float,
-    seed: int,
+    values: xr.DataArray, correct: NDArray[np.float64], strata: NDArray[np.object_], n_boot: int
 ) -> tuple[float, float, float]:
     """Difference of means right − wrong within strata, each weighted by n₁n₀/n, with a bootstrap over pictures."""
     columns, names = [], list(dict.fromkeys(strata))
@@ -329,6 +302,6 @@ def _stratified(
         return np.divide((each * weight).sum(axis=0), whole, out=np.full(whole.shape, np.nan), where=whole > 0)
 
     estimate = float(differences(np.ones((1, len(sums.pictures))))[0])
-    replicates = differences(picture_weights(len(sums.pictures), n_boot, seed))
-    low, high = interval(replicates[None], level)
+    replicates = differences(picture_weights(len(sums.pictures), n_boot))
+    low, high = interval(replicates[None])
     return estimate, float(low[0]), float(high[0])

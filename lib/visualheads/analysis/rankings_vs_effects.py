@@ -1,13 +1,7 @@
-"""Observational rankings confronted with causal effects: which finds the heads that matter. Numpy and xarray.
-
-Rankings against effects in every cell: model, benchmark, mode and kind of effect. Numpy and xarray.
-
-How many of the best heads a ranking shares with the causal one, at every size told of results. Numpy and xarray.
-"""
+"""Observational rankings confronted with causal effects: which finds the heads that matter. Numpy and xarray."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,9 +24,6 @@ N_BOOT = 500
 SCORED, REMOVED = 0, 1
 """Seeds: the pictures of rankings and those of effects are drawn each by themselves."""
 
-Case = tuple[xr.Dataset | None, str]
-"""Effects of single heads, dims (model, layer, head, sample), and the variable that counts."""
-
 
 @dataclass(frozen=True, eq=False)
 class _Measured:
@@ -48,10 +39,7 @@ class _Measured:
     reliability: float
 
 
-def ranking_agreement(
-    traces: xr.Dataset, effects: xr.Dataset | None, effect: str = EFFECT, lists: Lists | None = None,
-    by: Sequence[str] | None = None, n_boot: int = N_BOOT, query: str | None = None,
-) -> pd.DataFrame:  # fmt: skip
+def ranking_agreement(traces: xr.Dataset, effects: xr.Dataset | None, lists: Lists | None = None) -> pd.DataFrame:
     """How well each observational ranking finds the heads that matter: one row per model and ranking.
 
     spearman, lower, upper   rank correlation over heads with the effects; interval over the pictures of both, of what
@@ -61,41 +49,27 @@ def ranking_agreement(
     ceiling                  √(reliability of the ranking · reliability of the effects): the most that noise allows
     overlap, overlap_*       share of the `top` best heads that both name; chance: that of two unrelated rankings
     heads, placed            how many have both scores; how many of them the ranking places alone: no other has theirs
-    effect   variable of `effects` (model, layer, head, sample); lists: published head lists, without noise of their own
-    by       only these rankings; default all that the traces have what they need for
-    query    the attention row of the rankings; default the one that each is of (`rankings.rank`)
-    Empty where no model has effects. Rankings without a finite correlation are left out.
+    effects   EFFECT of single heads (model, layer, head, sample); lists: published ones, without noise of their own
+    Empty where no model has effects. Rankings are all that the traces have what they need for; those without a finite
+    correlation are left out.
     """
-    return _ranking_agreements(traces, {"": (effects, effect)}, lists, by, n_boot, query).drop(columns="case")
-
-
-def _ranking_agreements(
-    traces: xr.Dataset, cases: Mapping[str, Case], lists: Lists | None = None, by: Sequence[str] | None = None,
-    n_boot: int = N_BOOT, query: str | None = None,
-) -> pd.DataFrame:  # fmt: skip
-    """`ranking_agreement` with several effects at once, in the column `case`: the rankings are measured only once."""
     rows = []
-    for name in models_of(traces):
+    for name in [] if effects is None else models_of(traces):
+        if EFFECT not in effects or name not in models_of(effects):
+            continue
         part = traces.sel(model=[name])
         shape = {dim: part[dim] for dim in ("layer", "head")}
-        found = {
-            case: _effects(effects.sel(model=[name]).reindex(shape), variable, n_boot)
-            for case, (effects, variable) in cases.items()
-            if effects is not None and variable in effects and name in effects["model"].values.astype(str)
-        }
-        if not found:
-            continue
-        rankings = _rankings(part, [one for one in usable(part) if by is None or one in by], n_boot, query)
+        effect = _effects(effects.sel(model=[name]).reindex(shape))
+        rankings = _rankings(part)
         for key, scores in (lists or {}).get(name, {}).items():
             values = scores.reindex(shape).transpose("layer", "head").values.astype(np.float64).ravel()
-            rankings[key] = _Measured(values, np.repeat(values[None], n_boot, axis=0), 1.0)
+            rankings[key] = _Measured(values, np.repeat(values[None], N_BOOT, axis=0), 1.0)
         layer = np.repeat(np.arange(part.sizes["layer"]), part.sizes["head"])
-        for case, effect in found.items():
-            for ranking, scores in rankings.items():
-                row = _confronted(scores, effect, layer)
-                if row:
-                    rows.append({"case": case, "model": name, "ranking": ranking, **row})
-    return pd.DataFrame(rows, columns=["case", *AGREEMENT_COLUMNS])
+        for ranking, scores in rankings.items():
+            row = _confronted(scores, effect, layer)
+            if row:
+                rows.append({"model": name, "ranking": ranking, **row})
+    return pd.DataFrame(rows, columns=list(AGREEMENT_COLUMNS))
 
 
 def over_models(found: pd.DataFrame) -> pd.DataFrame:
@@ -108,29 +82,27 @@ def over_models(found: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values("estimate", ascending=False, ignore_index=True)
 
 
-def _rankings(part: xr.Dataset, names: Sequence[str], n_boot: int, query: str | None) -> dict[str, _Measured]:
+def _rankings(part: xr.Dataset) -> dict[str, _Measured]:
     """Rankings of one model by name."""
+    names = usable(part)
     if not names:
         return {}
-    told = agreement(part, by=names, n_boot=1, query=query)["reliability"].isel(model=0)
-    return {
-        name: _measured(score_sums(part, name, query=query), float(told.sel(ranking=name)), n_boot, SCORED)
-        for name in names
-    }
+    told = agreement(part, by=names, n_boot=1)["reliability"].isel(model=0)
+    return {name: _measured(score_sums(part, name), float(told.sel(ranking=name)), SCORED) for name in names}
 
 
-def _effects(effects: xr.Dataset, variable: str, n_boot: int) -> _Measured:
+def _effects(effects: xr.Dataset) -> _Measured:
     """Effects of one model's heads."""
-    told = agreement(effects, by=[variable], n_boot=1)["reliability"]
-    sums = picture_sums(effects[variable].isel(model=0).transpose("layer", "head", "sample"))
-    return _measured(sums, float(told.isel(model=0, ranking=0)), n_boot, REMOVED)
+    told = agreement(effects, by=[EFFECT], n_boot=1)["reliability"]
+    sums = picture_sums(effects[EFFECT].isel(model=0).transpose("layer", "head", "sample"))
+    return _measured(sums, float(told.isel(model=0, ranking=0)), REMOVED)
 
 
-def _measured(sums: PictureSums, reliability: float, n_boot: int, seed: int) -> _Measured:
+def _measured(sums: PictureSums, reliability: float, seed: int) -> _Measured:
     mean = sums.means(np.ones((1, len(sums.pictures))))[:, 0]
     if len(sums.pictures) < 2:
-        return _Measured(mean, np.full((n_boot, len(mean)), np.nan), reliability)
-    return _Measured(mean, sums.means(picture_weights(len(sums.pictures), n_boot, seed)).T, reliability)
+        return _Measured(mean, np.full((N_BOOT, len(mean)), np.nan), reliability)
+    return _Measured(mean, sums.means(picture_weights(len(sums.pictures), N_BOOT, seed)).T, reliability)
 
 
 def _confronted(scores: _Measured, effect: _Measured, layer: NDArray[np.integer]) -> dict[str, float]:

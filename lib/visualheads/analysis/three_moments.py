@@ -10,15 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from visualheads.heads.agreement import spearman, spearman_brown, split_half, top_k_overlap
-from visualheads.heads.bootstrap import (
-    LEVEL,
-    N_BOOT,
-    bootstrap,
-    half_weights,
-    interval,
-    picture_sums,
-    picture_weights,
-)
+from visualheads.heads.bootstrap import LEVEL, N_BOOT, bootstrap, half_weights, interval, picture_sums, picture_weights
 
 SCORES = ("content_weight", "asked_weight", "looking")
 """Attention on the scene, on the asked objects, and asked against unasked objects (lift minus lift)."""

@@ -20,11 +20,7 @@ from visualheads.charts.comparison import (
 )
 from visualheads.charts.depth import against_untrained, figure_one, query_agreement, stage_profile
 from visualheads.charts.display import save_spec, show, spec_of
-from visualheads.charts.effects import (
-    effect_depth,
-    effect_map,
-    loss_curves,
-)
+from visualheads.charts.effects import effect_depth, effect_map, loss_curves
 from visualheads.charts.heads import head_map, one_row, weight_concentration
 from visualheads.charts.maps import condition_maps, detection_map, moment_maps
 from visualheads.charts.overlays import examples, overlays, sample_overlays, steered_answers, strongest_heads

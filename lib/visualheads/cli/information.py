@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -82,6 +81,7 @@ def _machine() -> dict[str, str]:
     import torch
 
     from visualheads.models.devices import main_memory
+    from visualheads.models.provenance import version_of
 
     gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     memory = main_memory()
@@ -94,7 +94,7 @@ def _machine() -> dict[str, str]:
     ]
     return {
         "Python": platform.python_version(),
-        **{name: version for name in PACKAGES if (version := _version(name))},
+        **{name: version for name in PACKAGES if (version := version_of(name))},
         "CPU": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used by torch",
         "memory": f"{memory / GIGABYTE:.0f} GB" if memory else "unknown",
         "GPU": "; ".join(f"{gpu.name}, {gpu.total_memory / GIGABYTE:.0f} GB" for gpu in gpus)
@@ -110,7 +110,9 @@ def _machine() -> dict[str, str]:
 
 
 def _missing() -> list[str]:
-    lacking = [f"{name} is not installed; pip install {name}" for name in PACKAGES if not _version(name)]
+    from visualheads.models.provenance import version_of
+
+    lacking = [f"{name} is not installed; pip install {name}" for name in PACKAGES if not version_of(name)]
     if _miniatures():
         return lacking
     return [*lacking, f"no miniature in {data_folder() / 'miniatures'}; make miniatures, or set VISUALHEADS_DATA"]
@@ -118,13 +120,6 @@ def _missing() -> list[str]:
 
 def _miniatures() -> list[str]:
     return [card.name for card in cards().values() if card.miniature and is_available(card)]
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
 
 
 def _parts(name: str, checkpoint: Checkpoint) -> dict[str, str]:

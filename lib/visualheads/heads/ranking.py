@@ -286,18 +286,6 @@ def _localized(entropy: NDArray[np.floating], k: K) -> Callable[[NDArray[np.bool
     return lowest_entropy(flat, LOCALIZATION_K if n_heads >= FULL_SIZE else min(n_heads, share))
 
 
-def _weight_concentration(ds: xr.Dataset, k: K) -> xr.DataArray:  # noqa: ARG001  (every score has this signature)
-    return _variable(ds, "image_weight") * _variable(ds, "concentration")
-
-
-def _sink_free(ds: xr.Dataset, k: K) -> xr.DataArray:  # noqa: ARG001
-    return _variable(ds, "image_weight") * (1 - _variable(ds, "sink_share"))
-
-
-def _gaze(ds: xr.Dataset, k: K) -> xr.DataArray:  # noqa: ARG001
-    return _variable(ds, "region_weight")
-
-
 def _mean_of(name: str) -> Callable[[xr.Dataset, K], xr.DataArray]:
     return lambda ds, _k: _variable(ds, name)
 
@@ -306,11 +294,11 @@ SCORES: dict[str, Callable[[xr.Dataset, K], xr.DataArray]] = {
     "image_weight": _mean_of("image_weight"),
     "region_weight": _mean_of("region_weight"),
     "concentration": _mean_of("concentration"),
-    "weight_concentration": _weight_concentration,
+    "weight_concentration": lambda ds, _k: _variable(ds, "image_weight") * _variable(ds, "concentration"),
     "detection": _detection,
-    "gaze": _gaze,
+    "gaze": _mean_of("region_weight"),
     "localization": _localization,
-    "sink_free": _sink_free,
+    "sink_free": lambda ds, _k: _variable(ds, "image_weight") * (1 - _variable(ds, "sink_share")),
 }
 """The observational rankings; each function gives the per-sample value (model, layer, head, sample)."""
 

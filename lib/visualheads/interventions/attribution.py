@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from visualheads.interventions.editor import Editor, as_reference
+from visualheads.interventions.editor import Editor
 from visualheads.interventions.engine import first_changed
 from visualheads.interventions.modes import Intervention, check_possible
 from visualheads.interventions.text_model import EMBEDS, check_alone, forward, language_model_inputs, new_cache
@@ -25,7 +25,6 @@ from visualheads.models.progress import Wish, progress_bar
 from visualheads.tracing.settings import coordinates_of, settings_of
 
 if TYPE_CHECKING:
-    from visualheads.interventions.modes import Reference
     from visualheads.models.wrapper import VisionLanguageModel
     from visualheads.tasks.sample import Sample
 
@@ -35,9 +34,7 @@ def gradient_screen(
     samples: Sequence[Sample],
     mode: str = "zero",
     positions: str = "",
-    reference: Reference | Sequence[Sample] | None = None,
     *,
-    bias: float | None = None,
     progress: Wish = "auto",
 ) -> xr.Dataset:
     """First-order guess of what the margin loses when each head alone is changed: `screen_margin`.
@@ -48,7 +45,7 @@ def gradient_screen(
     without a margin. Raises what `ablate` raises.
     """
     settings = settings_of(model, samples, "first_generated", (), None, None, 1)
-    intervention = Intervention(mode, positions, bias, as_reference(model, reference))
+    intervention = Intervention(mode, positions)
     check_possible(model, intervention)
     layers, heads, _ = model.shape
     values = np.full((1, layers, heads, len(samples)), np.nan, np.float32)

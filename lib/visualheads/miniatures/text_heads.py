@@ -21,6 +21,7 @@ from visualheads.errors import CheckpointError, ParameterError, got
 from visualheads.miniatures import dialogues, language, listings
 from visualheads.miniatures.world import PLURAL
 from visualheads.models import attention_call
+from visualheads.models.progress import quiet
 from visualheads.models.provenance import hash_weights
 from visualheads.store.upkeep import kept
 
@@ -231,19 +232,14 @@ def _vocabulary(folder: Path) -> dict[str, int]:
 
 def _module(folder: Path, fresh_seed: int | None) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # a bar on a page's stderr would fail the strict build
     try:
-        if fresh_seed is None:
-            return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        with quiet():  # a bar on a page's stderr would fail the strict build
+            if fresh_seed is None:
+                return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+            config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{folder} holds no causal language model ({error}); give a text-only folder.") from error
-    finally:
-        if shown:
-            logging.enable_progress_bar()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(fresh_seed)
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)

@@ -56,12 +56,15 @@ def identity(
 def circumstance(*, device: str = "cpu", attention: str = "") -> dict[str, str]:
     """What should not decide the numbers: versions of packages and Python, device, attention implementation."""
     told = {"device": device, "attention": attention, "python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            told[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            told[name] = ""
-    return told
+    return told | {name: version_of(name) for name in PACKAGES}
+
+
+def version_of(package: str) -> str:
+    """The installed version of a package; "" where there is none."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def hash_weights(folder: str | Path) -> str:

@@ -49,13 +49,12 @@ def anyres(
     tile_size: int,
     patch_size: int,
     *,
-    newline: bool = True,
     max_tiles: int | None = None,
 ) -> TokenMap:
     """LLaVA-NeXT's AnyRes: the whole picture stretched to one tile, then the unpadded grid of tiles, row by row.
 
     `pinpoints` are the allowed canvases (height, width); `tile_size` is the tower's picture side, `patch_size` its
-    patch. With `newline`, one newline token ends each row of the tile grid. `max_tiles` is LLaVA-OneVision's
+    patch. One newline token ends each row of the tile grid. `max_tiles` is LLaVA-OneVision's
     anyres_max_N: larger grids are interpolated down. Raises ParameterError for pinpoints that are not multiples of
     the tile.
     """
@@ -84,8 +83,7 @@ def anyres(
     covered = side * patch_size
     base = _patches(0, side, side, whole.to_original(cells(side, side, (0, 0, covered, covered))))
     joined = _patches(tile, rows, columns, tiles.to_original(canvas_boxes))
-    if newline:
-        joined = _with_newlines(joined, rows, columns)
+    joined = _with_newlines(joined, rows, columns)
     return _map(image_size, (side, side), (rows, columns), [base, joined])
 
 

@@ -7,7 +7,6 @@ import html
 import os
 import shutil
 import subprocess
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
 from visualheads.book import page
-from visualheads.models.provenance import hash_weights
+from visualheads.models.provenance import hash_weights, version_of
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -29,13 +28,13 @@ def footer_text(root: Path) -> str:
     """Version and data checksum; no clock time and no commit, so equal inputs give equal pages."""
     scenes = root / "data" / "scenes"
     data = [f"data {page.files_hash([scenes])[:SHORT]}"] if scenes.is_dir() else []
-    return " · ".join([f"visualheads {_version('visualheads')}", *data])
+    return " · ".join([f"visualheads {version_of('visualheads')}", *data])
 
 
 def everything(root: Path) -> dict[str, str]:
     """Commit, package versions, data checksum and the hash of every shipped checkpoint, by name."""
     told = {"commit": commit(root)}
-    told |= {name: _version(name) for name in PACKAGES}
+    told |= {name: version_of(name) or "not installed" for name in PACKAGES}
     scenes = root / "data" / "scenes"
     if scenes.is_dir():
         told["data/scenes"] = page.files_hash([scenes])[:SHORT]
@@ -89,13 +88,6 @@ def add_footer(app: Sphinx, config: Any) -> None:
 def _git(git: str, root: Path, *arguments: str) -> str:
     done = subprocess.run([git, "-C", str(root), *arguments], capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def setup(app: Sphinx) -> None:

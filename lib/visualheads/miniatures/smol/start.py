@@ -240,17 +240,15 @@ def _told(scores: Tensor, labels: dict[str, Tensor]) -> dict[str, float]:
     return told
 
 
-def exact_answers(
-    learner: Learner, scenes: int = QUICK_SCENES, seed: str = "held-out", texts: bool = False
-) -> dict[str, float]:
+def exact_answers(learner: Learner, scenes: int = QUICK_SCENES) -> dict[str, float]:
     """Return the share of exactly answered questions of each kind on fresh scenes that training never draws."""
-    rng = random.Random(seed)
+    rng = random.Random("held-out")
     right: dict[str, list[float]] = defaultdict(list)
     for _ in range(-(-scenes // QUICK_BATCH)):
-        rows, pictures = training_rows(learner, rng, Mix(0, QUICK_BATCH) if texts else Mix(QUICK_BATCH))
+        rows, pictures = training_rows(learner, rng, Mix(QUICK_BATCH))
         batch = pack(learner.tokenizer, rows, learner.tokenizer.pad_token_id)
         with torch.no_grad():
-            features = learner.features(pictures) if pictures else None
+            features = learner.features(pictures)
             logits, targets = learner.scores(batch, learner.inputs(batch, features, len(pictures)))
         for (_, asked), answered in zip(rows, right_answers(batch, logits), strict=True):
             for question, hit in zip(asked, answered, strict=True):
