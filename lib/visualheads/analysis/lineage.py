@@ -19,7 +19,7 @@ from visualheads.analysis.scores import answered_by_all, score_difference
 from visualheads.analysis.subset import models_of, subset, tasks_of
 from visualheads.cards import cards, miniature_folder
 from visualheads.heads.losses import mean_share
-from visualheads.heads.patterns import QUERY, model_agreement, pairs
+from visualheads.heads.patterns import model_agreement, pairs
 from visualheads.heads.permutation import ShapePairs, jackknifed, shuffled
 from visualheads.heads.selection import shapes_of
 
@@ -159,13 +159,13 @@ def _relation(table: pd.DataFrame, one: str, other: str) -> str:
     return SEED if a["recipe"] == b["recipe"] else SAME
 
 
-def _matched(table: pd.DataFrame, differs: str, models: Sequence[str] | None = None) -> list[tuple[str, str]]:
+def _matched(table: pd.DataFrame, differs: str) -> list[tuple[str, str]]:
     """Pairs of models that differ in `differs`, "recipe" or "llm", and agree in the other.
 
     Each pair stands once, in the table's order. A model of an unknown language
     model matches none.
     """
-    names = [name for name in map(str, table.index if models is None else models) if table.loc[name, "llm"]]
+    names = [name for name in map(str, table.index) if table.loc[name, "llm"]]
     same = [column for column in ("llm", "recipe") if column != differs] + ["miniature"]
     found = []
     for index, one in enumerate(names):
@@ -186,7 +186,7 @@ CHANGES = (
 """Many image tokens and few."""
 
 
-def relations(ds: xr.Dataset, measure: str = "image_weight", query: str = QUERY, seed: int = 0) -> pd.DataFrame:
+def relations(ds: xr.Dataset, measure: str = "image_weight") -> pd.DataFrame:
     """One row per pair of models of one shape: `alike.pairs` with the columns relation (one of lineage.RELATIONS),
     shape (layers × heads) and counted (whether it is among the `kin_pairs`).
 
@@ -194,7 +194,7 @@ def relations(ds: xr.Dataset, measure: str = "image_weight", query: str = QUERY,
     places in common but depth.
     """
     table = lineage(ds)
-    found = pairs(model_agreement(ds, measure, query=query, seed=seed))
+    found = pairs(model_agreement(ds, measure))
     found["relation"] = [_relation(table, str(a), str(b)) for a, b in zip(found["group"], found["other"], strict=True)]
     shapes = _shapes(ds)
     found["shape"] = [shapes[str(name)] for name in found["group"]]
@@ -209,7 +209,7 @@ def without_partner(ds: xr.Dataset) -> dict[str, str]:
     return {name: shape for name, shape in shapes.items() if list(shapes.values()).count(shape) == 1}
 
 
-def kin_difference(table: pd.DataFrame, ds: xr.Dataset, seed: int = 0) -> dict[str, float] | None:
+def kin_difference(table: pd.DataFrame, ds: xr.Dataset) -> dict[str, float] | None:
     """Mean correlation of pairs of one language model (other recipe) minus that of pairs of other ones, with p.
 
     Keys same and other (means, shapes weighted as in the difference), difference, lower, upper (jackknife over models,
@@ -226,7 +226,7 @@ def kin_difference(table: pd.DataFrame, ds: xr.Dataset, seed: int = 0) -> dict[s
     share = np.array([shape.same.sum() for shape in shapes], dtype=float)
     share /= share.sum()
     observed = float(share @ [shape.difference(shape.labels) for shape in shapes])
-    every = shuffled(shapes, share, seed)
+    every = shuffled(shapes, share)
     width = jackknifed(shapes, share)
     same = kept["same"].to_numpy(dtype=bool)
     return {
@@ -324,7 +324,7 @@ def changes(ds: xr.Dataset, found: Sequence[tuple[str, str]]) -> pd.DataFrame:
     return pd.DataFrame(records, columns=list(CHANGES))
 
 
-def _mean_change(ds: xr.Dataset, found: Sequence[tuple[str, str]], seed: int = 0) -> dict[str, float]:
+def _mean_change(ds: xr.Dataset, found: Sequence[tuple[str, str]]) -> dict[str, float]:
     """Mean change from the first to the second model of the pairs, in share right, each benchmark with the same weight.
 
     Keys estimate, lower, upper (95 % interval over pictures, drawn anew for every benchmark by itself, for they have
@@ -338,7 +338,7 @@ def _mean_change(ds: xr.Dataset, found: Sequence[tuple[str, str]], seed: int = 0
         if arrays and arrays[0].sizes["sample"]:
             changes = [second.values - first.values for first, second in zip(arrays[::2], arrays[1::2], strict=True)]
             parts.append(arrays[0].copy(data=np.mean(changes, axis=0)))
-    return mean_share(parts, seed=seed, lowest=-1.0) if parts else {}
+    return mean_share(parts, lowest=-1.0) if parts else {}
 
 
 def _tokens(ds: xr.Dataset, model: str) -> float:

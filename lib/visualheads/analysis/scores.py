@@ -196,7 +196,7 @@ def known_answers(ds: xr.Dataset) -> pd.DataFrame:
     return pd.DataFrame(records, columns=columns)
 
 
-def score_difference(ds: xr.Dataset, one: str, other: str, task: str, seed: int = 0) -> dict[str, float] | None:
+def score_difference(ds: xr.Dataset, one: str, other: str, task: str) -> dict[str, float] | None:
     """Share right of one model minus that of another, on the questions both were asked.
 
     Parameters
@@ -207,8 +207,6 @@ def score_difference(ds: xr.Dataset, one: str, other: str, task: str, seed: int 
         Models; the difference is `other` minus `one`.
     task : str
         The benchmark.
-    seed : int
-        Seed of the bootstrap over pictures.
 
     Returns
     -------
@@ -224,7 +222,7 @@ def score_difference(ds: xr.Dataset, one: str, other: str, task: str, seed: int 
     first, second = answered_by_all(ds, (one, other), task)
     if not first.sizes["sample"]:
         return None
-    told = share_gained(first, second, seed=seed)
+    told = share_gained(first, second)
     return {
         "difference": told["estimate"],
         "lower": told["lower"],

@@ -36,18 +36,11 @@ def shares(values: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, see
     return _with(bounds, *share_bounds(*_both(bounds), unseen))
 
 
-def share_gained(
-    first: xr.DataArray, second: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0
-) -> dict[str, float]:
+def share_gained(first: xr.DataArray, second: xr.DataArray) -> dict[str, float]:
     """Mean of second − first over the samples both answered, paired: estimate, lower, upper, each in [−1, 1]."""
     one, other = xr.align(first, second, join="inner")
     change = one.copy(data=np.asarray(other.values, dtype=float) - np.asarray(one.values, dtype=float))
-    return changed(change, n_boot, level, seed)
-
-
-def changed(values: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0) -> dict[str, float]:
-    """Mean change of answers (sample; −1, 0 or 1, NaN unknown) with an interval over pictures, as in `changes`."""
-    return _told(changes(values, n_boot, level, seed))
+    return _told(changes(change))
 
 
 def changes(values: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0) -> xr.DataArray:
@@ -190,9 +183,7 @@ def losses(sweep: xr.Dataset) -> xr.Dataset:
     )
 
 
-def excess_loss(
-    sweep: xr.Dataset, of: str = "accuracy", n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0
-) -> xr.DataArray:
+def excess_loss(sweep: xr.Dataset, of: str = "accuracy") -> xr.DataArray:
     """How much more the top sets lose than the mean of their matched random controls: (…, set, bound).
 
     `set` holds the sets of order "top" that have controls (same ranking, stage and count), with their coordinates.
@@ -212,7 +203,8 @@ def excess_loss(
         if same.any():
             top, random = values.isel(set=place), values.isel(set=np.flatnonzero(same)).mean("set")
             beyond = top.copy(data=top.values - random.transpose(*top.dims).values)
-            parts.append(_bounded(beyond, of, n_boot, level, seed))
+            # answers change seldom, or never, which a bootstrap takes for certain
+            parts.append((changes if of == "accuracy" else bootstrap)(beyond))
     if not parts:
         raise ParameterError("no top set has matched random controls; make the sets with protocol_sets(seeds=5).")
     return xr.concat(parts, "set", coords="different", compat="equals").rename(f"excess loss of {of}")
@@ -260,11 +252,6 @@ def over_depth(effects: xr.DataArray) -> xr.DataArray:
     positive = means.clip(min=0).sum("head", min_count=1)  # layers that a smaller model lacks are NaN
     total = positive.sum("layer")
     return (positive / total.where(total > 0)).rename("share of the positive effect")
-
-
-def _bounded(values: xr.DataArray, of: str, n_boot: int, level: float, seed: int) -> xr.DataArray:
-    """Means with bounds (…, bound): answers change seldom, or never, which a bootstrap takes for certain."""
-    return (changes if of == "accuracy" else bootstrap)(values, n_boot, level, seed)
 
 
 def _loss(sweep: xr.Dataset, of: str) -> xr.DataArray:

@@ -109,10 +109,7 @@ def group_agreement(
     measure: str = "image_weight",
     *,
     query: str | None = QUERY,
-    n_splits: int = N_SPLITS,
     n_boot: int = N_BOOT,
-    level: float = LEVEL,
-    seed: int = 0,
 ) -> xr.Dataset:
     """Return how alike the head patterns of every two groups of samples are, per model: dims (model, group, other).
 
@@ -134,7 +131,7 @@ def group_agreement(
     for index in range(values.sizes["model"]):
         one = values.isel(model=index)
         found = collected([(one, labels == group) for group in groups], groups)
-        parts.append(_compared(found, n_splits, n_boot, level, seed))
+        parts.append(_compared(found, n_boot))
     joined: xr.Dataset = xr.concat(parts, dim="model")  # pyright: ignore[reportAssignmentType]
     return joined.assign_coords(model=values["model"].values)
 
@@ -157,16 +154,7 @@ def format_agreement(
     return joined.assign_coords(format=forms)
 
 
-def model_agreement(
-    ds: xr.Dataset,
-    measure: str = "image_weight",
-    *,
-    query: str | None = QUERY,
-    n_splits: int = N_SPLITS,
-    n_boot: int = N_BOOT,
-    level: float = LEVEL,
-    seed: int = 0,
-) -> xr.Dataset:
+def model_agreement(ds: xr.Dataset, measure: str = "image_weight") -> xr.Dataset:
     """Return how alike the head patterns of every two models are: variables as in `group_agreement`, dims (group,
     other), both with the models' names.
 
@@ -174,7 +162,7 @@ def model_agreement(
     of a shape saw count, so that every pair rests on the same pictures (`samples` says how many; with fewer than three
     pictures all is NaN). Pictures are halved alike for all models.
     """
-    values = sample_scores(ds, measure, query=_query(ds, query))
+    values = sample_scores(ds, measure, query=_query(ds, QUERY))
     names = [str(name) for name in values["model"].values]
     shapes = shapes_of(values)
     result: xr.Dataset | None = None
@@ -184,7 +172,7 @@ def model_agreement(
         seen = np.asarray(chosen.notnull().any(["layer", "head"]).all("model"))
         groups = [names[index] for index in members]
         found = collected([(chosen.isel(model=place), seen) for place in range(len(members))], groups)
-        part = _compared(found, n_splits, n_boot, level, seed).reindex(group=names, other=names)
+        part = _compared(found, N_BOOT).reindex(group=names, other=names)
         result = part if result is None else result.combine_first(part)
     if result is None:
         raise ParameterError(got("models", 0, "at least one model"))
@@ -199,9 +187,7 @@ def verdict(lower: float, upper: float, margin: float = MARGIN) -> str:
     return DIFFERENT if lower > 0 else UNDECIDED
 
 
-def pairs(
-    told: xr.Dataset, kinds: Mapping[str, Sequence[tuple[str, str]]] | None = None, margin: float = MARGIN
-) -> pd.DataFrame:
+def pairs(told: xr.Dataset, kinds: Mapping[str, Sequence[tuple[str, str]]] | None = None) -> pd.DataFrame:
     """Tell for every pair of groups whether their patterns are alike.
 
     Parameters
@@ -211,8 +197,6 @@ def pairs(
     kinds
         Pairs (group, other) by what they differ in; by default all pairs, each once, of the kind "all". Pairs whose
         group is missing, or that are NaN, are left out.
-    margin
-        Of `verdict`.
 
     Returns
     -------
@@ -234,7 +218,7 @@ def pairs(
     table = table[[*numbers, *bounds]].reset_index()
     groups = [part for _, part in table.groupby(over, sort=False)] if over and len(table) else [table]
     found = pd.concat([chosen.merge(part, on=["group", "other"]) for part in groups], ignore_index=True)
-    found["verdict"] = [verdict(row["lower"], row["upper"], margin) for _, row in found.iterrows()]
+    found["verdict"] = [verdict(row["lower"], row["upper"]) for _, row in found.iterrows()]
     return found[[*over, *chosen.columns, *numbers, *bounds, "verdict"]]
 
 
@@ -255,9 +239,7 @@ def task_pairs(told: xr.Dataset) -> pd.DataFrame:
     return pairs(told, kinds)
 
 
-def nearest_pattern(
-    ds: xr.Dataset, by: str = "task", measure: str = "image_weight", n_splits: int = N_SPLITS, seed: int = 0
-) -> pd.DataFrame:
+def nearest_pattern(ds: xr.Dataset, by: str = "task") -> pd.DataFrame:
     """Nearest-pattern classification: how often a group is told from its head pattern alone.
 
     Of every random halves of the pictures, each group's pattern of one half is given to the group whose pattern of the
@@ -267,10 +249,8 @@ def nearest_pattern(
     ----------
     ds
         Traced samples (model, layer, head, sample).
-    by, measure
-        The coordinate along `sample` that names the groups; the measure, or ranking, of which patterns are made.
-    n_splits, seed
-        Random halves, and their seed.
+    by
+        The coordinate along `sample` that names the groups; patterns are those of image weight.
 
     Returns
     -------
@@ -278,7 +258,7 @@ def nearest_pattern(
         One row per model: `right`, the share of patterns given to their own group; `chance`, 1 / groups; `groups`.
         Models with fewer than two groups are left out.
     """
-    values = sample_scores(ds, measure, query=_query(ds, QUERY))
+    values = sample_scores(ds, "image_weight", query=_query(ds, QUERY))
     labels = labels_of(values, by)
     groups = list(dict.fromkeys(labels))
     records = []
@@ -286,7 +266,7 @@ def nearest_pattern(
         found = collected([(values.isel(model=index), labels == group) for group in groups], groups)
         if found.n_pictures < FEWEST:
             continue
-        first = half_weights(found.n_pictures, n_splits, seed)
+        first = half_weights(found.n_pictures, N_SPLITS)
         correlations = between(found, first, 1 - first)
         there = np.isfinite(np.diagonal(correlations, axis1=1, axis2=2)).all(axis=0)
         if there.sum() < 2:
@@ -302,19 +282,19 @@ def _query(ds: xr.Dataset, query: str | None) -> str | None:
     return query if "query" in ds.dims else None
 
 
-def _compared(found: Patterns, n_splits: int, n_boot: int, level: float, seed: int) -> xr.Dataset:
+def _compared(found: Patterns, n_boot: int) -> xr.Dataset:
     n = len(found.groups)
     matrix = np.full((n, n), np.nan)
     told = {name: matrix.copy() for name in ("correlation", "within_layers", "ceiling", "shortfall")}
     bounds = np.full((n, n, 2), np.nan)
     if found.n_pictures >= FEWEST:
-        first = half_weights(found.n_pictures, n_splits, seed)
+        first = half_weights(found.n_pictures, N_SPLITS)
         for name, centred in (("correlation", False), ("within_layers", True)):
             told[name] = _symmetric(between(found, first, 1 - first, centred)).mean(axis=0)
         told["ceiling"], told["shortfall"] = shortfalls(told["correlation"])
-        replicates = shortfalls(_symmetric(between(found, *drawn_halves(found.n_pictures, n_boot, seed))))[1]
+        replicates = shortfalls(_symmetric(between(found, *drawn_halves(found.n_pictures, n_boot, 0))))[1]
         there = np.isfinite(replicates).all(axis=0)
-        bounds[there] = centred_interval(told["shortfall"][there], replicates[:, there], level)
+        bounds[there] = centred_interval(told["shortfall"][there], replicates[:, there], LEVEL)
     both = ("group", "other")
     samples = found.counts.max(axis=1).sum(axis=1)
     return xr.Dataset(

@@ -129,10 +129,10 @@ def jackknifed(shapes: Sequence[ShapePairs], share: NDArray[np.float64], level: 
     return float(stats.t.ppf((1 + level) / 2, n - 1) * spread)
 
 
-def shuffled(shapes: Sequence[ShapePairs], share: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+def shuffled(shapes: Sequence[ShapePairs], share: NDArray[np.float64]) -> NDArray[np.float64]:
     """The difference for every order of the language models within each shape, or for drawn orders of many models."""
     found = [
-        np.array([shape.difference(shape.labels[order]) for order in orders(len(shape.labels), seed + place)])
+        np.array([shape.difference(shape.labels[order]) for order in orders(len(shape.labels), place)])
         for place, shape in enumerate(shapes)
     ]
     if len(found) == 1:
@@ -140,7 +140,7 @@ def shuffled(shapes: Sequence[ShapePairs], share: NDArray[np.float64], seed: int
     elif np.prod([len(one) for one in found]) <= MOST_EXACT:
         every = np.array([share @ values for values in itertools.product(*found)])
     else:
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(0)
         drawn = [np.concatenate([one[:1], one[rng.integers(0, len(one), N_DRAWN - 1)]]) for one in found]
         every = share @ np.array(drawn)
     return every[np.isfinite(every)]
