@@ -142,14 +142,13 @@ def repeat(
     again = sweep(model, samples, marks, mode, positions, progress=False).isel(model=0)
     apart: dict[str, float] = {}
     for name, allowed in TOLERANCE.items():
-        difference = np.abs(again[name].values - told[name].transpose("set", "sample").values)
+        kept = told[name].transpose("set", "sample").values
+        difference = np.abs(again[name].values - kept)
         if name == "correct":
             apart[name] = float(np.nanmean(difference))
         else:
-            rounded = np.abs(told[name].transpose("set", "sample").values) * ROUNDING
-            difference = np.maximum(difference - rounded, 0)
-            apart[name] = float(np.nanmax(difference))
-        if not float(np.nanmean(difference) if name == "correct" else np.nanmax(difference)) <= allowed:
+            apart[name] = float(np.nanmax(np.maximum(difference - np.abs(kept) * ROUNDING, 0)))
+        if not apart[name] <= allowed:
             raise StoreError(
                 f"the full store of {model.name} is not what this machine computes: {name} differs by "
                 f"{apart[name]:.3g} (allowed: {allowed}); {_to_agree(model)}."
