@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.cells import displayed
-from visualheads.book.text import download_table, prepared, render, say, show_table
+from visualheads.book.text import _prepared, download_table, render, say, show_table
 from visualheads.errors import ParameterError
 
 ROW = {"estimate": 0.671, "lower": 0.606, "upper": 0.744}
@@ -63,7 +63,7 @@ def test_a_sentence_is_displayed_as_markdown(capsys: pytest.CaptureFixture[str])
 
 def test_tables_join_bounds_and_round() -> None:
     table = pd.DataFrame([{"task": "pope", **ROW, "n": 1500}, {"task": "pope", **dict.fromkeys(ROW, np.nan), "n": 3}])
-    shown = prepared(table, {"task": "benchmark", "estimate": "right", "n": "n"}, percent=["estimate"])
+    shown = _prepared(table, {"task": "benchmark", "estimate": "right", "n": "n"}, percent=["estimate"])
     assert shown.to_dict("list") == {
         "benchmark": ["POPE", "POPE"],
         "right (%)": ["67.1 (60.6 to 74.4)", "–"],

@@ -172,12 +172,12 @@ def test_overlay_refuses_a_map_of_another_grid() -> None:
     picture = Image.new("RGB", (96, 96))
     grid = single_grid_of(96, 8)
     with pytest.raises(ParameterError, match="shape of the map"):
-        charts.overlays(picture, {"L0H0": np.ones((4, 4))}, grid)
+        charts.overlays._overlays(picture, {"L0H0": np.ones((4, 4))}, grid)
 
 
 def test_overlay_draws_a_cell_per_patch_and_the_box() -> None:
     picture = Image.new("RGB", (96, 96), "teal")
-    chart = charts.overlays(
+    chart = charts.overlays._overlays(
         picture, {"L0H0": np.linspace(0, 1, 64).reshape(8, 8)}, single_grid_of(96, 8), (10, 20, 30, 40)
     )
     text = json.dumps(display.spec_of(chart))

@@ -41,16 +41,24 @@ Lists = Mapping[str, Mapping[str, xr.DataArray]]
 
 
 def loss_table(sweeps: Mapping[str, xr.Dataset], of: Sequence[str] = tuple(LOSSES)) -> pd.DataFrame:
-    """What is lost by model, mode, measure, ranking, stage, order and number of heads: one row each.
+    """What is lost without heads, by model, mode, measure, ranking, stage, order and number of heads.
 
-    estimate, lower, upper   mean loss with its 95 % interval, paired bootstrap over pictures: a share for accuracy
-                             (`answered.changes`), logits for margin, nats for KL; positive where the removed heads
-                             were of use
-    sets                     head sets behind the row: random controls of several seeds are averaged per sample
-    samples                  samples on which any of them was tried
-    set_lowest, set_highest  smallest and largest mean loss of one set: how far the draw of random heads matters
-    `sweeps` maps modes to sweeps of `protocol.protocol_sets`; sets of another kind (single heads) are left out, and so
-    are those that a model did not run.
+    Parameters
+    ----------
+    sweeps : mapping of str to xarray.Dataset
+        Sweeps of `head_sets.protocol_sets` by mode. Sets of another kind (single heads) are left out, and so are those
+        that a model did not run.
+    of : sequence of str
+        Measures of loss: accuracy, margin or kl.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per combination. Columns, besides these labels: estimate, lower, upper, the mean loss with its 95 %
+        interval, paired bootstrap over pictures, as a share for accuracy (`losses.changes`), in logits for margin and
+        nats for KL, positive where the removed heads were of use; sets, the head sets behind the row (random controls
+        of several seeds are averaged per sample); samples, those on which any of them was tried; set_lowest,
+        set_highest, the smallest and largest mean loss of one set, which tell how far the draw of random heads matters.
     """
     parts = []
     for mode, sweep in sweeps.items():
@@ -61,7 +69,20 @@ def loss_table(sweeps: Mapping[str, xr.Dataset], of: Sequence[str] = tuple(LOSSE
 
 
 def losses_by_benchmark(sweeps: Mapping[str, xr.Dataset], of: Sequence[str] = tuple(LOSSES)) -> pd.DataFrame:
-    """`loss_table` of every benchmark of the sweeps by itself, with the column `task`."""
+    """What is lost without heads on every benchmark by itself.
+
+    Parameters
+    ----------
+    sweeps : mapping of str to xarray.Dataset
+        Sweeps by mode, as in `loss_table`.
+    of : sequence of str
+        Measures of loss: accuracy, margin or kl.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The rows of `loss_table` of every benchmark, with the column `task`.
+    """
     parts = []
     for task in dict.fromkeys(name for sweep in sweeps.values() for name in sweep["task"].values.astype(str)):
         own = {
@@ -72,8 +93,22 @@ def losses_by_benchmark(sweeps: Mapping[str, xr.Dataset], of: Sequence[str] = tu
 
 
 def released_share(table: pd.DataFrame, ranking: str = "image_weight") -> pd.DataFrame:
-    """Of a `loss_table`, the largest number of heads of every model, mode, measure and stage, by one ranking: the
-    protocol's counts end at the released share of the heads (9.8 %)."""
+    """The rows with the largest number of heads of every model, mode, measure and stage, by one ranking.
+
+    The protocol's counts end at the released share of the heads (9.8 %).
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        A result of `loss_table`.
+    ranking : str
+        The ranking that chose the heads.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Rows of the table, in its order, of the stages "late" and "all".
+    """
     own = table[(table["ranking"] == ranking) & table["stage"].isin(["late", "all"])]
     if own.empty:
         return own
@@ -82,11 +117,21 @@ def released_share(table: pd.DataFrame, ranking: str = "image_weight") -> pd.Dat
 
 
 def beyond_random(sweeps: Mapping[str, xr.Dataset], table: pd.DataFrame) -> pd.DataFrame:
-    """A `loss_table` of these sweeps with what its top sets lose beyond their random controls (`effects.excess_loss`).
+    """What the top sets lose beyond their random controls.
 
-    excess, excess_lower, excess_upper   mean difference to the mean of the controls with its 95 % interval, paired
-                                         bootstrap over pictures, in the unit of the measure; NaN in rows of other
-                                         orders, and of top sets without random controls
+    Parameters
+    ----------
+    sweeps : mapping of str to xarray.Dataset
+        Sweeps by mode.
+    table : pandas.DataFrame
+        The result of `loss_table` on these sweeps.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The table with the columns excess, excess_lower and excess_upper: the mean difference to the mean of the
+        controls with its 95 % interval, paired bootstrap over pictures (`losses.excess_loss`), in the unit of the
+        measure. NaN in rows of other orders, and of top sets without random controls.
     """
     told = np.full((len(table), len(EXCESS)), np.nan)
     for place, row in enumerate(table.to_dict("records")):
@@ -105,8 +150,19 @@ def beyond_random(sweeps: Mapping[str, xr.Dataset], table: pd.DataFrame) -> pd.D
 
 
 def over_models(table: pd.DataFrame) -> pd.DataFrame:
-    """Means of a `loss_table` over its models, by mode, stage and order: estimates and bounds are averaged, as of
-    models that answer the same questions (leave those of the reduced protocol out); `models` tells how many."""
+    """Means of a table of losses over its models, by mode, stage and order.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Rows of `loss_table`, one per model, mode, stage and order, of models that answer the same questions: leave
+        those of the reduced protocol out.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns: mode, stage, order, estimate, lower, upper (each averaged, in the table's unit), models (how many).
+    """
     if table.empty:
         return table
     means = table.groupby(["mode", "stage", "order"], sort=False)[["estimate", "lower", "upper"]].mean()
@@ -115,7 +171,18 @@ def over_models(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def usable(ds: xr.Dataset) -> list[str]:
-    """The observational rankings that a dataset has what they need for."""
+    """The observational rankings that a dataset has what they need for.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces.
+
+    Returns
+    -------
+    list of str
+        Names of SCORES, in its order; without `gaze` where the row last_prompt was not traced.
+    """
     found = [name for name in SCORES if all(need in ds for need in ("image_weight", *NEEDS.get(name, ())))]
     if "query" in ds.coords and "last_prompt" not in np.atleast_1d(ds["query"].values).astype(str):
         found = [name for name in found if name != "gaze"]
@@ -123,7 +190,23 @@ def usable(ds: xr.Dataset) -> list[str]:
 
 
 def effects_of(sweep: xr.Dataset | None, task: str = MAIN_TASK, form: str = "free") -> xr.Dataset | None:
-    """Effects of single heads on one benchmark asked in one format; None where none was removed alone there."""
+    """Effects of single heads on one benchmark asked in one format.
+
+    Parameters
+    ----------
+    sweep : xarray.Dataset, optional
+        A sweep of `head_sets.single_heads`, with coordinates `task` and `format` along `sample`.
+    task : str
+        The benchmark.
+    form : str
+        The answer format.
+
+    Returns
+    -------
+    xarray.Dataset or None
+        `losses.head_effects` (model, layer, head, sample) of the models that have any; NaN for heads that were not
+        tried. None without a sweep, or where no head was removed alone there.
+    """
     if sweep is None:
         return None
     own = real_samples(sweep)
@@ -164,7 +247,19 @@ def _head_table(
 
 
 def depth_table(effects: xr.Dataset | None) -> pd.DataFrame:
-    """The share of each model's positive effect that lies in a layer: effect (whole, looking), model, layer, share."""
+    """The share of each model's positive effect that lies in each layer.
+
+    Parameters
+    ----------
+    effects : xarray.Dataset, optional
+        Effects of single heads, whole_margin and looking_margin (model, layer, head, sample).
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns: effect ("whole" or "looking"), model, layer, share (in [0, 1]; sums to 1 over the layers of a model).
+        Layers that a model lacks are left out; empty without effects.
+    """
     parts = [] if effects is None else [
         over_depth(effects[f"{kind}_margin"]).to_dataframe("share")["share"].dropna().reset_index().assign(effect=kind)
         for kind in ("whole", "looking")
@@ -173,7 +268,24 @@ def depth_table(effects: xr.Dataset | None) -> pd.DataFrame:
 
 
 def head_tables(traces: xr.Dataset, effects: xr.Dataset | None, more: Lists | None = None) -> pd.DataFrame:
-    """`head_table` of every model that has both, one below the other; empty where there is none."""
+    """Every head's scores beside its effect, of every model that has both.
+
+    Parameters
+    ----------
+    traces : xarray.Dataset
+        Traces (model, layer, head, sample).
+    effects : xarray.Dataset, optional
+        Effects of single heads (model, layer, head, sample), with `effect_margin`.
+    more : mapping of str to mapping of str to xarray.DataArray, optional
+        Further scores (layer, head) by model and name: other effects, published lists.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per head with an effect. Columns: model, layer, head, name, stage, effect (mean loss of the right
+        answer's margin without the head, in logits), and a column per ranking that the traces allow (`usable`) and per
+        further score. NaN where a model has no value; empty where no model has both.
+    """
     told = more or {}
     parts = [] if effects is None else [_head_table(traces, effects, n, told.get(n)) for n in _both(traces, effects)]
     columns = ["model", "layer", "head", "name", "stage", "effect", *usable(traces)]

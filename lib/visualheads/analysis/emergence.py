@@ -38,13 +38,25 @@ FEWEST = 3
 
 
 def moment_table(moments: Mapping[str, xr.Dataset], measure: str = "image_weight", query: str = QUERY) -> pd.DataFrame:
-    """Head patterns through training: one row per model and moment, in the order of training.
+    """Head patterns through training: how near each moment's is to the last one.
 
-    Columns: model, moment (the part of the entry's name behind "@"), step, rho (Spearman over heads with the last
-    moment), within (the same after removing layer means), top (mean of the heads that are the strongest tenth at the
-    end), all (mean of all heads), shared (share of those strongest heads that are among the strongest tenth here).
+    Parameters
+    ----------
+    moments : mapping of str to xarray.Dataset
+        By model, traces with one entry along `model` per moment and its `training_step`; an entry's name tells the
+        moment behind "@".
+    measure : str
+        The measure whose means over samples are the pattern.
+    query : str
+        The attention row, where a dataset holds several.
 
-    `moments` maps a model's name to its dataset with one entry along `model` per moment and `training_step`.
+    Returns
+    -------
+    pandas.DataFrame
+        One row per model and moment, in the order of training. Columns: model, moment, step, rho (Spearman over heads
+        with the last moment, in [−1, 1]), within (the same after removing layer means), top (mean of the heads that are
+        the strongest at the end, as many as in detection), all (mean of all heads), shared (share of those strongest
+        heads that are among the strongest here). Heads without a value at any moment do not count.
     """
     records = []
     for name, ds in moments.items():
@@ -84,16 +96,31 @@ def with_text(
     networks: Mapping[str, str] | None = None,
     n_boot: int = N_BOOT,
 ) -> pd.DataFrame:
-    """How far heads of tuned models do on pictures what they did on text lists: a row per model and text-only model.
+    """How far heads of tuned models do on pictures what they did on text lists.
 
-    Columns: model, text_model, kind (OWN, FRESH, AGAIN or OTHER), rho (Spearman over heads of MEASURE on pictures
-    with `asked_weight` on lists), lower, upper, within (after removing layer means), ceiling (√ of the two split-half
-    reliabilities, stepped up to full length). The interval draws pictures and lists anew, percentiles centred on the
-    estimate. Text-only models of another shape are left out.
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces of tuned models (model, layer, head, sample).
+    text : mapping of str to xarray.Dataset
+        Traced lists by name of the text-only model (`text_heads.text_heads`).
+    grown_from : mapping of str to str
+        The text-only model of each tuned model; models whose own one is missing in `text` are left out.
+    untrained : mapping of str to xarray.Dataset, optional
+        Traced lists of fresh networks, by name of the text-only model.
+    networks : mapping of str to str, optional
+        What network each text-only model is a training of (`lineage.networks`): AGAIN are those of one network.
+    n_boot : int
+        Draws of pictures and of lists, each by themselves.
 
-    text         traced lists by name of the text-only model (`miniatures.text_heads`); untrained: of fresh networks
-    grown_from   text-only model of each tuned model; models whose own one is missing in `text` are left out
-    networks     what network each text-only model is a training of (`lineage.networks`): AGAIN are those of one network
+    Returns
+    -------
+    pandas.DataFrame
+        One row per tuned and text-only model of one shape. Columns: model, text_model, kind (OWN, FRESH, AGAIN or
+        OTHER), rho (Spearman over heads of MEASURE on pictures, in the row last_prompt, with `asked_weight` on lists,
+        in [−1, 1]), lower, upper (95 %, percentiles centred on the estimate), within (after removing layer means),
+        ceiling (√ of the two split-half reliabilities, stepped up to full length; NaN for fewer than three pictures or
+        lists).
     """
     records = []
     asked = ROW if "query" in ds.dims else None
@@ -119,11 +146,29 @@ def by_choice(
     untrained: Mapping[str, xr.Dataset] | None = None,
     networks: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    """How much `with_text` owes to its measure and row: one row per model and choice (CHOICES) that the dataset holds.
+    """How much the correlations of `with_text` owe to their measure and attention row.
 
-    Columns: model, measure, query, own (Spearman over heads with the lists of the model's own text-only model),
-    control (the largest with those of any other reader of its shape; NaN where there is none). All on the samples that
-    have a region.
+    All are on the samples that have a region.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces of tuned models (model, layer, head, sample).
+    text : mapping of str to xarray.Dataset
+        Traced lists by name of the text-only model.
+    grown_from : mapping of str to str
+        The text-only model of each tuned model.
+    untrained : mapping of str to xarray.Dataset, optional
+        Traced lists of fresh networks, by name of the text-only model.
+    networks : mapping of str to str, optional
+        What network each text-only model is a training of.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per model and choice of CHOICES that the dataset holds. Columns: model, measure, query, own (Spearman
+        over heads with the lists of the model's own text-only model), control (the largest with those of any other
+        reader of its shape; NaN where there is none).
     """
     if MEASURE in ds:
         region = ds[MEASURE].notnull()
@@ -193,7 +238,25 @@ def _head_pairs(
 def all_head_pairs(
     ds: xr.Dataset, text: Mapping[str, xr.Dataset], grown_from: Mapping[str, str], measure: str = MEASURE
 ) -> pd.DataFrame:
-    """`head_pairs` of every tuned model whose own text-only model is in `text`, with the column model."""
+    """What every head of tuned models did on lists of its own text-only model, and does on pictures.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces of tuned models (model, layer, head, sample).
+    text : mapping of str to xarray.Dataset
+        Traced lists by name of the text-only model.
+    grown_from : mapping of str to str
+        The text-only model of each tuned model; models whose own one is missing in `text` are left out.
+    measure : str
+        What heads do on pictures, in the row last_prompt.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per model and head. Columns: layer, head, name, text (mean attention on the asked words of lists, in [0,
+        1]), picture (mean of the measure), model. Models whose text-only model has another shape have no rows.
+    """
     columns = ["layer", "head", "name", "text", "picture", "model"]
     parts = []
     for name in models_of(ds):
@@ -250,7 +313,13 @@ SCORES = (
 
 
 def training_records() -> dict[str, dict[str, Any]]:
-    """The records of all miniatures that were trained, in the catalogue's order, then by name."""
+    """The records of all miniatures that were trained.
+
+    Returns
+    -------
+    dict of str to dict
+        By model, in the catalogue's order, then by name.
+    """
     place = {name: index for index, name in enumerate(cards())}
     names = [path.parent.name for path in (data_folder() / "miniatures").glob(f"*/{RECORD}")]
     names.sort(key=lambda name: (place.get(name, len(place)), name))
@@ -259,9 +328,20 @@ def training_records() -> dict[str, dict[str, Any]]:
 
 
 def stage_table(records: Records) -> pd.DataFrame:
-    """One row per miniature and stage: model, stage, steps, batch, minutes, shared (an earlier row has the same run).
+    """Steps and time of every stage of training.
 
     All miniatures share a tower, those of one language model that, and a short tuning its parent's alignment.
+
+    Parameters
+    ----------
+    records : mapping of str to mapping
+        Training records by miniature, as of `training_records`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per miniature and stage. Columns: model, stage, steps, batch, minutes, shared (an earlier row has the
+        same run).
     """
     rows, known = [], set()
     for name, record in records.items():
@@ -277,11 +357,20 @@ def stage_table(records: Records) -> pd.DataFrame:
 
 
 def score_table(records: Records) -> pd.DataFrame:
-    """Scores over all shipped items: one row per miniature and benchmark, and one per kind of question where told.
+    """Scores over all shipped items, by miniature and benchmark, and by kind of question where told.
 
-    kind : "" for the whole benchmark. estimate, lower, upper : share right with its 95 % interval.
-    chance, white, question_only : random answers of the right form, the same model with white pictures, and the best
-    answerer that sees only the question; NaN where not measured. above_chance : clearly above chance and that answerer.
+    Parameters
+    ----------
+    records : mapping of str to mapping
+        Training records by miniature, as of `training_records`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns: model, task, kind ("" for the whole benchmark), estimate, lower, upper (share right with its 95 %
+        interval, in [0, 1]), n, chance, white and question_only (the share of random answers of the right form, of the
+        same model with white pictures, and of the best answerer that sees only the question; NaN where not measured),
+        above_chance (clearly above chance and that answerer).
     """
     rows = []
     for name, record in records.items():
@@ -296,7 +385,18 @@ def score_table(records: Records) -> pd.DataFrame:
 
 
 def target_table(records: Records) -> pd.DataFrame:
-    """What was asked of each miniature: model, what, wanted, found, reached, why."""
+    """What was asked of each miniature, and whether it was reached.
+
+    Parameters
+    ----------
+    records : mapping of str to mapping
+        Training records by miniature, as of `training_records`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per target. Columns: model, what, wanted, found, reached, why ("" where nothing is told).
+    """
     rows = [
         {"model": name, "why": "", **entry} for name, record in records.items() for entry in record.get("targets", ())
     ]

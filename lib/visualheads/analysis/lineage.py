@@ -42,12 +42,23 @@ COLUMNS = ("llm", "text_model", "family", "recipe", "parameters", "seed", "minia
 
 
 def lineage(ds: xr.Dataset) -> pd.DataFrame:
-    """One row per model: llm, text_model, family, recipe, parameters (billions), seed, miniature, variant.
+    """What each model of a dataset descends from: language model, recipe, size and seed.
 
-    llm, family and recipe are the dataset's coordinates, or else the catalogue's, "" where neither knows; text_model
-    (the very checkpoint it was tuned from) and seed come from a miniature's training record. Where there is none,
-    text_model is the llm, and the seed 0. A variant is a further training of a miniature (another seed, a second
-    language model): a control, never one more model among those compared.
+    A variant is a further training of a miniature (another seed, a second language model): a control, never one more
+    model among those compared.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Any dataset with the coordinate `model`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per model, by its name. Columns: llm, text_model, family, recipe, parameters (in billions; NaN where
+        unknown), seed, miniature, variant. llm, family and recipe are the dataset's coordinates, or else the
+        catalogue's, "" where neither knows; text_model (the very checkpoint it was tuned from) and seed come from a
+        miniature's training record. Where there is none, text_model is the llm, and the seed 0.
     """
     names = models_of(ds)
     table = descent(names)
@@ -62,12 +73,34 @@ def lineage(ds: xr.Dataset) -> pd.DataFrame:
 
 
 def language_models(ds: xr.Dataset) -> dict[str, str]:
-    """Language model of each model; the model's own name where neither the dataset nor the catalogue knows it."""
+    """The language model of each model.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Any dataset with the coordinate `model`.
+
+    Returns
+    -------
+    dict of str to str
+        Language model by model; the model's own name where neither the dataset nor the catalogue knows it.
+    """
     return {str(name): str(llm) or str(name) for name, llm in lineage(ds)["llm"].items()}
 
 
 def descent(names: Sequence[str]) -> pd.DataFrame:
-    """The table of `lineage` from catalogue and training records alone; parameters are NaN where unknown."""
+    """The table of `lineage` from catalogue and training records alone.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Models.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Rows and columns as in `lineage`; texts are empty and parameters NaN where unknown.
+    """
     records = []
     for name in names:
         told = training_record(name)
@@ -91,7 +124,18 @@ def descent(names: Sequence[str]) -> pd.DataFrame:
 
 
 def training_record(model: str) -> dict[str, Any]:
-    """What a miniature's training left beside its checkpoint; empty for any other model."""
+    """What a miniature's training left beside its checkpoint.
+
+    Parameters
+    ----------
+    model : str
+        Name of the model.
+
+    Returns
+    -------
+    dict of str to Any
+        The record as it was written; empty for any other model.
+    """
     path = miniature_folder(model) / RECORD
     if "/" in model or not path.is_file():
         return {}
@@ -121,7 +165,16 @@ def _recorded_scores(model: str) -> dict[str, float]:
 def networks(names: Iterable[str]) -> dict[str, str]:
     """What network each miniature is a training of: trainings of one with other seeds are told alike.
 
-    Read off the configurations of their checkpoints (NETWORK); a name without one is left out.
+    Parameters
+    ----------
+    names : iterable of str
+        Models.
+
+    Returns
+    -------
+    dict of str to str
+        By model, what the configuration of its checkpoint tells of the network (NETWORK) as one text; a name without a
+        checkpoint is left out.
     """
     paths = {name: miniature_folder(name) / "config.json" for name in names if "/" not in name}
     configs = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.is_file()}
@@ -134,6 +187,16 @@ def one_kind(names: Sequence[str]) -> list[str]:
     """The checkpoints among these models, or the miniatures: whichever are of more language models, else checkpoints.
 
     What they were asked looks alike and is not: no statistic over models mixes their scores.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Models.
+
+    Returns
+    -------
+    list of str
+        Those of one kind, in the given order.
     """
     table = descent(names)
     kinds = [table[table["miniature"] == small] for small in (False, True)]
@@ -141,7 +204,18 @@ def one_kind(names: Sequence[str]) -> list[str]:
 
 
 def without_variants(ds: xr.Dataset) -> xr.Dataset:
-    """The models that are no further trainings of another one; all of them where nothing else is there."""
+    """The models that are no further trainings of another one; all of them where nothing else is there.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Any dataset with the dimension `model`.
+
+    Returns
+    -------
+    xarray.Dataset
+        The dataset with fewer models, or as it is.
+    """
     table = descent(models_of(ds))
     kept = np.flatnonzero(~table["variant"].to_numpy(dtype=bool))
     return ds.isel(model=kept) if len(kept) else ds
@@ -187,11 +261,23 @@ CHANGES = (
 
 
 def relations(ds: xr.Dataset, measure: str = "image_weight") -> pd.DataFrame:
-    """One row per pair of models of one shape: `alike.pairs` with the columns relation (one of lineage.RELATIONS),
-    shape (layers × heads) and counted (whether it is among the `kin_pairs`).
+    """How alike the head patterns of every two models of one shape are, and what the two are to each other.
 
     Heads are compared place by place. Among models of other language models that is the control: their heads have no
     places in common but depth.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces (model, layer, head, sample).
+    measure : str
+        The measure whose means over samples are the pattern.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The rows of `patterns.pairs`, nearest relation first, with the columns relation (one of RELATIONS), shape
+        (layers × heads) and counted: whether the pair is among those of `kin_difference`.
     """
     table = lineage(ds)
     found = pairs(model_agreement(ds, measure))
@@ -204,19 +290,47 @@ def relations(ds: xr.Dataset, measure: str = "image_weight") -> pd.DataFrame:
 
 
 def without_partner(ds: xr.Dataset) -> dict[str, str]:
-    """Models that enter no pair, since no other has their shape (layers × heads), with that shape."""
+    """Models that enter no pair, since no other has their shape.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces with `image_weight` (model, layer, head, sample).
+
+    Returns
+    -------
+    dict of str to str
+        Their shapes by model, such as "32 × 32" (layers × heads).
+    """
     shapes = _shapes(ds)
     return {name: shape for name, shape in shapes.items() if list(shapes.values()).count(shape) == 1}
 
 
 def kin_difference(table: pd.DataFrame, ds: xr.Dataset) -> dict[str, float] | None:
-    """Mean correlation of pairs of one language model (other recipe) minus that of pairs of other ones, with p.
+    """Mean correlation of pairs of one language model (other recipe) minus that of pairs of other ones.
 
-    Keys same and other (means, shapes weighted as in the difference), difference, lower, upper (jackknife over models,
-    which pairs share; NaN where one model makes all pairs of a kind), p_value (share of the shufflings of language
-    models among the models of a shape with at least that difference, one-sided; exact for few models), p_less (with at
-    most that difference), pairs_same, pairs_other, least_p (the smallest p that these models can give). Pairs are
-    `kin_pairs`; several shapes count by their pairs of one language model. None where no shape has both kinds of pair.
+    Further trainings of a model are left out, models whose language model is unknown, and shapes that lack one kind of
+    pair: there, what sets shapes apart would count as kinship. Several shapes count by their pairs of one language
+    model.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        A result of `relations`.
+    ds : xarray.Dataset
+        The traces it is of.
+
+    Returns
+    -------
+    dict of str to float, or None
+        None where no shape has both kinds of pair. Else the keys:
+
+        * same, other: the two means, shapes weighted as in the difference.
+        * difference, lower, upper: with a jackknife over models, which pairs share; NaN where one model makes all pairs
+          of a kind.
+        * p_value, p_less: the share of the shufflings of language models among the models of a shape with at least that
+          difference, and with at most that (one-sided); least_p: the smallest p that these models can give.
+        * pairs_same, pairs_other: numbers of pairs.
     """
     kept = _kin_pairs(table, ds)
     if kept.empty:
@@ -278,9 +392,21 @@ def _series_of(llm: str) -> str:
 
 
 def matched_pairs(ds: xr.Dataset, differs: str) -> list[tuple[str, str]]:
-    """Pairs of models that differ in their recipe (`RECIPE`: the one with fewer image tokens first) or in the size of
-    their language model (`MODEL_SIZE`: same series and recipe, the smaller first). Further trainings of a model are
-    no pairs."""
+    """Pairs of models that differ in their recipe alone, or in the size of their language model alone.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces; their numbers of image tokens order pairs of recipes.
+    differs : str
+        RECIPE (one language model; the model with fewer image tokens first) or MODEL_SIZE (one series and recipe; the
+        smaller first).
+
+    Returns
+    -------
+    list of tuple of str
+        (first, second), each pair once. Further trainings of a model are no pairs.
+    """
     table = lineage(ds)
     table = table[~table["variant"]]
     table = table[~table.duplicated(["llm", "recipe", "miniature"])]
@@ -298,11 +424,27 @@ def matched_pairs(ds: xr.Dataset, differs: str) -> list[tuple[str, str]]:
 def changes(ds: xr.Dataset, found: Sequence[tuple[str, str]]) -> pd.DataFrame:
     """What changes from the first to the second model of each pair, per benchmark.
 
-    Columns: pair, one, other, task, difference (share right), lower, upper (paired, over pictures), score_one,
-    score_other, n, tokens_one, tokens_other, pictures_one, pictures_other (in visual tuning; NaN unknown), whole
-    (difference over all items of the benchmark by the models' training records; NaN unknown), mean_estimate,
-    mean_lower, mean_upper (the pair's `mean_change` over its benchmarks), and the change of head statistics:
-    image_weight, image_log_odds, focus_nats (means over all heads).
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces with answers and the measures of `benchmarks.head_statistics`.
+    found : sequence of tuple of str
+        Pairs of models, as of `matched_pairs`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per pair and benchmark that both were asked. Columns:
+
+        * pair, one, other, task.
+        * difference, lower, upper: of the shares right, second minus first, with a paired 95 % interval over pictures;
+          score_one, score_other: the shares; n: questions.
+        * tokens_one, tokens_other: mean image tokens; pictures_one, pictures_other: pictures in visual tuning, NaN
+          unknown.
+        * whole: the difference over all items of the benchmark by the models' training records, NaN unknown.
+        * mean_estimate, mean_lower, mean_upper: the pair's mean difference over its benchmarks, each with the same
+          weight.
+        * image_weight, image_log_odds, focus_nats: the change of the mean over all heads, each in its own unit.
     """
     heads = head_statistics(ds).set_index(["model", "task"])
     records = []

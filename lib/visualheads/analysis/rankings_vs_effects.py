@@ -40,18 +40,34 @@ class _Measured:
 
 
 def ranking_agreement(traces: xr.Dataset, effects: xr.Dataset | None, lists: Lists | None = None) -> pd.DataFrame:
-    """How well each observational ranking finds the heads that matter: one row per model and ranking.
+    """How well each observational ranking finds the heads that matter.
 
-    spearman, lower, upper   rank correlation over heads with the effects; interval over the pictures of both, of what
-                             so many pictures give on average (`bootstrap.centred_interval`)
-    within                   the same after removing layer means, so that depth alone makes no agreement
-    unrelated                what 95 % of unrelated rankings of as many heads do not exceed, up or down
-    ceiling                  √(reliability of the ranking · reliability of the effects): the most that noise allows
-    overlap, overlap_*       share of the `top` best heads that both name; chance: that of two unrelated rankings
-    heads, placed            how many have both scores; how many of them the ranking places alone: no other has theirs
-    effects   EFFECT of single heads (model, layer, head, sample); lists: published ones, without noise of their own
-    Empty where no model has effects. Rankings are all that the traces have what they need for; those without a finite
-    correlation are left out.
+    Rankings are all that the traces have what they need for, each in the attention row that it is of.
+
+    Parameters
+    ----------
+    traces : xarray.Dataset
+        Traces (model, layer, head, sample).
+    effects : xarray.Dataset, optional
+        Effects of single heads, with `effect_margin` (model, layer, head, sample).
+    lists : mapping of str to mapping of str to xarray.DataArray, optional
+        Published head lists (layer, head) by model and name, without noise of their own.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per model and ranking that has a finite correlation; empty where no model has effects. Columns:
+
+        * model, ranking.
+        * spearman, lower, upper: rank correlation over heads with the effects, in [−1, 1], and its 95 % interval over
+          the pictures of both, of what so many pictures give on average (`bootstrap.centred_interval`); NaN for a
+          single picture.
+        * within: the same after removing layer means, so that depth alone makes no agreement.
+        * unrelated: what 95 % of unrelated rankings of as many heads do not exceed, up or down.
+        * ceiling: √(reliability of the ranking · reliability of the effects), the most that noise allows.
+        * overlap, overlap_lower, overlap_upper: share of the `top` best heads that both name, in [0, 1]; chance: that
+          of two unrelated rankings.
+        * heads, placed: how many have both scores; how many of them the ranking places alone, for no other has theirs.
     """
     rows = []
     for name in [] if effects is None else models_of(traces):
@@ -73,9 +89,18 @@ def ranking_agreement(traces: xr.Dataset, effects: xr.Dataset | None, lists: Lis
 
 
 def over_models(found: pd.DataFrame) -> pd.DataFrame:
-    """Mean over models of `ranking_agreement`: ranking, estimate, lower and upper (of the models), models; best first.
+    """Mean agreement of each ranking with the effects over models.
 
-    Bounds are the lowest and the highest model: how far models differ, not how sure one of them is.
+    Parameters
+    ----------
+    found : pandas.DataFrame
+        A result of `ranking_agreement`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per ranking, best first. Columns: ranking, estimate (mean Spearman correlation), lower and upper (the
+        lowest and the highest model: how far models differ, not how sure one of them is), models (how many).
     """
     each = found.groupby("ranking", sort=False)["spearman"]
     table = each.agg(estimate="mean", lower="min", upper="max", models="size").reset_index()
@@ -139,6 +164,19 @@ def _unrelated(n_heads: int, level: float = LEVEL) -> float:
 
 
 def in_format(ds: xr.Dataset, form: str = "free") -> xr.Dataset:
-    """The samples of the format that effects were measured in, where any was asked in it; else all of them."""
+    """The samples of the format that effects were measured in, where any was asked in it; else all of them.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces with the coordinate `format` along `sample`.
+    form : str
+        The answer format.
+
+    Returns
+    -------
+    xarray.Dataset
+        The dataset with fewer samples, or as it is.
+    """
     same = np.flatnonzero(ds["format"].values.astype(str) == form)
     return ds.isel(sample=same) if len(same) else ds

@@ -308,7 +308,7 @@ def _ratio(
 ) -> dict[str, float]:  # fmt: skip
     """Σ above / Σ below, a share, with a bootstrap over pictures; draws without a denominator are left out.
 
-    No bound is nearer to 0 or 1 than what so many pictures may hide (`answered.most_unseen`), as in `share_right`.
+    No bound is nearer to 0 or 1 than what so many pictures may hide (`losses.most_unseen`), as in `share_right`.
     """
     pictures, owner = np.unique(images, return_inverse=True)
     top, bottom = (np.bincount(owner, weights=values, minlength=len(pictures)) for values in (above, below))

@@ -37,7 +37,20 @@ OUTLIERS = {"both": "both on one token", "outlier": "strength", "ratio": "times 
 
 
 def outlier_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
-    """Highest activations of the strongest dimensions at every layer's input, in units of what a sink must reach."""
+    """Highest activations of the strongest dimensions at every layer's input, in units of what a sink must reach.
+
+    Parameters
+    ----------
+    found : mapping of str to xarray.Dataset
+        Sinks by model, as of `studies.sinks.studied`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per model, part of the prompt, layer, dimension of the residual stream and criterion. Columns: model,
+        part ("image tokens", "text tokens"), layer, dimension, measure (the criterion in words, a value of OUTLIERS),
+        value (1 is the threshold).
+    """
     rows = []
     for model, ds in found.items():
         one = ds.isel(model=0)
@@ -53,8 +66,19 @@ def outlier_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
 
 
 def dimension_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
-    """One row per model: dimensions (number of sink dimensions), names (which), and the highest of each criterion on
-    these prompts, in units of what a sink must reach."""
+    """How many sink dimensions each model has, and how near the strongest dimensions come to being one.
+
+    Parameters
+    ----------
+    found : mapping of str to xarray.Dataset
+        Sinks by model, as of `studies.sinks.studied`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per model. Columns: model, dimensions (number of sink dimensions), names (which), and for each criterion
+        (a value of OUTLIERS) its highest value on these prompts, in units of what a sink must reach.
+    """
     rows = []
     for model, ds in found.items():
         known = [name for name in str(ds["sink_dimensions"].values[0]).replace(",", " ").split() if name]
@@ -64,7 +88,19 @@ def dimension_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
 
 
 def head_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
-    """One row per head: share of its image weight on the marked tokens, and its concentration with and without them."""
+    """Share of each head's image weight on the marked tokens, and its concentration with and without them.
+
+    Parameters
+    ----------
+    found : mapping of str to xarray.Dataset
+        Sinks by model, as of `studies.sinks.studied`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per model and head. Columns: model, layer, head, name, stage, sink_share, concentration,
+        concentration_no_sink, concentration_random: means over samples in [0, 1], NaN samples left out.
+    """
     parts = []
     for model, ds in found.items():
         one = ds.isel(model=0)
@@ -81,11 +117,22 @@ def head_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
 
 
 def removal_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
-    """What is lost without tokens: accuracy (share, `answered.changes`) and margin (logits), paired over pictures.
+    """What is lost without tokens: accuracy and margin, paired over pictures.
 
-    One row per model, mode, kind of tokens (random draws are averaged per sample), set of heads and measure; models in
-    which no sample has a sink are left out. excess, excess_lower, excess_upper: how much more the marked tokens cost
-    than these, paired; NaN for the marked ones. positions: where in the prompt heads were changed.
+    Parameters
+    ----------
+    found : mapping of str to xarray.Dataset
+        Sweeps without tokens by model, as of `studies.sinks.studied`; those without samples, in which no token is a
+        sink, are left out.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per model, mode, kind of tokens (random draws are averaged per sample), set of heads and measure.
+        Columns: model, mode, tokens, heads, measure, estimate, lower, upper (mean loss with its 95 % interval, a share
+        for accuracy (`losses.changes`), logits for margin), samples, draws, excess, excess_lower, excess_upper (how
+        much more the marked tokens cost than these, paired; NaN for the marked ones), positions (where in the prompt
+        heads were changed).
     """
     rows = []
     for model, ds in found.items():

@@ -44,13 +44,26 @@ Told = dict[Kind, list[dict[str, float]]]
 
 
 def steer_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
-    """How far answers move to the object steered to: one row per model, situation, bias, kind of heads and measure.
+    """How far answers move to the object steered to, by situation, bias and kind of heads.
 
-    estimate, lower, upper   mean change against the unchanged model, paired bootstrap over pictures: "accuracy", the
-                             share of answers that name the object steered to; "margin", its margin in logits
-    excess, …                for top heads: how much more than the mean of their matched random sets
-    clean                    the unchanged model's own share (accuracy), or margin
-    Random sets of several seeds are averaged per sample.
+    Parameters
+    ----------
+    found : mapping of str to xarray.Dataset
+        Sweeps of steering (model, bias, set, sample) by model, as of `studies.steering.studied`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per model, situation, bias, kind of heads and measure. Columns:
+
+        * model, condition, bias, order (top, random or all), count, what (order and count in words), measure.
+        * estimate, lower, upper: mean change against the unchanged model with its 95 % interval, paired bootstrap over
+          pictures: of "accuracy", the share of answers that name the object steered to; of "margin", its margin in
+          logits.
+        * clean: the unchanged model's own share, or margin.
+        * excess, excess_lower, excess_upper: for top heads, how much more than the mean of their matched random sets;
+          NaN for others.
+        * sets (random sets of several seeds are averaged per sample), samples.
     """
     rows = []
     for model, ds in found.items():
@@ -61,7 +74,20 @@ def steer_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
 
 
 def ground_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
-    """Pointing game ("hit") and overlap ("iou") over the number of heads; random rankings are averaged per sample."""
+    """How well heads' maps find the object asked about, over the number of heads.
+
+    Parameters
+    ----------
+    found : mapping of str to xarray.Dataset
+        Boxes from heads' maps (model, ranking, rule, heads_used, sample) by model, as of `studies.steering.studied`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per model, ranking (random ones are averaged per sample), rule, number of heads and measure. Columns:
+        model, ranking, rule, heads, measure ("hit": the pointing game; "iou": overlap), estimate, lower, upper (means
+        in [0, 1] with their 95 % interval over pictures), samples.
+    """
     rows = []
     for model, ds in found.items():
         one = ds.isel(model=0)
@@ -84,7 +110,18 @@ def ground_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
 
 
 def baseline_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
-    """What needs no head: a random patch, the picture's middle, a box around the whole picture."""
+    """What needs no head: a random patch, the picture's middle, a box around the whole picture.
+
+    Parameters
+    ----------
+    found : mapping of str to xarray.Dataset
+        Boxes from heads' maps by model, as of `studies.steering.studied`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per model and baseline. Columns: model, measure ("hit" or "iou"), what, estimate (a mean in [0, 1]).
+    """
     rows = [
         {"model": model, "measure": measure, "what": what, "estimate": float(ds[name].mean())}
         for model, ds in found.items()
@@ -94,20 +131,59 @@ def baseline_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
 
 
 def directions(table: pd.DataFrame, order: str, measure: str = "accuracy") -> dict[str, int]:
-    """How many rows of a `steer_table` lie wholly above 0 (up) or below (down), of n; top against random heads."""
+    """How many rows of a table lie wholly above or below 0: top heads against random ones, other heads by themselves.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        A result of `steer_table`.
+    order : str
+        Kind of heads: "top", "random" or "all".
+    measure : str
+        "accuracy" or "margin".
+
+    Returns
+    -------
+    dict of str to int
+        The keys up, down and n, the number of rows with an interval.
+    """
     lower, upper = ("excess_lower", "excess_upper") if order == "top" else ("lower", "upper")
     own = table[(table["order"] == order) & (table["measure"] == measure)].dropna(subset=[lower])
     return {"up": int((own[lower] > 0).sum()), "down": int((own[upper] < 0).sum()), "n": len(own)}
 
 
 def best_pointing(table: pd.DataFrame) -> pd.DataFrame:
-    """The row of a `ground_table` in which each model's maps point best (its highest share of hits)."""
+    """The row in which each model's maps point best: its highest share of hits, random rankings left out.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        A result of `ground_table`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per model, with the columns of the table.
+    """
     own = table[(table["measure"] == "hit") & (table["ranking"] != RANDOM)].reset_index(drop=True)
     return own.loc[own.groupby("model", sort=False)["estimate"].idxmax()].reset_index(drop=True)
 
 
 def example_model(names: Sequence[str], table: pd.DataFrame) -> tuple[str, str] | None:
-    """(model, ranking) whose pictures are shown: the first model, and the ranking that points best there."""
+    """The model and the ranking whose pictures are shown: the first model, and the ranking that points best there.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Models.
+    table : pandas.DataFrame
+        A result of `ground_table`.
+
+    Returns
+    -------
+    tuple of str, or None
+        (model, ranking); None where the table has nothing of the first model.
+    """
     own = best_pointing(table[table["model"] == next(iter(names), "")])
     return None if own.empty else (str(own.loc[0, "model"]), str(own.loc[0, "ranking"]))
 
@@ -183,14 +259,36 @@ RULES = ("threshold", "gaussian")
 
 
 def kind_of_box(sample: Sample) -> str | None:
-    """The kind of labelled object whose box is the sample's own; None where there is none."""
+    """The kind of labelled object whose box is the sample's own.
+
+    Parameters
+    ----------
+    sample : Sample
+        A question about a picture.
+
+    Returns
+    -------
+    str or None
+        A key of the sample's `boxes`; None where it has no box, or one that is not labelled.
+    """
     if sample.box is None:
         return None
     return next((name for name, found in (sample.boxes or {}).items() if sample.box in list(found)), None)
 
 
 def targets(sample: Sample) -> list[Box]:
-    """What a sample asks about: all labelled objects of the kind that its box marks, else that box."""
+    """What a sample asks about: all labelled objects of the kind that its box marks, else that box.
+
+    Parameters
+    ----------
+    sample : Sample
+        A question about a picture.
+
+    Returns
+    -------
+    list of tuple of float
+        Boxes (left, top, right, bottom) in pixels of the upright picture; empty for a sample without a box.
+    """
     kind = kind_of_box(sample)
     if kind is not None and sample.boxes is not None:
         return list(sample.boxes[kind])
@@ -198,9 +296,20 @@ def targets(sample: Sample) -> list[Box]:
 
 
 def cells_of(token_map: TokenMap, grid: tuple[int, int]) -> Float[NDArray[np.floating], "row column 4"]:
-    """The box of each cell of a map in original pixels; NaN where a cell shows nothing of the picture.
+    """The box of each cell of a map in the picture.
 
-    Where `grid` is not the picture's own (maps resampled onto a common grid), the picture is cut evenly.
+    Parameters
+    ----------
+    token_map : TokenMap
+        Where the picture's tokens lie.
+    grid : tuple of int
+        (rows, columns) of the map. Where they are not the picture's own (maps resampled onto a common grid), the
+        picture is cut evenly.
+
+    Returns
+    -------
+    numpy.ndarray
+        Boxes (row, column, 4) in pixels: left, top, right, bottom; NaN where a cell shows nothing of the picture.
     """
     if token_map.grid_shape == grid:
         return np.moveaxis(token_map.to_map(token_map.box.T), 0, -1)
@@ -208,7 +317,20 @@ def cells_of(token_map: TokenMap, grid: tuple[int, int]) -> Float[NDArray[np.flo
 
 
 def even_cells(image_size: tuple[int, int], grid: tuple[int, ...]) -> Float[NDArray[np.floating], "row column 4"]:
-    """The boxes of a grid (rows, columns) that cuts a picture of `image_size` (width, height) evenly."""
+    """The boxes of a grid that cuts a picture evenly.
+
+    Parameters
+    ----------
+    image_size : tuple of int
+        (width, height) in pixels.
+    grid : tuple of int
+        (rows, columns).
+
+    Returns
+    -------
+    numpy.ndarray
+        Boxes (row, column, 4) in pixels: left, top, right, bottom.
+    """
     rows, columns = grid
     width, height = image_size
     x, y = np.linspace(0, width, columns + 1), np.linspace(0, height, rows + 1)
@@ -218,7 +340,22 @@ def even_cells(image_size: tuple[int, int], grid: tuple[int, ...]) -> Float[NDAr
 
 
 def combined(maps: Float[NDArray[np.floating], "head row column"]) -> Float[NDArray[np.floating], "row column"]:
-    """The heads' maps added up, each first scaled to sum 1, so that no head counts for more; NaN cells stay NaN."""
+    """Heads' maps added up, each first scaled to sum 1, so that no head counts for more.
+
+    Parameters
+    ----------
+    maps : numpy.ndarray
+        Attention (head, row, column) of at least 0; NaN where no token lies.
+
+    Returns
+    -------
+    numpy.ndarray
+        Their sum (row, column); NaN where any map is. A map without any mass counts 0.
+
+    References
+    ----------
+    Kang et al., CVPR 2025.
+    """
     total = np.nansum(maps, axis=(1, 2), keepdims=True)
     shares = np.divide(maps, total, out=np.zeros_like(maps, dtype=float), where=total > 0)
     return shares.sum(axis=0)
@@ -230,11 +367,32 @@ def box_of_map(
     rule: Literal["threshold", "gaussian"] = "threshold",
     level: float = LEVEL,
 ) -> Box | None:
-    """The box (left, top, right, bottom; original pixels) around the strongest connected part of a map.
+    """The box around the strongest connected part of a map.
 
-    cells   each cell's own box in the original picture; NaN where a cell shows nothing of it
-    rule    "threshold": cells of at least `level` times the highest value; "gaussian": the same after smoothing
-    None for a map without any mass. Raises ParameterError for an unknown rule or a level outside (0, 1].
+    Parameters
+    ----------
+    values : numpy.ndarray
+        The map (row, column) of at least 0; NaN cells count 0.
+    cells : numpy.ndarray
+        Each cell's own box (row, column, 4) in pixels of the picture; NaN where a cell shows nothing of it.
+    rule : str
+        "threshold": cells of at least `level` times the highest value; "gaussian": the same after smoothing.
+    level : float
+        Share of the highest value, in (0, 1]; 0.5 is ours.
+
+    Returns
+    -------
+    tuple of float, or None
+        (left, top, right, bottom) in pixels of the picture; None for a map without any mass.
+
+    Raises
+    ------
+    ParameterError
+        The rule is unknown, or the level outside (0, 1].
+
+    References
+    ----------
+    Kang et al., CVPR 2025, who smooth with σ = 1.
     """
     if rule not in RULES:
         raise ParameterError(got("rule", rule, RULES))
@@ -258,7 +416,20 @@ def box_of_map(
 def point_of_map(
     values: Float[NDArray[np.floating], "row column"], cells: Float[NDArray[np.floating], "row column 4"]
 ) -> tuple[float, float] | None:
-    """The centre (x, y) of the strongest cell, for the pointing game; None for a map without any mass."""
+    """The centre of the strongest cell, for the pointing game.
+
+    Parameters
+    ----------
+    values : numpy.ndarray
+        The map (row, column) of at least 0; NaN cells count 0.
+    cells : numpy.ndarray
+        Each cell's own box (row, column, 4) in pixels of the picture; NaN where a cell shows nothing of it.
+
+    Returns
+    -------
+    tuple of float, or None
+        (x, y) in pixels of the picture; None for a map without any mass.
+    """
     shown = np.where(np.isfinite(cells).all(axis=-1) & np.isfinite(values), values, 0.0)
     if not shown.max(initial=0.0) > 0:
         return None
@@ -267,7 +438,18 @@ def point_of_map(
 
 
 def iou(first: Box, second: Box) -> float:
-    """Intersection over union of two boxes, 0…1."""
+    """Intersection over union of two boxes.
+
+    Parameters
+    ----------
+    first, second : tuple of float
+        (left, top, right, bottom), in one frame.
+
+    Returns
+    -------
+    float
+        In [0, 1]; 0 where both are empty.
+    """
     wide = min(first[2], second[2]) - max(first[0], second[0])
     high = min(first[3], second[3]) - max(first[1], second[1])
     shared = max(wide, 0.0) * max(high, 0.0)
@@ -277,5 +459,18 @@ def iou(first: Box, second: Box) -> float:
 
 
 def inside(point: tuple[float, float], box: Box) -> bool:
-    """Whether a point lies in a box; the right and bottom edge do not belong to it."""
+    """Whether a point lies in a box; the right and bottom edge do not belong to it.
+
+    Parameters
+    ----------
+    point : tuple of float
+        (x, y).
+    box : tuple of float
+        (left, top, right, bottom), in the same frame.
+
+    Returns
+    -------
+    bool
+        True inside.
+    """
     return box[0] <= point[0] < box[2] and box[1] <= point[1] < box[3]

@@ -32,8 +32,15 @@ def say(template: str, **values: Any) -> None:
 
     Parameters
     ----------
-    template : Markdown with Jinja expressions; see `render` for the filters.
-    **values : what the expressions name.
+    template : str
+        Markdown with Jinja expressions; see `render` for the filters.
+    **values : Any
+        What the expressions name.
+
+    Raises
+    ------
+    ParameterError
+        The template names a value that is not given, or is no template.
     """
     from IPython.display import Markdown, display
 
@@ -46,10 +53,12 @@ def render(template: str, **values: Any) -> str:
 
     Parameters
     ----------
-    template : Jinja template; run in a sandbox. Filters: `count(thing)`, `num(digits)`, `percent(digits)`,
-        `points(digits)` (a share as percentage points), `interval(digits, scale)`, `code`, `names`, `label(column)`,
-        `filled(values)` (of several templates those whose values are known).
-    **values : numbers, text (escaped), rows of tables, mappings.
+    template : str
+        Jinja template; run in a sandbox. Its filters are the functions of this module: `count(thing)`, `num(digits)`,
+        `percent(digits)`, `points(digits)`, `interval(digits, scale)`, `code`, `names`, `label(kind)`,
+        `filled(values)`.
+    **values : Any
+        Numbers, text (escaped), rows of tables, mappings.
 
     Returns
     -------
@@ -70,44 +79,122 @@ def render(template: str, **values: Any) -> str:
 
 
 def filled(templates: Sequence[str], values: Mapping[str, Any]) -> Markup:
-    """Those of several sentences whose values are all known: none is missing, or not a number."""
+    """A filter: those of several sentences whose values are all known, filled.
+
+    Parameters
+    ----------
+    templates : sequence of str
+        Templates, as for `render`.
+    values : mapping of str to Any
+        What they name; a number that is NaN or infinite counts as unknown.
+
+    Returns
+    -------
+    Markup
+        The sentences, one after the other; empty where none is known.
+    """
     known = {name: value for name, value in values.items() if not isinstance(value, float) or math.isfinite(value)}
     told = [text for text in templates if meta.find_undeclared_variables(_ENVIRONMENT.parse(text)) <= set(known)]
     return Markup(" ".join(render(text, **known) for text in told))
 
 
-def escaped(text: object) -> Markup:
+def _escaped(text: object) -> Markup:
     """Foreign text with everything that Markdown or HTML would read made harmless, on one line."""
     shown = SPECIAL.sub(lambda match: f"&#{ord(match[1])};", str(text))
     return Markup(" ".join(shown.split()))
 
 
 def code(text: object) -> Markup:
-    """A name in the type of code, whatever it holds."""
-    return Markup(f"<code>{escaped(text)}</code>")
+    """A filter: a name in the type of code, whatever it holds.
+
+    Parameters
+    ----------
+    text : object
+        The name.
+
+    Returns
+    -------
+    Markup
+        HTML on one line.
+    """
+    return Markup(f"<code>{_escaped(text)}</code>")
 
 
 def num(value: float, digits: int = 2) -> Markup:
-    """`0.42`, `−0.42`; a dash for what is not known. No minus before a zero."""
+    """A filter: a number with fixed decimals, such as `0.42` or `−0.42`.
+
+    Parameters
+    ----------
+    value : float
+        The number.
+    digits : int
+        Decimals.
+
+    Returns
+    -------
+    Markup
+        The number, without a minus before a zero; a dash for None, NaN and infinity.
+    """
     if value is None or not math.isfinite(value):
         return Markup(NOT_KNOWN)
     return Markup(f"{value:z.{digits}f}".replace("-", "\N{MINUS SIGN}"))
 
 
 def percent(value: float, digits: int | None = None) -> Markup:
-    """`83 %`, with one digit below ten percent unless told otherwise."""
+    """A filter: a share as percent, such as `83 %`.
+
+    Parameters
+    ----------
+    value : float
+        The share; 1 is 100 %.
+    digits : int, optional
+        Decimals. By default one below ten percent, else none.
+
+    Returns
+    -------
+    Markup
+        The number with its sign; a dash for None, NaN and infinity.
+    """
     known = value is not None and math.isfinite(value)
     digits = (0 if known and abs(value) >= 0.0995 else 1) if digits is None else digits
     return Markup(f"{num(100 * value, digits)} %" if known else NOT_KNOWN)
 
 
 def points(value: float, digits: int = 1) -> Markup:
-    """A share as percentage points, without the word: `8.8`."""
+    """A filter: a share as percentage points, without the word, such as `8.8`.
+
+    Parameters
+    ----------
+    value : float
+        The share, or a difference of shares; 1 is 100 points.
+    digits : int
+        Decimals.
+
+    Returns
+    -------
+    Markup
+        The number; a dash for NaN and infinity.
+    """
     return num(100 * value, digits)
 
 
 def interval(row: Mapping[str, float] | Sequence[float], digits: int = 2, scale: float = 1.0) -> Markup:
-    """`0.67 (0.61 to 0.74)` of a row with estimate, lower and upper, or of three numbers in this order."""
+    """A filter: an estimate with its interval, such as `0.67 (0.61 to 0.74)`.
+
+    Parameters
+    ----------
+    row : mapping of str to float, or sequence of float
+        A row with estimate, lower and upper, or three numbers in this order.
+    digits : int
+        Decimals.
+    scale : float
+        Factor of all three, such as 100 for percent.
+
+    Returns
+    -------
+    Markup
+        The estimate alone where the lower bound is not a number.
+    """
     names = ("estimate", "lower", "upper")
     three = [row[name] for name in names] if hasattr(row, "keys") else list(row)  # pyright: ignore
     estimate, lower, upper = (num(scale * float(value), digits) for value in three)
@@ -115,19 +202,58 @@ def interval(row: Mapping[str, float] | Sequence[float], digits: int = 2, scale:
 
 
 def count(number: int, thing: str) -> Markup:
-    """`1 head`, `3 heads`, `1 024 heads`."""
-    return Markup(f"{labels.thousands(int(number))} {escaped(thing)}{'' if int(number) == 1 else 's'}")
+    """A filter: a number of things, such as `1 head`, `3 heads` or `1 024 heads`.
+
+    Parameters
+    ----------
+    number : int
+        How many.
+    thing : str
+        The word for one; of several it gets an s.
+
+    Returns
+    -------
+    Markup
+        Number and word.
+    """
+    return Markup(f"{labels.thousands(int(number))} {_escaped(thing)}{'' if int(number) == 1 else 's'}")
 
 
 def names(values: Sequence[object], joint: str = "and") -> Markup:
-    """`L1H6, L4H1 and L1H1`."""
+    """A filter: a list in words, such as `L1H6, L4H1 and L1H1`.
+
+    Parameters
+    ----------
+    values : sequence of object
+        Names or numbers.
+    joint : str
+        The word before the last one.
+
+    Returns
+    -------
+    Markup
+        The list; "none" where it is empty.
+    """
     told = [_plain(value) for value in values]
     return Markup(told[0] if len(told) == 1 else f"{', '.join(told[:-1])} {joint} {told[-1]}" if told else "none")
 
 
 def label(name: str, kind: str = "task") -> Markup:
-    """The words for an identifier of a table, such as `LookTwice-QA` for `looktwice`, by its column."""
-    return escaped(labels.OF_COLUMN[kind](str(name)))
+    """A filter: the words for an identifier of a table, such as `LookTwice-QA` for `looktwice`.
+
+    Parameters
+    ----------
+    name : str
+        The identifier.
+    kind : str
+        Its column: format, task, group, other, ranking, mode or moment.
+
+    Returns
+    -------
+    Markup
+        The words; the identifier itself where it has none.
+    """
+    return _escaped(labels.OF_COLUMN[kind](str(name)))
 
 
 def _plain(value: Any) -> Markup:
@@ -137,10 +263,10 @@ def _plain(value: Any) -> Markup:
     if hasattr(value, "item") and getattr(value, "size", 1) == 1:
         value = value.item()
     if isinstance(value, bool) or value is None:
-        return escaped(value)
+        return _escaped(value)
     if isinstance(value, int):
         return Markup(labels.thousands(value))
-    return num(value) if isinstance(value, float) else escaped(value)
+    return num(value) if isinstance(value, float) else _escaped(value)
 
 
 _ENVIRONMENT = ImmutableSandboxedEnvironment(autoescape=True, undefined=StrictUndefined, finalize=_plain)
@@ -165,15 +291,20 @@ def show_table(
 
     Parameters
     ----------
-    table : any labelled DataFrame.
-    columns : the columns to show, in this order; a mapping also renames them. By default all of them.
-    percent : columns of shares, shown as percent (with their bounds, where `estimate` is one).
-    digits : decimals of numbers that are no percent.
-    head : only so many rows; how many were left out is told.
+    table : pandas.DataFrame
+        Any labelled table.
+    columns : sequence of str, or mapping of str to str
+        The columns to show, in this order; a mapping also renames them. By default all of them.
+    percent : sequence of str
+        Columns of shares, shown as percent (with their bounds, where `estimate` is one).
+    digits : int
+        Decimals of numbers that are no percent.
+    head : int, optional
+        Only so many rows; how many were left out is told.
     """
     from IPython.display import display
 
-    shown = prepared(table, columns, percent=percent, digits=digits)
+    shown = _prepared(table, columns, percent=percent, digits=digits)
     rows = shown if head is None else shown.head(head)
     html = rows.to_html(index=False, border=0, na_rep=NOT_KNOWN, escape=True)
     more = f"<p>… {len(shown) - len(rows)} more rows.</p>" if len(rows) < len(shown) else ""
@@ -184,9 +315,18 @@ def show_table(
 
 
 def download_table(table: pd.DataFrame, name: str, words: str = "") -> None:
-    """Display a link that saves the whole table, unrounded, as the CSV file `name`; its text is `words`, or the name.
+    """Display a link that saves the whole table, unrounded, as a CSV file.
 
     The file is inside the page, so that it works offline: for tables of up to some thousand rows.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The table.
+    name : str
+        Name of the file.
+    words : str
+        Text of the link; by default the name and the number of rows.
     """
     from IPython.display import display
 
@@ -197,7 +337,7 @@ def download_table(table: pd.DataFrame, name: str, words: str = "") -> None:
     display({"text/html": link, "text/plain": f"{name}: {len(table)} rows"}, raw=True)
 
 
-def prepared(
+def _prepared(
     table: pd.DataFrame,
     columns: Sequence[str] | Mapping[str, str] = (),
     *,

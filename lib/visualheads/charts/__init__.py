@@ -14,16 +14,15 @@ from visualheads.charts.comparison import (
     condition_shortfalls,
     intervals,
     pattern_matrices,
-    placeholder,
     predictions,
     relation_points,
 )
 from visualheads.charts.depth import against_untrained, figure_one, query_agreement, stage_profile
-from visualheads.charts.display import save_spec, show, spec_of
+from visualheads.charts.display import show, spec_of
 from visualheads.charts.effects import effect_depth, effect_map, loss_curves
 from visualheads.charts.heads import head_map, one_row, weight_concentration
 from visualheads.charts.maps import condition_maps, detection_map, moment_maps
-from visualheads.charts.overlays import examples, overlays, sample_overlays, steered_answers, strongest_heads
+from visualheads.charts.overlays import examples, sample_overlays, steered_answers, strongest_heads
 from visualheads.charts.sinks import marked_examples, outliers, sink_heads
 from visualheads.charts.training import (
     cost_bars,
@@ -54,15 +53,12 @@ __all__ = [
     "moments_compared",
     "one_row",
     "outliers",
-    "overlays",
     "pattern_matrices",
-    "placeholder",
     "predictions",
     "query_agreement",
     "relation_points",
     "robustness",
     "sample_overlays",
-    "save_spec",
     "show",
     "sink_heads",
     "spec_of",

@@ -38,11 +38,42 @@ def intervals(
     shared: bool = True,
     needs: str = "Nothing to compare yet.",
 ) -> Any:
-    """Points with intervals (`value`, lower, upper): one line per `label`, panels side by side by `panel`.
+    """Points with intervals: one line per label, panels side by side.
 
-    by: column that colours them, side by side; models are coloured by their language model. rule: a number drawn as a
-    dashed line in all panels, or a column with a number per row (such as chance). shared: panels have one scale.
-    `words` begin the alternative text. Without rows: a placeholder with `needs`.
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Rows with the columns lower, upper, and those that are named below; rows without a value are left out.
+    label : str
+        The column that names the lines.
+    words : str
+        How the alternative text begins.
+    title : str
+        Title of the axis.
+    value : str
+        The column with the estimates.
+    panel : str, optional
+        The column by which panels stand side by side.
+    by : str, optional
+        The column that colours the points, side by side; models are coloured by their language model.
+    rule : str or float, optional
+        A number drawn as a dashed line in all panels, or a column with a number per row (such as chance).
+    share : bool
+        The values are shares: the axis runs from 0 to 100 %.
+    shared : bool
+        All panels have one scale.
+    needs : str
+        What stands there without rows.
+
+    Returns
+    -------
+    AnyChart
+        The chart with its alternative text.
+
+    Raises
+    ------
+    ValueError
+        `by` has more values than hues can be told apart.
     """
     table = in_words(table.dropna(subset=[value])) if len(table) else table
     if table.empty:
@@ -94,7 +125,17 @@ def intervals(
 def pattern_matrices(told: xr.Dataset, needs: str = "Nothing to compare yet.") -> Any:
     """How alike the head patterns of every two groups are, one matrix; the model is chosen below it.
 
-    `told` is a result of `alike.group_agreement` (with `model`) or of `alike.model_agreement` (without).
+    Parameters
+    ----------
+    told : xarray.Dataset
+        A result of `patterns.group_agreement` (with `model`) or of `patterns.model_agreement` (without).
+    needs : str
+        What stands there without any pair.
+
+    Returns
+    -------
+    AnyChart
+        The chart with its alternative text; pairs that are NaN are left out.
     """
     models, found = matrix_models(told), matrix(told)
     if found is None:
@@ -160,7 +201,24 @@ def matrix(told: xr.Dataset, low: float | None = None) -> tuple[Any, str] | None
 
 
 def predictions(table: pd.DataFrame, statistics: dict[str, str], needs: str) -> Any:
-    """Score as predicted from heads of models of other LLMs, against the score; on the dashed line both are equal."""
+    """Score as predicted from heads of models of other language models, against the score.
+
+    On the dashed line both are equal; what is predicted from is chosen below.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Rows with the columns model, task, statistic, score, predicted and baseline, all three shares in [0, 1].
+    statistics : dict of str to str
+        Words for the values of `statistic`.
+    needs : str
+        What stands there without rows.
+
+    Returns
+    -------
+    AnyChart
+        The chart with its alternative text.
+    """
     if table.empty:
         return placeholder(needs)
     table, names = in_words(table), list(dict.fromkeys(table["statistic"]))
@@ -193,9 +251,23 @@ def predictions(table: pd.DataFrame, statistics: dict[str, str], needs: str) -> 
 
 
 def relation_points(table: pd.DataFrame, relations: Sequence[str], needs: str, measure: str = "image_weight") -> Any:
-    """One point per pair of models of one shape: how alike their head patterns are, by what they are to each other.
+    """How alike the head patterns of two models are, by what they are to each other: one point per pair.
 
-    `table` has the columns relation, group, other, correlation, within_layers, ceiling.
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        A result of `lineage.relations`.
+    relations : sequence of str
+        Relations in the order in which they are shown.
+    needs : str
+        What stands there without rows.
+    measure : str
+        The measure that the patterns are of.
+
+    Returns
+    -------
+    AnyChart
+        The chart with its alternative text.
     """
     if table.empty:
         return placeholder(needs)
@@ -236,9 +308,21 @@ def _crowded(table: pd.DataFrame, label: str) -> bool:
 
 
 def condition_matrices(told: xr.Dataset, needs: str = "Nothing to compare yet.") -> Any:
-    """How alike the head patterns of every two conditions are, one matrix per answer format; the model is chosen below.
+    """How alike the head patterns of every two conditions are, one matrix per answer format.
 
-    `told` is a result of `alike.format_agreement`.
+    The model is chosen below.
+
+    Parameters
+    ----------
+    told : xarray.Dataset
+        A result of `patterns.format_agreement`.
+    needs : str
+        What stands there without any pair.
+
+    Returns
+    -------
+    AnyChart
+        The chart with its alternative text; pairs that are NaN are left out.
     """
     low = min(0.0, float(told["correlation"].min()))
     found = {str(form): matrix(told.sel(format=form), low) for form in told["format"].values}
@@ -253,7 +337,19 @@ def condition_matrices(told: xr.Dataset, needs: str = "Nothing to compare yet.")
 def condition_shortfalls(pairs: pd.DataFrame, kind: str, words: str) -> Any:
     """How far the pairs of one kind stay below their ceiling, one panel per answer format, on one scale.
 
-    `pairs` is a result of `patterns.pairs`; `words` begin the alternative text.
+    Parameters
+    ----------
+    pairs : pandas.DataFrame
+        A result of `patterns.pairs` on one of `patterns.format_agreement`.
+    kind : str
+        The kind of pair.
+    words : str
+        How the alternative text begins.
+
+    Returns
+    -------
+    AnyChart
+        The chart with its alternative text; the dashed line is the margin below which patterns count as alike.
     """
     table = pairs[pairs["kind"] == kind]
     table = table.assign(form=table["format"].map(lambda name: FORMAT_NAMES.get(name, name)))

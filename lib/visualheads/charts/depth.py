@@ -23,7 +23,29 @@ TRAINED, UNTRAINED = "trained", "untrained"
 def stage_profile(
     ds: xr.Dataset, measure: str = "image_weight", query: str = head_tables.QUERY, model: str | None = None
 ) -> Any:
-    """A measure over depth: every layer's mean head and strongest head, on bands of the stages."""
+    """A measure over depth: every layer's mean, strongest and weakest head, on bands of the stages.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces (model, layer, head, sample).
+    measure : str
+        A variable per head and sample; its mean over samples counts.
+    query : str
+        The attention row, where the dataset holds several.
+    model : str, optional
+        The model; needed where the dataset holds several.
+
+    Returns
+    -------
+    AnyChart
+        The chart with its alternative text.
+
+    Raises
+    ------
+    ParameterError
+        The model is unknown, or not named where there are several.
+    """
     table = head_tables.stage_table(ds, measure, query, model)
     bands = table.groupby("stage", sort=False)["layer"].agg(["min", "max"]).reset_index()
     shaded = (
@@ -68,7 +90,29 @@ def query_agreement(
     queries: tuple[str, str] = ("first_generated", "last_prompt"),
     model: str | None = None,
 ) -> Any:
-    """One point per head: the same measure of two attention rows."""
+    """The same measure of two attention rows, one point per head.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces (model, layer, head, sample) with both rows along `query`.
+    measure : str
+        A variable per head and sample; its mean over samples counts.
+    queries : tuple of str
+        The two rows.
+    model : str, optional
+        The model; needed where the dataset holds several.
+
+    Returns
+    -------
+    AnyChart
+        The chart with its alternative text.
+
+    Raises
+    ------
+    ParameterError
+        The model is unknown, or not named where there are several.
+    """
     one, other = (head_tables.head_table(ds, [measure], query, model) for query in queries)
     both = one.assign(first=one[measure], second=other[measure]).drop(columns=measure)
     top = float(np.nanmax(both[["first", "second"]].values))
@@ -100,7 +144,17 @@ def query_agreement(
 def against_untrained(ds: xr.Dataset, control: xr.Dataset | None) -> Any:
     """Heads from the strongest to the weakest, of a model and of the untrained network, one panel per measure.
 
-    ds, control: traces of one model each; without a control a placeholder.
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces of one model, with image weight and concentration.
+    control : xarray.Dataset, optional
+        Traces of the untrained network; without it a placeholder.
+
+    Returns
+    -------
+    AnyChart
+        The chart with its alternative text.
     """
     if control is None:
         return placeholder("No untrained network was traced.")
@@ -137,7 +191,23 @@ X, Y = "image_weight", "concentration"
 def figure_one(points: pd.DataFrame, needs: str = "No model has been traced yet.") -> Any:
     """Image weight against concentration of every head, a panel per model and benchmark, coloured by the score there.
 
-    `points` is a result of `benchmarks.head_points`. All panels share their scales; the score stands in the panel too.
+    All panels share their scales; the score stands in the panel too.
+
+    Parameters
+    ----------
+    points : pandas.DataFrame
+        A result of `benchmarks.head_points`.
+    needs : str
+        What stands there without rows.
+
+    Returns
+    -------
+    AnyChart
+        The chart with its alternative text.
+
+    References
+    ----------
+    Bi et al. 2024 (arXiv:2412.18108), figure 1.
     """
     if points.empty:
         return placeholder(needs)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import altair as alt
@@ -12,7 +11,6 @@ import pandas as pd
 
 from visualheads.analysis.lineage import descent
 from visualheads.errors import ParameterError
-from visualheads.store import files
 
 MIME = "application/vnd.vegalite.v5+json"
 """The type that JupyterLab draws; its Vega-Lite 5 reads what Altair writes for 6, the book brings 6 itself."""
@@ -38,7 +36,17 @@ def finished(chart: Any, alt_text: str) -> Any:
 def show(chart: Any, alt_text: str = "") -> None:
     """Display a chart: interactive in the book and in JupyterLab, as words elsewhere.
 
-    alt_text: what a reader would see; by default the chart's own description. Raises ParameterError without words.
+    Parameters
+    ----------
+    chart : AnyChart
+        Any Altair chart.
+    alt_text : str
+        What a reader would see; by default the chart's own description.
+
+    Raises
+    ------
+    ParameterError
+        There are no words.
     """
     from IPython.display import display
 
@@ -51,20 +59,25 @@ def show(chart: Any, alt_text: str = "") -> None:
 
 
 def spec_of(chart: Any, alt_text: str = "") -> dict[str, Any]:
-    """The chart's specification as plain JSON values, the same text in every run; equal data stand there once."""
+    """The chart's specification as plain JSON values, the same text in every run; equal data stand there once.
+
+    Parameters
+    ----------
+    chart : AnyChart
+        Any Altair chart.
+    alt_text : str
+        The words for those who do not see it; by default the chart's own description.
+
+    Returns
+    -------
+    dict of str to Any
+        Vega-Lite, as `show` displays it.
+    """
     with alt.data_transformers.enable("default", consolidate_datasets=True, max_rows=None):
         spec = json.loads(chart.to_json(indent=None, allow_nan=False))
     if alt_text:
         spec["description"] = alt_text
     return spec
-
-
-def save_spec(chart: Any, path: str | Path) -> Path:
-    """Write the chart's specification for the `{vegalite}` directive of another page; return the path."""
-    path = Path(path)
-    with files.refusals_told(path):
-        files.write_file(path, json.dumps(spec_of(chart), sort_keys=True).encode())
-    return path
 
 
 def rows(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

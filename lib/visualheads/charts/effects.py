@@ -44,8 +44,20 @@ SIDE = 250
 def loss_curves(table: pd.DataFrame, needs: str = "No heads were removed yet.") -> Any:
     """What is lost over the number of removed heads: top heads against random others of the same layers.
 
-    `table` is a result of `effects.loss_table`, with a panel per stage, or of `effects.losses_by_benchmark`, with a
-    panel per benchmark; what has several values besides (measure, ranking, mode, stage, model) is chosen below.
+    What has several values besides (measure, ranking, mode, stage, model) is chosen below.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        A result of `effects.loss_table`, with a panel per stage, or of `effects.losses_by_benchmark`, with a panel per
+        benchmark.
+    needs : str
+        What stands there without rows.
+
+    Returns
+    -------
+    AnyChart
+        The chart with its alternative text.
     """
     if table.empty:
         return placeholder(needs)
@@ -93,7 +105,17 @@ def loss_curves(table: pd.DataFrame, needs: str = "No heads were removed yet.") 
 def effect_map(table: pd.DataFrame, needs: str = NEEDS_EFFECTS) -> Any:
     """Layer × head map of what the margin loses without each head alone; a click tells all scores of a head.
 
-    `table` is a result of `causes.head_table`.
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        A result of `effects.head_tables` for one model; heads without an effect are left out.
+    needs : str
+        What stands there without rows.
+
+    Returns
+    -------
+    AnyChart
+        The chart with its alternative text.
     """
     table = table.dropna(subset=["effect"]) if len(table) else table
     if table.empty:
@@ -127,7 +149,22 @@ def effect_map(table: pd.DataFrame, needs: str = NEEDS_EFFECTS) -> Any:
 def effect_depth(table: pd.DataFrame, needs: str = NEEDS_EFFECTS) -> Any:
     """In which layers the effects lie: a panel per effect, a line per model, coloured by its language model.
 
-    `table` is a result of `effects.depth_table`.
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        A result of `effects.depth_table`.
+    needs : str
+        What stands there without rows.
+
+    Returns
+    -------
+    AnyChart
+        The chart with its alternative text.
+
+    Raises
+    ------
+    ValueError
+        There are more language models than hues can be told apart.
     """
     if table.empty:
         return placeholder(needs)

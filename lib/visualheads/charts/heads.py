@@ -42,11 +42,33 @@ def head_map(
     *,
     normalise: bool = False,
 ) -> Any:
-    """Two layer × head maps; a click on a head shows its values over samples and where in the picture it looks.
+    """Layer × head maps; a click on a head shows its values over samples and where in the picture it looks.
 
-    Colour bars start at zero and end at the largest mean. normalise: each matrix is stretched to run from 0, the
-    weakest head, to 1, the strongest, as in the paper's figures; the colour bar says so, and tooltips tell the
-    measured mean too. The strongest head is chosen first.
+    Colour bars start at zero and end at the largest mean. The strongest head is chosen first.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces (model, layer, head, sample); with `mean_map`, the picture's map is shown too.
+    measures : sequence of str
+        One or two variables per head and sample; those without any value are left out.
+    query : str
+        The attention row, where the dataset holds several.
+    model : str, optional
+        The model; needed where the dataset holds several.
+    normalise : bool
+        Stretch each matrix to run from 0, the weakest head, to 1, the strongest, as in the paper's figures; the colour
+        bar says so, and tooltips tell the measured mean too.
+
+    Returns
+    -------
+    AnyChart
+        The chart with its alternative text.
+
+    Raises
+    ------
+    ParameterError
+        The model is unknown, or not named where there are several.
     """
     table = head_tables.head_table(ds, measures, query, model)
     measures = [name for name in measures if table[name].notna().any()]  # region measures need boxes
@@ -198,7 +220,18 @@ def _mean_map(data: alt.Data, shape: tuple[int, ...], chosen: alt.Parameter) -> 
 
 
 def one_row(table: pd.DataFrame) -> Any:
-    """The attention that one row gives to each token (columns token, kind, attention), coloured by kind of token."""
+    """The attention that one row gives to each token, coloured by kind of token.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        One row per token. Columns: token, kind, attention (a share in [0, 1]).
+
+    Returns
+    -------
+    AnyChart
+        The chart with its alternative text.
+    """
     bars = (
         alt.Chart(rows(table.to_dict("records")), width=SINGLE - 60, height=150)
         .mark_bar()
@@ -214,7 +247,27 @@ def one_row(table: pd.DataFrame) -> Any:
 
 
 def weight_concentration(ds: xr.Dataset, query: str = head_tables.QUERY, model: str | None = None) -> Any:
-    """Image weight against concentration, one point per head, coloured by stage of depth."""
+    """Image weight against concentration, one point per head, coloured by stage of depth.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces with `image_weight`, `concentration` and `effective_patches` (model, layer, head, sample).
+    query : str
+        The attention row, where the dataset holds several.
+    model : str, optional
+        The model; needed where the dataset holds several.
+
+    Returns
+    -------
+    AnyChart
+        The chart with its alternative text; heads without a concentration are left out.
+
+    Raises
+    ------
+    ParameterError
+        The model is unknown, or not named where there are several.
+    """
     table = head_tables.head_table(ds, ["image_weight", "concentration", "effective_patches"], query, model)
     table = table.dropna(subset=["concentration"])
     hovered = alt.selection_point(name="stage_choice", fields=["stage"], bind="legend")

@@ -23,8 +23,20 @@ HEAD = alt.X("head:O", title="head", axis=alt.Axis(labelAngle=0, labelOverlap=Tr
 def condition_maps(table: pd.DataFrame, needs: str = "Nothing was asked in several conditions.") -> Any:
     """Head maps of one model in every condition; model, measure and min–max normalisation are chosen below.
 
-    `table` is a result of `head_tables.condition_table`. Colours are shared by the conditions; normalised, every map is
-    stretched from 0, its weakest head, to 1, its strongest, as in the paper's figures.
+    Colours are shared by the conditions; normalised, every map is stretched from 0, its weakest head, to 1, its
+    strongest, as in the paper's figures.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        A result of `head_tables.condition_table`.
+    needs : str
+        What stands there without rows.
+
+    Returns
+    -------
+    AnyChart
+        The chart with its alternative text.
     """
     if table.empty:
         return placeholder(needs)
@@ -73,8 +85,19 @@ def condition_maps(table: pd.DataFrame, needs: str = "Nothing was asked in sever
 def detection_map(table: pd.DataFrame, needs: str = "No model has been traced yet.") -> Any:
     """How often each head is among the K strongest: a layer × head map, and beside it all heads from most to least.
 
-    `table` is a result of `head_tables.detections`; model and benchmark are chosen below. Where the curve reaches 0, no
-    further head ever enters the top K.
+    Model and benchmark are chosen below. Where the curve reaches 0, no further head ever enters the top K.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        A result of `head_tables.detections`.
+    needs : str
+        What stands there without rows.
+
+    Returns
+    -------
+    AnyChart
+        The chart with its alternative text.
     """
     if table.empty:
         return placeholder(needs)
@@ -122,7 +145,17 @@ def detection_map(table: pd.DataFrame, needs: str = "No model has been traced ye
 def moment_maps(table: pd.DataFrame, title: str) -> Any:
     """Layer × head maps side by side, one per moment, on one scale about 0; heads that were chosen have a frame.
 
-    `table` is a result of `analysis.three_moments.moment_maps`.
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        A result of `analysis.three_moments.moment_maps`: moment, layer, head, value, chosen.
+    title : str
+        What the colours tell.
+
+    Returns
+    -------
+    AnyChart
+        The chart with its alternative text.
     """
     moments = list(dict.fromkeys(table["moment"]))
     listed = table.assign(name=[f"L{layer}H{head}" for layer, head in zip(table["layer"], table["head"], strict=True)])

@@ -1,6 +1,6 @@
 """Where heads look: their maps drawn over the picture.
 
-One sample's maps of chosen heads, ready for `overlays`.
+One sample's maps of chosen heads, ready for `_overlays`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ BOX_COLOUR = "#00e5ff"
 """Seen on any picture, and not the red of boxes that are part of the picture."""
 
 
-def overlays(
+def _overlays(
     picture: Image.Image,
     maps: Mapping[str, NDArray[np.floating]],
     token_map: TokenMap,
@@ -146,7 +146,29 @@ def outline(box: Sequence[float], colour: str = BOX_COLOUR, dash: Sequence[int] 
 def strongest_heads(
     ds: xr.Dataset, by: str = "region_weight", n: int = 5, query: str | None = None
 ) -> list[tuple[int, int]]:
-    """(layer, head) of the n best heads by a ranking; by image weight where the ranking has no values (no boxes)."""
+    """The best heads of a model by a ranking; by image weight where the ranking has no values (no boxes).
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces of one model, dims (model, layer, head, sample).
+    by : str
+        A ranking, as in `vh.rank`.
+    n : int
+        How many heads.
+    query : str, optional
+        The attention row where the dataset holds several; by default last_prompt.
+
+    Returns
+    -------
+    list of tuple of int
+        (layer, head), best first.
+
+    Raises
+    ------
+    ParameterError
+        The ranking or row is unknown, or the dataset holds several models.
+    """
     table = head_tables.ranking_table(ds, by, n, query)
     if table.empty:
         table = head_tables.ranking_table(ds, "image_weight", n, query)
@@ -154,7 +176,24 @@ def strongest_heads(
 
 
 def sample_overlays(model: VisionLanguageModel, sample: Sample, traced: xr.Dataset) -> Any:
-    """The sample's picture, and over it the map of every head whose maps `traced` kept (keep="maps")."""
+    """A sample's picture, and over it the map of every head whose map was kept.
+
+    Each map is coloured up to its own maximum; the asked region is a dashed outline.
+
+    Parameters
+    ----------
+    model : VisionLanguageModel
+        The model that was traced: it tells where tokens lie in the picture.
+    sample : Sample
+        The sample that was traced.
+    traced : xarray.Dataset
+        Its trace with keep="maps" and chosen heads; the first attention row is shown.
+
+    Returns
+    -------
+    AnyChart
+        The chart with its alternative text.
+    """
     picture = sample.open()
     maps = traced["maps"].isel(model=0, sample=0)
     if "query" in maps.dims:
@@ -165,7 +204,7 @@ def sample_overlays(model: VisionLanguageModel, sample: Sample, traced: xr.Datas
         values = maps.isel(selected_head=index).transpose("grid_row", "grid_column").values
         weight = traced["image_weight"].isel(model=0, sample=0).sel(layer=layer, head=head)
         titled[f"{head_tables.head_name(layer, head)}: {float(weight.squeeze()):.0%} on the picture"] = values
-    return overlays(picture, titled, model.token_map(picture.size), sample.box)
+    return _overlays(picture, titled, model.token_map(picture.size), sample.box)
 
 
 ORDERS = ("top", "random", "all")
@@ -177,9 +216,21 @@ BOUNDS = ("estimate", "lower", "upper")
 
 
 def steered_answers(table: pd.DataFrame, needs: str = NEEDS) -> Any:
-    """How far answers move to the object steered to, by situation and kind of heads; measure, bias and model chosen.
+    """How far answers move to the object steered to, by situation and kind of heads.
 
-    `table` is a result of `steering_tables.steer_table`.
+    Measure, bias and model are chosen below.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        A result of `steering.steer_table`.
+    needs : str
+        What stands there without rows.
+
+    Returns
+    -------
+    AnyChart
+        The chart with its alternative text.
     """
     if table.empty:
         return placeholder(needs)
@@ -251,9 +302,25 @@ def framed(
 def examples(
     found: Mapping[str, xr.Dataset], shown: tuple[str, str] | None, samples: Mapping[str, Sample], needs: str = NEEDS
 ) -> Any:
-    """`framed` of the examples that a grounding dataset keeps: boxes by the first rule and all heads.
+    """Example pictures under the maps by which heads locate objects, with the objects asked about and the boxes found.
 
-    shown   (model, ranking) whose maps are shown, None: nothing was located; samples: the questions by id
+    The boxes are by the first rule and all heads.
+
+    Parameters
+    ----------
+    found : mapping of str to xarray.Dataset
+        Boxes from heads' maps by model, as of `studies.steering.studied`; they keep the first pictures' maps.
+    shown : tuple of str, optional
+        (model, ranking) whose maps are shown, as of `steering.example_model`; None: nothing was located.
+    samples : mapping of str to Sample
+        The questions by id.
+    needs : str
+        What stands there where nothing was located.
+
+    Returns
+    -------
+    AnyChart
+        The chart with its alternative text.
     """
     if shown is None:
         return placeholder(needs)

@@ -25,7 +25,19 @@ MARKED = "#00e5ff"
 def outliers(table: pd.DataFrame, needs: str = NEEDS) -> Any:
     """Highest activations of the strongest dimensions over the layers, against what a sink dimension must reach (1).
 
-    `table` is a result of `sink_tables.outlier_table`; the criterion and the model are chosen below.
+    The criterion and the model are chosen below.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        A result of `sinks.outlier_table`.
+    needs : str
+        What stands there without rows.
+
+    Returns
+    -------
+    AnyChart
+        The chart with its alternative text.
     """
     if table.empty:
         return placeholder(needs)
@@ -59,7 +71,19 @@ def outliers(table: pd.DataFrame, needs: str = NEEDS) -> Any:
 def sink_heads(table: pd.DataFrame, needs: str = NEEDS) -> Any:
     """Layer × head map of the share of image weight on the marked tokens; a click tells a head's concentrations.
 
-    `table` is a result of `sink_tables.head_table`; the model is chosen below.
+    The model is chosen below.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        A result of `sinks.head_table`; heads without a share are left out.
+    needs : str
+        What stands there without rows.
+
+    Returns
+    -------
+    AnyChart
+        The chart with its alternative text.
     """
     table = table.dropna(subset=["sink_share"]) if len(table) else table
     if table.empty:
@@ -119,7 +143,19 @@ def sink_heads(table: pd.DataFrame, needs: str = NEEDS) -> Any:
 def marked_examples(found: Mapping[str, xr.Dataset], samples: Mapping[str, Sample], needs: str = NEEDS) -> Any:
     """The first pictures of the first model under the attention that their patches draw, the marked tokens outlined.
 
-    samples   the questions by id
+    Parameters
+    ----------
+    found : mapping of str to xarray.Dataset
+        Sinks by model, as of `studies.sinks.studied`.
+    samples : mapping of str to Sample
+        The questions by id.
+    needs : str
+        What stands there without any model.
+
+    Returns
+    -------
+    AnyChart
+        The chart with its alternative text.
     """
     if not found:
         return placeholder(needs)

@@ -49,7 +49,17 @@ def named_stages(record: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 def training_curves(records: Mapping[str, Mapping[str, Any]]) -> Any:
     """Per training stage of the chosen miniature: the loss, and beside it every share measured on fresh scenes.
 
-    records: training records by miniature. The miniature is chosen below the figure.
+    The miniature is chosen below the figure.
+
+    Parameters
+    ----------
+    records : mapping of str to mapping
+        Training records by miniature, as of `emergence.training_records`; without any a placeholder.
+
+    Returns
+    -------
+    AnyChart
+        The chart with its alternative text.
     """
     tables = [curve_table(named_stages(record)).assign(model=name) for name, record in records.items()]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
@@ -100,7 +110,24 @@ def _curves(table: pd.DataFrame, title: str, words: str, domain: Sequence[float]
 def moments_compared(table: pd.DataFrame, measure: str = "image_weight") -> Any:
     """Models through training: how near the head pattern is to its last form, and how strong its later heads are.
 
-    `table` is the result of `emergence.moment_table`; moments stand in the order of training, evenly spaced.
+    Moments stand in the order of training, evenly spaced.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        A result of `emergence.moment_table`; without rows a placeholder.
+    measure : str
+        The measure that the patterns are of.
+
+    Returns
+    -------
+    AnyChart
+        The chart with its alternative text.
+
+    Raises
+    ------
+    ValueError
+        There are more language models than hues can be told apart.
     """
     if table.empty:
         return placeholder("No moments of training were kept with these models.")
@@ -137,8 +164,22 @@ def moments_compared(table: pd.DataFrame, measure: str = "image_weight") -> Any:
 
 
 def text_and_pictures(table: pd.DataFrame, measure: str = "region_weight") -> Any:
-    """One point per head: attention on the asked words of text lists before any picture, against that on the asked
-    region of pictures after tuning. `table`: `emergence.head_pairs` with a column model; chosen below."""
+    """Attention on the asked words of text lists before any picture, against that on pictures after tuning.
+
+    One point per head; the model is chosen below.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        A result of `emergence.all_head_pairs`; without rows a placeholder.
+    measure : str
+        The measure on pictures.
+
+    Returns
+    -------
+    AnyChart
+        The chart with its alternative text.
+    """
     if table.empty:
         return placeholder("Needs a model whose text-only checkpoint is there too.")
     models = list(dict.fromkeys(table["model"]))
@@ -167,7 +208,15 @@ def text_and_pictures(table: pd.DataFrame, measure: str = "region_weight") -> An
 def text_relations(table: pd.DataFrame) -> Any:
     """Correlations over heads of pictures with text lists, by which network read the lists, with intervals.
 
-    `table` is the result of `emergence.with_text`.
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        A result of `emergence.with_text`; without rows a placeholder.
+
+    Returns
+    -------
+    AnyChart
+        The chart with its alternative text.
     """
     if table.empty:
         return placeholder("Needs a model whose text-only checkpoint is there too.")
@@ -199,7 +248,18 @@ COST_PANELS = (("seconds", "processor seconds"), ("memory", "memory above the lo
 
 
 def cost_bars(measured: Sequence[pd.DataFrame]) -> AnyChart:
-    """Time and memory per method and prompt length, from tables of `visualheads.book.cost.measure_cost`."""
+    """Time and memory of ways to read attention, by length of the prompt.
+
+    Parameters
+    ----------
+    measured : sequence of pandas.DataFrame
+        Results of `visualheads.book.cost.measure_cost`: a row per method, with tokens, cpu_seconds and memory_mb.
+
+    Returns
+    -------
+    AnyChart
+        The chart with its alternative text.
+    """
     records = [
         {
             "method": NAMES.get(str(method), str(method)),
@@ -239,7 +299,19 @@ SWEEPS = {"after_image": "after the image", "late, all": "all positions, late la
 
 
 def sweep_bars(measured: pd.DataFrame) -> AnyChart:
-    """Seconds per head set of `vh.sweep` and of a naive loop, from `visualheads.book.cost_sweeps.measure_sweeps`."""
+    """Seconds per head set of `vh.sweep` and of a naive loop.
+
+    Parameters
+    ----------
+    measured : pandas.DataFrame
+        A result of `visualheads.book.cost_sweeps.measure_sweeps`: a row per case, with sweep_seconds, naive_seconds and
+        ratio.
+
+    Returns
+    -------
+    AnyChart
+        The chart with its alternative text.
+    """
     records = [
         {"case": SWEEPS.get(str(case), str(case)), "way": way, "seconds": float(row[column]), "times": row["ratio"]}
         for case, row in measured.iterrows()

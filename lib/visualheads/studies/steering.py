@@ -71,7 +71,7 @@ def ground(
     most
         Largest number of heads. Where a ranking has fewer heads with a finite score, all rankings use that many.
     rules, level
-        How a box is made from a map: see `grounding.box_of_map`.
+        How a box is made from a map: see `analysis.steering.box_of_map`.
     query
         Attention row.
     **settings

@@ -90,14 +90,28 @@ UNITS = {
 class Claim:
     """A statement that data can decide; its words are told in claims.yml.
 
-    number, page    in the book's chapter, and the page on which it is measured
-    source          paper, project page, contested or ours
-    estimate, unit  what is estimated
-    control, rule   what it is held against, and how it is decided
-    change          what would change the verdict
-    history         earlier rules: {rule, verdict, why} each
-    beside          templates of sentences told beside the estimate
-    varied          the choices (`Choice`) that matter to it
+    Attributes
+    ----------
+    number, page
+        In the book's chapter, and the page on which it is measured.
+    source
+        Paper, project page, contested or ours.
+    statement, short
+        What is claimed, in a sentence and in a few words.
+    estimate, unit
+        What is estimated.
+    control, rule
+        What it is held against, and how it is decided.
+    change
+        What would change the verdict.
+    history
+        Earlier rules: {rule, verdict, why} each.
+    beside
+        Templates of sentences told beside the estimate.
+    judge, margin
+        What judges the evidence, and the margin that decides, in the estimate's own unit.
+    varied
+        The choices (`Choice`) that matter to it.
     """
 
     number: int
@@ -119,7 +133,15 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim, what was found, and on which models (`scope`)."""
+    """A claim, and what was found.
+
+    Attributes
+    ----------
+    claim, finding
+        The claim, and what its judge found.
+    scope
+        On which models, in words.
+    """
 
     claim: Claim
     finding: Finding
@@ -132,7 +154,13 @@ class Verdict:
 
 @cache
 def declared() -> tuple[Claim, ...]:
-    """The claims with their words, from `claims.yml`."""
+    """The claims with their words, from `claims.yml`.
+
+    Returns
+    -------
+    tuple of Claim
+        In the order of the file.
+    """
     told = yaml.safe_load(files("visualheads.analysis.claims").joinpath("claims.yml").read_text(encoding="utf-8"))
     return tuple(_claim(**entry) for entry in told)
 
@@ -147,7 +175,23 @@ def _claim(judge: str, rule: str, history: Sequence[Mapping[str, str]], beside: 
 
 
 def claim(number: int) -> Claim:
-    """One claim by its number in the book's chapter “Fourteen claims”. Raises ParameterError for another number."""
+    """One claim of the book's chapter “Fourteen claims”.
+
+    Parameters
+    ----------
+    number : int
+        Its number there.
+
+    Returns
+    -------
+    Claim
+        With its words, judge and margin.
+
+    Raises
+    ------
+    ParameterError
+        There is no such claim.
+    """
     found = {one.number: one for one in declared()}
     if number not in found:
         raise ParameterError(got("claim", number, [str(known) for known in found]))
@@ -161,8 +205,24 @@ BASELINE = "verdicts.json"
 def judge(evidence: Evidence, numbers: Iterable[int] | None = None) -> list[Verdict]:
     """Judge all claims, or those with these numbers, by the kind of models that decides.
 
-    Checkpoints decide where any were run, else miniatures; kinds are never pooled (`beside` judges the others). Claims
-    that the evidence cannot test say what is missing. Raises ParameterError for datasets of mixed attention rows.
+    Checkpoints decide where any were run, else miniatures; kinds are never pooled (`beside` judges the others).
+
+    Parameters
+    ----------
+    evidence : Evidence
+        Datasets; claims that they cannot test say what is missing.
+    numbers : iterable of int, optional
+        Numbers of claims; by default all of them.
+
+    Returns
+    -------
+    list of Verdict
+        One per claim, in the given order.
+
+    Raises
+    ------
+    ParameterError
+        A claim is unknown, or a dataset mixes attention rows.
     """
     return _judged(next(iter(evidence.by_kind().values()), evidence), numbers)
 
@@ -177,18 +237,47 @@ def _judged(own: Evidence, numbers: Iterable[int] | None) -> list[Verdict]:
 
 
 def beside(evidence: Evidence, numbers: Iterable[int] | None = None) -> pd.DataFrame:
-    """Verdicts on the kinds of models that do not decide: rows of `verdict_table` with the column scope."""
+    """Verdicts on the kinds of models that do not decide.
+
+    Parameters
+    ----------
+    evidence : Evidence
+        Datasets, as for `judge`.
+    numbers : iterable of int, optional
+        Numbers of claims; by default all of them.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Rows of `verdict_table`, told apart by the column scope; empty where there is no other kind.
+
+    Raises
+    ------
+    ParameterError
+        A claim is unknown, or a dataset mixes attention rows.
+    """
     others = list(evidence.by_kind().values())[1:]
     verdicts = [verdict for own in others for verdict in _judged(own, numbers)]
     return verdict_table(verdicts) if verdicts else pd.DataFrame()
 
 
 def robustness(evidence: Evidence, verdicts: Iterable[Verdict]) -> pd.DataFrame:
-    """What each verdict would be after one other choice: one row per claim and option.
+    """What each verdict would be after one other choice.
 
-    Columns: number, choice, option, estimate, lower, upper, verdict (what the intervals say, whatever the power), and
-    `same` (as the intervals say by the choices that decide). Choices: those of `Choice` that matter to the claim, each
-    language model left out, and "other language models": an interval as if these were drawn from many.
+    Parameters
+    ----------
+    evidence : Evidence
+        The datasets that were judged.
+    verdicts : iterable of Verdict
+        Results of `judge`; those without parts are left out.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per claim and option. Columns: number, choice (one of `Choice` that matters to the claim, "left out" or
+        "other language models"), option (the language model, where one is left out), estimate, lower, upper, verdict
+        (what the intervals say, whatever the power), same (as the intervals say by the choices that decide). "Other
+        language models" has an interval as if these were drawn from many.
     """
     own, rows = next(iter(evidence.by_kind().values()), evidence), []
     for told in verdicts:
@@ -239,13 +328,28 @@ def _mean_of(found: Finding) -> bool:
 
 
 def verdict_table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
-    """One row per claim, by its number.
+    """Verdicts with their numbers and words, one row per claim.
 
-    Columns: page, source, statement, short, measured (what is estimated), estimate, lower, upper (of the first part, or
-    the mean over families), unit, margin, numbers (estimate and interval in words), parts (one line each), power,
-    false_support, by_interval (what the intervals say, whatever the power), verdict, reason, scope, control, rule,
-    change, history, also (further numbers by name), beside (templates of sentences with them) and planted (what the
-    power was simulated of, part by part, and how often it was supported at 0, m and 2m).
+    Parameters
+    ----------
+    verdicts : iterable of Verdict
+        Results of `judge`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        By number. Columns:
+
+        * page, source, statement, short, unit, margin, control, rule, change, history: of the claim; measured: what is
+          estimated.
+        * estimate, lower, upper: of the first part, or the mean over families, points as shares; NaN where the claim
+          was not tested. numbers: the same in words, in the unit; parts: one line each.
+        * power, false_support: how often a claim is supported where it is right, and where the truth is its margin, in
+          [0, 1].
+        * by_interval: what the intervals say, whatever the power; verdict; reason: why it was not tested; scope: on
+          which models.
+        * also: further numbers by name; beside: templates of sentences with them.
+        * planted: what the power was simulated of, part by part, and how often it was supported at 0, m and 2m.
     """
     rows = []
     for one in verdicts:

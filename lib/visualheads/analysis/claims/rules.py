@@ -201,10 +201,20 @@ class Part:
 class Finding:
     """What a judge found: the parts of which a claim consists, and what is told beside them.
 
-    reason   why the claim is not testable here; then there are no parts
-    agree    parts are readings of one claim: it is decided only where all agree. Else all have to be supported, and one
-             that is not supported decides against the claim
-    power    where it does not come from the parts
+    Attributes
+    ----------
+    parts
+        Numbers with their intervals and margins; none where the claim is not testable here.
+    reason
+        Why it is not.
+    agree
+        Parts are readings of one claim: it is decided only where all agree. Else all have to be supported, and one that
+        is not supported decides against the claim.
+    also, table
+        Further numbers by name, and a table of them.
+    planted, label
+        How often the claim was supported where 0, 1 and 2 margins were planted, and what the intervals say, where these
+        do not come from the parts.
     """
 
     parts: Sequence[Part] = ()
@@ -302,15 +312,24 @@ KINDS = (CHECKPOINTS, MINIATURES, JOINED)
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Datasets in memory. What is None or empty makes the claims that need it not testable.
+    """Datasets in memory: what is None or empty makes the claims that need it not testable.
 
-    traces          all models' traces, both attention rows, white pictures included (`analysis.models.traced`)
-    null            heads of untrained networks of every model's shape, dimension `draw` (`studies.effects`)
-    effects         whole and looking effects of every head, and `vhd` (`studies.effects`)
-    late            sweeps of late heads on all benchmarks by mode (`studies.full_protocol`)
-    sinks           sink tokens and concentration without them, by model (`studies.sink_finding`)
-    text            traced lists by text-only model (`miniatures.text_heads`); grown_from: which one a model came from
-    beside          evidence about models of other kinds, whose datasets lie apart
+    Attributes
+    ----------
+    traces
+        All models' traces, both attention rows, white pictures included (`analysis.models.traced`).
+    null
+        Heads of untrained networks of every model's shape, dimension `draw`.
+    effects
+        Whole and looking effects of every head, and `vhd` (model, layer, head, sample).
+    late
+        Sweeps of late heads on all benchmarks by mode.
+    sinks
+        Sink tokens, and concentration without them, by model (`studies.sinks.find`).
+    text, grown_from
+        Traced lists by text-only model (`text_heads.text_heads`), and which one a model came from.
+    beside
+        Evidence about models of other kinds, whose datasets lie apart.
     """
 
     traces: xr.Dataset | None = None
@@ -372,14 +391,21 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Choice:
-    """What a judge could have done otherwise; the defaults decide, the others are told as robustness.
+    """What a judge could have done otherwise: the defaults decide, the others are told as robustness.
 
-    row             attention row
-    null            what heads have to exceed: "untrained and white", "untrained", "white", "every key" (the first token
-                    and sinks among the keys)
-    concentration   which reading of it
-    weighting       "benchmarks": each counts once; "questions": each question does
-    layers          "all" or "without the first"
+    Attributes
+    ----------
+    row
+        The attention row.
+    null
+        What heads have to exceed: "untrained and white", "untrained", "white", "every key" (the first token and sinks
+        among the keys).
+    concentration
+        Which reading of it.
+    weighting
+        "benchmarks": each counts once; "questions": each question does.
+    layers
+        "all" or "without the first".
     """
 
     row: str = ROW
