@@ -361,12 +361,6 @@ def test_the_api_chapter_names_all_that_is_public(tmp_path: Path) -> None:
     text = reference.written(tmp_path / "api.txt").read_text()
     assert all(f":: visualheads.{name}\n" in text for name in vh.__all__ if callable(getattr(vh, name)))
     assert "visualheads.charts.head_map" in text and "visualheads.analysis.subset.subset" in text
-    lines = ["Tell something.", "", "a    first", "b    second"]
-    reference.plain_docstring(None, "", "", None, None, lines)  # pyright: ignore[reportArgumentType]
-    assert lines[:3] == ["Tell something.", "", "::"] and "   a    first" in lines
-    told = ["Tell.", "", "Parameters", "----------", "a", "    One."]
-    reference.plain_docstring(None, "", "", None, None, unchanged := list(told))  # pyright: ignore[reportArgumentType]
-    assert unchanged == told
 
 
 def test_notebooks_are_shipped_without_outputs_and_functions() -> None:

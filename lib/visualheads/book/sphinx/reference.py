@@ -5,12 +5,8 @@ from __future__ import annotations
 import inspect
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import visualheads
-
-if TYPE_CHECKING:
-    from sphinx.application import Sphinx
 
 MODULES = (
     "analysis.subset", "analysis.models", "analysis.head_tables", "analysis.scores", "analysis.benchmarks",
@@ -18,7 +14,6 @@ MODULES = (
     "analysis.sinks", "analysis.steering", "analysis.claims", "charts", "book.text",
 )  # fmt: skip
 """Modules whose functions notebooks may call; all others are the library's own."""
-NUMPYDOC = ("Parameters", "Returns", "Raises")
 
 
 def written(target: Path) -> Path:
@@ -52,18 +47,3 @@ def public_names(module: str) -> list[str]:
 
 def _summary(module: str) -> str:
     return (import_module(f"visualheads.{module}").__doc__ or "").strip().partition("\n\n")[0].replace("\n", " ")
-
-
-def plain_docstring(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
-    """Docstrings without numpydoc's sections are laid out for readers of the code: shown as they are after line one."""
-    del app, what, name, value, options
-    if any(line.strip() in NUMPYDOC for line in lines) or not lines:
-        return
-    end = next((place for place, line in enumerate(lines) if not line.strip()), len(lines))
-    rest = [f"   {line}" for line in lines[end:]]
-    lines[end:] = ["", "::", "", *rest, ""] if any(line.strip() for line in rest) else [""]
-
-
-def setup(app: Sphinx) -> None:
-    """Register the layout of docstrings, before napoleon reads their sections."""
-    app.connect("autodoc-process-docstring", plain_docstring, priority=100)
