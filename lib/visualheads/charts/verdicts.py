@@ -1,4 +1,4 @@
-"""The claims and their verdicts: a forest of estimates beside what they are about."""
+"""The claims and their verdicts: a forest of estimates under what they are about."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from visualheads.charts.display import COLOURS, colour, finished, rows
+from visualheads.charts.display import COLOURS, GREY, colour, finished, rows
 
 KINDS = tuple(COLOURS["verdict"])
 FARTHEST = 3.0
 """Margins that are shown beyond 0 on either side; what lies farther is drawn at the edge, its number is told."""
-STEP, WORDS, FOREST = 40, 440, 220
+STEP, WIDTH, WIDE = 36, 640, 520
+"""Pixels: a claim's height, the chart's width, and the width from which numbers stand beside the bars."""
+BESIDE, VERDICT = 300, 112
+"""Pixels to the right of the bars, for verdict with numbers and for the verdict alone."""
 
 
 def verdicts(table: pd.DataFrame) -> Any:
-    """One line per claim: its statement with the numbers, and its interval in units of its margin, coloured by verdict.
+    """A claim's statement, and under it the interval in units of its margin and the verdict, at any width.
 
     `table` is a result of `claims.verdict_table`. Every claim has a unit of its own; divided by the margin they share
-    an axis, on which 1 decides.
+    an axis, on which 1 decides. Narrow charts leave the numbers to the tooltip.
     """
     records = []
     for number, row in table.iterrows():
@@ -35,23 +38,43 @@ def verdicts(table: pd.DataFrame) -> Any:
              **dict(zip(("estimate", "lower", "upper"), shown, strict=True))}
         )  # fmt: skip
     order = [record["claim"] for record in records]
-    tooltip = ["claim:N", "statement:N", "verdict:N", "numbers:N"]
-    base = alt.Chart(rows(records), height=alt.Step(STEP)).encode(
-        y=alt.Y("claim:N", sort=order, title=None, axis=None), tooltip=tooltip, href="href:N"
+    base = alt.Chart(rows(records)).encode(
+        y=alt.Y("claim:N", sort=order, title=None, axis=None),
+        tooltip=["claim:N", "statement:N", "verdict:N", "numbers:N"],
+        href="href:N",
     )
     hue = colour("verdict", KINDS, legend=None)
-    words = base.mark_text(align="left", x=2, dy=-7, fontSize=12, limit=WORDS).encode(text="short:N")
-    told = base.mark_text(align="left", x=2, dy=9, fontSize=11, limit=WORDS, fontWeight="bold").encode(
-        text="told:N", color=hue
+    right = {"expr": f"width > {WIDE} ? width - {BESIDE} : width - {VERDICT}"}
+    scale = alt.Scale(domain=[-FARTHEST, FARTHEST], range=[0, right])
+    axis = alt.Axis(
+        values=[-2, -1, 0, 1, 2],
+        labelExpr="datum.value == 1 ? 'margin' : datum.value",
+        titleAlign="left",
+        titleX=0,
+        grid=False,
     )
-    scale = alt.Scale(domain=[-FARTHEST, FARTHEST])
-    axis = alt.X("lower:Q", scale=scale, title="estimate ÷ margin", axis=alt.Axis(values=[-2, -1, 0, 1, 2]))
-    bars = base.mark_rule(strokeWidth=3).encode(x=axis, x2="upper:Q", color=hue)
-    points = base.mark_point(filled=True, size=70, opacity=1).encode(x=alt.X("estimate:Q", scale=scale), color=hue)
-    limit = alt.Chart(rows([{"at": 1.0}])).mark_rule(strokeDash=[4, 3]).encode(x=alt.X("at:Q", scale=scale))
-    zero = alt.Chart(rows([{"at": 0.0}])).mark_rule(opacity=0.4).encode(x=alt.X("at:Q", scale=scale))
-    forest = alt.layer(zero, limit, bars, points).properties(width=FOREST)
-    chart = alt.hconcat(alt.layer(words, told).properties(width=WORDS), forest, spacing=6).resolve_scale(y="shared")
+    bound = alt.X("lower:Q", scale=scale, title="estimate, in margins", axis=axis)
+    # a line that nobody sees: all of it answers to pointer and click
+    whole = base.mark_rule(strokeWidth=STEP, opacity=0, color=GREY).encode(x=alt.value(0), x2=alt.value("width"))
+    words = base.mark_text(align="left", dy=-9, fontSize=12, limit={"expr": "width"}).encode(
+        x=alt.value(0), text="short:N"
+    )
+    said = f"width > {WIDE} ? datum.told : datum.verdict"
+    told = base.mark_text(
+        align="left", dx={"expr": f"({right['expr']}) + 6"}, dy=8, fontSize=11, fontWeight="bold", text={"expr": said}
+    ).encode(x=alt.value(0), color=hue)
+    bars = base.mark_rule(strokeWidth=3, yOffset=8).encode(x=bound, x2="upper:Q", color=hue)
+    points = base.mark_point(filled=True, size=60, opacity=1, yOffset=8).encode(
+        x=alt.X("estimate:Q", scale=scale), color=hue
+    )
+    zero, limit = (
+        base.mark_tick(orient="vertical", size=14, yOffset=8, color=GREY, thickness=thickness)
+        .encode(x=alt.X("at:Q", scale=scale))
+        .transform_calculate(at=str(at))
+        for at, thickness in ((0, 1), (1, 3))
+    )
+    layers = alt.layer(zero, limit, bars, points, words, told, whole)
+    chart = layers.properties(width=WIDTH, height=alt.Step(STEP), usermeta={"margin": 10})
     counts = [record["verdict"] for record in records]
     counted = ", ".join(f"{counts.count(name)} {name}" for name in KINDS)
     each = "; ".join(f"claim {record['claim']} {record['told']}" for record in records)

@@ -38,10 +38,15 @@
     return JSON.parse(await new Response(plain).text());
   }
 
+  // side by side, panels share the labels of the first one's rows
+  const labelled = (panel) => JSON.parse(JSON.stringify(panel), (key, value) =>
+    key === "y" && value?.axis?.labels === false ? { ...value, axis: { ...value.axis, labels: true, ticks: true } } : value,
+  );
+
   function stacked(spec, room) {
     const out = { ...spec };
     if (out.hconcat) {
-      out.vconcat = out.hconcat;
+      out.vconcat = out.hconcat.map(labelled);
       delete out.hconcat;
     }
     for (const key of ["vconcat", "layer", "concat"]) {
