@@ -11,8 +11,10 @@ import subprocess
 import sys
 import tomllib
 from graphlib import TopologicalSorter
+from importlib import import_module
 from importlib.metadata import distributions, packages_distributions
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -374,18 +376,23 @@ def documented(text: str) -> dict[str, set[str]]:
     }
 
 
-def public() -> list[str]:
+def public() -> dict[str, Any]:
+    """What the chapter “API reference” names, and what it is."""
     import visualheads
+    from visualheads.book.sphinx.reference import MODULES, public_names
 
-    return [name for name in visualheads.__all__ if callable(getattr(visualheads, name))]
+    top = {name: getattr(visualheads, name) for name in visualheads.__all__}
+    modules = {
+        f"{name}.{one}": getattr(import_module(f"visualheads.{name}"), one)
+        for name in MODULES
+        for one in public_names(name)
+    }
+    return {name: found for name, found in {**top, **modules}.items() if callable(found)}
 
 
-@pytest.mark.parametrize("name", public())
-def test_public_names_have_numpydoc_docstrings(name: str):
+@pytest.mark.parametrize("found", [pytest.param(found, id=name) for name, found in public().items()])
+def test_public_names_have_numpydoc_docstrings(found: Any):
     """A sentence, then every parameter, what is returned; of classes their parameters or attributes."""
-    import visualheads
-
-    found = getattr(visualheads, name)
     text = inspect.getdoc(found) or ""
     assert re.match(r".+\.(\n\n|$)", text), "one sentence on the first line"
     parts = documented(text)

@@ -22,8 +22,18 @@ BESIDE, VERDICT = 300, 112
 def verdicts(table: pd.DataFrame) -> Any:
     """A claim's statement, and under it the interval in units of its margin and the verdict, at any width.
 
-    `table` is a result of `claims.verdict_table`. Every claim has a unit of its own; divided by the margin they share
-    an axis, on which 1 decides. Narrow charts leave the numbers to the tooltip.
+    Every claim has a unit of its own; divided by the margin they share an axis, on which 1 decides. Narrow charts leave
+    the numbers to the tooltip.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        A result of `claims.verdict_table`.
+
+    Returns
+    -------
+    AnyChart
+        The chart with its alternative text; a claim without numbers has no interval.
     """
     records = []
     for number, row in table.iterrows():
@@ -82,7 +92,18 @@ def verdicts(table: pd.DataFrame) -> Any:
 
 
 def robustness(table: pd.DataFrame) -> Any:
-    """One dot per claim and other choice: what the intervals would say. `table` is a result of `claims.robustness`."""
+    """What the intervals would say of each claim after one other choice: one dot per claim and choice.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        A result of `claims.robustness`.
+
+    Returns
+    -------
+    AnyChart
+        The chart with its alternative text.
+    """
     told = table.assign(
         claim=table["number"].map("claim {}".format),
         label=[
