@@ -70,9 +70,9 @@ def ranking_agreement(traces: xr.Dataset, effects: xr.Dataset | None, lists: Lis
         * heads, placed: how many have both scores; how many of them the ranking places alone, for no other has theirs.
     """
     rows = []
-    for name in [] if effects is None else models_of(traces):
-        if EFFECT not in effects or name not in models_of(effects):
-            continue
+    if effects is None or EFFECT not in effects:
+        return pd.DataFrame(columns=list(AGREEMENT_COLUMNS))
+    for name in [name for name in models_of(traces) if name in models_of(effects)]:
         part = traces.sel(model=[name])
         shape = {dim: part[dim] for dim in ("layer", "head")}
         effect = _effects(effects.sel(model=[name]).reindex(shape))

@@ -95,6 +95,7 @@ def book_questions(root: Path) -> dict[str, int]:
 def page_job(root: Path, page: Page) -> TraceJob:
     """The trace that a model's page reads: what its notebook asks for, so that it finds all done."""
     told = {name: parameter.default for name, parameter in parameters_of(page.template).items()} | dict(page.parameters)
+    loaded: dict[str, Any] = {option: str(told.get(option) or "") or None for option in LOADED}
     name, data = str(told["task"]), str(root / str(told["data"])) if told["data"] else None
     return TraceJob(
         str(told["model"]),
@@ -106,7 +107,7 @@ def page_job(root: Path, page: Page) -> TraceJob:
         batch_tokens=int(told["batch_tokens"]) or None,
         results=str(root / str(told["results"])),
         answer_prefix=str(told.get("answer_prefix") or ""),
-        **{option: str(told.get(option) or "") or None for option in LOADED},
+        **loaded,
     )
 
 

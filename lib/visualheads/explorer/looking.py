@@ -32,9 +32,6 @@ from visualheads.tasks.sample import LazyImage, Sample
 from visualheads.tracing.settings import MAX_NEW_TOKENS
 
 if TYPE_CHECKING:
-    from PIL import Image
-
-    from visualheads.explorer.look_data import Look
     from visualheads.interventions.modes import Reference
     from visualheads.models.wrapper import VisionLanguageModel
 

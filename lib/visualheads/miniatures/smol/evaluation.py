@@ -272,7 +272,7 @@ def _as_trained(learned: Mapping[str, Tensor]) -> tuple[Any, Any]:
     return module, processor
 
 
-def evaluate_model(name: str, n: int | None = None, data: Path | None = None) -> dict[str, Any]:
+def evaluate_model(name: str, n: int | None = None) -> dict[str, Any]:
     """Score a joined model on the shipped scenes and text, beside the language model as fetched.
 
     Parameters
@@ -281,15 +281,13 @@ def evaluate_model(name: str, n: int | None = None, data: Path | None = None) ->
         smol-1.5 or smol-frozen.
     n : int, optional
         Samples of each condition; by default all.
-    data : Path, optional
-        data/smol by default.
 
     Returns
     -------
     dict
         From `evaluation.evaluate`; `text` also has the untouched language model's figures under `before`.
     """
-    data = data or data_folder() / "smol"
+    data = data_folder() / "smol"
     text = (data / "text.md").read_text(encoding="utf-8")
     learned = read_learned(learned_file(name))
     use_sheet(sheet := read_sheet(data))

@@ -63,8 +63,6 @@ def start(
     anneal: int,
     *,
     folder: Path | None = None,
-    base: Path | None = None,
-    data: Path | None = None,
     report: Callable[[str], None],
 ) -> None:
     """Train one stage up to a step, going on from what the folder holds.
@@ -79,10 +77,6 @@ def start(
         Number of last steps over which the learning rate goes down.
     folder : Path, optional
         Where weights and log are kept; data/smol by default.
-    base : Path, optional
-        Folder of the base weights.
-    data : Path, optional
-        Folder of the sprites; data/smol by default.
     report : callable
         Takes a line about progress.
 
@@ -91,13 +85,13 @@ def start(
     CheckpointError
         If base weights, or the stage before, are missing.
     """
-    data = data or data_folder() / "smol"
+    data = data_folder() / "smol"
     folder = folder or data
     stage = STAGES[name]
     before = folder / f"{FIRST_STAGE}.safetensors"
     if stage.lora and not before.is_file():
         raise CheckpointError(f"{name} grows from {FIRST_STAGE}, and {before} is missing; train {FIRST_STAGE} first.")
-    learner = build_learner(check_prepared(base), data)
+    learner = build_learner(check_prepared(), data)
     if stage.lora:
         learner.load({name: value.float() for name, value in load_file(before).items()})
         add_lora(learner.language_model)

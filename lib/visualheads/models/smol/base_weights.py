@@ -98,9 +98,9 @@ def _marker(packages: Sequence[Package]) -> dict[str, Any]:
     return {"recipe": RECIPE, "files": {package.name: package.sha256 for package in packages}}
 
 
-def check_prepared(folder: Path | None = None) -> Path:
+def check_prepared() -> Path:
     """Return the folder of the base weights. Raises CheckpointError, naming the command, where there are none."""
-    folder = folder or base_folder()
+    folder = base_folder()
     if not is_prepared(folder):
         raise CheckpointError(
             f"the base weights (SmolLM2-135M-Instruct and EfficientNet-Lite2) are not in {folder}; run `{COMMAND}` "

@@ -41,17 +41,13 @@ def read_learned(file: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{file} is truncated or damaged ({error}); check it out again.") from error
 
 
-def join(
-    learned: Mapping[str, Tensor], base: Path | None = None, dtype: torch.dtype = torch.float32
-) -> tuple[Any, Any]:
+def join(learned: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
     """Join the base weights and learned ones.
 
     Parameters
     ----------
     learned : mapping of str to Tensor
         From `read_learned`: the projector's state, and LoRA matrices if the language model was tuned.
-    base : Path, optional
-        Folder of the base weights; by default `base_folder()`.
     dtype : torch.dtype
         Precision of the module.
 
@@ -69,7 +65,7 @@ def join(
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, EfficientNetModel
 
-    base = base_weights.check_prepared(base)
+    base = base_weights.check_prepared()
     tokenizer = AutoTokenizer.from_pretrained(base / base_weights.LANGUAGE, local_files_only=True)
     language = AutoModelForCausalLM.from_pretrained(
         base / base_weights.LANGUAGE, dtype=torch.float32, local_files_only=True
