@@ -130,8 +130,8 @@ def query_agreement(
             color=stage_colour(legend=alt.Legend(orient="top")),
             tooltip=[
                 alt.Tooltip("name:N", title="head"),
-                alt.Tooltip("first:Q", format=".3f"),
-                alt.Tooltip("second:Q", format=".3f"),
+                alt.Tooltip("first:Q", title=queries[0].replace("_", " "), format=".3f"),
+                alt.Tooltip("second:Q", title=queries[1].replace("_", " "), format=".3f"),
             ],
         )
     )
