@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from visualheads.store.read import open_store
 from visualheads.studies import full_protocol, shipped
 from visualheads.studies.evidence import gather
 from visualheads.tasks.records import MissingDataError
-from visualheads.tracing import trace
+from visualheads.tracing import jobs, trace
 
 ASKED = ("-n", "2", "--judged", "2", "--device", "cpu")
 PARTS = ("effects of single heads", "late heads")
@@ -120,6 +122,34 @@ def test_a_killed_run_goes_on(project: Path, capsys: pytest.CaptureFixture[str])
             store for part in ("steering",) for store in full_protocol.PARTS[part].stores if f"{part} left" in out
         }
         assert set(shipped.full_stores(name)) == stores - left_out
+
+
+@pytest.mark.parametrize("fails", [pytest.param(False, marks=pytest.mark.long), True])
+def test_a_model_is_gone_before_the_next_is_loaded(
+    project: Path, few_parts: None, fails: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nine models of up to 13 billion parameters run on a device that holds one; also after one that failed."""
+    load, loaded, alive = jobs.load, list[weakref.ref[Any]](), []
+
+    def loads(*given: Any, **settings: Any) -> Any:
+        alive.append([one for one in loaded if one() is not None])
+        model = load(*given, **settings)
+        loaded.extend(map(weakref.ref, (model, model.module)))
+        return model
+
+    def breaks(*_: Any, **__: Any) -> Any:
+        raise SampleError("it broke")
+
+    monkeypatch.setattr(jobs, "load", loads)
+    if fails:
+        monkeypatch.setattr(trace, "trace_to_store", breaks)
+    gc.disable()  # the collector must not do by chance what the command has to do
+    try:
+        code, out, _ = run(capsys, *arguments(project))
+    finally:
+        gc.enable()
+    assert code == int(fails) and f"checkpoints-one: {'failed' if fails else 'done'}" in out
+    assert alive == [[], []]
 
 
 @pytest.mark.parametrize(

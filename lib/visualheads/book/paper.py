@@ -33,6 +33,7 @@ from visualheads.errors import (
     got,
 )  # fmt: skip
 from visualheads.models.checkpoints import resolve
+from visualheads.models.devices import free
 from visualheads.paths import RESULTS
 from visualheads.store.stored import opened
 from visualheads.store.write import pending
@@ -243,6 +244,7 @@ def run(plan: Plan, report: Report = silent, fresh: bool = False, progress: Any 
     if not parts and not jobs:
         report(f"{plan.name}: all is done")
         return []
+    free()  # memory of the model before this one, which is needed for it
     model = plan.main.loaded()
     for job in jobs:
         report(f"{plan.name}: tracing {Path(job.path).name.removesuffix('.zarr')}, {len(job.samples)} questions")
@@ -297,11 +299,12 @@ def known_answers(found: Sequence[Plan]) -> list[str]:
     return lines
 
 
-def _caught(function: Callable[..., list[str]], *arguments: Any) -> tuple[list[str], VisualHeadsError | None]:
+def _caught(function: Callable[..., list[str]], *arguments: Any) -> tuple[list[str], str | None]:
+    """What a function returns, and in words what it raised: an error itself would hold on to the model."""
     try:
         return function(*arguments), None
     except VisualHeadsError as error:
-        return [], error
+        return [], str(error)
 
 
 def _trace(model: VisionLanguageModel, job: TraceJob, fresh: bool, progress: Any) -> None:

@@ -1,0 +1,235 @@
+"""The figures that chapters' statements rest on, read in two attention rows.
+
+The last prompt token's row decides, since it produces the answer; that of the answer's first token comes after it. A
+statement *turns* where its figure lies on another side of what it is held against: zero, a margin, a share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from visualheads.analysis import benchmarks, emergence, lineage, models
+from visualheads.analysis.claims.evidence import MAIN_TASK, Evidence, has
+from visualheads.analysis.rankings_vs_effects import in_format
+from visualheads.analysis.subset import models_of, subset
+from visualheads.heads import patterns, permutation
+from visualheads.heads.agreement import spearman
+from visualheads.heads.nulls import MEASURE
+from visualheads.heads.ranking import ROW, head_count, rank, top_heads
+from visualheads.tasks.registry import with_kinds
+
+BEFORE, AFTER = ROW, "first_generated"
+COLUMNS = ("page", "what", "before", "after", "same")
+PARTLY, LARGELY = 0.3, 0.6
+"""Sizes of a correlation at which the chapter on looking heads changes its words."""
+TURNS = {
+    "share of models with heads above the null": (0.5,),
+    "share of heads above the null": (0.05,),  # that many untrained heads pass
+    "shortfall of pairs with and without the box, by weight": (patterns.MARGIN,),
+    "shortfall of pairs with and without the box, by region": (patterns.MARGIN,),
+    "shortfall of pairs with and without the name, by weight": (patterns.MARGIN,),
+    "shortfall of pairs with and without the name, by region": (patterns.MARGIN,),
+    "shortfall of two benchmarks": (patterns.MARGIN,),
+    "share of the removed heads that the row names": (0.5,),
+    "correlation of weight with the whole effect": (-LARGELY, -PARTLY, PARTLY, LARGELY),
+    "correlation of weight with the looking effect": (-LARGELY, -PARTLY, PARTLY, LARGELY),
+}
+"""What figures are held against, where it is not zero."""
+Figures = dict[str, float]
+
+
+def both_rows(evidence: Evidence, pages: Sequence[str] = ()) -> pd.DataFrame:
+    """Read chapters' figures in both rows: one row per figure that has a number in both.
+
+    Parameters
+    ----------
+    evidence
+        As the claims are judged by (`studies.evidence.gather`); a chapter can give its traces alone.
+    pages
+        Only these of PAGES; all by default.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns: page, what (the figure in words), before and after (means over models, in the last prompt token's row
+        and in the answer's), same (whether both lie on one side of TURNS). Empty where a row was not traced.
+    """
+    rows = []
+    there = [] if evidence.traces is None or "query" not in evidence.traces.dims else evidence.traces["query"].values
+    for page in (pages or PAGES) if {BEFORE, AFTER} <= set(there) else ():
+        before, after = (PAGES[page](evidence, row) for row in (BEFORE, AFTER))
+        for what, value in before.items():
+            both = [value, after.get(what, float("nan"))]
+            if np.isfinite(both).all():
+                sides = np.digitize(both, TURNS.get(what, (0.0,)))
+                rows.append((page, what, *both, bool(sides[0] == sides[1])))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _main(evidence: Evidence) -> dict[str, xr.Dataset]:
+    """Every model's questions of the main benchmark."""
+    assert evidence.traces is not None
+    found = {name: subset(evidence.traces, model=name, task=MAIN_TASK) for name in models_of(evidence.traces)}
+    return {name: own for name, own in found.items() if own.sizes["sample"]}
+
+
+def _letters(evidence: Evidence) -> xr.Dataset:
+    assert evidence.traces is not None
+    return evidence.traces.isel(sample=np.flatnonzero(evidence.traces["format"].values.astype(str) == "letters"))
+
+
+def _one_head(evidence: Evidence, row: str) -> Figures:
+    assert evidence.traces is not None
+    own = _main(evidence).get(models.main_model(evidence.traces))
+    if own is None or "region_weight" not in own:
+        return {}
+    first, here = (benchmarks.head_means(own, "region_weight", one).ravel() for one in (BEFORE, row))
+    return {"attention of the head that looks most at the asked object": float(here[np.nanargmax(first)])}
+
+
+def _chance(evidence: Evidence, row: str) -> Figures:
+    assert evidence.traces is not None
+    if not has(evidence.traces, MEASURE):
+        return {}
+    known = evidence.traces[MEASURE].sel(query=row).notnull().any(["model", "layer", "head"])
+    if not known.any():
+        return {}
+    asked = evidence.traces.isel(sample=np.flatnonzero(known))
+    seen = models.visual_heads(asked, query=row, fresh=evidence.null).dropna(subset=["above"])
+    return {
+        "share of models with heads above the null": float((seen["above"] > 0).mean()),
+        "share of heads above the null": float((seen["above"] / seen["heads"]).mean()),
+    }
+
+
+def _visual_heads(evidence: Evidence, row: str) -> Figures:
+    surplus = []
+    for own in _main(evidence).values():
+        weight = benchmarks.head_means(own, "image_weight", row)
+        known = np.isfinite(weight)
+        top = top_heads(weight.reshape(-1, 1), head_count(int(known.sum()), 0.1))[:, 0].reshape(weight.shape)
+        front = own["depth_stage"].isel(model=0).values.astype(str) != "late"
+        surplus.append(top[front].sum() / top.sum() - known[front].sum() / known.sum())
+    return {"share of the strongest tenth in early and middle layers, beyond that of all heads": _mean(surplus)}
+
+
+def _benchmarks(evidence: Evidence, row: str) -> Figures:
+    assert evidence.traces is not None
+    related = [
+        _spearman(*(benchmarks.head_means(own, name, row) for name in ("image_weight", "concentration")))
+        for own in _main(evidence).values()
+    ]
+    told = benchmarks.right_wrong(with_kinds(evidence.traces), "concentration", query=row, n_boot=2)
+    gain = float("nan")
+    if has(evidence.traces, "image_log_odds", "focus_nats", "region_weight"):
+        names = lineage.one_kind(models_of(evidence.traces))
+        statistics = benchmarks.scored_statistics(evidence.traces.sel(model=names), query=row)
+        llm = lineage.language_models(evidence.traces)
+        found = permutation.errors(permutation.leave_one_llm_out(statistics, ["top_image_weight"], llm))
+        gain = float(found["gain"].iloc[0]) if len(found) else gain
+    return {
+        "correlation of weight and concentration over heads": _mean(related),
+        "concentration of visual heads, right minus wrong answers": _mean(told["difference"]),
+        "error that the visual heads' weight saves in predicting scores": gain,
+    }
+
+
+def _conditions(evidence: Evidence, row: str) -> Figures:
+    asked = _letters(evidence)
+    asked = asked.isel(sample=np.flatnonzero(asked["task"].values.astype(str) == MAIN_TASK))
+    found: Figures = {}
+    for measure, by in (("image_weight", "weight"), ("region_weight", "region")):
+        if asked.sizes["sample"] and measure in asked:
+            told = patterns.group_agreement(asked, "condition", measure, query=row, n_boot=2)
+            pairs = patterns.pairs(told, benchmarks.CONDITION_PAIRS).groupby("kind")["shortfall"].mean()
+            for kind, thing in zip(benchmarks.CONDITION_PAIRS, ("box", "name"), strict=True):
+                found[f"shortfall of pairs with and without the {thing}, by {by}"] = float(pairs.get(kind, np.nan))
+    return found
+
+
+def _removals(evidence: Evidence, row: str) -> Figures:
+    """Heads are removed by the last prompt row: how many of them the other row would have named."""
+    shared = []
+    for own in _main(evidence).values():
+        late = own["depth_stage"].isel(model=0).values.astype(str) == "late"
+        named = []
+        for one in (BEFORE, row):
+            scores = rank(own, "detection", query=one).isel(model=0).transpose("layer", "head").values
+            k = head_count(int(np.isfinite(scores).sum()))
+            named.append(top_heads(scores[late].reshape(-1, 1), k)[:, 0])
+        shared.append((named[0] & named[1]).sum() / named[0].sum() if named[0].any() else np.nan)
+    return {"share of the removed heads that the row names": _mean(shared)}
+
+
+def _families(evidence: Evidence, row: str) -> Figures:
+    assert evidence.traces is not None
+    asked = evidence.traces.isel(sample=np.flatnonzero(evidence.traces["task"].values.astype(str) == MAIN_TASK))
+    kin = lineage.kin_difference(lineage.relations(asked, "image_weight", row), asked)
+    return {"correlation of pairs of one language model minus that of others": kin["difference"] if kin else np.nan}
+
+
+def _tasks(evidence: Evidence, row: str) -> Figures:
+    asked = _letters(evidence)
+    if not asked.sizes["sample"]:
+        return {}
+    pairs = patterns.pairs(patterns.group_agreement(asked, "task", query=row, n_boot=2))
+    nearest = patterns.nearest_pattern(asked, query=row)
+    return {
+        "shortfall of two benchmarks": _mean(pairs["shortfall"]),
+        "benchmarks recognised, beyond chance": _mean(nearest["right"] - nearest["chance"]),
+    }
+
+
+def _rankings(evidence: Evidence, row: str) -> Figures:
+    found: Figures = {}
+    for effect in ("whole", "looking"):
+        if evidence.effects is not None and has(evidence.effects, f"{effect}_margin"):
+            related = []
+            for name, own in _main(evidence).items():
+                if name in models_of(evidence.effects):
+                    weight = rank(in_format(own), "image_weight", query=row).isel(model=0)
+                    lost = evidence.effects[f"{effect}_margin"].sel(model=name).mean("sample")
+                    lost = lost.reindex(layer=weight["layer"], head=weight["head"])
+                    related.append(_spearman(*(one.transpose("layer", "head").values for one in (weight, lost))))
+            found[f"correlation of weight with the {effect} effect"] = _mean(related)
+    return found
+
+
+def _emergence(evidence: Evidence, row: str) -> Figures:
+    assert evidence.traces is not None
+    related = []
+    for name, own in _main(evidence).items():
+        lists = evidence.text.get(evidence.grown_from.get(name, ""))
+        if lists is not None and "region_weight" in own:
+            heads = emergence.head_pairs(own, lists, name, query=row)
+            related.append(_spearman(heads["text"].to_numpy(dtype=float), heads["picture"].to_numpy(dtype=float)))
+    return {"correlation of reading asked words and looking at asked objects": _mean(related)}
+
+
+PAGES: dict[str, Callable[[Evidence, str], Figures]] = {
+    "one_head": _one_head,
+    "chance": _chance,
+    "visual_heads": _visual_heads,
+    "benchmarks": _benchmarks,
+    "conditions": _conditions,
+    "removals": _removals,
+    "families": _families,
+    "tasks": _tasks,
+    "rankings": _rankings,
+    "emergence": _emergence,
+}
+"""Chapters by the name of their page, and what reads their figures of some evidence in some row."""
+
+
+def _mean(values: Sequence[float] | pd.Series) -> float:
+    there = np.asarray(values, dtype=float)
+    return float(there[np.isfinite(there)].mean()) if np.isfinite(there).any() else float("nan")
+
+
+def _spearman(one: np.ndarray, other: np.ndarray) -> float:
+    heads = np.isfinite(one) & np.isfinite(other)
+    return float(spearman(np.stack([one[heads], other[heads]]))[0, 1]) if heads.sum() > 2 else float("nan")
