@@ -13,6 +13,7 @@ from visualheads.errors import HeadError
 from visualheads.heads.bootstrap import bootstrap
 from visualheads.heads.losses import LOSSES, changes, excess_loss, head_effects, losses, over_depth
 from visualheads.heads.ranking import SCORES, rank, real_samples
+from visualheads.store.variables import STAGES
 
 MAIN_TASK = "looktwice"
 """The benchmark on which heads are removed; of the others the full protocol asks about single heads only."""
@@ -246,25 +247,34 @@ def _head_table(
     return pd.DataFrame(rows, columns=columns)
 
 
-def depth_table(effects: xr.Dataset | None) -> pd.DataFrame:
-    """The share of each model's positive effect that lies in each layer.
+def depth_table(*effects: xr.Dataset | None) -> pd.DataFrame:
+    """Return where over depth the effects of single heads lie.
 
     Parameters
     ----------
-    effects : xarray.Dataset, optional
-        Effects of single heads, whole_margin and looking_margin (model, layer, head, sample).
+    *effects : xarray.Dataset, optional
+        Effects of single heads, whole_margin and looking_margin (model, layer, head, sample); several datasets where
+        models of different kinds lie apart.
 
     Returns
     -------
     pandas.DataFrame
-        Columns: effect ("whole" or "looking"), model, layer, share (in [0, 1]; sums to 1 over the layers of a model).
-        Layers that a model lacks are left out; empty without effects.
+        Columns: effect ("whole" or "looking"), model, layer, share (in [0, 1]; sums to 1 over the layers of a model),
+        depth (0 the first layer, 1 the last), stage (the third that the layer lies in: early, middle, late). Layers that
+        a model lacks are left out; empty without effects.
     """
-    parts = [] if effects is None else [
-        over_depth(effects[f"{kind}_margin"]).to_dataframe("share")["share"].dropna().reset_index().assign(effect=kind)
+    parts = [
+        over_depth(ds[f"{kind}_margin"]).to_dataframe("share")["share"].dropna().reset_index().assign(effect=kind)
         for kind in ("whole", "looking")
-    ]  # fmt: skip
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["model", "layer", "share", "effect"])
+        for ds in effects
+        if ds is not None
+    ]
+    if not parts:
+        return pd.DataFrame(columns=["model", "layer", "share", "effect", "depth", "stage"])
+    table = pd.concat(parts, ignore_index=True)
+    last = table.groupby("model")["layer"].transform("max")
+    thirds = (3 * table["layer"] // (last + 1)).map(dict(enumerate(STAGES)))
+    return table.assign(depth=table["layer"] / last.clip(lower=1), stage=thirds)
 
 
 def head_tables(traces: xr.Dataset, effects: xr.Dataset | None, more: Lists | None = None) -> pd.DataFrame:

@@ -27,6 +27,7 @@ COLUMNS = ("page", "what", "before", "after", "same")
 PARTLY, LARGELY = 0.3, 0.6
 """Sizes of a correlation at which the chapter on looking heads changes its words."""
 TURNS = {
+    "place of the head that looks most at the asked object": (1.5,),
     "share of models with heads above the null": (0.5,),
     "share of heads above the null": (0.05,),  # that many untrained heads pass
     "shortfall of pairs with and without the box, by weight": (patterns.MARGIN,),
@@ -88,7 +89,11 @@ def _one_head(evidence: Evidence, row: str) -> Figures:
     if own is None or "region_weight" not in own:
         return {}
     first, here = (benchmarks.head_means(own, "region_weight", one).ravel() for one in (BEFORE, row))
-    return {"attention of the head that looks most at the asked object": float(here[np.nanargmax(first)])}
+    if not np.isfinite(first).any():
+        return {}
+    chosen = here[np.nanargmax(first)]
+    place = float(1 + (here > chosen).sum()) if np.isfinite(chosen) else float("nan")
+    return {"place of the head that looks most at the asked object": place}
 
 
 def _chance(evidence: Evidence, row: str) -> Figures:

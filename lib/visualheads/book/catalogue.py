@@ -56,7 +56,7 @@ class Comparison:
 COMPARISONS = (
     Comparison("one_head", "One picture, one question, one head", removes=True),
     Comparison("measures", "What is measured", reads=False),
-    Comparison("rows", "Which row decides everything"),
+    Comparison("rows", "Which row decides everything", last=True),
     Comparison("chance", "More than chance"),
     Comparison("models", "The models"),
     Comparison("visual_heads", "Visual heads and where they sit"),

@@ -48,6 +48,23 @@ def say(template: str, **values: Any) -> None:
         display(Markdown(told))
 
 
+OTHER_ROW = """{% for same, told in kinds if told %}{% if same %}In the [row of the answer](rows.ipynb) this holds too:
+{% else %}**In the [row of the answer](rows.ipynb) another conclusion would follow:**
+{% endif %}{% for row in told %}{{ row.what }} {{ row.after | num(3) }}, here {{ row.before | num(3) }}{{
+"." if loop.last else "; " }}{% endfor %} {% endfor %}"""
+
+
+def say_rows(table: pd.DataFrame) -> None:
+    """Display what the answer's row would say of a chapter's figures, first of those of which it says something else.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of `analysis.rows.both_rows`; of an empty one nothing is displayed.
+    """
+    say(OTHER_ROW, kinds=[(same, table[table["same"] == same].to_dict("records")) for same in (False, True)])
+
+
 def render(template: str, **values: Any) -> str:
     """Fill a template of Markdown.
 

@@ -115,7 +115,7 @@ COLOURS: dict[str, dict[str, str]] = {
     },
     "family": {
         "Vicuna-7B": "#1f77b4", "Vicuna-13B": "#76b7e5", "Mistral-7B-v0.2": "#e377c2", "Phi-3-mini": "#17a589",
-        "Llama-3-8B": "#bc8f00",
+        "Llama-3-8B": "#bc8f00", "SmolLM2-135M-Instruct": "#8c564b",
     },
     "kind": {"text": GREY, "patch": MAIN, "asked patch": "#d1495b", "newline": "#c98b2b"},
     "heads": {"trained": MAIN, "untrained": GREY},

@@ -172,9 +172,9 @@ def effect_depth(table: pd.DataFrame, needs: str = NEEDS_EFFECTS) -> Any:
     hue = colour("family", told["family"], title="language model", legend=alt.Legend(orient="top", columns=3))
     chart = (
         alt.Chart(rows(told.to_dict("records")), width=(ROW - 60) // 2, height=220)
-        .mark_line(point=True)
+        .mark_line(point=alt.OverlayMarkDef(size=25))
         .encode(
-            x=alt.X("layer:Q", title="layer", axis=alt.Axis(tickMinStep=1), scale=alt.Scale(nice=False)),
+            x=alt.X("depth:Q", title="depth (0: first layer, 1: last)", scale=alt.Scale(nice=False)),
             y=alt.Y("share:Q", title="share of positive effect", axis=alt.Axis(format="%")),
             color=hue,
             detail="model:N",
@@ -184,7 +184,7 @@ def effect_depth(table: pd.DataFrame, needs: str = NEEDS_EFFECTS) -> Any:
     )
     first = told[told["layer"] == 0].groupby("effect", sort=False)["share"]
     held = "; ".join(f"{name}: {own.min():.0%} to {own.max():.0%}" for name, own in first)
-    return finished(chart, f"Share of the effect by layer. Layer 0 holds of the effect {held}.")
+    return finished(chart, f"Share of the effect by depth. Layer 0 holds of the effect {held}.")
 
 
 def _chosen(best: pd.Series) -> alt.Parameter:
