@@ -8,15 +8,15 @@ import xarray as xr
 
 from helpers.planted import HEADS, LAYERS, Planted, always, effects_of, lists_of, pattern, world
 from visualheads.analysis import rows
-from visualheads.analysis.claims.evidence import Evidence
+from visualheads.analysis.claims.rules import Evidence
 
 SIX = ("plain-general", "plain-object", "plain-super", "visual-general", "visual-object", "visual-super")
 LOOKING = np.where(np.arange(HEADS) < 2, 0.8, 0.2) * np.ones((LAYERS, 1))
 FRONT = np.repeat([0.9] * 4 + [0.1] * 2, HEADS).reshape(LAYERS, HEADS) + 0.05 * pattern(4)
 LATE = np.vstack([np.full((LAYERS - 1, HEADS), 0.1), np.linspace(0.3, 0.9, HEADS)])
+DRAWN = np.random.default_rng(5).normal(0, 0.2, (40, 1, LAYERS, HEADS, 2))
 NULL = xr.Dataset(
-    {"image_log_odds_no_sink": (
-        ("draw", "model", "layer", "head", "sample"), np.random.default_rng(5).normal(0, 0.2, (40, 1, LAYERS, HEADS, 2)))},
+    {"image_log_odds_no_sink": (("draw", "model", "layer", "head", "sample"), DRAWN)},
     {"model": ["m"], "layer": range(LAYERS), "head": range(HEADS), "sample": ["a", "b"]},
 )  # fmt: skip
 
@@ -72,8 +72,8 @@ CASES = [
      None, None),
     ("tasks", evidence(one(form="letters"), one(by_task, form="letters"), tasks=("looktwice", "qbench")),
      "shortfall of two benchmarks", 0.0, None),
-    ("rankings", evidence(one(), one(pattern(5)), Evidence(effects=WHOLE)), "correlation of weight with the whole effect",
-     1.0, None),
+    ("rankings", evidence(one(), one(pattern(5)), Evidence(effects=WHOLE)),
+     "correlation of weight with the whole effect", 1.0, None),
     ("emergence", evidence(one(), one(1 - pattern()), Evidence(text={"t": LISTS}, grown_from={"m": "t"})),
      "correlation of reading asked words and looking at asked objects", 1.0, -1.0),
     ("one_head", evidence(one(), one(1 - pattern())), "place of the head that looks most at the asked object", 1.0,

@@ -7,13 +7,14 @@ statement *turns* where its figure lies on another side of what it is held again
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from visualheads.analysis import benchmarks, emergence, lineage, models
-from visualheads.analysis.claims.evidence import MAIN_TASK, Evidence, has
+from visualheads.analysis.claims.rules import MAIN_TASK, Evidence, has
 from visualheads.analysis.rankings_vs_effects import in_format
 from visualheads.analysis.subset import models_of, subset
 from visualheads.heads import patterns, permutation
@@ -61,14 +62,26 @@ def both_rows(evidence: Evidence, pages: Sequence[str] = ()) -> pd.DataFrame:
     """
     rows = []
     there = [] if evidence.traces is None or "query" not in evidence.traces.dims else evidence.traces["query"].values
-    for page in (pages or PAGES) if {BEFORE, AFTER} <= set(there) else ():
-        before, after = (PAGES[page](evidence, row) for row in (BEFORE, AFTER))
+    if not {BEFORE, AFTER} <= set(there):
+        return pd.DataFrame(columns=list(COLUMNS))
+    decided, later = (_in_row(evidence, row) for row in (BEFORE, AFTER))
+    for page in pages or PAGES:
+        before, after = (PAGES[page](one, decided) for one in (decided, later))
         for what, value in before.items():
             both = [value, after.get(what, float("nan"))]
             if np.isfinite(both).all():
                 sides = np.digitize(both, TURNS.get(what, (0.0,)))
                 rows.append((page, what, *both, bool(sides[0] == sides[1])))
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _in_row(evidence: Evidence, row: str) -> Evidence:
+    """The evidence as if this row alone had been traced: whatever is asked of it reads that row."""
+    traces, null = (
+        ds if ds is None or "query" not in ds.dims else ds.sel(query=row, drop=True)
+        for ds in (evidence.traces, evidence.null)
+    )
+    return replace(evidence, traces=traces, null=null)
 
 
 def _main(evidence: Evidence) -> dict[str, xr.Dataset]:
@@ -83,12 +96,13 @@ def _letters(evidence: Evidence) -> xr.Dataset:
     return evidence.traces.isel(sample=np.flatnonzero(evidence.traces["format"].values.astype(str) == "letters"))
 
 
-def _one_head(evidence: Evidence, row: str) -> Figures:
+def _one_head(evidence: Evidence, decided: Evidence) -> Figures:
     assert evidence.traces is not None
-    own = _main(evidence).get(models.main_model(evidence.traces))
-    if own is None or "region_weight" not in own:
+    name = models.main_model(evidence.traces)
+    both = [_main(one).get(name) for one in (decided, evidence)]
+    if any(own is None or "region_weight" not in own for own in both):
         return {}
-    first, here = (benchmarks.head_means(own, "region_weight", one).ravel() for one in (BEFORE, row))
+    first, here = (benchmarks.head_means(own, "region_weight").ravel() for own in both if own is not None)
     if not np.isfinite(first).any():
         return {}
     chosen = here[np.nanargmax(first)]
@@ -96,25 +110,25 @@ def _one_head(evidence: Evidence, row: str) -> Figures:
     return {"place of the head that looks most at the asked object": place}
 
 
-def _chance(evidence: Evidence, row: str) -> Figures:
+def _chance(evidence: Evidence, _decided: Evidence) -> Figures:
     assert evidence.traces is not None
     if not has(evidence.traces, MEASURE):
         return {}
-    known = evidence.traces[MEASURE].sel(query=row).notnull().any(["model", "layer", "head"])
+    known = evidence.traces[MEASURE].notnull().any(["model", "layer", "head"])
     if not known.any():
         return {}
     asked = evidence.traces.isel(sample=np.flatnonzero(known))
-    seen = models.visual_heads(asked, query=row, fresh=evidence.null).dropna(subset=["above"])
+    seen = models.visual_heads(asked, fresh=evidence.null).dropna(subset=["above"])
     return {
         "share of models with heads above the null": float((seen["above"] > 0).mean()),
         "share of heads above the null": float((seen["above"] / seen["heads"]).mean()),
     }
 
 
-def _visual_heads(evidence: Evidence, row: str) -> Figures:
+def _visual_heads(evidence: Evidence, _decided: Evidence) -> Figures:
     surplus = []
     for own in _main(evidence).values():
-        weight = benchmarks.head_means(own, "image_weight", row)
+        weight = benchmarks.head_means(own, "image_weight")
         known = np.isfinite(weight)
         top = top_heads(weight.reshape(-1, 1), head_count(int(known.sum()), 0.1))[:, 0].reshape(weight.shape)
         front = own["depth_stage"].isel(model=0).values.astype(str) != "late"
@@ -122,17 +136,17 @@ def _visual_heads(evidence: Evidence, row: str) -> Figures:
     return {"share of the strongest tenth in early and middle layers, beyond that of all heads": _mean(surplus)}
 
 
-def _benchmarks(evidence: Evidence, row: str) -> Figures:
+def _benchmarks(evidence: Evidence, _decided: Evidence) -> Figures:
     assert evidence.traces is not None
     related = [
-        _spearman(*(benchmarks.head_means(own, name, row) for name in ("image_weight", "concentration")))
+        _spearman(*(benchmarks.head_means(own, name) for name in ("image_weight", "concentration")))
         for own in _main(evidence).values()
     ]
-    told = benchmarks.right_wrong(with_kinds(evidence.traces), "concentration", query=row, n_boot=2)
+    told = benchmarks.right_wrong(with_kinds(evidence.traces), "concentration", n_boot=2)
     gain = float("nan")
     if has(evidence.traces, "image_log_odds", "focus_nats", "region_weight"):
         names = lineage.one_kind(models_of(evidence.traces))
-        statistics = benchmarks.scored_statistics(evidence.traces.sel(model=names), query=row)
+        statistics = benchmarks.scored_statistics(evidence.traces.sel(model=names))
         llm = lineage.language_models(evidence.traces)
         found = permutation.errors(permutation.leave_one_llm_out(statistics, ["top_image_weight"], llm))
         gain = float(found["gain"].iloc[0]) if len(found) else gain
@@ -143,60 +157,60 @@ def _benchmarks(evidence: Evidence, row: str) -> Figures:
     }
 
 
-def _conditions(evidence: Evidence, row: str) -> Figures:
+def _conditions(evidence: Evidence, _decided: Evidence) -> Figures:
     asked = _letters(evidence)
     asked = asked.isel(sample=np.flatnonzero(asked["task"].values.astype(str) == MAIN_TASK))
     found: Figures = {}
     for measure, by in (("image_weight", "weight"), ("region_weight", "region")):
         if asked.sizes["sample"] and measure in asked:
-            told = patterns.group_agreement(asked, "condition", measure, query=row, n_boot=2)
+            told = patterns.group_agreement(asked, "condition", measure, n_boot=2)
             pairs = patterns.pairs(told, benchmarks.CONDITION_PAIRS).groupby("kind")["shortfall"].mean()
             for kind, thing in zip(benchmarks.CONDITION_PAIRS, ("box", "name"), strict=True):
                 found[f"shortfall of pairs with and without the {thing}, by {by}"] = float(pairs.get(kind, np.nan))
     return found
 
 
-def _removals(evidence: Evidence, row: str) -> Figures:
+def _removals(evidence: Evidence, decided: Evidence) -> Figures:
     """Heads are removed by the last prompt row: how many of them the other row would have named."""
-    shared = []
-    for own in _main(evidence).values():
-        late = own["depth_stage"].isel(model=0).values.astype(str) == "late"
-        named = []
-        for one in (BEFORE, row):
-            scores = rank(own, "detection", query=one).isel(model=0).transpose("layer", "head").values
-            k = head_count(int(np.isfinite(scores).sum()))
-            named.append(top_heads(scores[late].reshape(-1, 1), k)[:, 0])
-        shared.append((named[0] & named[1]).sum() / named[0].sum() if named[0].any() else np.nan)
+    first, here = ({name: _late(own) for name, own in _main(one).items()} for one in (decided, evidence))
+    shared = [(top & here[name]).sum() / top.sum() for name, top in first.items() if top.any()]
     return {"share of the removed heads that the row names": _mean(shared)}
 
 
-def _families(evidence: Evidence, row: str) -> Figures:
+def _late(own: xr.Dataset) -> np.ndarray:
+    """The late heads of the released share that are detected most often, among the late ones."""
+    late = own["depth_stage"].isel(model=0).values.astype(str) == "late"
+    scores = rank(own, "detection").isel(model=0).transpose("layer", "head").values
+    return top_heads(scores[late].reshape(-1, 1), head_count(int(np.isfinite(scores).sum())))[:, 0]
+
+
+def _families(evidence: Evidence, _decided: Evidence) -> Figures:
     assert evidence.traces is not None
     asked = evidence.traces.isel(sample=np.flatnonzero(evidence.traces["task"].values.astype(str) == MAIN_TASK))
-    kin = lineage.kin_difference(lineage.relations(asked, "image_weight", row), asked)
+    kin = lineage.kin_difference(lineage.relations(asked), asked)
     return {"correlation of pairs of one language model minus that of others": kin["difference"] if kin else np.nan}
 
 
-def _tasks(evidence: Evidence, row: str) -> Figures:
+def _tasks(evidence: Evidence, _decided: Evidence) -> Figures:
     asked = _letters(evidence)
     if not asked.sizes["sample"]:
         return {}
-    pairs = patterns.pairs(patterns.group_agreement(asked, "task", query=row, n_boot=2))
-    nearest = patterns.nearest_pattern(asked, query=row)
+    pairs = patterns.pairs(patterns.group_agreement(asked, "task", n_boot=2))
+    nearest = patterns.nearest_pattern(asked)
     return {
         "shortfall of two benchmarks": _mean(pairs["shortfall"]),
         "benchmarks recognised, beyond chance": _mean(nearest["right"] - nearest["chance"]),
     }
 
 
-def _rankings(evidence: Evidence, row: str) -> Figures:
+def _rankings(evidence: Evidence, _decided: Evidence) -> Figures:
     found: Figures = {}
     for effect in ("whole", "looking"):
         if evidence.effects is not None and has(evidence.effects, f"{effect}_margin"):
             related = []
             for name, own in _main(evidence).items():
                 if name in models_of(evidence.effects):
-                    weight = rank(in_format(own), "image_weight", query=row).isel(model=0)
+                    weight = rank(in_format(own), "image_weight").isel(model=0)
                     lost = evidence.effects[f"{effect}_margin"].sel(model=name).mean("sample")
                     lost = lost.reindex(layer=weight["layer"], head=weight["head"])
                     related.append(_spearman(*(one.transpose("layer", "head").values for one in (weight, lost))))
@@ -204,18 +218,18 @@ def _rankings(evidence: Evidence, row: str) -> Figures:
     return found
 
 
-def _emergence(evidence: Evidence, row: str) -> Figures:
+def _emergence(evidence: Evidence, _decided: Evidence) -> Figures:
     assert evidence.traces is not None
     related = []
     for name, own in _main(evidence).items():
         lists = evidence.text.get(evidence.grown_from.get(name, ""))
         if lists is not None and "region_weight" in own:
-            heads = emergence.head_pairs(own, lists, name, query=row)
+            heads = emergence.all_head_pairs(own, {"own": lists}, {name: "own"})
             related.append(_spearman(heads["text"].to_numpy(dtype=float), heads["picture"].to_numpy(dtype=float)))
     return {"correlation of reading asked words and looking at asked objects": _mean(related)}
 
 
-PAGES: dict[str, Callable[[Evidence, str], Figures]] = {
+PAGES: dict[str, Callable[[Evidence, Evidence], Figures]] = {
     "one_head": _one_head,
     "chance": _chance,
     "visual_heads": _visual_heads,
@@ -227,7 +241,7 @@ PAGES: dict[str, Callable[[Evidence, str], Figures]] = {
     "rankings": _rankings,
     "emergence": _emergence,
 }
-"""Chapters by the name of their page, and what reads their figures of some evidence in some row."""
+"""Chapters by their page, and what reads their figures of evidence of one row, beside that of the row that decides."""
 
 
 def _mean(values: Sequence[float] | pd.Series) -> float:

@@ -50,8 +50,8 @@ def say(template: str, **values: Any) -> None:
 
 OTHER_ROW = """{% for same, told in kinds if told %}{% if same %}In the [row of the answer](rows.ipynb) this holds too:
 {% else %}**In the [row of the answer](rows.ipynb) another conclusion would follow:**
-{% endif %}{% for row in told %}{{ row.what }} {{ row.after | num(3) }}, here {{ row.before | num(3) }}{{
-"." if loop.last else "; " }}{% endfor %} {% endfor %}"""
+{% endif %}{% for row in told %}{{ row.what }} {{ row.after | num(3) }}, here {{ row.before | num(3) }}{% if
+loop.last %}.{% else %}; {% endif %}{% endfor %} {% endfor %}"""
 
 
 def say_rows(table: pd.DataFrame) -> None:

@@ -239,7 +239,7 @@ def task_pairs(told: xr.Dataset) -> pd.DataFrame:
     return pairs(told, kinds)
 
 
-def nearest_pattern(ds: xr.Dataset, by: str = "task", query: str = QUERY) -> pd.DataFrame:
+def nearest_pattern(ds: xr.Dataset, by: str = "task") -> pd.DataFrame:
     """Nearest-pattern classification: how often a group is told from its head pattern alone.
 
     Of every random halves of the pictures, each group's pattern of one half is given to the group whose pattern of the
@@ -251,8 +251,6 @@ def nearest_pattern(ds: xr.Dataset, by: str = "task", query: str = QUERY) -> pd.
         Traced samples (model, layer, head, sample).
     by
         The coordinate along `sample` that names the groups; patterns are those of image weight.
-    query
-        Attention row, where the dataset holds several.
 
     Returns
     -------
@@ -260,7 +258,7 @@ def nearest_pattern(ds: xr.Dataset, by: str = "task", query: str = QUERY) -> pd.
         One row per model: `right`, the share of patterns given to their own group; `chance`, 1 / groups; `groups`.
         Models with fewer than two groups are left out.
     """
-    values = sample_scores(ds, "image_weight", query=_query(ds, query))
+    values = sample_scores(ds, "image_weight", query=_query(ds, QUERY))
     labels = labels_of(values, by)
     groups = list(dict.fromkeys(labels))
     records = []

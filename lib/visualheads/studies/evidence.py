@@ -95,6 +95,21 @@ def gather(results: str | Path = "data/results", full: str | Path | None = None)
     return Gathered(replace(whole, beside=tuple(beside)), pd.DataFrame(rows, columns=list(COLUMNS)))
 
 
+def attention(results: str | Path = "data/results") -> Evidence:
+    """What chapters tell of attention, of the kind of models that decides: a part of `gather` that is soon read."""
+    traces = survey.traced(results, MEASURES)
+    names = models_of(traces)
+    lists = [path for path in _stores(Path(results)) if read_attrs(path).get("kind") == LISTS]
+    own = Evidence(
+        traces=traces,
+        null=untrained_heads(names),
+        effects=single_heads(names),
+        text={path.parent.name: open_store(path).load() for path in lists if not path.parent.name.endswith(UNTRAINED)},
+        grown_from={str(name): str(text) for name, text in lineage(traces)["text_model"].items()},
+    )
+    return next(iter(own.by_kind().values()))
+
+
 def _evidence(
     found: Mapping[str, list[xr.Dataset]], traces: xr.Dataset | None, text: dict[str, xr.Dataset]
 ) -> Evidence:
