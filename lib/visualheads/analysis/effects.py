@@ -260,8 +260,8 @@ def depth_table(*effects: xr.Dataset | None) -> pd.DataFrame:
     -------
     pandas.DataFrame
         Columns: effect ("whole" or "looking"), model, layer, share (in [0, 1]; sums to 1 over the layers of a model),
-        depth (0 the first layer, 1 the last), stage (the third that the layer lies in: early, middle, late). Layers that
-        a model lacks are left out; empty without effects.
+        depth (0 the first layer, 1 the last), stage (the third that the layer lies in: early, middle, late). Layers
+        that a model lacks are left out; empty without effects.
     """
     parts = [
         over_depth(ds[f"{kind}_margin"]).to_dataframe("share")["share"].dropna().reset_index().assign(effect=kind)
