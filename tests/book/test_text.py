@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.cells import displayed
-from visualheads.book.text import _prepared, download_table, render, say, show_table
+from visualheads.book.text import _prepared, download_table, render, say, say_rows, show_table
 from visualheads.errors import ParameterError
 
 ROW = {"estimate": 0.671, "lower": 0.606, "upper": 0.744}
@@ -90,3 +90,17 @@ def test_sentences_with_unknown_numbers_are_left_out() -> None:
     texts, also = ["a {{ x }}.", "b {{ y }}.", "c {{ z }}."], {"x": 1.5, "y": np.nan}
     told = render("{{ texts | filled(also) }}", texts=texts, also=also)
     assert told == "a 1.50."
+
+
+def test_what_turns_in_the_other_row_is_told_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = displayed(monkeypatch)
+    rows = [("one", 0.2, 0.1, True), ("two", 0.3, -0.4, False), ("three", 0.5, 0.6, True)]
+    table = pd.DataFrame(rows, columns=["what", "before", "after", "same"])
+    say_rows(table)
+    [told] = shown
+    places = [told.index(words) for words in ("two −0.400", "one 0.100", "three 0.600")]
+    assert places == sorted(places) and "{" not in told
+    say_rows(table[table["same"]])
+    assert "two" not in shown[-1]
+    say_rows(table.iloc[:0])
+    assert len(shown) == 2
