@@ -22,9 +22,8 @@ DATA_VARIABLE = "VISUALHEADS_DATA"
 APART = "-folder"
 """Ending of the name of a folder whose last two parts spell a catalogued model, such as mini/1.5-7B."""
 
-DEFAULT_MODEL = "mini-1.5-7B"
-"""The model that examples, the landing page and the explorer take when none is named: smol-1.5 as soon as its shipped
-scores tell 60 % of plain-object right."""
+DEFAULT_MODEL = "smol-1.5"
+"""The model that examples, the landing page and the explorer take when none is named."""
 
 CATALOGUE = Path(__file__).with_name("catalog.yml")
 
@@ -86,6 +85,11 @@ class Card(BaseModel):
     def memory_gb(self) -> float | None:
         """Gigabytes for the weights in 16 bit; None where the number of parameters is unknown."""
         return None if self.parameters is None else round(2 * self.parameters, 1)
+
+    @property
+    def scenes(self) -> str:
+        """Folder of the pictures that it learned to see, from the project's; empty: those a task has by itself."""
+        return "data/smol/scenes" if self.joined else ""
 
     @property
     def shape(self) -> tuple[int | None, int | None, int | None]:

@@ -14,12 +14,13 @@ import xarray as xr
 from visualheads.analysis.benchmarks import head_means
 from visualheads.analysis.lineage import descent, training_record, without_variants
 from visualheads.analysis.subset import models_of, subset
-from visualheads.cards import DEFAULT_MODEL, Card, cards, data_folder
+from visualheads.cards import DEFAULT_MODEL, Card, cards, data_folder, is_available
 from visualheads.errors import ParameterError
 from visualheads.heads.agreement import agreement
 from visualheads.heads.nulls import above_null
 from visualheads.heads.patterns import QUERY
 from visualheads.heads.ranking import head_count, samples_with_control, top_heads
+from visualheads.models.smol.base_weights import base_folder, is_prepared
 from visualheads.paths import slug_of
 from visualheads.store.combine import open_results
 from visualheads.store.read import PACKED, open_store, read_attrs
@@ -99,6 +100,13 @@ def main_model(ds: xr.Dataset) -> str:
     """
     names = models_of(ds)
     return DEFAULT_MODEL if DEFAULT_MODEL in names else names[0]
+
+
+def examples(ds: xr.Dataset) -> list[str]:
+    """The models to show in a running example: the default one where its weights are at hand, then one per recipe."""
+    first = cards()[DEFAULT_MODEL]
+    at_hand = is_available(first) and (not first.joined or is_prepared(base_folder()))
+    return [*([DEFAULT_MODEL] if at_hand else []), *(name for name in one_per_recipe(ds) if name != DEFAULT_MODEL)]
 
 
 def one_per_recipe(ds: xr.Dataset) -> list[str]:

@@ -24,7 +24,6 @@ FULL_RESULTS = "data/results-full"
 ALWAYS_TOLD = ("n", "seed")
 """Parameters that the command at a page's end names even where they are the defaults."""
 FULL_COST = {"sweep_runs": 3, "eager_runs": 7, "eager_runs_long": 7}
-SMOL_SCENES = "data/smol/scenes"
 FULL_N = 1000
 """More questions than any shipped condition has: all of them."""
 COMMAND = "visualheads book"
@@ -80,7 +79,7 @@ def model_page(root: str | Path, model: str, parameters: Mapping[str, Any] | Non
     """The page of one model: a catalogue name, a checkpoint folder or a hub id."""
     root = Path(root).resolve()
     card = cards().get(model)
-    own = {"data": SMOL_SCENES} if card is not None and card.joined else {}  # the pictures that it learned to see
+    own = {"data": card.scenes} if card is not None and card.scenes else {}
     given = {"model": model, **own, **(parameters or {})}
     adapter = str(given.get("adapter") or "")
     name = f"{name_of(model)}-{name_of(adapter)}" if adapter else name_of(model)

@@ -14,7 +14,7 @@ from visualheads.book import page as inputs
 from visualheads.book.catalogue import FULL_RESULTS, MAIN_TASK, shipped
 from visualheads.book.page import Page, parameters_of
 from visualheads.book.run import Countdown, Report, one_thread, side_by_side, silent
-from visualheads.cards import DEFAULT_MODEL, data_folder, miniature_folder
+from visualheads.cards import data_folder, miniature_folder
 from visualheads.errors import IdentityMismatch, ParameterError, StoreError, VisualHeadsError, got
 from visualheads.models.smol import base_weights
 from visualheads.paths import RESULTS, slug_of
@@ -69,7 +69,7 @@ def book_jobs(root: Path, models: Sequence[str], pages: Sequence[Page], full: bo
             for name in (taught(model) if main else (MAIN_TASK,))
             if main is None or name != main.task
         ]
-        jobs += others if main is None else with_controls(main, others)
+        jobs += others if main is None else with_controls(main, others, marked=model == models[0])
     return jobs
 
 
@@ -78,10 +78,9 @@ def asked_formats(benchmark: Benchmark) -> tuple[str, ...]:
     return tuple(benchmark.formats if benchmark.name == MAIN_TASK else benchmark.formats[:1])
 
 
-def with_controls(main: TraceJob, others: Sequence[TraceJob]) -> list[TraceJob]:
+def with_controls(main: TraceJob, others: Sequence[TraceJob], marked: bool) -> list[TraceJob]:
     """What pages and claims read of a model: its traces, white pictures on the main benchmark, an untrained network
-    where no null is shipped, and everywhere for the default model, whose untrained level charts mark."""
-    marked = main.model == DEFAULT_MODEL
+    where no null is shipped, and on every benchmark where charts mark the untrained level (the first model's)."""
     untrained = [main.fresh_network()] if marked or not path_of(main.model, NULL).is_file() else []
     untrained += [job.fresh_network(OTHER_UNTRAINED_N) for job in others if marked]
     return [main, main.white(), *others, *untrained]
