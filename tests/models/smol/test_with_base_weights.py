@@ -16,6 +16,7 @@ from visualheads.models.smol.architecture import IMAGE_TOKENS
 from visualheads.models.smol.base_weights import base_folder, is_prepared
 from visualheads.models.smol.joined_model import export
 from visualheads.store.schema import assert_valid
+from visualheads.studies.stored_model import StoredModel
 
 NAME = "smol-frozen"
 pytestmark = [
@@ -52,6 +53,20 @@ def test_it_is_traced_like_any_other_model(model, samples):
     assert (found.n_image_tokens == IMAGE_TOKENS).all()
     right = answered(model.module, model.tokenizer, samples)
     assert [right[sample.id] for sample in samples] == found.correct.values[0].astype(bool).tolist()
+
+
+def test_a_trace_made_anew_agrees_with_what_is_shipped(monkeypatch):
+    monkeypatch.setattr("visualheads.studies.shipped.full_folder", lambda: ROOT / "data" / "full")
+    shipped = StoredModel("smol-1.5").traces
+    shipped = shipped.isel(sample=shipped["format"].values == "free").isel(sample=slice(0, None, 24))
+    wanted = dict.fromkeys(shipped["sample"].values.astype(str))
+    asked = {sample.id: sample for sample in vh.task("looktwice", data=SCENES).samples(format="free")}
+    found = vh.trace(vh.load("smol-1.5"), [asked[name] for name in wanted], query="last_prompt", progress=False)
+    assert found["prediction"].values.tolist() == shipped["prediction"].values.tolist()
+    assert found["correct"].values.tolist() == shipped["correct"].values.tolist()
+    for measure in ("image_weight", "region_weight", "concentration"):
+        ours, theirs = found[measure].values, shipped[measure].sel(query="last_prompt").values
+        np.testing.assert_allclose(ours, theirs, rtol=0.08, atol=2e-3, err_msg=measure)  # three bits are shipped
 
 
 def test_an_exported_folder_computes_the_same(model, samples, tmp_path):
