@@ -183,9 +183,9 @@ class LoraLinear(nn.Module):
         self.up = nn.Parameter(torch.zeros(frozen.out_features, rank))
 
     def forward(self, inputs: Float[Tensor, "*rows into"]) -> Float[Tensor, "*rows out"]:
-        kind = inputs.dtype
-        learned = functional.linear(functional.linear(inputs, self.down.to(kind)), self.up.to(kind))
-        return self.frozen(inputs) + SCALE * learned
+        kind = inputs.dtype  # scaling the thin matrix costs less than scaling what comes out
+        learned = functional.linear(functional.linear(inputs, (SCALE * self.down).to(kind)), self.up.to(kind))
+        return self.frozen(inputs) + learned
 
 
 def add_lora(language_model: nn.Module, rank: int = RANK) -> None:
