@@ -78,7 +78,7 @@ def asked_formats(benchmark: Benchmark) -> tuple[str, ...]:
     return tuple(benchmark.formats if benchmark.name == MAIN_TASK else benchmark.formats[:1])
 
 
-def with_controls(main: TraceJob, others: Sequence[TraceJob], marked: bool) -> list[TraceJob]:
+def with_controls(main: TraceJob, others: Sequence[TraceJob], marked: bool = False) -> list[TraceJob]:
     """What pages and claims read of a model: its traces, white pictures on the main benchmark, an untrained network
     where no null is shipped, and on every benchmark where charts mark the untrained level (the first model's)."""
     untrained = [main.fresh_network()] if marked or not path_of(main.model, NULL).is_file() else []
