@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from visualheads.cards import cards, learned_file
 from visualheads.errors import CheckpointError, UnknownModelError, got
+from visualheads.models.progress import quiet
 from visualheads.models.smol import base_weights
 from visualheads.models.smol.architecture import IMAGE_TOKEN, Projector, build_config, build_processor, folded
 
@@ -67,9 +68,10 @@ def join(learned: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> t
 
     base = base_weights.check_prepared()
     tokenizer = AutoTokenizer.from_pretrained(base / base_weights.LANGUAGE, local_files_only=True)
-    language = AutoModelForCausalLM.from_pretrained(
-        base / base_weights.LANGUAGE, dtype=torch.float32, local_files_only=True
-    )
+    with quiet():
+        language = AutoModelForCausalLM.from_pretrained(
+            base / base_weights.LANGUAGE, dtype=torch.float32, local_files_only=True
+        )
     weights = language.state_dict()
     matrices = {name[len(LORA) :]: value for name, value in learned.items() if name.startswith(LORA)}
     for name in sorted({name.rpartition(".")[0] for name in matrices}):
