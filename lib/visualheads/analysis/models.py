@@ -103,7 +103,18 @@ def main_model(ds: xr.Dataset) -> str:
 
 
 def examples(ds: xr.Dataset) -> list[str]:
-    """The models to show in a running example: the default one where its weights are at hand, then one per recipe."""
+    """Return the models to show in a running example.
+
+    Parameters
+    ----------
+    ds : Dataset
+        Traces along `model`.
+
+    Returns
+    -------
+    list of str
+        The default model where its weights are at hand, then those of `one_per_recipe`.
+    """
     first = cards()[DEFAULT_MODEL]
     at_hand = is_available(first) and (not first.joined or is_prepared(base_folder()))
     return [*([DEFAULT_MODEL] if at_hand else []), *(name for name in one_per_recipe(ds) if name != DEFAULT_MODEL)]
