@@ -44,6 +44,7 @@ class Pages:
         self.driver.get_log("performance")
         self.driver.get_log("browser")
         self.driver.get(path.resolve().as_uri())
+        self.wait_until("return document.readyState === 'complete'")  # now and then `get` ends before
         if draw:
             self.wait_for_charts()
 
