@@ -76,8 +76,6 @@ CASES = [
      "correlation of weight with the whole effect", 1.0, None),
     ("emergence", evidence(one(), one(1 - pattern()), Evidence(text={"t": LISTS}, grown_from={"m": "t"})),
      "correlation of reading asked words and looking at asked objects", 1.0, -1.0),
-    ("one_head", evidence(one(), one(1 - pattern())), "place of the head that looks most at the asked object", 1.0,
-     LAYERS * HEADS),
 ]  # fmt: skip
 
 

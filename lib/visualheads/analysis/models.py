@@ -113,11 +113,14 @@ def examples(ds: xr.Dataset) -> list[str]:
     Returns
     -------
     list of str
-        The default model where its weights are at hand, then those of `one_per_recipe`.
+        The default model where its weights are at hand, then the miniatures of `one_per_recipe`: other models that were
+        traced may be large, or lie where only their page knows.
     """
     first = cards()[DEFAULT_MODEL]
     at_hand = is_available(first) and (not first.joined or is_prepared(base_folder()))
-    return [*([DEFAULT_MODEL] if at_hand else []), *(name for name in one_per_recipe(ds) if name != DEFAULT_MODEL)]
+    small = [name for name in models_of(ds) if name in cards() and cards()[name].miniature]
+    others = one_per_recipe(ds.sel(model=small)) if small else []
+    return [*([DEFAULT_MODEL] if at_hand else []), *(name for name in others if name != DEFAULT_MODEL)]
 
 
 def one_per_recipe(ds: xr.Dataset) -> list[str]:

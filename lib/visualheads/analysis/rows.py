@@ -28,7 +28,6 @@ COLUMNS = ("page", "what", "before", "after", "same")
 PARTLY, LARGELY = 0.3, 0.6
 """Sizes of a correlation at which the chapter on looking heads changes its words."""
 TURNS = {
-    "place of the head that looks most at the asked object": (1.5,),
     "share of models with heads above the null": (0.5,),
     "share of heads above the null": (0.05,),  # that many untrained heads pass
     "shortfall of pairs with and without the box, by weight": (patterns.MARGIN,),
@@ -94,20 +93,6 @@ def _main(evidence: Evidence) -> dict[str, xr.Dataset]:
 def _letters(evidence: Evidence) -> xr.Dataset:
     assert evidence.traces is not None
     return evidence.traces.isel(sample=np.flatnonzero(evidence.traces["format"].values.astype(str) == "letters"))
-
-
-def _one_head(evidence: Evidence, decided: Evidence) -> Figures:
-    assert evidence.traces is not None
-    name = models.main_model(evidence.traces)
-    both = [_main(one).get(name) for one in (decided, evidence)]
-    if any(own is None or "region_weight" not in own for own in both):
-        return {}
-    first, here = (benchmarks.head_means(own, "region_weight").ravel() for own in both if own is not None)
-    if not np.isfinite(first).any():
-        return {}
-    chosen = here[np.nanargmax(first)]
-    place = float(1 + (here > chosen).sum()) if np.isfinite(chosen) else float("nan")
-    return {"place of the head that looks most at the asked object": place}
 
 
 def _chance(evidence: Evidence, _decided: Evidence) -> Figures:
@@ -230,7 +215,6 @@ def _emergence(evidence: Evidence, _decided: Evidence) -> Figures:
 
 
 PAGES: dict[str, Callable[[Evidence, Evidence], Figures]] = {
-    "one_head": _one_head,
     "chance": _chance,
     "visual_heads": _visual_heads,
     "benchmarks": _benchmarks,
