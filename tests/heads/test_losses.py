@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from visualheads.heads.bootstrap import bootstrap
-from visualheads.heads.losses import changes, mean_share, most_unseen, newcombe, share_gained, share_right, shares
+from visualheads.heads.losses import (
+    changes,
+    head_effects,
+    mean_share,
+    most_unseen,
+    newcombe,
+    share_gained,
+    share_right,
+    shares,
+)
 
 
 def answers(values: list[float], pictures: list[str] | None = None) -> xr.DataArray:
@@ -130,3 +139,17 @@ def test_pictures_that_others_were_asked_about_are_not_drawn() -> None:
     both = xr.concat([own, other], "model", join="outer", coords="minimal", compat="override")
     both = both.assign_coords(image_id=("sample", [str(name) for name in both["sample"].values]))
     np.testing.assert_allclose(bootstrap(both).isel(model=0), bootstrap(own.drop_vars("image_id")))
+
+
+def test_a_set_that_was_not_tried_takes_no_effect_away():
+    marks = np.zeros((1, 3, 1, 2), bool)
+    marks[0, 0, 0, 0] = marks[0, 1, 0, 1] = marks[0, 2, 0, 0] = True  # the third is the first head again
+    lost = np.array([[[1.0, 2.0], [3.0, 4.0], [np.nan, np.nan]]])
+    dims, zero = ("model", "set", "sample"), np.zeros((1, 2))
+    ds = xr.Dataset(
+        {"margin": (dims, -lost), "correct": (dims, 1 - lost), "kl": (dims, lost),
+         "clean_margin": (("model", "sample"), zero), "clean_correct": (("model", "sample"), zero + 1),
+         "heads": (("model", "set", "layer", "head"), marks)},
+        {"model": ["m"], "set": ["a", "b", "a again"], "sample": ["s", "t"]},
+    )  # fmt: skip
+    np.testing.assert_array_equal(head_effects(ds).effect_margin[0, 0], [[1, 2], [3, 4]])

@@ -1,4 +1,5 @@
-"""What works in a pass: an intervention that changes heads of a batch, or the sums that mode "mean" puts in."""
+"""What works in a pass: an intervention that changes heads of a batch, the sums that mode "mean" puts in, or what only
+reads the heads' outputs."""
 
 from __future__ import annotations
 
@@ -6,8 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+import xarray as xr
 from jaxtyping import Bool, Float, Int
+from PIL import Image
 from torch import Tensor
 
 from visualheads.errors import BoxError, ParameterError, checked, got
@@ -33,8 +37,9 @@ from visualheads.interventions.text_model import (
 from visualheads.models import provenance
 from visualheads.models.attention_call import AttentionCall
 from visualheads.models.devices import fitting
+from visualheads.models.progress import Wish, progress_bar
 from visualheads.models.wrapper import answer_lengths
-from visualheads.tracing.settings import MAX_NEW_TOKENS, settings_of
+from visualheads.tracing.settings import MAX_NEW_TOKENS, coordinates_of, settings_of
 
 if TYPE_CHECKING:
     from visualheads.models.wrapper import VisionLanguageModel
@@ -70,24 +75,18 @@ class Editor:
         """The same for some of the rows, or for repeated ones."""
         return replace(self, heads=self.heads[index], image=self.image[index], marked=self.marked[:, index])
 
-    def chosen(
-        self, layer: int, queries: int, call: AttentionCall | None, start: int, device: torch.device
-    ) -> ChosenHeads:
-        """The changed heads of a layer in a pass of so many queries, the first of them at position `start`."""
-        row, head = self.heads[:, layer].nonzero(as_tuple=True)
-        reference = self.intervention.reference
-        return ChosenHeads(
-            row.to(device), head.to(device), queries, self.image, self.marked[layer], call, start,
-            max(0, self.first - start), self.intervention.bias or 0.0,
-            None if reference is None else reference.means[:, layer],
-        )  # fmt: skip
-
     def edited(self, layer: int, inputs: Tensor, call: AttentionCall | None, start: int) -> Tensor:
         """The input of a layer's output projection (row, query, head · feature) with the chosen heads' parts changed.
 
         `start` is the position of the pass's first query; `call` may be None in modes that need no attention.
         """
-        chosen = self.chosen(layer, inputs.shape[1], call, start, inputs.device)
+        row, head = (places.to(inputs.device) for places in self.heads[:, layer].nonzero(as_tuple=True))
+        reference = self.intervention.reference
+        chosen = ChosenHeads(
+            row, head, inputs.shape[1], self.image, self.marked[layer], call, start,
+            max(0, self.first - start), self.intervention.bias or 0.0,
+            None if reference is None else reference.means[:, layer],
+        )  # fmt: skip
         if chosen.first >= chosen.queries:
             return inputs
         changed = inputs.clone(memory_format=torch.contiguous_format)
@@ -282,3 +281,64 @@ class _Sums:
     def means(self) -> Tensor:
         assert self.total is not None
         return (self.total / self.counts.clamp_min(1)[:, None, None, None]).float()
+
+
+def visual_difference(model: VisionLanguageModel, samples: Sequence[Sample], *, progress: Wish = "auto") -> xr.Dataset:
+    """How far each head's output moves with the picture (vision-aware head divergence): the ranking `vhd`.
+
+    Parameters
+    ----------
+    model
+        Whose heads are looked at.
+    samples
+        Prompts, each run with its picture and with a white one of the same size.
+
+    Returns
+    -------
+    xarray.Dataset
+        vhd (model, layer, head, sample): Euclidean distance between the head's two outputs, as given to the output
+        projection, at the last prompt token; in the unit of the model's activations, 0 for a head that the picture does
+        not reach.
+
+    References
+    ----------
+    arXiv 2412.13949, where the picture is left out; a white one keeps every position in its place (ours).
+    """
+    settings = settings_of(model, samples, "last_prompt", (), None, None, 1)
+    layers, heads, _ = model.shape
+    values = np.full((1, layers, heads, len(samples)), np.nan, np.float32)
+    with torch.no_grad(), progress_bar(f"vhd {model.name}", len(samples), progress) as advance:
+        for index, sample in enumerate(samples):
+            blank = replace(sample, image=Image.new("RGB", sample.open().size, "white"))
+            seen, unseen = (_last_outputs(model, one) for one in (sample, blank))
+            values[0, ..., index] = (seen - unseen).norm(dim=-1).numpy()
+            advance(1)
+    ds = coordinates_of(model, samples, settings, single=True)
+    ds = ds.assign(vhd=(("model", "layer", "head", "sample"), values))
+    ds["vhd"].attrs.update(long_name="change of the head's output with the picture", units="activation")
+    return ds
+
+
+@dataclass
+class _Outputs:
+    """Keeps what each head gives to the output projection at the last position; changes nothing."""
+
+    heads: int
+    parts: list[Tensor] = field(default_factory=list)
+    reads_attention: bool = False
+
+    def touches(self, layer: int) -> bool:
+        return layer >= 0
+
+    def edited(self, layer: int, inputs: Tensor, call: Any, start: int) -> Tensor:
+        del layer, call, start  # the protocol's
+        self.parts.append(inputs[0, -1].float().cpu().view(self.heads, -1))
+        return inputs
+
+
+def _last_outputs(model: VisionLanguageModel, sample: Sample) -> Tensor:
+    """Every head's output (layer, head, feature) at the last prompt token."""
+    prompts = language_model_inputs(model, model.encode([sample]))
+    outputs = _Outputs(model.shape.heads)
+    forward(model, prompts.kwargs, new_cache(model), outputs)
+    return torch.stack(outputs.parts)

@@ -1,9 +1,9 @@
-"""Which head sets a causal test needs: top and bottom by rankings, matched random controls, single heads, subsets.
+"""Which head sets a causal test needs: top and bottom by rankings, matched random controls, single heads.
 
 A random control has as many heads in every layer as the top set it controls: the layer's other heads, and some of the
 top set's own only where too few others are left. In layers of few heads, draws of several seeds can be alike.
 Pure xarray. Every function returns marks, bool (set, layer, head), with coordinates along `set` that say what each set
-is: `ranking`, `stage`, `order` ("top", "bottom", "random", "single", "subset"), `count` (heads) and `seed` (−1: none).
+is: `ranking`, `stage`, `order` ("top", "bottom", "random", "single"), `count` (heads) and `seed` (−1: none).
 """
 
 from __future__ import annotations
@@ -127,20 +127,6 @@ def single_heads(layers: int, heads: int) -> xr.DataArray:
             marks = np.zeros((layers, heads), dtype=bool)
             marks[layer, head] = True
             made.append(HeadSet(marks, f"L{layer}H{head}", "", "single"))
-    return as_array(made)
-
-
-def random_subsets(layers: int, heads: int, n: int, share: float = 0.1, seed: int = 0) -> xr.DataArray:
-    """`n` random subsets, each head with probability `share`, none empty: for `attribution.linear_attribution`."""
-    if n < 1 or not 0 < share < 1:
-        raise ParameterError(got("n, share", (n, share), "n of 1 or more, share between 0 and 1"))
-    rng = np.random.default_rng(seed)
-    made = []
-    for index in range(n):
-        marks = rng.random((layers, heads)) < share
-        if not marks.any():
-            marks[rng.integers(layers), rng.integers(heads)] = True
-        made.append(HeadSet(marks, "", "", "subset", index))
     return as_array(made)
 
 

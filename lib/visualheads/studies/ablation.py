@@ -25,8 +25,7 @@ from visualheads.errors import IdentityMismatch, SampleError, StoreError
 from visualheads.heads import losses
 from visualheads.heads.ranking import rank, real_samples
 from visualheads.interventions import head_sets
-from visualheads.interventions.attribution import gradient_screen, visual_difference
-from visualheads.interventions.editor import as_reference
+from visualheads.interventions.editor import as_reference, visual_difference
 from visualheads.interventions.modes import ALL, LAST_PROMPT
 from visualheads.interventions.sweeps import sweep, sweep_path, sweep_to_store
 from visualheads.models.devices import CPU, aside, free
@@ -117,10 +116,6 @@ def removed(
     sets = sets_of(chosen, rankings, stages, controls, bottom)
     files = benchmark(task).files_hash()
     swept = {f"{mode}, {POSITIONS}": run(model, asked, sets, results, task, mode, task_files=files) for mode in modes}
-    if swept:
-        first = next(iter(swept.values()))
-        screen = gradient_screen(model, asked, modes[0], POSITIONS, progress=False)["screen_margin"]
-        first["screen_margin"] = (screen.dims, screen.values)
     return Removed(swept, traces, len(set(chosen["image_id"].values.tolist())), why=_why_reduced(model.name, full))
 
 

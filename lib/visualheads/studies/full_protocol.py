@@ -19,7 +19,6 @@ import xarray as xr
 from visualheads.analysis.effects import MAIN_TASK, usable
 from visualheads.heads.ranking import head_count, rank
 from visualheads.interventions import head_sets
-from visualheads.interventions.attribution import gradient_screen
 from visualheads.interventions.head_sets import split_samples
 from visualheads.interventions.modes import ALL
 from visualheads.interventions.sweeps import kind_of, sweep_path, sweep_to_store
@@ -43,8 +42,6 @@ N = 64
 """Questions on which every set is judged."""
 CONDITION, OTHER_CONDITION = "plain-object", "visual-object"
 """Condition in which heads are chosen and judged; the other one only adds pictures' worth of answers to claim 5."""
-SUBSETS, SHARE = 160, 0.12
-"""Random subsets for the linear attribution, and the share of the heads in each."""
 SEEDS, FEWER_SEEDS = 5, 3
 """Random controls of a set; fewer in the stages that claim 5 is not about."""
 NULL_N = 2
@@ -59,7 +56,7 @@ MODES = (
 """Modes and positions; the first is asked everything, the others the sets of claim 5 and every head alone."""
 MAIN_RANKING = "image_weight"
 TEXTS = ("prediction", "clean_prediction")
-STEPS = {"margin": 2.0**-6, "clean_margin": 2.0**-6, "screen_margin": 2.0**-8, "kl": 2.0**-10}
+STEPS = {"margin": 2.0**-6, "clean_margin": 2.0**-6, "kl": 2.0**-10}
 """What is shipped is told in these steps (logits, nats): finer than any effect, and it packs well."""
 
 Report = Callable[[str], None]
@@ -132,7 +129,7 @@ class Part:
 
 
 def removed_heads(setting: Setting) -> Made:
-    """Heads removed in every mode: many sets, every head alone, random subsets; the late sets on more questions."""
+    """Heads removed in every mode: many sets, every head alone; the late sets on more questions."""
     found: dict[str, tuple[xr.Dataset, str, Sequence[str]]] = {}
     for mode, positions in MODES:
         tasks = setting.tasks if (mode, positions) == MODES[0] else (MAIN_TASK,)
@@ -275,9 +272,6 @@ def _swept(setting: Setting, mode: str, positions: str, tasks: Sequence[str]) ->
     layers, heads, _ = model.shape
     names = usable(setting.traces) if first else (MAIN_RANKING,)
     sets = sets_of(setting.traces, names, STAGES if first else ("late", "all"), SEEDS, bottom=True)
-    if first:
-        subsets = head_sets.random_subsets(layers, heads, SUBSETS, SHARE)
-        sets = head_sets.together([sets, subsets])
     alone = sets.isel(set=np.flatnonzero(sets["order"].values == "single"))
     asked: list[tuple[str, str, list[Sample], xr.DataArray]] = [
         (MAIN_TASK, "", setting.judged, sets),
@@ -296,11 +290,6 @@ def _swept(setting: Setting, mode: str, positions: str, tasks: Sequence[str]) ->
                 setting.benchmark(task).files_hash(), reference=reference, progress=setting.progress)
         )  # fmt: skip
     ds = joined(parts).drop_vars(list(TEXTS))
-    if first:
-        setting.report(f"{model.name}: gradient screen")
-        screen = gradient_screen(model, setting.judged, mode, positions, progress=setting.progress)
-        ds["screen_margin"] = screen["screen_margin"].drop_vars(list(screen.coords)).assign_coords(
-            model=ds["model"], sample=screen["sample"]).reindex(sample=ds["sample"])  # fmt: skip
     pictures = len({sample.image_id for sample in setting.chosen})
     return ds.assign_coords(chosen_pictures=("model", [pictures]))
 

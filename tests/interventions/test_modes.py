@@ -1,70 +1,16 @@
-"""Gradient screen, linear attribution, and the modes that work on sinks."""
+"""The modes that work on sinks."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import numpy as np
 import pytest
 import torch
-import xarray as xr
-from scipy import stats
 
 from helpers.ablating import decoder_layers
-from helpers.networks import llava, samples, wrapped
-from visualheads.errors import ModeError
-from visualheads.heads.losses import head_effects
-from visualheads.heads.ranking import rank
-from visualheads.interventions import ablate, head_sets, sweeps
-from visualheads.interventions.attribution import gradient_screen
+from helpers.networks import llava, samples
+from visualheads.interventions import ablate
 from visualheads.models.attention_call import sink_tokens
 from visualheads.models.loading import wrap
 from visualheads.models.wrapper import greedy
-
-QUIET = {"progress": False, "max_new_tokens": 2}
-BOX = (14.0, 24.0, 26.0, 40.0)
-
-
-@pytest.mark.parametrize(("mode", "positions"), [("zero", "all"), ("uniform", "after_image"), ("boost", "all")])
-def test_the_screen_is_the_slope_of_the_exact_effect(mode, positions):
-    """Scaled down, every head's effect is linear: the guess for a tiny change equals the exact one."""
-    module, processor = llava()
-    for layer in module.model.language_model.layers:
-        layer.self_attn.o_proj.weight.data *= 0.01
-    model, asked = wrap(module, processor, validate=False), samples(3)
-    guessed = gradient_screen(model, asked, mode, positions, progress=False)
-    swept = sweeps.sweep(model, asked, head_sets.single_heads(3, 4), mode, positions, **QUIET)
-    exact = head_effects(swept)
-    assert guessed.screen_margin.dims == exact.effect_margin.dims
-    largest = float(abs(exact.effect_margin).max())
-    np.testing.assert_allclose(guessed.screen_margin, exact.effect_margin, atol=0.1 * largest + 1e-5)
-    merged = xr.merge([guessed[["screen_margin"]], exact[["effect_margin"]]], compat="override", join="inner")
-    for index in range(3):
-        pair = [merged[name].isel(sample=index).values.ravel() for name in merged]
-        assert stats.spearmanr(*pair).statistic > 0.9
-    assert rank(guessed, "screen_margin").dims == ("model", "layer", "head")
-
-
-def test_the_screen_leaves_samples_without_a_margin_out():
-    asked = [*samples(2), replace(samples(3)[2], answer="")]
-    found = gradient_screen(wrapped("llava"), asked, progress=False)
-    assert found.screen_margin.notnull().all(("layer", "head")).values.tolist() == [[True, True, False]]
-    with pytest.raises(ModeError, match="sink"):
-        gradient_screen(wrapped("llava"), samples(1), "sink_removal", progress=False)
-
-
-def test_a_set_that_was_not_tried_takes_no_effect_away():
-    marks = np.zeros((1, 3, 1, 2), bool)
-    marks[0, 0, 0, 0] = marks[0, 1, 0, 1] = marks[0, 2, 0, 0] = True  # the third is the first head again
-    lost = np.array([[[1.0, 2.0], [3.0, 4.0], [np.nan, np.nan]]])
-    dims, zero = ("model", "set", "sample"), np.zeros((1, 2))
-    ds = xr.Dataset(
-        {"margin": (dims, -lost), "correct": (dims, 1 - lost), "kl": (dims, lost),
-         "clean_margin": (("model", "sample"), zero), "clean_correct": (("model", "sample"), zero + 1),
-         "heads": (("model", "set", "layer", "head"), marks)},
-        {"model": ["m"], "set": ["a", "b", "a again"], "sample": ["s", "t"]},
-    )  # fmt: skip
-    np.testing.assert_array_equal(head_effects(ds).effect_margin[0, 0], [[1, 2], [3, 4]])
 
 
 @pytest.fixture
