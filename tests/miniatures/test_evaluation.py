@@ -39,7 +39,6 @@ def test_what_was_asked_for_is_held_against_what_was_found():
     assert told["a blind"]["reached"] and told["a blind"]["wanted"] == pytest.approx(0.35)
     assert not told["b blind"]["reached"] and "28.0 to 36.0" in told["b blind"]["why"]
     assert not told["c blind"]["reached"] and "why" not in told["c blind"], "this one does see without eyes"
-    assert told["b blind"]["why"] in card.target_lines(list(told.values()))
 
     scores |= {f"visual-general/{form}": {"seen": {"accuracy": 0.75, "n": 40}, "one_off": 9} for form in ("free",)}
     scores["visual-general/letters"] = {"seen": {"accuracy": 0.75, "n": 40}}

@@ -8,10 +8,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from visualheads.analysis.scores import scores
-from visualheads.analysis.subset import models_of, subset, tasks_of
+from visualheads.analysis.subset import asked_parts, bounds_of, models_of, subset
 from visualheads.heads.bootstrap import N_BOOT, bootstrap, interval, picture_sums, picture_weights
 from visualheads.heads.patterns import QUERY, labels_of
-from visualheads.heads.ranking import DETECTION_SHARE, K, head_count, rank, sample_scores, top_heads
+from visualheads.heads.ranking import DETECTION_SHARE, K, rank, sample_scores, strongest
 
 STATISTICS = {
     "image_weight": "mean image weight of all heads",
@@ -24,6 +24,8 @@ STATISTICS = {
     "top_region_weight": "mean weight on the asked region of the visual heads",
 }
 """Head statistics of a model on a benchmark. *Visual heads*: the same share of every model's heads, by image weight."""
+MEASURES = ("image_weight", "image_log_odds", "concentration", "focus_nats", "region_weight")
+"""What they are means of."""
 BOX_PAIRS = tuple((f"plain-{name}", f"visual-{name}") for name in ("general", "object", "super"))
 NAME_PAIRS = tuple((f"{way}-general", f"{way}-{name}") for way in ("plain", "visual") for name in ("object", "super"))
 CONDITION_PAIRS = {"drawing the box": BOX_PAIRS, "naming the object": NAME_PAIRS}
@@ -62,20 +64,13 @@ def head_statistics(ds: xr.Dataset, *, k: K = DETECTION_SHARE, query: str | None
         A measure is missing.
     """
     records = []
-    for name in models_of(ds):
-        for task in tasks_of(ds):
-            part = subset(ds, model=name, task=task)
-            if not part.sizes["sample"]:
-                continue
-            means = {m: head_means(part, m, query) for m in ("image_weight", "image_log_odds", "concentration")}
-            means |= {m: head_means(part, m, query) for m in ("focus_nats", "region_weight")}
-            weight = means["image_weight"]
-            n_heads = int(np.isfinite(weight).sum())
-            top = top_heads(weight.reshape(-1, 1), head_count(n_heads, k))[:, 0].reshape(weight.shape)
-            row = {m: _mean(values) for m, values in means.items() if m in STATISTICS}
-            row |= {f"top_{m}": _mean(values[top]) for m, values in means.items() if f"top_{m}" in STATISTICS}
-            tokens = float(part["n_image_tokens"].astype(float).mean())
-            records.append({"model": name, "task": task, "tokens": tokens, **row})
+    for name, task, part in asked_parts(ds):
+        means = {measure: head_means(part, measure, query) for measure in MEASURES}
+        top = strongest(means["image_weight"], k)
+        row = {m: _mean(values) for m, values in means.items() if m in STATISTICS}
+        row |= {f"top_{m}": _mean(values[top]) for m, values in means.items() if f"top_{m}" in STATISTICS}
+        tokens = float(part["n_image_tokens"].astype(float).mean())
+        records.append({"model": name, "task": task, "tokens": tokens, **row})
     return pd.DataFrame(records, columns=["model", "task", "tokens", *STATISTICS])
 
 
@@ -121,15 +116,12 @@ def head_points(ds: xr.Dataset, *, query: str | None = QUERY) -> pd.DataFrame:
     Bi et al. 2024 (arXiv:2412.18108), figure 1.
     """
     parts = []
-    for name in models_of(ds):
-        for task in tasks_of(ds):
-            part = subset(ds, model=name, task=task)
-            if part.sizes["sample"]:
-                means = [head_means(part, measure, query) for measure in ("image_weight", "concentration")]
-                layer, head = np.nonzero(np.isfinite(means[0]))
-                weight, focus = (values[layer, head] for values in means)
-                columns = {"layer": layer, "head": head, "image_weight": weight, "concentration": focus}
-                parts.append(pd.DataFrame({"model": name, "task": task, **columns}))
+    for name, task, part in asked_parts(ds):
+        means = [head_means(part, measure, query) for measure in ("image_weight", "concentration")]
+        layer, head = np.nonzero(np.isfinite(means[0]))
+        weight, focus = (values[layer, head] for values in means)
+        columns = {"layer": layer, "head": head, "image_weight": weight, "concentration": focus}
+        parts.append(pd.DataFrame({"model": name, "task": task, **columns}))
     told = scores(ds).rename(columns={"group": "task", "estimate": "score"})[["model", "task", "score"]]
     columns = ["model", "task", "layer", "head", "image_weight", "concentration"]
     points = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
@@ -195,27 +187,22 @@ def right_wrong(
         The measure is missing.
     """
     records = []
-    for name in models_of(ds):
-        for task in tasks_of(ds):
-            part = subset(ds, model=name, task=task)
-            correct = np.asarray(part["correct"].isel(model=0).values, dtype=float)
-            if not np.isfinite(correct).any():
-                continue
-            weight = head_means(part, "image_weight", QUERY)
-            n_top = head_count(int(np.isfinite(weight).sum()), DETECTION_SHARE)
-            top = top_heads(weight.reshape(-1, 1), n_top)[:, 0].reshape(weight.shape)
-            asked = QUERY if "query" in part.dims else None
-            values = sample_scores(part, measure, query=asked).isel(model=0).astype(float)
-            chosen = xr.DataArray(top, dims=("layer", "head"))
-            series = values.where(chosen).mean(["layer", "head"]).assign_coords(image_id=part["image_id"])
-            strata = labels_of(part, [name for name in STRATA if name in part.coords])
-            difference, low, high = float("nan"), float("nan"), float("nan")
-            if min(_comparable(correct, strata)) >= fewest:
-                difference, low, high = _stratified(series, correct, strata, n_boot)
-            counts = {"right": int((correct == 1).sum()), "wrong": int((correct == 0).sum())}
-            counts["kinds"] = len({*part["kind"].values.astype(str)} - {""}) if "kind" in part.coords else 0
-            bounds = {"difference": difference, "lower": low, "upper": high}
-            records.append({"model": name, "task": task, **bounds, **counts})
+    for name, task, part in asked_parts(ds):
+        correct = np.asarray(part["correct"].isel(model=0).values, dtype=float)
+        if not np.isfinite(correct).any():
+            continue
+        asked = QUERY if "query" in part.dims else None
+        values = sample_scores(part, measure, query=asked).isel(model=0).astype(float)
+        chosen = xr.DataArray(strongest(head_means(part, "image_weight"), DETECTION_SHARE), dims=("layer", "head"))
+        series = values.where(chosen).mean(["layer", "head"]).assign_coords(image_id=part["image_id"])
+        strata = labels_of(part, [name for name in STRATA if name in part.coords])
+        difference, low, high = float("nan"), float("nan"), float("nan")
+        if min(_comparable(correct, strata)) >= fewest:
+            difference, low, high = _stratified(series, correct, strata, n_boot)
+        counts = {"right": int((correct == 1).sum()), "wrong": int((correct == 0).sum())}
+        counts["kinds"] = len({*part["kind"].values.astype(str)} - {""}) if "kind" in part.coords else 0
+        bounds = {"difference": difference, "lower": low, "upper": high}
+        records.append({"model": name, "task": task, **bounds, **counts})
     return pd.DataFrame(records, columns=["model", "task", "difference", "lower", "upper", "right", "wrong", "kinds"])
 
 
@@ -237,27 +224,24 @@ def statistic_intervals(ds: xr.Dataset, fresh: xr.Dataset | None = None) -> pd.D
         `fresh`; NaN without it).
     """
     records = []
-    for name in models_of(ds):
-        for task in tasks_of(ds):
-            for measure, words in INTERVALS.items():
-                values = _mean_of_heads(ds, name, task, measure)
-                if values is None:
-                    continue
-                bounds = bootstrap(values)
-                told = {bound: float(bounds.sel(bound=bound)) for bound in ("estimate", "lower", "upper")}
-                control = None if fresh is None else _mean_of_heads(fresh, name, task, measure)
-                untrained = float("nan") if control is None else float(control.mean())
-                row = {"model": name, "task": task, "statistic": words}
-                records.append({**row, **told, "untrained": untrained})
+    for name, task, part in asked_parts(ds):
+        new = None
+        if fresh is not None and name in models_of(fresh):
+            new = subset(fresh, model=name, task=task)
+        for measure, words in INTERVALS.items():
+            values = _mean_of_heads(part, measure)
+            if values is None:
+                continue
+            control = None if new is None else _mean_of_heads(new, measure)
+            untrained = float("nan") if control is None else float(control.mean())
+            row = {"model": name, "task": task, "statistic": words}
+            records.append({**row, **bounds_of(bootstrap(values)), "untrained": untrained})
     return pd.DataFrame(records, columns=["model", "task", "statistic", "estimate", "lower", "upper", "untrained"])
 
 
-def _mean_of_heads(ds: xr.Dataset, model: str, task: str, measure: str) -> xr.DataArray | None:
-    """Per sample the mean over heads; None where the model was not asked this benchmark."""
-    if measure not in ds or model not in ds["model"].values.astype(str):
-        return None
-    part = subset(ds, model=model, task=task)
-    if not part.sizes["sample"]:
+def _mean_of_heads(part: xr.Dataset, measure: str) -> xr.DataArray | None:
+    """Per sample the mean over heads; None where nothing was measured."""
+    if measure not in part or not part.sizes["sample"]:
         return None
     asked = QUERY if "query" in part.dims else None
     values = sample_scores(part, measure, query=asked).isel(model=0).mean(["layer", "head"], skipna=True)

@@ -31,7 +31,6 @@ NEEDS: dict[str, tuple[str, ...]] = {
 ORDERS = ("top", "random", "bottom")
 LOSS_COLUMNS = (
     "model", "mode", "measure", "ranking", "stage", "order", "count", "estimate", "lower", "upper", "sets", "samples",
-    "set_lowest", "set_highest",
 )  # fmt: skip
 
 EXCESS = ("excess", "excess_lower", "excess_upper")
@@ -58,8 +57,7 @@ def loss_table(sweeps: Mapping[str, xr.Dataset], of: Sequence[str] = tuple(LOSSE
         One row per combination. Columns, besides these labels: estimate, lower, upper, the mean loss with its 95 %
         interval, paired bootstrap over pictures, as a share for accuracy (`losses.changes`), in logits for margin and
         nats for KL, positive where the removed heads were of use; sets, the head sets behind the row (random controls
-        of several seeds are averaged per sample); samples, those on which any of them was tried; set_lowest,
-        set_highest, the smallest and largest mean loss of one set, which tell how far the draw of random heads matters.
+        of several seeds are averaged per sample); samples, those on which any of them was tried.
     """
     parts = []
     for mode, sweep in sweeps.items():
@@ -315,12 +313,10 @@ def _losses_of(sweep: xr.Dataset, model: str, mode: str, of: Sequence[str]) -> p
         told = bounded(lost.isel(set=0, drop=True).expand_dims(group=len(groups)).copy(data=means))
         bounds = {name: told.sel(bound=name).values for name in ("estimate", "lower", "upper")}
         for place, ((ranking, stage, order, count), part) in enumerate(groups):
-            each = lost.isel(set=part.index.to_numpy()).mean("sample").values
             rows.append({
                 "model": model, "mode": mode, "measure": measure, "ranking": ranking, "stage": stage, "order": order,
                 "count": int(count), **{name: float(found[place]) for name, found in bounds.items()},
                 "sets": len(part), "samples": int(np.isfinite(means[place]).sum()),
-                "set_lowest": float(np.min(each)), "set_highest": float(np.max(each)),
             })  # fmt: skip
     return pd.DataFrame(rows, columns=list(LOSS_COLUMNS))
 

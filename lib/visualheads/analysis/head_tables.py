@@ -10,8 +10,8 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.stats import hypergeom
 
-from visualheads.analysis.subset import models_of, only_model, subset, tasks_of
-from visualheads.heads.ranking import ROW, K, head_count, rank, sample_scores
+from visualheads.analysis.subset import asked_parts, models_of, only_model, subset
+from visualheads.heads.ranking import ROW, K, head_count, sample_scores
 from visualheads.store.variables import AS_THEY_ARE
 
 QUERY = ROW
@@ -139,21 +139,17 @@ def detections(ds: xr.Dataset, k: K = None, query: str = QUERY) -> pd.DataFrame:
     Bi et al. 2024 (arXiv:2412.18108), its released code.
     """
     parts = []
-    for name in models_of(ds):
-        for task in tasks_of(ds):
-            own = subset(ds, model=name, task=task)
-            if not own.sizes["sample"]:
-                continue
-            among = sample_scores(own, "detection", query=query if "query" in own.dims else None, k=k)
-            counts = among.isel(model=0).transpose("layer", "head", "sample")
-            layer, head = np.nonzero(counts.notnull().any("sample").values)
-            total = counts.sum("sample").values[layer, head].astype(int)
-            wanted = head_count(len(layer), k)
-            parts.append(pd.DataFrame({
-                "model": name, "task": task, "layer": layer, "head": head,
-                "name": [head_name(*place) for place in zip(layer.tolist(), head.tolist(), strict=True)],
-                "count": total, "samples": own.sizes["sample"], "k": wanted,
-            }))  # fmt: skip
+    for name, task, own in asked_parts(ds):
+        among = sample_scores(own, "detection", query=query if "query" in own.dims else None, k=k)
+        counts = among.isel(model=0).transpose("layer", "head", "sample")
+        layer, head = np.nonzero(counts.notnull().any("sample").values)
+        total = counts.sum("sample").values[layer, head].astype(int)
+        wanted = head_count(len(layer), k)
+        parts.append(pd.DataFrame({
+            "model": name, "task": task, "layer": layer, "head": head,
+            "name": [head_name(*place) for place in zip(layer.tolist(), head.tolist(), strict=True)],
+            "count": total, "samples": own.sizes["sample"], "k": wanted,
+        }))  # fmt: skip
     columns = ["model", "task", "layer", "head", "name", "count", "samples", "k"]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
@@ -289,56 +285,6 @@ def _pooled(maps: NDArray[np.floating], longest: int = LONGEST_SIDE) -> NDArray[
     blocks = padded.reshape(*maps.shape[:-2], high, block, wide, block)
     there = np.isfinite(blocks).any(axis=(-3, -1))
     return np.where(there, np.nansum(blocks, axis=(-3, -1)), np.nan)
-
-
-def ranking_table(
-    ds: xr.Dataset, by: str, n: int = 20, query: str | None = None, model: str | None = None, seed: int = 0
-) -> pd.DataFrame:
-    """The best heads of one model by a ranking, with intervals.
-
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        Traces (model, layer, head, sample).
-    by : str
-        A ranking, as in `vh.rank`.
-    n : int
-        How many heads.
-    query : str, optional
-        The attention row where the dataset holds several; by default last_prompt.
-    model : str, optional
-        The model; needed where the dataset holds several.
-    seed : int
-        Seed of the bootstrap.
-
-    Returns
-    -------
-    pandas.DataFrame
-        At most `n` rows, best first. Columns: layer, head, estimate, lower, upper (95 %, over pictures, in the
-        ranking's unit), stage, name. Heads without a score are left out.
-
-    Raises
-    ------
-    ParameterError
-        The ranking, row or model is unknown, or no model is named where there are several.
-    """
-    chosen = subset(ds, model=only_model(ds, model), trim=True)
-    scores = rank(chosen, by, interval=True, query=query, seed=seed).isel(model=0)
-    stages = dict(
-        zip(chosen["layer"].values.tolist(), chosen["depth_stage"].values.reshape(-1).astype(str), strict=True)
-    )
-    table = scores.transpose("layer", "head", "bound").stack(place=("layer", "head"))
-    frame = pd.DataFrame(
-        {
-            "layer": table["layer"].values,
-            "head": table["head"].values,
-            **{bound: table.sel(bound=bound).values.astype(float) for bound in ("estimate", "lower", "upper")},
-        }
-    )
-    frame["stage"] = [stages[layer] for layer in frame["layer"]]
-    frame["name"] = [head_name(layer, head) for layer, head in zip(frame["layer"], frame["head"], strict=True)]
-    best = frame.dropna(subset=["estimate"]).sort_values("estimate", ascending=False, kind="stable")
-    return best.head(n).reset_index(drop=True)
 
 
 def row_agreement(ds: xr.Dataset, queries: tuple[str, str] = ("first_generated", "last_prompt")) -> pd.DataFrame:

@@ -14,12 +14,12 @@ import xarray as xr
 from visualheads.analysis.benchmarks import head_means
 from visualheads.analysis.lineage import descent, training_record, without_variants
 from visualheads.analysis.subset import models_of, subset
-from visualheads.cards import DEFAULT_MODEL, Card, cards, data_folder, is_available
+from visualheads.cards import DEFAULT_MODEL, Card, cards, data_folder, is_available, miniature_folder
 from visualheads.errors import ParameterError
-from visualheads.heads.agreement import agreement
 from visualheads.heads.nulls import above_null
 from visualheads.heads.patterns import QUERY
-from visualheads.heads.ranking import head_count, samples_with_control, top_heads
+from visualheads.heads.ranking import samples_with_control, strongest
+from visualheads.heads.selection import shapes_of
 from visualheads.models.smol.base_weights import base_folder, is_prepared
 from visualheads.paths import slug_of
 from visualheads.store.combine import open_results
@@ -172,7 +172,7 @@ def untrained(
 def visual_heads(
     ds: xr.Dataset, task: str = "looktwice", query: str = QUERY, fresh: xr.Dataset | None = None
 ) -> pd.DataFrame:
-    """How many heads look at pictures, where the strongest lie, and whether weight goes with focus, by model.
+    """How many heads look at pictures, and where the strongest lie, by model.
 
     Parameters
     ----------
@@ -193,9 +193,7 @@ def visual_heads(
         log-odds exceed, at a false discovery rate of 5 %, those of the same prompts with white pictures and those of
         `fresh`, as far as they are there (NaN without either); nulls, which of the two were; strongest, the number of
         heads in the strongest tenth by image weight; early, middle, late, how many of these lie in that stage;
-        layers_early, layers_middle, layers_late, the share of all heads there, in [0, 1]; rho, rho_lower, rho_upper,
-        Spearman of image weight and concentration over heads with its interval, in [−1, 1]; rho_within, the same after
-        removing layer means.
+        layers_early, layers_middle, layers_late, the share of all heads there, in [0, 1].
     """
     records = []
     for name in models_of(ds):
@@ -203,20 +201,13 @@ def visual_heads(
         if not part.sizes["sample"]:
             continue
         weight = head_means(part, "image_weight", query)
-        known = np.isfinite(weight)
-        n_top = head_count(int(known.sum()), 0.1)
-        top = top_heads(weight.reshape(-1, 1), n_top)[:, 0].reshape(weight.shape)
+        known, top = np.isfinite(weight), strongest(weight, 0.1)
         stage = part["depth_stage"].isel(model=0).values.astype(str)
-        told = agreement(part, by=["image_weight", "concentration"], query=query).isel(model=0)
-        pair = {"ranking": "image_weight", "other": "concentration"}
-        low, high = (float(told["spearman_interval"].sel(pair).sel(bound=bound)) for bound in ("lower", "upper"))
         above, nulls = _above(ds, str(name), task, query, fresh)
         row: dict[str, Any] = {"model": str(name), "heads": int(known.sum()), "above": above, "nulls": nulls}
-        row["strongest"] = n_top
+        row["strongest"] = int(top.sum())
         row |= {s: int(top[stage == s].sum()) for s in STAGES}
         row |= {f"layers_{s}": float(known[stage == s].sum() / known.sum()) for s in STAGES}
-        row |= {"rho": float(told["spearman"].sel(pair)), "rho_lower": low, "rho_upper": high}
-        row["rho_within"] = float(told["spearman_within_layer"].sel(pair))
         records.append(row)
     return pd.DataFrame(records)
 
@@ -262,7 +253,7 @@ def model_table(ds: xr.Dataset | None = None, names: Sequence[str] | None = None
     if names is None:
         seen = [] if ds is None else [str(name) for name in ds["model"].values]
         names = list(dict.fromkeys([*seen, *miniatures()]))
-    table = descent(names)
+    table, measured = descent(names), {} if ds is None else shapes(ds)
     rows = []
     for name in names:
         record = training_record(name)
@@ -272,7 +263,7 @@ def model_table(ds: xr.Dataset | None = None, names: Sequence[str] | None = None
         text = config.get("text_config") or config
         own = loaded if card is None and getattr(loaded, "name", None) == name else None
         heads = text.get("num_attention_heads") or (card.heads if card else None)
-        seen_shape = own.shape if own else (*_measured_shape(ds, name), None)
+        seen_shape = own.shape if own else (*measured.get(name, (None, None)), None)
         recipe = table.loc[name, "recipe"]
         size = record.get("parameters")
         rows.append(
@@ -363,7 +354,7 @@ def paper_table(newer: bool = False) -> pd.DataFrame:
 
 def _checkpoint_config(model: str) -> dict[str, Any]:
     """The config of a miniature's checkpoint; empty for models without a folder."""
-    path = data_folder() / "miniatures" / model / "config.json"
+    path = miniature_folder(model) / "config.json"
     return json.loads(path.read_text(encoding="utf-8")) if model and "/" not in model and path.is_file() else {}
 
 
@@ -380,24 +371,12 @@ def shapes(ds: xr.Dataset) -> dict[str, tuple[int, int]]:
     dict of str to tuple of int
         (layers, heads) by model; models without any value are left out.
     """
-    found = {str(name): _measured_shape(ds, str(name)) for name in ds["model"].values}
-    return {name: (layers, heads) for name, (layers, heads) in found.items() if layers and heads}
+    return {name: shape for name, shape in shapes_of(ds["image_weight"]).items() if all(shape)}
 
 
 def _trained_parts(record: Mapping[str, Any], recipe: str) -> str:
     """What visual tuning trained, by the training record of a model, else by its recipe; "" where neither tells."""
     return ", ".join(record.get("trainable", ())) or TRAINED_PARTS.get(recipe, "")
-
-
-def _measured_shape(ds: xr.Dataset | None, name: str) -> tuple[int, int] | tuple[None, None]:
-    """(layers, heads) that have values; (None, None) for a model that was not traced."""
-    if ds is None or name not in ds["model"].values.astype(str):
-        return None, None
-    own = subset(ds, model=name)
-    if not own.sizes["sample"]:
-        return None, None
-    known = np.isfinite(head_means(own, "image_weight"))
-    return int(known.any(axis=1).sum()), int(known.any(axis=0).sum())
 
 
 def _tokens(ds: xr.Dataset | None, name: str) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from visualheads.analysis.subset import models_of, subset, tasks_of
+from visualheads.analysis.subset import asked_parts, models_of, subset, tasks_of
 from visualheads.cards import cards
 from visualheads.heads.bootstrap import LEVEL, N_BOOT, interval, picture_ids, picture_weights
 from visualheads.heads.losses import most_unseen, share_bounds, share_gained, share_right
@@ -145,14 +145,10 @@ def _own_figures(ds: xr.Dataset, *, n_boot: int = N_BOOT, level: float = LEVEL, 
     a known answer and controls do not count. Source: the benchmarks' papers (see `tasks.scoring`); intervals ours.
     """
     records = []
-    for name in models_of(ds):
-        for task in tasks_of(ds):
-            part = subset(ds, model=name, task=task)
-            part = part.isel(sample=np.flatnonzero(np.isfinite(part["correct"].isel(model=0).values.astype(float))))
-            if not part.sizes["sample"]:
-                continue
-            for figure, told in _figures(part, task, n_boot, level, seed).items():
-                records.append({"model": name, "task": task, "figure": figure, **told})
+    for name, task, part in asked_parts(ds):
+        part = part.isel(sample=np.flatnonzero(np.isfinite(part["correct"].isel(model=0).values.astype(float))))
+        for figure, told in _figures(part, task, n_boot, level, seed).items() if part.sizes["sample"] else ():
+            records.append({"model": name, "task": task, "figure": figure, **told})
     return pd.DataFrame(records, columns=list(COLUMNS))
 
 

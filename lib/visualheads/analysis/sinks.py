@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from visualheads.analysis import head_tables
 from visualheads.analysis.subset import bounds_of
 from visualheads.heads.bootstrap import bootstrap
 from visualheads.heads.losses import changes
@@ -103,16 +104,7 @@ def head_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
     """
     parts = []
     for model, ds in found.items():
-        one = ds.isel(model=0)
-        stage = one["depth_stage"].values.astype(str)
-        means = {name: one[name].mean("sample").transpose("layer", "head").values for name in ("sink_share", *VARIANTS)}
-        layers, heads = np.indices(means["sink_share"].shape).reshape(2, -1).tolist()
-        told = {name: values.ravel().astype(float) for name, values in means.items()}
-        names = [f"L{layer}H{head}" for layer, head in zip(layers, heads, strict=True)]
-        stages = [stage[layer] for layer in layers]
-        parts.append(
-            pd.DataFrame({"model": model, "layer": layers, "head": heads, "name": names, "stage": stages, **told})
-        )
+        parts.append(head_tables.head_table(ds, ("sink_share", *VARIANTS)).assign(model=model)[list(HEAD_COLUMNS)])
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(HEAD_COLUMNS))
 
 

@@ -20,6 +20,7 @@ from visualheads.analysis.subset import bounds_of
 from visualheads.errors import ParameterError, got
 from visualheads.heads.bootstrap import bootstrap
 from visualheads.heads.losses import changes, shares
+from visualheads.models import token_layouts
 from visualheads.models.token_map import TokenMap
 
 if TYPE_CHECKING:
@@ -332,11 +333,7 @@ def even_cells(image_size: tuple[int, int], grid: tuple[int, ...]) -> Float[NDAr
         Boxes (row, column, 4) in pixels: left, top, right, bottom.
     """
     rows, columns = grid
-    width, height = image_size
-    x, y = np.linspace(0, width, columns + 1), np.linspace(0, height, rows + 1)
-    left, top = np.meshgrid(x[:-1], y[:-1])
-    right, bottom = np.meshgrid(x[1:], y[1:])
-    return np.stack([left, top, right, bottom], axis=-1)
+    return token_layouts.cells(rows, columns, (0, 0, *image_size)).reshape(rows, columns, 4)
 
 
 def combined(maps: Float[NDArray[np.floating], "head row column"]) -> Float[NDArray[np.floating], "row column"]:

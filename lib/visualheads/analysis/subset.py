@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import xarray as xr
 
@@ -129,6 +131,26 @@ def tasks_of(ds: xr.Dataset) -> list[str]:
         Their names, such as "looktwice".
     """
     return list(dict.fromkeys(np.atleast_1d(real_samples(ds)["task"].values).astype(str)))
+
+
+def asked_parts(ds: xr.Dataset) -> Iterator[tuple[str, str, xr.Dataset]]:
+    """Every model with every benchmark that it was asked, and its samples.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Traces with a coordinate `task`, of one or several models.
+
+    Returns
+    -------
+    iterator of (str, str, xarray.Dataset)
+        Model, benchmark, and the result of `subset` for them; pairs without a sample are left out.
+    """
+    for name in models_of(ds):
+        for task in tasks_of(ds):
+            part = subset(ds, model=name, task=task)
+            if part.sizes["sample"]:
+                yield name, task, part
 
 
 def _trimmed(own: xr.Dataset) -> xr.Dataset:

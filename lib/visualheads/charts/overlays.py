@@ -19,9 +19,11 @@ from PIL import Image
 
 from visualheads.analysis import head_tables
 from visualheads.analysis.steering import even_cells, targets
+from visualheads.analysis.subset import only_model, subset
 from visualheads.charts.comparison import chosen_model, placeholder
 from visualheads.charts.display import GREY, colour, finished, rows
 from visualheads.errors import ParameterError, got
+from visualheads.heads.ranking import rank
 from visualheads.models.token_map import TokenMap
 from visualheads.tasks.sample import Sample
 
@@ -169,10 +171,11 @@ def strongest_heads(
     ParameterError
         The ranking or row is unknown, or the dataset holds several models.
     """
-    table = head_tables.ranking_table(ds, by, n, query)
-    if table.empty:
-        table = head_tables.ranking_table(ds, "image_weight", n, query)
-    return [(int(layer), int(head)) for layer, head in zip(table["layer"], table["head"], strict=True)]
+    chosen = subset(ds, model=only_model(ds), trim=True)
+    scores = [rank(chosen, name, query=query).isel(model=0).to_series().dropna() for name in (by, "image_weight")]
+    known = scores[0] if len(scores[0]) else scores[1]
+    best = known.sort_values(ascending=False, kind="stable").head(n)
+    return [(int(layer), int(head)) for layer, head in best.index]
 
 
 def sample_overlays(model: VisionLanguageModel, sample: Sample, traced: xr.Dataset) -> Any:

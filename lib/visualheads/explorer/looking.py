@@ -27,7 +27,8 @@ from visualheads.explorer.capture import look_at
 from visualheads.explorer.look_data import MEAN, MEASURES, Look, Row
 from visualheads.explorer.shown import Explorer, Kernel
 from visualheads.models.progress import Wish, progress_bar
-from visualheads.models.token_map import PATCH, TokenMap
+from visualheads.models.token_layouts import single_grid
+from visualheads.models.token_map import TokenMap, stretched
 from visualheads.tasks.sample import LazyImage, Sample
 from visualheads.tracing.settings import MAX_NEW_TOKENS
 
@@ -329,11 +330,7 @@ def _map_of(model: VisionLanguageModel | None, size: tuple[int, int], grid: tupl
             chosen = own.is_patch & (own.tile == 0)
             parts = {name: getattr(own, name)[chosen] for name in ("kind", "tile", "grid_row", "grid_column", "box")}
             return TokenMap(**parts, image_size=size, grid_shape=own.grid_shape)
-    row, column = (places.reshape(-1) for places in np.indices((rows, columns)))
-    across, down = size[0] / columns, size[1] / rows
-    box = np.stack([column * across, row * down, (column + 1) * across, (row + 1) * down], axis=1).astype(np.float64)
-    kind = np.full(rows * columns, PATCH)
-    return TokenMap(kind, np.zeros(len(kind), np.int64), row, column, box, size, (rows, columns))
+    return single_grid(stretched(size, size), (rows, columns))
 
 
 def _size(grid: tuple[int, ...]) -> tuple[int, int]:

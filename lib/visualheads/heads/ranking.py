@@ -255,6 +255,12 @@ def top_heads(values: NDArray[np.floating], k: int) -> NDArray[np.bool_]:
     return top & np.isfinite(values)
 
 
+def strongest(scores: NDArray[np.floating], k: K = None) -> NDArray[np.bool_]:
+    """Mark the heads with the highest scores, an array of any shape; `k` as in `head_count`."""
+    count = head_count(int(np.isfinite(scores).sum()), k)
+    return top_heads(scores.reshape(-1, 1), count)[:, 0].reshape(scores.shape)
+
+
 def _detection(ds: xr.Dataset, k: K) -> xr.DataArray:
     values = _variable(ds, "image_weight")
     indicator = np.full(values.shape, np.nan)
