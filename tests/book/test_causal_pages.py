@@ -25,7 +25,7 @@ from visualheads.book import catalogue
 from visualheads.book import page as inputs
 from visualheads.cards import miniature_folder
 from visualheads.charts import display
-from visualheads.charts.effects import _long
+from visualheads.charts.effects import MEASURES, _long
 from visualheads.errors import SampleError
 from visualheads.heads.losses import excess_loss
 from visualheads.studies import ablation, shipped
@@ -79,7 +79,10 @@ def test_losses_are_told_beside_their_random_controls() -> None:
     random = table[(table["measure"] == "accuracy") & (table["order"] == "random")].iloc[0]
     assert top["estimate"] == pytest.approx(0.25) and top["lower"] < 0.25 < top["upper"]
     assert random["estimate"] == 0 and random["sets"] == 2 and top["count"] == 2
-    assert "top 2 of late: 0.250" in display.spec_of(charts.loss_curves(table))["description"]
+    spec = display.spec_of(charts.loss_curves(table))
+    assert "top 2 of late: 0.250" in spec["description"]
+    drawn = vlc.vegalite_to_svg(spec, vl_version=display.VEGA_LITE)
+    assert f">{MEASURES['accuracy']}<" in drawn, "what is lost stands above the curves"
     assert "No heads were removed yet" in display.spec_of(charts.loss_curves(table.iloc[:0]))["description"]
 
 

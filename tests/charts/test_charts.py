@@ -18,6 +18,7 @@ from helpers.datasets import traced_dataset
 from visualheads import charts
 from visualheads.analysis import head_tables
 from visualheads.charts import display
+from visualheads.charts.comparison import palest
 from visualheads.charts.training import curve_table
 from visualheads.errors import ParameterError
 from visualheads.models.token_layouts import single_grid
@@ -243,6 +244,18 @@ def test_numbers_are_rounded_and_gaps_are_null() -> None:
     assert display.plain([0.123456, float("nan"), np.float32(2), np.int64(3)]) == [0.1235, None, 2.0, 3]
 
 
+@pytest.mark.parametrize(("values", "low"), [([0.97, 0.73], 0.7), ([0.5, -0.21], -0.3), ([1.0], 0.9), ([np.nan], 0.0)])
+def test_matrices_begin_at_the_tenth_below_what_they_hold(values: list[float], low: float) -> None:
+    assert palest(pd.Series(values)) == pytest.approx(low)
+
+
 def test_a_chart_without_words_is_refused() -> None:
     with pytest.raises(ParameterError, match="alt_text"):
         display.show(alt.Chart(display.rows([{"a": 1}])).mark_point())
+
+
+def test_what_intervals_are_held_against_lies_on_their_axis() -> None:
+    table = pd.DataFrame({"pair": ["a", "b"], "estimate": [0.2, 0.3], "lower": [0.1, 0.2], "upper": [0.3, 0.4]})
+    chart = charts.intervals(table.assign(ceiling=[0.9, np.nan]), "pair", "w", title="t", rule="ceiling")
+    [panel] = display.spec_of(chart)["hconcat"]
+    assert panel["layer"][0]["encoding"]["x"]["scale"]["domain"] == [0.1, 0.9]

@@ -35,7 +35,7 @@ TURNS = {
     "shortfall of pairs with and without the name, by weight": (patterns.MARGIN,),
     "shortfall of pairs with and without the name, by region": (patterns.MARGIN,),
     "shortfall of two benchmarks": (patterns.MARGIN,),
-    "share of the removed heads that the row names": (0.5,),
+    "share of the removed heads that this row would choose too": (0.5,),
     "correlation of weight with the whole effect": (-LARGELY, -PARTLY, PARTLY, LARGELY),
     "correlation of weight with the looking effect": (-LARGELY, -PARTLY, PARTLY, LARGELY),
 }
@@ -159,7 +159,7 @@ def _removals(evidence: Evidence, decided: Evidence) -> Figures:
     """Heads are removed by the last prompt row: how many of them the other row would have named."""
     first, here = ({name: _late(own) for name, own in _main(one).items()} for one in (decided, evidence))
     shared = [(top & here[name]).sum() / top.sum() for name, top in first.items() if top.any()]
-    return {"share of the removed heads that the row names": _mean(shared)}
+    return {"share of the removed heads that this row would choose too": _mean(shared)}
 
 
 def _late(own: xr.Dataset) -> np.ndarray:

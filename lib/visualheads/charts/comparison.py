@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -81,13 +82,17 @@ def intervals(
     table = with_family(table) if by == "model" else table
     names = list(dict.fromkeys(table[label]))
     panels = list(dict.fromkeys(table[panel])) if panel else [""]
-    low, high = (float(f(table[["lower", value, "upper"]].stack())) for f in (min, max))
+    drawn = ["lower", value, "upper", *([rule] if isinstance(rule, str) else [])]
+    low, high = (float(f(table[drawn].stack().dropna())) for f in (min, max))
     line = rule if isinstance(rule, (int, float)) else None
     if share:
         low, high = 0.0, 1.0
     elif line is not None:
         low, high = min(low, line), max(high, line)
-    axis = alt.Axis(format="%" if share else ".2~f", tickCount=3 if len(panels) > 2 else 6)
+    narrow = len(panels) > 2
+    axis = alt.Axis(format="%" if share else ".2~f", tickCount=3 if narrow else 4 if panel else 6)
+    if share and narrow:  # "50%" and "100%" would touch
+        title, axis.labelExpr = f"{title} (%)", "format(100 * datum.value, 'd')"
     shown = []
     for index, name in enumerate(panels):
         part = table[table[panel] == name] if panel else table
@@ -97,7 +102,7 @@ def intervals(
             tooltip=[*(f"{name}:N" for name in (label, by) if name),
                      *[alt.Tooltip(f"{b}:Q", format=".3f") for b in (value, "lower", "upper")]],
         )  # fmt: skip
-        tint: dict[str, Any] = {}
+        tint: dict[str, Any] = {"color": alt.value(MAIN)}
         if by:
             hue = "family" if by == "model" else by
             tint = {"color": colour(hue, table[hue], title=None, legend=alt.Legend(orient="top", columns=3))}
@@ -155,7 +160,7 @@ def matrix_models(told: xr.Dataset) -> list[str]:
 def matrix(told: xr.Dataset, low: float | None = None) -> tuple[Any, str] | None:
     """The layers of one matrix of `pattern_matrices` and its words, without the choice of model; None without any pair.
 
-    low: the correlation that is palest; by default the smallest, or 0 where that is more.
+    low: the correlation that is palest; by default the tenth below the smallest.
     """
     models = [str(name) for name in told["model"].values] if "model" in told.dims else [""]
     records = []
@@ -170,7 +175,7 @@ def matrix(told: xr.Dataset, low: float | None = None) -> tuple[Any, str] | None
     if table.empty:
         return None
     groups = [name for group in told["group"].values if (name := benchmark(str(group))) in set(table["group"])]
-    low = min(0.0, float(table["correlation"].min())) if low is None else low
+    low = palest(table["correlation"]) if low is None else low
     base = alt.Chart(rows(table.to_dict("records")), width=min(400, 60 * len(groups)), height=36 * len(groups))
     base = base.transform_filter("datum.model === chosen_model").encode(
         x=alt.X("other:N", sort=groups, title=None, axis=alt.Axis(labelAngle=-35, labelLimit=150)),
@@ -200,10 +205,17 @@ def matrix(told: xr.Dataset, low: float | None = None) -> tuple[Any, str] | None
     return alt.layer(cells, numbers), words
 
 
-def predictions(table: pd.DataFrame, statistics: dict[str, str], needs: str) -> Any:
-    """Score as predicted from heads of models of other language models, against the score.
+def palest(correlations: pd.Series | xr.DataArray) -> float:
+    """The tenth below all of these: patterns that agree within a tenth or two still differ in colour."""
+    low = float(correlations.min())
+    return min(0.9, math.floor(10 * low) / 10) if math.isfinite(low) else 0.0
 
-    On the dashed line both are equal; what is predicted from is chosen below.
+
+def predictions(table: pd.DataFrame, statistics: dict[str, str], needs: str) -> Any:
+    """Score as predicted from heads of models of other language models, against the score, both minus the baseline.
+
+    Benchmarks differ in how hard they are, which would look like prediction. On the dashed line both are equal; what is
+    predicted from is chosen below.
 
     Parameters
     ----------
@@ -226,15 +238,17 @@ def predictions(table: pd.DataFrame, statistics: dict[str, str], needs: str) -> 
     choice = alt.param(
         name="statistic", value=names[0], bind=alt.binding_select(options=names, labels=list(options), name="Heads: ")
     )
-    low, high = (float(f(table[["score", "predicted"]].stack())) for f in (min, max))
+    table = table.assign(over=table["score"] - table["baseline"], expected=table["predicted"] - table["baseline"])
+    low, high = (float(f(table[["over", "expected"]].stack())) for f in (min, max))
+    axis = alt.Axis(format="+.0%")
     line = alt.Chart(rows([{"a": low}, {"a": high}])).mark_line(strokeDash=[4, 4], color=GREY).encode(x="a:Q", y="a:Q")
     points = (
         alt.Chart(rows(table.to_dict("records")))
         .transform_filter("datum.statistic === statistic")
         .mark_circle(size=80, opacity=0.9)
         .encode(
-            x=alt.X("predicted:Q", title="predicted from heads of models of other LLMs", axis=alt.Axis(format="%")),
-            y=alt.Y("score:Q", title="score", axis=alt.Axis(format="%"), scale=alt.Scale(zero=False)),
+            x=alt.X("expected:Q", title="predicted from heads of other models, minus the benchmark's mean", axis=axis),
+            y=alt.Y("over:Q", title="score, minus the benchmark's mean", axis=axis),
             color=colour("task", table["task"], title="benchmark"),
             tooltip=[
                 "model:N",
@@ -244,7 +258,9 @@ def predictions(table: pd.DataFrame, statistics: dict[str, str], needs: str) -> 
         )
     )
     words = (
-        f"Scores of {table['model'].nunique()} models, predicted from models of other language models, and measured."
+        f"Scores of {table['model'].nunique()} models minus the benchmark's mean over other language models: as "
+        f"predicted from heads, {table['expected'].min():+.1%} to {table['expected'].max():+.1%}, and as measured, "
+        f"{table['over'].min():+.1%} to {table['over'].max():+.1%}."
     )
     chart = alt.layer(line, points).properties(width=SINGLE - 100, height=320)
     return finished(chart.add_params(choice), words)
@@ -283,6 +299,7 @@ def relation_points(table: pd.DataFrame, relations: Sequence[str], needs: str, m
     x = alt.X(
         "correlation:Q",
         title=f"Spearman over heads, {title_of(measure)}",
+        axis=alt.Axis(tickCount=6),
         scale=alt.Scale(domain=[min(-0.2, float(table["correlation"].min())), 1]),
     )
     ceilings = base.mark_tick(color=GREY, thickness=2, size=18).encode(x="ceiling:Q")
@@ -324,7 +341,7 @@ def condition_matrices(told: xr.Dataset, needs: str = "Nothing to compare yet.")
     AnyChart
         The chart with its alternative text; pairs that are NaN are left out.
     """
-    low = min(0.0, float(told["correlation"].min()))
+    low = palest(told["correlation"])
     found = {str(form): matrix(told.sel(format=form), low) for form in told["format"].values}
     drawn = {FORMAT_NAMES.get(form, form): parts for form, parts in found.items() if parts is not None}
     if not drawn:

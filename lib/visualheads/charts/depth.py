@@ -221,7 +221,8 @@ def figure_one(points: pd.DataFrame, needs: str = "No model has been traced yet.
         _row(listed[listed["model"] == model], tasks, heights, first=model == models[0], last=model == models[-1])
         for model in models
     ]
-    chart = alt.vconcat(*drawn, spacing=6).properties(usermeta={"margin": BESIDE_PANEL})
+    chart = alt.vconcat(*drawn, spacing=6, title="upwards: concentration")
+    chart = chart.properties(usermeta={"margin": BESIDE_PANEL})
     words = (
         f"Grid of {len(models)} models by {len(tasks)} benchmarks; in each panel one point per head, image weight to "
         f"the right from 0 to 1 and concentration upwards from {low:.2f} to {high:.2f}, coloured by the share of "
@@ -237,7 +238,7 @@ def _row(cells: pd.DataFrame, tasks: list[str], heights: tuple[float, float], fi
         legend=alt.Legend(orient="top", title="right answers", format=".0%", gradientLength=160),
     )  # fmt: skip
     x = alt.X(
-        f"{X}:Q", title=None, scale=alt.Scale(domain=[0, 1]),
+        f"{X}:Q", title="image weight" if last else None, scale=alt.Scale(domain=[0, 1]),
         axis=alt.Axis(values=[0, 0.5, 1], format="~f", labels=last, ticks=last),
     )  # fmt: skip
     y = alt.Y(f"{Y}:Q", title=None, scale=alt.Scale(domain=heights), axis=alt.Axis(values=[0, 0.5, 1], format="~f"))

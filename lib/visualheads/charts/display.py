@@ -117,9 +117,15 @@ COLOURS: dict[str, dict[str, str]] = {
         "Vicuna-7B": "#1f77b4", "Vicuna-13B": "#76b7e5", "Mistral-7B-v0.2": "#e377c2", "Phi-3-mini": "#17a589",
         "Llama-3-8B": "#bc8f00", "SmolLM2-135M-Instruct": "#8c564b",
     },
-    "kind": {"text": GREY, "patch": MAIN, "asked patch": "#d1495b", "newline": "#c98b2b"},
+    "kind": {"text": GREY, "patch": MAIN, "asked patch": "#d1495b", "newline": "#c98b2b",
+             "the model it grew from": MAIN, "that network before its training": GREY,
+             "a second training of that language model": "#c98b2b", "another language model": "#3f7f7a"},
     "heads": {"trained": MAIN, "untrained": GREY},
     "tokens": {"the marked tokens": "#d1495b", "random image tokens": GREY, "random background": "#8c6bb1"},
+    "method": {
+        "plain generation": GREY, "trace with all measures and store": MAIN, "eager, output_attentions": "#c98b2b",
+    },
+    "way": {"vh.sweep": MAIN, "naive loop": "#c98b2b"},
     "verdict": {
         "supported": "#2f7d4f", "not supported": "#b3402a", "undecided": "#b8860b", "not testable here": GREY,
     },
@@ -135,7 +141,7 @@ RANKINGS = {
     "region_weight": "region weight",
     "weight_concentration": "weight × concentration",
     "sink_free": "image weight without sinks",
-    "vhd": "change of output with the picture (VHD)",
+    "vhd": "change with the picture (VHD)",
 }
 """Rankings whose name is no word; the others (gaze, detection, published lists) go by their own."""
 ANSWER_FORMATS = {"free": "in free form", "letters": "with letters"}

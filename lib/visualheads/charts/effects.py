@@ -5,6 +5,7 @@ How many of the best heads rankings share with the effects, over the number of h
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -83,7 +84,7 @@ def loss_curves(table: pd.DataFrame, needs: str = "No heads were removed yet.") 
             color=hue,
             xOffset=alt.XOffset("order:N", sort=orders),
         )
-        y = alt.Y("estimate:Q", title="loss (chosen below)" if index == 0 else None)
+        y = alt.Y("estimate:Q", title="loss" if index == 0 else None)
         lines = base.mark_line(strokeWidth=1.5).encode(y=y)
         bars = base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("lower:Q"), y2="upper:Q")
         points = base.mark_circle(size=60, opacity=1).encode(y=y, tooltip=tips)
@@ -99,7 +100,10 @@ def loss_curves(table: pd.DataFrame, needs: str = "No heads were removed yet.") 
         for row in shown.itertuples()
     )
     words = f"{MEASURES[str(table['measure'].iloc[0])]} over the number of removed heads. {told}."
-    return finished(alt.hconcat(*panels, spacing=14).resolve_scale(y="shared").add_params(*choices), words)
+    chart = alt.hconcat(
+        *panels, spacing=14, title=alt.TitleParams(alt.ExprRef(f"{json.dumps(MEASURES)}[measure_shown]"))
+    )
+    return finished(chart.resolve_scale(y="shared").add_params(*choices), words)
 
 
 def effect_map(table: pd.DataFrame, needs: str = NEEDS_EFFECTS) -> Any:

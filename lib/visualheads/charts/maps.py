@@ -118,7 +118,10 @@ def detection_map(table: pd.DataFrame, needs: str = "No model has been traced ye
     tips = ["name:N", "count:Q", "samples:Q", "k:Q", alt.Tooltip("share:Q", format=".0%")]
     colour = alt.Color(
         "share:Q", scale=alt.Scale(scheme="viridis", domain=[0, 1]),
-        legend=alt.Legend(orient="top", title="samples that have it among the K", format=".0%", gradientLength=200),
+        legend=alt.Legend(
+            orient="top", title="share of samples with it in the top K", format=".0%", values=[0, 0.5, 1],
+            gradientLength=200,
+        ),
     )  # fmt: skip
     cells = base.mark_rect().encode(x=HEAD, y=LAYER, color=colour, tooltip=tips).properties(width=SIDE, height=SIDE)
     curve = base.mark_bar().encode(

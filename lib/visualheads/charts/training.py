@@ -233,7 +233,11 @@ def text_relations(table: pd.DataFrame) -> Any:
             *[alt.Tooltip(f"{n}:Q", format=".2f") for n in ("rho", "lower", "upper", "within", "ceiling")],
         ],
     )
-    x = alt.X("lower:Q", title="Spearman over heads, with 95 % interval", scale=alt.Scale(domainMax=1))
+    fifths = [step / 5 for step in range(-5, 6)]  # 0 among them, wherever the axis begins
+    x = alt.X(
+        "lower:Q", title="Spearman over heads, with 95 % interval", scale=alt.Scale(domainMax=1),
+        axis=alt.Axis(values=fifths),
+    )  # fmt: skip
     layers = [
         base.mark_rule(strokeWidth=2).encode(x=x, x2="upper:Q"),
         base.mark_circle(size=60, opacity=1).encode(x="rho:Q"),
@@ -279,7 +283,7 @@ def cost_bars(measured: Sequence[pd.DataFrame]) -> AnyChart:
             y=alt.Y("tokens:O", title=None if index else "tokens in the prompt"),
             yOffset=alt.YOffset("method:N", sort=order),
             x=alt.X(f"{field}:Q", title=words, axis=alt.Axis(tickCount=5)),
-            color=alt.Color("method:N", sort=order, title=None, legend=alt.Legend(orient="top", columns=1)),
+            color=colour("method", order, title=None, legend=alt.Legend(orient="top", columns=1)),
             tooltip=[
                 "method:N",
                 "tokens:O",
@@ -324,9 +328,7 @@ def sweep_bars(measured: pd.DataFrame) -> AnyChart:
             y=alt.Y("case:N", title=None, sort=None, axis=alt.Axis(labelLimit=200)),
             yOffset=alt.YOffset("way:N", sort=["vh.sweep", "naive loop"]),
             x=alt.X("seconds:Q", title="processor seconds per set of heads"),
-            color=alt.Color(
-                "way:N", sort=["vh.sweep", "naive loop"], title=None, legend=alt.Legend(orient="top", columns=2)
-            ),
+            color=colour("way", ["vh.sweep", "naive loop"], title=None, legend=alt.Legend(orient="top", columns=2)),
             tooltip=["case:N", "way:N", alt.Tooltip("seconds:Q", format=".3f")],
         )
     )
