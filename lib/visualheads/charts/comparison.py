@@ -234,10 +234,7 @@ def predictions(table: pd.DataFrame, statistics: dict[str, str], needs: str) -> 
     if table.empty:
         return placeholder(needs)
     table, names = in_words(table), list(dict.fromkeys(table["statistic"]))
-    options = [str(statistics.get(name, name)) for name in names]
-    choice = alt.param(
-        name="statistic", value=names[0], bind=alt.binding_select(options=names, labels=list(options), name="Heads: ")
-    )
+    shown = choice("statistic", names, "Heads", [str(statistics.get(name, name)) for name in names])
     table = table.assign(over=table["score"] - table["baseline"], expected=table["predicted"] - table["baseline"])
     low, high = (float(f(table[["over", "expected"]].stack())) for f in (min, max))
     axis = alt.Axis(format="+.0%")
@@ -263,7 +260,7 @@ def predictions(table: pd.DataFrame, statistics: dict[str, str], needs: str) -> 
         f"{table['over'].min():+.1%} to {table['over'].max():+.1%}."
     )
     chart = alt.layer(line, points).properties(width=SINGLE - 100, height=320)
-    return finished(chart.add_params(choice), words)
+    return finished(chart.add_params(shown), words)
 
 
 def relation_points(table: pd.DataFrame, relations: Sequence[str], needs: str, measure: str = "image_weight") -> Any:
@@ -313,11 +310,19 @@ def relation_points(table: pd.DataFrame, relations: Sequence[str], needs: str, m
 
 def chosen_model(models: Sequence[str]) -> alt.Parameter:
     """The parameter `chosen_model`, with a list to choose from below the chart where there are several models."""
-    if len(models) == 1:
-        return alt.param(name="chosen_model", value=models[0])
-    return alt.param(
-        name="chosen_model", value=models[0], bind=alt.binding_select(options=list(models), name="Model: ")
-    )
+    return choice("chosen_model", models, "Model")
+
+
+def choice(
+    name: str, options: Sequence[Any], label: str, words: Sequence[str] = (), start: Any = None
+) -> alt.Parameter:
+    """A parameter, with a list to choose from below the chart where there are several options; `words` are shown."""
+    value = options[0] if start is None else start
+    if len(options) == 1:
+        return alt.param(name=name, value=value)
+    labels = list(words) or [str(option) for option in options]
+    bind = alt.binding_select(options=list(options), labels=labels, name=f"{label}: ")
+    return alt.param(name=name, value=value, bind=bind)
 
 
 def _crowded(table: pd.DataFrame, label: str) -> bool:

@@ -6,15 +6,16 @@ How many of the best heads rankings share with the effects, over the number of h
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import altair as alt
 import pandas as pd
 
 from visualheads.charts import display
-from visualheads.charts.comparison import placeholder
-from visualheads.charts.display import CHOSEN, GREY, MAIN, colour, finished, rows, with_family
+from visualheads.charts.comparison import choice, placeholder
+from visualheads.charts.display import GREY, colour, finished, rows, with_family
+from visualheads.charts.maps import chosen_bars, chosen_head, clickable
 
 MEASURES = {
     "accuracy": "share of right answers lost",
@@ -68,10 +69,7 @@ def loss_curves(table: pd.DataFrame, needs: str = "No heads were removed yet.") 
     data = alt.Chart(rows(table[kept].to_dict("records")))
     for column, word_of in CHOICES[panel].items():
         options = list(dict.fromkeys(table[column]))
-        words = [word_of(name) for name in options]
-        bind = alt.binding_select(options=options, labels=words, name=f"{column.capitalize()}: ")
-        fixed: dict[str, Any] = {} if len(options) == 1 else {"bind": bind}
-        choices.append(alt.param(name=f"{column}_shown", value=options[0], **fixed))
+        choices.append(choice(f"{column}_shown", options, column.capitalize(), [word_of(name) for name in options]))
         data = data.transform_filter(f"datum.{column} === {column}_shown")
     orders = [name for name in ORDERS if name in set(table["order"])]
     hue = colour("order", orders, title=None, legend=alt.Legend(orient="top"))
@@ -125,29 +123,28 @@ def effect_map(table: pd.DataFrame, needs: str = NEEDS_EFFECTS) -> Any:
     if table.empty:
         return placeholder(needs)
     best = table.loc[table["effect"].idxmax()]
-    chosen = _chosen(best)
-    data = rows(_long(table).to_dict("records"))
-    limit = float(table["effect"].abs().max()) or 1.0
-    heads = alt.Chart(rows(table[["layer", "head", "name", "stage", "effect"]].to_dict("records"))).encode(
-        x=alt.X("head:O", title="head", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
-        y=alt.Y("layer:O", title="layer", axis=alt.Axis(labelOverlap=True)),
-    )
-    cells = heads.mark_rect(cursor="pointer").encode(
-        color=alt.Color(
-            "effect:Q", scale=alt.Scale(scheme="blueorange", domain=[-limit, limit]),
-            legend=alt.Legend(orient="top", title="margin lost (logits)", gradientLength=SIDE - 20, format=".2~f"),
-        ),
-        tooltip=["name:N", "stage:N", alt.Tooltip("effect:Q", format=".3f")],
+    chosen = chosen_head(best)
+    order = ["effect on the margin", *[display.ranking(name) for name in _rankings(table)]]
+    scores = alt.Chart(rows(_long(table).to_dict("records"))).transform_filter(chosen).encode(
+        y=alt.Y("ranking:N", sort=order, title=None, axis=alt.Axis(labelLimit=140)),
+        tooltip=["name:N", "ranking:N", alt.Tooltip("value:Q", format=".3f"), alt.Tooltip("above:Q", format=".0%")],
     )  # fmt: skip
-    frame = heads.transform_filter(chosen).mark_rect(filled=False, stroke=CHOSEN, strokeWidth=2.5)
+    place = alt.X("above:Q", title="place among the heads", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%"))
+    limit = float(table["effect"].abs().max()) or 1.0
+    legend = alt.Legend(orient="top", title="margin lost (logits)", gradientLength=SIDE - 20, format=".2~f")
+    hue = alt.Color("effect:Q", scale=alt.Scale(scheme="blueorange", domain=[-limit, limit]), legend=legend)
     shape = table["layer"].nunique() / table["head"].nunique()
-    grid = alt.layer(cells.add_params(chosen), frame).properties(width=SIDE - 20, height=(SIDE - 20) * min(1.6, shape))
+    shown = rows(table[["layer", "head", "name", "stage", "effect"]].to_dict("records"))
+    tip = alt.Tooltip("effect:Q", format=".3f")
+    grid = clickable(alt.Chart(shown), chosen, hue, tip).properties(
+        width=SIDE - 20, height=(SIDE - 20) * min(1.6, shape)
+    )
     words = (
         f"Map of {table['layer'].nunique()} layers by {table['head'].nunique()} heads, coloured by what the margin of "
         f"the right answer loses without the head. {best['name']} matters most: {best['effect']:.2f} logits. "
         "A chosen head's place in every ranking stands beside the map."
     )
-    return finished(alt.hconcat(grid, _detail(data, table, chosen), spacing=16), words)
+    return finished(alt.hconcat(grid, chosen_bars(scores, place), spacing=16), words)
 
 
 def effect_depth(table: pd.DataFrame, needs: str = NEEDS_EFFECTS) -> Any:
@@ -191,13 +188,6 @@ def effect_depth(table: pd.DataFrame, needs: str = NEEDS_EFFECTS) -> Any:
     return finished(chart, f"Share of the effect by depth. Layer 0 holds of the effect {held}.")
 
 
-def _chosen(best: pd.Series) -> alt.Parameter:
-    return alt.selection_point(
-        name="chosen_head", fields=["layer", "head"], empty=False,
-        value=[{"layer": int(best["layer"]), "head": int(best["head"])}],
-    )  # fmt: skip
-
-
 def _rankings(table: pd.DataFrame) -> list[str]:
     known = {"model", "layer", "head", "name", "stage", "effect"}
     return [str(name) for name in table.columns if name not in known and table[name].notna().any()]
@@ -217,24 +207,3 @@ def _long(table: pd.DataFrame) -> pd.DataFrame:
         part["above"] = (known.rank(method="min") - 1) / known.transform("count")
         parts.append(part.dropna(subset=["value"]))
     return pd.concat(parts, ignore_index=True)
-
-
-def _detail(data: alt.Data, table: pd.DataFrame, chosen: alt.Parameter, *filters: str) -> Any:
-    order: Sequence[str] = ["effect on the margin", *[display.ranking(name) for name in _rankings(table)]]
-    base = alt.Chart(data)
-    for one in filters:
-        base = base.transform_filter(one)
-    base = base.transform_filter(chosen).encode(
-        y=alt.Y("ranking:N", sort=list(order), title=None, axis=alt.Axis(labelLimit=140)),
-        tooltip=["name:N", "ranking:N", alt.Tooltip("value:Q", format=".3f"), alt.Tooltip("above:Q", format=".0%")],
-    )
-    x = alt.X("above:Q", title="place among the heads", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%"))
-    bars = base.mark_bar(color=MAIN, height=14).encode(x=x)
-    values = base.mark_text(align="left", dx=3, fontSize=11).encode(x=x, text=alt.Text("value:Q", format=".3f"))
-    name = base.transform_aggregate(name="max(name)").mark_text(align="left", x=0, fontSize=13, color=CHOSEN)
-    title = name.encode(text="name:N", y=alt.value(8), tooltip=alt.value(None)).properties(width=130, height=16)
-    body = alt.layer(bars, values).properties(width=130, height=alt.Step(24))
-    return alt.vconcat(title, body, spacing=4)
-
-
-WIDTH, HEIGHT = 400, 280

@@ -7,8 +7,8 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from visualheads.charts.comparison import chosen_model, placeholder
-from visualheads.charts.display import finished, in_words, rows
+from visualheads.charts.comparison import choice, chosen_model, placeholder
+from visualheads.charts.display import CHOSEN, MAIN, finished, in_words, rows
 from visualheads.charts.heads import NORMALISED, title_of
 from visualheads.store.variables import VARIABLES
 
@@ -18,6 +18,31 @@ BESIDE_PANEL = 260
 """Pixels beside one of three panels in a narrow column: the other two and the axis."""
 LAYER = alt.Y("layer:O", title="layer", axis=alt.Axis(labelOverlap=True))
 HEAD = alt.X("head:O", title="head", axis=alt.Axis(labelAngle=0, labelOverlap=True))
+
+
+def chosen_head(best: pd.Series) -> alt.Parameter:
+    """What a click on a head sets; the best one at first."""
+    return alt.selection_point(
+        name="chosen_head", fields=["layer", "head"], empty=False,
+        value=[{"layer": int(best["layer"]), "head": int(best["head"])}],
+    )  # fmt: skip
+
+
+def clickable(base: alt.Chart, chosen: alt.Parameter, hue: alt.Color, tip: alt.Tooltip) -> Any:
+    """Layer × head map; a click chooses a head, which is framed."""
+    heads = base.encode(x=HEAD, y=LAYER)
+    cells = heads.mark_rect(cursor="pointer").encode(color=hue, tooltip=["name:N", "stage:N", tip])
+    frame = heads.transform_filter(chosen).mark_rect(filled=False, stroke=CHOSEN, strokeWidth=2.5)
+    return alt.layer(cells.add_params(chosen), frame)
+
+
+def chosen_bars(base: alt.Chart, x: alt.X) -> Any:
+    """Bars of a chosen head with their values, under its name."""
+    bars = base.mark_bar(color=MAIN, height=14).encode(x=x)
+    values = base.mark_text(align="left", dx=3, fontSize=11).encode(x=x, text=alt.Text("value:Q", format=".3f"))
+    name = base.transform_aggregate(name="max(name)").mark_text(align="left", x=0, fontSize=13, color=CHOSEN)
+    title = name.encode(text="name:N", y=alt.value(8), tooltip=alt.value(None)).properties(width=130, height=16)
+    return alt.vconcat(title, alt.layer(bars, values).properties(width=130, height=alt.Step(24)), spacing=4)
 
 
 def condition_maps(table: pd.DataFrame, needs: str = "Nothing was asked in several conditions.") -> Any:
@@ -108,7 +133,7 @@ def detection_map(table: pd.DataFrame, needs: str = "No model has been traced ye
     listed = told.groupby(["model", "task"], sort=False).agg(
         **{name: (name, list) for name in fields}, k=("k", "first"), samples=("samples", "first")
     )
-    task = alt.param(name="task_shown", value=tasks[0], bind=alt.binding_select(options=tasks, name="Benchmark: "))
+    task = choice("task_shown", tasks, "Benchmark")
     base = (
         alt.Chart(rows(listed.reset_index().to_dict("records")))
         .transform_filter("datum.model === chosen_model && datum.task === task_shown")

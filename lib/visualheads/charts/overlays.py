@@ -20,7 +20,7 @@ from PIL import Image
 from visualheads.analysis import head_tables
 from visualheads.analysis.steering import even_cells, targets
 from visualheads.analysis.subset import only_model, subset
-from visualheads.charts.comparison import chosen_model, placeholder
+from visualheads.charts.comparison import choice, chosen_model, placeholder
 from visualheads.charts.display import GREY, colour, finished, rows
 from visualheads.errors import ParameterError, got
 from visualheads.heads.ranking import rank
@@ -243,10 +243,8 @@ def steered_answers(table: pd.DataFrame, needs: str = NEEDS) -> Any:
     for column, labels in (("measure", MEASURES), ("bias", None)):
         options = list(dict.fromkeys(table[column]))
         words = [labels[name] if labels else f"+{name:g}" for name in options]
-        bind = alt.binding_select(options=options, labels=words, name=f"{column.capitalize()}: ")
-        fixed: dict[str, Any] = {} if len(options) == 1 else {"bind": bind}
-        start = 4.0 if column == "bias" and 4.0 in options else options[0]
-        choices.append(alt.param(name=f"{column}_shown", value=start, **fixed))
+        start = 4.0 if column == "bias" and 4.0 in options else None
+        choices.append(choice(f"{column}_shown", options, column.capitalize(), words, start))
         data = data.transform_filter(f"datum.{column} === {column}_shown")
     order = list(dict.fromkeys(table["what"]))
     orders = [name for name in ORDERS if name in set(table["order"])]

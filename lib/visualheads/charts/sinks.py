@@ -12,13 +12,14 @@ import xarray as xr
 
 from visualheads.analysis.sinks import VARIANTS
 from visualheads.analysis.steering import even_cells
-from visualheads.charts.comparison import chosen_model, placeholder
-from visualheads.charts.display import CHOSEN, GREY, MAIN, finished, rows
+from visualheads.charts.comparison import choice, chosen_model, placeholder
+from visualheads.charts.display import GREY, finished, rows
+from visualheads.charts.maps import SIDE, chosen_bars, chosen_head, clickable
 from visualheads.charts.overlays import PANEL, ground, heat, outline, panel
 from visualheads.tasks.sample import Sample
 
 NEEDS = "No sinks were looked for yet."
-WIDE, SIDE = 240, 230
+WIDE = 240
 MARKED = "#00e5ff"
 
 
@@ -42,10 +43,7 @@ def outliers(table: pd.DataFrame, needs: str = NEEDS) -> Any:
     if table.empty:
         return placeholder(needs)
     measures = list(dict.fromkeys(table["measure"]))
-    choices = [
-        chosen_model(list(dict.fromkeys(table["model"]))),
-        alt.param(name="criterion", value=measures[0], bind=alt.binding_select(options=measures, name="Criterion: ")),
-    ]
+    choices = [chosen_model(list(dict.fromkeys(table["model"]))), choice("criterion", measures, "Criterion")]
     panels = []
     for index, part in enumerate(dict.fromkeys(table["part"])):
         base = (
@@ -91,28 +89,14 @@ def sink_heads(table: pd.DataFrame, needs: str = NEEDS) -> Any:
     models = list(dict.fromkeys(table["model"]))
     first = table[table["model"] == models[0]]
     best = first.loc[first["sink_share"].idxmax()]
-    chosen = alt.selection_point(
-        name="chosen_head", fields=["layer", "head"], empty=False,
-        value=[{"layer": int(best["layer"]), "head": int(best["head"])}],
-    )  # fmt: skip
-    heads = (
-        alt.Chart(rows(table[["model", "layer", "head", "name", "stage", "sink_share"]].to_dict("records")))
-        .transform_filter("datum.model === chosen_model")
-        .encode(
-            x=alt.X("head:O", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
-            y=alt.Y("layer:O", axis=alt.Axis(labelOverlap=True)),
-        )
-    )
+    chosen = chosen_head(best)
+    shown = rows(table[["model", "layer", "head", "name", "stage", "sink_share"]].to_dict("records"))
+    heads = alt.Chart(shown).transform_filter("datum.model === chosen_model")
     top = float(table["sink_share"].max()) or 1.0
-    cells = heads.mark_rect(cursor="pointer").encode(
-        color=alt.Color(
-            "sink_share:Q", scale=alt.Scale(scheme="viridis", domain=[0, top]),
-            legend=alt.Legend(orient="top", title="share of the image weight", gradientLength=SIDE - 20, format=".0%"),
-        ),
-        tooltip=["name:N", "stage:N", alt.Tooltip("sink_share:Q", format=".1%")],
-    )  # fmt: skip
-    frame = heads.transform_filter(chosen).mark_rect(filled=False, stroke=CHOSEN, strokeWidth=2.5)
-    grid = alt.layer(cells.add_params(chosen), frame).properties(width=SIDE, height=SIDE)
+    legend = alt.Legend(orient="top", title="share of the image weight", gradientLength=SIDE - 20, format=".0%")
+    hue = alt.Color("sink_share:Q", scale=alt.Scale(scheme="viridis", domain=[0, top]), legend=legend)
+    tip = alt.Tooltip("sink_share:Q", format=".1%")
+    grid = clickable(heads, chosen, hue, tip).properties(width=SIDE, height=SIDE)
     long = table.melt(["model", "layer", "head", "name"], list(VARIANTS), "variant", "value").dropna(subset=["value"])
     long["variant"] = long["variant"].map(VARIANTS)
     order = list(VARIANTS.values())
@@ -122,16 +106,7 @@ def sink_heads(table: pd.DataFrame, needs: str = NEEDS) -> Any:
         .transform_filter(chosen)
         .encode(y=alt.Y("variant:N", sort=order, title=None, axis=alt.Axis(labelLimit=160)))
     )
-    x = alt.X("value:Q", title="concentration", scale=alt.Scale(domain=[0, 1]))
-    bars = base.mark_bar(color=MAIN, height=16).encode(x=x)
-    numbers = base.mark_text(align="left", dx=3, fontSize=11).encode(x=x, text=alt.Text("value:Q", format=".3f"))
-    title = (
-        base.transform_aggregate(name="max(name)")
-        .mark_text(align="left", x=0, fontSize=13, color=CHOSEN)
-        .encode(text="name:N", y=alt.value(8))
-        .properties(width=130, height=16)
-    )
-    detail = alt.vconcat(title, alt.layer(bars, numbers).properties(width=130, height=alt.Step(30)), spacing=4)
+    detail = chosen_bars(base, alt.X("value:Q", title="concentration", scale=alt.Scale(domain=[0, 1])))
     words = (
         f"Map of {first['layer'].nunique()} layers by {first['head'].nunique()} heads of {models[0]}, coloured by the "
         f"share of image weight on the marked tokens. {best['name']} has most: {best['sink_share']:.0%}. A chosen "

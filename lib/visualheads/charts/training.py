@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from visualheads.charts.comparison import chosen_model, placeholder
+from visualheads.charts.comparison import choice, chosen_model, placeholder
 from visualheads.charts.display import (
     GREY,
     MAIN,
@@ -67,8 +67,7 @@ def training_curves(records: Mapping[str, Mapping[str, Any]]) -> Any:
         return placeholder("No miniature was trained yet.")
     is_loss = table["figure"].str.contains("loss")
     shares = sorted({figure(name) for name in table["figure"][~is_loss]})
-    shown = alt.param(name="share_shown", value=shares[0] if shares else "", bind=alt.binding_select(
-        options=shares, name="Coloured: ")) if len(shares) > 1 else alt.param(name="share_shown", value="")  # fmt: skip
+    shown = choice("share_shown", shares or [""], "Coloured")
     lines = []
     for stage in dict.fromkeys(table["stage"]):
         of_stage = table["stage"] == stage
@@ -183,7 +182,6 @@ def text_and_pictures(table: pd.DataFrame, measure: str = "region_weight") -> An
     if table.empty:
         return placeholder("Needs a model whose text-only checkpoint is there too.")
     models = list(dict.fromkeys(table["model"]))
-    choice = chosen_model(models)
     chart = (
         alt.Chart(rows(table.to_dict("records")), width=SINGLE - 60, height=320)
         .transform_filter("datum.model === chosen_model")
@@ -194,7 +192,7 @@ def text_and_pictures(table: pd.DataFrame, measure: str = "region_weight") -> An
             color=alt.Color("layer:Q", scale=alt.Scale(scheme="viridis"), title="layer"),
             tooltip=["name:N", alt.Tooltip("text:Q", format=".3f"), alt.Tooltip("picture:Q", format=".3f")],
         )
-        .add_params(choice)
+        .add_params(chosen_model(models))
     )
     one = table[table["model"] == models[0]]
     best = one.loc[one["text"].idxmax()]
