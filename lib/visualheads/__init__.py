@@ -17,6 +17,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from visualheads import errors
+
 if TYPE_CHECKING:
     from visualheads.cards import catalog
     from visualheads.errors import (
@@ -60,26 +62,10 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "cards": ("catalog",),
-    "errors": (
-        "BoxError",
-        "CheckpointError",
-        "DeviceMemoryError",
-        "DiskFullError",
-        "HeadError",
-        "IdentityMismatch",
-        "ImageError",
-        "KernelError",
-        "MissingDependencyError",
-        "ModeError",
-        "ParameterError",
-        "RecordError",
-        "SampleError",
-        "SchemaError",
-        "StoreError",
-        "UnknownModelError",
-        "UnknownTaskError",
-        "UnsupportedModelError",
-        "VisualHeadsError",
+    "errors": tuple(
+        name
+        for name, found in vars(errors).items()
+        if isinstance(found, type) and issubclass(found, errors.VisualHeadsError)
     ),
     "explorer": ("Explorer", "explore", "look"),
     "heads.agreement": ("agreement",),

@@ -16,9 +16,11 @@ from visualheads.cli.options import (
     BatchTokens,
     Cluster,
     DryRun,
+    Dtype,
     Fresh,
     Name,
     Scheduler,
+    SkipBad,
     bar,
     full_path,
     grouped,
@@ -40,6 +42,14 @@ PageParameters = Annotated[
 ]
 FILES = ("data", "adapter", "chat_template")
 """Parameters that may name files."""
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="How many run side by side; each needs about half a gigabyte of memory besides its model.",
+        show_default="the cores",
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Run the notebook even where nothing changed.")]
 
 
@@ -113,14 +123,7 @@ def book(
         ),
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Run every notebook even where nothing changed.")] = False,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Notebooks run side by side; each needs about half a gigabyte of memory besides its model.",
-            show_default="the cores",
-        ),
-    ] = None,
+    workers: Workers = None,
 ) -> None:
     """Trace the miniatures, run the notebooks, render the book, and print the path of its first page."""
     from visualheads.book.build import build_book
@@ -144,14 +147,7 @@ def full(
     name: Annotated[str, typer.Argument(help="A miniature such as mini-1.5-7B, or smol-1.5.")] = "",
     every: Annotated[bool, typer.Option("--all", help="All miniatures, side by side.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Run it even where what is shipped still holds.")] = False,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Miniatures side by side; each needs about half a gigabyte of memory besides its model.",
-            show_default="the cores",
-        ),
-    ] = None,
+    workers: Workers = None,
 ) -> None:
     """Run the full protocol of removed heads and keep it in data/full; a killed run goes on where it stopped."""
     from visualheads.book.traces import run_full
@@ -178,13 +174,11 @@ def paper(
     judged: Annotated[int, typer.Option(min=1, help="Questions on which heads are removed.")] = 64,
     seed: Annotated[int, typer.Option(help="Decides the draw of questions and distractors.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, auto.", show_default="a GPU")] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16, float16.", show_default="the checkpoint's")
-    ] = None,
+    dtype: Dtype = None,
     batch_tokens: BatchTokens = None,
     scheduler: Scheduler = None,
     cluster: Cluster = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out malformed records and pictures.")] = False,
+    skip_bad: SkipBad = False,
     fresh: Fresh = False,
     dry_run: DryRun = False,
 ) -> None:

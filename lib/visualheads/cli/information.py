@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Column, Table
 
 from visualheads.cards import cards, data_folder, is_available
-from visualheads.cli.options import FAILED, Checkpoint, Json, as_json, grouped, out, say, warnings_as_notes
+from visualheads.cli.options import FAILED, Checkpoint, Json, as_json, grouped, out, say, say_pairs, warnings_as_notes
 from visualheads.errors import ParameterError, StoreError, got
 
 if TYPE_CHECKING:
@@ -65,12 +64,7 @@ def doctor(
     if json:
         as_json({**told, "missing": missing})
     else:
-        table = Table(show_header=False)
-        table.add_column()
-        table.add_column(overflow="fold")
-        for name, value in told.items():
-            table.add_row(escape(name), escape(value))
-        out.print(table)
+        say_pairs(told)
         for line in missing:
             say(f"missing: {line}")
     if missing:

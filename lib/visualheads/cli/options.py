@@ -6,7 +6,7 @@ import inspect
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import wraps
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from visualheads import plugins
 from visualheads.models.progress import Wish
@@ -55,6 +57,16 @@ def say(line: str) -> None:
     out.print(line, markup=False, highlight=False)
 
 
+def say_pairs(told: Mapping[str, str]) -> None:
+    """Print names and values as a table of two columns; values are told in full."""
+    table = Table(show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
+    for name, value in told.items():
+        table.add_row(escape(name), escape(value))
+    out.print(table)
+
+
 @contextmanager
 def warnings_as_notes() -> Iterator[None]:
     """Print warnings as single lines without the place in the code they come from."""
@@ -73,6 +85,8 @@ def warnings_as_notes() -> Iterator[None]:
         warnings.showwarning = shown
 
 
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, float16.", show_default="the checkpoint's")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out malformed records and pictures, and list them.")]
 Name = Annotated[str, typer.Argument(help="Catalogue name, folder or hub id.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for a script.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Set a store that is there aside and start anew.")]
@@ -167,9 +181,7 @@ class Questions:
     n: Annotated[int | None, typer.Option("--n", "-n", help="Questions per condition.", show_default="all")] = None
     seed: Annotated[int, typer.Option(help="Decides the draw of questions and distractors.")] = 0
     answer_prefix: AnswerPrefix = ""
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out malformed records and pictures, and list them.")
-    ] = False
+    skip_bad: SkipBad = False
 
     def job(self, model: str, loading: Loading, results: Path = RESULTS, **settings: Any) -> TraceJob:
         """The trace of these questions, which are read already; what is left out of them is told."""

@@ -30,6 +30,7 @@ from visualheads.cli.options import (
     load,
     out,
     say,
+    say_pairs,
     warnings_as_notes,
 )
 from visualheads.errors import HeadError, ParameterError, checked_whole, got
@@ -37,8 +38,6 @@ from visualheads.paths import RESULTS
 
 if TYPE_CHECKING:
     import xarray as xr
-
-    from visualheads.tracing.jobs import TraceJob
 
 
 @grouped
@@ -63,7 +62,7 @@ def trace(
     if job.skipped and not questions.skip_bad:
         err.print("Without --skip-bad, a run stops at the first of them.")
     if dry_run:
-        _tell_plan(job)
+        say_pairs(jobs.estimate(job))
         return
     with warnings_as_notes(), workers_of(scheduler, cluster) as workers:
         ds = jobs.run(job, scheduler=workers, fresh=fresh, progress=bar())
@@ -133,18 +132,6 @@ def workers_of(scheduler: str | None, cluster: Path | None) -> Any:
     from visualheads.tracing.cluster import from_yaml
 
     return closing(from_yaml(cluster))
-
-
-def _tell_plan(job: TraceJob) -> None:
-    """What a trace would do, without loading weights."""
-    from visualheads.tracing.jobs import estimate
-
-    table = Table(show_header=False)
-    table.add_column()
-    table.add_column(overflow="fold")
-    for name, value in estimate(job).items():
-        table.add_row(name, value)
-    out.print(table)
 
 
 def _rows(text: str | None) -> int | list[int] | None:

@@ -141,15 +141,7 @@ def check_folder(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{pipes[0]} in {folder} is no file but a pipe or a device; fetch or copy it again.")
     config = read_json(folder / "config.json")
     check_class(config, str(folder))
-    files = weight_files(folder)
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as opened:
-                opened.keys()
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{file.name} in {folder} is truncated or damaged ({error}); fetch or copy it again."
-            ) from error
+    weight_shapes(folder)
     return config
 
 
@@ -213,6 +205,24 @@ def weight_files(folder: Path) -> list[Path]:
             "safely and writes safetensors."
         )
     raise CheckpointError(f"{folder} has no *.safetensors; fetch the weights or name another folder.")
+
+
+def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every weight, from the headers of its files. Raises CheckpointError for damaged ones."""
+    found: dict[str, tuple[int, ...]] = {}
+    for file in weight_files(folder):
+        try:
+            with safe_open(file, framework="pt") as opened:
+                found |= {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise damaged(file, error) from error
+    return found
+
+
+def damaged(file: Path, error: Exception) -> CheckpointError:
+    """What is raised for a file of weights that cannot be read."""
+    told = str(error).strip().splitlines() or [type(error).__name__]
+    return CheckpointError(f"{file} is truncated or damaged ({told[0][:200]}); fetch or copy it again.")
 
 
 def _is_file_name(value: object) -> bool:

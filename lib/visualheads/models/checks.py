@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image, ImageOps
 from PIL.Image import Resampling
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from visualheads.errors import CheckpointError, MissingDependencyError, UnsupportedModelError, got
 from visualheads.models.attention_call import read, with_bias
-from visualheads.models.checkpoints import POSITIVE, Source, read_json, resolve, weight_files
+from visualheads.models.checkpoints import POSITIVE, Source, read_json, resolve, weight_shapes
 from visualheads.models.processors import readable
 from visualheads.models.wrapper import greedy
 from visualheads.tasks.sample import Sample
@@ -48,7 +47,7 @@ def check_headers(config: Any, folder: Path) -> None:
     CheckpointError
         Naming the field of the config.
     """
-    stored = _headers(folder)
+    stored = weight_shapes(folder)
     _check_layers(stored, config, folder)
     text = config.get_text_config()
     if getattr(config, "quantization_config", None):
@@ -111,21 +110,6 @@ def check_values(module: Any, where: str) -> None:
             raise CheckpointError(f"{name} in {where} holds NaN or infinite values; fetch or save the weights again.")
         if low == high == 0 and weight.ndim == 2 and name.endswith(".weight"):
             raise CheckpointError(f"{name} in {where} is all zeros; fetch or save the weights again.")
-
-
-def _headers(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every weight, from the headers of its files."""
-    found: dict[str, tuple[int, ...]] = {}
-    for file in weight_files(folder):
-        try:
-            with safe_open(file, framework="pt") as opened:
-                for name in opened.keys():  # noqa: SIM118 (no mapping)
-                    found[name] = tuple(opened.get_slice(name).get_shape())
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{file.name} in {folder} is truncated or damaged ({error}); fetch or copy it again."
-            ) from error
-    return found
 
 
 def _check_layers(stored: Mapping[str, Any], config: Any, folder: Path) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -51,40 +51,23 @@ def plan_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     return batches
 
 
-def prefetched(items: Sequence[Item], prepare: Callable[[Item], Ready]) -> Iterator[tuple[Item, Ready]]:
+def prefetched(items: Iterable[Item], prepare: Callable[[Item], Ready]) -> Iterator[tuple[Item, Ready]]:
     """Yield each item with `prepare(item)`, prepared up to AHEAD items in advance by a second thread.
 
     An exception in `prepare` is raised here, at its item. The thread ends with the iterator, also when it is abandoned.
     """
-    ready: queue.Queue[tuple[Item, Ready | None, BaseException | None]] = queue.Queue(maxsize=AHEAD)
-    stop = threading.Event()
-
-    def work() -> None:
-        for item in items:
-            try:
-                result = (item, prepare(item), None)
-            except BaseException as error:  # raised in the consuming thread
-                result = (item, None, error)
-            while not stop.is_set():
-                try:
-                    ready.put(result, timeout=0.1)
-                    break
-                except queue.Full:
-                    continue
-            if stop.is_set() or result[2] is not None:
-                return
-
-    worker = threading.Thread(target=work, name="prefetch", daemon=True)
-    worker.start()
+    waiting: deque[tuple[Item, Future[Ready]]] = deque()
+    worker = ThreadPoolExecutor(1, "prefetch")
     try:
-        for _ in items:
-            item, prepared, error = ready.get()
-            if error is not None:
-                raise error
-            yield item, prepared  # pyright: ignore[reportReturnType]
+        for item in items:
+            waiting.append((item, worker.submit(prepare, item)))
+            if len(waiting) > AHEAD:
+                first, ready = waiting.popleft()
+                yield first, ready.result()
+        for item, ready in waiting:
+            yield item, ready.result()
     finally:
-        stop.set()
-        worker.join()
+        worker.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True)

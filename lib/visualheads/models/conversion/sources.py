@@ -18,7 +18,7 @@ from tokenizers.models import BPE
 from torch import Tensor
 
 from visualheads.errors import CheckpointError, UnsupportedModelError, got
-from visualheads.models.checkpoints import read_json
+from visualheads.models.checkpoints import damaged, read_json
 
 TEXT_MODELS = {
     "LlavaLlamaForCausalLM": "llama",
@@ -147,7 +147,7 @@ def opened(file: Path) -> Iterator[tuple[str, Stored]]:
                     kind = DTYPES.get(part.get_dtype(), torch.int64)
                     yield name, Stored(tuple(part.get_shape()), kind, weights, name)
         except (SafetensorError, OSError) as error:
-            raise _damaged(file, error) from error
+            raise damaged(file, error) from error
         return
     for name, weight in _unpickled(file).items():
         if not isinstance(weight, Tensor):
@@ -170,17 +170,12 @@ def _unpickled(file: Path) -> dict[str, Any]:
                 f"{file} would run code when opened: it holds more than weights, and weights_only=False is never used; "
                 "save its state_dict anew, tensors only, or take another copy."
             ) from error
-        raise _damaged(file, error) from error
+        raise damaged(file, error) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        raise _damaged(file, error) from error
+        raise damaged(file, error) from error
     if not isinstance(weights, dict):
         raise CheckpointError(f"{file} holds a {type(weights).__name__}; a dictionary of names and tensors is needed.")
     return weights
-
-
-def _damaged(file: Path, error: Exception) -> CheckpointError:
-    told = str(error).strip().splitlines() or [type(error).__name__]
-    return CheckpointError(f"{file} is truncated or damaged ({told[0][:200]}); fetch or copy it again.")
 
 
 IMAGE = "<image>"
