@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from visualheads.models.token_map import TokenMap
+from visualheads.store import schema
 
 FORMAT = "visualheads.look"
 VERSION = 1
@@ -238,16 +239,16 @@ class Look:
         variables |= {name: (lead, values[None, None]) for name, values in self.measures.items()}
         layers, heads = self.attention.shape[1:3]
         coords: dict[str, Any] = {
-            "model": _texts([self.model["name"]]),
-            "sample": _texts([self.sample["id"]]),
+            "model": schema.text([self.model["name"]]),
+            "sample": schema.text([self.sample["id"]]),
             "query": [row.position for row in self.rows],
-            "query_label": ("query", _texts([row.label for row in self.rows])),
+            "query_label": ("query", schema.text([row.label for row in self.rows])),
             "layer": np.arange(layers),
             "head": np.arange(heads),
             "key": np.arange(len(self.image)),
             "is_image": ("key", self.image),
-            "token": ("key", _texts(self.token_texts)),
-            "question": ("sample", _texts([self.sample["question"]])),
+            "token": ("key", schema.text(self.token_texts)),
+            "question": ("sample", schema.text([self.sample["question"]])),
         }
         ds = xr.Dataset(variables, coords)
         ds["attention"].attrs.update(long_name="attention", units="1")
@@ -303,12 +304,6 @@ def _runs(marks: NDArray[np.bool_]) -> list[list[int]]:
     """The runs of True as [first, length]."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], marks.astype(np.int8), [0]])))
     return [[int(start), int(stop - start)] for start, stop in edges.reshape(-1, 2)]
-
-
-def _texts(values: list[str]) -> NDArray[np.object_]:
-    made = np.empty(len(values), dtype=object)
-    made[:] = values
-    return made
 
 
 DTYPES = {"u1": np.uint8, "u2": np.uint16, "i4": np.int32, "f2": np.float16, "f4": np.float32}

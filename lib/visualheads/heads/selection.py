@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from visualheads.errors import HeadError, ParameterError, checked, checked_whole, got, shown
 from visualheads.heads.ranking import HEAD_DIMS, K, head_count, rank, top_heads
-from visualheads.store.schema import depth_stages
+from visualheads.store.schema import depth_stages, text
 from visualheads.store.variables import STAGES
 
 if TYPE_CHECKING:
@@ -202,9 +202,7 @@ def head_sets(model: VisionLanguageModel, sets: Any) -> xr.DataArray:
             masks.append(head_mask(model, heads))
         except HeadError as error:
             raise HeadError(f"set {name!r}: {error}") from None
-    labels = np.empty(len(given), dtype=object)
-    labels[:] = list(given)
-    coords = {"set": labels, "layer": np.arange(layers), "head": np.arange(count)}
+    coords = {"set": text(given), "layer": np.arange(layers), "head": np.arange(count)}
     return xr.DataArray(np.stack(masks), dims=("set", "layer", "head"), coords=coords, name="heads").assign_coords(
         {name: ("set", values.values) for name, values in extra.items()}
     )

@@ -21,6 +21,7 @@ from visualheads.errors import HeadError, ParameterError, got
 from visualheads.heads.bootstrap import half_weights
 from visualheads.heads.ranking import FULL_SIZE
 from visualheads.heads.selection import depth_stage, select
+from visualheads.store.schema import text
 from visualheads.store.variables import STAGES
 
 COUNTS = (1, 2, 5, 10, 20, 50, 100)
@@ -137,11 +138,6 @@ def as_array(sets: Sequence[HeadSet]) -> xr.DataArray:
     names = [one.name for one in sets]
     if len(set(names)) < len(names):
         raise ParameterError("names of sets are not unique; give rankings different names.")
-
-    def text(values: Sequence[str]) -> NDArray[np.object_]:
-        array = np.empty(len(values), dtype=object)
-        array[:] = values
-        return array
 
     return xr.DataArray(
         np.stack([one.heads for one in sets]),

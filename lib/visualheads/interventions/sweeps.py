@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
 from visualheads.errors import BoxError, ModeError, StoreError, checked, checked_name, got
 from visualheads.heads.selection import head_sets
@@ -52,9 +51,9 @@ def sweep_coordinates(
         {
             **along,
             "heads": (HEADS, sets.transpose("set", "layer", "head").values[None]),
-            "mode": ("model", objects([intervention.mode])),
-            "positions": ("model", objects([intervention.positions])),
-            "provenance": ("model", objects([schema.provenance(identity, circumstance_of(model))])),
+            "mode": ("model", schema.text([intervention.mode])),
+            "positions": ("model", schema.text([intervention.positions])),
+            "provenance": ("model", schema.text([schema.provenance(identity, circumstance_of(model))])),
         }
     )
 
@@ -109,13 +108,6 @@ def samples_only(ds: xr.Dataset) -> xr.Dataset:
     """A traced dataset's coordinates of models and samples, without its variables."""
     bare = ds.drop_vars(list(ds.data_vars))
     return bare.drop_vars([name for name in bare.variables if not set(bare[name].dims) <= {"model", "sample"}])
-
-
-def objects(names: Sequence[str]) -> NDArray[np.object_]:
-    """Names as labels of a dimension."""
-    array = np.empty(len(names), dtype=object)
-    array[:] = list(names)
-    return array
 
 
 def boxes_of(samples: Sequence[Sample], box: Any) -> Mapping[str, Any]:

@@ -29,8 +29,9 @@ from visualheads.analysis.steering import targets
 from visualheads.heads.ranking import rank
 from visualheads.interventions import head_sets
 from visualheads.interventions.modes import AFTER_IMAGE
-from visualheads.interventions.sweeps import objects, samples_only, sweep
+from visualheads.interventions.sweeps import samples_only, sweep
 from visualheads.models.attention_call import OUTLIER_RATIO, find_sink_dimensions, sink_threshold
+from visualheads.store.schema import text
 from visualheads.studies import ablation
 from visualheads.tasks import task as benchmark
 from visualheads.tracing.measures import TokenSets, measure
@@ -84,9 +85,9 @@ def find(model: VisionLanguageModel, samples: Sequence[Sample], progress: Any = 
         whole.assign(_activations(states))
         .assign(_maps(model, samples, whole))
         .assign_coords(
-            part=objects(PARTS),
-            definition=("model", objects([definition])),
-            sink_dimensions=("model", objects([", ".join(map(str, dimensions))])),
+            part=text(PARTS),
+            definition=("model", text([definition])),
+            sink_dimensions=("model", text([", ".join(map(str, dimensions))])),
             outlier_dimension=_strongest(states),
         )
     )
@@ -339,7 +340,7 @@ def removal(
         for name in ("correct", "margin", "kl")
     }
     clean = first[["clean_correct", "clean_margin"]].drop_vars("mode").assign_coords(_of_sets(first))
-    labels = {"mode": objects(MODES), "tokens": objects(list(groups))}
+    labels = {"mode": text(MODES), "tokens": text(list(groups))}
     return clean.assign(changed).assign_coords(labels)
 
 

@@ -32,7 +32,8 @@ from visualheads.errors import HeadError, ParameterError, SampleError, got
 from visualheads.heads.ranking import rank, top_heads
 from visualheads.interventions import head_sets
 from visualheads.interventions.modes import AFTER_IMAGE, ALL
-from visualheads.interventions.sweeps import objects, samples_only, sweep
+from visualheads.interventions.sweeps import samples_only, sweep
+from visualheads.store.schema import text
 from visualheads.studies import ablation
 from visualheads.tasks import task as benchmark
 from visualheads.tasks.records import free_form
@@ -139,10 +140,10 @@ def ground(
         hit=(dims, hit), iou=(dims, overlap), box=((*dims, "edge"), boxes),
         map=(("model", "ranking", "sample", "grid_row", "grid_column"), added),
     ).assign({name: (("model", "sample"), values) for name, values in baselines.items()}).assign_coords(
-        ranking=objects(list(best)),
-        rule=objects(list(rules)),
+        ranking=text(list(best)),
+        rule=text(list(rules)),
         heads_used=np.arange(1, used + 1),
-        edge=objects(EDGES),
+        edge=text(EDGES),
         selected_layer=(along, pairs[..., 0]),
         selected_head=(along, pairs[..., 1]),
     )  # fmt: skip
@@ -327,8 +328,8 @@ def steering(
         swept = bias_curve(
             model, found, sets_of(traces, size), size.biases, "steer", size.positions, box=boxes, progress=progress
         )
-        names = objects([f"{ask}, {marked}: {name}" for name in swept["sample"].values])
-        label = objects([f"{ask}, {marked}"] * len(found))
+        names = text([f"{ask}, {marked}: {name}" for name in swept["sample"].values])
+        label = text([f"{ask}, {marked}"] * len(found))
         parts.append(_slim(swept).assign_coords(sample=names, condition=("sample", label)))
     settings: Any = {"data_vars": "minimal", "coords": "minimal", "compat": "override", "join": "override"}
     return xr.concat(parts, "sample", **settings)
