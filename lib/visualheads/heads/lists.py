@@ -14,7 +14,6 @@ Of these the listed heads score 1, all others 0.
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
 import os
@@ -24,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 import yaml
 
@@ -87,7 +87,7 @@ def export_scores(ranking: xr.DataArray, path: str | os.PathLike[str]) -> Path:
     scores, model = _entries(ranking)
     by = str(ranking.name or "")
     if path.suffix.lower() == ".csv":
-        text = _csv(scores)
+        text = pd.DataFrame(scores, columns=list(COLUMNS)).to_csv(index=False, lineterminator="\n")
     else:
         record = {
             "format": FORMAT,
@@ -195,16 +195,6 @@ def _entries(ranking: xr.DataArray) -> tuple[list[HeadScore], str]:
     table = table[np.isfinite(table["estimate"])].sort_values("estimate", ascending=False, kind="stable")
     rows = zip(table.index, table.to_numpy().tolist(), strict=True)
     return [HeadScore(int(layer), int(head), *bounds, model=model) for (layer, head), bounds in rows], model
-
-
-def _csv(scores: Sequence[HeadScore]) -> str:
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for entry in scores:
-        bounds = ["" if math.isnan(bound) else repr(bound) for bound in (entry.lower, entry.upper)]
-        writer.writerow([entry.model, entry.layer, entry.head, repr(entry.score), *bounds])
-    return file.getvalue()
 
 
 def _record(entry: HeadScore) -> dict[str, float]:
