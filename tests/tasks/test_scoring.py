@@ -109,26 +109,26 @@ def test_pope_scores_by_hand() -> None:
     answers = ["Yes", "Yes", "Yes", "No", "No"]
     said = ["Yes", "Yes", "No", "Yes", "No"]
     scores = scoring.pope_scores(answers, said)
-    assert scores == scoring.PopeScores(accuracy=0.6, precision=2 / 3, recall=2 / 3, f1=2 / 3, yes_rate=0.6)
+    assert scores == {"accuracy": 0.6, "precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3, "yes_rate": 0.6}
 
 
 def test_pope_scores_without_denominator_are_missing() -> None:
     never = scoring.pope_scores(["No", "No"], ["No", "No"])
-    assert never.accuracy == 1.0
-    assert never.yes_rate == 0.0
-    assert all(math.isnan(value) for value in (never.precision, never.recall, never.f1))
-    assert math.isnan(scoring.pope_scores([], []).accuracy)
+    assert never["accuracy"] == 1.0
+    assert never["yes_rate"] == 0.0
+    assert all(math.isnan(value) for value in (never["precision"], never["recall"], never["f1"]))
+    assert math.isnan(scoring.pope_scores([], [])["accuracy"])
 
 
 @given(st.lists(st.tuples(st.sampled_from(["Yes", "No"]), st.sampled_from(["Yes", "No"])), min_size=1))
 def test_pope_scores_stay_in_range_and_f1_lies_between(pairs: list[tuple[str, str]]) -> None:
     scores = scoring.pope_scores([truth for truth, _ in pairs], [said for _, said in pairs])
-    values = (scores.accuracy, scores.precision, scores.recall, scores.f1, scores.yes_rate)
+    values = scores.values()
     assert all(math.isnan(value) or 0 <= value <= 1 for value in values)
     if not any(math.isnan(value) for value in values):
-        lower, upper = sorted((scores.precision, scores.recall))
-        assert lower - 1e-12 <= scores.f1 <= upper + 1e-12
-        assert lower * upper == 0 or scores.f1 == pytest.approx(2 * lower * upper / (lower + upper))
+        lower, upper = sorted((scores["precision"], scores["recall"]))
+        assert lower - 1e-12 <= scores["f1"] <= upper + 1e-12
+        assert lower * upper == 0 or scores["f1"] == pytest.approx(2 * lower * upper / (lower + upper))
 
 
 def test_circular_wants_every_round() -> None:

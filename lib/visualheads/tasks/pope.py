@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -79,7 +79,7 @@ class Pope(Benchmark):
 
     def score(self, samples: Sequence[Sample], predictions: Sequence[str]) -> dict[str, float]:
         """Accuracy, precision, recall, F1 and yes-rate; “yes” is the positive class."""
-        return asdict(scoring.pope_scores([sample.answer for sample in samples], predictions))
+        return scoring.pope_scores([sample.answer for sample in samples], predictions)
 
 
 def _question(record: Record, edition: str, condition: str) -> Question:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,19 +72,10 @@ def accuracy(samples: Sequence[Sample], predictions: Sequence[str]) -> float:
     return sum(known) / len(known) if known else math.nan
 
 
-@dataclass(frozen=True)
-class PopeScores:
-    """POPE's five figures, 0…1; “yes” is the positive class. NaN where a denominator is zero."""
-
-    accuracy: float
-    precision: float
-    recall: float
-    f1: float
-    yes_rate: float
-
-
 def pope_parts(answers: Sequence[str], predictions: Sequence[str]) -> dict[str, tuple[Counts, Counts]]:
     """Return POPE's figures by name as (above, below), two arrays (sample): a figure is Σ above / Σ below.
+
+    “Yes” is the positive class.
 
     Parameters
     ----------
@@ -115,10 +105,10 @@ def pope_parts(answers: Sequence[str], predictions: Sequence[str]) -> dict[str, 
     }
 
 
-def pope_scores(answers: Sequence[str], predictions: Sequence[str]) -> PopeScores:
-    """Return POPE's figures; see `pope_parts`."""
+def pope_scores(answers: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
+    """Return POPE's five figures, 0…1, by name; NaN where a denominator is zero. See `pope_parts`."""
     parts = pope_parts(answers, predictions)
-    return PopeScores(**{name: _share(int(above.sum()), int(below.sum())) for name, (above, below) in parts.items()})
+    return {name: _share(int(above.sum()), int(below.sum())) for name, (above, below) in parts.items()}
 
 
 def in_every_round(
