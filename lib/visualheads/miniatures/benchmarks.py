@@ -19,24 +19,11 @@ from typing import Any
 
 from PIL import Image
 
-from visualheads.miniatures import questions
+from visualheads.miniatures import questions, world
 from visualheads.miniatures.language import PLACES, RELATIONS
 from visualheads.miniatures.listings import distort, draw_shape, of_scene
 from visualheads.miniatures.questions import FEW_NUMBERS, YES_NO, Question
-from visualheads.miniatures.world import (
-    ADJECTIVES,
-    CATEGORY,
-    CLASSES,
-    COLOURS,
-    DISTORTIONS,
-    NONE,
-    PLURAL,
-    QUALITIES,
-    Scene,
-    draw_scene,
-    render,
-    save_jpeg,
-)
+from visualheads.miniatures.world import CATEGORY, CLASSES, DISTORTIONS, Scene, draw_scene, render, save_jpeg
 
 POPE_PICTURES, MMBENCH_ITEMS, SEEDBENCH_ITEMS, QBENCH_ITEMS = 75, 200, 200, 200
 JPEG = 85  # smaller files than LookTwice's; training sees 80 to 95
@@ -47,7 +34,7 @@ NAMES = {"pope": "POPE", "mmbench": "MMBench", "seedbench": "SEED-Bench", "qbenc
 TURNS: dict[str, Sequence[str] | None] = {
     "which": None,
     "number": FEW_NUMBERS,
-    "colour": tuple(COLOURS),
+    "colour": tuple(world.COLOURS),
     "location": PLACES,
     "relation": RELATIONS,
 }
@@ -256,18 +243,18 @@ def qbench_item(index: int, kind: str) -> Item:
     """
     group = index // len(QBENCH_KINDS)
     if kind == "distortion":
-        quality = QUALITIES[(2 * group + index % len(QBENCH_KINDS) // 2) % len(QUALITIES)]
+        quality = world.QUALITIES[(2 * group + index % len(QBENCH_KINDS) // 2) % len(world.QUALITIES)]
         return draw_low_level(index, kind, quality, quality, group)
     about = DISTORTIONS[group // 2 % len(DISTORTIONS)]
     bad = group % 2 == 0
     # Where the answer is no or good, half of the pictures have another distortion, so that the question matters.
-    others = (NONE, *[other for other in DISTORTIONS if other != about])
+    others = (world.NONE, *[other for other in DISTORTIONS if other != about])
     quality = about if bad else others[group // 8 % len(others)]
     return draw_low_level(index, kind, quality, _low_level_answer(kind, about, bad), group)
 
 
 def _low_level_answer(kind: str, about: str, bad: bool) -> str:
-    return YES_NO[not bad] if kind == "quality" else ADJECTIVES[about][not bad]
+    return YES_NO[not bad] if kind == "quality" else world.ADJECTIVES[about][not bad]
 
 
 def draw_low_level(index: int, kind: str, quality: str, answer: str, turn: int) -> Item:
@@ -324,7 +311,7 @@ def record(scene: Scene, name: str, image_id: int) -> dict[str, Any]:
     left, top, right, bottom = rng.choice([item.box for item in scene.objects if item.name == name])
     return {
         "Img_id": image_id,
-        "Obj_question": f"How many {PLURAL[name]} are there?",
+        "Obj_question": f"How many {world.PLURAL[name]} are there?",
         "Super_question": f"How many of these {CATEGORY[name]} are there?",
         "General_question": "How many of these are there?",
         "Ans": scene.count(name),
