@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -137,6 +138,12 @@ def cards() -> dict[str, Card]:
     """All cards by name, in the catalogue's order."""
     entries = [Card(**entry) for entry in yaml.safe_load(CATALOGUE.read_text(encoding="utf-8"))]
     return {card.name: card for card in entries}
+
+
+def catalogue_order(names: Iterable[str]) -> list[str]:
+    """The names in the catalogue's order, and others behind them by name."""
+    place = {name: index for index, name in enumerate(cards())}
+    return sorted(names, key=lambda name: (place.get(name, len(place)), name))
 
 
 def card_at(folder: str | os.PathLike[str]) -> Card | None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from visualheads.analysis.lineage import RECORD, training_record
 from visualheads.analysis.subset import models_of
-from visualheads.cards import cards, data_folder
+from visualheads.cards import catalogue_order, data_folder
 from visualheads.errors import ParameterError, got
 from visualheads.heads.agreement import spearman, spearman_brown, split_half, without_layer_means
 from visualheads.heads.bootstrap import (
@@ -320,10 +320,8 @@ def training_records() -> dict[str, dict[str, Any]]:
     dict of str to dict
         By model, in the catalogue's order, then by name.
     """
-    place = {name: index for index, name in enumerate(cards())}
     names = [path.parent.name for path in (data_folder() / "miniatures").glob(f"*/{RECORD}")]
-    names.sort(key=lambda name: (place.get(name, len(place)), name))
-    found = {name: training_record(name) for name in names}
+    found = {name: training_record(name) for name in catalogue_order(names)}
     return {name: record for name, record in found.items() if record.get("stages")}
 
 

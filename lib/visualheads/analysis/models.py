@@ -14,7 +14,7 @@ import xarray as xr
 from visualheads.analysis.benchmarks import head_means
 from visualheads.analysis.lineage import descent, training_record, without_variants
 from visualheads.analysis.subset import models_of, subset
-from visualheads.cards import DEFAULT_MODEL, Card, cards, data_folder, is_available, miniature_folder
+from visualheads.cards import DEFAULT_MODEL, Card, cards, catalogue_order, data_folder, is_available, miniature_folder
 from visualheads.errors import ParameterError
 from visualheads.heads.nulls import above_null
 from visualheads.heads.patterns import QUERY
@@ -76,8 +76,7 @@ def traced(
     """
     ds = open_results(results, models=models, variables=(*measures, *ANSWERS), lazy=False)
     names = [str(name) for name in ds["model"].values]
-    place = {name: index for index, name in enumerate(cards())}
-    wanted = sorted(names, key=lambda name: (place.get(name, len(place)), name)) if models is None else list(models)
+    wanted = catalogue_order(names) if models is None else list(models)
     chosen = [names.index(name) for name in wanted if name in names]
     if not chosen:
         raise ParameterError(f"none of {', '.join(wanted)} is in {results}; there are: {', '.join(names)}.")
@@ -304,8 +303,7 @@ def miniatures() -> list[str]:
     """
     folders = sorted((data_folder() / "miniatures").glob("*/config.json"))
     found = [path.parent.name for path in folders if "vision_config" in json.loads(path.read_text(encoding="utf-8"))]
-    place = {name: index for index, name in enumerate(cards())}
-    return sorted(found, key=lambda name: (place.get(name, len(place)), name))
+    return catalogue_order(found)
 
 
 def text_models() -> list[str]:
