@@ -259,3 +259,18 @@ def test_what_intervals_are_held_against_lies_on_their_axis() -> None:
     chart = charts.intervals(table.assign(ceiling=[0.9, np.nan]), "pair", "w", title="t", rule="ceiling")
     [panel] = display.spec_of(chart)["hconcat"]
     assert panel["layer"][0]["encoding"]["x"]["scale"]["domain"] == [0.1, 0.9]
+
+
+def test_other_choices_stand_beside_what_decides() -> None:
+    verdicts = pd.DataFrame(
+        {"by_interval": ["supported", "undecided"], "estimate": 0.3, "lower": 0.2, "upper": 0.4},
+        index=pd.Index([1, 2], name="number"),
+    )
+    other = {"number": 2, "choice": "row", "option": "first_generated", "verdict": "supported", "same": False}
+    spec = display.spec_of(
+        charts.robustness(pd.DataFrame([{**other, **dict.fromkeys(("estimate", "lower", "upper"), 0)}]), verdicts)
+    )
+    [drawn] = spec["datasets"].values()
+    assert [(row["claim"], row["label"], row["verdict"]) for row in drawn] == [
+        ("claim 2", "as judged", "undecided"), ("claim 2", "row: first generated", "supported"),
+    ]  # fmt: skip

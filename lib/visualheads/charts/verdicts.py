@@ -91,25 +91,26 @@ def verdicts(table: pd.DataFrame) -> Any:
     return finished(chart, f"The verdicts on {len(records)} claims: {counted}. {each}.")
 
 
-def robustness(table: pd.DataFrame) -> Any:
-    """What the intervals would say of each claim after one other choice: one dot per claim and choice.
+def robustness(table: pd.DataFrame, verdicts: pd.DataFrame) -> Any:
+    """What the intervals say of each claim, and would say after one other choice: one dot per claim and choice.
 
     Parameters
     ----------
     table : pandas.DataFrame
         A result of `claims.robustness`.
+    verdicts : pandas.DataFrame
+        A result of `claims.verdict_table` on the same claims.
 
     Returns
     -------
     AnyChart
         The chart with its alternative text.
     """
-    told = table.assign(
-        claim=table["number"].map("claim {}".format),
-        label=[
-            f"{one}: {other}" if other else one for one, other in zip(table["choice"], table["option"], strict=True)
-        ],
-    )
+    own = verdicts.loc[table["number"].unique(), ["by_interval", "estimate", "lower", "upper"]].reset_index()
+    own = own.rename(columns={"by_interval": "verdict"}).assign(choice="as judged", option="")
+    told = pd.concat([own, table])
+    labels = [f"{one}: {other}" if other else one for one, other in zip(told["choice"], told["option"], strict=True)]
+    told = told.assign(claim=told["number"].map("claim {}".format), label=[label.replace("_", " ") for label in labels])
     named = told[["claim", "label", "verdict", "estimate", "lower", "upper"]]
     base = alt.Chart(rows(named.to_dict("records")), width=alt.Step(16), height=alt.Step(22)).encode(
         x=alt.X(

@@ -387,5 +387,5 @@ def in_unit(unit: str, estimate: float, lower: float, upper: float) -> str:
     if not np.isfinite(estimate):
         return ""
     scale, digits, words = UNITS[unit]
-    told = (f"{scale * value:z.{digits}f}" for value in (estimate, lower, upper))
+    told = (f"{scale * value:z.{digits}f}".replace("-", "\N{MINUS SIGN}") for value in (estimate, lower, upper))
     return "{} ({} to {})".format(*told) + words

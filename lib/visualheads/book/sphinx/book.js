@@ -39,7 +39,13 @@
   const holds = (box) => !box || box.scrollWidth <= box.clientWidth + 1;
   const fits = (table) => holds(table) && holds(table.closest(".table-scroll"));
   function name(table) {
-    const columns = [...table.querySelectorAll("thead tr:last-child th")].map((one) => one.textContent.trim());
+    const heads = [...table.querySelectorAll("thead tr:last-child th")];
+    const columns = heads.map((one) => one.textContent.trim());
+    heads.forEach((one, place) => {
+      const cells = [...table.querySelectorAll(`tbody tr > :nth-child(${place + 1})`)];
+      const words = cells.every((cell) => /^$|^[^\d−–]/.test(cell.textContent.trim()));
+      for (const cell of words ? [one, ...cells] : []) cell.classList.add("words");
+    });
     for (const row of table.querySelectorAll("tbody tr")) {
       [...row.children].forEach((cell, place) => (cell.dataset.column = columns[place] || ""));
     }
