@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from helpers.datasets import samples_of, traced_dataset
 from visualheads.errors import ParameterError, SchemaError
 from visualheads.store import schema
-from visualheads.store.variables import HEAD_DIMS, VARIABLES
+from visualheads.store.variables import HEAD_DIMS, STAGES, VARIABLES
 
 
 def changed(name: str, value: object, **where: object) -> Callable[[xr.Dataset], xr.Dataset]:
@@ -194,7 +194,7 @@ def test_stages(layers: int, early: int, middle: int) -> None:
 @given(st.integers(1, 200))
 def test_stages_come_in_order_and_depth_spans_0_to_1(layers: int) -> None:
     stages, depth = schema.depth_stages(layers)
-    rank = [schema.STAGES.index(stage) for stage in stages]
+    rank = [STAGES.index(stage) for stage in stages]
     assert rank == sorted(rank)
     assert depth[0] == 0 and depth[-1] == (1 if layers > 1 else 0)
     assert (np.diff(depth) > 0).all()

@@ -29,6 +29,7 @@ from visualheads.store import write as store
 from visualheads.store.combine import open_results
 from visualheads.store.read import open_asked, open_store
 from visualheads.store.upkeep import verify
+from visualheads.store.variables import TRACED, VARIABLES
 
 
 @pytest.fixture
@@ -48,8 +49,8 @@ def test_a_filled_store_gives_back_what_was_written(ds: xr.Dataset, path: Path) 
     fill(path, ds, plan)
     assert store.pending(path) == []
     opened = open_store(path)
-    assert all(opened[name].chunks for name in schema.TRACED if name != "prediction"), "variables are lazy"
-    for name in schema.TRACED:
+    assert all(opened[name].chunks for name in TRACED if name != "prediction"), "variables are lazy"
+    for name in TRACED:
         xr.testing.assert_equal(opened[name].compute().reset_coords(drop=True), ds[name].reset_coords(drop=True))
         assert opened[name].attrs == ds[name].attrs
         assert opened[name].dtype == ds[name].dtype
@@ -113,7 +114,7 @@ def with_maps(ds: xr.Dataset, heads: list[tuple[int, int]]) -> tuple[xr.Dataset,
     maps = np.broadcast_to(
         np.moveaxis(weights, 1, 3)[..., None, None] / 6, (*weights.shape[:1], 12, 2, len(heads), *GRID)
     )
-    dims = schema.VARIABLES["maps"].dims
+    dims = VARIABLES["maps"].dims
     return named.drop_vars(list(named.data_vars)), named.assign(maps=(dims, maps.astype("float32")))
 
 
@@ -290,7 +291,7 @@ def test_missing_samples_are_added_and_nothing_is_measured_twice(ds: xr.Dataset,
     for index, missing in todo.items():
         store.write_shard(path, index, part_of(ds.sel(sample=missing), plan, slice(None)))
     opened = open_store(path)
-    for name in schema.TRACED:
+    for name in TRACED:
         assert np.array_equal(opened[name].values, ds[name].values, equal_nan=ds[name].dtype.kind == "f"), name
     assert opened["mean_map_count"].values.tolist() == [[6, 6]]
     mean = ds["image_weight"].groupby("condition").mean() / 6
@@ -480,7 +481,7 @@ def test_an_end_between_any_two_writes_loses_the_shard_in_hand_only(
 
     plan = plan_for(ds)
     write = files.write_file
-    writes = len(schema.TRACED) + 2 + 1 + 1  # two conditions have a chunk each; then come the record and the mark
+    writes = len(TRACED) + 2 + 1 + 1  # two conditions have a chunk each; then come the record and the mark
     for allowed in (0, 9, writes - 2, writes):
         path = tmp_path / f"{allowed}.zarr"
         store.create(path, plan)
@@ -553,7 +554,7 @@ def test_a_killed_run_is_resumed_where_it_was(path: Path) -> None:
     store.create(path, plan)
     fill(path, ds, plan)
     opened = open_store(path)
-    for name in schema.TRACED:
+    for name in TRACED:
         assert np.array_equal(opened[name].values, ds[name].values, equal_nan=ds[name].dtype.kind == "f")
 
 
@@ -631,7 +632,7 @@ def test_round_trip(
     order.shuffle(shards)  # type: ignore[attr-defined]
     fill(path, ds, plan, shards)
     opened = open_store(path).load()
-    for name in schema.TRACED:
+    for name in TRACED:
         assert np.array_equal(opened[name].values, ds[name].values, equal_nan=ds[name].dtype.kind == "f"), name
     schema.assert_valid(opened)
 

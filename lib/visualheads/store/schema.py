@@ -27,30 +27,11 @@ from visualheads.store.variables import (
     SAMPLE_COORDINATES,
     SELECTED_COORDINATES,
     STAGES,
-    TRACED,
     VARIABLES,
-    Variable,
 )
 
 if TYPE_CHECKING:
     from visualheads.tasks.sample import Sample
-
-__all__ = [
-    "QUERIES",
-    "STAGES",
-    "TRACED",
-    "VARIABLES",
-    "MapGroup",
-    "Variable",
-    "assert_valid",
-    "coordinates",
-    "depth_stages",
-    "describe",
-    "map_group",
-    "map_groups",
-    "provenance",
-    "violations",
-]
 
 PAPER_STAGES = {32: (10, 20), 40: (13, 27)}
 """First layer of the middle and of the late stage, read off the authors' released code (layers → bounds)."""

@@ -21,6 +21,7 @@ from visualheads.models.progress import Wish, progress_bar
 from visualheads.models.token_map import TokenMap
 from visualheads.models.wrapper import decoded
 from visualheads.store import read, schema, write
+from visualheads.store.variables import QUERIES
 from visualheads.tasks import scoring
 from visualheads.tracing.forward import LAST_PROMPT, Outcome, Rows, plan_batches, prefetched, run
 from visualheads.tracing.measures import MEASURES, TokenSets, measure, resampled, whole_picture_maps
@@ -342,9 +343,7 @@ def prepare_store(
 
     Returns the tracer of its shards. Raises IdentityMismatch for a store of another run, and what `trace` raises.
     """
-    settings = settings_of(
-        model, samples, schema.QUERIES, asked.keep, asked.heads, asked.batch_tokens, asked.max_new_tokens
-    )
+    settings = settings_of(model, samples, QUERIES, asked.keep, asked.heads, asked.batch_tokens, asked.max_new_tokens)
     plan = write.StorePlan(
         coordinates_of(model, samples, settings, asked.seed, asked.task_files),
         identity=identity_of(model, settings, asked.seed, asked.task_files),
