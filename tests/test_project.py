@@ -41,7 +41,7 @@ SIZES = (
     ("", "", 80e6),
     ("data/miniatures", ".safetensors", 38e6),
     ("data/scenes", "", 8e6),
-    ("data/full", "", 8.2e6),
+    ("data/full", "", 8e6),
     ("data/smol", "", 20e6),
 )
 """(folder, ending, bytes): what files may have together, so that a clone is quick and a small machine takes it."""

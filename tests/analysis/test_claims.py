@@ -91,9 +91,8 @@ def sunk(share: float, noise: float = 0.02) -> Evidence:
     """Sinks make this share of what sets heads apart in concentration."""
     ds = world({"a": Planted(sinks=share, noise=noise)})
     bare = ds["concentration_no_sink"] + np.random.default_rng(3).normal(0, noise, ds["concentration_no_sink"].shape)
-    return Evidence(
-        sinks={"a": ds.assign(concentration_no_sink=bare).assign_coords(definition=("model", ["massive activations"]))}
-    )
+    told = ds.assign(concentration_no_sink=bare).assign_coords(definition=("model", ["massive activations"]))
+    return Evidence(sinks={"a": told.expand_dims(query=["last_prompt", "first_generated"])})
 
 
 LLMS = ("A", "B", "C", "D", "E")

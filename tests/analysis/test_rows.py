@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import xarray as xr
 
 from helpers.planted import HEADS, LAYERS, Planted, always, effects_of, lists_of, pattern, world
-from visualheads.analysis import rows
+from visualheads.analysis import rows, three_moments
 from visualheads.analysis.claims.rules import Evidence
 
 SIX = ("plain-general", "plain-object", "plain-super", "visual-general", "visual-object", "visual-super")
@@ -39,7 +41,7 @@ def evidence(before: dict[str, Planted], after: dict[str, Planted], more: Eviden
         told[place] = ds.assign(fixed)
     traces = xr.concat(told, "query", data_vars="minimal", coords="minimal", compat="override")
     more = more or Evidence()
-    return Evidence(traces, more.null, more.effects, text=more.text, grown_from=more.grown_from)
+    return replace(more, traces=traces)
 
 
 def one(weight=None, **told) -> dict[str, Planted]:
@@ -53,6 +55,29 @@ def kin(own: bool) -> dict[str, Planted]:
         name: Planted(always(pattern(30 + place // 2 if own else 40 + place)), llm=name[0])
         for place, name in enumerate(("A1", "A2", "B1", "B2"))
     }
+
+
+MARKED = xr.Dataset(
+    {
+        name: (("model", "query", "layer", "head", "sample"), np.reshape(values, (1, 2, 1, 1, 1)))
+        for name, values in {"concentration_random": (0.6, 0.6), "concentration_no_sink": (0.4, 0.7)}.items()
+    },
+    {"query": [rows.BEFORE, rows.AFTER]},
+)  # fmt: skip
+
+
+def moments() -> xr.Dataset:
+    """Heads that look at asked objects before any picture, and in the answer's row none that do."""
+    look = np.where(np.arange(HEADS) < 1, 2.0, 0.0) * np.ones((LAYERS, 1))
+    noise = np.random.default_rng(7).normal(0, 0.1, (3, 2, LAYERS, HEADS, 12))
+    names = [three_moments.TEXT, three_moments.FROZEN, three_moments.TUNED]
+    asked = noise + np.array([1.0, 0.0])[:, None, None, None] * look[..., None]
+    asked[2, 1] = -noise[0, 1] + look[::-1, ::-1, None]
+    dims = ("model", "query", "layer", "head", "sample")
+    return xr.Dataset(
+        {"asked_lift": (dims, asked), "unasked_lift": (dims, 0 * asked)},
+        {"model": names, "query": [rows.BEFORE, rows.AFTER], "image_id": ("sample", [str(n) for n in range(12)])},
+    )
 
 
 WHOLE, LISTS = effects_of(pattern()), lists_of(pattern() / 2, pattern(9))
@@ -77,6 +102,10 @@ CASES = [
      "correlation of weight with the whole effect", 1.0, None),
     ("emergence", evidence(one(), one(1 - pattern()), Evidence(text={"t": LISTS}, grown_from={"m": "t"})),
      "correlation of reading asked words and looking at asked objects", 1.0, -1.0),
+    ("sinks", evidence(one(), one(), Evidence(sinks={"m": MARKED})),
+     "concentration that goes with the marked tokens", 0.2, -0.1),
+    ("three_moments", evidence(one(), one(), Evidence(moments=moments())),
+     f"looking of chosen heads beyond others, at least: {three_moments.TEXT}", 2.0, None),
 ]  # fmt: skip
 
 

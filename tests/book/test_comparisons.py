@@ -92,11 +92,11 @@ def test_white_pictures_have_a_store_of_their_own() -> None:
 
 def test_pages_with_nothing_to_show_any_more_leave_the_book(tmp_path: Path) -> None:
     kept, gone = (tmp_path / catalogue.RESULTS / f"{slug}.ipynb" for slug in ("models", "families"))
-    other = tmp_path / catalogue.RESULTS / "cost.ipynb"
+    other = tmp_path / catalogue.RESULTS / "of-another.ipynb"
     for path in (kept, gone, other):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")
-    page = catalogue.cost_page(tmp_path)
+    page = catalogue.model_page(tmp_path, "mini-1.5-7B")
     catalogue.remove_outdated(tmp_path, [replace(page, output=kept.resolve())])
     assert kept.is_file() and other.is_file() and not gone.exists()
 

@@ -38,6 +38,7 @@ def test_it_is_measured_once_and_kept(tmp_path, monkeypatch):
     first = cost.kept_cost(file, kind="llava", runs=3)
     again = cost.kept_cost(file, kind="llava", runs=3)
     pd.testing.assert_frame_equal(first, again)
+    assert first.attrs == again.attrs and "torch" in again.attrs["machine"], "where it was measured is kept too"
     pd.testing.assert_frame_equal(first, cost.kept_cost(file, kind="llava", runs=2))
     assert len(calls) == 1, "more runs than were asked for serve as well"
     cost.kept_cost(file, kind="llava", runs=4)

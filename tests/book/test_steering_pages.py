@@ -31,6 +31,7 @@ from visualheads.studies import sinks as sink_finding
 from visualheads.studies import sinks as sink_study
 from visualheads.studies import steering as steered
 from visualheads.studies.steering import candidates, ground
+from visualheads.tracing.trace import trace
 
 ROOT = Path(__file__).resolve().parents[2]
 QUIET = {"progress": False, "max_new_tokens": 1}
@@ -179,6 +180,11 @@ def test_the_background_that_draws_most_stands_for_sinks() -> None:
     assert one.drawn.values[marked] == pytest.approx(one.drawn.values[~inside].max())
     assert one.drawn.mean().item() == pytest.approx(1, abs=1e-4), "even shares are 1"
     assert bool((found.sink_share >= 0).all()) and bool((found.concentration_no_sink <= 1).all())
+    assert found.sink_share.dims == ("model", "query", "layer", "head", "sample")
+    told = trace(model, asked, query=found["query"].values.tolist(), progress=False)
+    np.testing.assert_allclose(
+        found["concentration"], told["concentration"].transpose(*found.sink_share.dims), atol=1e-6
+    )
     size = sink_study.Size(questions=2, seeds=1)
     removed = sink_study.removal(model, asked, found, sink_model_traces(model), size)
     assert removed["kl"].dims == ("model", "mode", "tokens", "set", "sample")

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from visualheads.analysis import benchmarks, emergence, lineage, models
+from visualheads.analysis import benchmarks, emergence, lineage, models, three_moments
 from visualheads.analysis.claims.rules import MAIN_TASK, Evidence, has
 from visualheads.analysis.rankings_vs_effects import in_format
 from visualheads.analysis.subset import models_of, subset
@@ -76,11 +76,14 @@ def both_rows(evidence: Evidence, pages: Sequence[str] = ()) -> pd.DataFrame:
 
 def _in_row(evidence: Evidence, row: str) -> Evidence:
     """The evidence as if this row alone had been traced: whatever is asked of it reads that row."""
-    traces, null = (
-        ds if ds is None or "query" not in ds.dims else ds.sel(query=row, drop=True)
-        for ds in (evidence.traces, evidence.null)
+
+    def read(ds: xr.Dataset | None) -> xr.Dataset | None:
+        return ds if ds is None or "query" not in ds.dims else ds.sel(query=row, drop=True)
+
+    sinks = {name: read(ds) for name, ds in evidence.sinks.items()}
+    return replace(
+        evidence, traces=read(evidence.traces), null=read(evidence.null), sinks=sinks, moments=read(evidence.moments)
     )
-    return replace(evidence, traces=traces, null=null)
 
 
 def _main(evidence: Evidence) -> dict[str, xr.Dataset]:
@@ -214,6 +217,22 @@ def _emergence(evidence: Evidence, _decided: Evidence) -> Figures:
     return {"correlation of reading asked words and looking at asked objects": _mean(related)}
 
 
+def _sinks(evidence: Evidence, _decided: Evidence) -> Figures:
+    """Beyond what is lost without as many other tokens: the marked ones are few."""
+    names = ("concentration_random", "concentration_no_sink")
+    lost = [float((ds[names[0]] - ds[names[1]]).mean()) for ds in evidence.sinks.values() if {*names} <= set(ds)]
+    return {"concentration that goes with the marked tokens": _mean(lost)}
+
+
+def _three_moments(evidence: Evidence, _decided: Evidence) -> Figures:
+    """The lower ends of the intervals that the chapter's answers lie by, heads chosen in the row itself."""
+    if evidence.moments is None:
+        return {}
+    told = three_moments.before_they_saw(evidence.moments, three_moments.TUNED).set_index("moment")["lower"]
+    names = (three_moments.TEXT, three_moments.FROZEN, three_moments.TUNED)
+    return {f"looking of chosen heads beyond others, at least: {name}": float(told[name]) for name in names}
+
+
 PAGES: dict[str, Callable[[Evidence, Evidence], Figures]] = {
     "chance": _chance,
     "visual_heads": _visual_heads,
@@ -224,6 +243,8 @@ PAGES: dict[str, Callable[[Evidence, Evidence], Figures]] = {
     "tasks": _tasks,
     "rankings": _rankings,
     "emergence": _emergence,
+    "sinks": _sinks,
+    "three_moments": _three_moments,
 }
 """Chapters by their page, and what reads their figures of evidence of one row, beside that of the row that decides."""
 

@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from visualheads.analysis.subset import asked_parts, models_of, subset, tasks_of
+from visualheads.analysis.subset import TOKENS, asked_parts, models_of, subset, tasks_of
 from visualheads.cards import cards
 from visualheads.heads.bootstrap import LEVEL, N_BOOT, interval, picture_ids, picture_weights
 from visualheads.heads.losses import most_unseen, share_bounds, share_gained, share_right
@@ -252,7 +252,8 @@ def answered_by_all(ds: xr.Dataset, models: Sequence[str], task: str) -> list[xr
     ParameterError
         There is no such model.
     """
-    parts = [subset(ds, model=name, task=task) for name in models]
+    answers = ds[[name for name in ("correct", TOKENS) if name in ds]]
+    parts = [subset(answers, model=name, task=task) for name in models]
     arrays = [part["correct"].isel(model=0, drop=True).load().astype(float) for part in parts]
     arrays = list(xr.align(*arrays, join="inner"))
     known = np.flatnonzero(np.isfinite(np.stack([array.values for array in arrays])).all(axis=0))

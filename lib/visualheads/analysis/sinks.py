@@ -100,7 +100,8 @@ def head_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
     -------
     pandas.DataFrame
         One row per model and head. Columns: model, layer, head, name, stage, sink_share, concentration,
-        concentration_no_sink, concentration_random: means over samples in [0, 1], NaN samples left out.
+        concentration_no_sink, concentration_random: means over samples in [0, 1], NaN samples left out, in the last
+        prompt token's row.
     """
     parts = []
     for model, ds in found.items():

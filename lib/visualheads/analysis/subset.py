@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from visualheads.errors import ParameterError, got
-from visualheads.heads.ranking import real_samples
+from visualheads.heads.ranking import are_real
 
 TOKENS = "n_image_tokens"
 """Above 0 where a model saw a sample: several models in one dataset need not have been asked the same."""
@@ -39,17 +39,18 @@ def subset(ds: xr.Dataset, *, model: str | None = None, trim: bool = False, **la
     ParameterError
         There is no such model, or no sample of any model has the label.
     """
-    own = real_samples(ds)
+    own = ds
     if model is not None:
         known = models_of(ds)
         if model not in known:
             raise ParameterError(got("model", model, known, "name one of the dataset's models"))
-        own = own.isel(model=[known.index(model)])
-    chosen = np.ones(own.sizes["sample"], dtype=bool)
+        own = ds.isel(model=slice(known.index(model), known.index(model) + 1))
+    real = are_real(ds)
+    chosen = real.copy()  # samples are chosen once: every choice copies what is kept
     for name, value in labels.items():
-        values = np.atleast_1d(own[name].values).astype(str)
-        if model is None and value not in values:
-            raise ParameterError(got(name, value, dict.fromkeys(values.tolist())))
+        values = np.broadcast_to(own[name].values, real.shape).astype(str)
+        if model is None and value not in values[real]:
+            raise ParameterError(got(name, value, dict.fromkeys(values[real].tolist())))
         chosen &= values == value
     if model is not None and TOKENS in own:
         chosen &= np.asarray(own[TOKENS].isel(model=0).astype(float) > 0)
@@ -130,7 +131,8 @@ def tasks_of(ds: xr.Dataset) -> list[str]:
     list of str
         Their names, such as "looktwice".
     """
-    return list(dict.fromkeys(np.atleast_1d(real_samples(ds)["task"].values).astype(str)))
+    real = are_real(ds)
+    return list(dict.fromkeys(np.broadcast_to(ds["task"].values, real.shape).astype(str)[real].tolist()))
 
 
 def asked_parts(ds: xr.Dataset) -> Iterator[tuple[str, str, xr.Dataset]]:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from visualheads.heads.agreement import spearman, spearman_brown, split_half, top_k_overlap
 from visualheads.heads.bootstrap import LEVEL, N_BOOT, bootstrap, half_weights, interval, picture_sums, picture_weights
 
+TEXT, FROZEN, TUNED = "SmolLM2, lists in words", "smol-frozen, pictures", "smol-1.5, pictures"
+"""The moments: before any picture, with pictures, and tuned on them."""
 SCORES = ("content_weight", "asked_weight", "looking")
 """Attention on the scene, on the asked objects, and asked against unasked objects (lift minus lift)."""
 SHARE = 0.1

@@ -23,7 +23,6 @@ MAIN_TASK = "looktwice"
 FULL_RESULTS = "data/results-full"
 ALWAYS_TOLD = ("n", "seed")
 """Parameters that the command at a page's end names even where they are the defaults."""
-FULL_COST = {"sweep_runs": 3, "eager_runs": 7, "eager_runs_long": 7}
 FULL_N = 1000
 """More questions than any shipped condition has: all of them."""
 COMMAND = "visualheads book"
@@ -40,7 +39,7 @@ class Comparison:
     removes : it needs miniatures whose heads the book changes.
     last : it also reads what other pages keep among the results.
     words : a file of the library whose words only this page shows.
-    data : a file in the data folder that only this page reads.
+    data : a file or folder in the data folder that only this page reads.
     """
 
     slug: str
@@ -71,6 +70,7 @@ COMPARISONS = (
     Comparison("claims", "Fourteen claims", last=True, words=inputs.WORDING),
     Comparison("training", "How the miniatures learned"),
     Comparison("catalogue", "Catalogue", reads=False),
+    Comparison("cost", "What it costs", reads=False, data="cost"),
 )
 """In the order of the book."""
 
@@ -101,23 +101,6 @@ def model_page(root: str | Path, model: str, parameters: Mapping[str, Any] | Non
         only=slug,
         but=task,
         command=command(model, _told(template, given)),
-    )
-
-
-def cost_page(root: str | Path, full: bool = False) -> Page:
-    """The page that tells what tracing costs, in processor time of one thread, so that other pages may run beside it.
-
-    full: medians of more runs.
-    """
-    root = Path(root).resolve()
-    return Page(
-        template=root / TEMPLATES / "cost.ipynb",
-        output=root / RESULTS / "cost.ipynb",
-        slug="cost",
-        title="What it costs",
-        parameters=FULL_COST if full else {},
-        longest=True,
-        command=_book(full),
     )
 
 
@@ -184,9 +167,9 @@ def model_pages(root: str | Path, full: bool = False, force: bool = False) -> li
 
 
 def book_pages(root: str | Path, full: bool = False, force: bool = False) -> list[Page]:
-    """All pages that the book runs: of miniatures, comparisons with something to show, the cost."""
+    """All pages that the book runs: of miniatures, and comparisons with something to show."""
     root = Path(root).resolve()
-    pages = [*model_pages(root, full, force), *comparison_pages(root, full), cost_page(root, full)]
+    pages = [*model_pages(root, full, force), *comparison_pages(root, full)]
     return [page for page in pages if page.template.is_file()]
 
 

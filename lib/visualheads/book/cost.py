@@ -6,12 +6,14 @@ import ctypes
 import gc
 import itertools
 import json
+import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -96,21 +98,37 @@ def measure_cost(
 
 
 def kept_cost(path: str | Path, measure: Callable[..., pd.DataFrame] | None = None, **settings: Any) -> pd.DataFrame:
-    """`measure_cost(**settings)` (or another measurement), made once on this machine and kept as JSON at `path`.
+    """`measure_cost(**settings)` (or another measurement), made once and kept as JSON at `path`.
 
     What is kept serves as long as the other settings are the same and it has at least as many runs as are asked for.
+    The table's attribute `machine` tells where it was measured.
     """
     import pandas as pd
 
     path = Path(path)
     kept = _kept(path)
     if kept is not None and _serves(kept["settings"], json.loads(json.dumps(settings))):
-        return pd.DataFrame(kept["rows"]).set_index("method")
+        table = pd.DataFrame(kept["rows"]).set_index("method")
+        table.attrs["machine"] = kept["machine"]
+        return table
     table = (measure or measure_cost)(**settings)
+    table.attrs["machine"] = this_machine()
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = json.loads(table.reset_index().to_json(orient="records"))
-    path.write_text(json.dumps({"settings": settings, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    told = {"settings": settings, "machine": table.attrs["machine"], "rows": rows}
+    path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     return table
+
+
+def this_machine() -> str:
+    """The processor's name and the versions that matter, such as "Intel(R) Xeon(R) Processor, torch 2.9.1"."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    processor = names[0] if names else platform.processor() or platform.machine()
+    return ", ".join([processor, *(f"{name} {version(name)}" for name in ("torch", "transformers"))])
 
 
 def _kept(path: Path) -> dict[str, Any] | None:
@@ -119,7 +137,7 @@ def _kept(path: Path) -> dict[str, Any] | None:
         kept = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return kept if isinstance(kept, dict) and {"settings", "rows"} <= set(kept) else None
+    return kept if isinstance(kept, dict) and {"settings", "machine", "rows"} <= set(kept) else None
 
 
 def _serves(kept: dict[str, Any], asked: dict[str, Any]) -> bool:

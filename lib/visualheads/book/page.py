@@ -17,9 +17,8 @@ from nbformat import NotebookNode
 
 from visualheads.cards import data_folder
 from visualheads.errors import ParameterError, VisualHeadsError, got
-from visualheads.store.files import METADATA
 from visualheads.store.read import PACKED, read_attrs
-from visualheads.store.stored import FOLDER
+from visualheads.store.upkeep import last_changed
 from visualheads.store.variables import UNTRAINED
 from visualheads.store.write import todo
 from visualheads.tasks import task
@@ -38,7 +37,6 @@ class Page:
     slug, title : the page's name in labels, and its first heading.
     parameters : replace the defaults of the template's parameters cell.
     data : files and folders whose content decides the result, besides template, parameters and library.
-    longest : start it before the others: nothing takes longer.
     last : run it after all others: it reads what they keep among the results, sweeps and text lists too.
     stores : folder of results whose traces decide the page, by their identity and what of them is done.
     only, but : … only those of one model's folder, without those of the benchmark that the page traces itself.
@@ -51,7 +49,6 @@ class Page:
     title: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     data: tuple[Path, ...] = ()
-    longest: bool = False
     last: bool = False
     stores: Path | None = None
     only: str = ""
@@ -248,13 +245,11 @@ def stores_told(results: Path, every: bool = False, only: str = "", but: str = "
     folder = only or "*"
     live = (path for path in sorted(results.glob(f"{folder}/*.zarr")) if not but or not path.name.startswith(but))
     for path in live:
-        changed = tuple(place.stat().st_mtime_ns for place in (path / METADATA, path / FOLDER) if place.exists())
-        kind, *state = _state(path, changed)
+        kind, *state = _state(path, tuple(last_changed(path)))
         if every or kind in TRACES:
             told[path.relative_to(results).as_posix()] = state
     for path in sorted(results.glob(f"{folder}/*{PACKED}")):
-        stat = path.stat()
-        told[path.relative_to(results).as_posix()] = [stat.st_size, stat.st_mtime_ns]
+        told[path.relative_to(results).as_posix()] = last_changed(path)
     return told
 
 

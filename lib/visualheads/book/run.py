@@ -253,7 +253,7 @@ def run_pages(
     warm = False
     with Workers(workers) as pool:
         for last in (False, True):  # the last ones are stale only by what the others left
-            todo = sorted((page for page in pages if page.last == last and stale(page)), key=lambda p: not p.longest)
+            todo = [page for page in pages if page.last == last and stale(page)]
             warm = warm or len(todo) > WARM_FROM * pool.number
             left = Countdown([1.0] * len(todo))
             run = partial(_run_one, root=root, warm=warm)

@@ -147,7 +147,7 @@ def sample_scores(ds: xr.Dataset, by: str, *, query: str | None = None, k: K = N
     """
     if by not in rankings(ds):
         raise ParameterError(got("by", by, rankings(ds)))
-    chosen = _one_query(real_samples(ds), query, by)
+    chosen = real_samples(_one_query(ds, query, by))
     score = SCORES.get(by)
     values = score(chosen, k) if score is not None else _variable(chosen, by)
     return values.rename(by)
@@ -167,7 +167,7 @@ def _sums(ds: xr.Dataset, values: xr.DataArray, by: str, model: int, query: str 
     sums = picture_sums(values.isel(model=[model]))
     if by != "localization":
         return sums
-    chosen = _one_query(real_samples(ds), query, by)
+    chosen = real_samples(_one_query(ds, query, by))
     entropy, weights = (_variable(chosen, name).isel(model=[model]) for name in ("spatial_entropy", "image_weight"))
     among, pictures = _localized(entropy.values, k), Grouping.of(entropy)
     return LocalizationSums(
@@ -346,16 +346,31 @@ def _one_query(ds: xr.Dataset, query: str | None, by: str) -> xr.Dataset:
     return ds.sel(query=query) if "query" in ds.dims else ds
 
 
+REAL = ("", "none")
+"""Controls of samples whose picture is the one asked about."""
+
+
+def are_real(ds: xr.Dataset) -> NDArray[np.bool_]:
+    """Return which samples show the picture that is asked about: (sample,); all where there is no such sample."""
+    chosen = _have_control(ds, REAL)
+    return chosen if chosen.any() else ~chosen
+
+
 def real_samples(ds: xr.Dataset) -> xr.Dataset:
     """Return the samples whose picture is the one asked about; all of them where there is no such sample."""
-    return samples_with_control(ds, ("", "none"), otherwise_all=True)
+    return ds if "control" not in ds.coords else _chosen(ds, are_real(ds))
 
 
-def samples_with_control(ds: xr.Dataset, controls: Sequence[str], *, otherwise_all: bool = False) -> xr.Dataset:
+def samples_with_control(ds: xr.Dataset, controls: Sequence[str]) -> xr.Dataset:
     """Return the samples whose `control` is one of `controls` ("" or "none": the picture as it is)."""
+    return ds if "control" not in ds.coords else _chosen(ds, _have_control(ds, controls))
+
+
+def _have_control(ds: xr.Dataset, controls: Sequence[str]) -> NDArray[np.bool_]:
     if "control" not in ds.coords:
-        return ds
-    chosen = np.isin(np.atleast_1d(ds.coords["control"].values).astype(object).astype(str), list(controls))
-    if chosen.all() or (otherwise_all and not chosen.any()):
-        return ds
-    return ds.isel(sample=np.flatnonzero(chosen))
+        return np.ones(ds.sizes["sample"], dtype=bool)
+    return np.isin(np.atleast_1d(ds.coords["control"].values).astype(object).astype(str), list(controls))
+
+
+def _chosen(ds: xr.Dataset, chosen: NDArray[np.bool_]) -> xr.Dataset:
+    return ds if chosen.all() else ds.isel(sample=np.flatnonzero(chosen))

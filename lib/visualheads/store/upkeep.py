@@ -27,6 +27,7 @@ from visualheads.store.read import open_store, read_attrs
 from visualheads.store.schema import text_as_objects
 from visualheads.store.stored import (
     DONE,
+    FOLDER,
     FORMAT,
     HASHES,
     Stored,
@@ -257,6 +258,14 @@ def is_current(path: str | Path, kind: str, identity: Mapping[str, Any]) -> bool
         )
     except StoreError:
         return False
+
+
+def last_changed(path: str | Path) -> list[int]:
+    """Return when a store changed last, in nanoseconds, and a packed one's size: equal while it is the same."""
+    path = Path(path)
+    if path.is_file():
+        return [path.stat().st_mtime_ns, path.stat().st_size]
+    return [place.stat().st_mtime_ns for place in (path / METADATA, path / FOLDER) if place.exists()]
 
 
 def _replace(path: Path, ds: xr.Dataset, attrs: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from visualheads.analysis.lineage import lineage
 from visualheads.analysis.subset import models_of
 from visualheads.cards import cards
 from visualheads.errors import StoreError
+from visualheads.heads.ranking import ROW
 from visualheads.interventions.sweeps import with_heads
 from visualheads.miniatures.text_heads import KIND as LISTS
 from visualheads.miniatures.text_heads import UNTRAINED
@@ -104,6 +105,8 @@ def attention(results: str | Path = "data/results") -> Evidence:
         traces=traces,
         null=untrained_heads(names),
         effects=single_heads(names),
+        sinks={name: ds for name in names for ds in _shipped([name], SINKS)},
+        moments=_moments(),
         text={path.parent.name: open_store(path).load() for path in lists if not path.parent.name.endswith(UNTRAINED)},
         grown_from={str(name): str(text) for name, text in lineage(traces)["text_model"].items()},
     )
@@ -127,15 +130,23 @@ def _evidence(
 
 def _lists_in_words(model: str) -> dict[str, xr.Dataset]:
     """What the heads of a joined model's language model did on lists in words before it saw pictures, by its name."""
-    try:
-        ds = three_moments.shipped().sel(model=[three_moments.TEXT])
-    except StoreError:  # of other weights
+    moments = _moments()
+    if moments is None:
         return {}
+    ds = moments.sel(model=[three_moments.TEXT], query=ROW, drop=True)
     told = ds[["asked_weight"]].assign(
         unasked_weight=ds["content_weight"] - ds["asked_weight"],
         previous_weight=ds["previous"].broadcast_like(ds["asked_weight"]),
     )
     return {cards()[model].llm: told}
+
+
+def _moments() -> xr.Dataset | None:
+    """The shipped moments of the model on a real language model; None where they are of other weights."""
+    try:
+        return three_moments.shipped()
+    except StoreError:
+        return None
 
 
 def untrained_heads(models: Sequence[str]) -> xr.Dataset | None:

@@ -4,8 +4,8 @@ A sink token is told by massive activations where the model has sink dimensions 
 have none can still have tokens that draw attention without showing anything. There the nearest thing is looked at: in
 every picture the background patches that draw most attention, 5 % of all patches (ours). They are chosen by the mean
 over all heads, in the first generated token's row and from the background alone, and judged in the last prompt token's
-row. They bound nothing: a patch that all heads favour is left out where it meets an object, and so is one that only a
-few heads favour. Which of the two a result is about stands in its `definition`.
+row; measures are kept of both. They bound nothing: a patch that all heads favour is left out where it meets an object,
+and so is one that only a few heads favour. Which of the two a result is about stands in its `definition`.
 
 `visualheads.studies.full_protocol` runs the experiments large, a build of the book small (`REDUCED`),
 unless a large run is shipped.
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 SHARE = 0.05
 """Share of the patches that are looked at in models without sink dimensions."""
 FINDING, JUDGING = "first_generated", "last_prompt"
-"""Rows in which attention sinks are found and judged: not the same numbers."""
+"""Rows in which attention sinks are found and judged: not the same numbers. Measures are kept of both."""
 SEARCHED = 16
 """Samples on whose pictures sink dimensions are sought."""
 CHUNK = 8
@@ -61,7 +61,7 @@ def find(model: VisionLanguageModel, samples: Sequence[Sample], progress: Any = 
     drawn                   (model, sample, token) attention that an image token draws, averaged over all heads, as a
                             multiple of an even share; NaN beyond the sample's tokens
     sink, background        (model, sample, token) bool: which are sinks; which are patches that meet no labelled object
-    sink_share, concentration, concentration_no_sink   (model, layer, head, sample) as in `measures.measure`
+    sink_share, concentration, concentration_no_sink   (model, query, layer, head, sample) as in `measures.measure`
     concentration_random    … without as many random background patches that are no sinks instead
     outlier, ratio          (model, part, state, outlier_dimension) highest |RMSNorm(h)| as a multiple of τ, and highest
                             multiple of the token's median magnitude in units of 20; each over all tokens by itself,
@@ -69,8 +69,7 @@ def find(model: VisionLanguageModel, samples: Sequence[Sample], progress: Any = 
     both                    … highest that one and the same token reaches of both: the lesser of its two
     drawn_map, sink_map     (model, grid_row, grid_column) means over the pictures; example_* of the first pictures
     `definition` and `sink_dimensions` (model) tell what counted as a sink; dimensions are sought on these prompts, with
-    their pictures, besides on a text. Attention sinks are found in the first generated token's row; shares and
-    concentrations are of the last prompt token's.
+    their pictures, besides on a text.
     """
     starts = range(0, len(samples), CHUNK)
     dimensions = sought(model, samples[:SEARCHED])
@@ -116,7 +115,8 @@ def _chunk(
     """Some samples: their dataset, and the highest activations (quantity, part, state, dimension). `draw`: the seed
     of the random tokens, and the first sample's place among all."""
     seed, first = draw
-    ds = trace(model, samples, query=(FINDING, JUDGING), keep=("attention",), progress=progress)
+    rows = (FINDING, JUDGING)
+    ds = trace(model, samples, query=rows, keep=("attention",), progress=progress)
     attention = ds["attention"].isel(model=0).transpose("sample", "query", "layer", "head", "key").values
     image = ds["is_image"].isel(model=0).values.astype(bool)
     layers, heads, _ = model.shape
@@ -124,7 +124,7 @@ def _chunk(
     tokens = {name: np.zeros((1, len(samples), width), bool) for name in ("sink", "background", "patch")}
     drawn = np.full((1, len(samples), width), np.nan, np.float32)
     names = ("sink_share", "concentration", "concentration_no_sink", "concentration_random")
-    told = {name: np.full((1, layers, heads, len(samples)), np.nan, np.float32) for name in names}
+    told = {name: np.full((1, len(rows), layers, heads, len(samples)), np.nan, np.float32) for name in names}
     states = []
     for index, sample in enumerate(samples):
         places = np.flatnonzero(image[index])
@@ -141,10 +141,12 @@ def _chunk(
             tokens[name][0, index, there] = marks
         instead = np.zeros_like(sinks)
         instead[others(sinks, background, seed, first + index)] = True
-        for name, values in _measured(attention[index, 1], places, patch, sinks, instead).items():
-            told[name][0, :, :, index] = values
-    token_dims, head_dims = ("model", "sample", "token"), ("model", "layer", "head", "sample")
-    bare = samples_only(ds).assign_coords(layer=ds["layer"], head=ds["head"], depth_stage=ds["depth_stage"])
+        for row in range(len(rows)):
+            for name, values in _measured(attention[index, row], places, patch, sinks, instead).items():
+                told[name][0, row, :, :, index] = values
+    token_dims, head_dims = ("model", "sample", "token"), ("model", "query", "layer", "head", "sample")
+    kept = {name: ds[name] for name in ("query", "layer", "head", "depth_stage")}
+    bare = samples_only(ds).assign_coords(kept)
     return bare.assign(
         {
             "drawn": (token_dims, drawn),

@@ -1,7 +1,7 @@
 """The same heads at three moments: a language model that never saw a picture, then with pictures, then tuned on them.
 
 One question in three forms: objects told in words to the untouched language model, shown in a picture to the frozen
-one, and to the tuned one. All are read through one path: language-model inputs in, attention of the last row out.
+one, and to the tuned one. All are read through one path: language-model inputs in, two attention rows out.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,110 +21,33 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from visualheads.analysis.three_moments import chosen_heads
+from visualheads.analysis.three_moments import FROZEN, TEXT, TUNED, chosen_heads
 from visualheads.cards import data_folder, learned_file
 from visualheads.errors import StoreError
 from visualheads.heads.selection import depth_stage
-from visualheads.miniatures.smol import questions
-from visualheads.miniatures.smol.packing import ASK, as_pixels, as_saved, prefix_ids
-from visualheads.miniatures.smol.scenes import MOST_OBJECTS, Scene, draw_scene, render, use_sheet
+from visualheads.miniatures.smol.packing import as_pixels, as_saved
+from visualheads.miniatures.smol.prompts import Prompt, drawn_questions, picture_prompt, text_prompt
+from visualheads.miniatures.smol.scenes import Scene, draw_scene, render, use_sheet
 from visualheads.miniatures.smol.sprites import read_sheet
-from visualheads.models.smol.architecture import GRID, IMAGE_TOKENS
 from visualheads.models.smol.base_weights import weights_identity
 from visualheads.models.smol.joined_model import join, read_learned, with_untrained_projector
 from visualheads.store.read import open_store
 from visualheads.store.schema import provenance
 from visualheads.store.upkeep import pack
+from visualheads.tracing.forward import FIRST_GENERATED, LAST_PROMPT
 
-
-@dataclass(frozen=True)
-class Prompt:
-    """Language-model inputs of one question, and which keys are the scene, the asked objects, and the others.
-
-    `numbers` are the tokens of the numbers that may be the answer, `answer` is the place of the right one among them.
-    """
-
-    inputs: Float[Tensor, "token hidden"]
-    content: Bool[Tensor, " token"]
-    asked: Bool[Tensor, " token"]
-    unasked: Bool[Tensor, " token"]
-    numbers: tuple[int, ...]
-    answer: int
-    image_id: str
-
-
-def text_prompt(module: Any, tokenizer: Any, scene: Scene, name: str, image_id: str) -> Prompt:
-    """The question “How many … are there?” on a scene told in words, for a language model without pictures."""
-    told = questions.told_in_words(scene)
-    before = prefix_ids(tokenizer, 0, told)
-    first = len(prefix_ids(tokenizer, 0, told[: told.index(":") + 1])) - 1
-    spans, at = [], first
-    for index, thing in enumerate(scene.objects):
-        words = len(tokenizer(f" {thing.name}" + ("," if index + 1 < len(scene.objects) else "")).input_ids)
-        spans.append((thing.name, at, at + words))
-        at += words
-    ids = [*before, *tokenizer(_question(name) + ASK).input_ids]
-    content, asked, unasked = (torch.zeros(len(ids), dtype=torch.bool) for _ in range(3))
-    for named, start, end in spans:
-        content[start:end] = True
-        (asked if named == name else unasked)[start:end] = True
-    inputs = module.get_input_embeddings()(torch.tensor(ids))
-    return Prompt(inputs, content, asked, unasked, *_answer(tokenizer, scene, name), image_id)
-
-
-def picture_prompt(module: Any, tokenizer: Any, picture: Image.Image, scene: Scene, name: str, image_id: str) -> Prompt:
-    """The same question on a picture, which shows the scene, or another one as a control, for a FastVLM."""
-    before = prefix_ids(tokenizer, IMAGE_TOKENS)
-    ids = torch.tensor([*before, *tokenizer(_question(name) + ASK).input_ids])
-    content = ids == module.config.image_token_id
-    pixels = as_pixels(picture)[None].to(module.dtype)
-    features = module.get_image_features(pixels, return_dict=True).pooler_output[0]
-    embedded = module.get_input_embeddings()(ids)
-    inputs = embedded.masked_scatter(content[:, None], features.to(embedded.dtype))
-    asked, unasked = (torch.zeros(len(ids), dtype=torch.bool) for _ in range(2))
-    own, others = cells(scene, name)
-    asked[content], unasked[content] = torch.from_numpy(own), torch.from_numpy(others & ~own)
-    return Prompt(inputs, content, asked, unasked, *_answer(tokenizer, scene, name), image_id)
-
-
-def _question(name: str) -> str:
-    return questions.free("object", questions.count_object(name), "").text
-
-
-def _answer(tokenizer: Any, scene: Scene, name: str) -> tuple[tuple[int, ...], int]:
-    """Tokens of the numbers, and the place of the right one: a model may know the number and word its answer freely."""
-    numbers = [tokenizer.convert_tokens_to_ids(str(number)) for number in range(1, MOST_OBJECTS + 1)]
-    return tuple(numbers), scene.count(name) - 1
-
-
-def cells(scene: Scene, name: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Image tokens, row by row, whose cells meet an object of the class, and those that meet another object."""
-    found = [np.zeros((GRID, GRID), dtype=bool) for _ in range(2)]
-    for thing in scene.objects:
-        left, top, right, bottom = (
-            edge * GRID / side for edge, side in zip(thing.box, (*scene.size, *scene.size), strict=True)
-        )
-        rows, columns = slice(int(top), int(np.ceil(bottom))), slice(int(left), int(np.ceil(right)))
-        found[thing.name != name][rows, columns] = True
-    return found[0].ravel(), found[1].ravel()
-
-
-def drawn_questions(scenes: Sequence[Scene]) -> list[tuple[Scene, str, str]]:
-    """Scenes of two or more classes, the asked class (by turns), and the picture's name."""
-    several = [(number, scene) for number, scene in enumerate(scenes) if len(scene.names) > 1]
-    return [(scene, scene.names[number % len(scene.names)], str(number)) for number, scene in several]
-
-
-TEXT, TUNED_TEXT = "SmolLM2, lists in words", "smol-1.5, lists in words"
-FROZEN, TUNED = "smol-frozen, pictures", "smol-1.5, pictures"
+TUNED_TEXT = "smol-1.5, lists in words"
 UNTRAINED, SHUFFLED = "SmolLM2, untrained adapter", "smol-1.5, other pictures"
-"""The moments, and two controls: pictures through an adapter that learned nothing, and pictures of another scene."""
+"""Beside the three moments: the tuned model on words; pictures through an adapter that learned nothing, and pictures of
+another scene, as controls."""
 STEP = "smol-1.5 at step {}, pictures"
 """A moment on the way from frozen to tuned."""
 SCENES = 110
 RANDOM_SETS, STANDARDISED, QUALITY = 5, 16, 90
 """Sets of random heads; pictures by whose features an untrained adapter is standardised; JPEG quality of pictures."""
-KIND, PROTOCOL, BITS = "three-moments", 1, 9
+KIND, PROTOCOL, BITS = "three-moments", 2, 9
+ROWS = (LAST_PROMPT, FIRST_GENERATED)
+"""Attention rows that are read: the one that gives the answer, and that of the answer's first token."""
 MEASURES = {
     "content_weight": "attention on the told or shown scene",
     "asked_weight": "attention on the asked objects",
@@ -158,15 +80,26 @@ def eager(language_model: Any) -> Iterator[None]:
 
 
 @torch.no_grad()
-def last_rows(language_model: Any, prompt: Prompt) -> Float[NDArray[np.float32], "layer head token"]:
-    """Every head's attention from the last prompt token, which gives the answer."""
+def last_scores(language_model: Any, head: Any, prompt: Prompt) -> Float[Tensor, " word"]:
+    """Scores of all words as the answer's first token."""
+    return head(language_model(inputs_embeds=prompt.inputs[None], use_cache=False).last_hidden_state[0, -1]).float()
+
+
+@torch.no_grad()
+def read_rows(
+    language_model: Any, prompt: Prompt, answer: Tensor
+) -> Float[NDArray[np.float32], "query layer head token"]:
+    """Every head's attention on the prompt in ROWS, where the answer's first token is `answer`."""
+    inputs = torch.cat([prompt.inputs, language_model.get_input_embeddings()(answer[None])])
     with eager(language_model):
-        found = language_model(inputs_embeds=prompt.inputs[None], output_attentions=True, use_cache=False).attentions
-    return torch.stack([layer[0, :, -1] for layer in found]).float().numpy()
+        found = language_model(inputs_embeds=inputs[None], output_attentions=True, use_cache=False).attentions
+    return torch.stack([layer[0, :, -2:, :-1] for layer in found]).movedim(2, 0).float().numpy()
 
 
-def measured(rows: Float[NDArray[np.floating], "layer head token"], prompt: Prompt) -> dict[str, NDArray[np.float64]]:
-    """`MEASURES` of the heads on one prompt; lifts are NaN where there is nothing to look at."""
+def measured(
+    rows: Float[NDArray[np.floating], "query layer head token"], prompt: Prompt
+) -> dict[str, NDArray[np.float64]]:
+    """`MEASURES` (query, layer, head) of one prompt; lifts are NaN where there is nothing to look at."""
     content, asked, unasked = (mask.numpy() for mask in (prompt.content, prompt.asked, prompt.unasked))
     on_content = rows[..., content].sum(-1)
     found = {"content_weight": on_content, "asked_weight": rows[..., asked].sum(-1)}
@@ -209,16 +142,14 @@ def knocked_out(language_model: Any, heads: Sequence[tuple[int, int]], keys: Boo
             handle.remove()
 
 
-@torch.no_grad()
-def answered(language_model: Any, head: Any, prompt: Prompt) -> tuple[bool, float]:
+def answered(scores: Float[Tensor, " word"], prompt: Prompt) -> tuple[bool, float]:
     """Whether the most probable number is the right one, and the right one's log-probability among numbers in nats."""
-    states = language_model(inputs_embeds=prompt.inputs[None], use_cache=False).last_hidden_state[0, -1]
-    scores = head(states)[list(prompt.numbers)].float().log_softmax(-1)
-    return int(scores.argmax()) == prompt.answer, float(scores[prompt.answer])
+    numbers = scores[list(prompt.numbers)].log_softmax(-1)
+    return int(numbers.argmax()) == prompt.answer, float(numbers[prompt.answer])
 
 
 def trace_moment(name: str, language_model: Any, head: Any, prompts: Sequence[Prompt]) -> xr.Dataset:
-    """Measures of every head on every prompt, and whether each is answered right: (model, layer, head, sample).
+    """Measures of every head on every prompt in both rows, and whether each is answered right.
 
     Parameters
     ----------
@@ -234,10 +165,14 @@ def trace_moment(name: str, language_model: Any, head: Any, prompts: Sequence[Pr
     Returns
     -------
     Dataset
-        `MEASURES`, `BEHAVIOURS` (model, layer, head) and `correct` (model, sample).
+        `MEASURES` (model, query, layer, head, sample), `BEHAVIOURS` (model, layer, head) and `ANSWERS` (model, sample).
     """
-    told = [measured(last_rows(language_model, prompt), prompt) for prompt in prompts]
-    dims = ("model", "layer", "head", "sample")
+    scores = [last_scores(language_model, head, prompt) for prompt in prompts]
+    told = [
+        measured(read_rows(language_model, prompt, one.argmax()), prompt)
+        for one, prompt in zip(scores, prompts, strict=True)
+    ]
+    dims = ("model", "query", "layer", "head", "sample")
     data: dict[str, Any] = {
         measure: (
             dims,
@@ -247,13 +182,19 @@ def trace_moment(name: str, language_model: Any, head: Any, prompts: Sequence[Pr
         for measure, words in MEASURES.items()
     }
     for behaviour, values in behaviours(language_model).items():
-        data[behaviour] = (dims[:3], values[None].astype(np.float32), {"long_name": BEHAVIOURS[behaviour]})
-    found = np.array([answered(language_model, head, prompt) for prompt in prompts], dtype=np.float32).T[:, None]
+        data[behaviour] = (
+            ("model", "layer", "head"),
+            values[None].astype(np.float32),
+            {"long_name": BEHAVIOURS[behaviour]},
+        )
+    right = [answered(one, prompt) for one, prompt in zip(scores, prompts, strict=True)]
+    found = np.array(right, dtype=np.float32).T[:, None]
     for name_of, values in zip(ANSWERS, found, strict=True):
         data[name_of] = (("model", "sample"), values, {"long_name": ANSWERS[name_of]})
-    layers = data["content_weight"][1].shape[1]
+    layers = data["content_weight"][1].shape[2]
     coordinates = {
         "model": np.array([name], dtype=object),
+        "query": np.array(ROWS, dtype=object),
         "image_id": ("sample", np.array([prompt.image_id for prompt in prompts], dtype=object)),
         "depth_stage": ("layer", np.array(depth_stage(layers), dtype=object)),
     }
@@ -283,7 +224,7 @@ def knockout(
     for index, heads in enumerate(sets.values()):
         for number, prompt in enumerate(prompts):
             with knocked_out(language_model, heads, prompt.content):
-                found[:, index, number] = answered(language_model, head, prompt)
+                found[:, index, number] = answered(last_scores(language_model, head, prompt), prompt)
     dims = ("set", "sample")
     data = {f"knocked_{name}": (dims, values) for name, values in zip(ANSWERS, found, strict=True)}
     return xr.Dataset(data, {"set": np.array(list(sets), dtype=object)})
@@ -403,7 +344,7 @@ def measure_modules(
         report(f"{name}: {len(asked)} questions")
         traced.insert(place, trace_moment(name, module.model.language_model, module.lm_head, shown(module)))
     ds: xr.Dataset = xr.concat(traced, "model")  # pyright: ignore[reportAssignmentType]
-    chosen = chosen_heads(ds, TUNED).transpose("layer", "head")
+    chosen = chosen_heads(ds.sel(query=LAST_PROMPT), TUNED).transpose("layer", "head")
     everywhere = xr.ones_like(chosen)
     sets = {"looking": _pairs(chosen), **random_sets(chosen), "all": _pairs(everywhere)}
     judged = np.flatnonzero(~chosen.attrs["chosen_on"])

@@ -71,7 +71,7 @@ JUDGES: dict[str, tuple[Judge, float, tuple[str, ...]]] = {
     "attention_finds_the_heads_that_matter": (
         causal.attention_finds_the_heads_that_matter, causal.HALF, ("row", "layers"),
     ),
-    "sinks_explain_concentration": (attention.sinks_explain_concentration, attention.EXPLAINED, ()),
+    "sinks_explain_concentration": (attention.sinks_explain_concentration, attention.EXPLAINED, ("row",)),
     "list_heads_become_visual": (across_models.list_heads_become_visual, across_models.ADVANTAGE, ("row",)),
     "weight_goes_with_concentration": (attention.weight_goes_with_concentration, attention.CORRELATED, ("row",)),
     "tokens_help_small_models": (across_models.tokens_help_small_models, 0.0, ()),

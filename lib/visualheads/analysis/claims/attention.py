@@ -85,15 +85,15 @@ def naming_changes_drawing_does_not(evidence: Evidence, choice: Choice) -> Findi
 
 def sinks_explain_concentration(evidence: Evidence, choice: Choice) -> Finding:
     """Claim 9: of the most concentrated heads' surplus concentration, more than half vanishes without sink tokens."""
-    del choice  # sinks are traced in one row, and for one reading
     each: dict[str, Statistic] = {}
     covered = []
     for name, ds in evidence.sinks.items():
         if str(ds["definition"].values[0]) == MASSIVE:
-            if float(ds["concentration_no_sink"].notnull().mean()) < LEFT:
+            read = ds.sel(query=choice.row)
+            if float(read["concentration_no_sink"].notnull().mean()) < LEFT:
                 covered.append(name)
                 continue
-            each[name] = _explained(ds)
+            each[name] = _explained(read)
     if not each and covered:
         return missing(f"in {', '.join(covered)} nearly every image token counts as a sink, so that none is left")
     if not each:

@@ -325,7 +325,9 @@ class Evidence:
     late
         Sweeps of late heads on all benchmarks by mode.
     sinks
-        Sink tokens, and concentration without them, by model (`studies.sinks.find`).
+        Sink tokens, and concentration without them in both rows, by model (`studies.sinks.find`).
+    moments
+        The same heads before and after a language model learned to see, in both rows (`studies.three_moments`).
     text, grown_from
         Traced lists by text-only model (`text_heads.text_heads`), and which one a model came from.
     beside
@@ -337,6 +339,7 @@ class Evidence:
     effects: xr.Dataset | None = None
     late: Mapping[str, xr.Dataset] = field(default_factory=dict)
     sinks: Mapping[str, xr.Dataset] = field(default_factory=dict)
+    moments: xr.Dataset | None = None
     text: Mapping[str, xr.Dataset] = field(default_factory=dict)
     grown_from: Mapping[str, str] = field(default_factory=dict)
     beside: tuple[Evidence, ...] = ()
