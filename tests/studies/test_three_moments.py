@@ -10,8 +10,7 @@ import torch
 import xarray as xr
 
 from helpers.smol import fast_vlm, sheet, word_tokenizer
-from visualheads.miniatures.smol.packing import prefix_ids
-from visualheads.miniatures.smol.prompts import cells, drawn_questions, picture_prompt, text_prompt
+from visualheads.miniatures.smol.packing import cells, drawn_questions, picture_prompt, prefix_ids, text_prompt
 from visualheads.miniatures.smol.questions import count_object, free
 from visualheads.miniatures.smol.scenes import draw_scene, render
 from visualheads.models.loading import wrap

@@ -25,8 +25,14 @@ from visualheads.analysis.three_moments import FROZEN, TEXT, TUNED, chosen_heads
 from visualheads.cards import data_folder, learned_file
 from visualheads.errors import StoreError
 from visualheads.heads.selection import depth_stage
-from visualheads.miniatures.smol.packing import as_pixels, as_saved
-from visualheads.miniatures.smol.prompts import Prompt, drawn_questions, picture_prompt, text_prompt
+from visualheads.miniatures.smol.packing import (
+    Prompt,
+    as_pixels,
+    as_saved,
+    drawn_questions,
+    picture_prompt,
+    text_prompt,
+)
 from visualheads.miniatures.smol.scenes import Scene, draw_scene, render, use_sheet
 from visualheads.miniatures.smol.sprites import read_sheet
 from visualheads.models.smol.base_weights import weights_identity
