@@ -1,9 +1,7 @@
-"""What the ablation pages show: the full protocol's shipped stores where they hold, else a reduced protocol.
+"""Experiments of pages: the full protocol's shipped stores where they hold, else a reduced protocol.
 
-Reduced means few questions, few rankings, few random controls; it is kept as a sweep beside the traces. Where a full
-store is shown, a part of it is computed again and compared, so that a page never tells another machine's story unseen.
-
-Experiments of a page on several models: the shipped large run where it holds, else a small one that is kept.
+Reduced means few questions, few rankings, few random controls; it is kept beside the traces. Where a full store is
+shown, a part of it is computed again and compared, so that a page never tells another machine's story unseen.
 """
 
 from __future__ import annotations
