@@ -14,6 +14,7 @@ from visualheads.analysis.claims.rules import JOINED, Evidence, kind_of
 from visualheads.analysis.effects import MAIN_TASK
 from visualheads.analysis.lineage import lineage
 from visualheads.analysis.subset import models_of
+from visualheads.analysis.three_moments import TEXT
 from visualheads.cards import cards
 from visualheads.errors import StoreError
 from visualheads.heads.ranking import ROW
@@ -133,7 +134,7 @@ def _lists_in_words(model: str) -> dict[str, xr.Dataset]:
     moments = _moments()
     if moments is None:
         return {}
-    ds = moments.sel(model=[three_moments.TEXT], query=ROW, drop=True)
+    ds = moments.sel(model=[TEXT], query=ROW, drop=True)
     told = ds[["asked_weight"]].assign(
         unasked_weight=ds["content_weight"] - ds["asked_weight"],
         previous_weight=ds["previous"].broadcast_like(ds["asked_weight"]),
