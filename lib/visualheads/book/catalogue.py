@@ -52,6 +52,7 @@ class Comparison:
 
 
 COMPARISONS = (
+    Comparison("claims", "Fourteen claims", last=True, words=inputs.WORDING),
     Comparison("one_head", "One picture, one question, one head", removes=True),
     Comparison("measures", "What is measured", reads=False),
     Comparison("rows", "Which row decides everything", last=True),
@@ -67,12 +68,11 @@ COMPARISONS = (
     Comparison("sinks", "Sinks", removes=True),
     Comparison("emergence", "From words to pictures"),
     Comparison("three_moments", "A real language model learns to see", data="smol/three-moments.zarr.zip"),
-    Comparison("claims", "Fourteen claims", last=True, words=inputs.WORDING),
     Comparison("training", "How the miniatures learned"),
     Comparison("catalogue", "Catalogue", reads=False),
     Comparison("cost", "What it costs", reads=False, data="cost"),
 )
-"""In the order of the book."""
+"""In the order of the book, but for the page that takes longest, which starts before others that wait."""
 
 
 def model_page(root: str | Path, model: str, parameters: Mapping[str, Any] | None = None) -> Page:

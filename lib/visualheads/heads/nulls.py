@@ -92,7 +92,9 @@ def above_null(
     if untrained is not None:
         draws = untrained if "draw" in untrained.dims else untrained.expand_dims("draw")
         networks = [draws.isel(draw=index, drop=True) for index in range(draws.sizes["draw"])]
-        means = [_means(_same_models(values, sample_scores(one, measure, query=query))) for one in networks]
+        fresh = [_same_models(values, sample_scores(one, measure, query=query)) for one in networks]
+        _check_shapes(values, fresh[0])  # all draws have the same
+        means = [_means(one) for one in fresh]
         found = _pooled(_means(values), np.stack(means))
         told["p_untrained"] = template.copy(data=found.pop("p_untrained"))
         told = told.assign({name: ("model", numbers) for name, numbers in found.items()})
@@ -132,7 +134,7 @@ def prompt_keys(samples: xr.DataArray | xr.Dataset) -> list[tuple[str, ...]]:
 def _same_models(values: xr.DataArray, control: xr.DataArray) -> xr.DataArray:
     """Return the control of each model of `values`: the one that goes by its name, or the only one for a single model.
 
-    Raises ParameterError for a model without a control and for another shape.
+    Raises ParameterError for a model without a control.
     """
     names = values["model"].values.astype(str)
     known = control["model"].values.astype(str).tolist()
@@ -142,15 +144,18 @@ def _same_models(values: xr.DataArray, control: xr.DataArray) -> xr.DataArray:
         chosen = control.isel(model=[known.index(name) for name in names])
     else:
         raise ParameterError(got("models of control 'untrained'", known, f"the models of the dataset: {list(names)}"))
-    shapes, fresh_shapes = shapes_of(values), shapes_of(chosen)
-    for name in names:
-        own, fresh = shapes[name], fresh_shapes[name]
-        if own != fresh:
-            raise ParameterError(
-                got(f"control 'untrained' of {name!r}", fresh, f"layers and heads of the model: {own}")
-            )
     padded = {dim: values[dim] for dim in ("layer", "head") if dim in chosen.coords and dim in values.coords}
     return chosen.reindex(padded)  # other models may be larger
+
+
+def _check_shapes(values: xr.DataArray, control: xr.DataArray) -> None:
+    """Raise ParameterError for a model whose control has another shape."""
+    fresh = shapes_of(control)
+    for name, own in shapes_of(values).items():
+        if own != fresh[name]:
+            raise ParameterError(
+                got(f"control 'untrained' of {name!r}", fresh[name], f"layers and heads of the model: {own}")
+            )
 
 
 def _same_prompts(values: xr.DataArray, control: xr.DataArray, name: str) -> xr.DataArray:

@@ -67,7 +67,8 @@ def gather(results: str | Path = "data/results", full: str | Path | None = None)
         kind = str(read_attrs(path).get("kind", ""))
         if kind not in (SINKS, EFFECTS, NULL, *LATE, TRACE):
             continue
-        ds, why = open_store(path), shipped.why_outdated(path)
+        ds = open_store(path)
+        why = shipped.why_outdated(path, ds=ds)
         rows.append({
             "store": f"full: {path.relative_to(root).as_posix()}", "what": _words(kind),
             "model": ", ".join(models_of(ds)), "task": task_of(path).split("-")[0] if kind == TRACE else MAIN_TASK,
@@ -207,14 +208,16 @@ def removed(
     for place in (root, Path(results)):
         for path in _stores(place):
             kind = str(read_attrs(path).get("kind", ""))
-            if not kind.startswith(SWEEP) or (place == root and shipped.why_outdated(path)):
+            if not kind.startswith(SWEEP):
                 continue
-            ds = with_heads(open_store(path))
+            ds = open_store(path)
             own = {(name, kind) for name in models_of(ds)}
             if own <= known or (models is not None and not set(models) & set(models_of(ds))):
                 continue
+            if place == root and shipped.why_outdated(path, ds=ds):
+                continue
             known |= own if place == root else set()
-            _added(ds, found.setdefault(kind, []), {})
+            _added(with_heads(ds), found.setdefault(kind, []), {})
     return {_words(kind).removeprefix("sweep "): joined(parts) for kind, parts in found.items()}
 
 

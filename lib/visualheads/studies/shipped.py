@@ -102,13 +102,14 @@ def ship(
     return pack(ds.assign_coords(provenance=("model", told)), path_of(model, name, root), BITS, kind)
 
 
-def why_outdated(path: Path, data: Path | None = None) -> str:
+def why_outdated(path: Path, data: Path | None = None, ds: xr.Dataset | None = None) -> str:
     """Why a full store is not to be used; "" where it holds. Raises StoreError for a damaged store.
 
     data   as in `identity_of`. Without it the files of a model that is no miniature are not compared: it was asked
            official ones, which lie anywhere
+    ds     the store, where it is open already
     """
-    told = json.loads(str(open_store(path)["provenance"].values[0]))["identity"]
+    told = json.loads(str((open_store(path) if ds is None else ds)["provenance"].values[0]))["identity"]
     if slug_of(str(told.get("checkpoint", ""))) != path.parent.name:
         return f"made from {told.get('checkpoint')}, which is another model than its folder's"
     tasks = list(told.get("task_files", {}))
@@ -129,7 +130,8 @@ def full_stores(model: str, root: Path | None = None, data: Path | None = None) 
 def opened(model: str, name: str, root: Path | None = None) -> xr.Dataset | None:
     """One of a model's full stores in memory; None where there is none that holds."""
     path = path_of(model, name, root)
-    return with_heads(open_store(path).load()) if path.is_file() and not why_outdated(path) else None
+    ds = open_store(path) if path.is_file() else None
+    return with_heads(ds.load()) if ds is not None and not why_outdated(path, ds=ds) else None
 
 
 def all_stores(folder: Path) -> list[Path]:

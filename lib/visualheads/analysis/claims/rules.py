@@ -344,13 +344,13 @@ class Evidence:
     grown_from: Mapping[str, str] = field(default_factory=dict)
     beside: tuple[Evidence, ...] = ()
 
-    @property
+    @cached_property
     def models(self) -> list[str]:
         """Every model that appears."""
         datasets = [self.traces, self.effects, *self.late.values()]
         return list(dict.fromkeys(name for ds in datasets if ds is not None for name in models_of(ds)))
 
-    @property
+    @cached_property
     def llm(self) -> dict[str, str]:
         """Language model of each model."""
         found: dict[str, str] = {}
