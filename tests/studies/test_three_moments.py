@@ -118,7 +118,6 @@ def test_all_moments_are_measured_and_shipped(asked, tmp_path):
         moments.UNTRAINED,
         moments.SHUFFLED,
     ]
-    assert moments.steps_of(ds) == {moments.STEP.format(3): 3}
     assert ds.chosen.sum() == 1 and dict(ds.knocked_correct.sizes) == {"model": 7, "set": 7, "sample": 4}
     judged = ds.knocked_log_probability.notnull().all("set")
     assert judged.sel(model=moments.TUNED).values.tolist() == [False, True, False, True]

@@ -207,8 +207,8 @@ def visual_heads(
     Parameters
     ----------
     ds : xarray.Dataset
-        Traces (model, layer, head, sample) with `image_weight`, `concentration` and `image_log_odds`; those with white
-        pictures are a null.
+        Traces (model, layer, head, sample) with `image_weight` and `image_log_odds`; those with white pictures are a
+        null.
     task : str
         The benchmark whose samples count.
     query : str

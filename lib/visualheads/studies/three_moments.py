@@ -276,13 +276,6 @@ def measure(n: int = SCENES, data: Path | None = None, report: Callable[[str], o
     return measure_modules(frozen, tuned, processor.tokenizer, asked, pictures, report, between)
 
 
-def steps_of(ds: xr.Dataset) -> dict[str, int]:
-    """The moments on the way from frozen to tuned that were measured, with the steps that were trained until then."""
-    before, after = STEP.split("{}")
-    names = [name for name in ds["model"].values.astype(str) if name.startswith(before) and name.endswith(after)]
-    return {name: int(name[len(before) : -len(after)]) for name in names}
-
-
 def training_moments() -> list[Path]:
     """Weights of smol-1.5 that its training kept on the way, by step; none where it was trained elsewhere."""
     return sorted(learned_file("smol-1.5").parent.joinpath("moments").glob("smol-1.5-??????.safetensors"))
