@@ -1,4 +1,4 @@
-"""Where results lie: `<results>/<model>/<task>.zarr`, what a model is called in file names, and the checkout."""
+"""Where results lie: `<results>/<model>/<task>.zarr`, names of models in file names, the checkout, tables in files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import hashlib
 import os
 import re
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 RESULTS = Path("data/results")
 """The folder of results, seen from the project's folder."""
@@ -49,3 +52,8 @@ def slug_of(name: str) -> str:
 def store_path(results: str | os.PathLike[str], model: str, task: str) -> Path:
     """The store of a model's trace on a task."""
     return Path(results) / slug_of(model) / f"{task}.zarr"
+
+
+def read_table(module: str, name: str) -> Any:
+    """What a YAML file holds that lies beside a module, whose `__file__` is given."""
+    return yaml.safe_load(Path(module).with_name(name).read_text(encoding="utf-8"))

@@ -21,7 +21,7 @@ from visualheads.cards import DATA_VARIABLE, cards
 from visualheads.models.conversion import configs, sources, write
 from visualheads.models.conversion import weights as plan
 from visualheads.models.conversion import weights as planning
-from visualheads.models.conversion.configs import HELPFUL, PROMPTS, VICUNA_HUMAN, VICUNA_USER, prompt_name
+from visualheads.models.conversion.configs import PROMPTS, prompt_name
 from visualheads.models.conversion.sources import read_pieces, words_of
 
 QUESTION = "how many cars ?"
@@ -248,11 +248,21 @@ def test_a_card_goes_with_the_folder_and_a_name_loads_it(tmp_path, monkeypatch):
     assert vh.catalog().loc[name, "available"]
 
 
+VICUNA = (
+    "A chat between a curious {0} and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the {0}'s questions. "
+)
+HELPFUL = (
+    "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
+    "provides, and assist the user with a variety of tasks using natural language."
+)
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("vicuna_v1", f"{VICUNA_USER}USER: <image>\nHow many? ASSISTANT:"),
-        ("llava_v1", f"{VICUNA_HUMAN}USER: <image>\nHow many? ASSISTANT:"),
+        ("vicuna_v1", f"{VICUNA.format('user')}USER: <image>\nHow many? ASSISTANT:"),
+        ("llava_v1", f"{VICUNA.format('human')}USER: <image>\nHow many? ASSISTANT:"),
         ("plain", "USER: <image>\nHow many? ASSISTANT:"),
         ("mistral_instruct", "[INST] <image>\nHow many? [/INST]"),
         ("llava_phi_3", f"<|system|>\n{HELPFUL}<|end|>\n<|user|>\n<image>\nHow many?<|end|>\n<|assistant|>\n"),
@@ -277,7 +287,6 @@ def test_prompts_are_those_of_the_recipes(name, expected):
 
 
 def test_which_prompt_a_recipe_has():
-    assert VICUNA_HUMAN.count("human") == 2
     assert prompt_name(None, "llama", False, set()) == "vicuna_v1"
     assert prompt_name(None, "llama", True, set()) == "llava_v1"
     assert prompt_name(None, "llama", True, {"<|start_header_id|>"}) == "llava_llama_3"

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from visualheads.models.token_map import TokenMap
+from visualheads.paths import read_table
 from visualheads.store import schema
 
 FORMAT = "visualheads.look"
@@ -33,44 +34,7 @@ QUALITY = 88
 PROMPT, GENERATED, MEAN = "prompt", "generated", "mean"
 LETTER = {"patch": "p", "newline": "n", "separator": "s"}
 
-MEASURES: dict[str, dict[str, Any]] = {
-    "image_weight": {
-        "long_name": "attention on the picture",
-        "unit": "share",
-        "kind": "sequential",
-        "description": "Share of the head's attention that falls on image tokens.",
-    },
-    "image_log_odds": {
-        "long_name": "log-odds of image tokens",
-        "unit": "nats",
-        "kind": "diverging",
-        "description": "Against an even look over all tokens, which is 0; image tokens are most of the prompt.",
-    },
-    "concentration": {
-        "long_name": "concentration",
-        "unit": "number",
-        "kind": "sequential",
-        "description": "How few patches hold the attention on the picture: 0 is an even look, 1 a single patch.",
-    },
-    "concentration_no_sink": {
-        "long_name": "concentration without sinks",
-        "unit": "number",
-        "kind": "sequential",
-        "description": "Concentration over the patches that are no sink tokens.",
-    },
-    "sink_share": {
-        "long_name": "share on visual sinks",
-        "unit": "share",
-        "kind": "sequential",
-        "description": "Share of the attention on the picture that falls on its sink tokens.",
-    },
-    "white_change": {
-        "long_name": "change since a white picture",
-        "unit": "change",
-        "kind": "diverging",
-        "description": "Attention on the picture, minus that on a white picture with the same prompt and answer.",
-    },
-}
+MEASURES: dict[str, dict[str, str]] = read_table(__file__, "measures.yml")
 """Name → long_name, unit (share, change, nats, ratio, number), kind (sequential, diverging, ratio), description."""
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from visualheads.errors import UnknownModelError
 from visualheads.miniatures import language
+from visualheads.paths import read_table
 
 if TYPE_CHECKING:
     from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedConfig, PreTrainedModel
@@ -52,37 +53,10 @@ class Miniature:
     seed: int = 0
 
 
-VICUNA_13B = TextShape(
-    "mini-vicuna-13B-text", "llama", layers=10, heads=10, key_value_heads=10, hidden=110, intermediate=192, head_dim=12
-)
-TEXT_SHAPES = {
-    shape.name: shape
-    for shape in (
-        TextShape("mini-vicuna-7B-text", "llama"),
-        TextShape("mini-vicuna-7B-text-seed1", "llama", seed=1),
-        VICUNA_13B,
-        TextShape("mini-mistral-7B-text", "mistral", key_value_heads=2),
-        TextShape("mini-llama-3-8B-text", "llama", key_value_heads=2, rope_theta=500_000.0),
-        TextShape("mini-phi-3-3.8B-text", "phi3", hidden=80, head_dim=10),
-    )
-}
-# The paper's nine in its order, then the two that tell seed noise from model differences.
-MINIATURES = {
-    entry.name: entry
-    for entry in (
-        Miniature("mini-vip-phi-3-3.8B", "mini-phi-3-3.8B-text", "vip", "mucai/vip-llava-phi-3-mini-3.8B"),
-        Miniature("mini-1.6-mistral-7B", "mini-mistral-7B-text", "1.6", "llava-hf/llava-v1.6-mistral-7b-hf"),
-        Miniature("mini-vip-llama-3-8B", "mini-llama-3-8B-text", "vip", "mucai/vip-llava-llama-3-8b"),
-        Miniature("mini-1.5-7B", "mini-vicuna-7B-text", "1.5", "llava-hf/llava-1.5-7b-hf"),
-        Miniature("mini-1.6-vicuna-7B", "mini-vicuna-7B-text", "1.6", "llava-hf/llava-v1.6-vicuna-7b-hf"),
-        Miniature("mini-vip-7B", "mini-vicuna-7B-text", "vip", "llava-hf/vip-llava-7b-hf"),
-        Miniature("mini-1.5-13B", "mini-vicuna-13B-text", "1.5", "llava-hf/llava-1.5-13b-hf"),
-        Miniature("mini-1.6-vicuna-13B", "mini-vicuna-13B-text", "1.6", "llava-hf/llava-v1.6-vicuna-13b-hf"),
-        Miniature("mini-vip-13B", "mini-vicuna-13B-text", "vip", "llava-hf/vip-llava-13b-hf"),
-        Miniature("mini-1.5-7B-seed1", "mini-vicuna-7B-text", "1.5", "llava-hf/llava-1.5-7b-hf", seed=1),
-        Miniature("mini-1.5-7B-text1", "mini-vicuna-7B-text-seed1", "1.5", "llava-hf/llava-1.5-7b-hf"),
-    )
-}
+TABLES = read_table(__file__, "architectures.yml")
+TEXT_SHAPES = {name: TextShape(name, **shape) for name, shape in TABLES["texts"].items()}
+MINIATURES = {name: Miniature(name, **entry) for name, entry in TABLES["miniatures"].items()}
+"""The paper's nine in its order, then the two that tell seed noise from model differences."""
 
 
 def training_order() -> list[str]:

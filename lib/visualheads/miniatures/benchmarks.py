@@ -12,7 +12,7 @@ import io
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,24 @@ from typing import Any
 from PIL import Image
 
 from visualheads.miniatures import questions, world
+from visualheads.miniatures.card import rendered
 from visualheads.miniatures.language import PLACES, RELATIONS
 from visualheads.miniatures.listings import distort, draw_shape, of_scene
 from visualheads.miniatures.questions import FEW_NUMBERS, YES_NO, Question
 from visualheads.miniatures.world import CATEGORY, CLASSES, DISTORTIONS, Scene, draw_scene, render, save_jpeg
+from visualheads.paths import read_table
 
 POPE_PICTURES, MMBENCH_ITEMS, SEEDBENCH_ITEMS, QBENCH_ITEMS = 75, 200, 200, 200
 JPEG = 85  # smaller files than LookTwice's; training sees 80 to 95
 POPULAR = 12  # classes from which POPE's popular condition draws absent ones
-NAMES = {"pope": "POPE", "mmbench": "MMBench", "seedbench": "SEED-Bench", "qbench": "Q-Bench (LLVisionQA)"}
+README = Path(__file__).with_name("scenes.md")
+NAMES = {
+    "looktwice": "PointQA-LookTwice",
+    "pope": "POPE",
+    "mmbench": "MMBench",
+    "seedbench": "SEED-Bench",
+    "qbench": "Q-Bench (LLVisionQA)",
+}
 
 # Kind of question → the answers that take turns; None: any.
 TURNS: dict[str, Sequence[str] | None] = {
@@ -38,21 +47,11 @@ TURNS: dict[str, Sequence[str] | None] = {
     "location": PLACES,
     "relation": RELATIONS,
 }
-SEED_TYPES = {"which": 2, "colour": 3, "location": 4, "number": 5, "relation": 6}  # official numbers of these types
-SEED_TITLES = {
-    "Instance Identity": 2,
-    "Instance Attributes": 3,
-    "Instance Location": 4,
-    "Instances Counting": 5,
-    "Spatial Relation": 6,
-}
-MMBENCH_CATEGORIES = {
-    "which": ("object_recognition", "finegrained_perception (instance-level)"),
-    "number": ("object_counting", "finegrained_perception (instance-level)"),
-    "colour": ("attribute_recognition", "finegrained_perception (instance-level)"),
-    "location": ("object_localization", "finegrained_perception (instance-level)"),
-    "relation": ("spatial_relationship", "finegrained_perception (cross-instance)"),
-}
+KINDS = read_table(__file__, "benchmarks.yml")
+_BY_TYPE = sorted((*told["seedbench"], kind) for kind, told in KINDS.items())
+SEED_TYPES = {kind: number for number, _, kind in _BY_TYPE}
+"""Kind of question → SEED-Bench's official number of its type."""
+SEED_TITLES = {title: number for number, title, _ in _BY_TYPE}
 MMBENCH_OPTIONS = (4, 4, 3, 4, 2)  # items take turns
 MMBENCH_COLUMNS = (
     "index", "question", "hint", "A", "B", "C", "D", "answer", "category", "image", "l2-category", "split",
@@ -77,14 +76,7 @@ class Item:
 
 def attribution(name: str) -> str:
     """Return the text that stands beside the files of a benchmark."""
-    return f"""\
-# Glyph scenes in the format of {NAMES[name]}
-
-Pictures and questions made by this project (`visualheads scenes`), seeded; the files follow the benchmark's format, and
-none of its pictures or questions are in them. The glyphs are icons of Font Awesome Free 6 by Fonticons, Inc., licensed
-CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/), coloured, scaled and set on textured grounds. The pictures are
-licensed CC BY 4.0 as well.
-"""
+    return rendered(README, name=name, title=NAMES[name])
 
 
 def draw_item(benchmark: str, index: int, kind: str, wording: int, options: int = 4) -> Item:
@@ -120,15 +112,13 @@ def write_pope(folder: Path) -> None:
 
     The absent ones are random, popular, or of a supercategory that is there (adversarial).
     """
-    pictures = folder / "images"
-    pictures.mkdir(parents=True, exist_ok=True)
     scenes = [_pope_scene(index) for index in range(POPE_PICTURES)]
     frequency = Counter(name for scene in scenes for name in scene.names)
     popular = sorted(CLASSES, key=lambda name: (-frequency[name], name))[:POPULAR]
     lines: dict[str, list[str]] = {"random": [], "popular": [], "adversarial": []}
     for number, scene in enumerate(scenes, start=1):
         image = f"{number}.jpg"
-        save_jpeg(render(scene), pictures / image, JPEG)
+        save_jpeg(render(scene), folder / "images" / image, JPEG)
         present = random.Random(f"pope-test/present/{number}").sample(sorted(scene.names), 2)
         pools = {
             "random": CLASSES,
@@ -169,7 +159,7 @@ def write_mmbench(folder: Path) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")
     writer.writerow(MMBENCH_COLUMNS)
-    kinds = list(MMBENCH_CATEGORIES)
+    kinds = list(KINDS)
     for index in range(MMBENCH_ITEMS):
         kind = kinds[index % len(kinds)]
         item = draw_item("mmbench", index, kind, 1, MMBENCH_OPTIONS[(index // len(kinds)) % len(MMBENCH_OPTIONS)])
@@ -177,7 +167,7 @@ def write_mmbench(folder: Path) -> None:
         item.image.save(buffer, "JPEG", quality=JPEG)
         options = [*item.options, *[""] * (4 - len(item.options))]
         picture = base64.b64encode(buffer.getvalue()).decode()
-        category, group = MMBENCH_CATEGORIES[kind]
+        category, group = KINDS[kind]["mmbench"]
         writer.writerow([index + 1, item.question.text, "", *options, item.letter, category, picture, group, "dev"])
     (folder / "mmbench_dev_glyphs.tsv").write_text(text.getvalue())
     (folder / "README.md").write_text(attribution("mmbench"))
@@ -185,27 +175,14 @@ def write_mmbench(folder: Path) -> None:
 
 def write_seedbench(folder: Path) -> None:
     """Write `SEED-Bench.json` and a folder of pictures; always four options."""
-    pictures = folder / "SEED-Bench-image"
-    pictures.mkdir(parents=True, exist_ok=True)
     entries = []
     kinds = list(SEED_TYPES)
     for index in range(SEEDBENCH_ITEMS):
         kind = kinds[index % len(kinds)]
         item = draw_item("seedbench", index, kind, 0)
         name = f"{index + 1}.jpg"
-        save_jpeg(item.image, pictures / name, JPEG)
-        choices = {f"choice_{letter}": option for letter, option in zip("abcd", item.options, strict=True)}
-        entries.append(
-            {
-                "answer": item.letter,
-                **choices,
-                "data_id": name,
-                "data_type": "image",
-                "question": item.question.text,
-                "question_id": str(index + 1),
-                "question_type_id": SEED_TYPES[kind],
-            }
-        )
+        save_jpeg(item.image, folder / "SEED-Bench-image" / name, JPEG)
+        entries.append(seed_entry(index + 1, kind, name, item.question.text, item.options, item.letter))
     content = {"questions": entries, "question_type": SEED_TITLES}
     (folder / "SEED-Bench.json").write_text(json.dumps(content, separators=(",", ":")) + "\n")
     (folder / "README.md").write_text(attribution("seedbench"))
@@ -213,14 +190,12 @@ def write_seedbench(folder: Path) -> None:
 
 def write_qbench(folder: Path) -> None:
     """Write `llvisionqa_dev.json` and a folder of pictures: which distortion, yes or no, how."""
-    pictures = folder / "images"
-    pictures.mkdir(parents=True, exist_ok=True)
     entries = []
     for index in range(QBENCH_ITEMS):
         kind = QBENCH_KINDS[index % len(QBENCH_KINDS)]
         item = qbench_item(index, kind)
         name = f"{index + 1}.jpg"
-        save_jpeg(item.image, pictures / name, JPEG)
+        save_jpeg(item.image, folder / "images" / name, JPEG)
         entries.append(
             {
                 "img_path": name,
@@ -272,17 +247,6 @@ def draw_low_level(index: int, kind: str, quality: str, answer: str, turn: int) 
 TEST_SEED = "looktwice-test"  # no training stage uses a seed of this form
 SPLITS = {"train": 12, "val": 12, "test": 400}
 
-ATTRIBUTION = """\
-# Glyph scenes in the LookTwice-QA format
-
-Pictures made by this project (`visualheads scenes`), seeded; the files follow the format of PointQA-LookTwice.
-The glyphs are icons of Font Awesome Free 6 by Fonticons, Inc., licensed CC BY 4.0
-(https://creativecommons.org/licenses/by/4.0/), coloured, scaled and set on textured grounds. The pictures are
-licensed CC BY 4.0 as well.
-
-`Objects` in a record is an addition to the official fields: all labelled boxes of the picture.
-"""
-
 
 def askable(scene: Scene) -> list[str]:
     """Find the classes that are alone in their supercategory.
@@ -305,31 +269,58 @@ def scene_with_question(split: str, index: int) -> tuple[Scene, str]:
     raise AssertionError("a scene with an askable class turns up within a few draws")
 
 
+def xywh(box: world.Box) -> dict[str, int]:
+    """A box as the official records write one."""
+    left, top, right, bottom = box
+    return {"x": left, "y": top, "w": right - left, "h": bottom - top}
+
+
+def look_record(
+    image_id: int, questions: Mapping[str, str], count: int, box: world.Box, name: str, category: str
+) -> dict[str, Any]:
+    """Write a question record in LookTwice-QA's official fields; `questions` by object, super and general."""
+    left, top, right, bottom = box
+    return {
+        "Img_id": image_id,
+        **{f"{kind.capitalize()}_question": text for kind, text in questions.items()},
+        "Ans": count,
+        "BBox": xywh(box),
+        "Point": {"x": (left + right) // 2, "y": (top + bottom) // 2},
+        "Obj_type": name,
+        "Supercategory": category,
+    }
+
+
 def record(scene: Scene, name: str, image_id: int) -> dict[str, Any]:
     """Write one question record in the official fields, with all objects' boxes in addition."""
     rng = random.Random(f"{TEST_SEED}/box/{image_id}")
-    left, top, right, bottom = rng.choice([item.box for item in scene.objects if item.name == name])
+    box = rng.choice([item.box for item in scene.objects if item.name == name])
+    asked = {
+        "obj": f"How many {world.PLURAL[name]} are there?",
+        "super": f"How many of these {CATEGORY[name]} are there?",
+        "general": "How many of these are there?",
+    }
+    objects = [{"name": item.name, "BBox": xywh(item.box)} for item in scene.objects]
+    return look_record(image_id, asked, scene.count(name), box, name, CATEGORY[name]) | {"Objects": objects}
+
+
+def seed_entry(
+    number: int, kind: str, picture: str, question: str, options: Sequence[str], answer: str
+) -> dict[str, Any]:
+    """Write an item in SEED-Bench's official fields; `answer` is a letter."""
     return {
-        "Img_id": image_id,
-        "Obj_question": f"How many {world.PLURAL[name]} are there?",
-        "Super_question": f"How many of these {CATEGORY[name]} are there?",
-        "General_question": "How many of these are there?",
-        "Ans": scene.count(name),
-        "BBox": {"x": left, "y": top, "w": right - left, "h": bottom - top},
-        "Point": {"x": (left + right) // 2, "y": (top + bottom) // 2},
-        "Obj_type": name,
-        "Supercategory": CATEGORY[name],
-        "Objects": [
-            {"name": item.name, "BBox": {"x": x0, "y": y0, "w": x1 - x0, "h": y1 - y0}}
-            for item in scene.objects
-            for x0, y0, x1, y1 in [item.box]
-        ],
+        "answer": answer,
+        **{f"choice_{letter}": option for letter, option in zip("abcd", options, strict=True)},
+        "data_id": picture,
+        "data_type": "image",
+        "question": question,
+        "question_id": str(number),
+        "question_type_id": SEED_TYPES[kind],
     }
 
 
 def write_looktwice(folder: Path) -> None:
     """Write pictures, `looktwiceqa_dataset.json` and the split files; the same call writes the same bytes."""
-    (folder / "images").mkdir(parents=True, exist_ok=True)
     records: dict[str, list[dict[str, Any]]] = {}
     image_id = 0
     for split, number in SPLITS.items():
@@ -342,7 +333,7 @@ def write_looktwice(folder: Path) -> None:
             ids.append(image_id)
         (folder / f"looktwiceqa_{split}_imgs.json").write_text(json.dumps(ids) + "\n")
     (folder / "looktwiceqa_dataset.json").write_text(json.dumps(records, separators=(",", ":")) + "\n")
-    (folder / "README.md").write_text(ATTRIBUTION)
+    (folder / "README.md").write_text(attribution("looktwice"))
 
 
 WRITERS: dict[str, Callable[[Path], None]] = {

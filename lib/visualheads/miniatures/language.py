@@ -7,6 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from visualheads.miniatures.world import ADJECTIVES, CLASSES, COLOURS, QUALITIES, SUPERCATEGORIES
+from visualheads.paths import read_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,26 +17,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 WORDINGS: dict[str, tuple[str, ...]] = {
-    "general": ("How many of these are there?",),
-    "name": ("What is the object in the rectangle?",),
-    "object": ("How many {plural} are there?",),
-    "super": ("How many of these {category} are there?",),
-    "number": ("How many {plural} are in the image?", "How many {plural} can be seen in the picture?"),
-    "exists": ("Is there {article} {name} in the image?",),
-    "which": ("Which of the following objects can be seen in the image?", "Which object is in the picture?"),
-    "colour": ("What is the colour of the {name}?", "What color is the {name}?"),
-    "location": ("Where is the {name} located in the image?", "In which part of the picture is the {name}?"),
-    "relation": (
-        "Where is the {name} when seen from the {other}?",
-        "What is the position of the {name} relative to the {other}?",
-    ),
-    "distortion": (
-        "Which distortion problem does the image have?",
-        "What is the main distortion of this picture?",
-    ),
-    "quality": ("Is this image {adjective}?", "Is this picture {adjective}?"),
-    "appearance": ("How {adjective} is this image?", "How {adjective} is this picture?"),
+    kind: tuple(forms) for kind, forms in read_table(__file__, "questions.yml")["wordings"].items()
 }
+"""Kind of question → how it is put."""
 LOOKTWICE = ("general", "object", "super")
 PLACES = ("top left", "top right", "bottom left", "bottom right")
 RELATIONS = ("left", "right", "above", "below")

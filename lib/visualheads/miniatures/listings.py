@@ -20,6 +20,7 @@ from visualheads.miniatures.world import (
     COLOURS,
     DISTORTIONS,
     NONE,
+    TABLES,
     Box,
     Scene,
     as_jpeg,
@@ -39,15 +40,7 @@ MENTIONED = 0.5  # share of fillers that mention it, where words share places
 
 Colour = tuple[int, int, int]
 RED: Colour = (255, 0, 0)
-OTHER_BOX_COLOURS: tuple[Colour, ...] = (
-    (0, 220, 0),
-    (0, 0, 255),
-    (255, 255, 0),
-    (255, 0, 255),
-    (0, 230, 230),
-    (255, 140, 0),
-    (255, 255, 255),
-)
+OTHER_BOX_COLOURS: tuple[Colour, ...] = tuple(map(tuple, TABLES["box_colours"]))
 SHAPES = {(4, 4): 0.7, (6, 4): 0.15, (4, 6): 0.15}  # cells: (columns, rows)
 BOXED = 0.6  # share of pictures with a drawn box
 DISTORTED_PICTURES = 0.25  # share of pictures with a distortion

@@ -26,6 +26,7 @@ from visualheads.miniatures.world import (
     QUALITIES,
     SUPERCATEGORIES,
 )
+from visualheads.paths import read_table
 from visualheads.tasks.sample import LETTERS
 
 if TYPE_CHECKING:
@@ -37,22 +38,8 @@ FEW_NUMBERS = NUMBERS[:5]  # in the other benchmarks: what a scene holds of one 
 ABSENT = 0.1  # share of counting questions about something that may not be there
 YES_NO = ("Yes", "No")
 
-# How often each kind is asked: (of a list with a marked object, of one without). LookTwice has more than half.
-WEIGHTS = {
-    "general": (0.36, 0.0),
-    "object": (0.14, 0.31),
-    "super": (0.1, 0.27),
-    "name": (0.08, 0.0),
-    "number": (0.04, 0.05),
-    "exists": (0.08, 0.11),
-    "which": (0.06, 0.06),
-    "colour": (0.07, 0.07),
-    "location": (0.05, 0.05),
-    "relation": (0.06, 0.06),
-    "distortion": (0.04, 0.04),
-    "quality": (0.03, 0.03),
-    "appearance": (0.03, 0.03),
-}
+WEIGHTS: dict[str, tuple[float, float]] = read_table(__file__, "questions.yml")["weights"]
+"""How often training asks each kind: (of a list with a marked object, of one without)."""
 LOW_LEVEL = ("distortion", "quality", "appearance")
 LOW_LEVEL_FACTOR = {True: 3.0, False: 0.5}  # with and without a distortion, so that both answers are about as frequent
 

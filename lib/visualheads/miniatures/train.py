@@ -19,7 +19,7 @@ from visualheads.cards import cards
 from visualheads.errors import CheckpointError
 from visualheads.miniatures import evaluation, training
 from visualheads.miniatures.architectures import MINIATURES, build_empty, build_processor, miniature, text_shape
-from visualheads.miniatures.card import model_card
+from visualheads.miniatures.card import model_card, rendered
 from visualheads.miniatures.fitting import Progress, Report, Schedule, save_atomically
 from visualheads.miniatures.language import build_tokenizer
 from visualheads.miniatures.tower import TOWER_SEED, build_tower_with_head, train_tower
@@ -29,6 +29,7 @@ from visualheads.store import upkeep
 from visualheads.tasks import task
 from visualheads.tracing import trace
 
+TEXT_CARD = Path(__file__).with_name("text_card.md")
 TRAINING_RECORD = "training.json"
 WEIGHTS = "model.safetensors"
 MOMENTS = "moments.zarr.zip"
@@ -154,14 +155,8 @@ def save_text(name: str, model: Any, folder: Path, schedule: Schedule, progress:
     folder.mkdir(parents=True, exist_ok=True)
     _save_half(model, folder)
     build_tokenizer().save_pretrained(folder)
-    shape = text_shape(name)
-    (folder / "MODEL_CARD.md").write_text(
-        f"---\nlicense: apache-2.0\nlibrary_name: transformers\n---\n\n# {name}\n\nA text-only language model "
-        f"({type(model).__name__}, {shape.layers} layers × {shape.heads} heads, "
-        f"{shape.key_value_heads} key-value heads; seed {shape.seed}) that lists and counts objects told in words "
-        "and answers questions about them. "
-        "It has never seen a picture; multimodal miniatures grow from it.\n"
-    )
+    told = rendered(TEXT_CARD, shape=text_shape(name), kind=type(model).__name__)
+    (folder / "MODEL_CARD.md").write_text(told)
     record = {"model": name, "schedule": asdict(schedule), "curve": progress.curve, "seconds": progress.seconds}
     (folder / TRAINING_RECORD).write_text(json.dumps(record, indent=1) + "\n")
 

@@ -15,48 +15,27 @@ from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from visualheads.errors import require
+from visualheads.paths import read_table
 
 CELL = 24  # pixels of one object's cell; a 4 × 4 scene measures 96 × 96
 Box = tuple[int, int, int, int]
 
-WORLD: dict[str, tuple[str, ...]] = {
-    "beings": ("person", "infant", "swimmer", "skier", "nurse", "astronaut"),
-    "animals": ("dog", "cat", "fish", "horse", "frog", "dove", "spider", "hippo"),
-    "vehicles": ("car", "bicycle", "bus", "truck", "plane", "sailboat", "motorcycle", "tractor"),
-    "foods": ("apple", "carrot", "lemon", "pizza", "burger", "cheese"),
-    "things": ("umbrella", "key", "bell", "book", "chair", "clock", "guitar", "hammer"),
-}
+TABLES: dict[str, Any] = read_table(__file__, "world.yml")
+WORLD: dict[str, tuple[str, ...]] = {category: tuple(names) for category, names in TABLES["classes"].items()}
 """Supercategory → its classes."""
 SUPERCATEGORIES = tuple(WORLD)
 CATEGORY = {name: category for category, names in WORLD.items() for name in names}
 CLASSES = tuple(CATEGORY)
 PLURAL = {name: name + ("es" if name.endswith(("s", "sh")) else "s") for name in CLASSES}
-GLYPH = {name: name for name in CLASSES} | {
-    "infant": "baby",
-    "swimmer": "person-swimming",
-    "skier": "person-skiing",
-    "nurse": "user-nurse",
-    "astronaut": "user-astronaut",
-    "apple": "apple-whole",
-    "pizza": "pizza-slice",
-}
+GLYPH = {name: TABLES["glyphs"].get(name, name) for name in CLASSES}
 """Class → the name of its icon."""
-# No red: the drawn rectangle is the only red in a picture.
-COLOURS: dict[str, tuple[int, int, int]] = {
-    "black": (25, 25, 25),
-    "gray": (95, 95, 95),
-    "blue": (30, 55, 185),
-    "green": (20, 110, 40),
-    "purple": (115, 30, 140),
-    "brown": (115, 70, 25),
-    "teal": (0, 115, 120),
-    "orange": (205, 100, 0),
-}
+COLOURS: dict[str, tuple[int, int, int]] = {name: tuple(colour) for name, colour in TABLES["colours"].items()}
 COUNT_WEIGHTS = {1: 0.19, 2: 0.2, 3: 0.21, 4: 0.21, 5: 0.19}  # flat, so that no answer can be guessed
 CLASS_COUNT_WEIGHTS = {1: 0.15, 2: 0.45, 3: 0.4}
 SIBLING_SHARE = 0.4  # how often a further class shares a supercategory, so that `super` differs from `object`
@@ -64,14 +43,10 @@ MOST_OBJECTS = 10
 GLYPH_SIZES = (15, 17, 19)
 
 NONE = "none"
-DISTORTIONS = ("blur", "noise", "darkness", "fading")
+ADJECTIVES: dict[str, tuple[str, str]] = {kind: tuple(words) for kind, words in TABLES["adjectives"].items()}
+"""Distortion → what a picture with it, and one without it, is called."""
+DISTORTIONS = tuple(ADJECTIVES)
 QUALITIES = (NONE, *DISTORTIONS)
-ADJECTIVES = {  # (of a distorted picture, of one without that distortion)
-    "blur": ("blurry", "sharp"),
-    "noise": ("noisy", "clear"),
-    "darkness": ("dark", "bright"),
-    "fading": ("faded", "colourful"),
-}
 # Mild and strong: radius in pixels, standard deviation in grey levels, and twice the share that is left.
 STRENGTHS = {"blur": (1.0, 1.8), "noise": (18.0, 34.0), "darkness": (0.5, 0.25), "fading": (0.3, 0.1)}
 PALE, CONTRAST = 200, 0.6  # a faded picture's tones are drawn towards this grey level, by this factor
@@ -254,5 +229,6 @@ def as_jpeg(image: Image.Image, quality: int = 92) -> Image.Image:
 
 
 def save_jpeg(image: Image.Image, path: Path, quality: int = 92) -> None:
-    """Write the picture as a JPEG file."""
+    """Write the picture as a JPEG file, its folder too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path, "JPEG", quality=quality)

@@ -80,10 +80,16 @@ class Blueprint:
         return self.adapter.token_map(self.config, self.processor, image_size).grid_shape
 
 
+@cache
+def known() -> dict[str, Any]:
+    """What `blueprints.yml` holds: parts of configurations by name, of `text`, `vision` and `recipe`."""
+    return yaml.safe_load(BLUEPRINTS.read_text(encoding="utf-8"))
+
+
 def has_blueprint(card: Card) -> bool:
     """Whether `blueprints.yml` describes this card's language model and recipe (miniatures are files: read those)."""
-    known = _known()
-    return not card.miniature and card.llm in known["text"] and card.recipe in known["recipe"]
+    told = known()
+    return not card.miniature and card.llm in told["text"] and card.recipe in told["recipe"]
 
 
 def of_card(card: Card) -> Blueprint:
@@ -96,16 +102,16 @@ def of_card(card: Card) -> Blueprint:
     if not has_blueprint(card):
         raise UnknownModelError(
             f"the configuration of {card.name!r} is not written down here; known: language models "
-            f"{', '.join(_known()['text'])} in the recipes {', '.join(_known()['recipe'])}."
+            f"{', '.join(known()['text'])} in the recipes {', '.join(known()['recipe'])}."
         )
-    known = _known()
-    text = dict(known["text"][card.llm])
+    told = known()
+    text = dict(told["text"][card.llm])
     vocabulary = text.pop("vocabulary")
     config = getattr(transformers, card.class_name).config_class(
         text_config={**text, "vocab_size": vocabulary + 1, "pad_token_id": None},
-        vision_config={"model_type": "clip_vision_model", **known["vision"]},
+        vision_config={"model_type": "clip_vision_model", **told["vision"]},
         image_token_index=vocabulary,
-        **known["recipe"][card.recipe],
+        **told["recipe"][card.recipe],
     )
     config.architectures = [card.class_name]
     return Blueprint(config, SimpleNamespace(image_processor=_pictures(card, config)), "blueprints.yml")
@@ -214,8 +220,3 @@ def _pictures(card: Card, config: Any) -> Any:
     if card.preparation == PAD_TO_SQUARE and not card.hub_id:
         return transformers.LlavaImageProcessorPil(**settings, do_pad=True)
     return transformers.CLIPImageProcessorPil(**settings)
-
-
-@cache
-def _known() -> dict[str, Any]:
-    return yaml.safe_load(BLUEPRINTS.read_text(encoding="utf-8"))

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from visualheads.miniatures.benchmarks import KINDS, SEED_TYPES, look_record, seed_entry, xywh
 from visualheads.miniatures.smol import questions
 from visualheads.miniatures.smol.scenes import HELD_OUT_GROUND, Placed, Scene, draw_scene, is_held_out, render
 from visualheads.miniatures.smol.sprites import CATEGORY, CLASSES, COLOURS, PAINTED, SpriteSheet
@@ -27,21 +29,11 @@ EVERY_HELD_OUT_PAIR, EVERY_HELD_OUT_GROUND = 4, 5
 QUALITY = 70
 POPE_PICTURES, POPULAR = 200, 12
 SEED_ITEMS = 60
-SEED_TYPES = {"which": 2, "colour": 3, "number": 5, "relation": 6}
-"""Kinds of questions with the official numbers of their types; so many items of each as `SEED_ITEMS`."""
-SEED_TITLES = {"Instance Identity": 2, "Instance Attributes": 3, "Instances Counting": 5, "Spatial Relation": 6}
+SEED_KINDS = ("which", "colour", "number", "relation")
+"""Kinds of questions; so many items of each as `SEED_ITEMS`."""
 LETTERS = "ABCD"
 
-README = """\
-# Emoji scenes in the formats of LookTwice-QA, POPE and SEED-Bench
-
-Pictures and questions made by this project (`visualheads scenes --smol`), seeded. The files follow the benchmarks'
-formats; none of their pictures or questions are in them. The objects are renders of Microsoft's Fluent Emoji (MIT
-License, see ../LICENSE-sprites.md) at free places and sizes. The pictures are licensed MIT as well.
-
-In a record of looktwiceqa_dataset.json, `Objects` (all labelled boxes), `Ground` (style of the ground) and
-`Held_out_pair` (classes together that training never shows together) are additions to the official fields.
-"""
+README = Path(__file__).with_name("scenes.md")
 
 
 @dataclass(frozen=True)
@@ -91,7 +83,7 @@ def write_test_scenes(folder: Path, sheet: SpriteSheet, number: int = SCENES) ->
     test = [each for each in drawn if each.number > SPLITS["train"] + SPLITS["val"]]
     write_pope(folder, test[:POPE_PICTURES])
     write_seedbench(folder, test)
-    (folder / "README.md").write_text(README, encoding="utf-8")
+    shutil.copyfile(README, folder / "README.md")
 
 
 def write_looktwice(folder: Path, drawn: Sequence[TestScene]) -> None:
@@ -109,26 +101,17 @@ def write_looktwice(folder: Path, drawn: Sequence[TestScene]) -> None:
 
 
 def _record(each: TestScene) -> dict[str, Any]:
-    name, box = each.asked.name, _box(each.asked)
-    return {
-        "Img_id": each.number,
-        "Obj_question": questions.count_object(name),
-        "Super_question": questions.count_super(CATEGORY[name]),
-        "General_question": questions.GENERAL,
-        "Ans": each.scene.count(name),
-        "BBox": box,
-        "Point": {"x": box["x"] + box["w"] // 2, "y": box["y"] + box["h"] // 2},
-        "Obj_type": name,
-        "Supercategory": CATEGORY[name],
-        "Objects": [{"name": thing.name, "BBox": _box(thing)} for thing in each.scene.objects],
-        "Ground": each.scene.ground,
-        "Held_out_pair": is_held_out(each.scene.names),
+    name, scene = each.asked.name, each.scene
+    asked = {
+        "obj": questions.count_object(name),
+        "super": questions.count_super(CATEGORY[name]),
+        "general": questions.GENERAL,
     }
-
-
-def _box(thing: Placed) -> dict[str, int]:
-    left, top, right, bottom = thing.box
-    return {"x": left, "y": top, "w": right - left, "h": bottom - top}
+    return look_record(each.number, asked, scene.count(name), each.asked.box, name, CATEGORY[name]) | {
+        "Objects": [{"name": thing.name, "BBox": xywh(thing.box)} for thing in scene.objects],
+        "Ground": scene.ground,
+        "Held_out_pair": is_held_out(scene.names),
+    }
 
 
 def write_pope(folder: Path, drawn: Sequence[TestScene]) -> None:
@@ -155,7 +138,7 @@ def write_pope(folder: Path, drawn: Sequence[TestScene]) -> None:
 def write_seedbench(folder: Path, drawn: Sequence[TestScene]) -> None:
     """Write SEED-Bench.json: which object, which colour, how many, where; right letters take turns."""
     items: list[dict[str, Any]] = []
-    for kind, title in SEED_TYPES.items():
+    for kind in SEED_KINDS:
         wanted = 0
         for each in drawn:
             if wanted == SEED_ITEMS:
@@ -166,19 +149,10 @@ def write_seedbench(folder: Path, drawn: Sequence[TestScene]) -> None:
                 continue
             question, answer, others = made
             options = [*others[: wanted % 4], answer, *others[wanted % 4 :]]
-            items.append(
-                {
-                    "answer": LETTERS[wanted % 4],
-                    **{f"choice_{letter.lower()}": option for letter, option in zip(LETTERS, options, strict=True)},
-                    "data_id": each.file,
-                    "data_type": "image",
-                    "question": question,
-                    "question_id": str(len(items) + 1),
-                    "question_type_id": title,
-                }
-            )
+            items.append(seed_entry(len(items) + 1, kind, each.file, question, options, LETTERS[wanted % 4]))
             wanted += 1
-    told = {"questions": items, "question_type": SEED_TITLES}
+    titles = {KINDS[kind]["seedbench"][1]: SEED_TYPES[kind] for kind in SEED_KINDS}
+    told = {"questions": items, "question_type": titles}
     (folder / "SEED-Bench.json").write_text(json.dumps(told, separators=(",", ":")) + "\n", encoding="utf-8")
 
 

@@ -7,37 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from visualheads.cards import data_folder, trained_steps
-from visualheads.miniatures.card import percent
+from visualheads.miniatures.card import rendered
 from visualheads.models.smol.base_weights import PACKAGES
 
+CARD = Path(__file__).with_name("model_card.md")
 GOALS = {"looktwice/plain-object": 0.80, "looktwice/plain-super": 0.70, "looktwice/visual-general": 0.60, "pope": 0.85}
 """Least accuracy of smol-1.5, as seen, greedy, exact match."""
 BLIND_MARGIN = 0.05
 """With a white picture no more right than the best question-only answerer plus this, at the upper 95 % limit."""
 ELSEWHERE_MARGIN = 0.08
 """How much less may be right on scenes of another generator."""
-NO_REFERENT = "looktwice/plain-general"
-"""“These” with nothing marked: reported, nothing is expected of it."""
-
-HEAD = """\
-# {name}
-
-SmolLM2-135M-Instruct reads the last feature map of EfficientNet-Lite2 (ImageNet) through a two-layer projector.
-{stage} The base weights are others' (Apache-2.0, fetched by `visualheads weights smol`); here are only those learned by
-this project: `{name}.safetensors`.
-
-* Class: FastVlmForConditionalGeneration; 30 layers × 9 query / 3 key-value heads; 144 image tokens (12 × 12).
-* The language model's weights are dequantised from 4 bits ({gguf}); its perplexity on `text.md` is {before:.2f} as
-  fetched and {after:.2f} in this model.
-* The tower's features know little of place; 32 added channels tell the distance from each edge, by zero padding. The
-  published channels are unchanged.
-* Trained on emoji scenes only (see README.md), {steps} steps. It knows nothing of photographs.
-* Scored as it was trained: language model in bfloat16, the rest in float32.
-"""
-STAGES = {
-    "smol-frozen": "Tower and language model are frozen: only the projector was trained.",
-    "smol-1.5": "A first stage trained the projector alone, a second one also LoRA (r = 8, all linear layers).",
-}
 
 
 def flat_scores(scores: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -71,55 +50,19 @@ def goal_lines(scores: dict[str, Any]) -> list[str]:
     return lines
 
 
-def score_table(scores: dict[str, Any]) -> str:
-    """All benchmarks and conditions as a Markdown table."""
-    lines = [
-        "| benchmark/condition | accuracy % (95 % interval) | white picture % | question only % | prompts |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for what, entry in flat_scores(scores).items():
-        note = " (no referent)" if what == NO_REFERENT else ""
-        usual = f"{100 * entry['question_only']['accuracy']:.1f}"
-        cells = [percent(entry["seen"]), percent(entry["white"]), usual, str(entry["seen"]["n"])]
-        lines.append(f"| {what}{note} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def elsewhere_table(scores: dict[str, Any]) -> str:
-    """Questions on what training never showed, as a Markdown table."""
-    lines = ["| counts of what is named, on | accuracy % (95 % interval) | prompts |", "| --- | --- | --- |"]
-    entries = {**scores["held_out"], **{f"another generator, {kind}": it for kind, it in scores["elsewhere"].items()}}
-    lines += [f"| {what} | {percent(entry['seen'])} | {entry['seen']['n']} |" for what, entry in entries.items()]
-    return "\n".join(lines)
-
-
-def text_table(text: dict[str, Any]) -> str:
-    """Answers about lists in words, before and after, as a Markdown table."""
-    lines = [
-        "| about lists in words | as fetched: likeliest % | exact % | in this model: likeliest % | exact % |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for kind, after in text["answers"].items():
-        each = [one for told in (text["before"]["answers"][kind], after) for one in (told["chosen"], told)]
-        lines.append(f"| {kind} ({after['n']}) | {' | '.join(map(percent, each))} |")
-    return "\n".join(lines)
-
-
 def model_card(name: str, scores: dict[str, Any], steps: int) -> str:
     """Return the card as Markdown."""
-    text = scores["text"]
-    head = HEAD.format(
+    elsewhere = {f"another generator, {kind}": entry for kind, entry in scores["elsewhere"].items()}
+    return rendered(
+        CARD,
         name=name,
-        stage=STAGES[name],
-        gguf=PACKAGES[0].name,
-        before=text["before"]["perplexity"],
-        after=text["perplexity"],
         steps=steps,
+        gguf=PACKAGES[0].name,
+        scores=flat_scores(scores),
+        goals=goal_lines(scores) if name == "smol-1.5" else [],
+        never_shown=scores["held_out"] | elsewhere,
+        text=scores["text"],
     )
-    goals = "\n".join(f"* {line}" for line in goal_lines(scores)) if name == "smol-1.5" else ""
-    parts = [head, "## Scores", score_table(scores), goals, "## What training never showed", elsewhere_table(scores)]
-    parts += ["## Language", text_table(text)]
-    return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
 def write_card(name: str, scores: dict[str, Any], folder: Path | None = None) -> Path:

