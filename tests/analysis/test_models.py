@@ -36,11 +36,10 @@ def test_traces_are_joined_once_and_anew_when_a_store_changed(tmp_path: Path, mo
     assert models.traced(tmp_path)["model"].values.tolist() == ["two"]
 
 
-def test_other_measures_and_models_are_kept_apart(tmp_path: Path) -> None:
+def test_other_models_are_kept_apart(tmp_path: Path) -> None:
     for name in ("one", "two"):
         live(tmp_path, name)
-    assert "concentration" in models.traced(tmp_path)
-    assert "concentration" not in models.traced(tmp_path, ["image_weight"])
+    assert models.traced(tmp_path)["model"].values.tolist() == ["one", "two"]
     assert models.traced(tmp_path, models=["two"])["model"].values.tolist() == ["two"]
 
 

@@ -158,9 +158,6 @@ def test_statistics_by_benchmark_and_their_words():
     assert "image weight" in shown["description"]
 
 
-def test_the_running_example_takes_no_model_that_its_page_alone_can_load(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_running_example_takes_no_model_that_its_page_alone_can_load() -> None:
     ds = xr.Dataset(coords={"model": np.array(["own-model", "1.5-7B", "mini-1.5-7B", "mini-vip-7B"], dtype=object)})
-    monkeypatch.setattr(survey, "is_prepared", lambda _folder: False)
     assert survey.examples(ds) == ["mini-1.5-7B", "mini-vip-7B"]
-    monkeypatch.setattr(survey, "is_prepared", lambda _folder: True)
-    assert survey.examples(ds) == ["smol-1.5", "mini-1.5-7B", "mini-vip-7B"]

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from helpers.looks import made_look, unpack
+from helpers.looks import made_look
 from visualheads import HeadError, ParameterError
 from visualheads.explorer import Explorer
-from visualheads.explorer.look_data import FORMAT, VERSION
-from visualheads.explorer.page import STATIC, fragment, index_of, page, write_folder
+from visualheads.explorer.look_data import FORMAT, VERSION, unpack
+from visualheads.explorer.page import STATIC, add_model, fragment, index_of, page, read_look, write_folder
 
 DOCUMENT = STATIC.with_name("FORMAT.md")
 
@@ -113,6 +113,23 @@ def test_folders_have_a_script_for_each_look(tmp_path: Path):
     text = written[1].read_text()
     told = json.loads(text[text.index(",") + 1 : text.rindex(")")])
     assert told["sample"]["id"] == "a/b"
+
+
+def test_a_model_s_looks_join_those_of_another_folder(tmp_path: Path):
+    look = made_look("shipped", sample="a")
+    write_folder([made_look("unwanted"), look, made_look("shipped", sample="b")], tmp_path / "source")
+    (listing, *_) = write_folder([made_look("own")], tmp_path / "looks")
+    first = read_look(add_model(tmp_path / "looks", tmp_path / "source", "shipped"))
+    text = listing.read_text()
+    models = json.loads(text[text.index(",") + 1 : text.rindex(")")])["models"]
+    assert [model["name"] for model in models] == ["shipped", "own"]
+    assert all((tmp_path / "looks" / sample["file"]).is_file() for model in models for sample in model["samples"])
+    assert first["sample"] == look.sample and first["provenance"] == look.provenance
+    weights = look.measures["image_weight"][0].reshape(-1)
+    np.testing.assert_allclose(first["rows"][0]["measures"]["image_weight"], weights, rtol=1e-3)
+    for mode, effect in look.effects.items():
+        told = first["effects"][mode]["probability"].reshape(effect.probability.shape)
+        np.testing.assert_array_equal(told, effect.probability)
 
 
 def test_fragments_stand_in_any_page():

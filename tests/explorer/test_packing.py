@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.looks import dequantise, key_weights, unpack
-from visualheads.explorer.look_data import KEYS, pack, quantise, text_keys
+from helpers.looks import dequantise, key_weights
+from visualheads.explorer.look_data import KEYS, pack, quantise, text_keys, unpack
 
 
 @pytest.mark.parametrize("dtype", ["u1", "u2", "i4", "f2", "f4"])

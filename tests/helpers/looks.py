@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import gzip
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from visualheads.explorer.look_data import CODES, DTYPES, GENERATED, KEY_DECADES, PROMPT, Answers, Effect, Look, Row
+from visualheads.explorer.look_data import CODES, GENERATED, KEY_DECADES, PROMPT, Answers, Effect, Look, Row
 from visualheads.models.token_map import TokenMap
 
 QUESTION = "How many dogs are there?\nAnswer with one word."
@@ -135,15 +133,6 @@ def _effect(random: np.random.Generator, layers: int, heads: int, mode: str) -> 
     return Effect(
         label, description, probability, first, np.full((layers, heads), 0.5, np.float32), {7: " two", 11: " many"}
     )
-
-
-def unpack(packed: dict[str, Any]) -> NDArray[Any]:
-    """Return the array that `pack` made text of."""
-    data = base64.b64decode(packed["data"])
-    if packed.get("gzip"):
-        data = gzip.decompress(data)
-    dtype = np.dtype(DTYPES[packed["dtype"]])
-    return np.frombuffer(data, dtype.newbyteorder("<")).reshape(packed["shape"]).astype(dtype)
 
 
 def dequantise(

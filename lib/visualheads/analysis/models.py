@@ -16,14 +16,13 @@ import xarray as xr
 from visualheads.analysis.benchmarks import head_means
 from visualheads.analysis.lineage import descent, training_record, without_variants
 from visualheads.analysis.subset import models_of, subset
-from visualheads.cards import DEFAULT_MODEL, Card, cards, catalogue_order, data_folder, is_available, miniature_folder
+from visualheads.cards import DEFAULT_MODEL, Card, cards, catalogue_order, data_folder, miniature_folder
 from visualheads.errors import ParameterError, StoreError
 from visualheads.heads.nulls import above_null
 from visualheads.heads.patterns import QUERY
 from visualheads.heads.ranking import samples_with_control, strongest
 from visualheads.heads.selection import shapes_of
 from visualheads.models.provenance import hash_list
-from visualheads.models.smol.base_weights import base_folder, is_prepared
 from visualheads.paths import slug_of
 from visualheads.store import combine
 from visualheads.store.combine import open_results
@@ -33,8 +32,9 @@ from visualheads.store.variables import STAGES, UNTRAINED
 
 MEASURES = (
     "image_weight", "region_weight", "concentration", "focus_nats", "image_log_odds", "image_log_odds_no_sink",
-    "region_lift",
+    "region_lift", "concentration_no_sink", "sink_share", "spatial_entropy", "top_share",
 )  # fmt: skip
+"""What pages, claims and ablations read of traces."""
 ANSWERS = ("prediction", "correct", "margin", "n_image_tokens")
 TRAINED_PARTS = {
     "1.5": "adapter, language model", "ViP": "adapter, language model", "1.6": "adapter, language model, tower",
@@ -51,18 +51,15 @@ TOGETHER, KEPT_BYTES = "together", 400_000_000
 
 def traced(
     results: str | Path = "data/results",
-    measures: Sequence[str] = MEASURES,
     models: Sequence[str] | None = None,
     variants: bool = False,
 ) -> xr.Dataset:
-    """All results of a folder in memory, with these measures only: what the comparisons read.
+    """All results of a folder in memory, answers and `MEASURES` only: what the comparisons read.
 
     Parameters
     ----------
     results : str or Path
         The folder of results, one folder per model.
-    measures : sequence of str
-        Variables to read; answers and numbers of image tokens are read too.
     models : sequence of str, optional
         Only these, in this order. By default all, in the catalogue's order, then by name.
     variants : bool
@@ -81,7 +78,7 @@ def traced(
     ParameterError
         None of `models` was traced.
     """
-    ds = _read_once(Path(results), (*measures, *ANSWERS), models)
+    ds = _read_once(Path(results), models)
     names = [str(name) for name in ds["model"].values]
     wanted = catalogue_order(names) if models is None else list(models)
     chosen = [names.index(name) for name in wanted if name in names]
@@ -91,7 +88,7 @@ def traced(
     return ds if variants or models is not None else without_variants(ds)
 
 
-def _read_once(results: Path, variables: Sequence[str], models: Sequence[str] | None) -> xr.Dataset:
+def _read_once(results: Path, models: Sequence[str] | None) -> xr.Dataset:
     """`open_results` in memory, kept beside the stores as one: opening some sixty takes ten times as long.
 
     Not kept beside packed stores alone, which come from elsewhere; where a store was left out as damaged, which is told
@@ -100,9 +97,10 @@ def _read_once(results: Path, variables: Sequence[str], models: Sequence[str] | 
     live = list(results.glob(f"*/*{LIVE}"))
     there = [*live, *results.glob(f"*/*{PACKED}")]
     stores = {path.relative_to(results).as_posix(): last_changed(path) for path in there}
-    identity = {"variables": sorted(variables), "models": list(models or ()), "stores": stores}
+    variables = [*MEASURES, *ANSWERS]
+    identity = {"variables": variables, "models": list(models or ()), "stores": stores}
     identity["code"] = last_changed(combine.__file__)
-    path = results / f"{TOGETHER}-{hash_list([*identity['variables'], *identity['models']])[:8]}{LIVE}"
+    path = results / f"{TOGETHER}-{hash_list(identity['models'])[:8]}{LIVE}"
     if is_current(path, TOGETHER, identity):
         return open_store(path).load(scheduler="synchronous")
     with warnings.catch_warnings(record=True) as told:
@@ -143,14 +141,11 @@ def examples(ds: xr.Dataset) -> list[str]:
     Returns
     -------
     list of str
-        The default model where its weights are at hand, then the miniatures of `one_per_recipe`: other models that were
-        traced may be large, or lie where only their page knows.
+        The miniatures of `one_per_recipe`: other models that were traced may be large, or lie where only their page
+        knows.
     """
-    first = cards()[DEFAULT_MODEL]
-    at_hand = is_available(first) and (not first.joined or is_prepared(base_folder()))
     small = [name for name in models_of(ds) if name in cards() and cards()[name].miniature]
-    others = one_per_recipe(ds.sel(model=small)) if small else []
-    return [*([DEFAULT_MODEL] if at_hand else []), *(name for name in others if name != DEFAULT_MODEL)]
+    return one_per_recipe(ds.sel(model=small)) if small else []
 
 
 def one_per_recipe(ds: xr.Dataset) -> list[str]:
@@ -170,17 +165,13 @@ def one_per_recipe(ds: xr.Dataset) -> list[str]:
     return list(descent(names).groupby("recipe", sort=False).head(1).index)
 
 
-def untrained(
-    results: str | Path = "data/results", measures: Sequence[str] = MEASURES, models: Sequence[str] | None = None
-) -> xr.Dataset | None:
+def untrained(results: str | Path = "data/results", models: Sequence[str] | None = None) -> xr.Dataset | None:
     """Traces of networks with random weights, in memory, under the names of the trained models of their shapes.
 
     Parameters
     ----------
     results : str or Path
         The folder of results.
-    measures : sequence of str
-        Variables to read; numbers of image tokens are read too.
     models : sequence of str, optional
         Only the networks of these models' shapes. By default all, without those of further trainings of a miniature.
 
@@ -195,7 +186,7 @@ def untrained(
     there = [path for pattern in found for path in Path(results).glob(pattern)]
     if not any(read_attrs(path).get("kind") == UNTRAINED for path in there):
         return None
-    ds = open_results(results, kind=UNTRAINED, models=models, variables=(*measures, "n_image_tokens"), lazy=False)
+    ds = open_results(results, kind=UNTRAINED, models=models, variables=(*MEASURES, "n_image_tokens"), lazy=False)
     return ds if models is not None else without_variants(ds)
 
 

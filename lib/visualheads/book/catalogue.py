@@ -53,7 +53,7 @@ class Comparison:
 
 COMPARISONS = (
     Comparison("claims", "Fourteen claims", last=True, words=inputs.WORDING),
-    Comparison("one_head", "One picture, one question, one head", removes=True),
+    Comparison("one_head", "One picture, one question, one head", removes=True, data="smol/looks"),
     Comparison("measures", "What is measured", reads=False),
     Comparison("rows", "Which row decides everything", last=True),
     Comparison("chance", "More than chance"),

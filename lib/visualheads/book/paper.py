@@ -290,7 +290,7 @@ def known_answers(found: Sequence[Plan]) -> list[str]:
     """Whether the models score what was published of them on POPE: a line per model whose card tells it."""
     lines = []
     for plan in found:
-        for row in scores.known_answers(traced(plan.main.results, (), [plan.name])).to_dict("records"):
+        for row in scores.known_answers(traced(plan.main.results, [plan.name])).to_dict("records"):
             told = "as published" if row["as_known"] else "not as published: it or its prompts differ, find out first"
             lines.append(
                 f"{plan.name}: F1 on POPE {row['estimate']:.1%} ({row['lower']:.1%} to {row['upper']:.1%}), published "

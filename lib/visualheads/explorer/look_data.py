@@ -311,6 +311,15 @@ def pack(values: Any, dtype: str) -> dict[str, Any]:
     return packed
 
 
+def unpack(packed: Mapping[str, Any]) -> NDArray[Any]:
+    """Return the array that `pack` made text of."""
+    data = base64.b64decode(packed["data"])
+    if packed.get("gzip"):
+        data = gzip.decompress(data)
+    dtype = np.dtype(DTYPES[packed["dtype"]])
+    return np.frombuffer(data, dtype.newbyteorder("<")).reshape(packed["shape"]).astype(dtype)
+
+
 def quantise(weights: NDArray[np.floating]) -> dict[str, NDArray[Any]]:
     """Return attention weights (head, token) as codes of four bits and what is needed to read them.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from visualheads.explorer.look_data import data_address, pack
+from visualheads.explorer.look_data import data_address, pack, unpack
 
 if TYPE_CHECKING:
     from visualheads.explorer.look_data import Look
@@ -102,6 +102,25 @@ def write_folder(looks: Sequence[Look], folder: Path) -> list[Path]:
     return [listing, *written]
 
 
+def add_model(folder: Path, source: Path, name: str) -> Path:
+    """Put one model's looks from another folder of `write_folder` before those in `folder`; return its first look."""
+    listing = folder / "index.js"
+    index = _handed_over(listing)
+    told = next(model for model in _handed_over(source / "index.js")["models"] if model["name"] == name)
+    for sample in told["samples"]:
+        path = folder / sample["file"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((source / sample["file"]).read_bytes())
+    index["models"].insert(0, told)
+    listing.write_text(_provided("index", index), encoding="utf-8")
+    return folder / told["samples"][0]["file"]
+
+
+def read_look(path: Path) -> dict[str, Any]:
+    """Return what a script of `write_folder` hands over: a look in its format (FORMAT.md), packed arrays as arrays."""
+    return {key: _unpacked(value) for key, value in _handed_over(path).items()}
+
+
 def element(folder: str, first: Mapping[str, str] | None = None, alt_text: str = "") -> str:
     """Return the HTML of an explorer whose looks are loaded from `folder`, an address relative to the page.
 
@@ -159,6 +178,19 @@ def _inert(value: Any) -> str:
 
 def _provided(name: str, value: Any) -> str:
     return f"visualheads.provide({json.dumps(name)},{_inert(value)});\n"
+
+
+def _handed_over(path: Path) -> dict[str, Any]:
+    """The JSON of a script that `_provided` made."""
+    text = path.read_text(encoding="utf-8")
+    told: dict[str, Any] = json.loads(text[text.index(",") + 1 : text.rindex(")")])
+    return told
+
+
+def _unpacked(value: Any) -> Any:
+    if isinstance(value, dict):
+        return unpack(value) if "shape" in value else {key: _unpacked(one) for key, one in value.items()}
+    return [_unpacked(one) for one in value] if isinstance(value, list) else value
 
 
 def _safe(name: str) -> str:

@@ -147,8 +147,9 @@ def sample_scores(ds: xr.Dataset, by: str, *, query: str | None = None, k: K = N
     """
     if by not in rankings(ds):
         raise ParameterError(got("by", by, rankings(ds)))
-    chosen = real_samples(_one_query(ds, query, by))
     score = SCORES.get(by)
+    needed = [name for name in (SCORED_FROM if score is not None else (by,)) if name in ds]
+    chosen = real_samples(_one_query(ds[needed], query, by))
     values = score(chosen, k) if score is not None else _variable(chosen, by)
     return values.rename(by)
 
@@ -290,6 +291,10 @@ def _localized(entropy: NDArray[np.floating], k: K) -> Callable[[NDArray[np.bool
         return lowest_entropy(flat, head_count(n_heads, k))
     share = max(LOCALIZATION_LEAST, round(LOCALIZATION_K / 1024 * n_heads))
     return lowest_entropy(flat, LOCALIZATION_K if n_heads >= FULL_SIZE else min(n_heads, share))
+
+
+SCORED_FROM = ("image_weight", "region_weight", "concentration", "spatial_entropy", "sink_share")
+"""What `SCORES` are made of."""
 
 
 def _mean_of(name: str) -> Callable[[xr.Dataset, K], xr.DataArray]:

@@ -41,10 +41,6 @@ if TYPE_CHECKING:
     from visualheads.models.wrapper import VisionLanguageModel
     from visualheads.tasks.sample import Sample
 
-MEASURES = (*models.MEASURES, "concentration_no_sink", "sink_share", "spatial_entropy")
-"""Of the traces: all that rankings read."""
-
-
 RANKINGS = ("image_weight", "region_weight")
 STAGES = ("late", "all")
 MODE, POSITIONS = "zero", "all"
@@ -98,7 +94,7 @@ def removed(
     is there. The other arguments are the reduced protocol's. Raises StoreError where a full store is not what this
     machine computes.
     """
-    traces = subset(models.traced(results, MEASURES, [model.name]), task=task)
+    traces = subset(models.traced(results, [model.name]), task=task)
     if not modes:
         return Removed({}, traces, 0, why="no mode was asked for")
     stores = shipped.full_stores(model.name) if full and task == MAIN_TASK else {}

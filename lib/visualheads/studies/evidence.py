@@ -25,11 +25,9 @@ from visualheads.store.combine import check_joinable, joined, task_of
 from visualheads.store.read import PACKED, open_store, read_attrs
 from visualheads.studies import shipped, three_moments
 from visualheads.studies.ablation import EFFECTS
-from visualheads.studies.ablation import MEASURES as TRACED
 from visualheads.studies.shipped import NULL
 from visualheads.studies.sinks import SINKS
 
-MEASURES = (*TRACED, "top_share")
 TRACE, SWEEP = "trace", "sweep-"
 EFFECTS_FROM = ("zero", "all")
 """Mode and positions of the single-head effects that pages show."""
@@ -92,15 +90,15 @@ def gather(results: str | Path = "data/results", full: str | Path | None = None)
             text[path.parent.name] = ds.load()
     beside = []
     for name, own in joined_models.items():
-        traces = survey.traced(root, MEASURES, [name]) if TRACE in own else None
+        traces = survey.traced(root, [name]) if TRACE in own else None
         beside.append(_evidence(own, traces, _lists_in_words(name)))
-    whole = _evidence(found, survey.traced(folder, MEASURES) if traced else None, text)
+    whole = _evidence(found, survey.traced(folder) if traced else None, text)
     return Gathered(replace(whole, beside=tuple(beside)), pd.DataFrame(rows, columns=list(COLUMNS)))
 
 
 def attention(results: str | Path = "data/results") -> Evidence:
     """What chapters tell of attention, of the kind of models that decides: a part of `gather` that is soon read."""
-    traces = survey.traced(results, MEASURES)
+    traces = survey.traced(results)
     names = models_of(traces)
     lists = [path for path in _stores(Path(results)) if read_attrs(path).get("kind") == LISTS]
     own = Evidence(
