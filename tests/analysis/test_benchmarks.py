@@ -173,7 +173,8 @@ def test_models_of_one_llm_are_kin_and_other_shapes_are_left_out(ds: xr.Dataset)
     kin = found[(found["group"] == "mini-1.5-7B") & (found["other"] == "mini-1.6-vicuna-7B")].iloc[0]
     assert kin["correlation"] > 0.95
     told = lineage.kin_difference(found, subset(ds, task="looktwice"))
-    assert told is not None and told["difference"] > 0.3 and told["pairs_same"] == 1 and told["pairs_other"] == 2
+    assert told is not None and told["difference"] > 0.3
+    assert lineage._kin_pairs(found, subset(ds, task="looktwice"))["same"].tolist().count(True) == 1
     assert 0 < told["p_value"] <= 1
 
 
@@ -205,8 +206,7 @@ def kin_told(table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
 
 def test_another_level_of_another_shape_is_no_kinship(monkeypatch: pytest.MonkeyPatch) -> None:
     found = kin_told(kin_table(level_of_large=0.9, kin=0.0), monkeypatch)
-    assert abs(found["difference"]) < 0.02 and found["p_value"] > 0.05 and found["pairs_same"] == 3
-    assert found["lower"] < 0 < found["upper"]
+    assert abs(found["difference"]) < 0.02 and found["p_value"] > 0.05
 
 
 def test_the_means_beside_a_difference_differ_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,34 +226,16 @@ def test_kin_is_found_as_surely_as_six_models_allow(monkeypatch: pytest.MonkeyPa
 
 
 def test_pairs_that_share_models_are_no_independent_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models that are alike to all others or to none: over and over without kinship, the interval has to hold 0."""
-    names, rng, held, contradicted = ("v1", "v2", "v3", "phi", "mistral", "llama"), np.random.default_rng(0), 0, 0
+    """Models that are alike to all others or to none: over and over without kinship, it is rarely found."""
+    names, rng, found_kin = ("v1", "v2", "v3", "phi", "mistral", "llama"), np.random.default_rng(0), 0
     for _ in range(60):
         level = dict(zip(names, rng.normal(0, 0.1, 6), strict=True))
         rows = [
             {"group": a, "other": b, "correlation": 0.4 + level[a] + level[b] + rng.normal(0, 0.02)}
             for a, b in itertools.combinations(names, 2)
         ]
-        found = kin_told(pd.DataFrame(rows), monkeypatch)
-        held += found["lower"] <= 0 <= found["upper"]
-        contradicted += found["p_less"] <= 0.05
-    assert held >= 55 and contradicted <= 7
-
-
-def test_one_other_language_model_leaves_the_interval_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = kin_table(level_of_large=0.9, kin=0.2)
-    few = table[~table["group"].isin(["phi", "mistral"]) & ~table["other"].isin(["phi", "mistral"])]
-    found = kin_told(few, monkeypatch)
-    assert found["difference"] == pytest.approx(0.2, abs=0.02) and np.isnan(found["lower"])
-
-
-def test_a_shape_that_hangs_on_one_model_leaves_the_others_their_interval(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = kin_table(level_of_large=0.9, kin=0.2)
-    mixed = pd.DataFrame(
-        [{"group": "V1", "other": "W1", "correlation": 0.5}, {"group": "V2", "other": "W1", "correlation": 0.5}]
-    )
-    found = kin_told(pd.concat([table, mixed], ignore_index=True), monkeypatch)
-    assert np.isfinite(found["lower"]) and found["lower"] < found["difference"] < found["upper"]
+        found_kin += kin_told(pd.DataFrame(rows), monkeypatch)["p_value"] <= 0.05
+    assert found_kin <= 7
 
 
 def test_a_shape_of_one_language_model_alone_tells_nothing_of_kinship(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,14 +285,13 @@ def test_without_wrong_answers_there_is_no_difference() -> None:
     assert np.isnan(benchmarks.right_wrong(ds, n_boot=20)["difference"]).all()
 
 
-def test_score_difference_is_paired(ds: xr.Dataset) -> None:
-    told = scores.score_difference(ds, "mini-1.5-7B", "mini-1.6-vicuna-7B", "looktwice")
-    assert told is not None
+def test_a_change_of_the_score_is_paired(ds: xr.Dataset) -> None:
+    told = lineage.changes(ds, [("mini-1.5-7B", "mini-1.6-vicuna-7B")]).set_index("task").loc["looktwice"]
     values = subset(ds, task="looktwice")["correct"]
     expected = float((values.sel(model="mini-1.6-vicuna-7B") - values.sel(model="mini-1.5-7B")).mean())
     assert told["difference"] == pytest.approx(expected, abs=1e-6)
-    assert told["lower"] <= told["difference"] <= told["upper"]
-    assert scores.score_difference(ds, "mini-1.5-7B", "mini-1.5-13B", "mmbench") is None
+    assert told["lower"] <= told["difference"] <= told["upper"] and told["tokens_one"] == 64
+    assert "mmbench" not in set(lineage.changes(ds, [("mini-1.5-7B", "mini-1.5-13B")])["task"])
 
 
 def test_statistics_of_visual_heads_are_those_of_the_strongest() -> None:
@@ -394,11 +375,7 @@ def test_pairs_differ_in_one_thing(ds: xr.Dataset, data_folder: Path) -> None:
     assert lineage._series_of("Vicuna-13B") == lineage._series_of("Vicuna-7B") != lineage._series_of("Llama-3-8B")
     found = lineage.changes(ds, [("mini-1.5-7B", "mini-1.6-vicuna-7B")])
     assert list(found["task"]) == ["looktwice", "pope"]
-    assert found["pictures_one"].isna().all() and lineage.changes(ds, []).empty
-    for name, steps in (("mini-1.5-7B", 7000), ("mini-1.6-vicuna-7B", 3200)):
-        folder = data_folder / "miniatures" / name
-        folder.mkdir(parents=True)
-        (folder / "training.json").write_text(json.dumps({"stages": {"tuning": {"steps": steps, "batch": 32}}}))
+    assert lineage.changes(ds, []).empty
 
 
 def test_mmbench_is_compared_on_the_rounds_that_both_answered() -> None:
@@ -408,8 +385,8 @@ def test_mmbench_is_compared_on_the_rounds_that_both_answered() -> None:
     parts[0]["correct"][:] = np.where(rounds == "round-1", 1.0, 0.0)[None]
     parts[1]["correct"][:] = np.where(rounds == "round-1", 1.0, np.nan)[None]
     ds = xr.concat(parts, "model", data_vars="all", coords="minimal", compat="override", join="outer")
-    told = scores.score_difference(ds, "mini-1.5-7B", "mini-1.6-vicuna-7B", "mmbench")
-    assert told is not None and told["difference"] == 0 and told["one"] == told["other"] == 1 and told["n"] == 6
+    first, second = scores.answered_by_all(ds, ("mini-1.5-7B", "mini-1.6-vicuna-7B"), "mmbench")
+    assert first.values.tolist() == second.values.tolist() == [1] * 6
 
 
 def test_survey_counts_heads_above_white_pictures(ds: xr.Dataset) -> None:
@@ -523,30 +500,14 @@ def test_benchmarks_of_a_mean_change_are_drawn_by_themselves() -> None:
         part["correct"][:] = np.tile(right, 200)[None]
         parts.append(part)
     ds = xr.concat(parts, "model", data_vars="all", coords="minimal", compat="override")
-    told = lineage._mean_change(ds, [("few", "many")])
-    single = scores.score_difference(ds, "few", "many", "pope")
-    assert single is not None and told["estimate"] == single["difference"] == 0.5
-    ratio = (single["upper"] - single["lower"]) / (told["upper"] - told["lower"])
+    told = lineage.changes(ds, [("few", "many")]).iloc[0]
+    assert told["mean_estimate"] == told["difference"] == 0.5
+    ratio = (told["upper"] - told["lower"]) / (told["mean_upper"] - told["mean_lower"])
     assert ratio == pytest.approx(2**0.5, rel=0.1)
-    assert lineage._mean_change(ds, [("few", "many"), ("many", "few")])["estimate"] == 0
-    assert lineage._mean_change(ds, []) == {}
-
-
-def test_records_tell_scores_as_traces_count_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    record = {
-        "pooled": {"seen": {"accuracy": 0.4}},
-        "benchmarks": {
-            "looktwice": {"seen": {"accuracy": 0.5}}, "pope": {"seen": {"accuracy": 0.9}},
-            "mmbench": {"seen": {"accuracy": 0.6}, "figures": {"accuracy": 0.6, "circular": 0.3}},
-        },
-    }  # fmt: skip
-    monkeypatch.setattr(lineage, "training_record", lambda name: record if name == "m" else {})
-    assert lineage._recorded_scores("m") == {"looktwice": 0.4, "pope": 0.9, "mmbench": 0.3}
-    assert lineage._recorded_scores("unknown") == {}
 
 
 def test_a_model_of_its_own_shape_has_no_partner(ds: xr.Dataset) -> None:
     own = subset(ds, task="looktwice")
     assert lineage.without_partner(own) == {"mini-1.5-13B": "5 × 5"}
     found = lineage.relations(own)
-    assert set(found["shape"]) == {"4 × 4"} and found["counted"].sum() == len(lineage._kin_pairs(found, own))
+    assert "mini-1.5-13B" not in {*found["group"], *found["other"]}

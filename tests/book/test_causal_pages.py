@@ -117,9 +117,9 @@ def test_the_ranking_that_is_the_effect_is_found() -> None:
     values = pattern(3)
     traces = world({"m": Planted(weight=always(values), noise=0.001)})
     found = rankings_vs_effects.ranking_agreement(traces, effects_of(values, noise=0.001)).set_index("ranking")
-    assert found.loc["image_weight", "spearman"] > 0.99 and found.loc["image_weight", "overlap"] == 1
+    assert found.loc["image_weight", "spearman"] > 0.99
     assert found.loc["image_weight", "ceiling"] > 0.99 and abs(found.loc["concentration", "spearman"]) < 0.6
-    assert "sink_free" not in found.index and found.loc["image_weight", "chance"] == pytest.approx(2 / 24)
+    assert "sink_free" not in found.index
     heads = causes.head_tables(traces, effects_of(values))
     assert len(heads) == 24 and heads["effect"].notna().all()
     assert "matters most" in display.spec_of(charts.effect_map(heads))["description"]

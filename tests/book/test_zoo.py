@@ -59,10 +59,9 @@ def test_further_trainings_are_no_models_of_the_comparison(tmp_path: Path, monke
     assert every.sizes["model"] == 6
     found = lineage.relations(every)
     assert (found["relation"] == lineage.RETRAINED).sum() == 3
-    own = lineage._without_variant_pairs(found, every)
+    own = lineage._kin_pairs(found, every)
     assert len(own) == 3 and not {"mini-1.5-7B-seed1", "mini-1.5-7B-text1"} & {*own["group"], *own["other"]}
-    told = lineage.kin_difference(found, every)
-    assert told is not None and (told["pairs_same"], told["pairs_other"]) == (1, 2)
+    assert own["same"].sum() == 1 and lineage.kin_difference(found, every) is not None
     assert lineage.matched_pairs(every, lineage.RECIPE) == [("mini-1.5-7B", "mini-1.6-vicuna-7B")]
     gathered = gather(tmp_path, full=tmp_path / "none").evidence
     assert gathered.traces is not None and gathered.traces.sizes["model"] == 4
@@ -96,51 +95,20 @@ def answered(task: str, answers: list[str], said: list[str], condition: str = "p
     return ds
 
 
-def figure(ds: xr.Dataset) -> dict[str, float]:
-    return scores._own_figures(ds, n_boot=50).set_index("figure")["estimate"].to_dict()
-
-
-def test_popes_figures_by_hand():
-    told = figure(answered("pope", ["Yes", "Yes", "Yes", "No", "No"], ["Yes", "Yes", "No", "Yes", "No"], "random"))
-    assert told == pytest.approx(
-        {
-            "accuracy": 0.6,
-            "precision": 2 / 3,
-            "recall": 2 / 3,
-            "F1": 2 / 3,
-            "share of yes": 0.6,
-            "accuracy, random": 0.6,
-        }
-    )
-    never = figure(answered("pope", ["Yes", "No"], ["No", "No"]))
-    assert np.isnan(never["precision"]) and never["recall"] == 0 and never["F1"] == 0
-
-
-def test_mmbenchs_rounds_by_hand():
-    ds = model_dataset(samples=questions(("round-1", "round-2"), 3, "mmbench"))
-    ds["correct"][:] = [[1, 1, 0, 1, 0, 0]]
-    told = figure(ds)
-    assert told == pytest.approx({"circular": 1 / 3, "vanilla (first round)": 2 / 3, "accuracy, all rounds": 0.5})
-
-
-def test_questions_without_a_referent_are_told_apart():
-    ds = model_dataset(samples=questions(("plain-general", "plain-object"), 2))
-    ds["correct"][:] = [[0, 0, 1, 1]]
-    told = scores._own_figures(ds, n_boot=50).set_index("figure")
-    assert told["estimate"].to_dict() == {"accuracy": 0.5, "accuracy, questions with a referent": 1.0}
-    assert told["n"].to_dict() == {"accuracy": 4, "accuracy, questions with a referent": 2}
+def test_popes_figure_by_hand():
+    told = answered("pope", ["Yes", "Yes", "Yes", "No", "No"], ["Yes", "Yes", "No", "Yes", "No"], "random")
+    assert scores._f1(told)["estimate"] == pytest.approx(2 / 3) and scores._f1(told)["n"] == 5
+    assert scores._f1(answered("pope", ["Yes", "No"], ["No", "No"]))["estimate"] == 0
+    assert np.isnan(scores._f1(answered("pope", ["No"], ["No"]))["estimate"])
 
 
 @settings(max_examples=10)
 @given(st.lists(st.tuples(st.sampled_from(["Yes", "No"]), st.sampled_from(["Yes", "No"])), min_size=1, max_size=9))
-def test_figures_are_shares_within_their_intervals(pairs: list[tuple[str, str]]):
-    found = scores._own_figures(answered("pope", [a for a, _ in pairs], [s for _, s in pairs]), n_boot=40)
-    known = found.dropna(subset=["estimate"])
-    assert ((known["estimate"] >= 0) & (known["estimate"] <= 1)).all()
-    assert (known["lower"] < known["upper"]).all() and (known["lower"] >= 0).all() and (known["upper"] <= 1).all()
-    assert (known["lower"] < known["estimate"]).where(known["estimate"] == 1, True).all(), (
-        "a few pictures prove no 100 %"
-    )
+def test_a_figure_is_a_share_within_its_interval(pairs: list[tuple[str, str]]):
+    found = scores._f1(answered("pope", [a for a, _ in pairs], [s for _, s in pairs]))
+    if not np.isnan(found["estimate"]):
+        assert 0 <= found["lower"] < found["upper"] <= 1 and 0 <= found["estimate"] <= 1
+        assert found["lower"] < found["estimate"] or found["estimate"] < 1, "a few pictures prove no 100 %"
 
 
 def test_statistics_by_benchmark_and_their_words():

@@ -15,7 +15,7 @@ from visualheads.heads.bootstrap import bootstrap
 from visualheads.heads.losses import (
     changes,
     head_effects,
-    mean_share,
+    mean_change,
     most_unseen,
     newcombe,
     share_gained,
@@ -90,11 +90,12 @@ def test_a_margin_is_rarely_called_kept_where_it_is_lost(lost: float, level: flo
 
 def test_benchmarks_weigh_the_same_whatever_their_size() -> None:
     many, few = answers([1.0, 0.0] * 100), answers([1.0] * 4)
-    assert mean_share([many, few])["estimate"] == pytest.approx(0.75)
-    told = mean_share([many, answers([1.0] * 2000)])
+    assert mean_change([many, few])["estimate"] == pytest.approx(0.75)
+    told = mean_change([many, answers([0.0] * 20000)])
     # the larger one alone spreads: half the width of its own interval
-    own = share_right(many)
-    assert told["upper"] - told["lower"] == pytest.approx((own["upper"] - own["lower"]) / 2, rel=0.1)
+    own = changes(many)
+    width = float(own.sel(bound="upper") - own.sel(bound="lower"))
+    assert told["upper"] - told["lower"] == pytest.approx(width / 2, rel=0.1)
 
 
 def test_nearly_all_right_is_no_surer_than_all() -> None:
@@ -105,8 +106,8 @@ def test_nearly_all_right_is_no_surer_than_all() -> None:
 def test_what_all_pictures_show_is_not_certain() -> None:
     gained = share_gained(answers([0.0] * 4), answers([1.0] * 4))
     assert gained["estimate"] == gained["upper"] == 1 and 0 < gained["lower"] < 0.025 ** (1 / 4)
-    both = mean_share([answers([1.0] * 4), answers([1.0] * 4)])
-    assert both == {"estimate": 1, "lower": pytest.approx(0.025 ** (1 / 4)), "upper": 1}
+    both = mean_change([answers([1.0] * 4), answers([1.0] * 4)])
+    assert both == pytest.approx(gained)
 
 
 @given(st.integers(1, 500), st.floats(0.5, 0.999))
@@ -117,10 +118,10 @@ def test_what_was_most_unseen_gets_rarer_with_pictures(n: int, level: float) -> 
 
 
 @given(st.lists(st.integers(0, 1), min_size=1, max_size=12), st.integers(1, 4))
-def test_one_benchmark_alone_is_a_share(right: list[int], prompts: int) -> None:
+def test_one_benchmark_alone_is_a_change(right: list[int], prompts: int) -> None:
     asked = answers([float(v) for v in right], [f"p{i // prompts}" for i in range(len(right))])
-    one, alone = share_right(asked, n_boot=50), mean_share([asked], n_boot=50)
-    assert {name: pytest.approx(value) for name, value in one.items()} == alone
+    one, alone = changes(asked, n_boot=50), mean_change([asked], n_boot=50)
+    assert alone == {name: pytest.approx(float(one.sel(bound=name))) for name in alone}
 
 
 def test_rows_have_the_bounds_they_have_alone() -> None:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from visualheads.analysis.scores import scores
 from visualheads.analysis.subset import asked_parts, bounds_of, models_of, subset
 from visualheads.heads.bootstrap import N_BOOT, bootstrap, interval, picture_sums, picture_weights
-from visualheads.heads.patterns import QUERY, labels_of
-from visualheads.heads.ranking import DETECTION_SHARE, K, rank, sample_scores, strongest
+from visualheads.heads.patterns import labels_of
+from visualheads.heads.ranking import DETECTION_SHARE, rank, sample_scores, strongest
 
 STATISTICS = {
     "image_weight": "mean image weight of all heads",
@@ -38,19 +38,16 @@ INTERVALS = {"image_weight": "image weight", "concentration": "concentration", "
 """Measures of `statistic_intervals`, in words."""
 
 
-def head_statistics(ds: xr.Dataset, *, k: K = DETECTION_SHARE, query: str | None = QUERY) -> pd.DataFrame:
+def head_statistics(ds: xr.Dataset) -> pd.DataFrame:
     """Means over heads by model and benchmark: over all of them, and over the visual heads.
 
-    Visual heads are the same share of every model's heads: those with the largest image weight on that benchmark.
+    Visual heads are the same share of every model's heads: those 9.8 % with the largest image weight on that
+    benchmark.
 
     Parameters
     ----------
     ds : xarray.Dataset
         Traces with the measures of STATISTICS (model, layer, head, sample).
-    k : int or float
-        How many heads are visual heads, a count or a share; by default 9.8 %.
-    query : str, optional
-        The attention row, where the dataset holds several; None is last_prompt.
 
     Returns
     -------
@@ -65,8 +62,8 @@ def head_statistics(ds: xr.Dataset, *, k: K = DETECTION_SHARE, query: str | None
     """
     records = []
     for name, task, part in asked_parts(ds):
-        means = {measure: head_means(part, measure, query) for measure in MEASURES}
-        top = strongest(means["image_weight"], k)
+        means = {measure: head_means(part, measure) for measure in MEASURES}
+        top = strongest(means["image_weight"], DETECTION_SHARE)
         row = {m: _mean(values) for m, values in means.items() if m in STATISTICS}
         row |= {f"top_{m}": _mean(values[top]) for m, values in means.items() if f"top_{m}" in STATISTICS}
         tokens = float(part["n_image_tokens"].astype(float).mean())
@@ -74,7 +71,7 @@ def head_statistics(ds: xr.Dataset, *, k: K = DETECTION_SHARE, query: str | None
     return pd.DataFrame(records, columns=["model", "task", "tokens", *STATISTICS])
 
 
-def scored_statistics(ds: xr.Dataset, *, query: str | None = QUERY) -> pd.DataFrame:
+def scored_statistics(ds: xr.Dataset) -> pd.DataFrame:
     """Means over heads by model and benchmark, with the share right there.
 
     Parameters
@@ -91,18 +88,16 @@ def scored_statistics(ds: xr.Dataset, *, query: str | None = QUERY) -> pd.DataFr
         `scores.scores`; NaN without answers.
     """
     told = scores(ds).rename(columns={"group": "task", "estimate": "score"})
-    return head_statistics(ds, query=query).merge(told[["model", "task", "score"]], on=["model", "task"], how="left")
+    return head_statistics(ds).merge(told[["model", "task", "score"]], on=["model", "task"], how="left")
 
 
-def head_points(ds: xr.Dataset, *, query: str | None = QUERY) -> pd.DataFrame:
+def head_points(ds: xr.Dataset) -> pd.DataFrame:
     """The paper's first figure as a table: image weight, concentration and score for every model, benchmark and head.
 
     Parameters
     ----------
     ds : xarray.Dataset
         Traces with answers, `image_weight` and `concentration`.
-    query : str, optional
-        The attention row, where the dataset holds several; None is last_prompt.
 
     Returns
     -------
@@ -117,7 +112,7 @@ def head_points(ds: xr.Dataset, *, query: str | None = QUERY) -> pd.DataFrame:
     """
     parts = []
     for name, task, part in asked_parts(ds):
-        means = [head_means(part, measure, query) for measure in ("image_weight", "concentration")]
+        means = [head_means(part, measure) for measure in ("image_weight", "concentration")]
         layer, head = np.nonzero(np.isfinite(means[0]))
         weight, focus = (values[layer, head] for values in means)
         columns = {"layer": layer, "head": head, "image_weight": weight, "concentration": focus}
@@ -128,7 +123,7 @@ def head_points(ds: xr.Dataset, *, query: str | None = QUERY) -> pd.DataFrame:
     return points.merge(told, on=["model", "task"], how="left")
 
 
-def head_means(part: xr.Dataset, measure: str, query: str | None = QUERY) -> NDArray[np.float64]:
+def head_means(part: xr.Dataset, measure: str) -> NDArray[np.float64]:
     """The mean over samples of one model's measure, head by head.
 
     Parameters
@@ -137,8 +132,6 @@ def head_means(part: xr.Dataset, measure: str, query: str | None = QUERY) -> NDA
         Traces of one model, dims (model, layer, head, sample).
     measure : str
         A variable per head and sample, or a ranking of `vh.rank`.
-    query : str, optional
-        The attention row, where the dataset holds several; None is last_prompt.
 
     Returns
     -------
@@ -150,8 +143,7 @@ def head_means(part: xr.Dataset, measure: str, query: str | None = QUERY) -> NDA
     ParameterError
         The measure or row is missing.
     """
-    asked = query if "query" in part.dims else None
-    return np.asarray(rank(part, measure, query=asked).isel(model=0).transpose("layer", "head").values, dtype=float)
+    return np.asarray(rank(part, measure).isel(model=0).transpose("layer", "head").values, dtype=float)
 
 
 def right_wrong(
@@ -178,8 +170,7 @@ def right_wrong(
     -------
     pandas.DataFrame
         One row per model and task with known answers. Columns: model, task, difference (right − wrong), lower, upper
-        (in the unit of the measure; NaN for too few answers), right, wrong (numbers of samples), kinds (of question; 0
-        where unknown).
+        (in the unit of the measure; NaN for too few answers), right, wrong (numbers of samples).
 
     Raises
     ------
@@ -191,8 +182,7 @@ def right_wrong(
         correct = np.asarray(part["correct"].isel(model=0).values, dtype=float)
         if not np.isfinite(correct).any():
             continue
-        asked = QUERY if "query" in part.dims else None
-        values = sample_scores(part, measure, query=asked).isel(model=0).astype(float)
+        values = sample_scores(part, measure).isel(model=0).astype(float)
         chosen = xr.DataArray(strongest(head_means(part, "image_weight"), DETECTION_SHARE), dims=("layer", "head"))
         series = values.where(chosen).mean(["layer", "head"]).assign_coords(image_id=part["image_id"])
         strata = labels_of(part, [name for name in STRATA if name in part.coords])
@@ -200,10 +190,9 @@ def right_wrong(
         if min(_comparable(correct, strata)) >= fewest:
             difference, low, high = _stratified(series, correct, strata, n_boot)
         counts = {"right": int((correct == 1).sum()), "wrong": int((correct == 0).sum())}
-        counts["kinds"] = len({*part["kind"].values.astype(str)} - {""}) if "kind" in part.coords else 0
         bounds = {"difference": difference, "lower": low, "upper": high}
         records.append({"model": name, "task": task, **bounds, **counts})
-    return pd.DataFrame(records, columns=["model", "task", "difference", "lower", "upper", "right", "wrong", "kinds"])
+    return pd.DataFrame(records, columns=["model", "task", "difference", "lower", "upper", "right", "wrong"])
 
 
 def statistic_intervals(ds: xr.Dataset, fresh: xr.Dataset | None = None) -> pd.DataFrame:
@@ -243,8 +232,7 @@ def _mean_of_heads(part: xr.Dataset, measure: str) -> xr.DataArray | None:
     """Per sample the mean over heads; None where nothing was measured."""
     if measure not in part or not part.sizes["sample"]:
         return None
-    asked = QUERY if "query" in part.dims else None
-    values = sample_scores(part, measure, query=asked).isel(model=0).mean(["layer", "head"], skipna=True)
+    values = sample_scores(part, measure).isel(model=0).mean(["layer", "head"], skipna=True)
     return values if bool(np.isfinite(values).any()) else None
 
 

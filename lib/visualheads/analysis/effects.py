@@ -10,9 +10,9 @@ import xarray as xr
 
 from visualheads.analysis.subset import models_of
 from visualheads.errors import HeadError
-from visualheads.heads.bootstrap import bootstrap
-from visualheads.heads.losses import LOSSES, changes, excess_loss, head_effects, losses, over_depth
+from visualheads.heads.losses import EXCESS, LOSSES, excess_loss, head_effects, losses, over_depth, with_bounds
 from visualheads.heads.ranking import SCORES, rank, real_samples
+from visualheads.heads.selection import label
 from visualheads.store.variables import STAGES
 
 MAIN_TASK = "looktwice"
@@ -32,9 +32,6 @@ ORDERS = ("top", "random", "bottom")
 LOSS_COLUMNS = (
     "model", "mode", "measure", "ranking", "stage", "order", "count", "estimate", "lower", "upper", "sets", "samples",
 )  # fmt: skip
-
-EXCESS = ("excess", "excess_lower", "excess_upper")
-"""Columns of `beyond_random`."""
 
 Lists = Mapping[str, Mapping[str, xr.DataArray]]
 """Published head lists: model → name → scores (layer, head), NaN where a head is not listed."""
@@ -220,29 +217,16 @@ def effects_of(sweep: xr.Dataset | None, task: str = MAIN_TASK, form: str = "fre
     return found.isel(model=np.flatnonzero(seen)) if seen.any() else None
 
 
-def _head_table(
-    traces: xr.Dataset, effects: xr.Dataset, model: str, more: Mapping[str, xr.DataArray] | None = None
-) -> pd.DataFrame:
-    """One row per head of a model: model, layer, head, name, stage, effect (`EFFECT`, mean), and every ranking's score.
-
-    more   further scores (layer, head) of this model by name: other effects, published lists
-    Heads without an effect are left out; rankings that a model has no value for are NaN.
-    """
+def _head_table(traces: xr.Dataset, effects: xr.Dataset, model: str) -> pd.DataFrame:
+    """One row per head of a model: model, layer, head, name, stage, effect (`EFFECT`, mean), every ranking's score."""
     own = traces.sel(model=[model])
-    effect = effects.sel(model=model)[EFFECT].mean("sample").transpose("layer", "head")
+    effect = effects.sel(model=model)[EFFECT].mean("sample").transpose("layer", "head").values
+    layer, head = np.nonzero(np.isfinite(effect))
     scores = {name: rank(own, name).isel(model=0).transpose("layer", "head").values for name in usable(own)}
-    scores |= {name: values.transpose("layer", "head").values for name, values in (more or {}).items()}
-    stages = own["depth_stage"].isel(model=0).values.astype(str)
-    rows = [
-        {
-            "model": model, "layer": layer, "head": head, "name": f"L{layer}H{head}", "stage": stages[layer],
-            "effect": float(effect.values[layer, head]),
-            **{name: _at(values, layer, head) for name, values in scores.items()},
-        }
-        for layer, head in np.argwhere(np.isfinite(effect.values)).tolist()
-    ]  # fmt: skip
-    columns = ["model", "layer", "head", "name", "stage", "effect", *scores]
-    return pd.DataFrame(rows, columns=columns)
+    names = list(map(label, layer.tolist(), head.tolist()))
+    stage = own["depth_stage"].isel(model=0).values.astype(str)[layer]
+    told = {name: values[layer, head] for name, values in {"effect": effect, **scores}.items()}
+    return pd.DataFrame({"model": model, "layer": layer, "head": head, "name": names, "stage": stage, **told})
 
 
 def depth_table(*effects: xr.Dataset | None) -> pd.DataFrame:
@@ -275,7 +259,7 @@ def depth_table(*effects: xr.Dataset | None) -> pd.DataFrame:
     return table.assign(depth=table["layer"] / last.clip(lower=1), stage=thirds)
 
 
-def head_tables(traces: xr.Dataset, effects: xr.Dataset | None, more: Lists | None = None) -> pd.DataFrame:
+def head_tables(traces: xr.Dataset, effects: xr.Dataset | None) -> pd.DataFrame:
     """Every head's scores beside its effect, of every model that has both.
 
     Parameters
@@ -284,18 +268,18 @@ def head_tables(traces: xr.Dataset, effects: xr.Dataset | None, more: Lists | No
         Traces (model, layer, head, sample).
     effects : xarray.Dataset, optional
         Effects of single heads (model, layer, head, sample), with `effect_margin`.
-    more : mapping of str to mapping of str to xarray.DataArray, optional
-        Further scores (layer, head) by model and name: other effects, published lists.
 
     Returns
     -------
     pandas.DataFrame
         One row per head with an effect. Columns: model, layer, head, name, stage, effect (mean loss of the right
-        answer's margin without the head, in logits), and a column per ranking that the traces allow (`usable`) and per
-        further score. NaN where a model has no value; empty where no model has both.
+        answer's margin without the head, in logits), and a column per ranking that the traces allow (`usable`). NaN
+        where a model has no value; empty where no model has both.
     """
-    told = more or {}
-    parts = [] if effects is None else [_head_table(traces, effects, n, told.get(n)) for n in _both(traces, effects)]
+    parts = []
+    if effects is not None:
+        both = [name for name in models_of(traces) if name in models_of(effects)]
+        parts = [_head_table(traces, effects, name) for name in both]
     columns = ["model", "layer", "head", "name", "stage", "effect", *usable(traces)]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
@@ -309,8 +293,7 @@ def _losses_of(sweep: xr.Dataset, model: str, mode: str, of: Sequence[str]) -> p
     for measure in of if groups else ():
         lost = values[LOSSES[measure]].transpose("set", "sample")
         means = np.stack([lost.isel(set=part.index.to_numpy()).mean("set").values for _, part in groups])
-        bounded = changes if measure == "accuracy" else bootstrap
-        told = bounded(lost.isel(set=0, drop=True).expand_dims(group=len(groups)).copy(data=means))
+        told = with_bounds(lost.isel(set=0, drop=True).expand_dims(group=len(groups)).copy(data=means), measure)
         bounds = {name: told.sel(bound=name).values for name in ("estimate", "lower", "upper")}
         for place, ((ranking, stage, order, count), part) in enumerate(groups):
             rows.append({
@@ -319,13 +302,3 @@ def _losses_of(sweep: xr.Dataset, model: str, mode: str, of: Sequence[str]) -> p
                 "sets": len(part), "samples": int(np.isfinite(means[place]).sum()),
             })  # fmt: skip
     return pd.DataFrame(rows, columns=list(LOSS_COLUMNS))
-
-
-def _both(traces: xr.Dataset, effects: xr.Dataset) -> list[str]:
-    there = models_of(effects)
-    return [name for name in models_of(traces) if name in there]
-
-
-def _at(values: np.ndarray, layer: int, head: int) -> float:
-    """A published list may name fewer layers and heads than the model has."""
-    return float(values[layer, head]) if layer < values.shape[0] and head < values.shape[1] else float("nan")

@@ -23,8 +23,8 @@ from visualheads.heads.bootstrap import (
     picture_sums,
     picture_weights,
 )
-from visualheads.heads.patterns import QUERY
 from visualheads.heads.ranking import ROW, head_count, rank, sample_scores, top_heads
+from visualheads.heads.selection import label
 
 N_BOOT = 500
 N_SPLITS = 20
@@ -37,7 +37,7 @@ CHOICES = tuple((measure, row) for measure in (MEASURE, "image_weight") for row 
 FEWEST = 3
 
 
-def moment_table(moments: Mapping[str, xr.Dataset], measure: str = "image_weight", query: str = QUERY) -> pd.DataFrame:
+def moment_table(moments: Mapping[str, xr.Dataset], measure: str = "image_weight") -> pd.DataFrame:
     """Head patterns through training: how near each moment's is to the last one.
 
     Parameters
@@ -47,21 +47,18 @@ def moment_table(moments: Mapping[str, xr.Dataset], measure: str = "image_weight
         moment behind "@".
     measure : str
         The measure whose means over samples are the pattern.
-    query : str
-        The attention row, where a dataset holds several.
 
     Returns
     -------
     pandas.DataFrame
         One row per model and moment, in the order of training. Columns: model, moment, step, rho (Spearman over heads
         with the last moment, in [−1, 1]), within (the same after removing layer means), top (mean of the heads that are
-        the strongest at the end, as many as in detection), all (mean of all heads), shared (share of those strongest
-        heads that are among the strongest here). Heads without a value at any moment do not count.
+        the strongest at the end, as many as in detection), shared (share of those strongest heads that are among the
+        strongest here). Heads without a value at any moment do not count.
     """
     records = []
     for name, ds in moments.items():
-        asked = query if "query" in ds.dims else None
-        scores = rank(ds, measure, query=asked).transpose("model", "layer", "head")
+        scores = rank(ds, measure).transpose("model", "layer", "head")
         order = np.argsort(ds["training_step"].values, kind="stable")
         layer = np.repeat(np.arange(scores.sizes["layer"]), scores.sizes["head"])
         flat = scores.values.reshape(scores.sizes["model"], -1)[order]
@@ -80,11 +77,10 @@ def moment_table(moments: Mapping[str, xr.Dataset], measure: str = "image_weight
                     "rho": float(rho[place]),
                     "within": float(within[place]),
                     "top": float(flat[place, top[:, -1]].mean()),
-                    "all": float(flat[place].mean()),
                     "shared": float(top[top[:, -1], place].mean()),
                 }
             )
-    return pd.DataFrame(records, columns=["model", "moment", "step", "rho", "within", "top", "all", "shared"])
+    return pd.DataFrame(records, columns=["model", "moment", "step", "rho", "within", "top", "shared"])
 
 
 def with_text(
@@ -123,12 +119,11 @@ def with_text(
         lists).
     """
     records = []
-    asked = ROW if "query" in ds.dims else None
     for index, name in enumerate(models_of(ds)):
         own = grown_from.get(str(name), "")
         if own not in text:
             continue
-        seen = picture_sums(sample_scores(ds.isel(model=[index]), MEASURE, query=asked))
+        seen = picture_sums(sample_scores(ds.isel(model=[index]), MEASURE))
         shape = (ds.sizes["layer"], ds.sizes["head"])
         for kind, text_name, lists in _readers(own, text, untrained, networks):
             told = picture_sums(_padded(lists["asked_weight"].isel(model=0), shape))
@@ -221,23 +216,14 @@ def _head_pairs(
     one = ds.isel(model=[names.index(model)])
     seen = rank(one, measure, query=asked).isel(model=0).transpose("layer", "head").values
     told = _padded(lists["asked_weight"].isel(model=0), seen.shape).mean("sample").values
-    same = np.isfinite(seen).any() and np.array_equal(np.isfinite(seen), np.isfinite(told))
-    records = [
-        {
-            "layer": layer,
-            "head": head,
-            "name": f"L{layer}H{head}",
-            "text": told[layer, head],
-            "picture": seen[layer, head],
-        }
-        for layer, head in (np.argwhere(np.isfinite(seen)).tolist() if same else ())
-    ]
-    return pd.DataFrame(records, columns=["layer", "head", "name", "text", "picture"])
+    same = np.array_equal(np.isfinite(seen), np.isfinite(told))
+    layer, head = np.nonzero(np.isfinite(seen) & same)
+    names = list(map(label, layer.tolist(), head.tolist()))
+    both = {"text": told[layer, head], "picture": seen[layer, head]}
+    return pd.DataFrame({"layer": layer, "head": head, "name": names, **both})
 
 
-def all_head_pairs(
-    ds: xr.Dataset, text: Mapping[str, xr.Dataset], grown_from: Mapping[str, str], measure: str = MEASURE
-) -> pd.DataFrame:
+def all_head_pairs(ds: xr.Dataset, text: Mapping[str, xr.Dataset], grown_from: Mapping[str, str]) -> pd.DataFrame:
     """What every head of tuned models did on lists of its own text-only model, and does on pictures.
 
     Parameters
@@ -248,21 +234,20 @@ def all_head_pairs(
         Traced lists by name of the text-only model.
     grown_from : mapping of str to str
         The text-only model of each tuned model; models whose own one is missing in `text` are left out.
-    measure : str
-        What heads do on pictures, in the row last_prompt.
 
     Returns
     -------
     pandas.DataFrame
         One row per model and head. Columns: layer, head, name, text (mean attention on the asked words of lists, in [0,
-        1]), picture (mean of the measure), model. Models whose text-only model has another shape have no rows.
+        1]), picture (mean of MEASURE, in the row last_prompt), model. Models whose text-only model has another
+        shape have no rows.
     """
     columns = ["layer", "head", "name", "text", "picture", "model"]
     parts = []
     for name in models_of(ds):
         own = grown_from.get(str(name), "")
         if own in text:
-            parts.append(_head_pairs(ds, text[own], str(name), measure).assign(model=str(name)))
+            parts.append(_head_pairs(ds, text[own], str(name)).assign(model=str(name)))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 

@@ -83,9 +83,7 @@ def head_table(ds: xr.Dataset, measures: Sequence[str], query: str = QUERY, mode
     )
 
 
-def condition_table(
-    ds: xr.Dataset, measures: Sequence[str] = ("image_weight", "region_weight"), query: str = QUERY
-) -> pd.DataFrame:
+def condition_table(ds: xr.Dataset, measures: Sequence[str] = ("image_weight", "region_weight")) -> pd.DataFrame:
     """Head maps per condition: the mean over samples of each measure, for every model, condition and head.
 
     Parameters
@@ -94,8 +92,6 @@ def condition_table(
         Traces (model, layer, head, sample) of one answer format: free form adds a sentence to prompts with a box.
     measures : sequence of str
         Variables per head and sample.
-    query : str
-        The attention row.
 
     Returns
     -------
@@ -107,14 +103,14 @@ def condition_table(
     for name in models_of(ds):
         own = subset(ds, model=name)
         for condition in dict.fromkeys(own["condition"].values.astype(str)):
-            told = head_table(subset(own, condition=condition), measures, query)
+            told = head_table(subset(own, condition=condition), measures)
             parts.append(told.drop(columns=["name", "stage"]).assign(model=name, condition=condition))
     columns = ["model", "condition", "layer", "head", *measures]
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
     return table[columns].dropna(subset=list(measures), how="all", ignore_index=True)
 
 
-def detections(ds: xr.Dataset, k: K = None, query: str = QUERY) -> pd.DataFrame:
+def detections(ds: xr.Dataset, k: K = None) -> pd.DataFrame:
     """How often each head is among the K strongest by image weight.
 
     Counts of a model and benchmark sum to k · samples: they rank heads, and say nothing of how many look at pictures.
@@ -125,8 +121,6 @@ def detections(ds: xr.Dataset, k: K = None, query: str = QUERY) -> pd.DataFrame:
         Traces with `image_weight` (model, layer, head, sample).
     k : int or float, optional
         A count or a share of heads. By default the released code's 100 from 1000 heads on, else the same share (9.8 %).
-    query : str
-        The attention row.
 
     Returns
     -------
@@ -140,7 +134,7 @@ def detections(ds: xr.Dataset, k: K = None, query: str = QUERY) -> pd.DataFrame:
     """
     parts = []
     for name, task, own in asked_parts(ds):
-        among = sample_scores(own, "detection", query=query if "query" in own.dims else None, k=k)
+        among = sample_scores(own, "detection", k=k)
         counts = among.isel(model=0).transpose("layer", "head", "sample")
         layer, head = np.nonzero(counts.notnull().any("sample").values)
         total = counts.sum("sample").values[layer, head].astype(int)
@@ -258,19 +252,14 @@ def mean_maps(ds: xr.Dataset, query: str = QUERY, model: str | None = None) -> N
     if "mean_map" not in ds:
         return None
     seen = subset(ds, model=only_model(ds, model), trim=True).isel(model=0)
-    if "map_condition" not in ds.dims:  # a shipped store keeps their mean alone
-        mean = seen["mean_map"].sel(query=query) if "query" in seen["mean_map"].dims else seen["mean_map"]
-        return _pooled(mean.transpose("layer", "head", "grid_row", "grid_column").values)
-    real = np.isin(seen["map_control"].values.astype(str), AS_THEY_ARE)
-    if real.any():
-        seen = seen.isel(map_condition=np.flatnonzero(real))
     maps = seen["mean_map"].sel(query=query) if "query" in seen["mean_map"].dims else seen["mean_map"]
-    counts = seen["mean_map_count"].astype(float)
-    present = maps.notnull()
-    total = (maps.fillna(0) * counts).sum("map_condition")
-    weight = (present * counts).sum("map_condition")
-    mean = (total / weight.where(weight > 0)).transpose("layer", "head", "grid_row", "grid_column")
-    return _pooled(mean.values)
+    if "map_condition" in maps.dims:  # a shipped store keeps their mean alone
+        real = np.isin(seen["map_control"].values.astype(str), AS_THEY_ARE)
+        chosen = np.flatnonzero(real) if real.any() else slice(None)
+        maps, counts = maps.isel(map_condition=chosen), seen["mean_map_count"].isel(map_condition=chosen).astype(float)
+        weight = (maps.notnull() * counts).sum("map_condition")
+        maps = (maps.fillna(0) * counts).sum("map_condition") / weight.where(weight > 0)
+    return _pooled(maps.transpose("layer", "head", "grid_row", "grid_column").values)
 
 
 def _pooled(maps: NDArray[np.floating], longest: int = LONGEST_SIDE) -> NDArray[np.float64]:

@@ -14,13 +14,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from visualheads.analysis.benchmarks import head_statistics
-from visualheads.analysis.scores import answered_by_all, score_difference
-from visualheads.analysis.subset import models_of, subset, tasks_of
+from visualheads.analysis.scores import answered_by_all
+from visualheads.analysis.subset import TOKENS, models_of, subset, tasks_of
 from visualheads.cards import cards, miniature_folder
-from visualheads.heads.losses import mean_share
+from visualheads.heads.losses import mean_change, share_gained
 from visualheads.heads.patterns import model_agreement, pairs
-from visualheads.heads.permutation import ShapePairs, jackknifed, shuffled
+from visualheads.heads.permutation import ShapePairs, shuffled
 from visualheads.heads.selection import shapes_of
 
 SAME, SEED, RETRAINED, OTHER, UNKNOWN = (
@@ -142,26 +141,6 @@ def training_record(model: str) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _tuned_pictures(model: str) -> float:
-    """Pictures that a miniature saw in its visual tuning, each once; NaN for any other model."""
-    tuning = training_record(model).get("stages", {}).get("tuning", {})
-    return float(tuning["steps"] * tuning["batch"]) if {"steps", "batch"} <= set(tuning) else float("nan")
-
-
-def _recorded_scores(model: str) -> dict[str, float]:
-    """Share right over all items of each benchmark, from a miniature's training record; empty for any other model.
-
-    Counted as scores of traces are: LookTwice-QA in all its conditions, MMBench in questions right in every round.
-    """
-    record = training_record(model)
-    told = {task: entry for task, entry in record.get("benchmarks", {}).items() if "seen" in entry}
-    if "looktwice" in told and "seen" in record.get("pooled", {}):
-        told["looktwice"] = record["pooled"]
-    return {
-        task: float(entry.get("figures", {}).get("circular", entry["seen"]["accuracy"])) for task, entry in told.items()
-    }
-
-
 def networks(names: Iterable[str]) -> dict[str, str]:
     """What network each miniature is a training of: trainings of one with other seeds are told alike.
 
@@ -253,11 +232,9 @@ def _matched(table: pd.DataFrame, differs: str) -> list[tuple[str, str]]:
 SIZE = re.compile(r"-?v?[\d.]+B?$|-mini$")
 RECIPE, MODEL_SIZE = "recipe", "size"
 CHANGES = (
-    "pair", "one", "other", "task", "difference", "lower", "upper", "score_one", "score_other", "n", "tokens_one",
-    "tokens_other", "pictures_one", "pictures_other", "whole", "mean_estimate", "mean_lower", "mean_upper",
-    "image_weight", "image_log_odds", "focus_nats",
+    "pair", "task", "difference", "lower", "upper", "tokens_one", "tokens_other", "mean_estimate", "mean_lower",
+    "mean_upper",
 )  # fmt: skip
-"""Many image tokens and few."""
 
 
 def relations(ds: xr.Dataset, measure: str = "image_weight") -> pd.DataFrame:
@@ -282,9 +259,6 @@ def relations(ds: xr.Dataset, measure: str = "image_weight") -> pd.DataFrame:
     table = lineage(ds)
     found = pairs(model_agreement(ds, measure))
     found["relation"] = [_relation(table, str(a), str(b)) for a, b in zip(found["group"], found["other"], strict=True)]
-    shapes = _shapes(ds)
-    found["shape"] = [shapes[str(name)] for name in found["group"]]
-    found["counted"] = found.index.isin(_kin_pairs(found, ds).index)
     place = {name: index for index, name in enumerate(RELATIONS)}
     return found.sort_values("relation", key=lambda column: column.map(place), kind="stable").reset_index(drop=True)
 
@@ -326,11 +300,9 @@ def kin_difference(table: pd.DataFrame, ds: xr.Dataset) -> dict[str, float] | No
         None where no shape has both kinds of pair. Else the keys:
 
         * same, other: the two means, shapes weighted as in the difference.
-        * difference, lower, upper: with a jackknife over models, which pairs share; NaN where one model makes all pairs
-          of a kind.
-        * p_value, p_less: the share of the shufflings of language models among the models of a shape with at least that
-          difference, and with at most that (one-sided); least_p: the smallest p that these models can give.
-        * pairs_same, pairs_other: numbers of pairs.
+        * difference: between the two.
+        * p_value: the share of the shufflings of language models among the models of a shape with at least that
+          difference (one-sided); least_p: the smallest p that these models can give.
     """
     kept = _kin_pairs(table, ds)
     if kept.empty:
@@ -341,19 +313,12 @@ def kin_difference(table: pd.DataFrame, ds: xr.Dataset) -> dict[str, float] | No
     share /= share.sum()
     observed = float(share @ [shape.difference(shape.labels) for shape in shapes])
     every = shuffled(shapes, share)
-    width = jackknifed(shapes, share)
-    same = kept["same"].to_numpy(dtype=bool)
     return {
         "same": float(share @ [shape.values[shape.same].mean() for shape in shapes]),
         "other": float(share @ [shape.values[~shape.same].mean() for shape in shapes]),
         "difference": observed,
-        "lower": observed - width,
-        "upper": observed + width,
         "p_value": float((every >= observed - 1e-12).mean()),
-        "p_less": float((every <= observed + 1e-12).mean()),
         "least_p": float((every >= every.max() - 1e-12).mean()),
-        "pairs_same": int(same.sum()),
-        "pairs_other": int((~same).sum()),
     }
 
 
@@ -363,27 +328,24 @@ def _kin_pairs(table: pd.DataFrame, ds: xr.Dataset) -> pd.DataFrame:
     Further trainings of a model (other seeds, less data, a second language model) are left out, models whose language
     model is unknown, and shapes that lack one kind of pair: there, what sets shapes apart would count as kinship.
     """
-    kept = _without_variant_pairs(table, ds)
-    told, shapes = lineage(ds)["llm"].to_dict(), _shapes(ds)
-    kept = kept[kept["group"].map(told).astype(bool) & kept["other"].map(told).astype(bool)]
+    if table.empty:
+        return table
+    models, shapes = lineage(ds), _shapes(ds)
+    llm, variant = models["llm"].to_dict(), models["variant"].to_dict()
+    own = [
+        not (variant[a] or variant[b]) and bool(llm[a] and llm[b])
+        for a, b in zip(table["group"], table["other"], strict=True)
+    ]
+    kept = table[np.array(own) & np.isfinite(table["correlation"])]
     kept = kept.assign(
         shape=[shapes[str(name)] for name in kept["group"]],
-        same=[told[a] == told[b] for a, b in zip(kept["group"], kept["other"], strict=True)],
+        same=[llm[a] == llm[b] for a, b in zip(kept["group"], kept["other"], strict=True)],
     )
     return kept[kept.groupby("shape")["same"].transform("nunique") == 2] if len(kept) else kept
 
 
 def _shapes(ds: xr.Dataset) -> dict[str, str]:
     return {name: f"{layers} × {heads}" for name, (layers, heads) in shapes_of(ds["image_weight"]).items()}
-
-
-def _without_variant_pairs(table: pd.DataFrame, ds: xr.Dataset) -> pd.DataFrame:
-    """The rows of `relations` with a correlation whose models are no further trainings of another one."""
-    if table.empty:
-        return table
-    variant = lineage(ds)["variant"].to_dict()
-    own = [not (variant[a] or variant[b]) for a, b in zip(table["group"], table["other"], strict=True)]
-    return table[np.array(own) & np.isfinite(table["correlation"])]
 
 
 def _series_of(llm: str) -> str:
@@ -427,7 +389,7 @@ def changes(ds: xr.Dataset, found: Sequence[tuple[str, str]]) -> pd.DataFrame:
     Parameters
     ----------
     ds : xarray.Dataset
-        Traces with answers and the measures of `benchmarks.head_statistics`.
+        Traces with answers.
     found : sequence of tuple of str
         Pairs of models, as of `matched_pairs`.
 
@@ -436,51 +398,25 @@ def changes(ds: xr.Dataset, found: Sequence[tuple[str, str]]) -> pd.DataFrame:
     pandas.DataFrame
         One row per pair and benchmark that both were asked. Columns:
 
-        * pair, one, other, task.
-        * difference, lower, upper: of the shares right, second minus first, with a paired 95 % interval over pictures;
-          score_one, score_other: the shares; n: questions.
-        * tokens_one, tokens_other: mean image tokens; pictures_one, pictures_other: pictures in visual tuning, NaN
-          unknown.
-        * whole: the difference over all items of the benchmark by the models' training records, NaN unknown.
+        * pair, task.
+        * difference, lower, upper: of the shares right, second minus first, with a paired 95 % interval over pictures.
+        * tokens_one, tokens_other: mean image tokens.
         * mean_estimate, mean_lower, mean_upper: the pair's mean difference over its benchmarks, each with the same
-          weight.
-        * image_weight, image_log_odds, focus_nats: the change of the mean over all heads, each in its own unit.
+          weight; their pictures are drawn by themselves.
     """
-    heads = head_statistics(ds).set_index(["model", "task"])
     records = []
     for one, other in found:
-        pictures = {"pictures_one": _tuned_pictures(one), "pictures_other": _tuned_pictures(other)}
-        recorded = [_recorded_scores(name) for name in (one, other)]
-        means = {f"mean_{bound}": value for bound, value in _mean_change(ds, [(one, other)]).items()}
-        for task in tasks_of(ds):
-            told = score_difference(ds, one, other, task)
-            if told is None:
-                continue
-            a, b = heads.loc[(one, task)], heads.loc[(other, task)]
-            change = {name: float(b[name] - a[name]) for name in ("image_weight", "image_log_odds", "focus_nats")}
-            told["score_one"], told["score_other"] = told.pop("one"), told.pop("other")
-            tokens = {"tokens_one": float(a["tokens"]), "tokens_other": float(b["tokens"])}
-            pair = {"pair": f"{one} → {other}", "one": one, "other": other, "task": task}
-            whole = recorded[1].get(task, np.nan) - recorded[0].get(task, np.nan)
-            records.append({**pair, **told, **tokens, **pictures, "whole": whole, **means, **change})
+        both = {task: answered_by_all(ds, (one, other), task) for task in tasks_of(ds)}
+        both = {task: answers for task, answers in both.items() if answers[0].sizes["sample"]}
+        moved = [first.copy(data=second.values - first.values) for first, second in both.values()]
+        means = {f"mean_{bound}": value for bound, value in mean_change(moved).items()} if moved else {}
+        for task, answers in both.items():
+            told = share_gained(*answers)
+            told["difference"] = told.pop("estimate")
+            tokens = [float(subset(ds, model=name, task=task)[TOKENS].astype(float).mean()) for name in (one, other)]
+            pair = {"pair": f"{one} → {other}", "task": task, "tokens_one": tokens[0], "tokens_other": tokens[1]}
+            records.append({**pair, **told, **means})
     return pd.DataFrame(records, columns=list(CHANGES))
-
-
-def _mean_change(ds: xr.Dataset, found: Sequence[tuple[str, str]]) -> dict[str, float]:
-    """Mean change from the first to the second model of the pairs, in share right, each benchmark with the same weight.
-
-    Keys estimate, lower, upper (95 % interval over pictures, drawn anew for every benchmark by itself, for they have
-    pictures of their own; pairs share them and are paired). On the questions that all pairs with answers in common
-    answered; empty where there are none.
-    """
-    parts = []
-    for task in tasks_of(ds):
-        asked = [pair for pair in found if answered_by_all(ds, pair, task)[0].sizes["sample"]]
-        arrays = answered_by_all(ds, [name for pair in asked for name in pair], task) if asked else []
-        if arrays and arrays[0].sizes["sample"]:
-            changes = [second.values - first.values for first, second in zip(arrays[::2], arrays[1::2], strict=True)]
-            parts.append(arrays[0].copy(data=np.mean(changes, axis=0)))
-    return mean_share(parts, lowest=-1.0) if parts else {}
 
 
 def _tokens(ds: xr.Dataset, model: str) -> float:

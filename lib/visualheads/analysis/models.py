@@ -19,7 +19,6 @@ from visualheads.analysis.subset import models_of, subset
 from visualheads.cards import DEFAULT_MODEL, Card, cards, catalogue_order, data_folder, miniature_folder
 from visualheads.errors import ParameterError, StoreError
 from visualheads.heads.nulls import above_null
-from visualheads.heads.patterns import QUERY
 from visualheads.heads.ranking import samples_with_control, strongest
 from visualheads.heads.selection import shapes_of
 from visualheads.models.provenance import hash_list
@@ -190,9 +189,7 @@ def untrained(results: str | Path = "data/results", models: Sequence[str] | None
     return ds if models is not None else without_variants(ds)
 
 
-def visual_heads(
-    ds: xr.Dataset, task: str = "looktwice", query: str = QUERY, fresh: xr.Dataset | None = None
-) -> pd.DataFrame:
+def visual_heads(ds: xr.Dataset, task: str = "looktwice", fresh: xr.Dataset | None = None) -> pd.DataFrame:
     """How many heads look at pictures, and where the strongest lie, by model.
 
     Parameters
@@ -202,8 +199,6 @@ def visual_heads(
         null.
     task : str
         The benchmark whose samples count.
-    query : str
-        The attention row.
     fresh : xarray.Dataset, optional
         Traces of untrained networks under the names of the models: many (dimension `draw`), or one per model.
 
@@ -221,10 +216,10 @@ def visual_heads(
         part = subset(ds, model=str(name), task=task)
         if not part.sizes["sample"]:
             continue
-        weight = head_means(part, "image_weight", query)
+        weight = head_means(part, "image_weight")
         known, top = np.isfinite(weight), strongest(weight, 0.1)
         stage = part["depth_stage"].isel(model=0).values.astype(str)
-        above, nulls = _above(ds, str(name), task, query, fresh)
+        above, nulls = _above(ds, str(name), task, fresh)
         row: dict[str, Any] = {"model": str(name), "heads": int(known.sum()), "above": above, "nulls": nulls}
         row["strongest"] = int(top.sum())
         row |= {s: int(top[stage == s].sum()) for s in STAGES}
@@ -233,7 +228,7 @@ def visual_heads(
     return pd.DataFrame(records)
 
 
-def _above(ds: xr.Dataset, model: str, task: str, query: str, fresh: xr.Dataset | None) -> tuple[float, str]:
+def _above(ds: xr.Dataset, model: str, task: str, fresh: xr.Dataset | None) -> tuple[float, str]:
     one = ds.isel(model=[ds["model"].values.astype(str).tolist().index(model)])
     one = one.isel(sample=np.flatnonzero(one["task"].values.astype(str) == task))
     white = samples_with_control(one, (WHITE,))
@@ -249,7 +244,7 @@ def _above(ds: xr.Dataset, model: str, task: str, query: str, fresh: xr.Dataset 
     if not nulls:
         return float("nan"), ""
     own = subset(ds, model=model, task=task)
-    return float(above_null(own, query=query, **nulls)["above_null"].sum()), " and ".join(nulls)
+    return float(above_null(own, **nulls)["above_null"].sum()), " and ".join(nulls)
 
 
 def model_table(ds: xr.Dataset | None = None, names: Sequence[str] | None = None, loaded: Any = None) -> pd.DataFrame:

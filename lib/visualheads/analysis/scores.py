@@ -8,20 +8,15 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import xarray as xr
-from numpy.typing import NDArray
 
-from visualheads.analysis.subset import TOKENS, asked_parts, models_of, subset, tasks_of
+from visualheads.analysis.subset import TOKENS, models_of, subset, tasks_of
 from visualheads.cards import cards
-from visualheads.heads.bootstrap import LEVEL, N_BOOT, interval, picture_ids, picture_weights
-from visualheads.heads.losses import most_unseen, share_bounds, share_gained, share_right
+from visualheads.heads.bootstrap import interval, picture_ids, picture_weights
+from visualheads.heads.losses import most_unseen, share_bounds, share_right
 from visualheads.heads.patterns import labels_of
 from visualheads.tasks.registry import option_counts
 from visualheads.tasks.scoring import in_every_round, pope_parts
 
-COLUMNS = ("model", "task", "figure", "estimate", "lower", "upper", "n")
-POPE_FIGURES = {"precision": "precision", "recall": "recall", "F1": "f1", "share of yes": "yes_rate"}
-"""What tables call a figure → its name in `scoring.pope_parts`."""
-NO_REFERENT = "plain-general"
 COCO, KNOWN_WITHIN = "COCO_val2014", 0.03
 """How the pictures of POPE's official questions are called, and how far a score may lie from the published one."""
 CIRCULAR = "mmbench"
@@ -67,9 +62,7 @@ def _circular_chance(ds: xr.Dataset) -> float:
     return float(np.mean(np.maximum(np.maximum(rounds, letters), 2.0) ** -rounds))
 
 
-def scores(
-    ds: xr.Dataset, by: str | Sequence[str] = "task", *, n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0
-) -> pd.DataFrame:
+def scores(ds: xr.Dataset, by: str | Sequence[str] = "task") -> pd.DataFrame:
     """Share of right answers per model and group of samples, beside what guessing would score.
 
     Parameters
@@ -78,12 +71,6 @@ def scores(
         Traces with `correct` (model, sample): 1 right, 0 wrong, NaN unknown.
     by : str or sequence of str
         Coordinates along `sample` whose values, joined by ", ", are the groups.
-    n_boot : int
-        Draws of the bootstrap over pictures.
-    level : float
-        Coverage of the interval, in (0, 1).
-    seed : int
-        Seed of the bootstrap.
 
     Returns
     -------
@@ -113,7 +100,7 @@ def scores(
             chance = _chance_of(part)
             if circular:
                 values, chance = _in_all_rounds(values), _circular_chance(part)
-            told = share_right(values, n_boot, level, seed)
+            told = share_right(values)
             n = int(np.isfinite(values.values).sum())
             records.append({"model": name, "group": group, **told, "n": n, "chance": chance})
     return pd.DataFrame(records, columns=["model", "group", "estimate", "lower", "upper", "n", "chance"])
@@ -131,25 +118,6 @@ def _in_all_rounds(correct: xr.DataArray) -> xr.DataArray:
     right, first = in_every_round(questions, np.asarray(chosen.values, dtype=np.float64))
     images = chosen["image_id"].values[first]
     return xr.DataArray(right, {"sample": questions[first], "image_id": ("sample", images)}, ("sample",), "correct")
-
-
-def _own_figures(ds: xr.Dataset, *, n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0) -> pd.DataFrame:
-    """What each benchmark reports of each model: model, task, figure, estimate, lower, upper, n (prompts that count).
-
-    looktwice   accuracy over all conditions, and over those whose question has a referent
-    pope        accuracy, precision, recall, F1 (yes is the positive class), share of yes, and accuracy by condition
-    mmbench     circular (questions right in every round), vanilla (the first round), and accuracy over all prompts
-    others      accuracy
-
-    All are shares in [0, 1]; intervals are a bootstrap over pictures. NaN where a denominator is zero. Samples without
-    a known answer and controls do not count. Source: the benchmarks' papers (see `tasks.scoring`); intervals ours.
-    """
-    records = []
-    for name, task, part in asked_parts(ds):
-        part = part.isel(sample=np.flatnonzero(np.isfinite(part["correct"].isel(model=0).values.astype(float))))
-        for figure, told in _figures(part, task, n_boot, level, seed).items() if part.sizes["sample"] else ():
-            records.append({"model": name, "task": task, "figure": figure, **told})
-    return pd.DataFrame(records, columns=list(COLUMNS))
 
 
 def known_answers(ds: xr.Dataset) -> pd.DataFrame:
@@ -176,11 +144,12 @@ def known_answers(ds: xr.Dataset) -> pd.DataFrame:
         if name not in by_name or "pope" not in tasks_of(ds):
             continue
         part = subset(ds, model=name, task="pope")
-        part = part.isel(sample=np.flatnonzero(np.char.startswith(picture_ids(part).astype(str), COCO)))
+        known = np.isfinite(part["correct"].isel(model=0).values.astype(float))
+        part = part.isel(sample=np.flatnonzero(known & np.char.startswith(picture_ids(part).astype(str), COCO)))
         if part.sizes["sample"]:
             conditions = part["condition"].values.astype(str)
             asked = [part.isel(sample=np.flatnonzero(conditions == one)) for one in dict.fromkeys(conditions)]
-            told = [_own_figures(one).set_index("figure").loc["F1"] for one in asked]
+            told = [_f1(one) for one in asked]
             published = (by_name[name].pope or math.nan) / 100
             bounds = {name: float(np.mean([one[name] for one in told])) for name in ("estimate", "lower", "upper")}
             bounds["n"] = float(sum(one["n"] for one in told))
@@ -190,43 +159,6 @@ def known_answers(ds: xr.Dataset) -> pd.DataFrame:
             })  # fmt: skip
     columns = ["model", "published", "source", "estimate", "lower", "upper", "n", "as_known"]
     return pd.DataFrame(records, columns=columns)
-
-
-def score_difference(ds: xr.Dataset, one: str, other: str, task: str) -> dict[str, float] | None:
-    """Share right of one model minus that of another, on the questions both were asked.
-
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        Traces with `correct` (model, sample).
-    one, other : str
-        Models; the difference is `other` minus `one`.
-    task : str
-        The benchmark.
-
-    Returns
-    -------
-    dict of str to float, or None
-        The keys difference, lower and upper (paired 95 % interval, in [−1, 1]), one and other (their shares), n.
-        MMBench counts as in `scores`. None without common questions.
-
-    Raises
-    ------
-    ParameterError
-        There is no such model.
-    """
-    first, second = answered_by_all(ds, (one, other), task)
-    if not first.sizes["sample"]:
-        return None
-    told = share_gained(first, second)
-    return {
-        "difference": told["estimate"],
-        "lower": told["lower"],
-        "upper": told["upper"],
-        "one": float(first.mean()),
-        "other": float(second.mean()),
-        "n": float(first.sizes["sample"]),
-    }
 
 
 def answered_by_all(ds: xr.Dataset, models: Sequence[str], task: str) -> list[xr.DataArray]:
@@ -261,59 +193,21 @@ def answered_by_all(ds: xr.Dataset, models: Sequence[str], task: str) -> list[xr
     return [_in_all_rounds(array) for array in arrays] if task == CIRCULAR and len(known) else arrays
 
 
-def _figures(part: xr.Dataset, task: str, n_boot: int, level: float, seed: int) -> dict[str, dict[str, float]]:
-    correct = np.asarray(part["correct"].isel(model=0).values, dtype=float)
-    conditions = part["condition"].values.astype(str)
+def _f1(part: xr.Dataset) -> dict[str, float]:
+    """POPE's F1 over some questions (yes is the positive class): estimate, lower, upper, in [0, 1], and n questions.
 
-    def share(values: NDArray[np.float64], of: NDArray[np.bool_] | None = None) -> dict[str, float]:
-        chosen = np.ones(len(values), dtype=bool) if of is None else of
-        counted = chosen.astype(float)
-        images = picture_ids(part).astype(str)
-        return _ratio(values * counted, counted, images, int(chosen.sum()), n_boot, level, seed)
-
-    found = {"accuracy": share(correct)}
-    if task == "looktwice":
-        kept = conditions != NO_REFERENT
-        if kept.any() and not kept.all():
-            found["accuracy, questions with a referent"] = share(correct, kept)
-    if task == "pope":
-        parts = pope_parts(*(part[name].values.astype(str).ravel().tolist() for name in ("answer", "prediction")))
-        images = picture_ids(part).astype(str)
-        for name, figure in POPE_FIGURES.items():
-            above, below = (one.astype(float) for one in parts[figure])
-            n = int(below.sum()) if figure != "f1" else len(images)
-            found[name] = _ratio(above, below, images, n, n_boot, level, seed)
-        found |= {f"accuracy, {name}": share(correct, conditions == name) for name in dict.fromkeys(conditions)}
-    if task == "mmbench":
-        whole = _in_all_rounds(part["correct"].isel(model=0).load())
-        ones = np.ones(whole.sizes["sample"])
-        images = picture_ids(whole).astype(str)
-        circular = _ratio(np.asarray(whole.values, dtype=float), ones, images, len(ones), n_boot, level, seed)
-        lettered = part["format"].values.astype(str) == LETTERS
-        first = (conditions == "round-1") & (lettered if lettered.any() else True)
-        found = {
-            "circular": circular,
-            "vanilla (first round)": share(correct, first),
-            "accuracy, all rounds": found["accuracy"],
-        }
-    return found
-
-
-def _ratio(
-    above: NDArray[np.float64], below: NDArray[np.float64], images: NDArray[np.str_], n: int, n_boot: int,
-    level: float, seed: int,
-) -> dict[str, float]:  # fmt: skip
-    """Σ above / Σ below, a share, with a bootstrap over pictures; draws without a denominator are left out.
-
-    No bound is nearer to 0 or 1 than what so many pictures may hide (`losses.most_unseen`), as in `share_right`.
+    The interval is a bootstrap over pictures; draws without a denominator are left out, and no bound is nearer to 0 or
+    1 than what so many pictures may hide (`losses.most_unseen`), as in `share_right`. NaN without a denominator.
     """
-    pictures, owner = np.unique(images, return_inverse=True)
-    top, bottom = (np.bincount(owner, weights=values, minlength=len(pictures)) for values in (above, below))
+    told = pope_parts(*(part[name].values.astype(str).ravel().tolist() for name in ("answer", "prediction")))["f1"]
+    pictures, owner = np.unique(picture_ids(part).astype(str), return_inverse=True)
+    top, bottom = (np.bincount(owner, weights=values, minlength=len(pictures)) for values in told)
+    n = part.sizes["sample"]
     if bottom.sum() == 0:
         return {"estimate": float("nan"), "lower": float("nan"), "upper": float("nan"), "n": n}
-    weights = picture_weights(len(pictures), n_boot, seed)
+    weights = picture_weights(len(pictures))
     drawn_top, drawn_bottom = weights @ top, weights @ bottom
     there = drawn_bottom > 0
-    low, high = interval(drawn_top[there] / drawn_bottom[there], level)
-    low, high = share_bounds(low, high, most_unseen(int((bottom > 0).sum()), level))
+    low, high = interval(drawn_top[there] / drawn_bottom[there])
+    low, high = share_bounds(low, high, most_unseen(int((bottom > 0).sum())))
     return {"estimate": float(top.sum() / bottom.sum()), "lower": float(low), "upper": float(high), "n": n}

@@ -10,8 +10,7 @@ import xarray as xr
 
 from visualheads.analysis import head_tables
 from visualheads.analysis.subset import bounds_of
-from visualheads.heads.bootstrap import bootstrap
-from visualheads.heads.losses import changes
+from visualheads.heads.losses import CHANGED, EXCESS, with_bounds
 
 MASSIVE, BY_ATTENTION = "massive activations", "background that draws most attention"
 """What stands for sink tokens: those of sink dimensions or, in models without, what heads look at beside objects."""
@@ -24,8 +23,7 @@ VARIANTS = {
 OUTLIER_COLUMNS = ("model", "part", "layer", "dimension", "measure", "value")
 HEAD_COLUMNS = ("model", "layer", "head", "name", "stage", "sink_share", *VARIANTS)
 REMOVAL_COLUMNS = (
-    "model", "mode", "tokens", "heads", "measure", *BOUNDS, "samples", "draws", "excess", "excess_lower",
-    "excess_upper", "positions",
+    "model", "mode", "tokens", "heads", "measure", *BOUNDS, "samples", *EXCESS, "positions",
 )  # fmt: skip
 SINKS = "sinks"
 TOKENS = {
@@ -123,7 +121,7 @@ def removal_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
     pandas.DataFrame
         One row per model, mode, kind of tokens (random draws are averaged per sample), set of heads and measure.
         Columns: model, mode, tokens, heads, measure, estimate, lower, upper (mean loss with its 95 % interval, a share
-        for accuracy (`losses.changes`), logits for margin), samples, draws, excess, excess_lower, excess_upper (how
+        for accuracy (`losses.changes`), logits for margin), samples, excess, excess_lower, excess_upper (how
         much more the marked tokens cost than these, paired; NaN for the marked ones), positions (where in the prompt
         heads were changed).
     """
@@ -132,35 +130,21 @@ def removal_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
         if "correct" not in ds or not ds.sizes["sample"]:
             continue
         one = ds.isel(model=0)
-        names = [str(name) for name in one["tokens"].values]
-        orders = one["order"].values.astype(str)
-        counts = one["count"].values.tolist()
-        for measure, (changed, clean) in {
-            "accuracy": ("correct", "clean_correct"), "margin": ("margin", "clean_margin")
-        }.items():  # fmt: skip
-            reference = one[clean]
-            for extra in ("tokens", "mode"):
-                reference = reference.isel({extra: 0}) if extra in reference.dims else reference
-            lost = (reference - one[changed]).assign_coords(image_id=one["image_id"])
-            marked = lost.isel(tokens=names.index(SINKS))
+        kinds = np.array([str(name).split()[0] for name in one["tokens"].values])
+        sets = list(zip(one["order"].values.astype(str), one["count"].values.tolist(), strict=True))
+        for measure, (changed, clean) in CHANGED.items():
+            lost = (one[clean] - one[changed]).assign_coords(image_id=one["image_id"])
             for kind, words in TOKENS.items():
-                index = [place for place, name in enumerate(names) if name.split()[0] == kind]
-                bounded = changes if measure == "accuracy" else bootstrap
-                own = lost.isel(tokens=index).mean("tokens")
-                told, more = bounded(own), bounded(marked - own)
+                own = lost.isel(tokens=np.flatnonzero(kinds == kind)).mean("tokens")
+                told = with_bounds(own, measure)
+                more = with_bounds(lost.isel(tokens=kinds.tolist().index(SINKS)) - own, measure).where(kind != SINKS)
                 for mode in one["mode"].values.tolist():
-                    for place, (order, count) in enumerate(zip(orders, counts, strict=True)):
+                    for place, (order, count) in enumerate(sets):
                         heads = "all heads" if order == "all" else f"the {count} most concentrated"
-                        at = told.isel(set=place).sel(mode=mode)
-                        rows.append(
-                            {"model": model, "mode": str(mode), "tokens": words, "heads": heads, "measure": measure,
-                             **bounds_of(at), "samples": one.sizes["sample"], "draws": len(index),
-                             "positions": str(one["positions"].values),
-                             **_excess(more.isel(set=place).sel(mode=mode), kind)}
-                        )  # fmt: skip
+                        at, beyond = (bounds_of(part.isel(set=place).sel(mode=mode)) for part in (told, more))
+                        rows.append({
+                            "model": model, "mode": str(mode), "tokens": words, "heads": heads, "measure": measure,
+                            **at, "samples": one.sizes["sample"], "positions": str(one["positions"].values),
+                            **dict(zip(EXCESS, beyond.values(), strict=True)),
+                        })  # fmt: skip
     return pd.DataFrame(rows, columns=list(REMOVAL_COLUMNS))
-
-
-def _excess(told: xr.DataArray, kind: str) -> dict[str, float]:
-    known = bounds_of(told) if kind != SINKS else dict.fromkeys(BOUNDS, float("nan"))
-    return {"excess": known["estimate"], "excess_lower": known["lower"], "excess_upper": known["upper"]}

@@ -18,8 +18,7 @@ from scipy import ndimage
 
 from visualheads.analysis.subset import bounds_of
 from visualheads.errors import ParameterError, got
-from visualheads.heads.bootstrap import bootstrap
-from visualheads.heads.losses import changes, shares
+from visualheads.heads.losses import CHANGED, EXCESS, shares, with_bounds
 from visualheads.models import token_layouts
 from visualheads.models.token_map import TokenMap
 
@@ -28,20 +27,13 @@ if TYPE_CHECKING:
 
 BOUNDS = ("estimate", "lower", "upper")
 STEER_COLUMNS = (
-    "model", "condition", "bias", "order", "count", "what", "measure", *BOUNDS, "clean", "excess", "excess_lower",
-    "excess_upper", "sets", "samples",
+    "model", "condition", "bias", "order", "count", "what", "measure", *BOUNDS, "clean", *EXCESS, "sets", "samples",
 )  # fmt: skip
 GROUND_COLUMNS = ("model", "ranking", "rule", "heads", "measure", *BOUNDS, "samples")
 BASELINE_COLUMNS = ("model", "measure", "what", "estimate")
 RANDOM = "random"
 BASELINES = {"chance": ("hit", "a random patch"), "centre_hit": ("hit", "middle"), "whole_iou": ("iou", "whole")}
 """Variable → measure that it is a baseline of, and what it is called."""
-NOTHING: dict[str, float] = dict.fromkeys(BOUNDS, float("nan"))
-
-Kind = tuple[str, int]
-"""Which heads: their order (top, random, all) and how many."""
-Told = dict[Kind, list[dict[str, float]]]
-"""Estimate and bounds of every kind of heads, bias by bias."""
 
 
 def steer_table(found: Mapping[str, xr.Dataset]) -> pd.DataFrame:
@@ -189,67 +181,45 @@ def example_model(names: Sequence[str], table: pd.DataFrame) -> tuple[str, str] 
     return None if own.empty else (str(own.loc[0, "model"]), str(own.loc[0, "ranking"]))
 
 
-_MEASURED = {"accuracy": ("correct", "clean_correct"), "margin": ("margin", "clean_margin")}
-
-
 def _by_kind(part: xr.Dataset) -> list[dict[str, object]]:
-    """Rows of one model in one situation, by bias, measure and kind of heads."""
+    """Rows of one model in one situation, by measure, bias and kind of heads.
+
+    Changes against the unchanged model, and how much more top heads change than random ones, are paired: differences
+    per sample, then one interval over pictures. Sets of one kind are averaged per sample.
+    """
     kinds = _kinds(part)
-    moved, more = _moved(part, kinds)
+    names = list(kinds)
+    control = [
+        names.index((RANDOM, count)) if order == "top" and (RANDOM, count) in kinds else place
+        for place, (order, count) in enumerate(names)
+    ]
+    paired = xr.DataArray(np.array(control) != np.arange(len(names)), dims="kind")
     rows: list[dict[str, object]] = []
-    for place, bias in enumerate(part["bias"].values.tolist()):
-        for measure, (_, clean) in _MEASURED.items():
-            for kind, index in kinds.items():
-                excess = more[measure][kind][place] if kind in more[measure] else NOTHING
-                rows.append({
-                    "bias": float(bias), "order": kind[0], "count": kind[1], "what": _what(*kind), "measure": measure,
-                    **moved[measure][kind][place], "clean": float(part[clean].mean()), "sets": len(index),
-                    "samples": part.sizes["sample"], **_named("excess", excess),
-                })  # fmt: skip
+    for measure, (name, clean) in CHANGED.items():
+        change = (part[name].astype(float) - part[clean]).assign_coords(image_id=part["image_id"])
+        means = [change.isel(set=index).mean("set") for index in kinds.values()]
+        own = xr.concat(means, "kind", coords="minimal", compat="override")
+        both = with_bounds(own, measure), with_bounds(own - own.isel(kind=control), measure).where(paired)
+        moved, more = (one.sel(bound=list(BOUNDS)).transpose("bias", "kind", "bound").values for one in both)
+        for at, place in np.ndindex(moved.shape[:2]):
+            order, count = names[place]
+            rows.append({
+                "bias": float(part["bias"].values[at]), "order": order, "count": count,
+                "what": f"all {count}" if order == "all" else f"{order} {count}", "measure": measure,
+                **dict(zip(BOUNDS, moved[at, place].tolist(), strict=True)), "clean": float(part[clean].mean()),
+                "sets": len(kinds[order, count]), "samples": part.sizes["sample"],
+                **dict(zip(EXCESS, more[at, place].tolist(), strict=True)),
+            })  # fmt: skip
     return rows
 
 
-def _moved(part: xr.Dataset, kinds: Mapping[Kind, list[int]]) -> tuple[dict[str, Told], dict[str, Told]]:
-    """Measure → every kind's change against the unchanged model, and how much more top heads change than random ones.
-
-    Both are paired: differences per sample, then one interval over pictures. Sets of one kind are averaged per sample.
-    """
-    paired = [kind for kind in kinds if kind[0] == "top" and (RANDOM, kind[1]) in kinds]
-    moved, more = {}, {}
-    for measure, (name, clean) in _MEASURED.items():
-        change = (part[name].astype(float) - part[clean]).assign_coords(image_id=part["image_id"])
-        own = {kind: change.isel(set=index).mean("set") for kind, index in kinds.items()}
-        moved[measure] = _bootstrapped(own, measure)
-        more[measure] = _bootstrapped({kind: own[kind] - own[RANDOM, kind[1]] for kind in paired}, measure)
-    return moved, more
-
-
-def _bootstrapped(own: Mapping[Kind, xr.DataArray], measure: str) -> Told:
-    """Mean and bounds of every kind's change (bias, sample) at every bias: all from one draw of pictures."""
-    if not own:
-        return {}
-    every = xr.concat(list(own.values()), "kind", coords="minimal", compat="override")
-    told = changes(every) if measure == "accuracy" else bootstrap(every)
-    values = told.sel(bound=list(BOUNDS)).transpose("kind", "bias", "bound").values.tolist()
-    return {kind: [dict(zip(BOUNDS, row, strict=True)) for row in rows] for kind, rows in zip(own, values, strict=True)}
-
-
-def _kinds(ds: xr.Dataset) -> dict[Kind, list[int]]:
+def _kinds(ds: xr.Dataset) -> dict[tuple[str, int], list[int]]:
     """Sets by (order, count): fewest heads first, top before random."""
-    kinds: dict[Kind, list[int]] = {}
+    kinds: dict[tuple[str, int], list[int]] = {}
     pairs = zip(ds["order"].values.astype(str), ds["count"].values.tolist(), strict=True)
     for index, (order, count) in enumerate(pairs):
         kinds.setdefault((order, int(count)), []).append(index)
     return dict(sorted(kinds.items(), key=lambda item: (item[0][1], item[0][0] == RANDOM)))
-
-
-def _what(order: str, count: int) -> str:
-    return f"all {count}" if order == "all" else f"{order} {count}"
-
-
-def _named(name: str, told: Mapping[str, float]) -> dict[str, float]:
-    """Estimate and bounds as columns of a table: `name`, `name_lower`, `name_upper`."""
-    return {name: told["estimate"], f"{name}_lower": told["lower"], f"{name}_upper": told["upper"]}
 
 
 LEVEL = 0.5

@@ -18,22 +18,22 @@ from visualheads.heads.bootstrap import LEVEL, N_BOOT, bootstrap, interval, pict
 Bound = NDArray[np.float64]
 
 
-def share_right(correct: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0) -> dict[str, float]:
+def share_right(correct: xr.DataArray, n_boot: int = N_BOOT) -> dict[str, float]:
     """Mean of answers (sample; 1 right, 0 wrong, NaN unknown) with an interval over pictures: estimate, lower, upper.
 
     As in `shares`.
     """
-    return _told(shares(correct, n_boot, level, seed))
+    return _told(shares(correct, n_boot))
 
 
-def shares(values: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0) -> xr.DataArray:
+def shares(values: xr.DataArray, n_boot: int = N_BOOT) -> xr.DataArray:
     """Means over samples of values in [0, 1], NaN left out, with an interval over pictures: (…, bound).
 
     Where all are right, every draw of pictures is alike, and where nearly all are, nearly: no lower bound is above
     1 − `most_unseen`, no upper one below `most_unseen`.
     """
-    bounds, unseen = bootstrap(values, n_boot, level, seed), most_unseen(_pictures(values), level)
-    return _with(bounds, *share_bounds(*_both(bounds), unseen))
+    bounds = bootstrap(values, n_boot)
+    return _with(bounds, *share_bounds(*_both(bounds), most_unseen(_pictures(values))))
 
 
 def share_gained(first: xr.DataArray, second: xr.DataArray) -> dict[str, float]:
@@ -43,40 +43,34 @@ def share_gained(first: xr.DataArray, second: xr.DataArray) -> dict[str, float]:
     return _told(changes(change))
 
 
-def changes(values: xr.DataArray, n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0) -> xr.DataArray:
+def changes(values: xr.DataArray, n_boot: int = N_BOOT) -> xr.DataArray:
     """Mean changes of answers, or of shares of them, in [−1, 1], with an interval over pictures: (…, bound).
 
     Few changes, or none, leave a bootstrap too sure: it is widened to `newcombe` where that reaches farther. NaN is
     left out.
     """
-    bounds = bootstrap(values, n_boot, level, seed)
-    return _with(bounds, *change_bounds(*_both(bounds), *newcombe(values, level)))
+    bounds = bootstrap(values, n_boot)
+    return _with(bounds, *change_bounds(*_both(bounds), *newcombe(values)))
 
 
-def mean_share(
-    parts: Sequence[xr.DataArray], n_boot: int = N_BOOT, level: float = LEVEL, seed: int = 0, lowest: float = 0.0
-) -> dict[str, float]:
-    """Mean over parts (benchmarks, each with the same weight) of the share right: estimate, lower, upper.
+def mean_change(parts: Sequence[xr.DataArray], n_boot: int = N_BOOT) -> dict[str, float]:
+    """Mean over parts (benchmarks, each with the same weight) of mean changes in [−1, 1]: estimate, lower, upper.
 
     The pictures of each part are drawn anew by themselves; a replicate is the mean of the parts' own means. Bounds are
-    wider by what each part may hide, as in `shares` or, of differences, `changes`: one part alone has their bounds.
-    `lowest`: of a share, 0; of differences less.
+    wider by what each part may hide, as in `changes`: one part alone has its bounds.
     """
     estimates, replicates, hidden = [], [], np.zeros(2)
-    for place, part in enumerate(parts):
+    for seed, part in enumerate(parts):
         sums = picture_sums(part)
         n = len(sums.pictures)
         estimates.append(float(sums.means(np.ones((1, n)))[0, 0]))
-        replicates.append(sums.means(picture_weights(n, n_boot, seed + place))[0])
-        low, high = interval(replicates[-1], level)
-        if lowest == 0:
-            least, most = share_bounds(low, high, most_unseen(_pictures(part), level))
-        else:
-            least, most = change_bounds(low, high, *newcombe(part, level))
+        replicates.append(sums.means(picture_weights(n, n_boot, seed))[0])
+        low, high = interval(replicates[-1])
+        least, most = change_bounds(low, high, *newcombe(part))
         hidden += np.array([low - least, most - high]) / len(parts)
-    (lower,), (upper,) = interval(np.mean(replicates, axis=0)[None], level)
-    bounds = {"lower": max(lowest, float(lower) - hidden[0]), "upper": min(-lowest or 1.0, float(upper) + hidden[1])}
-    return {"estimate": float(np.mean(estimates)), **{name: float(bound) for name, bound in bounds.items()}}
+    (lower,), (upper,) = interval(np.mean(replicates, axis=0)[None])
+    bounds = {"lower": max(-1.0, float(lower - hidden[0])), "upper": min(1.0, float(upper + hidden[1]))}
+    return {"estimate": float(np.mean(estimates)), **bounds}
 
 
 def share_bounds(lower: Bound, upper: Bound, unseen: Bound) -> tuple[Bound, Bound]:
@@ -169,6 +163,20 @@ LOSSES = {"accuracy": "loss_correct", "margin": "loss_margin", "kl": "kl"}
 """Measure → variable of `losses`."""
 
 
+CHANGED = {"accuracy": ("correct", "clean_correct"), "margin": ("margin", "clean_margin")}
+"""Measure → what a changed model gave, and the unchanged one."""
+EXCESS = ("excess", "excess_lower", "excess_upper")
+"""Columns of tables: how much more is lost than in a control, and its bounds."""
+
+
+def with_bounds(values: xr.DataArray, measure: str) -> xr.DataArray:
+    """Mean changes of a measure with an interval over pictures, (…, bound): `changes` of accuracy, else `bootstrap`.
+
+    Answers change seldom, or never, which a bootstrap takes for certain.
+    """
+    return changes(values) if measure == "accuracy" else bootstrap(values)
+
+
 def losses(sweep: xr.Dataset) -> xr.Dataset:
     """What each sample loses (…, set, sample): loss_correct and loss_margin = clean − changed, kl as it is.
 
@@ -203,8 +211,7 @@ def excess_loss(sweep: xr.Dataset, of: str = "accuracy") -> xr.DataArray:
         if same.any():
             top, random = values.isel(set=place), values.isel(set=np.flatnonzero(same)).mean("set")
             beyond = top.copy(data=top.values - random.transpose(*top.dims).values)
-            # answers change seldom, or never, which a bootstrap takes for certain
-            parts.append((changes if of == "accuracy" else bootstrap)(beyond))
+            parts.append(with_bounds(beyond, of))
     if not parts:
         raise ParameterError("no top set has matched random controls; make the sets with protocol_sets(seeds=5).")
     return xr.concat(parts, "set", coords="different", compat="equals").rename(f"excess loss of {of}")

@@ -124,7 +124,7 @@ def group_agreement(
     `by` names one or several coordinates along `sample`; controls never count. NaN where a model lacks a group, fewer
     than three heads have values, or there are fewer than three pictures. Source: ours (claims 4 and 14).
     """
-    values = sample_scores(ds, measure, query=_query(ds, query))
+    values = sample_scores(ds, measure, query=query if "query" in ds.dims else None)
     labels = labels_of(values, by)
     groups = list(dict.fromkeys(labels))
     parts = []
@@ -162,7 +162,7 @@ def model_agreement(ds: xr.Dataset, measure: str = "image_weight") -> xr.Dataset
     of a shape saw count, so that every pair rests on the same pictures (`samples` says how many; with fewer than three
     pictures all is NaN). Pictures are halved alike for all models.
     """
-    values = sample_scores(ds, measure, query=_query(ds, QUERY))
+    values = sample_scores(ds, measure)
     names = [str(name) for name in values["model"].values]
     shapes = shapes_of(values)
     result: xr.Dataset | None = None
@@ -258,7 +258,7 @@ def nearest_pattern(ds: xr.Dataset, by: str = "task") -> pd.DataFrame:
         One row per model: `right`, the share of patterns given to their own group; `chance`, 1 / groups; `groups`.
         Models with fewer than two groups are left out.
     """
-    values = sample_scores(ds, "image_weight", query=_query(ds, QUERY))
+    values = sample_scores(ds, "image_weight")
     labels = labels_of(values, by)
     groups = list(dict.fromkeys(labels))
     records = []
@@ -276,10 +276,6 @@ def nearest_pattern(ds: xr.Dataset, by: str = "task") -> pd.DataFrame:
         right = [(way.argmax(axis=2) == own).mean() for way in (both, np.swapaxes(both, 1, 2))]
         records.append({"model": str(name), "right": float(np.mean(right)), "chance": 1 / len(own), "groups": len(own)})
     return pd.DataFrame(records, columns=["model", "right", "chance", "groups"])
-
-
-def _query(ds: xr.Dataset, query: str | None) -> str | None:
-    return query if "query" in ds.dims else None
 
 
 def _compared(found: Patterns, n_boot: int) -> xr.Dataset:

@@ -15,9 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
-
-from visualheads.heads.bootstrap import LEVEL
 
 MOST_EXACT = 5040
 """Orders of the models that are all looked at; where there are more, as many are drawn."""
@@ -99,34 +96,6 @@ class ShapePairs:
         """Mean over pairs with one label minus that over pairs with two; NaN where the pairs lack one of them."""
         same = labels[self.one] == labels[self.other]
         return float(self.values[same].mean() - self.values[~same].mean()) if same.any() and not same.all() else np.nan
-
-    def without(self, model: int) -> ShapePairs:
-        """The pairs that a model (a place among the labels) has no part in."""
-        kept = (self.one != model) & (self.other != model)
-        return ShapePairs(self.labels, self.one[kept], self.other[kept], self.values[kept])
-
-
-def jackknifed(shapes: Sequence[ShapePairs], share: NDArray[np.float64], level: float = LEVEL) -> float:
-    """Half width of the interval of the difference, from leaving out each model with all its pairs (t distribution).
-
-    From the shapes where any model can be left out; NaN where there is none.
-    """
-    without = [
-        [shape.without(model).difference(shape.labels) for model in range(len(shape.labels))] for shape in shapes
-    ]
-    firm = [place for place, differences in enumerate(without) if np.isfinite(differences).all()]
-    whole, weight = np.array([shapes[place].difference(shapes[place].labels) for place in firm]), share[firm]
-    left = []
-    for place, differences in enumerate(without[index] for index in firm):
-        for difference in differences:
-            changed = whole.copy()
-            changed[place] = difference
-            left.append(float(weight @ changed / weight.sum()))
-    n = len(left)
-    if not n:
-        return float("nan")
-    spread = np.sqrt((n - 1) / n * np.square(np.array(left) - np.mean(left)).sum())
-    return float(stats.t.ppf((1 + level) / 2, n - 1) * spread)
 
 
 def shuffled(shapes: Sequence[ShapePairs], share: NDArray[np.float64]) -> NDArray[np.float64]:
