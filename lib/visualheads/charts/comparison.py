@@ -10,10 +10,11 @@ import altair as alt
 import pandas as pd
 import xarray as xr
 
-from visualheads.charts.display import GREY, MAIN, benchmark, colour, finished, in_words, rows, with_family
+from visualheads.charts.display import GREY, MAIN, benchmark, colour, finished, in_words, rows, tips, with_family
 from visualheads.charts.heads import SINGLE, title_of
 from visualheads.heads.patterns import MARGIN
 
+CORRELATIONS = ("correlation", "within_layers", "ceiling")
 FORMAT_NAMES = {"free": "free form", "letters": "letters A–D"}
 COLUMN = 440
 """Pixels that panels side by side share; axis labels stand beside them."""
@@ -99,8 +100,7 @@ def intervals(
         base = alt.Chart(rows(part.to_dict("records"))).encode(
             y=alt.Y(f"{label}:N", sort=names, scale=alt.Scale(domain=names), title=None,
                     axis=alt.Axis(labels=index == 0, ticks=index == 0, labelLimit=190)),
-            tooltip=[*(f"{name}:N" for name in (label, by) if name),
-                     *[alt.Tooltip(f"{b}:Q", format=".3f") for b in (value, "lower", "upper")]],
+            tooltip=[*(f"{name}:N" for name in (label, by) if name), *tips(value, "lower", "upper")],
         )  # fmt: skip
         tint: dict[str, Any] = {"color": alt.value(MAIN)}
         if by:
@@ -162,16 +162,11 @@ def matrix(told: xr.Dataset, low: float | None = None) -> tuple[Any, str] | None
 
     low: the correlation that is palest; by default the tenth below the smallest.
     """
-    models = [str(name) for name in told["model"].values] if "model" in told.dims else [""]
-    records = []
-    for index, name in enumerate(models):
-        one = told.isel(model=index) if "model" in told.dims else told
-        for i, group in enumerate(one["group"].values):
-            for j, other in enumerate(one["other"].values):
-                at = {k: float(one[k].values[i, j]) for k in ("correlation", "within_layers", "ceiling")}
-                pair = {"group": benchmark(str(group)), "other": benchmark(str(other))}
-                records.append({"model": name, **pair, **at})
-    table = pd.DataFrame(records).dropna(subset=["correlation"])
+    told = told if "model" in told.dims else told.expand_dims(model=[""])
+    places = ["model", "group", "other"]
+    table = told[list(CORRELATIONS)].to_dataframe(places).dropna(subset="correlation").reset_index()
+    table = table[[*places, *CORRELATIONS]]
+    table = table.assign(group=table["group"].map(benchmark), other=table["other"].map(benchmark))
     if table.empty:
         return None
     groups = [name for group in told["group"].values if (name := benchmark(str(group))) in set(table["group"])]
@@ -181,13 +176,9 @@ def matrix(told: xr.Dataset, low: float | None = None) -> tuple[Any, str] | None
         x=alt.X("other:N", sort=groups, title=None, axis=alt.Axis(labelAngle=-35, labelLimit=150)),
         y=alt.Y("group:N", sort=groups, title=None, axis=alt.Axis(labelLimit=150)),
     )
-    tips = [
-        alt.Tooltip(f"{n}:Q", format=".3f", title=n.replace("_", " "))
-        for n in ("correlation", "within_layers", "ceiling")
-    ]
     cells = base.mark_rect().encode(
         color=alt.Color("correlation:Q", scale=alt.Scale(scheme="blues", domain=[low, 1]), legend=None),
-        tooltip=["group:N", "other:N", *tips],
+        tooltip=["group:N", "other:N", *tips(*CORRELATIONS)],
     )
     numbers = base.mark_text(fontSize=11).encode(
         text=alt.Text("correlation:Q", format=".2f"),
@@ -238,7 +229,6 @@ def predictions(table: pd.DataFrame, statistics: dict[str, str], needs: str) -> 
     table = table.assign(over=table["score"] - table["baseline"], expected=table["predicted"] - table["baseline"])
     low, high = (float(f(table[["over", "expected"]].stack())) for f in (min, max))
     axis = alt.Axis(format="+.0%")
-    line = alt.Chart(rows([{"a": low}, {"a": high}])).mark_line(strokeDash=[4, 4], color=GREY).encode(x="a:Q", y="a:Q")
     points = (
         alt.Chart(rows(table.to_dict("records")))
         .transform_filter("datum.statistic === statistic")
@@ -247,11 +237,7 @@ def predictions(table: pd.DataFrame, statistics: dict[str, str], needs: str) -> 
             x=alt.X("expected:Q", title="predicted from heads of other models, minus the benchmark's mean", axis=axis),
             y=alt.Y("over:Q", title="score, minus the benchmark's mean", axis=axis),
             color=colour("task", table["task"], title="benchmark"),
-            tooltip=[
-                "model:N",
-                "task:N",
-                *[alt.Tooltip(f"{n}:Q", format=".1%") for n in ("predicted", "baseline", "score")],
-            ],
+            tooltip=["model:N", "task:N", *tips("predicted", "baseline", "score", form=".1%")],
         )
     )
     words = (
@@ -259,8 +245,14 @@ def predictions(table: pd.DataFrame, statistics: dict[str, str], needs: str) -> 
         f"predicted from heads, {table['expected'].min():+.1%} to {table['expected'].max():+.1%}, and as measured, "
         f"{table['over'].min():+.1%} to {table['over'].max():+.1%}."
     )
-    chart = alt.layer(line, points).properties(width=SINGLE - 100, height=320)
+    chart = alt.layer(diagonal(low, high), points).properties(width=SINGLE - 100, height=320)
     return finished(chart.add_params(shown), words)
+
+
+def diagonal(low: float, high: float) -> alt.Chart:
+    """The line on which both axes have the same value."""
+    data = rows([{"a": low}, {"a": high}])
+    return alt.Chart(data).mark_line(strokeDash=[4, 4], color=GREY).encode(x="a:Q", y="a:Q")
 
 
 def relation_points(table: pd.DataFrame, relations: Sequence[str], needs: str, measure: str = "image_weight") -> Any:
@@ -287,11 +279,7 @@ def relation_points(table: pd.DataFrame, relations: Sequence[str], needs: str, m
     order = [name for name in relations if name in set(table["relation"])]
     base = alt.Chart(rows(table.to_dict("records")), width=SINGLE - 130, height=alt.Step(46)).encode(
         y=alt.Y("relation:N", sort=order, title=None, axis=alt.Axis(labelLimit=220)),
-        tooltip=[
-            "group:N",
-            "other:N",
-            *[alt.Tooltip(f"{n}:Q", format=".3f") for n in ("correlation", "within_layers", "ceiling")],
-        ],
+        tooltip=["group:N", "other:N", *tips(*CORRELATIONS)],
     )
     x = alt.X(
         "correlation:Q",

@@ -11,10 +11,11 @@ import xarray as xr
 
 from visualheads.analysis import head_tables
 from visualheads.analysis.benchmarks import head_means
-from visualheads.charts.comparison import placeholder
+from visualheads.charts.comparison import diagonal, placeholder
 from visualheads.charts.display import GREY, colour, finished, in_words, rows
 from visualheads.charts.heads import DIM, SINGLE, stage_colour, title_of
 from visualheads.heads.ranking import real_samples
+from visualheads.store.variables import QUERIES
 
 MEASURES = ("image_weight", "concentration")
 TRAINED, UNTRAINED = "trained", "untrained"
@@ -58,13 +59,9 @@ def stage_profile(
         )
     )
     kinds = {"strongest": "strongest head", "mean": "mean of the heads", "weakest": "weakest head"}
-    long = [
-        {"layer": int(r.layer), "value": float(r[k]), "kind": label}
-        for _, r in table.iterrows()
-        for k, label in kinds.items()
-    ]
+    long = table.rename(columns=kinds).melt(["layer"], list(kinds.values()), "kind", "value")
     lines = (
-        alt.Chart(rows(long))
+        alt.Chart(rows(long.to_dict("records")))
         .mark_line(point=alt.OverlayMarkDef(size=45), color=GREY)
         .encode(
             x=alt.X("layer:Q", axis=alt.Axis(tickMinStep=1, format="d")),
@@ -84,12 +81,7 @@ def stage_profile(
     return finished(alt.layer(shaded, lines).properties(width=SINGLE, height=280), words)
 
 
-def query_agreement(
-    ds: xr.Dataset,
-    measure: str = "image_weight",
-    queries: tuple[str, str] = ("first_generated", "last_prompt"),
-    model: str | None = None,
-) -> Any:
+def query_agreement(ds: xr.Dataset, measure: str = "image_weight", model: str | None = None) -> Any:
     """The same measure of two attention rows, one point per head.
 
     Parameters
@@ -113,32 +105,28 @@ def query_agreement(
     ParameterError
         The model is unknown, or not named where there are several.
     """
-    one, other = (head_tables.head_table(ds, [measure], query, model) for query in queries)
+    one, other = (head_tables.head_table(ds, [measure], query, model) for query in QUERIES)
     both = one.assign(first=one[measure], second=other[measure]).drop(columns=measure)
     top = float(np.nanmax(both[["first", "second"]].values))
-    line = (
-        alt.Chart(rows([{"a": 0.0, "b": 0.0}, {"a": top, "b": top}]))
-        .mark_line(strokeDash=[4, 4], color=GREY)
-        .encode(x="a:Q", y="b:Q")
-    )
+    first, second = (query.replace("_", " ") for query in QUERIES)
     points = (
         alt.Chart(rows(both.to_dict("records")))
         .mark_circle(size=70, opacity=DIM)
         .encode(
-            x=alt.X("first:Q", title=f"{title_of(measure)}, {queries[0].replace('_', ' ')}"),
-            y=alt.Y("second:Q", title=f"{title_of(measure)}, {queries[1].replace('_', ' ')}"),
+            x=alt.X("first:Q", title=f"{title_of(measure)}, {first}"),
+            y=alt.Y("second:Q", title=f"{title_of(measure)}, {second}"),
             color=stage_colour(legend=alt.Legend(orient="top")),
             tooltip=[
                 alt.Tooltip("name:N", title="head"),
-                alt.Tooltip("first:Q", title=queries[0].replace("_", " "), format=".3f"),
-                alt.Tooltip("second:Q", title=queries[1].replace("_", " "), format=".3f"),
+                alt.Tooltip("first:Q", title=first, format=".3f"),
+                alt.Tooltip("second:Q", title=second, format=".3f"),
             ],
         )
     )
     words = (
-        f"Scatter plot of {len(both)} heads: {title_of(measure)} of the {queries[0]} row against the {queries[1]} row."
+        f"Scatter plot of {len(both)} heads: {title_of(measure)} of the {QUERIES[0]} row against the {QUERIES[1]} row."
     )
-    return finished(alt.layer(line, points).properties(width=420, height=340), words)
+    return finished(alt.layer(diagonal(0.0, top), points).properties(width=420, height=340), words)
 
 
 def against_untrained(ds: xr.Dataset, control: xr.Dataset | None) -> Any:

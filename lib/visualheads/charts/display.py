@@ -89,6 +89,11 @@ def rows(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(told, dtype=object).convert_dtypes()
 
 
+def tips(*names: str, form: str = ".3f") -> list[alt.Tooltip]:
+    """Columns of numbers for a tooltip, in one format."""
+    return [alt.Tooltip(f"{name}:Q", title=name.replace("_", " "), format=form) for name in names]
+
+
 def plain(value: Any) -> Any:
     """A value as JSON has it."""
     if isinstance(value, (list, tuple)):

@@ -14,7 +14,7 @@ import pandas as pd
 
 from visualheads.charts import display
 from visualheads.charts.comparison import choice, placeholder
-from visualheads.charts.display import GREY, colour, finished, rows, with_family
+from visualheads.charts.display import GREY, colour, finished, rows, tips, with_family
 from visualheads.charts.maps import chosen_bars, chosen_head, clickable
 
 MEASURES = {
@@ -73,7 +73,7 @@ def loss_curves(table: pd.DataFrame, needs: str = "No heads were removed yet.") 
         data = data.transform_filter(f"datum.{column} === {column}_shown")
     orders = [name for name in ORDERS if name in set(table["order"])]
     hue = colour("order", orders, title=None, legend=alt.Legend(orient="top"))
-    tips = ["order:N", "count:Q", "sets:Q", *[alt.Tooltip(f"{n}:Q", format=".3f") for n in BOUNDS]]
+    told_of = ["order:N", "count:Q", "sets:Q", *tips(*BOUNDS)]
     panels = []
     names = list(dict.fromkeys(table[panel]))
     for index, name in enumerate(names):
@@ -85,7 +85,7 @@ def loss_curves(table: pd.DataFrame, needs: str = "No heads were removed yet.") 
         y = alt.Y("estimate:Q", title="loss" if index == 0 else None)
         lines = base.mark_line(strokeWidth=1.5).encode(y=y)
         bars = base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("lower:Q"), y2="upper:Q")
-        points = base.mark_circle(size=60, opacity=1).encode(y=y, tooltip=tips)
+        points = base.mark_circle(size=60, opacity=1).encode(y=y, tooltip=told_of)
         zero = alt.Chart(rows([{"zero": 0}])).mark_rule(color=GREY, strokeDash=[4, 3]).encode(y="zero:Q")
         panels.append(alt.layer(zero, bars, lines, points).properties(
             width=min(PANEL, ROW // len(names)), height=220, title=PANELS[panel](name)

@@ -21,7 +21,7 @@ from visualheads.analysis import head_tables
 from visualheads.analysis.steering import even_cells, targets
 from visualheads.analysis.subset import only_model, subset
 from visualheads.charts.comparison import choice, chosen_model, placeholder
-from visualheads.charts.display import GREY, colour, finished, rows
+from visualheads.charts.display import GREY, colour, finished, rows, tips
 from visualheads.errors import ParameterError, got
 from visualheads.heads.ranking import rank
 from visualheads.models.token_map import TokenMap
@@ -54,7 +54,7 @@ def _overlays(
     width, height = picture.size
     scale = PANEL / width
     shown = ground(picture, scale)
-    edges = outline(box) if box is not None else []
+    edges = [outline(box)] if box is not None else []
     panels = [panel(alt.layer(shown, *edges), "picture", height * scale)]
     for title, values in maps.items():
         if values.shape != token_map.grid_shape:
@@ -111,16 +111,9 @@ def _heat(values: NDArray[np.floating], token_map: TokenMap) -> Any:
 def heat(values: NDArray[np.floating], boxes: NDArray[np.floating]) -> Any:
     """Cells (cell) in their boxes (cell, 4; pixels of the picture), coloured up to the largest; NaN cells left out."""
     top = float(np.nanmax(values)) or 1.0
-    cells = [
-        {
-            "x": float(b[0]), "y": float(b[1]), "x2": float(b[2]), "y2": float(b[3]),
-            "attention": float(value), "share": float(value) / top,
-        }
-        for b, value in zip(boxes, values, strict=True)
-        if np.isfinite(value)
-    ]  # fmt: skip
+    cells = pd.DataFrame(boxes, columns=["x", "y", "x2", "y2"]).assign(attention=values, share=values / top).dropna()
     return (
-        alt.Chart(rows(cells))
+        alt.Chart(rows(cells.to_dict("records")))
         .mark_rect(stroke=None)
         .encode(
             x="x:Q",
@@ -134,15 +127,14 @@ def heat(values: NDArray[np.floating], boxes: NDArray[np.floating]) -> Any:
     )
 
 
-def outline(box: Sequence[float], colour: str = BOX_COLOUR, dash: Sequence[int] = (5, 3)) -> list[Any]:
+def outline(box: Sequence[float], colour: str = BOX_COLOUR, dash: Sequence[int] = (5, 3)) -> alt.Chart:
     """The outline of a box (left, top, right, bottom; pixels of the picture) as a layer."""
-    left, top, right, bottom = (float(side) for side in box)
-    data = rows([{"x": left, "y": top, "x2": right, "y2": bottom}])
-    return [
+    data = rows([dict(zip(("x", "y", "x2", "y2"), map(float, box), strict=True))])
+    return (
         alt.Chart(data)
         .mark_rect(filled=False, stroke=colour, strokeWidth=2, strokeDash=list(dash), strokeOpacity=1, opacity=1)
         .encode(x="x:Q", x2="x2:Q", y="y:Q", y2="y2:Q")
-    ]
+    )
 
 
 def strongest_heads(
@@ -249,9 +241,7 @@ def steered_answers(table: pd.DataFrame, needs: str = NEEDS) -> Any:
     order = list(dict.fromkeys(table["what"]))
     orders = [name for name in ORDERS if name in set(table["order"])]
     hue = colour("order", orders, title="heads", legend=alt.Legend(orient="top"))
-    tips = [
-        "what:N", "samples:Q", *[alt.Tooltip(f"{name}:Q", format=".3f") for name in (*BOUNDS, "clean", "excess")]
-    ]  # fmt: skip
+    told_of = ["what:N", "samples:Q", *tips(*BOUNDS, "clean", "excess")]
     conditions = list(dict.fromkeys(table["condition"]))
     panels = []
     for index, condition in enumerate(conditions):
@@ -262,7 +252,7 @@ def steered_answers(table: pd.DataFrame, needs: str = NEEDS) -> Any:
         x = alt.X("lower:Q", title="change towards the object" if index >= len(conditions) - 2 else None)
         zero = alt.Chart(rows([{"zero": 0}])).mark_rule(color=GREY, strokeDash=[4, 3]).encode(x="zero:Q")
         bars = base.mark_rule(strokeWidth=2).encode(x=x, x2="upper:Q")
-        points = base.mark_circle(size=60, opacity=1).encode(x="estimate:Q", tooltip=tips)
+        points = base.mark_circle(size=60, opacity=1).encode(x="estimate:Q", tooltip=told_of)
         panels.append(alt.layer(zero, bars, points).properties(width=WIDE, height=alt.Step(18), title=condition))
     lines = [alt.hconcat(*panels[start : start + 2], spacing=18) for start in range(0, len(panels), 2)]
     first = table[table["measure"] == "accuracy"]
@@ -272,30 +262,16 @@ def steered_answers(table: pd.DataFrame, needs: str = NEEDS) -> Any:
 
 
 def framed(
-    pictures: Sequence[Image.Image],
-    titles: Sequence[str],
-    maps: NDArray[np.floating],
-    cells: Sequence[NDArray[np.floating]],
-    asked: Sequence[Sequence[Sequence[float]]],
-    found: Sequence[Sequence[float] | None],
+    samples: Sequence[Sample], maps: NDArray[np.floating], edges: Sequence[Sequence[alt.Chart]], words: str
 ) -> Any:
-    """Pictures under their maps, with the objects asked about (dashed) and the boxes found (yellow), side by side.
-
-    maps   (picture, row, column); cells: the box of each cell (row, column, 4) in pixels of each picture
-    """
+    """Pictures under maps (picture, row, column) that cut them evenly, each under its own outlines, side by side."""
     panels = []
-    for index, picture in enumerate(pictures):
+    for sample, values, outlines in zip(samples, maps, edges, strict=True):
+        picture = sample.open()
         scale = PANEL / picture.size[0]
-        layers = [ground(picture, scale), heat(maps[index].ravel(), cells[index].reshape(-1, 4))]
-        layers += [edge for box in asked[index] for edge in outline(box)]
-        box = found[index]
-        if box is not None and np.isfinite(box).all():
-            layers += outline(box, FOUND_COLOUR, (1, 0))
-        panels.append(panel(alt.layer(*layers), titles[index], picture.size[1] * scale))
-    words = (
-        f"{len(panels)} pictures overlaid with where the heads look: {'; '.join(titles)}. Dashed outlines mark the "
-        "objects asked about, yellow ones the box made from the map."
-    )
+        cells = heat(values.ravel(), even_cells(picture.size, values.shape).reshape(-1, 4))
+        layers = alt.layer(ground(picture, scale), cells, *outlines)
+        panels.append(panel(layers, sample.question.splitlines()[0], picture.size[1] * scale))
     chart = alt.hconcat(*panels, spacing=14).resolve_scale(color="independent")
     return finished(chart, words).properties(usermeta={"margin": 20})
 
@@ -330,7 +306,13 @@ def examples(
     ids = [str(name) for name in one["sample"].values[: one.sizes["example"]]]
     maps = one["map"].sel(ranking=ranking).transpose("example", "grid_row", "grid_column").values
     boxes = one["box"].sel(ranking=ranking).isel(rule=0, heads_used=-1).transpose("sample", "edge").values
-    pictures = [samples[name].open() for name in ids]
-    titles = [samples[name].question.splitlines()[0] for name in ids]
-    cells = [even_cells(picture.size, maps.shape[-2:]) for picture in pictures]
-    return framed(pictures, titles, maps, cells, [targets(samples[name]) for name in ids], boxes[: len(ids)].tolist())
+    shown_ones = [samples[name] for name in ids]
+    edges = [[outline(box) for box in targets(sample)] for sample in shown_ones]
+    for drawn, box in zip(edges, boxes, strict=False):
+        drawn += [outline(box, FOUND_COLOUR, (1, 0))] if np.isfinite(box).all() else []
+    words = (
+        f"{len(ids)} pictures overlaid with where the heads look: "
+        f"{'; '.join(sample.question.splitlines()[0] for sample in shown_ones)}. Dashed outlines mark the "
+        "objects asked about, yellow ones the box made from the map."
+    )
+    return framed(shown_ones, maps, edges, words)

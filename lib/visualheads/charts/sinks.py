@@ -15,7 +15,7 @@ from visualheads.analysis.steering import even_cells
 from visualheads.charts.comparison import choice, chosen_model, placeholder
 from visualheads.charts.display import GREY, finished, rows
 from visualheads.charts.maps import SIDE, chosen_bars, chosen_head, clickable
-from visualheads.charts.overlays import PANEL, ground, heat, outline, panel
+from visualheads.charts.overlays import framed, outline
 from visualheads.tasks.sample import Sample
 
 NEEDS = "No sinks were looked for yet."
@@ -136,19 +136,14 @@ def marked_examples(found: Mapping[str, xr.Dataset], samples: Mapping[str, Sampl
         return placeholder(needs)
     model, ds = next(iter(found.items()))
     one = ds.isel(model=0)
-    panels = []
-    for index in range(one.sizes["example"]):
-        sample = samples[str(one["sample"].values[index])]
-        picture = sample.open()
-        scale = PANEL / picture.size[0]
-        drawn, marks = (one[f"example_{name}"].isel(example=index).values for name in ("drawn", "sink"))
-        boxes = even_cells(picture.size, drawn.shape).reshape(-1, 4)
-        layers = [ground(picture, scale), heat(drawn.ravel(), boxes)]
-        layers += [edge for box in boxes[np.nan_to_num(marks.ravel()) > 0] for edge in outline(box, MARKED, (2, 2))]
-        panels.append(panel(alt.layer(*layers), sample.question.splitlines()[0], picture.size[1] * scale))
+    drawn, marks = (one[f"example_{name}"].values for name in ("drawn", "sink"))
+    shown = [samples[str(name)] for name in one["sample"].values[: len(drawn)]]
+    edges = [
+        [outline(box, MARKED, (2, 2)) for box in even_cells(sample.size(), own.shape)[np.nan_to_num(own) > 0]]
+        for sample, own in zip(shown, marks, strict=True)
+    ]
     words = (
-        f"{len(panels)} pictures, coloured by the attention that each patch draws from all heads of {model}; the "
+        f"{len(shown)} pictures, coloured by the attention that each patch draws from all heads of {model}; the "
         f"marked tokens are outlined. The strongest patch draws {float(one['drawn'].max()):.1f} times an even share."
     )
-    chart = alt.hconcat(*panels, spacing=14).resolve_scale(color="independent")
-    return finished(chart, words).properties(usermeta={"margin": 20})
+    return framed(shown, drawn, edges, words)

@@ -19,6 +19,7 @@ from visualheads.charts.display import (
     in_words,
     moment,
     rows,
+    tips,
     with_family,
 )
 from visualheads.charts.heads import SINGLE, title_of
@@ -137,11 +138,6 @@ def moments_compared(table: pd.DataFrame, measure: str = "image_weight") -> Any:
     data = rows(in_words(table).to_dict("records"))
     panels = []
     for column, words in PANELS:
-        tips = [
-            "model:N",
-            "moment:N",
-            *[alt.Tooltip(f"{n}:Q", format=".3f") for n in ("rho", "within", "top", "shared")],
-        ]
         panels.append(
             alt.Chart(data, width=240, height=240, title=words)
             .mark_line(point=alt.OverlayMarkDef(size=40))
@@ -151,7 +147,7 @@ def moments_compared(table: pd.DataFrame, measure: str = "image_weight") -> Any:
                 y=alt.Y(f"{column}:Q", title="Spearman over heads" if column == "rho" else title_of(measure)),
                 color=colour("family", table["family"], title="language model", legend=alt.Legend(orient="top")),
                 detail="model:N",
-                tooltip=tips,
+                tooltip=["model:N", "moment:N", *tips("rho", "within", "top", "shared")],
             )
         )  # fmt: skip
     first = table.groupby("model", sort=False).first()
@@ -190,7 +186,7 @@ def text_and_pictures(table: pd.DataFrame, measure: str = "region_weight") -> An
             x=alt.X("text:Q", title="attention on the asked words of text lists, before any picture"),
             y=alt.Y("picture:Q", title=f"{title_of(measure)}, after visual tuning"),
             color=alt.Color("layer:Q", scale=alt.Scale(scheme="viridis"), title="layer"),
-            tooltip=["name:N", alt.Tooltip("text:Q", format=".3f"), alt.Tooltip("picture:Q", format=".3f")],
+            tooltip=["name:N", *tips("text", "picture")],
         )
         .add_params(chosen_model(models))
     )
@@ -224,12 +220,7 @@ def text_relations(table: pd.DataFrame) -> Any:
         y=alt.Y("model:N", sort=models, title=None, axis=alt.Axis(labelLimit=200)),
         yOffset=alt.YOffset("kind:N", sort=kinds),
         color=colour("kind", kinds, title=None, legend=alt.Legend(orient="top", columns=1)),
-        tooltip=[
-            "model:N",
-            "text_model:N",
-            "kind:N",
-            *[alt.Tooltip(f"{n}:Q", format=".2f") for n in ("rho", "lower", "upper", "within", "ceiling")],
-        ],
+        tooltip=["model:N", "text_model:N", "kind:N", *tips("rho", "lower", "upper", "within", "ceiling", form=".2f")],
     )
     fifths = [step / 5 for step in range(-5, 6)]  # 0 among them, wherever the axis begins
     x = alt.X(
@@ -262,18 +253,10 @@ def cost_bars(measured: Sequence[pd.DataFrame]) -> AnyChart:
     AnyChart
         The chart with its alternative text.
     """
-    records = [
-        {
-            "method": NAMES.get(str(method), str(method)),
-            "tokens": int(row["tokens"]),
-            "seconds": float(row["cpu_seconds"]),
-            "memory": float(row["memory_mb"]),
-        }
-        for table in measured
-        for method, row in table.iterrows()
-    ]
-    order = list(dict.fromkeys(record["method"] for record in records))
-    data = rows(records)
+    table = pd.concat(measured).reset_index(names="method")[["method", "tokens", "cpu_seconds", "memory_mb"]]
+    table = table.rename(columns={"cpu_seconds": "seconds", "memory_mb": "memory"}).replace({"method": NAMES})
+    order = list(dict.fromkeys(table["method"]))
+    data = rows(table.to_dict("records"))
     charts = [
         alt.Chart(data, width=200, height=alt.Step(16))
         .mark_bar()
@@ -292,7 +275,7 @@ def cost_bars(measured: Sequence[pd.DataFrame]) -> AnyChart:
         for index, (field, words) in enumerate(COST_PANELS)
     ]
     told = "; ".join(
-        f"{r['method']} at {r['tokens']} tokens: {r['seconds']:.2f} s, {r['memory']:.0f} MB" for r in records
+        f"{r.method} at {r.tokens} tokens: {r.seconds:.2f} s, {r.memory:.0f} MB" for r in table.itertuples()
     )
     return finished(alt.hconcat(*charts), f"Cost of ways to read attention. {told}.")
 
