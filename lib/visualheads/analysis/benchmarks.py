@@ -78,8 +78,6 @@ def scored_statistics(ds: xr.Dataset) -> pd.DataFrame:
     ----------
     ds : xarray.Dataset
         Traces with answers and the measures of STATISTICS.
-    query : str, optional
-        The attention row, as in `head_statistics`.
 
     Returns
     -------

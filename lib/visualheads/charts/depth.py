@@ -90,8 +90,6 @@ def query_agreement(ds: xr.Dataset, measure: str = "image_weight", model: str | 
         Traces (model, layer, head, sample) with both rows along `query`.
     measure : str
         A variable per head and sample; its mean over samples counts.
-    queries : tuple of str
-        The two rows.
     model : str, optional
         The model; needed where the dataset holds several.
 
