@@ -205,12 +205,6 @@ def test_no_layers_are_refused() -> None:
         schema.depth_stages(0)
 
 
-def test_repeated_ids_are_refused() -> None:
-    samples = samples_of(2)
-    with pytest.raises(ParameterError, match="not unique: looktwice-0"):
-        schema.coordinates("m", [*samples, samples[0]], 2, 2)
-
-
 def test_coordinates_tell_which_samples_have_a_box() -> None:
     coords = schema.coordinates("m", samples_of(6, boxes="some"), 2, 2)
     assert coords["has_box"].values.tolist() == [False, True, True, False, True, True]

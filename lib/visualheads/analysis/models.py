@@ -25,7 +25,7 @@ from visualheads.models.provenance import hash_list
 from visualheads.paths import slug_of
 from visualheads.store import combine
 from visualheads.store.combine import open_results
-from visualheads.store.read import PACKED, open_store, read_attrs
+from visualheads.store.read import open_store, paths_in, read_attrs
 from visualheads.store.upkeep import LIVE, is_current, kept, last_changed
 from visualheads.store.variables import STAGES, UNTRAINED
 
@@ -93,8 +93,7 @@ def _read_once(results: Path, models: Sequence[str] | None) -> xr.Dataset:
     Not kept beside packed stores alone, which come from elsewhere; where a store was left out as damaged, which is told
     every time; nor more than fits well (`KEPT_BYTES`).
     """
-    live = list(results.glob(f"*/*{LIVE}"))
-    there = [*live, *results.glob(f"*/*{PACKED}")]
+    there = paths_in(results)
     stores = {path.relative_to(results).as_posix(): last_changed(path) for path in there}
     variables = [*MEASURES, *ANSWERS]
     identity = {"variables": variables, "models": list(models or ()), "stores": stores}
@@ -106,7 +105,7 @@ def _read_once(results: Path, models: Sequence[str] | None) -> xr.Dataset:
         ds = open_results(results, models=models, variables=variables, lazy=False)
     for one in told:
         warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
-    if live and not told and ds.nbytes < KEPT_BYTES:
+    if any(path.suffix == LIVE for path in there) and not told and ds.nbytes < KEPT_BYTES:
         with contextlib.suppress(StoreError):  # a folder of someone else's can be read all the same
             kept(path, TOGETHER, identity, lambda: ds)
     return ds
@@ -179,10 +178,8 @@ def untrained(results: str | Path = "data/results", models: Sequence[str] | None
     xarray.Dataset or None
         Traces (model, layer, head, sample, …); None where there are none.
     """
-    folders = "*" if models is None else "{}"
-    kinds = [f"{folders}/*.zarr", f"{folders}/*{PACKED}"]
-    found = [pattern.format(slug_of(name)) for pattern in kinds for name in models or [""]]
-    there = [path for pattern in found for path in Path(results).glob(pattern)]
+    own = None if models is None else set(map(slug_of, models))
+    there = [path for path in paths_in(Path(results)) if own is None or path.parent.name in own]
     if not any(read_attrs(path).get("kind") == UNTRAINED for path in there):
         return None
     ds = open_results(results, kind=UNTRAINED, models=models, variables=(*MEASURES, "n_image_tokens"), lazy=False)
@@ -295,7 +292,6 @@ def model_table(ds: xr.Dataset | None = None, names: Sequence[str] | None = None
                 "parameters": size / 1e9 if size else table.loc[name, "parameters"],
                 "image_tokens": _tokens(ds, name) or _told_tokens(card, own),
                 "trained": _trained_parts(record, str(recipe)),
-                "seed": table.loc[name, "seed"],
             }
         )
     return pd.DataFrame(rows)

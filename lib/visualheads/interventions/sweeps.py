@@ -20,7 +20,7 @@ from visualheads.interventions.modes import ALL, BIAS, MODES, POSITIONS, VERSION
 from visualheads.models.progress import Wish, progress_bar
 from visualheads.store import schema, write
 from visualheads.store.combine import SOURCE, joined
-from visualheads.store.read import PACKED, open_asked, open_store, read_attrs
+from visualheads.store.read import open_asked, open_store, stores_in
 from visualheads.tasks.sample import checked_box
 from visualheads.tracing.settings import MAX_NEW_TOKENS, circumstance_of, coordinates_of, identity_of, settings_of
 
@@ -41,11 +41,10 @@ HEADS = ("model", "set", "layer", "head")
 
 def sweep_coordinates(
     model: VisionLanguageModel, samples: Sequence[Sample], settings: Settings, sets: xr.DataArray,
-    intervention: Intervention, seed: int = 0, task_files: str = "",
+    intervention: Intervention, identity: Mapping[str, Any],
 ) -> xr.Dataset:  # fmt: skip
     """A trace's coordinates, the sets with what they came with, their heads (model, set, layer, head), and the mode."""
-    coords = coordinates_of(model, samples, settings, seed, single=True)
-    identity = sweep_identity(model, settings, sets, intervention, seed, task_files)
+    coords = coordinates_of(model, samples, settings, single=True)
     along = {str(name): ("set", values.values) for name, values in sets.coords.items() if values.dims == ("set",)}
     return coords.assign_coords(
         {
@@ -59,8 +58,8 @@ def sweep_coordinates(
 
 
 def sweep_identity(
-    model: VisionLanguageModel, settings: Settings, sets: xr.DataArray,
-    intervention: Intervention, seed: int = 0, task_files: str = "",
+    model: VisionLanguageModel, settings: Settings, sets: xr.DataArray, intervention: Intervention, seed: int,
+    task_files: str,
 ) -> dict[str, Any]:  # fmt: skip
     """What decides the numbers of a sweep: a trace's identity, the head sets, and everything about the mode."""
     reference = intervention.reference
@@ -396,9 +395,7 @@ def open_sweeps(folder: str | os.PathLike[str], mode: str, positions: str = ALL)
     """
     for what, value, allowed in (("mode", mode, MODES), ("positions", positions, POSITIONS)):
         checked_name(what, value, allowed)
-    paths = sorted(path for path in Path(folder).glob("*/*") if path.name.endswith((".zarr", PACKED)))
-    chosen = [path for path in paths if read_attrs(path).get("kind") == kind_of(mode, positions)]
-    chosen = [path for path in chosen if path.suffix == ".zarr" or path.with_suffix("") not in chosen]
+    chosen = [path for path, kind in stores_in(Path(folder)) if kind == kind_of(mode, positions)]
     if not chosen:
         raise StoreError(
             f"no sweep of mode {mode!r} at positions {positions!r} in {folder}; run sweep_to_store first, or give "
@@ -436,11 +433,9 @@ class Sweep:
         boxes = boxes_of(samples, box)
         intervention = Intervention(mode, positions, bias, as_reference(model, reference), boxes, tokens)
         check_possible(model, intervention)
-        described = (model, samples, settings, marks, intervention, seed, task_files)
-        coords = sweep_coordinates(*described)
-        job = Job(model, samples, marks.values, intervention, settings)
         identity = sweep_identity(model, settings, marks, intervention, seed, task_files)
-        return cls(job, coords, identity)
+        coords = sweep_coordinates(model, samples, settings, marks, intervention, identity)
+        return cls(Job(model, samples, marks.values, intervention, settings), coords, identity)
 
     def plan(self, shard: int) -> write.StorePlan:
         """The plan of the store of this sweep."""

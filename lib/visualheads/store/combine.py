@@ -19,7 +19,7 @@ import xarray as xr
 from visualheads.errors import StoreError, checked
 from visualheads.paths import slug_of
 from visualheads.store.files import DamageWarning
-from visualheads.store.read import PACKED, open_store, read_attrs
+from visualheads.store.read import open_store, paths_in, read_attrs
 from visualheads.store.schema import describe
 from visualheads.store.variables import MAP_COORDINATES, SAMPLE_COORDINATES, SELECTED_COORDINATES
 
@@ -74,7 +74,8 @@ def open_results(
         When the folder holds no store of this kind that can be read; of those left out because they cannot be read a
         DamageWarning tells.
     """
-    paths = _stores(Path(folder), kind)
+    found = [(path, _sound(path, read_attrs)) for path in paths_in(Path(folder))]
+    paths = [path for path, attrs in found if attrs is not None and attrs["kind"] == kind]
     own = {slug_of(name) for name in models or ()}
     if own and own <= {path.parent.name for path in paths}:
         paths = [path for path in paths if path.parent.name in own]
@@ -104,13 +105,6 @@ def open_results(
 def task_of(path: Path) -> str:
     """The task's name in a store's file name."""
     return path.name.split(".zarr")[0]
-
-
-def _stores(folder: Path, kind: str) -> list[Path]:
-    """Sorted; a live store wins over its packed copy."""
-    live = sorted(folder.glob("*/*.zarr"))
-    packed = [path for path in sorted(folder.glob(f"*/*{PACKED}")) if path.with_suffix("") not in live]
-    return [path for path in sorted([*live, *packed]) if _sound(path, lambda path: read_attrs(path)["kind"]) == kind]
 
 
 def _read(path: Path, variables: Sequence[str] | None, lazy: bool) -> xr.Dataset:

@@ -169,12 +169,8 @@ class CheckedStore(WrapperStore[Any]):
             return prototype.buffer.from_bytes(self.group)
         try:
             found = await super().get(key, prototype, byte_range)
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            RuntimeError,
-            EOFError,
-        ) as error:  # a packed store checks its files itself
+        except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError) as error:
+            # a packed store checks its files itself
             raise StoreError(damage_told(self.path, key, "checksum")) from error
         known = self.known.get(key)
         if known is not None and byte_range is None:

@@ -18,7 +18,7 @@ from visualheads.store.schema import describe, text_as_objects
 from visualheads.store.stored import CIRCUMSTANCE, DONE, HASHES, UNREADABLE, Stored, opened, read_attrs
 from visualheads.store.variables import MAP_COORDINATES, VARIABLES
 
-__all__ = ["PACKED", "open_asked", "open_store", "read_attrs"]
+__all__ = ["PACKED", "open_asked", "open_store", "paths_in", "read_attrs", "stores_in"]
 
 MAP_SUM, MAP_COUNT = "mean_map_sum", "mean_map_count"
 OWN = (DONE, HASHES, CIRCUMSTANCE, MAP_SUM, MAP_COUNT)
@@ -69,6 +69,20 @@ def open_store(path: str | Path, *, all_samples: bool = False) -> xr.Dataset:
     ds = ds.drop_vars(OWN, errors="ignore").assign_coords(provenance=("model", told))
     ds = _same_margins(_lazy(ds, stored.shard), stored).assign(maps)
     return _from(path, ds if all_samples or known.all() else ds.isel(sample=np.flatnonzero(known)))
+
+
+def stores_in(folder: Path) -> list[tuple[Path, str]]:
+    """The stores of a folder of results, `<model>/<task>.zarr`, with their kinds, in the order of their paths.
+
+    A live store wins over its packed copy. Raises StoreError for one that is damaged.
+    """
+    return [(path, str(read_attrs(path).get("kind", ""))) for path in paths_in(folder)]
+
+
+def paths_in(folder: Path) -> list[Path]:
+    """The paths of `stores_in`, damaged stores too."""
+    live = list(folder.glob("*/*.zarr"))
+    return sorted([*live, *(path for path in folder.glob(f"*/*{PACKED}") if path.with_suffix("") not in live)])
 
 
 def open_asked(path: str | Path, samples: list[str], answers: str = "") -> xr.Dataset:

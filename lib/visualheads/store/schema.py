@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import xarray as xr
 
-from visualheads.errors import ParameterError, SchemaError, checked, checked_dataset
+from visualheads.errors import SchemaError, checked, checked_dataset
 from visualheads.store.validate import violations
 from visualheads.store.variables import (
     COORDINATE_NAMES,
@@ -131,12 +131,8 @@ def coordinates(
     the labels `map_condition`, `map_format` and `map_control` along the mean maps' dimension `map_condition`;
     `selected` those of the heads, (layer, head), whose maps are kept: `selected_layer` and `selected_index` along
     `selected_head`.
-    Raises ParameterError for sample ids that are not unique.
     """
     ids = [sample.id for sample in samples]
-    if len(set(ids)) < len(ids):
-        twice = sorted({i for i in ids if ids.count(i) > 1})[:5]
-        raise ParameterError(f"sample ids are not unique: {', '.join(twice)}; give every sample its own id.")
     stages, depth = depth_stages(layers)
     coords: dict[str, object] = {
         "model": text([model]),

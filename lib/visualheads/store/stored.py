@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -291,10 +292,8 @@ class Stored:
     @cached_property
     def group(self) -> zarr.Group:
         """All arrays. Raises StoreError where their metadata is damaged."""
-        try:
+        with self._reading(files.METADATA):
             return zarr.open_group(self.files, mode="r", zarr_format=3, use_consolidated=True)
-        except UNREADABLE as error:
-            raise self.damaged(files.METADATA, error) from error
 
     @cached_property
     def coordinates(self) -> set[str]:
@@ -303,34 +302,34 @@ class Stored:
 
     def values(self, name: str) -> np.ndarray:
         """All values of a small array, text as objects. Raises StoreError where they are damaged."""
-        try:
+        with self._reading(name):
             array: Any = self.group[name]
             values = np.asarray(array[...])
-        except StoreError:
-            raise
-        except UNREADABLE as error:
-            raise self.damaged(name, error) from error
         return values.astype(object) if values.dtype.kind == "T" else values
 
     def dataset(self) -> xr.Dataset:
         """Everything as it lies there, lazily, coordinates and text in memory and as objects, under today's names."""
         if "shard" in self.attrs:
             _ = self.records  # from now on, every file is checked when it is read
-        try:
+        with self._reading("its metadata or a coordinate"):
             ds = xr.open_zarr(self.files, chunks=None, consolidated=True, zarr_format=3)
             if "condition" in ds.dims:  # layout 1 called the mean maps' dimension as it called a samples' coordinate
                 ds = ds.swap_dims({"condition": MAP_COORDINATES[0]})
             for name in ds.coords:
                 ds.variables[name].load()
             return text_as_objects(ds)
+
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        """Within, what cannot be read is a StoreError that names this part of the store."""
+        try:
+            yield
         except StoreError:
             raise
         except UNREADABLE as error:
-            raise self.damaged("its metadata or a coordinate", error) from error
-
-    def damaged(self, name: str, error: Exception) -> StoreError:
-        """An error about one part of the store that cannot be read."""
-        return StoreError(f"{self.path} is damaged: {name} cannot be read ({error}); move it away and trace again.")
+            raise StoreError(
+                f"{self.path} is damaged: {name} cannot be read ({error}); move it away and trace again."
+            ) from error
 
     def record(self, index: int) -> Record | None:
         """What a shard says of itself; None where it is not done. Raises StoreError where its record is damaged."""

@@ -83,12 +83,13 @@ def _coordinates(ds: xr.Dataset) -> Iterator[str]:
             yield f"coordinate {name!r} along {dims} is missing"
         elif ds[name].dims != dims:
             yield f"coordinate {name!r} has dims {ds[name].dims}, expected {dims}"
-    for name in MAP_COORDINATES:
-        if "mean_map" in ds and name not in ds.coords:
-            yield f"coordinate {name!r} along ('map_condition',) is missing, so the mean maps have no labels"
-    for name in SELECTED_COORDINATES:
-        if "maps" in ds and name not in ds.coords:
-            yield f"coordinate {name!r} along ('selected_head',) is missing, so nobody knows whose maps these are"
+    for held, names, along, why in (
+        ("mean_map", MAP_COORDINATES, "map_condition", "the mean maps have no labels"),
+        ("maps", SELECTED_COORDINATES, "selected_head", "nobody knows whose maps these are"),
+    ):
+        for name in names if held in ds else ():
+            if name not in ds.coords:
+                yield f"coordinate {name!r} along {(along,)} is missing, so {why}"
 
 
 def _identifiers(ds: xr.Dataset) -> Iterator[str]:
@@ -159,13 +160,17 @@ def _where(bad: xr.DataArray) -> str:
     return f"{count} of {bad.size} values, first at {labels}"
 
 
+def _in(bad: xr.DataArray, sentence: str) -> Iterator[str]:
+    if bad.any():
+        yield f"{sentence} in {_where(bad.compute())}"
+
+
 def _ranges(ds: xr.Dataset) -> Iterator[str]:
     for array, variable in _known(ds):
         if not _sound(ds, variable.name) or array.dtype.kind not in "fiu":
             continue
         loaded = array.load() if array.chunks is None else array.compute()
-        if np.isinf(loaded.values).any():
-            yield f"{variable.name} is infinite in {_where(abs(loaded) == np.inf)}"
+        yield from _in(abs(loaded) == np.inf, f"{variable.name} is infinite")
         low, high = variable.range
         measured = loaded != UNMEASURED if variable.dtype == "int32" else loaded.notnull()
         for bound, beyond in ((low, lambda a, b: a < b - TOLERANCE), (high, lambda a, b: a > b + TOLERANCE)):
@@ -176,28 +181,23 @@ def _ranges(ds: xr.Dataset) -> Iterator[str]:
                     yield f"{variable.name} lies outside {variable.range} ({worst:g}) in {_where(outside)}"
         if variable.binary:
             between = loaded.notnull() & (loaded != 0) & (loaded != 1)
-            if between.any():
-                yield f"{variable.name} is neither 0, 1 nor NaN in {_where(between)}"
+            yield from _in(between, f"{variable.name} is neither 0, 1 nor NaN")
 
 
 def _parts(ds: xr.Dataset) -> Iterator[str]:
     for part in PARTS_OF_THE_IMAGE:
         if _sound(ds, part, "image_weight"):
-            more = ds[part] > ds["image_weight"] + TOLERANCE
-            if more.any():
-                yield f"{part} is more than image_weight in {_where(more.compute())}"
+            yield from _in(ds[part] > ds["image_weight"] + TOLERANCE, f"{part} is more than image_weight")
 
 
 def _entropy(ds: xr.Dataset) -> Iterator[str]:
     if _sound(ds, "effective_patches", "n_image_tokens"):
         tokens = ds["n_image_tokens"]
         more = (ds["effective_patches"] > tokens * (1 + TOLERANCE)) & (tokens != UNMEASURED)
-        if more.any():
-            yield f"effective_patches is more than n_image_tokens in {_where(more.compute())}"
+        yield from _in(more, "effective_patches is more than n_image_tokens")
     if _sound(ds, "concentration", "focus_nats"):
         odd = ds["concentration"].notnull() & ds["focus_nats"].isnull()
-        if odd.any():
-            yield f"focus_nats is NaN where concentration is not in {_where(odd.compute())}"
+        yield from _in(odd, "focus_nats is NaN where concentration is not")
 
 
 def _boxes(ds: xr.Dataset) -> Iterator[str]:
@@ -217,9 +217,7 @@ def _boxes(ds: xr.Dataset) -> Iterator[str]:
         if variable.needs_box and _sound(ds, variable.name)
     }
     for name, there in known.items():
-        invented = measured & ~has_box & there
-        if invented.any():
-            yield f"{name} has values for samples without a box in {_where(invented)}"
+        yield from _in(measured & ~has_box & there, f"{name} has values for samples without a box")
     if not known:
         return
     has_patches = xr.concat([there.any("head") for there in known.values()], "variable").any("variable")
@@ -227,19 +225,14 @@ def _boxes(ds: xr.Dataset) -> Iterator[str]:
     looks = ds["effective_patches"].notnull().compute() if _sound(ds, "effective_patches") else measured & False
     for name, there in known.items():
         expected = measured if name == "region_weight" else looks
-        lost = expected & has_box & has_patches & ~there
-        if lost.any():
-            yield f"{name} is NaN for samples with a box in {_where(lost)}"
+        yield from _in(expected & has_box & has_patches & ~there, f"{name} is NaN for samples with a box")
 
 
 def _maps(ds: xr.Dataset) -> Iterator[str]:
     for name in ("mean_map", "maps"):
         if _sound(ds, name):
-            over = ds[name].sum(["grid_row", "grid_column"]) > 1 + TOLERANCE
-            if over.any():
-                yield f"{name} sums to more than 1 in {_where(over.compute())}"
+            yield from _in(ds[name].sum(["grid_row", "grid_column"]) > 1 + TOLERANCE, f"{name} sums to more than 1")
     if _sound(ds, "attention"):
         total = ds["attention"].sum("key")  # keys beyond a sample's own prompt are NaN
         off = ds["attention"].notnull().any("key") & (abs(total - 1) > 10 * TOLERANCE)
-        if off.any():
-            yield f"attention rows do not sum to 1 in {_where(off.compute())}"
+        yield from _in(off, "attention rows do not sum to 1")

@@ -18,13 +18,12 @@ once, is the same shard; no two shards share a chunk; readers see only what is d
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +52,8 @@ from visualheads.store.variables import MAP_COORDINATES, SELECTED_COORDINATES
 
 __all__ = ["SHARD", "CircumstanceWarning", "StorePlan", "create", "pending", "todo", "write_shard"]
 
+TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
+"""What a rename meets where something is already: which of these differs between file systems."""
 QUESTIONS = "questions"
 LIST = "samples"
 """Part of an identity that tells of the whole list of samples; they are compared one by one instead."""
@@ -100,7 +101,7 @@ def create(path: str | Path, plan: StorePlan, fresh: bool = False) -> Path:
         if fresh and path.exists():
             _set_aside(path)
         _clean(path)
-        if not path.exists() and _make(path, lambda draft: write_planned(draft, plan)):
+        if not path.exists() and _make(path, plan):
             return path
     stored = opened(path)
     _check(stored, plan)
@@ -229,27 +230,25 @@ def _there(array: Any, region: Mapping[str, slice]) -> np.ndarray:
     return np.asarray(array[tuple(region.get(dim, slice(None)) for dim in array.metadata.dimension_names)])
 
 
-def _make(path: Path, write: Callable[[Path], None]) -> bool:
+def _make(path: Path, plan: StorePlan) -> bool:
     """Made beside its place and moved there whole, so that nobody sees half a store; False: somebody was faster."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = files.draft_of(path)
     try:
-        write(draft)
-        with contextlib.suppress(FileExistsError, NotADirectoryError):
-            _move(draft, path)
-            return True
-        return False
+        write_planned(draft, plan)
+        return _moved(draft, path)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _move(draft: Path, path: Path) -> None:
+def _moved(draft: Path, path: Path) -> bool:
     try:
         draft.rename(path)
-    except OSError as error:  # which of the two it is differs between file systems
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            raise FileExistsError(path) from error
-        raise
+    except OSError as error:
+        if error.errno not in TAKEN:
+            raise
+        return False
+    return True
 
 
 def _clean(path: Path) -> None:

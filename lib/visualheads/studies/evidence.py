@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,6 @@ import xarray as xr
 
 from visualheads.analysis import models as survey
 from visualheads.analysis.claims.rules import JOINED, Evidence, kind_of
-from visualheads.analysis.effects import MAIN_TASK
 from visualheads.analysis.lineage import lineage
 from visualheads.analysis.subset import models_of
 from visualheads.analysis.three_moments import TEXT
@@ -21,8 +21,8 @@ from visualheads.heads.ranking import ROW
 from visualheads.interventions.sweeps import with_heads
 from visualheads.miniatures.text_heads import KIND as LISTS
 from visualheads.miniatures.text_heads import UNTRAINED
-from visualheads.store.combine import check_joinable, joined, task_of
-from visualheads.store.read import PACKED, open_store, read_attrs
+from visualheads.store.combine import check_joinable, joined
+from visualheads.store.read import open_store, stores_in
 from visualheads.studies import shipped, three_moments
 from visualheads.studies.ablation import EFFECTS
 from visualheads.studies.shipped import NULL
@@ -32,7 +32,7 @@ TRACE, SWEEP = "trace", "sweep-"
 EFFECTS_FROM = ("zero", "all")
 """Mode and positions of the single-head effects that pages show."""
 LATE = ("late-uniform_released", "late-mean")
-COLUMNS = ("store", "what", "model", "task", "samples", "used", "why")
+COLUMNS = ("store", "what", "model", "samples", "used", "why")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,30 +61,21 @@ def gather(results: str | Path = "data/results", full: str | Path | None = None)
     joined_models: dict[str, dict[str, list[xr.Dataset]]] = {}
     text: dict[str, xr.Dataset] = {}
     traced = False
-    for path in _stores(root):
-        kind = str(read_attrs(path).get("kind", ""))
+    for path, kind in stores_in(root):
         if kind not in (SINKS, EFFECTS, NULL, *LATE, TRACE):
             continue
         ds = open_store(path)
         why = shipped.why_outdated(path, ds=ds)
-        rows.append({
-            "store": f"full: {path.relative_to(root).as_posix()}", "what": _words(kind),
-            "model": ", ".join(models_of(ds)), "task": task_of(path).split("-")[0] if kind == TRACE else MAIN_TASK,
-            "samples": ds.sizes["sample"], "used": not why, "why": why,
-        })  # fmt: skip
+        rows.append(_source(f"full: {path.relative_to(root).as_posix()}", kind, ds) | {"used": not why, "why": why})
         if not why:
             [name] = models_of(ds)
             place = joined_models.setdefault(name, {}) if kind_of(name) == JOINED else found
             place.setdefault(kind, []).append(with_heads(ds.load()))
-    for path in _stores(folder):
-        kind = str(read_attrs(path).get("kind", ""))
+    for path, kind in stores_in(folder):
         if kind not in (TRACE, LISTS) or path.parent.name.endswith(UNTRAINED):
             continue
         ds = open_store(path)
-        rows.append({
-            "store": path.relative_to(folder).as_posix(), "what": _words(kind), "model": ", ".join(models_of(ds)),
-            "task": task_of(path).split(".")[0], "samples": ds.sizes["sample"], "used": True, "why": "",
-        })  # fmt: skip
+        rows.append(_source(path.relative_to(folder).as_posix(), kind, ds) | {"used": True, "why": ""})
         traced |= kind == TRACE
         if kind == LISTS:
             text[path.parent.name] = ds.load()
@@ -96,21 +87,18 @@ def gather(results: str | Path = "data/results", full: str | Path | None = None)
     return Gathered(replace(whole, beside=tuple(beside)), pd.DataFrame(rows, columns=list(COLUMNS)))
 
 
+def _source(store: str, kind: str, ds: xr.Dataset) -> dict[str, object]:
+    return {"store": store, "what": _words(kind), "model": ", ".join(models_of(ds)), "samples": ds.sizes["sample"]}
+
+
 def attention(results: str | Path = "data/results") -> Evidence:
     """What chapters tell of attention, of the kind of models that decides: a part of `gather` that is soon read."""
     traces = survey.traced(results)
     names = models_of(traces)
-    lists = [path for path in _stores(Path(results)) if read_attrs(path).get("kind") == LISTS]
-    own = Evidence(
-        traces=traces,
-        null=untrained_heads(names),
-        effects=single_heads(names),
-        sinks={name: ds for name in names for ds in _shipped([name], SINKS)},
-        moments=_moments(),
-        text={path.parent.name: open_store(path).load() for path in lists if not path.parent.name.endswith(UNTRAINED)},
-        grown_from={str(name): str(text) for name, text in lineage(traces)["text_model"].items()},
-    )
-    return next(iter(own.by_kind().values()))
+    lists = [path for path, kind in stores_in(Path(results)) if kind == LISTS]
+    text = {path.parent.name: open_store(path).load() for path in lists if not path.parent.name.endswith(UNTRAINED)}
+    own = _evidence({kind: _shipped(names, kind) for kind in (NULL, EFFECTS, SINKS)}, traces, text)
+    return next(iter(replace(own, moments=_moments()).by_kind().values()))
 
 
 def _evidence(
@@ -180,18 +168,6 @@ def _along_models(parts: Sequence[xr.Dataset]) -> xr.Dataset | None:
     return whole
 
 
-def _added(ds: xr.Dataset, sweeps: list[xr.Dataset], row: dict[str, object]) -> bool:
-    """Whether the sweep could be added to those of its mode; where not, its row of the sources says why."""
-    found = with_heads(ds)
-    try:
-        check_joinable([*sweeps, found])
-    except StoreError as error:
-        row |= {"used": False, "why": str(error)}
-        return False
-    sweeps.append(found)
-    return True
-
-
 def removed(
     results: str | Path = "data/results", models: Sequence[str] | None = None, full: str | Path | None = None
 ) -> dict[str, xr.Dataset]:
@@ -204,8 +180,7 @@ def removed(
     found: dict[str, list[xr.Dataset]] = {}
     known: set[tuple[str, str]] = set()
     for place in (root, Path(results)):
-        for path in _stores(place):
-            kind = str(read_attrs(path).get("kind", ""))
+        for path, kind in stores_in(place):
             if not kind.startswith(SWEEP):
                 continue
             ds = open_store(path)
@@ -215,7 +190,10 @@ def removed(
             if place == root and shipped.why_outdated(path, ds=ds):
                 continue
             known |= own if place == root else set()
-            _added(with_heads(ds), found.setdefault(kind, []), {})
+            sweeps, one = found.setdefault(kind, []), with_heads(ds)
+            with contextlib.suppress(StoreError):  # of one that does something else the book tells nothing
+                check_joinable([*sweeps, one])
+                sweeps.append(one)
     return {_words(kind).removeprefix("sweep "): joined(parts) for kind, parts in found.items()}
 
 
@@ -223,11 +201,6 @@ def reduced_models(models: Iterable[str], full: str | Path | None = None) -> lis
     """Those of these models whose single-head effects come from the reduced protocol: no full store of them holds."""
     store, root = "-".join(EFFECTS_FROM), None if full is None else Path(full)
     return [name for name in models if store not in shipped.full_stores(name, root)]
-
-
-def _stores(folder: Path) -> list[Path]:
-    live = sorted(folder.glob("*/*.zarr"))
-    return [*live, *(path for path in sorted(folder.glob(f"*/*{PACKED}")) if path.with_suffix("") not in live)]
 
 
 def _words(kind: str) -> str:
