@@ -59,10 +59,7 @@ def test_every_field_of_a_sample_is_part_of_its_hash(change: dict[str, Any]) -> 
     assert provenance.hash_samples([dataclasses.replace(sample, **change)]) != provenance.hash_samples([sample])
 
 
-def test_identity_and_circumstance_have_their_keys() -> None:
-    assert tuple(provenance.identity(checkpoint="m")) == (
-        "checkpoint", "revision", "weights", "task_files", "definitions", "dtype", "seed", "samples",
-    )  # fmt: skip
+def test_circumstance_has_its_keys() -> None:
     told = provenance.circumstance(device="cuda", attention="sdpa")
     assert told["device"] == "cuda" and told["attention"] == "sdpa" and told["xarray"] == xr.__version__
 

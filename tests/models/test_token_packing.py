@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,9 @@ from helpers import families
 from helpers.networks import Tiny, llava, llava_next, vip_llava
 from helpers.traceable import positions_and_box, straighten, traced
 from visualheads.errors import ImageError, ParameterError, UnsupportedModelError
+from visualheads.models.adapters import idefics3_tiles
 from visualheads.models.loading import wrap
-from visualheads.models.token_layouts import best_resolution, dynamic_size, split_tiles, tile_arrangement
+from visualheads.models.token_layouts import best_resolution, dynamic_size, tile_arrangement
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
 
@@ -145,7 +147,9 @@ def test_tile_choices_equal_the_processors(width: int, height: int):
     assert dynamic_size((width, height), 28, *limits.values())[::-1] == tuple(fitted)
     pictures = hf.Idefics3ImageProcessorPil(size={"longest_edge": 1456}, max_image_size={"longest_edge": 364})
     count, rows, columns = pictures.get_number_of_image_patches(height, width)
-    assert split_tiles((width, height), 1456, 364) == ((rows, columns) if count > 1 else (0, 0))
+    config = SimpleNamespace(scale_factor=2, vision_config=SimpleNamespace(patch_size=14))
+    tokens = idefics3_tiles(config, SimpleNamespace(image_processor=pictures, image_seq_len=169), (width, height))
+    assert tokens.tile_shape == (13 * rows, 13 * columns) and len(tokens) == 169 * max(count, 1)
 
 
 COUNTED = [name for name in BUILT if not name.startswith(("smolvlm", "idefics3", "internvl"))]

@@ -352,16 +352,6 @@ def test_planted_sink_dimension_is_found_and_noise_is_not():
     assert 11 not in find_sink_dimensions(hidden)
 
 
-def test_padding_is_left_out_when_sink_dimensions_are_sought():
-    hidden = torch.randn(1, 50, 96, generator=torch.Generator().manual_seed(0))
-    hidden[0, 0, 5] = 300.0
-    visible = torch.ones(1, 50, dtype=torch.bool)
-    visible[0, 0] = False
-    assert find_sink_dimensions(hidden) == (5,)
-    assert find_sink_dimensions(hidden, visible) == ()
-    assert find_sink_dimensions(hidden, torch.zeros_like(visible)) == ()
-
-
 @pytest.mark.parametrize("dimensions", [[], [96], [-1]])
 def test_sink_dimensions_out_of_range(dimensions: list[int]):
     with pytest.raises(ParameterError, match="sink dimensions"):

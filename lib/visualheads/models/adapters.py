@@ -12,7 +12,7 @@ from typing import Any
 
 from visualheads import plugins
 from visualheads.errors import ParameterError, UnsupportedModelError
-from visualheads.models.token_layouts import anyres, merged_patches, single_grid, split_tiles, tile_arrangement, tiled
+from visualheads.models.token_layouts import anyres, merged_patches, single_grid, tile_arrangement, tiled
 from visualheads.models.token_map import Placement, TokenMap, prepared
 
 
@@ -220,21 +220,17 @@ def one_grid(config: Any, processor: Any, image_size: tuple[int, int]) -> TokenM
     return patch_grid(config, processor, image_size)
 
 
-def tiles(config: Any, processor: Any, image_size: tuple[int, int]) -> TokenMap:
+def tiles(config: Any, processor: Any, image_size: tuple[int, int], most: int | None = None) -> TokenMap:
     """LLaVA-1.6 (NeXT): the whole picture, then its unpadded tiles with a newline token after each row (AnyRes)."""
     check_tower(config)
     check_tiles(config, processor)
     tower = config.vision_config
-    return anyres(image_size, config.image_grid_pinpoints, tower.image_size, tower.patch_size)
+    return anyres(image_size, config.image_grid_pinpoints, tower.image_size, tower.patch_size, max_tiles=most)
 
 
 def limited_tiles(config: Any, processor: Any, image_size: tuple[int, int]) -> TokenMap:
     """LLaVA-OneVision: LLaVA-NeXT's tiles, the tile grid shrunk where it exceeds anyres_max_N tiles."""
-    check_tower(config)
-    check_tiles(config, processor)
-    tower = config.vision_config
-    most = int(config.vision_aspect_ratio.removeprefix("anyres_max_"))
-    return anyres(image_size, config.image_grid_pinpoints, tower.image_size, tower.patch_size, max_tiles=most)
+    return tiles(config, processor, image_size, int(config.vision_aspect_ratio.removeprefix("anyres_max_")))
 
 
 def onevision_settings(config: Any) -> dict[str, Any]:
@@ -289,16 +285,6 @@ def pooled_grid(config: Any, processor: Any, image_size: tuple[int, int]) -> Tok
     return single_grid(placement(config, processor, image_size), (side, side), (reach, reach))
 
 
-def begin_of_image(processor: Any) -> str:
-    """The begin-of-image token: Gemma 3's processor puts the image tokens after it."""
-    return str(processor.boi_token)
-
-
-def softcap(config: Any) -> bool:
-    """PaliGemma 2 (Gemma 2) caps its attention scores."""
-    return bool(getattr(config.get_text_config(), "attn_logit_softcapping", None))
-
-
 def paligemma_settings(config: Any) -> dict[str, Any]:
     """Tokens per picture: the tower's patches."""
     tower = config.vision_config
@@ -307,15 +293,17 @@ def paligemma_settings(config: Any) -> dict[str, Any]:
 
 register(
     Adapter(
-        "Gemma3ForConditionalGeneration", "model.language_model.layers", pooled_grid, begin_of_image,
+        "Gemma3ForConditionalGeneration", LAYERS, pooled_grid,
+        lambda processor: str(processor.boi_token),  # the processor puts the image tokens after it
         nested=True, bidirectional=True,
         processor_settings=lambda config: {"image_seq_length": config.mm_tokens_per_image},
     )
 )  # fmt: skip
 register(
     Adapter(
-        "PaliGemmaForConditionalGeneration", "model.language_model.layers", patch_grid,
-        bidirectional=True, softcap=softcap, processor_settings=paligemma_settings,
+        "PaliGemmaForConditionalGeneration", LAYERS, patch_grid, bidirectional=True,
+        softcap=lambda config: bool(getattr(config.get_text_config(), "attn_logit_softcapping", None)),  # Gemma 2
+        processor_settings=paligemma_settings,
     )
 )  # fmt: skip
 
@@ -347,7 +335,7 @@ def processor_settings(config: Any) -> dict[str, Any]:
 for name in ("Qwen2VL", "Qwen2_5_VL", "Qwen3VL"):
     register(
         Adapter(
-            f"{name}ForConditionalGeneration", "model.language_model.layers", token_map, placeholder,
+            f"{name}ForConditionalGeneration", LAYERS, token_map, placeholder,
             processor_settings=processor_settings,
         )
     )  # fmt: skip
@@ -364,18 +352,16 @@ def internvl_tiles(config: Any, processor: Any, image_size: tuple[int, int]) -> 
     if pictures.max_patches > 1:
         tile = (size["width"], size["height"])
         rows, columns = tile_arrangement(image_size, tile, pictures.min_patches, pictures.max_patches)
-    return tiled(image_size, rows, columns, side, whole="last", covered=covered)
+    return tiled(image_size, rows, columns, side, covered=covered)
 
 
 def idefics3_tiles(config: Any, processor: Any, image_size: tuple[int, int]) -> TokenMap:
     """Tile by tile, the whole picture last. The marks between tiles are text, not image tokens."""
     pictures = resizing(processor)
     side, tile = isqrt(processor.image_seq_len), plain(pictures.max_image_size)["longest_edge"]
-    rows, columns = 0, 0
-    if pictures.do_image_splitting:
-        rows, columns = split_tiles(image_size, plain(pictures.size)["longest_edge"], tile)
+    _, rows, columns = pictures.get_number_of_image_patches(*image_size[::-1])
     covered = side * config.scale_factor * config.vision_config.patch_size / tile
-    return tiled(image_size, rows, columns, side, whole="last", covered=covered)
+    return tiled(image_size, rows, columns, side, covered=covered)
 
 
 def idefics3_settings(config: Any) -> dict[str, Any]:
@@ -386,7 +372,7 @@ def idefics3_settings(config: Any) -> dict[str, Any]:
 
 register(
     Adapter(
-        "InternVLForConditionalGeneration", "model.language_model.layers", internvl_tiles,
+        "InternVLForConditionalGeneration", LAYERS, internvl_tiles,
         processor_settings=lambda config: {"image_seq_length": config.image_seq_length},
     )
 )  # fmt: skip

@@ -247,19 +247,14 @@ def sink_tokens(hidden: Float[Tensor, "*any hidden"], dimensions: Sequence[int])
     return sink_scores(hidden, dimensions) > sink_threshold(hidden.shape[-1])
 
 
-def find_sink_dimensions(
-    hidden: Float[Tensor, "*any hidden"], visible: Bool[Tensor, "*any"] | None = None
-) -> tuple[int, ...]:
+def find_sink_dimensions(hidden: Float[Tensor, "*any hidden"]) -> tuple[int, ...]:
     """Return the sink dimensions seen in these hidden states, strongest first; empty where there is none.
 
     Rule (ours, after the massive activations of Sun et al. 2024): on at least one token the dimension exceeds both
     τ after RMSNorm and 20 times that token's median magnitude; and it does so on at most half of the tokens.
-    `visible` leaves padding out. States of several layers and samples may be stacked in the leading dimensions.
+    States of several layers and samples may be stacked in the leading dimensions.
     """
-    states = hidden.to(torch.float32)
-    states = states.reshape(-1, states.shape[-1]) if visible is None else states[visible]
-    if states.shape[0] == 0:
-        return ()
+    states = hidden.to(torch.float32).reshape(-1, hidden.shape[-1])
     magnitude = states.abs()
     rms = states.square().mean(dim=-1, keepdim=True).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
     median = magnitude.median(dim=-1, keepdim=True).values

@@ -21,8 +21,9 @@ from visualheads.models import checkpoints, checks
 from visualheads.models.adapters import Adapter, adapter_of
 from visualheads.models.checkpoints import Source, check_config
 from visualheads.models.checks import check_headers, check_prompts
-from visualheads.models.processors import is_whole, load_processor, readable
+from visualheads.models.processors import lacking, load_processor, readable
 from visualheads.models.prompting import Prompts, prompts_of
+from visualheads.models.wrapper import Shape
 
 BLUEPRINTS = Path(__file__).with_name("blueprints.yml")
 PAD_TO_SQUARE = "pad to square"
@@ -52,11 +53,9 @@ class Blueprint:
         return adapter_of(self.module_class)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> Shape:
         """(layers, query heads, key-value heads)."""
-        text = self.config.get_text_config()
-        heads = int(text.num_attention_heads)
-        return int(text.num_hidden_layers), heads, int(getattr(text, "num_key_value_heads", None) or heads)
+        return Shape.of(self.config)
 
     @cached_property
     def module(self) -> Any:
@@ -151,7 +150,7 @@ def of_source(source: Source, revision: str | None = None, processor_from: Path 
     checkpoints.check_class(config.to_dict() | {"architectures": config.architectures}, source.location)
     check_config(config.to_dict(), source.location)
     adapter = adapter_of(checkpoints.module_class(type(config)))
-    if processor_from is not None and is_whole(processor_from):
+    if processor_from is not None and not lacking(processor_from):
         processor = load_processor(str(processor_from), config, adapter, local_files_only=True)
     else:
         processor = load_processor(source.location, config, adapter, **settings)

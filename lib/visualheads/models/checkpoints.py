@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,14 +187,7 @@ def weight_files(folder: Path) -> list[Path]:
     files = sorted(folder.glob("*.safetensors"))
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        named = read_json(index).get("weight_map")
-        if not isinstance(named, dict) or not named or not all(map(_is_file_name, named.values())):
-            raise CheckpointError(f"{index} has no weight_map of names and files in this folder; fetch it again.")
-        shards = sorted(set(named.values()))
-        missing = [shard for shard in shards if not (folder / shard).is_file()]
-        if missing:
-            raise CheckpointError(f"{folder} lacks {', '.join(missing)}, which its index lists; fetch them.")
-        return [folder / shard for shard in shards]
+        return shards_of(index)
     if files:
         return files
     pickled = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern))
@@ -205,6 +198,20 @@ def weight_files(folder: Path) -> list[Path]:
             "safely and writes safetensors."
         )
     raise CheckpointError(f"{folder} has no *.safetensors; fetch the weights or name another folder.")
+
+
+def shards_of(index: Path) -> list[Path]:
+    """The files that an index of weights lists, sorted. Raises CheckpointError for none, or a missing one."""
+    named = read_json(index).get("weight_map")
+    names = list(named.values()) if isinstance(named, dict) else []
+    ending = f".{index.name.split('.')[1]}"  # of model.safetensors.index.json, pytorch_model.bin.index.json
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise CheckpointError(f"{index} has no weight_map of names and files in this folder; fetch it again.")
+    shards = [index.with_name(name) for name in sorted(set(names))]
+    missing = [shard.name for shard in shards if not shard.is_file() or shard.suffix != ending]
+    if missing:
+        raise CheckpointError(f"{index.parent} lacks {', '.join(missing)}, which its index lists; fetch them.")
+    return shards
 
 
 def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -223,10 +230,6 @@ def damaged(file: Path, error: Exception) -> CheckpointError:
     """What is raised for a file of weights that cannot be read."""
     told = str(error).strip().splitlines() or [type(error).__name__]
     return CheckpointError(f"{file} is truncated or damaged ({told[0][:200]}); fetch or copy it again.")
-
-
-def _is_file_name(value: object) -> bool:
-    return isinstance(value, str) and Path(value).name == value and value.endswith(".safetensors")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -274,7 +277,7 @@ def _faults(part: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in part.items():
         if name in POSITIVE and value is not None and not all(map(_is_size, _listed(value))):
             yield name, f"a whole number from 1 to {LARGEST}"
-        if name in SMALL and not _is_number(value, lambda number: 0 < number < 1):
+        if name in SMALL and not (isinstance(value, (int, float)) and 0 < value < 1):
             yield name, "a number above 0 and below 1"
     heads, groups, width = (part.get(name) for name in ("num_attention_heads", "num_key_value_heads", "hidden_size"))
     if heads and groups and heads % groups:
@@ -318,10 +321,6 @@ def _is_whole(value: Any) -> bool:
 
 def _is_size(value: Any) -> bool:
     return _is_whole(value) and 1 <= value <= LARGEST
-
-
-def _is_number(value: Any, allowed: Callable[[float], bool]) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and allowed(value)
 
 
 def _fault(where: str, name: str, value: Any, allowed: str) -> CheckpointError:

@@ -53,8 +53,12 @@ def load_processor(place: str, config: Any, adapter: Adapter, **settings: Any) -
     import transformers
 
     kind = image_only(_class_for(config, adapter))
-    if Path(place).is_dir():
-        _check_files(Path(place))
+    missing = lacking(Path(place)) if Path(place).is_dir() else {}
+    if missing:
+        raise CheckpointError(
+            f"{place} has no {' and no '.join(f'{what} ({names})' for what, names in missing.items())}; save it there "
+            "with processor.save_pretrained(folder), or copy the files from the model it was tuned from."
+        )
     with readable("image processor", place):
         written, _ = transformers.ImageProcessingMixin.get_image_processor_dict(place, **settings)
         pictures = transformers.AutoImageProcessor.from_pretrained(place, backend="pil", **settings)
@@ -164,15 +168,7 @@ def _class_for(config: Any, adapter: Adapter) -> Any:
     )
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether a folder holds the files of a processor, pictures and words."""
-    return all(any((folder / name).is_file() for name in names) for names in FILES.values())
-
-
-def _check_files(folder: Path) -> None:
-    for what, names in FILES.items():
-        if not any((folder / name).is_file() for name in names):
-            raise CheckpointError(
-                f"{folder} has no {what} ({' or '.join(names[:2])}); save it there with "
-                "processor.save_pretrained(folder), or copy the files from the model it was tuned from."
-            )
+def lacking(folder: Path) -> dict[str, str]:
+    """Parts of a processor whose files a folder has not, with the names that these can have."""
+    there = {what: any((folder / name).is_file() for name in names) for what, names in FILES.items()}
+    return {what: " or ".join(FILES[what][:2]) for what, found in there.items() if not found}

@@ -20,37 +20,9 @@ if TYPE_CHECKING:
 PACKAGES = ("visualheads", "torch", "transformers", "nnsight", "numpy", "xarray", "zarr")
 HASH_LENGTH = 16
 """Hex digits kept of a SHA-256: 64 bits tell any two files apart, and fit on a line."""
-BLOCK = 1 << 20
 NOT_PLAIN = ("image", "boxes")
 """Fields of a sample whose text depends on more than their value, or that samples of older stores lack."""
 HUB_BLOB = re.compile(r"[0-9a-f]{64}")
-
-
-def identity(
-    *,
-    checkpoint: str,
-    revision: str = "",
-    weights: str = "",
-    task_files: str = "",
-    definitions: str = "",
-    dtype: str = "",
-    seed: int = 0,
-    samples: str = "",
-) -> dict[str, str | int]:
-    """What decides the numbers. Stores with another identity are never mixed.
-
-    weights, task_files, samples: the hashes below; definitions: the version of the measures' definitions.
-    """
-    return {
-        "checkpoint": checkpoint,
-        "revision": revision,
-        "weights": weights,
-        "task_files": task_files,
-        "definitions": definitions,
-        "dtype": dtype,
-        "seed": seed,
-        "samples": samples,
-    }
 
 
 def circumstance(*, device: str = "cpu", attention: str = "") -> dict[str, str]:
@@ -105,11 +77,8 @@ def _digest(path: Path) -> str:
     target = path.resolve()
     if path.is_symlink() and HUB_BLOB.fullmatch(target.name):
         return target.name
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _hash_named(digests: Iterable[tuple[str, str]]) -> str:

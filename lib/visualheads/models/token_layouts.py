@@ -1,6 +1,7 @@
-"""How model families lay image tokens out: one builder of a TokenMap per kind of layout (pure numpy).
+"""How model families lay image tokens out: one builder of a TokenMap per kind of layout.
 
-Adapters only call these with numbers from a checkpoint's configuration. Picture sizes are (width, height); grid
+Adapters only call these with numbers from a checkpoint's configuration. Into which size or tiles a picture is brought,
+transformers' own functions tell. Picture sizes are (width, height); grid
 pinpoints are (height, width), as configurations write them.
 """
 
@@ -8,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,10 +102,9 @@ def tiled(
     tile_columns: int,
     side: int,
     *,
-    whole: Literal["first", "last"] = "last",
     covered: float = 1.0,
 ) -> TokenMap:
-    """Tiles of one stretched picture and the picture as a whole, each side × side tokens (Idefics3, SmolVLM, InternVL).
+    """Tiles of one stretched picture, then all of it, each side × side tokens (Idefics3, SmolVLM, InternVL).
 
     `side` counts tokens after pixel shuffle; tokens run tile by tile, row-major within each. With one tile or none
     only the whole picture is there. Text between tiles is no image token. `covered`: the share of a tile's side that
@@ -127,67 +126,29 @@ def tiled(
             index + 1, side, side, placement.to_original(cells(side, side, area))
         )
         parts.append((kind, tile, rows + row * side, columns + column * side, boxes))
-    parts = [base, *parts] if whole == "first" else [*parts, base]
-    return _map(image_size, (side, side), (tile_rows * side, tile_columns * side), parts)
+    return _map(image_size, (side, side), (tile_rows * side, tile_columns * side), [*parts, base])
 
 
 def best_resolution(image_size: tuple[int, int], pinpoints: Sequence[Sequence[int]]) -> tuple[int, int]:
     """Return the pinpoint (height, width) that keeps most of the picture's pixels, then wastes least (LLaVA-NeXT)."""
-    width, height = image_size
+    from transformers.image_processing_utils import select_best_resolution
+
     if not pinpoints:
         raise ParameterError(got("pinpoints", [], "at least one (height, width)"))
-
-    def kept_and_waste(pinpoint: Sequence[int]) -> tuple[int, int]:
-        scale = min(pinpoint[1] / width, pinpoint[0] / height)
-        kept = min(int(width * scale) * int(height * scale), width * height)
-        return kept, kept - pinpoint[0] * pinpoint[1]
-
-    best = max(pinpoints, key=kept_and_waste)  # max keeps the first of equals, as the original does
-    return int(best[0]), int(best[1])
+    height, width = select_best_resolution(image_size[::-1], list(pinpoints))
+    return int(height), int(width)
 
 
 def dynamic_size(image_size: tuple[int, int], factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
     """Return (width, height), multiples of `factor` within the pixel limits, aspect ratio nearly kept (Qwen-VL)."""
-    width, height = image_size
-    if max(width, height) > 200 * min(width, height):
-        raise ImageError(got("picture size", image_size, "an aspect ratio of at most 200", "crop the picture"))
-    fitted = [round(edge / factor) * factor for edge in (width, height)]
-    if fitted[0] * fitted[1] > max_pixels:
-        shrink = math.sqrt(width * height / max_pixels)
-        fitted = [max(factor, math.floor(edge / shrink / factor) * factor) for edge in (width, height)]
-    elif fitted[0] * fitted[1] < min_pixels:
-        grow = math.sqrt(min_pixels / (width * height))
-        fitted = [math.ceil(edge * grow / factor) * factor for edge in (width, height)]
-    return fitted[0], fitted[1]
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-
-def split_tiles(image_size: tuple[int, int], longest_edge: int, tile_size: int, limit: int = 4096) -> tuple[int, int]:
-    """Return (tile rows, tile columns) of Idefics3 and SmolVLM; (0, 0) where the picture fits one tile.
-
-    The longer edge is resized to `longest_edge` (at most `limit`), then both edges are stretched up to multiples of
-    the tile.
-    """
-    width, height = image_size
-    ratio = width / height
-    if width >= height:
-        width, height = longest_edge, int(longest_edge / ratio)
-        height += height % 2
-    else:
-        width, height = int(longest_edge * ratio), longest_edge
-        width += width % 2
-    width, height = max(width, 1), max(height, 1)
-    ratio = width / height
-    if max(width, height) > limit:
-        width, height = (limit, int(limit / ratio)) if width >= height else (int(limit * ratio), limit)
-        width, height = max(width, 1), max(height, 1)
-        ratio = width / height
-    if width >= height:
-        columns = math.ceil(width / tile_size)
-        rows = math.ceil(int(columns * tile_size / ratio) / tile_size)
-    else:
-        rows = math.ceil(height / tile_size)
-        columns = math.ceil(int(rows * tile_size * ratio) / tile_size)
-    return (rows, columns) if rows * columns > 1 else (0, 0)
+    try:
+        height, width = smart_resize(*image_size[::-1], factor, min_pixels, max_pixels)
+    except ValueError:
+        allowed = "an aspect ratio of at most 200"
+        raise ImageError(got("picture size", image_size, allowed, "crop the picture")) from None
+    return width, height
 
 
 def tile_arrangement(
@@ -195,26 +156,14 @@ def tile_arrangement(
 ) -> tuple[int, int]:
     """Return the (tile rows, tile columns) whose aspect ratio is nearest the picture's (InternVL).
 
-    Of equally near ones the later and larger is taken while its area stays below twice the picture's. `tile_size`
-    is (width, height).
+    `tile_size` is (width, height).
     """
-    width, height = image_size
-    shapes = [
-        (columns, rows)
-        for columns in range(1, max_tiles + 1)
-        for rows in range(1, max_tiles + 1)
-        if min_tiles <= rows * columns <= max_tiles
-    ]
-    if not shapes:
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
+
+    if not 1 <= min_tiles <= max_tiles:
         raise ParameterError(got("tiles", (min_tiles, max_tiles), "1 ≤ min_tiles ≤ max_tiles"))
-    shapes.sort(key=lambda shape: shape[0] * shape[1])
-    best, best_distance = (1, 1), math.inf
-    for columns, rows in shapes:
-        distance = abs(width / height - columns / rows)
-        roomy = width * height > 0.5 * tile_size[0] * tile_size[1] * columns * rows
-        if distance < best_distance or (distance == best_distance and roomy):
-            best, best_distance = (rows, columns), distance
-    return best
+    columns, rows = get_optimal_tiled_canvas(image_size[::-1], tile_size[::-1], min_tiles, max_tiles)
+    return rows, columns
 
 
 _Part = tuple[NDArray[np.str_], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]

@@ -34,6 +34,13 @@ class Shape(NamedTuple):
     heads: int
     kv_heads: int
 
+    @classmethod
+    def of(cls, config: Any) -> Shape:
+        """The shape that a model's config tells."""
+        text = config.get_text_config()
+        heads = int(text.num_attention_heads)
+        return cls(int(text.num_hidden_layers), heads, int(getattr(text, "num_key_value_heads", None) or heads))
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class VisionLanguageModel:
@@ -105,9 +112,7 @@ class VisionLanguageModel:
     @cached_property
     def shape(self) -> Shape:
         """(layers, heads, kv_heads) from the text config; heads are query heads."""
-        text = self.config.get_text_config()
-        heads = int(text.num_attention_heads)
-        return Shape(int(text.num_hidden_layers), heads, int(getattr(text, "num_key_value_heads", None) or heads))
+        return Shape.of(self.config)
 
     @cached_property
     def parameters(self) -> float:

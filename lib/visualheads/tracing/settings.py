@@ -171,18 +171,17 @@ def identity_of(
     model: VisionLanguageModel, settings: Settings, seed: int = 0, task_files: str = ""
 ) -> dict[str, str | int]:
     """What decides the numbers of a trace; stores of another identity are never mixed."""
-    made = provenance.identity(
-        checkpoint=model.identity["checkpoint"],
-        revision=model.identity["revision"],
-        weights=model.identity["weights"],
-        task_files=task_files,
-        definitions=DEFINITIONS_VERSION,
-        dtype=str(model.dtype).removeprefix("torch."),
-        seed=seed,
-        samples=provenance.hash_list(settings.hashes),
-    )
-    asked = {key: model.identity[key] for key in ("processor", "prompt")} | {"measures": ", ".join(MEASURES)}
-    return {**made, **asked, "max_new_tokens": settings.max_new_tokens}
+    return {
+        **{key: model.identity[key] for key in ("checkpoint", "revision", "weights")},
+        "task_files": task_files,
+        "definitions": DEFINITIONS_VERSION,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "seed": seed,
+        "samples": provenance.hash_list(settings.hashes),
+        **{key: model.identity[key] for key in ("processor", "prompt")},
+        "measures": ", ".join(MEASURES),
+        "max_new_tokens": settings.max_new_tokens,
+    }
 
 
 def circumstance_of(model: VisionLanguageModel) -> dict[str, str]:

@@ -18,7 +18,7 @@ from tokenizers.models import BPE
 from torch import Tensor
 
 from visualheads.errors import CheckpointError, UnsupportedModelError, got
-from visualheads.models.checkpoints import damaged, read_json
+from visualheads.models.checkpoints import damaged, read_json, shards_of
 
 TEXT_MODELS = {
     "LlavaLlamaForCausalLM": "llama",
@@ -99,13 +99,7 @@ def weight_files(folder: Path) -> list[Path]:
     for stem, ending in (("model", "safetensors"), ("pytorch_model", "bin")):
         index, single = folder / f"{stem}.{ending}.index.json", folder / f"{stem}.{ending}"
         if index.is_file():
-            shards = sorted(set(read_json(index).get("weight_map", {}).values()))
-            missing = [shard for shard in shards if not (folder / shard).is_file()]
-            if missing or not shards:
-                raise CheckpointError(
-                    f"{folder} lacks {', '.join(missing) or 'every shard'} of its index {index.name}; fetch them again."
-                )
-            return [folder / shard for shard in shards]
+            return shards_of(index)
         if single.is_file():
             return [single]
     if (folder / "adapter_config.json").is_file() or (folder / "adapter_model.bin").is_file():

@@ -108,7 +108,9 @@ def lite2_weights(published: Mapping[str, Tensor], image_size: int) -> dict[str,
     dict of str to Tensor
         State of `transformers.EfficientNetModel`: the published weights in the leading channels.
     """
-    weights = {name: torch.zeros_like(value) for name, value in _empty(image_size).items()}
+    with torch.device("meta"):
+        empty = EfficientNetModel(lite2_config(image_size)).state_dict()
+    weights = {name: torch.zeros(value.shape, dtype=value.dtype) for name, value in empty.items()}
     for name, value in weights.items():
         if name.endswith("running_var"):
             value.fill_(1.0)
@@ -125,12 +127,6 @@ def lite2_weights(published: Mapping[str, Tensor], image_size: int) -> dict[str,
         weights[target][tuple(slice(size) for size in value.shape)] = value
     _add_distances(weights)
     return weights
-
-
-def _empty(image_size: int) -> dict[str, Tensor]:
-    with torch.device("meta"):
-        state = EfficientNetModel(lite2_config(image_size)).state_dict()
-    return {name: torch.empty(value.shape, dtype=value.dtype) for name, value in state.items()}
 
 
 def _add_distances(weights: dict[str, Tensor]) -> None:

