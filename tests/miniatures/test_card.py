@@ -36,6 +36,26 @@ def test_cards_say_which_intervals_are_too_narrow():
     assert "several prompts ask about one" in " ".join(str(evaluation.score.__doc__).split())
 
 
+def test_cards_tell_why_a_limit_is_passed():
+    record = record_of("mini-1.5-7B")
+    scores, benchmarks = record["scores"], record["benchmarks"]
+    scores["visual-general/free"] |= {"seen": scores["visual-general/free"]["seen"] | {"accuracy": 0.75, "n": 40}}
+    scores["visual-general/free"]["one_off"] = 9
+    scores["visual-object/free"]["seen"]["accuracy"] = 0.9
+    scores["visual-general/letters"].pop("one_off", None)
+    for name, low, high in (("pope", 0.28, 0.36), ("qbench", 0.5, 0.6)):
+        benchmarks[name]["blind"] |= {"low": low, "high": high}
+        benchmarks[name] |= {"question_only": {"accuracy": 0.3}, "chance": 0.25}
+    missed = ("visual-general/free", "visual-general/letters", "pope blind", "qbench blind")
+    record["targets"] = [{"what": what, "wanted": 0.8, "found": 0.75, "reached": False} for what in missed]
+    config = AutoConfig.from_pretrained(miniature_folder("mini-1.5-7B"))
+    told = card.model_card(architectures.MINIATURES["mini-1.5-7B"], config, record).split("Not reached:")[1]
+    counted, letters, blind, seeing = [line for line in told.split("\n") if line.startswith("* ")][:4]
+    assert "9 of 10 wrong answers" in counted and "of the same pictures, 90.0 %" in counted
+    assert "28.0 to 36.0" in blind and "(" not in letters
+    assert "(" not in seeing, "this one does see without eyes"
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_records_tell_what_their_figures_are_over(name: str) -> None:
     record = record_of(name)

@@ -14,7 +14,7 @@ def test_patch_targets_by_hand():
     dog = world.SceneObject("dog", "blue", 15, (26, 2, 40, 14))  # centre (33, 8): patch row 0, column 2
     scene = world.Scene(96, 96, 0, (dog,))
     seen = tower.patch_targets(scene, 0)
-    kinds, boxed, colours = (part.reshape(8, 8) for part in (seen.kinds, seen.boxed, seen.colours))
+    kinds, boxed, colours = (seen[name].reshape(8, 8) for name in ("kind", "boxed", "colour"))
     assert kinds[0, 2] == 2 + world.CLASSES.index("dog")
     assert kinds[0, 3] == tower.PART  # 4 × 10 px of 144
     assert kinds[1, 2] == tower.BACKGROUND  # 10 × 2 px: too little
@@ -22,12 +22,12 @@ def test_patch_targets_by_hand():
     assert boxed.sum() == 2
     assert colours[0, 2] == list(world.COLOURS).index("blue")
     assert (colours != tower.NO_COLOUR).sum() == 1
-    assert tower.patch_targets(scene, None).boxed.sum() == 0
+    assert tower.patch_targets(scene, None)["boxed"].sum() == 0
 
 
 def test_patch_targets_of_a_squeezed_picture():
     dog = world.SceneObject("dog", "blue", 15, (100, 2, 114, 14))  # centre (107, 8) of 144: patch column 5 of 8
-    kinds = tower.patch_targets(world.Scene(144, 96, 0, (dog,)), None).kinds.reshape(8, 8)
+    kinds = tower.patch_targets(world.Scene(144, 96, 0, (dog,)), None)["kind"].reshape(8, 8)
     assert kinds[0, 5] == 2 + world.CLASSES.index("dog")
 
 

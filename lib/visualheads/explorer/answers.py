@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from visualheads.errors import ModeError, got
+from visualheads.errors import ModeError, checked_name
 from visualheads.explorer.look_data import Answers, Effect
 from visualheads.interventions.editor import mean_reference
 from visualheads.interventions.engine import Batch, Job
@@ -56,8 +56,7 @@ class HeadChanger:
 
     def intervention(self, mode: str, bias: float | None = None, box: Box | None = None) -> Intervention:
         """Return an intervention on this sample. Raises ModeError for another mode than `LABELS` has."""
-        if mode not in LABELS:
-            raise ModeError(got("mode", mode, LABELS))
+        checked_name("mode", mode, LABELS, ModeError)
         boxes = {self.sample.id: box} if box is not None else {}
         made = Intervention(
             mode,

@@ -193,6 +193,9 @@ def look_at(
     picture = sample.open()
     done = capture(model, sample, rows, max_new_tokens)
     blank = capture(model, white(sample), done.positions, max_new_tokens, forced=done.ids[done.prompt :])
+    # the last prompt token first: its row makes the answer
+    shown = sorted(done.positions, key=lambda at: (at != done.prompt - 1, at))
+    order = [done.positions.index(at) for at in shown]
     token_map, note = _known_map(model, picture.size, int(done.image.sum()))
     measures = _measures(done, token_map)
     measures["white_change"] = measures["image_weight"] - blank.attention[..., done.image.numpy()].sum(axis=-1)
@@ -216,20 +219,14 @@ def look_at(
         prompt=done.prompt,
         image=done.image.numpy(),
         token_map=token_map,
-        rows=[_row(position, done.prompt, texts) for position in _first_shown(done.positions, done.prompt)],
-        attention=done.attention[[done.positions.index(at) for at in _first_shown(done.positions, done.prompt)]],
-        measures={name: _ordered(values, done) for name, values in measures.items()},
+        rows=[_row(position, done.prompt, texts) for position in shown],
+        attention=done.attention[order],
+        measures={name: values[order] for name, values in measures.items()},
         sinks=done.sinks,
         answers=answers_of(model, done.ids, done.prompt, done.logits),
         provenance=_provenance(model),
         note=note,
     )
-
-
-def added_row(model: VisionLanguageModel, sample: Sample, position: int, max_new_tokens: int) -> dict[str, Any]:
-    """Return the row of one more query in the look's format, as a kernel gives it."""
-    made = look_at(model, sample, [position], max_new_tokens)
-    return made.row_json(0)
 
 
 def _known_map(model: VisionLanguageModel, size: tuple[int, int], tokens: int) -> tuple[TokenMap | None, str]:
@@ -241,15 +238,6 @@ def _known_map(model: VisionLanguageModel, size: tuple[int, int], tokens: int) -
     if len(token_map) != tokens:
         return None, f"{UNKNOWN} (Its layout has {len(token_map)} tokens, the prompt {tokens}.)"
     return token_map, ""
-
-
-def _first_shown(positions: Sequence[int], prompt: int) -> list[int]:
-    """The last prompt token first: its row makes the answer."""
-    return sorted(positions, key=lambda at: (at != prompt - 1, at))
-
-
-def _ordered(values: NDArray[np.float32], done: Captured) -> NDArray[np.float32]:
-    return values[[done.positions.index(at) for at in _first_shown(done.positions, done.prompt)]]
 
 
 def _row(position: int, prompt: int, texts: Sequence[str]) -> Row:

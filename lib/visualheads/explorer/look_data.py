@@ -151,12 +151,14 @@ class Look:
     def to_json(self) -> dict[str, Any]:
         """Return the look in its format (FORMAT.md): plain JSON values, the same in every run."""
         first_layer, first_head = self.first_head
+        width, height = self.picture_size
+        source = None if self.picture is None else data_address(self.picture, LARGEST_PICTURE)
         made: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
             "model": self.model,
             "sample": self.sample,
-            "picture": self._picture(),
+            "picture": {"width": width, "height": height, "source": source},
             "tokens": {
                 "id": self.token_ids.tolist(),
                 "text": self.token_texts,
@@ -219,11 +221,6 @@ class Look:
         for name in self.measures:
             ds[name].attrs.update(long_name=MEASURES[name]["long_name"], units=MEASURES[name]["unit"])
         return ds
-
-    def _picture(self) -> dict[str, Any]:
-        width, height = self.picture_size
-        source = None if self.picture is None else data_address(self.picture, LARGEST_PICTURE)
-        return {"width": width, "height": height, "source": source}
 
 
 def data_address(picture: Image.Image, largest: int) -> str:

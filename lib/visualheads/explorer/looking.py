@@ -201,14 +201,10 @@ def explore(
         )
     if model is not None and not hasattr(model, "token_map"):
         raise ParameterError(got("model", model, "a model of vh.load or vh.wrap, or None"))
-    listed = [] if samples is None else samples
-    if (
-        isinstance(listed, str)
-        or not isinstance(listed, Sequence)
-        or not all(isinstance(one, Sample) for one in listed)
-    ):
+    listed = list(samples) if isinstance(samples, Sequence) else [samples]
+    if samples is not None and not all(isinstance(one, Sample) for one in listed):
         raise ParameterError(got("samples", samples, "a list of vh.Sample, or None"))
-    pictured = {sample.id: sample for sample in listed}
+    pictured = {sample.id: sample for sample in listed if sample is not None}
     whole = ds.expand_dims("query") if "query" not in ds.dims else ds
     # the row that makes the answer is shown first
     whole = whole.isel(query=np.argsort([name != FIRST for name in whole["query"].values.tolist()], kind="stable"))
@@ -244,11 +240,7 @@ def _sample_look(ds: xr.Dataset, place: int, pictured: dict[str, Sample], model:
     maps[:, one["selected_layer"].values, one["selected_index"].values] = values
     if not np.isfinite(maps).any():
         return None
-    measures = {
-        measure: np.asarray(one[measure].transpose("query", "layer", "head").values, np.float32)
-        for measure in MEASURES
-        if measure in one and np.isfinite(one[measure].values).any()
-    }
+    measures = _measures(one)
     told = {"id": name, "question": _text(one, "question") or name, "answer": _text(one, "answer"), "box": None}
     picture = None
     note = NO_PICTURE
@@ -257,6 +249,15 @@ def _sample_look(ds: xr.Dataset, place: int, pictured: dict[str, Sample], model:
         told |= {"question": sample.question, "answer": sample.answer}
         told["box"] = None if sample.box is None else list(sample.box)
     return _look(ds, told, maps, measures, picture, model, note)
+
+
+def _measures(ds: xr.Dataset) -> dict[str, NDArray[np.float32]]:
+    """(query, layer, head) of what the explorer shows, where it is known; means over samples."""
+    known = {name: ds[name] for name in MEASURES if name in ds and np.isfinite(ds[name].values).any()}
+    means = {name: values.mean([dim for dim in values.dims if dim == "sample"]) for name, values in known.items()}
+    return {
+        name: np.asarray(mean.transpose("query", "layer", "head").values, np.float32) for name, mean in means.items()
+    }
 
 
 def _mean_look(ds: xr.Dataset, place: int, _pictured: Any, _model: Any) -> Any:
@@ -270,11 +271,7 @@ def _mean_look(ds: xr.Dataset, place: int, _pictured: Any, _model: Any) -> Any:
     for part, label in labels.items():
         meant &= ds[part].values.astype(str) == label
     ds = ds.isel(sample=np.flatnonzero(meant))
-    measures = {
-        measure: np.asarray(ds[measure].mean("sample").transpose("query", "layer", "head").values, np.float32)
-        for measure in MEASURES
-        if measure in ds and np.isfinite(ds[measure].values).any()
-    }
+    measures = _measures(ds)
     told = {"id": name, "question": f"Mean over the pictures of {name}", "answer": "", "box": None}
     return _look(ds, told, maps, measures, None, None, MEAN_NOTE)
 
@@ -295,7 +292,11 @@ def _look(
     grid = maps.shape[-2:]
     size = picture.size if picture is not None else _size(grid)
     token_map = _map_of(model, size, grid)
-    rows = [Row(-1 - index, MEAN, _called(str(name))) for index, name in enumerate(ds["query"].values)]
+    called = {FIRST: "the last prompt token"}
+    rows = [
+        Row(-1 - index, MEAN, called.get(name, f"the row “{name.replace('_', ' ')}”"))
+        for index, name in enumerate(ds["query"].values.astype(str).tolist())
+    ]
     tokens = len(token_map)
     weights = maps[..., token_map.grid_row, token_map.grid_column]
     if not measures:
@@ -337,10 +338,6 @@ def _size(grid: tuple[int, ...]) -> tuple[int, int]:
     rows, columns = grid
     cell = SIDE / max(rows, columns)
     return round(columns * cell), round(rows * cell)
-
-
-def _called(query: str) -> str:
-    return f"the row “{query.replace('_', ' ')}”" if query != "last_prompt" else "the last prompt token"
 
 
 def _text(one: xr.Dataset, name: str) -> str:

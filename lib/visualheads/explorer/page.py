@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from visualheads.explorer.look_data import Look
 
 STATIC = Path(__file__).parent / "static"
-STYLE = "explorer.css"
+STYLE, PAGE_STYLE = "explorer.css", "page.css"
 IMPORT = re.compile(r'^import\s+\{[^}]*\}\s+from\s+"\./([\w-]+\.js)";\n', re.MULTILINE)
 EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|class|let)\b)", re.MULTILINE)
 
@@ -61,7 +61,7 @@ def page(looks: Sequence[Look], *, first: Mapping[str, str] | None = None, title
         "<!DOCTYPE html>\n"
         f'<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>\n{PAGE_STYLE}{style()}</style>\n</head>\n<body>\n"
+        f"<style>\n{style(PAGE_STYLE)}{style()}</style>\n</head>\n<body>\n"
         f"<main>\n{fragment(looks, first)}</main>\n<script>\n{page_script()}</script>\n</body>\n</html>\n"
     )
 
@@ -72,7 +72,9 @@ def fragment(looks: Sequence[Look], first: Mapping[str, str] | None = None) -> s
     for look in looks:
         key = html.escape(look.key, quote=True)
         parts.append(f'<script type="application/json" data-look="{key}">{_inert(look.to_json())}</script>\n')
-    return f"<div data-explorer{_attributes(first)}>\n{_without(looks)}{''.join(parts)}</div>\n"
+    words = html.escape(f"{looks[0].sample['question']} This page needs JavaScript.")
+    without = f'<p class="vh-without">{words}</p>\n'
+    return f"<div data-explorer{_attributes(first)}>\n{without}{''.join(parts)}</div>\n"
 
 
 def write_folder(looks: Sequence[Look], folder: Path) -> list[Path]:
@@ -162,11 +164,6 @@ def _model(name: str, looks: Sequence[Look]) -> dict[str, Any]:
     }
 
 
-def _without(looks: Sequence[Look]) -> str:
-    words = html.escape(f"{looks[0].sample['question']} This page needs JavaScript.")
-    return f'<p class="vh-without">{words}</p>\n'
-
-
 def _attributes(first: Mapping[str, str] | None) -> str:
     return "".join(f' data-{name}="{html.escape(str(value), quote=True)}"' for name, value in (first or {}).items())
 
@@ -199,9 +196,9 @@ def _safe(name: str) -> str:
 
 
 @cache
-def style() -> str:
-    """Return the style sheet."""
-    return (STATIC / STYLE).read_text(encoding="utf-8")
+def style(name: str = STYLE) -> str:
+    """Return a style sheet: the explorer's, or that of a page of its own."""
+    return (STATIC / name).read_text(encoding="utf-8")
 
 
 @cache
@@ -230,12 +227,3 @@ def _joined(entry: str) -> str:
 
     add(entry)
     return "\n".join(f"// {name}\n{text}" for name, text in done.items())
-
-
-PAGE_STYLE = """\
-html { color-scheme: light dark; }
-body { margin: 0; background: #fff; }
-body { font-family: system-ui, -apple-system, "Segoe UI", "Noto Sans", "Liberation Sans", sans-serif; }
-main { max-width: 1120px; margin: 0 auto; padding: 20px clamp(14px, 3vw, 32px) 40px; }
-@media (prefers-color-scheme: dark) { body { background: #14181d; } }
-"""

@@ -23,7 +23,7 @@ from visualheads.errors import (
     got,
 )
 from visualheads.explorer.answers import LABELS, STEERED, HeadChanger
-from visualheads.explorer.capture import added_row
+from visualheads.explorer.capture import look_at
 from visualheads.explorer.page import index_of, page, style, widget_script
 from visualheads.store import files
 
@@ -72,7 +72,7 @@ class Kernel:
         if sample is None:
             raise SampleError(got("sample", content["sample"], [one.id for one in self.samples]))
         if content["kind"] == "row":
-            return added_row(self.model, sample, int(content["position"]), self.max_new_tokens)
+            return look_at(self.model, sample, [int(content["position"])], self.max_new_tokens).row_json(0)
         heads = [(int(layer), int(head)) for layer, head in content["heads"]]
         layers, each, _ = self.model.shape
         for layer, head in heads:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from visualheads.errors import UnknownModelError
+from visualheads.errors import UnknownModelError, checked_name
 from visualheads.miniatures import language
 from visualheads.paths import read_table
 
@@ -79,9 +79,7 @@ def text_shape(name: str) -> TextShape:
     UnknownModelError
         For any other name.
     """
-    if name not in TEXT_SHAPES:
-        raise UnknownModelError(f"no text-only miniature is called {name!r}; there are: {', '.join(TEXT_SHAPES)}")
-    return TEXT_SHAPES[name]
+    return TEXT_SHAPES[checked_name("text-only miniature", name, TEXT_SHAPES, UnknownModelError)]
 
 
 def miniature(name: str) -> Miniature:
@@ -92,9 +90,7 @@ def miniature(name: str) -> Miniature:
     UnknownModelError
         For any other name.
     """
-    if name not in MINIATURES:
-        raise UnknownModelError(f"no miniature is called {name!r}; there are: {', '.join(MINIATURES)}")
-    return MINIATURES[name]
+    return MINIATURES[checked_name("miniature", name, MINIATURES, UnknownModelError)]
 
 
 def text_config(shape: TextShape):
@@ -169,18 +165,12 @@ def multimodal_config(recipe: Recipe, text: PreTrainedConfig, vision: PreTrained
         "image_seq_length": (PICTURE // PATCH) ** 2,
         "tie_word_embeddings": False,
     }
-    match recipe:
-        case "1.5":
-            return LlavaConfig(**common, vision_feature_layer=-1, vision_feature_select_strategy="default")
-        case "1.6":
-            return LlavaNextConfig(
-                **common,
-                vision_feature_layer=-1,
-                vision_feature_select_strategy="default",
-                image_grid_pinpoints=PINPOINTS,
-            )
-        case "vip":
-            return VipLlavaConfig(**common, vision_feature_layer=list(VIP_LAYERS))
+    if recipe == "vip":
+        return VipLlavaConfig(**common, vision_feature_layer=list(VIP_LAYERS))
+    common |= {"vision_feature_layer": -1, "vision_feature_select_strategy": "default"}
+    if recipe == "1.6":
+        return LlavaNextConfig(**common, image_grid_pinpoints=PINPOINTS)
+    return LlavaConfig(**common)
 
 
 def build_multimodal(name: str, text: Any, tower: CLIPVisionModel) -> Any:

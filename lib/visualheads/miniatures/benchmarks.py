@@ -225,11 +225,8 @@ def qbench_item(index: int, kind: str) -> Item:
     # Where the answer is no or good, half of the pictures have another distortion, so that the question matters.
     others = (world.NONE, *[other for other in DISTORTIONS if other != about])
     quality = about if bad else others[group // 8 % len(others)]
-    return draw_low_level(index, kind, quality, _low_level_answer(kind, about, bad), group)
-
-
-def _low_level_answer(kind: str, about: str, bad: bool) -> str:
-    return YES_NO[not bad] if kind == "quality" else world.ADJECTIVES[about][not bad]
+    answer = YES_NO[not bad] if kind == "quality" else world.ADJECTIVES[about][not bad]
+    return draw_low_level(index, kind, quality, answer, group)
 
 
 def draw_low_level(index: int, kind: str, quality: str, answer: str, turn: int) -> Item:

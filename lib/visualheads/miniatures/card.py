@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,6 @@ def by_kind(benchmarks: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def above(record: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     """Count, by kind, the benchmarks whose score is above chance and what questions alone tell, and all that ask it."""
-    found: dict[str, tuple[int, int]] = {}
-    for kinds in by_kind(record.get("benchmarks", {})).values():
-        for kind, entry in kinds.items():
-            over, of = found.get(kind, (0, 0))
-            found[kind] = (over + bool(entry["above_chance"]), of + 1)
-    return found
+    told = [pair for kinds in by_kind(record.get("benchmarks", {})).values() for pair in kinds.items()]
+    over, of = Counter(kind for kind, entry in told if entry["above_chance"]), Counter(kind for kind, _ in told)
+    return {kind: (over[kind], number) for kind, number in of.items()}

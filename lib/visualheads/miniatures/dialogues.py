@@ -43,8 +43,13 @@ Pair = tuple[list[int], list[int]]
 def exchange(question: str, answer: str, first: bool) -> Pair:
     """Return a question with its supervised answer; the first of a dialogue stands behind `USER:` and its list."""
     asked = language.encode(("" if first else language.USER + " ") + question + " " + language.ASSISTANT)
-    answered = [*language.encode(answer), language.vocabulary()[language.EOS]]
-    return asked + answered, [IGNORED] * len(asked) + answered
+    return supervised((asked, False), (language.encode(answer), True))
+
+
+def supervised(*parts: tuple[list[int], bool]) -> Pair:
+    """Join parts of what is said, each with whether it is supervised; the end of all is."""
+    said = [(index, kept) for ids, kept in parts for index in ids] + [(language.vocabulary()[language.EOS], True)]
+    return [index for index, _ in said], [index if kept else IGNORED for index, kept in said]
 
 
 def with_options(text: str, options: tuple[str, ...]) -> str:
@@ -110,8 +115,7 @@ def tally(rng: random.Random, listing: Listing, style: int = 0) -> Pair:
     asked += rng.sample([name for name in SUPERCATEGORIES if name not in categories], ABSENT[1])
     rng.shuffle(asked)
     of_class, of_category, of_marked = TALLY_STYLES[style]
-    ids = language.encode(f"{TALLY_REQUEST} {language.ASSISTANT}")
-    labels = [IGNORED] * len(ids)
+    parts = [(language.encode(f"{TALLY_REQUEST} {language.ASSISTANT}"), False)]
     for name in asked:
         number = language.vocabulary()[str(listing.count((listing.marked or "") if name == THESE else name))]
         if name == THESE:
@@ -120,19 +124,11 @@ def tally(rng: random.Random, listing: Listing, style: int = 0) -> Pair:
             text = of_class.format(name=name, plural=PLURAL[name])
         else:
             text = of_category.format(category=name)
-        named = language.encode(text)
-        ids += named
-        labels += [IGNORED] * len(named)
+        parts.append((language.encode(text), False))
         if name == THESE and rng.random() < NAMED:
-            marked = language.vocabulary()[listing.marked or ""]
-            ids, labels = [*ids, marked], [*labels, marked]
-        ids, labels = [*ids, number], [*labels, number]
-    return _ended(ids, labels)
-
-
-def tally_style(rng: random.Random) -> int:
-    """Draw a style of the tally by its share."""
-    return rng.choices(range(len(STYLES)), STYLES)[0]
+            parts.append(([language.vocabulary()[listing.marked or ""]], True))
+        parts.append(([number], True))
+    return supervised(*parts)
 
 
 def places(rng: random.Random, listing: Listing) -> Pair:
@@ -144,13 +140,10 @@ def places(rng: random.Random, listing: Listing) -> Pair:
     if not names:
         return caption(listing)
     rng.shuffle(names)
-    ids = language.encode(f"{PLACE_REQUEST} {language.ASSISTANT}")
-    labels = [IGNORED] * len(ids)
+    parts = [(language.encode(f"{PLACE_REQUEST} {language.ASSISTANT}"), False)]
     for name in names:
-        place = language.encode(listing.place(name) or "")
-        ids += [*language.encode(name), *place]
-        labels += [IGNORED, *place]
-    return _ended(ids, labels)
+        parts += [(language.encode(name), False), (language.encode(listing.place(name) or ""), True)]
+    return supervised(*parts)
 
 
 def dialogue(rng: random.Random, listing: Listing, task: str, length: int) -> Pair:
@@ -173,14 +166,9 @@ def dialogue(rng: random.Random, listing: Listing, task: str, length: int) -> Pa
         case "places":
             return places(rng, listing)
         case "tally" | "count":
-            return tally(rng, listing, tally_style(rng) if task == "count" else 0)
+            return tally(rng, listing, rng.choices(range(len(STYLES)), STYLES)[0] if task == "count" else 0)
         case _:
             return turns(rng, listing, length)
-
-
-def _ended(ids: list[int], labels: list[int]) -> Pair:
-    end = language.vocabulary()[language.EOS]
-    return [*ids, end], [*labels, end]
 
 
 def opening() -> list[int]:
@@ -244,14 +232,14 @@ def picture_batch(
     return {**inputs, "input_ids": ids, "labels": labels}
 
 
-def by_length(batch: dict[str, Any], parts: int = 2) -> Iterator[tuple[dict[str, Any], float]]:
-    """Cut a batch into parts of like length, each padded no further than it needs, with its share of supervised tokens.
+def by_length(batch: dict[str, Any]) -> Iterator[tuple[dict[str, Any], float]]:
+    """Cut a batch into two parts of like length, padded no further than each needs, with their supervised shares.
 
     Losses weighted by these shares add up to the whole batch's, at less cost where lengths vary.
     """
     lengths = (batch["input_ids"] != language.vocabulary()[language.PAD]).sum(dim=1)
     supervised = (batch["labels"] != IGNORED).sum().item()
-    for rows in lengths.argsort(stable=True).chunk(parts):
+    for rows in lengths.argsort(stable=True).chunk(2):
         longest = int(lengths[rows].max())
         part = {name: value[rows] for name, value in batch.items()}
         part |= {name: part[name][:, :longest] for name in ("input_ids", "labels")}

@@ -192,21 +192,16 @@ def scores_of(
         The questions with white pictures, and the answers to these.
     """
     benchmark = task(samples[0].task)
-    conditions = dict.fromkeys(sample.condition for sample in samples)
-    kinds = dict.fromkeys(kind for kind in map(kind_of, samples) if kind)
-    by_kind = {kind: _of(samples, given, lambda sample, kind=kind: kind_of(sample) == kind) for kind in kinds}
-    by_condition = {
-        name: _of(samples, given, lambda sample, name=name: sample.condition == name) for name in conditions
-    }
     return {
         **_compared(samples, given),
         "blind": _scored(white, blind),
         "figures": benchmark.score(samples, given),
         "blind_figures": benchmark.score(white, blind),
         "conditions": {
-            name: {**_scored(*part), "figures": benchmark.score(*part)} for name, part in by_condition.items()
+            name: {**_scored(*part), "figures": benchmark.score(*part)}
+            for name, part in _parts(samples, given, lambda sample: sample.condition).items()
         },
-        "kinds": {kind: _compared(*part) for kind, part in by_kind.items()},
+        "kinds": {kind: _compared(*part) for kind, part in _parts(samples, given, kind_of).items() if kind},
     }
 
 
@@ -227,11 +222,16 @@ def chance_of(found: dict[str, Any], chance: float) -> dict[str, Any]:
     return {"chance": chance, "above_chance": found["seen"]["low"] > best}
 
 
-def _of(
-    samples: Sequence[Sample], given: Sequence[str], chosen: Callable[[Sample], bool]
-) -> tuple[list[Sample], list[str]]:
-    pairs = [(sample, text) for sample, text in zip(samples, given, strict=True) if chosen(sample)]
-    return [sample for sample, _ in pairs], [text for _, text in pairs]
+def _parts(
+    samples: Sequence[Sample], given: Sequence[str], named: Callable[[Sample], str]
+) -> dict[str, tuple[list[Sample], list[str]]]:
+    """Samples and answers, apart by a name of the sample."""
+    parts: dict[str, tuple[list[Sample], list[str]]] = {}
+    for sample, text in zip(samples, given, strict=True):
+        asked, said = parts.setdefault(named(sample), ([], []))
+        asked.append(sample)
+        said.append(text)
+    return parts
 
 
 def _scored(samples: Sequence[Sample], given: Sequence[str]) -> dict[str, Any]:

@@ -17,10 +17,11 @@ import numpy as np
 import torch
 import xarray as xr
 
-from visualheads.errors import CheckpointError, ParameterError, got
+from visualheads.errors import ParameterError, got
 from visualheads.miniatures import dialogues, language, listings
 from visualheads.miniatures.world import PLURAL
 from visualheads.models import attention_call
+from visualheads.models.processors import readable
 from visualheads.models.progress import quiet
 from visualheads.models.provenance import hash_weights
 from visualheads.store.upkeep import kept
@@ -224,22 +225,18 @@ def _vocabulary(folder: Path) -> dict[str, int]:
     """The checkpoint's own ids of words: a miniature may have been trained with an earlier vocabulary."""
     from transformers import AutoTokenizer
 
-    try:
+    with readable("tokenizer", str(folder)):
         return AutoTokenizer.from_pretrained(folder, local_files_only=True).get_vocab()
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{folder} holds no tokenizer ({error}); give a text-only folder.") from error
 
 
 def _module(folder: Path, fresh_seed: int | None) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    try:
-        with quiet():  # a bar on a page's stderr would fail the strict build
-            if fresh_seed is None:
-                return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-            config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{folder} holds no causal language model ({error}); give a text-only folder.") from error
+    # a bar on a page's stderr would fail the strict build
+    with readable("text-only language model", str(folder)), quiet():
+        if fresh_seed is None:
+            return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(fresh_seed)
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)

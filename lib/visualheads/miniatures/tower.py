@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import nn
 
 from visualheads.miniatures import fitting
@@ -32,27 +31,16 @@ WEIGHTS = {"kind": 1.0, "boxed": 1.0, "colour": 0.3, "quality": 0.2, "place": 0.
 KIND_WEIGHTS = (0.2, 0.3)  # of background and of an object's other patches; classes weigh 1
 
 
-@dataclass(frozen=True)
-class Targets:
-    """What every patch of a picture shows.
+def patch_targets(scene: Scene, target: int | None) -> dict[str, NDArray[Any]]:
+    """Return what every patch shows of a scene squeezed to the tower's square; `target` is the boxed object's index.
 
-    Parameters
-    ----------
-    kinds : (patch,) integers
-        The class whose object has its centre in the patch, from 2 on; else PART of an object or BACKGROUND.
-    boxed : (patch,) 0 or 1
-        Whether it belongs to the object in the drawn box.
-    colours : (patch,) integers
-        The colour of the object whose centre lies in it, or NO_COLOUR.
+    Returns
+    -------
+    dict
+        Arrays (patch,). kind: the class whose object has its centre in the patch, from 2 on; else PART of an object or
+        BACKGROUND. boxed: 1 where it belongs to the object in the drawn box, else 0. colour: of the object whose centre
+        lies in it, or NO_COLOUR.
     """
-
-    kinds: Int[np.ndarray, "patch"]
-    boxed: Float[np.ndarray, "patch"]
-    colours: Int[np.ndarray, "patch"]
-
-
-def patch_targets(scene: Scene, target: int | None) -> Targets:
-    """Return what the patches show of a scene squeezed to the tower's square; `target` is the boxed object's index."""
     kinds = np.full((GRID, GRID), BACKGROUND, dtype=np.int64)
     boxed = np.zeros((GRID, GRID), dtype=np.float32)
     colours = np.full((GRID, GRID), NO_COLOUR, dtype=np.int64)
@@ -71,7 +59,7 @@ def patch_targets(scene: Scene, target: int | None) -> Targets:
         kinds[row, column] = 2 + CLASSES.index(item.name)
         boxed[row, column] = float(index == target)
         colours[row, column] = list(COLOURS).index(item.colour)
-    return Targets(kinds.reshape(-1), boxed.reshape(-1), colours.reshape(-1))
+    return {"kind": kinds.ravel(), "boxed": boxed.ravel(), "colour": colours.ravel()}
 
 
 def tower_batch(rng: random.Random, size: int, processor: Any) -> dict[str, torch.Tensor]:
@@ -80,9 +68,7 @@ def tower_batch(rng: random.Random, size: int, processor: Any) -> dict[str, torc
     targets = [patch_targets(picture.scene, picture.target) for picture in pictures]
     return {
         "pixels": image_inputs(processor, [picture.image for picture in pictures])[0]["pixel_values"],
-        "kind": torch.from_numpy(np.stack([each.kinds for each in targets])),
-        "boxed": torch.from_numpy(np.stack([each.boxed for each in targets])),
-        "colour": torch.from_numpy(np.stack([each.colours for each in targets])),
+        **{name: torch.from_numpy(np.stack([each[name] for each in targets])) for name in targets[0]},
         "quality": torch.tensor([QUALITIES.index(picture.scene.quality) for picture in pictures]),
     }
 

@@ -50,7 +50,6 @@ def train(
     smoke: bool = False,
     device: str = "cpu",
     report: Report | None = None,
-    plan: TrainingPlan | None = None,
 ) -> Path:
     """Train a miniature from nothing, or from where a killed run stopped; return its folder.
 
@@ -60,7 +59,7 @@ def train(
         The miniature's.
     target : path
         Receives the multimodal model and, beside it, the text-only one. A tower and a text-only model that are there,
-        trained by this plan, are not trained again.
+        trained by the same schedules, are not trained again.
     work : path
         Holds stage checkpoints and snapshots; all miniatures share the tower and the text-only models there.
     smoke : bool
@@ -68,8 +67,6 @@ def train(
     device : str
     report : Report, optional
         Called at every report of a stage.
-    plan : TrainingPlan, optional
-        The schedules.
 
     Raises
     ------
@@ -79,8 +76,7 @@ def train(
         For a work folder of other schedules.
     """
     recipe = miniature(name)
-    plan = plan or TrainingPlan()
-    plan = plan.smoke() if smoke else plan
+    plan = TrainingPlan().smoke() if smoke else TrainingPlan()
     work, target = Path(work), Path(target)
     reuse_tower(target, work, plan.tower)
     tower, tower_progress = train_tower(plan.tower, work, TOWER_SEED, device, report)
@@ -123,12 +119,12 @@ def schedules_of(name: str, plan: TrainingPlan) -> tuple[Schedule, ...]:
     return plan.tower, plan.text, plan.alignment, plan.tuning_of(miniature(name).recipe)
 
 
-def is_trained(name: str, target: Path, plan: TrainingPlan | None = None) -> bool:
-    """Tell whether `target` holds this miniature, trained by these schedules and scored on all benchmarks."""
+def is_trained(name: str, target: Path) -> bool:
+    """Tell whether `target` holds this miniature, trained by the present schedules and scored on all benchmarks."""
     path = target / name / TRAINING_RECORD
     record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     stages = list(record.get("stages", {}).values())
-    wanted = schedules_of(name, plan or TrainingPlan())
+    wanted = schedules_of(name, TrainingPlan())
     same = len(stages) == len(wanted) and all(
         stage.get(key) == getattr(schedule, key)
         for stage, schedule in zip(stages, wanted, strict=True)
@@ -219,15 +215,6 @@ def _keep(path: Path, state: dict[str, torch.Tensor], schedule: Schedule, record
     save_atomically(kept | {"curve": json.dumps(record["curve"]), "seconds": record["seconds"]}, path)
 
 
-def moment_files(name: str, work: Path) -> list[tuple[str, int, Path]]:
-    """Find the snapshots kept while training: (stage, step, file), in the order of training."""
-    found = []
-    for stage in ("alignment", "tuning"):
-        paths = work.glob(f"{name}-{stage}-*.pt")
-        found += sorted((stage, int(path.stem.rsplit("-", 1)[1]), path) for path in paths)
-    return found
-
-
 def load_moment(name: str, path: Path) -> Any:
     """Load the multimodal model as it was at a snapshot."""
     model = build_empty(name)
@@ -253,23 +240,17 @@ def moments(name: str, work: Path, folder: Path) -> Iterator[tuple[str, int, Any
     CheckpointError
         Where training left no snapshots.
     """
-    found = moment_files(name, work)
-    if not found:
-        raise CheckpointError(f"{work} holds no snapshots of {name}; train it first (visualheads train {name}).")
-    for stage, step, path in found:
-        if stage == "alignment" and step == 0:
-            yield "adapter", -2, load_moment(name, path)
-        elif stage == "tuning":
-            yield "aligned" if step == 0 else "tuning", step, load_moment(name, path)
     from transformers import AutoModelForImageTextToText
 
-    yield "final", tuning_steps(folder), AutoModelForImageTextToText.from_pretrained(folder, dtype="float32")
-
-
-def tuning_steps(folder: Path) -> int:
-    """Read the steps of the whole visual tuning from the record that training left in the miniature's folder."""
-    record = json.loads((folder / TRAINING_RECORD).read_text())
-    return int(record["stages"]["tuning"]["steps"])
+    before = work / f"{name}-alignment-0.pt"
+    tuning = {int(path.stem.rsplit("-", 1)[1]): path for path in work.glob(f"{name}-tuning-*.pt")}
+    if not before.is_file() or not tuning:
+        raise CheckpointError(f"{work} holds no snapshots of {name}; train it first (visualheads train {name}).")
+    yield "adapter", -2, load_moment(name, before)
+    for step, path in sorted(tuning.items()):
+        yield "aligned" if step == 0 else "tuning", step, load_moment(name, path)
+    steps = json.loads((folder / TRAINING_RECORD).read_text())["stages"]["tuning"]["steps"]
+    yield "final", int(steps), AutoModelForImageTextToText.from_pretrained(folder, dtype="float32")
 
 
 def trace_moments(name: str, folder: Path, work: Path, n: int = SAMPLES) -> Path:

@@ -52,6 +52,12 @@ STRENGTHS = {"blur": (1.0, 1.8), "noise": (18.0, 34.0), "darkness": (0.5, 0.25),
 PALE, CONTRAST = 200, 0.6  # a faded picture's tones are drawn towards this grey level, by this factor
 
 
+def centre_of(box: Box) -> tuple[float, float]:
+    """Middle of a box, in pixels."""
+    left, top, right, bottom = box
+    return (left + right) / 2, (top + bottom) / 2
+
+
 @dataclass(frozen=True)
 class SceneObject:
     """One glyph: its class, the name of its colour, font size, and box in pixels (left, top, right, bottom)."""
@@ -62,14 +68,9 @@ class SceneObject:
     box: Box
 
     @property
-    def category(self) -> str:
-        return CATEGORY[self.name]
-
-    @property
     def centre(self) -> tuple[float, float]:
         """Middle of the box, in pixels."""
-        left, top, right, bottom = self.box
-        return (left + right) / 2, (top + bottom) / 2
+        return centre_of(self.box)
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Scene:
 
     def count(self, name: str) -> int:
         """How many objects are of the class or supercategory `name`."""
-        return sum(name in (item.name, item.category) for item in self.objects)
+        return sum(name in (item.name, CATEGORY[item.name]) for item in self.objects)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from visualheads.models import checkpoints, checks
 from visualheads.models.adapters import Adapter, adapter_of
 from visualheads.models.checkpoints import Source, check_config
 from visualheads.models.checks import check_headers, check_prompts
-from visualheads.models.processors import lacking, load_processor, readable
+from visualheads.models.processors import lacking, load_processor, original_pictures, readable
 from visualheads.models.prompting import Prompts, prompts_of
 from visualheads.models.wrapper import Shape
 
@@ -210,12 +210,7 @@ def prepare(
 
 def _pictures(card: Card, config: Any) -> Any:
     """The image processor; pads to a square only where no checkpoint in transformers' format crops instead."""
-    import transformers
-
-    side = config.vision_config.image_size
-    settings: dict[str, Any] = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
-    if card.recipe == "1.6":
-        return transformers.LlavaNextImageProcessorPil(**settings, image_grid_pinpoints=config.image_grid_pinpoints)
-    if card.preparation == PAD_TO_SQUARE and not card.hub_id:
-        return transformers.LlavaImageProcessorPil(**settings, do_pad=True)
-    return transformers.CLIPImageProcessorPil(**settings)
+    padded = card.preparation == PAD_TO_SQUARE and not card.hub_id
+    preparation = "anyres" if card.recipe == "1.6" else "pad" if padded else "crop"
+    pinpoints = getattr(config, "image_grid_pinpoints", None)
+    return original_pictures(preparation, config.vision_config.image_size, pinpoints)

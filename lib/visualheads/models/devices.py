@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from visualheads.errors import DeviceMemoryError, MissingDependencyError, ParameterError, UnsupportedModelError, got
+from visualheads.errors import (
+    DeviceMemoryError,
+    MissingDependencyError,
+    ParameterError,
+    UnsupportedModelError,
+    checked_name,
+    got,
+)
 
 if TYPE_CHECKING:
     from visualheads.models.wrapper import VisionLanguageModel
@@ -61,9 +68,7 @@ def chosen_dtype(
     """
     if dtype is None:
         return torch.float32 if miniature or device == CPU else AUTO
-    name = str(dtype).removeprefix("torch.")
-    if name not in (*DTYPES, AUTO):
-        raise ParameterError(got("dtype", name, [*DTYPES, AUTO]))
+    name = checked_name("dtype", str(dtype).removeprefix("torch."), [*DTYPES, AUTO])
     return AUTO if name == AUTO else getattr(torch, name)
 
 

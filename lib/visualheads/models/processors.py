@@ -85,6 +85,18 @@ def load_processor(place: str, config: Any, adapter: Adapter, **settings: Any) -
     return processor
 
 
+def original_pictures(preparation: str, side: int, pinpoints: Any = None, **settings: Any) -> Any:
+    """The image processor that prepares pictures as LLaVA's code does: `pad` to a square, `crop`, or `anyres` tiles."""
+    import transformers
+
+    settings |= {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+    if preparation == "anyres":
+        return transformers.LlavaNextImageProcessorPil(**settings, image_grid_pinpoints=pinpoints)
+    if preparation == "pad":
+        return transformers.LlavaImageProcessorPil(**settings, do_pad=True)
+    return transformers.CLIPImageProcessorPil(**settings)
+
+
 def fill(processor: Any, config: Any, adapter: Adapter) -> None:
     """Set what a processor leaves open (None) from the model's config, as transformers advises, in place.
 

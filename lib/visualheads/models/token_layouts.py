@@ -20,12 +20,20 @@ ONEVISION_SLACK = 1.1
 """LLaVA-OneVision shrinks the tile grid only where it exceeds the allowed side by more than this factor (its code)."""
 
 
+_Edges = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
 def cells(rows: int, columns: int, area: tuple[float, float, float, float]) -> NDArray[np.float64]:
     """Return boxes (rows · columns, 4), row-major, that divide `area` (left, top, right, bottom) evenly."""
     left, top, right, bottom = area
     x, y = np.linspace(left, right, columns + 1), np.linspace(top, bottom, rows + 1)
-    row, column = (index.ravel() for index in np.indices((rows, columns)))
-    return np.stack([x[column], y[row], x[column + 1], y[row + 1]], axis=1)
+    return _crossed((y[:-1], y[1:]), (x[:-1], x[1:]))
+
+
+def _crossed(rows: _Edges, columns: _Edges) -> NDArray[np.float64]:
+    """Boxes, row-major, between the (lower, upper) edges of rows and of columns."""
+    row, column = (index.ravel() for index in np.indices((len(rows[0]), len(columns[0]))))
+    return np.stack([columns[0][column], rows[0][row], columns[1][column], rows[1][row]], axis=1)
 
 
 def single_grid(
@@ -73,10 +81,10 @@ def anyres(
         if ratio > ONEVISION_SLACK:
             rows, columns = int(rows // ratio), int(columns // ratio)
 
-    y0, y1 = _edges(top, seen_rows, rows, side, tile_size, patch_size)
-    x0, x1 = _edges(left, seen_columns, columns, side, tile_size, patch_size)
-    row, column = (index.ravel() for index in np.indices((rows, columns)))
-    canvas_boxes = np.stack([x0[column], y0[row], x1[column], y1[row]], axis=1)
+    canvas_boxes = _crossed(
+        _edges(top, seen_rows, rows, side, tile_size, patch_size),
+        _edges(left, seen_columns, columns, side, tile_size, patch_size),
+    )
     centres = (canvas_boxes[:, :2] + canvas_boxes[:, 2:]) / 2
     column_of_tile, row_of_tile = (centres // tile_size).astype(np.int64).T
     tile = 1 + row_of_tile * (canvas_width // tile_size) + column_of_tile
@@ -197,9 +205,7 @@ def _map(
     return TokenMap(kind, tile, row, column, box, image_size, grid_shape, tile_shape)
 
 
-def _edges(
-    first: int, seen: int, count: int, side: int, tile_size: int, patch_size: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _edges(first: int, seen: int, count: int, side: int, tile_size: int, patch_size: int) -> _Edges:
     """Return the lower and upper edges, in canvas pixels, of `count` cells that divide `seen` patches from `first` on.
 
     Patches do not reach a tile's end where its size is no multiple of theirs, so an edge between two tiles is at one

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from visualheads.errors import BoxError, ImageError, ParameterError, got
+from visualheads.errors import BoxError, ImageError, ParameterError, checked_name, got
 
 PATCH, NEWLINE, SEPARATOR = "patch", "newline", "separator"
 
@@ -210,14 +210,12 @@ class TokenMap:
         """
         left, top, right, bottom = checked_box(box, self.image_size)
         x0, y0, x1, y1 = self.box.T
-        if rule == "overlap":
+        if checked_name("rule", rule, ["overlap", "centre"]) == "overlap":
             wide = np.minimum(x1, right) - np.maximum(x0, left)
             high = np.minimum(y1, bottom) - np.maximum(y0, top)
             return self.is_patch & (wide > LEAST_OVERLAP) & (high > LEAST_OVERLAP)
-        if rule == "centre":
-            x, y = (x0 + x1) / 2, (y0 + y1) / 2
-            return self.is_patch & (left <= x) & (x < right) & (top <= y) & (y < bottom)
-        raise ParameterError(got("rule", rule, ["overlap", "centre"]))
+        x, y = (x0 + x1) / 2, (y0 + y1) / 2
+        return self.is_patch & (left <= x) & (x < right) & (top <= y) & (y < bottom)
 
     def to_map(self, values: ArrayLike, grid: Literal["whole", "tiles"] = "whole") -> NDArray[np.floating]:
         """Values per image token as maps; newlines and separators are left out.
@@ -242,8 +240,7 @@ class TokenMap:
         array = np.asarray(values)
         if array.shape[-1:] != (len(self),) or array.dtype.kind not in "biuf":
             raise ParameterError(got("values", array.shape, f"numbers with a last axis of {len(self)} image tokens"))
-        if grid not in ("whole", "tiles"):
-            raise ParameterError(got("grid", grid, ["whole", "tiles"]))
+        checked_name("grid", grid, ["whole", "tiles"])
         shape = self.grid_shape if grid == "whole" else self.tile_shape
         if shape == (0, 0):
             raise ParameterError(got("grid", grid, "'whole'", "this picture is not cut into tiles"))

@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import ClassVar
 
 from visualheads.cards import data_folder
-from visualheads.errors import ParameterError, checked, checked_whole, got
+from visualheads.errors import ParameterError, checked, checked_name, checked_whole, got
+from visualheads.paths import read_table
 from visualheads.tasks import records, scoring
 from visualheads.tasks.records import Question, Reading
 from visualheads.tasks.sample import Format, LazyImage, Sample
 from visualheads.tasks.sampling import CONTROLS, SampleRequest, Samples, draw_samples
+
+SOURCES: dict[str, str] = read_table(__file__, "sources.yml")
+"""Benchmark of this package → where its official files come from."""
 
 
 class Benchmark(ABC):
@@ -179,6 +183,4 @@ class Benchmark(ABC):
     def _checked(self, what: str, value: str | None, allowed: Sequence[str]) -> str:
         if value is None:
             return allowed[0]
-        if value not in allowed:
-            raise ParameterError(got(f"{self.name}: {what}", value, allowed))
-        return value
+        return checked_name(f"{self.name}: {what}", value, allowed)

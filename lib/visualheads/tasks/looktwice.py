@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from visualheads.errors import BoxError, ParameterError, RecordError, got, shown
 from visualheads.tasks import records
-from visualheads.tasks.benchmark import Benchmark
+from visualheads.tasks.benchmark import SOURCES, Benchmark
 from visualheads.tasks.records import Question, Reading, Record, gather
 from visualheads.tasks.registry import register
 from visualheads.tasks.sample import Box, Format, checked_box
@@ -46,11 +46,7 @@ class LookTwice(Benchmark):
         "images",
         *(f"{folder}VG_100K{part}" for folder in ("", "vg/", "Datasets/LookTwiceQA/vg/") for part in ("", "_2")),
     )
-    sources: ClassVar[str] = (
-        "looktwiceqa_dataset.json and looktwiceqa_{train,val,test}_imgs.json from the GitHub project "
-        "princetonvisualai/pointingqa, or pointQA_twice_{train,val,test}.json from ViP-LLaVA's evaluation data; the "
-        "pictures are Visual Genome's (folders VG_100K and VG_100K_2, or one folder images)."
-    )
+    sources: ClassVar[str] = SOURCES["looktwice"]
 
     def __init__(self, data: str | Path | None = None, highest: int = HIGHEST_CHOICE) -> None:
         if isinstance(highest, bool) or not isinstance(highest, int) or not DISTRACTORS < highest <= MOST_CHOICES:

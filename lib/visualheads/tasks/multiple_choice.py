@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from visualheads.errors import RecordError, shown
 from visualheads.tasks import records, scoring
-from visualheads.tasks.benchmark import Benchmark
+from visualheads.tasks.benchmark import SOURCES, Benchmark
 from visualheads.tasks.records import Question, Reading, Record, gather
 from visualheads.tasks.registry import register
 from visualheads.tasks.sample import LETTERS, LazyImage, Sample
@@ -42,10 +42,7 @@ class MMBench(Benchmark):
     title: ClassVar[str] = "MMBench"
     conditions = ROUNDS
     splits: ClassVar[tuple[str, ...]] = ("dev", "test")
-    sources: ClassVar[str] = (
-        "the TSV file mmbench_dev_20230712.tsv, MMBench_DEV_EN.tsv or MMBench_DEV_EN_V11.tsv (test: …TEST…) from the "
-        "GitHub project open-compass/MMBench; pictures are inside it."
-    )
+    sources: ClassVar[str] = SOURCES["mmbench"]
 
     def files(self, split: str) -> list[Path]:
         found = [path for path in sorted(self.data.glob("*.tsv")) if _is_split(path.stem.lower(), split)]
@@ -128,10 +125,7 @@ class SeedBench(Benchmark):
         for folder in ("", "image/")
         for name in ("SEED-Bench-image", "SEED-Bench-2-image", "cc3m-image", "SEED-Bench-v2", "cc3m", "images")
     )
-    sources: ClassVar[str] = (
-        "SEED-Bench.json and the picture folder SEED-Bench-image from the project AILab-CVC/SEED-Bench (GitHub and "
-        "Hugging Face data sets), or SEED-Bench_v2_level1_2_3.json with cc3m-image and SEED-Bench-2-image."
-    )
+    sources: ClassVar[str] = SOURCES["seedbench"]
 
     def files(self, split: str) -> list[Path]:
         del split
@@ -179,10 +173,7 @@ class QBench(Benchmark):
     title: ClassVar[str] = "Q-Bench (LLVisionQA)"
     splits: ClassVar[tuple[str, ...]] = ("dev", "test")
     subfolders: ClassVar[tuple[str, ...]] = ("images", "images_llvisionqa", "LLVisionQA_images", ".")
-    sources: ClassVar[str] = (
-        "llvisionqa_dev.json (or llvisionqa_test.json) and the folder images from the GitHub project Q-Future/Q-Bench "
-        "(LLVisionQA-QBench)."
-    )
+    sources: ClassVar[str] = SOURCES["qbench"]
 
     def files(self, split: str) -> list[Path]:
         found = records.find_file(self.data, (f"llvisionqa_{split}.json", f"LLVisionQA_{split}.json"))

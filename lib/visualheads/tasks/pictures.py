@@ -86,21 +86,6 @@ def read_image(path: str = "", text: str = "") -> Image.Image:
         return to_rgb(picture, name)
 
 
-def file_hash(path: str) -> str:
-    """Return the SHA-256 of a picture's file, kept by path, size and time of change.
-
-    The picture is decoded the first time, so that what cannot be read is found before a run starts. Raises ImageError
-    like `read_image`.
-    """
-    return _hash_of_file(path, *_stamp(path))
-
-
-def text_hash(text: str) -> str:
-    """Return the SHA-256 of a picture given as base64 text. Raises ImageError like `read_image`."""
-    read_image(text=text)
-    return hashlib.sha256(_decoded(text, _name("", text))).hexdigest()
-
-
 def to_rgb(picture: Image.Image, name: str = "the picture in memory") -> Image.Image:
     """Return the picture upright (its EXIF orientation applied) and in RGB, 8 bits a channel.
 
@@ -298,7 +283,7 @@ class DrawBox:
         width = self.width or max(1, int(LINE_WIDTH * max(picture.size) / LINE_ANCHOR))
         left, top, right, bottom = (round(edge) for edge in self.box)
         edges = (left - width, top - width, right + width - 1, bottom + width - 1)
-        frame = [_within(edge, length) for edge, length in zip(edges, picture.size * 2, strict=True)]
+        frame = [min(max(edge, 0), length - 1) for edge, length in zip(edges, picture.size * 2, strict=True)]
         ImageDraw.Draw(picture).rectangle(frame, outline=self.colour, width=width)
         return picture
 
@@ -332,10 +317,6 @@ class ShuffleBlocks:
         moved = blocks.reshape(rows * columns, high, wide, 3)[order].reshape(rows, columns, high, wide, 3)
         shuffled[: rows * high, : columns * wide] = moved.swapaxes(1, 2).reshape(rows * high, columns * wide, 3)
         return Image.fromarray(shuffled)
-
-
-def _within(edge: int, length: int) -> int:
-    return min(max(edge, 0), length - 1)
 
 
 @dataclass(frozen=True)
@@ -372,8 +353,16 @@ class LazyImage:
         return read_size(self.path, self.base64)
 
     def hash(self) -> str:
-        """Return a SHA-256 of the file's bytes, and the operations. Raises ImageError like `open`."""
-        content = file_hash(self.path) if self.path else text_hash(self.base64)
+        """Return a SHA-256 of the file's bytes, and the operations.
+
+        A file's is kept by path, size and time of change. The picture is decoded the first time, so that what cannot be
+        read is found before a run starts. Raises ImageError like `open`.
+        """
+        if self.path:
+            content = _hash_of_file(self.path, *_stamp(self.path))
+        else:
+            read_image(text=self.base64)
+            content = hashlib.sha256(_decoded(self.base64, _name("", self.base64))).hexdigest()
         return f"{content} {self.operations}" if self.operations else content
 
     def open(self) -> Image.Image:

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from visualheads.errors import RecordError
 from visualheads.tasks import records, scoring
-from visualheads.tasks.benchmark import Benchmark
+from visualheads.tasks.benchmark import SOURCES, Benchmark
 from visualheads.tasks.records import Question, Reading, Record, gather, short_answer
 from visualheads.tasks.registry import register
 from visualheads.tasks.sample import Format, Sample
@@ -40,11 +40,7 @@ class Pope(Benchmark):
         *(f"{folder}val2014" for folder in ("", "coco/", "images/")),
         *("images", "gqa", "gqa/images", "images/gqa"),
     )
-    sources: ClassVar[str] = (
-        "coco_pope_{adversarial,popular,random}.json from the GitHub project AoiDragon/POPE (folder output/coco); "
-        "the pictures are COCO's val2014 (folder val2014). Its editions gqa_pope_seem_… and aokvqa_pope_seem_… "
-        "(folders output/seem/gqa, output/seem/aokvqa) are on GQA's pictures (folder images) and on COCO's."
-    )
+    sources: ClassVar[str] = SOURCES["pope"]
 
     def default_split(self) -> str:
         return next((split for split in self.splits if not self.missing(split)), self.splits[0])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from visualheads import plugins
 from visualheads.cards import data_folder
-from visualheads.errors import ParameterError, UnknownTaskError, got
+from visualheads.errors import ParameterError, UnknownTaskError, checked_name, got
 from visualheads.paths import slug_of
 from visualheads.tasks.benchmark import Benchmark
 from visualheads.tasks.records import MissingDataError
@@ -90,9 +90,7 @@ def task(name: str, data: str | Path | None = None, **settings: Any) -> Benchmar
     ParameterError
         For settings that the benchmark does not have.
     """
-    names = task_names()
-    if name not in names:
-        raise UnknownTaskError(got("task", name, names))
+    checked_name("task", name, task_names(), UnknownTaskError)
     if data is not None and not isinstance(data, (str, Path)):
         raise ParameterError(got(f"task {name}: data", data, "a path, or None for the shipped scenes"))
     kind = _REGISTERED[name]

@@ -11,7 +11,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, TypeVar
+from typing import ClassVar, Literal, Protocol
 
 from visualheads.errors import BoxError, ImageError, ParameterError, RecordError, listed, shown
 from visualheads.tasks.pictures import DrawBox, ShuffleBlocks, Whiten
@@ -76,7 +76,8 @@ class Asker(Protocol):
     def wording(self, question: Question, condition: str, format: str, choices: Sequence[str]) -> str: ...
 
 
-Pool = dict[bool, list[tuple[str, Question]]]
+Pool = dict[bool, list[Question]]
+"""Questions, apart by whether they have a box."""
 
 
 def in_drawing_order(questions: Sequence[Question], seed: int) -> list[Question]:
@@ -103,7 +104,7 @@ def draw_samples(task: Asker, request: SampleRequest, n: int | None) -> Samples:
         raise _with_count(reading.bad)
     skipped = [Skipped(place_of(error), str(error)) for error in reading.bad]
     left_out = Counter(reading.left_out)
-    pool = _pool(reading.questions) if request.control == "swapped" else {}
+    pool = {boxed: [q for q in reading.questions if (q.box is not None) == boxed] for boxed in (True, False)}
     drawn: list[dict[str, Sample]] = []
     for question in in_drawing_order(reading.questions, seed_of("draw", task.name, request.seed)):
         if len(drawn) == n:
@@ -175,19 +176,13 @@ def _usable(picture: LazyImage, decode: bool) -> LazyImage:
     return picture
 
 
-def _pool(questions: Sequence[Question]) -> Pool:
-    """Questions with their picture's id, apart by whether they have a box."""
-    pool: Pool = {True: [], False: []}
-    for question in questions:
-        pool[question.box is not None].append((question.image_id, question))
-    return pool
-
-
 def _partner(task: Asker, request: SampleRequest, question: Question, pool: Pool) -> tuple[Question, LazyImage]:
-    """Another question with another, usable picture and, where this one has a box, with a box."""
-    seed = seed_of("swap", task.name, question.question_id, request.seed)
+    """Another question with another, usable picture and, where this one has a box, with a box: one of up to 20."""
+    rng = random.Random(seed_of("swap", task.name, question.question_id, request.seed))
+    others = pool[question.box is not None]
+    drawn = rng.sample(others, min(len(others), 200))
     failure: ImageError | None = None
-    for other in partners(question.image_id, pool[question.box is not None], seed):
+    for other in [other for other in drawn if other.image_id != question.image_id][:20]:
         try:
             return other, _usable(task.picture(other), request.skip_bad)
         except ImageError as error:
@@ -235,8 +230,6 @@ CONTROLS: tuple[Control, ...] = ("white", "shuffled", "swapped")
 shuffled  the picture's 8 × 8 blocks permuted; a box, where the condition draws one, is drawn afterwards (ours)
 swapped   another sample's picture with that sample's own box; question and right answer stay (ours)"""
 
-Item = TypeVar("Item")
-
 
 def seed_of(*parts: object) -> int:
     """A 32-bit seed from any values: the same on every machine, unrelated for different values."""
@@ -250,13 +243,3 @@ def as_shown(picture: LazyImage, control: str, drawn: Box | None, seed: int) -> 
     if control == "shuffled":
         picture = picture.with_operation(ShuffleBlocks(seed))
     return picture if drawn is None else picture.with_operation(DrawBox(drawn))
-
-
-def partners(own: str, others: Sequence[tuple[str, Item]], seed: int) -> list[Item]:
-    """Up to 20 items, drawn without replacement, whose picture is not `own`: candidates to swap with, best first.
-
-    `others` are (image id, item) pairs. The draw depends on `seed` and on the order of `others` alone.
-    """
-    rng = random.Random(seed)
-    indices = rng.sample(range(len(others)), min(len(others), 200))
-    return [others[index][1] for index in indices if others[index][0] != own][:20]

@@ -108,7 +108,8 @@ def pope_parts(answers: Sequence[str], predictions: Sequence[str]) -> dict[str, 
 def pope_scores(answers: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
     """Return POPE's five figures, 0…1, by name; NaN where a denominator is zero. See `pope_parts`."""
     parts = pope_parts(answers, predictions)
-    return {name: _share(int(above.sum()), int(below.sum())) for name, (above, below) in parts.items()}
+    sums = {name: (int(above.sum()), int(below.sum())) for name, (above, below) in parts.items()}
+    return {name: above / below if below else math.nan for name, (above, below) in sums.items()}
 
 
 def in_every_round(
@@ -160,10 +161,6 @@ def _check_lengths(asked: Sequence[object], predictions: Sequence[str]) -> None:
         raise ParameterError(
             got("number of predictions", len(predictions), [str(len(asked))], "give one prediction per sample")
         )
-
-
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else math.nan
 
 
 def _plain_number(word: str) -> str:

@@ -256,12 +256,14 @@ def evaluate(module: Any, tokenizer: Any, data: Path, text: str, n: int | None =
     """
     found: dict[str, Any] = {name: benchmark_scores(module, tokenizer, data, name, n) for name in BENCHMARKS}
     found["held_out"] = found["looktwice"].pop("held_out")
-    language = module.model.language_model
-    found["text"] = {
-        "perplexity": perplexity(language, module.lm_head, tokenizer, text),
-        "answers": text_answers(language, module.lm_head, tokenizer),
-    }
+    found["text"] = language_scores(module, tokenizer, text)
     return found
+
+
+def language_scores(module: Any, tokenizer: Any, text: str) -> dict[str, Any]:
+    """Return the perplexity of a text and scores of questions told in words, of a joined model's language model."""
+    parts = module.model.language_model, module.lm_head, tokenizer
+    return {"perplexity": perplexity(*parts, text), "answers": text_answers(*parts)}
 
 
 def _as_trained(learned: Mapping[str, Tensor]) -> tuple[Any, Any]:
@@ -295,9 +297,5 @@ def evaluate_model(name: str, n: int | None = None) -> dict[str, Any]:
     found = evaluate(module, processor.tokenizer, data / "scenes", text, n)
     found["elsewhere"] = elsewhere_scores(module, processor.tokenizer, sheet)
     untouched, _ = _as_trained({key: value for key, value in learned.items() if not key.startswith("lora.")})
-    language, head = untouched.model.language_model, untouched.lm_head
-    found["text"]["before"] = {
-        "perplexity": perplexity(language, head, processor.tokenizer, text),
-        "answers": text_answers(language, head, processor.tokenizer),
-    }
+    found["text"]["before"] = language_scores(untouched, processor.tokenizer, text)
     return found

@@ -31,10 +31,6 @@ class Question:
     answer: str
 
 
-def with_article(name: str) -> str:
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
-
-
 def count_object(name: str) -> str:
     return f"How many {PLURAL[name]} are there?"
 
@@ -44,7 +40,7 @@ def count_super(category: str) -> str:
 
 
 def exists(name: str) -> str:
-    return f"Is there {with_article(name)} in the image?"
+    return f"Is there {'an' if name[0] in 'aeiou' else 'a'} {name} in the image?"
 
 
 def colour_of(name: str) -> str:

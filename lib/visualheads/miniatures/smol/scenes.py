@@ -20,8 +20,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from visualheads.miniatures.smol.sprites import CATEGORY, CLASSES, COLOURS, PAINTED, SpriteSheet
+from visualheads.miniatures.world import Box, centre_of
 
-Box = tuple[int, int, int, int]
 SHAPES = ((320, 320), (320, 320), (320, 320), (400, 300), (300, 400), (400, 260), (260, 360))
 """Widths and heights in pixels; most pictures are square."""
 GROUNDS = ("gradient", "clouds", "stripes", "dots", "grain")
@@ -47,8 +47,7 @@ class Placed:
 
     @property
     def centre(self) -> tuple[float, float]:
-        left, top, right, bottom = self.box
-        return (left + right) / 2, (top + bottom) / 2
+        return centre_of(self.box)
 
 
 @dataclass(frozen=True)
@@ -190,6 +189,7 @@ def draw_ground(size: tuple[int, int], style: str, seed: int) -> Image.Image:
     x, y = np.meshgrid(np.arange(width), np.arange(height))
     angle, period = rng.uniform(0, np.pi), rng.uniform(14, 60)
     along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    waves = np.sin(2 * np.pi * along / period) * np.sin(2 * np.pi * across / period)
     if style == "gradient":
         pattern = along / max(size) * 2
     elif style == "clouds":
@@ -198,10 +198,8 @@ def draw_ground(size: tuple[int, int], style: str, seed: int) -> Image.Image:
     elif style == "stripes":
         pattern = np.sign(np.sin(2 * np.pi * along / period)) * 0.6
     elif style == "dots":
-        waves = np.sin(2 * np.pi * along / period) * np.sin(2 * np.pi * across / period)
         pattern = (np.abs(waves) > 0.75) * 1.0
     elif style == "checks":
-        waves = np.sin(2 * np.pi * along / period) * np.sin(2 * np.pi * across / period)
         pattern = np.sign(waves) * 0.6
     else:
         pattern = rng.normal(0, 0.35, (height, width))

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from visualheads.errors import ParameterError, got
+from visualheads.errors import checked_name
 from visualheads.paths import read_table
 from visualheads.tasks.records import MissingDataError
 
@@ -59,9 +59,7 @@ class SpriteSheet:
 
 def _painted(sprite: Image.Image, name: str, colour: str) -> Image.Image:
     """Turn the hues of a sprite so that its main colour is `colour`."""
-    if colour not in COLOURS:
-        raise ParameterError(got("colour", colour, f"one of {', '.join(COLOURS)}"))
-    turn = COLOURS[colour] - PAINTED[name]
+    turn = COLOURS[checked_name("colour", colour, COLOURS)] - PAINTED[name]
     hue, saturation, value = sprite.convert("RGB").convert("HSV").split()
     turned = Image.merge("HSV", (hue.point([(level + turn) % 256 for level in range(256)]), saturation, value))
     painted = turned.convert("RGB")

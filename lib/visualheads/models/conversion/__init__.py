@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from visualheads.cards import cards
-from visualheads.errors import CheckpointError, ParameterError, UnknownModelError, checked, got
+from visualheads.errors import CheckpointError, ParameterError, UnknownModelError, checked, checked_name, got
 from visualheads.models.checkpoints import RECORD
 from visualheads.models.conversion.configs import (
     PROMPTS,
@@ -36,12 +36,11 @@ from visualheads.models.conversion.write import (
     write_json,
     write_weights,
 )
+from visualheads.models.devices import DTYPES
 from visualheads.models.progress import Wish, progress_bar, quiet
 
 SHARD_BYTES = 10**9
 """Largest file that is written. Converting needs about three times that memory (measured), however large the model."""
-
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -137,10 +136,8 @@ def convert(
     check_target(target_folder, overwrite)
     if target_folder.is_relative_to(source_folder.resolve()) or source_folder.resolve().is_relative_to(target_folder):
         raise ParameterError(f"source {source_folder} and target {target_folder} overlap; name another target.")
-    if dtype is not None and dtype not in DTYPES:
-        raise ParameterError(got("dtype", dtype, DTYPES))
-    if shard_bytes <= 0:
-        raise ParameterError(got("shard_bytes", shard_bytes, "a positive number of bytes"))
+    if dtype is not None:
+        checked_name("dtype", dtype, DTYPES)
     original = read_original(source_folder)
     recipe = recipe_of(original)
     tower_folder = find_tower(original, None if tower is None else Path(tower).expanduser())
@@ -211,9 +208,7 @@ def _checked_card(name: str | None, recipe: Recipe, config: Any) -> str:
     """The card's name. Raises UnknownModelError, or ParameterError where the card is of another class or shape."""
     if name is None:
         return ""
-    if name not in cards():
-        raise UnknownModelError(got("card", name, list(cards())))
-    card, text = cards()[name], config.text_config
+    card, text = cards()[checked_name("card", name, cards(), UnknownModelError)], config.text_config
     shape = (text.num_hidden_layers, text.num_attention_heads, text.num_key_value_heads)
     if (card.class_name, card.shape) != (recipe.class_name, shape):
         raise ParameterError(

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.errors import StrictDataclassError
 
-from visualheads.errors import CheckpointError, ParameterError, UnsupportedModelError, got
+from visualheads.errors import CheckpointError, UnsupportedModelError, checked_name, got
 from visualheads.models import blueprints
 from visualheads.models.checkpoints import read_json
 from visualheads.models.conversion.sources import Original
+from visualheads.models.processors import original_pictures
 from visualheads.paths import read_table
 
 if TYPE_CHECKING:
@@ -73,8 +74,7 @@ def recipe_of(original: Original) -> Recipe:
         if config.get(switch):
             raise UnsupportedModelError(got(switch, config[switch], "false: no transformers class does this"))
     select = config.get("mm_vision_select_feature", "patch")
-    if select not in ("patch", "cls_patch"):
-        raise UnsupportedModelError(got("mm_vision_select_feature", select, ["patch", "cls_patch"]))
+    checked_name("mm_vision_select_feature", select, ["patch", "cls_patch"], UnsupportedModelError)
     aspect, merge = config.get("image_aspect_ratio") or "square", config.get("mm_patch_merge_type") or "flat"
     vip = config["mm_vision_tower"] == VIP_TOWER or any("clip_layernorm" in name for name in original.headers)
     if (aspect, merge) == ("anyres", "spatial_unpad") and not vip:
@@ -107,8 +107,7 @@ def tower_config(name: str, folder: Path | None) -> CLIPVisionConfig:
         return transformers.CLIPVisionConfig(**KNOWN_TOWERS[name])
     settings = read_json(folder / "config.json")
     kind = settings.get("model_type")
-    if kind not in ("clip", "clip_vision_model"):
-        raise UnsupportedModelError(got(f"vision tower {folder}", kind, ["clip", "clip_vision_model"]))
+    checked_name(f"vision tower {folder}", kind, ["clip", "clip_vision_model"], UnsupportedModelError)
     if kind == "clip":
         settings = settings.get("vision_config") or {}
     return _built(transformers.CLIPVisionConfig, settings)
@@ -118,12 +117,7 @@ def model_config(original: Original, recipe: Recipe, tower: CLIPVisionConfig, wo
     """The whole configuration; `image_aspect_ratio` is kept in it. Raises CheckpointError."""
     import transformers
 
-    text_class = {
-        "llama": transformers.LlamaConfig,
-        "mistral": transformers.MistralConfig,
-        "phi3": transformers.Phi3Config,
-    }[original.text_type]
-    text: Any = _built(text_class, original.config)
+    text: Any = _built(transformers.CONFIG_MAPPING[original.text_type], original.config)
     text.vocab_size, text.pad_token_id = words.rows, words.tokenizer.pad_token_id
     side = int(tower.image_size) // int(tower.patch_size)  # pyright: ignore[reportArgumentType]
     settings: dict[str, Any] = {
@@ -163,19 +157,10 @@ def processor_of(recipe: Recipe, config: Any, words: Words, tower: Path | None, 
     if tower is not None and (tower / "preprocessor_config.json").is_file():
         told = read_json(tower / "preprocessor_config.json")
         settings = {name: told[name] for name in ("image_mean", "image_std", "resample") if name in told}
-    side = int(config.vision_config.image_size)
-    settings |= {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}, "do_center_crop": True}
-    if recipe.preparation == "anyres":
-        settings["image_grid_pinpoints"] = config.image_grid_pinpoints
-        pictures = transformers.LlavaNextImageProcessorPil(**settings)
-        kind: Any = transformers.LlavaNextProcessor
-    else:
-        kind = transformers.LlavaProcessor
-        pictures = (
-            transformers.LlavaImageProcessorPil(do_pad=True, **settings)
-            if recipe.preparation == "pad"
-            else transformers.CLIPImageProcessorPil(**settings)
-        )
+    tiled, side = recipe.preparation == "anyres", int(config.vision_config.image_size)
+    pinpoints = config.image_grid_pinpoints if tiled else None
+    pictures = original_pictures(recipe.preparation, side, pinpoints, do_center_crop=True, **settings)
+    kind: Any = transformers.LlavaNextProcessor if tiled else transformers.LlavaProcessor
     words.tokenizer.chat_template = template
     return kind(
         pictures,
@@ -259,9 +244,7 @@ def prompt_name(wanted: str | None, text_type: str, vip: bool, vocabulary: set[s
     header token) `llava_llama_3`. Raises ParameterError for an unknown name.
     """
     if wanted is not None:
-        if wanted not in PROMPTS:
-            raise ParameterError(got("prompt", wanted, list(PROMPTS)))
-        return wanted
+        return checked_name("prompt", wanted, PROMPTS)
     if text_type == "mistral":
         return "mistral_instruct"
     if text_type == "phi3":

@@ -19,16 +19,9 @@ from torch import Tensor
 
 from visualheads.errors import CheckpointError, UnsupportedModelError, got
 from visualheads.models.checkpoints import damaged, read_json, shards_of
+from visualheads.paths import read_table
 
-TEXT_MODELS = {
-    "LlavaLlamaForCausalLM": "llama",
-    "LlavaMistralForCausalLM": "mistral",
-    "LlavaPhi3ForCausalLM": "phi3",
-    "llava": "llama",
-    "llava_llama": "llama",
-    "llava_mistral": "mistral",
-    "llava_phi3": "phi3",
-}
+TEXT_MODELS: dict[str, str] = read_table(__file__, "names.yml")["text_models"]
 """Original class or model type → transformers' type of the language model (the released code of LLaVA, ViP-LLaVA)."""
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import EfficientNetConfig, EfficientNetModel
 
+from visualheads.paths import read_table
+
 PUBLISHED_FEATURES = 1280
 FEATURES = 1312
 """Channels of the last feature map: the published ones, then 8 steps of the distance from each edge."""
@@ -33,20 +35,8 @@ STEPS = (0.55, 0.9, 1.5, 2.3, 3.1, 3.9, 4.5, 5.0)
 """Distances at which a feature begins to grow."""
 STEEPNESS = 4.0
 
-_BLOCK = {
-    "_expand_conv": "expansion.expand_conv",
-    "_bn0": "expansion.expand_bn",
-    "_depthwise_conv": "depthwise_conv.depthwise_conv",
-    "_bn1": "depthwise_conv.depthwise_norm",
-    "_project_conv": "projection.project_conv",
-    "_bn2": "projection.project_bn",
-}
-_OUTSIDE = {
-    "_conv_stem": "embeddings.convolution",
-    "_bn0": "embeddings.batchnorm",
-    "_conv_head": "encoder.top_conv",
-    "_bn1": "encoder.top_bn",
-}
+NAMES: dict[str, dict[str, str]] = read_table(__file__, "lite2.yml")
+"""Published name → transformers' name of a part, in a `block` and `outside` the blocks."""
 
 
 SMALLEST_DEVIATION = 1e-3
@@ -119,9 +109,9 @@ def lite2_weights(published: Mapping[str, Tensor], image_size: int) -> dict[str,
     for name, value in published.items():
         parts = name.split(".")
         if parts[0] == "_blocks":
-            target = ".".join(["encoder.blocks", parts[1], _BLOCK[parts[2]], *parts[3:]])
-        elif parts[0] in _OUTSIDE:
-            target = ".".join([_OUTSIDE[parts[0]], *parts[1:]])
+            target = ".".join(["encoder.blocks", parts[1], NAMES["block"][parts[2]], *parts[3:]])
+        elif parts[0] in NAMES["outside"]:
+            target = ".".join([NAMES["outside"][parts[0]], *parts[1:]])
         else:
             continue
         weights[target][tuple(slice(size) for size in value.shape)] = value

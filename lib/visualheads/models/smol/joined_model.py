@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from visualheads.cards import cards, learned_file
-from visualheads.errors import CheckpointError, UnknownModelError, got
+from visualheads.errors import CheckpointError, UnknownModelError, checked_name
 from visualheads.models.progress import quiet
 from visualheads.models.smol import base_weights
 from visualheads.models.smol.architecture import IMAGE_TOKEN, Projector, build_config, build_processor, folded
@@ -158,9 +158,7 @@ def export(name: str, folder: Path, *, overwrite: bool = False) -> Path:
     CheckpointError
         If weights are missing, or the folder is there already.
     """
-    names = [card.name for card in cards().values() if card.joined]
-    if name not in names:
-        raise UnknownModelError(got("model", name, names))
+    checked_name("model", name, [card.name for card in cards().values() if card.joined], UnknownModelError)
     if folder.exists() and not overwrite:
         raise CheckpointError(f"{folder} is there already; name another folder, or add --overwrite.")
     module, processor = join(read_learned(learned_file(name)))
