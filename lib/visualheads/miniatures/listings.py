@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from visualheads.miniatures import language
 from visualheads.miniatures.language import PLACES, RELATIONS
@@ -29,6 +29,7 @@ from visualheads.miniatures.world import (
     draw_strength,
     render,
 )
+from visualheads.tasks.pictures import DrawBox
 
 NEAR, ASKEW = 20.0, 0.5  # two objects stand in a relation from this distance (pixels) on, up to this slope
 
@@ -238,17 +239,12 @@ def distort(rng: random.Random, scene: Scene, quality: str | None = None) -> Sce
     return replace(scene, quality=quality, strength=draw_strength(rng, quality))
 
 
-def draw_box(rng: random.Random, image: Image.Image, box: Box, colour: Colour = RED) -> None:
-    """Draw a rectangle around an object into the picture, of varying margin and line width."""
+def draw_box(rng: random.Random, image: Image.Image, box: Box, colour: Colour = RED) -> Image.Image:
+    """Return the picture with a rectangle around an object, of varying margin and line width."""
     margin, width = rng.choice((0, 1, 2)), rng.choice((1, 2))
     left, top, right, bottom = box
-    frame = (
-        max(0, left - margin - width),
-        max(0, top - margin - width),
-        min(image.width - 1, right + margin + width - 1),
-        min(image.height - 1, bottom + margin + width - 1),
-    )
-    ImageDraw.Draw(image).rectangle(frame, outline=colour, width=width)
+    around = (left - margin, top - margin, right + margin, bottom + margin)
+    return DrawBox(around, colour, width).apply(image)
 
 
 def draw_picture(rng: random.Random, boxed: float = BOXED, colourful: bool = False) -> Picture:
@@ -263,7 +259,7 @@ def draw_picture(rng: random.Random, boxed: float = BOXED, colourful: bool = Fal
         name = rng.choice(scene.names)
         target = rng.choice([i for i, item in enumerate(scene.objects) if item.name == name])
         colour = rng.choice(OTHER_BOX_COLOURS) if colourful and rng.random() < OTHER_COLOUR else RED
-        draw_box(rng, image, scene.objects[target].box, colour)
+        image = draw_box(rng, image, scene.objects[target].box, colour)
     if rng.random() < COMPRESSED:
         image = as_jpeg(image, rng.randint(*QUALITY))
     return Picture(image, scene, target)

@@ -24,6 +24,7 @@ from visualheads.cards import (
 )
 from visualheads.errors import CheckpointError, ParameterError, UnknownModelError, UnsupportedModelError, got
 from visualheads.models.adapters import adapter_of, supported
+from visualheads.paths import read_table
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -31,12 +32,7 @@ RECORD = "conversion.json"
 """What a folder was converted from, and the catalogue name it was given then (see `visualheads.models.conversion`)."""
 
 
-POSITIVE = {
-    "depth", "embed_dim", "head_dim", "hidden_size", "image_seq_length", "image_size", "in_channels",
-    "intermediate_size", "max_position_embeddings", "mm_tokens_per_image", "num_attention_heads", "num_channels",
-    "num_heads", "num_hidden_layers", "num_key_value_heads", "num_position_embeddings", "out_hidden_size", "patch_size",
-    "projection_dim", "scale_factor", "spatial_merge_size", "temporal_patch_size", "vocab_size",
-}  # fmt: skip
+POSITIVE = frozenset(read_table(__file__, "whole_numbers.yml"))
 """Whole numbers of at least 1, or lists of them (sides of pictures and patches)."""
 LARGEST = 2**31
 """Above it torch counts differently; the largest real number here, a vocabulary, has 18 bits."""
@@ -269,8 +265,8 @@ def check_config(config: Mapping[str, Any], where: str) -> None:
     for prefix, part in parts.items():
         for name, fault in _faults(part):
             raise _fault(where, prefix + name, part[name], fault)
-    _check_image_token(config, where)
-    _check_feature_layers(config, where)
+    for name, fault in (*_image_token_faults(config), *_feature_layer_faults(config)):
+        raise _fault(where, name, config[name], fault)
 
 
 def _faults(part: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -289,26 +285,21 @@ def _faults(part: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "patch_size", f"at most the side of the picture, image_size, which is {min(image)}"
 
 
-def _check_image_token(config: Mapping[str, Any], where: str) -> None:
-    text = config.get("text_config") or config
-    rows = text.get("vocab_size")
+def _image_token_faults(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    rows = (config.get("text_config") or config).get("vocab_size")
     for name in IMAGE_TOKENS:
         value = config.get(name)
-        if value is None:
-            continue
-        allowed = f"the id of the image token, a whole number from 0{f' to {rows - 1}' if rows else ''}"
-        if not _is_whole(value) or value < 0 or (rows and value >= rows):
-            raise _fault(where, name, value, allowed)
+        if value is not None and not (_is_whole(value) and 0 <= value < (rows or LARGEST)):
+            yield name, f"the id of the image token, a whole number from 0{f' to {rows - 1}' if rows else ''}"
 
 
-def _check_feature_layers(config: Mapping[str, Any], where: str) -> None:
+def _feature_layer_faults(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     layers = (config.get("vision_config") or {}).get("num_hidden_layers")
+    most = layers or LARGEST
     for name in ("vision_feature_layer", "vision_feature_layers"):
         for value in _listed(config.get(name)):
-            if value is None:
-                continue
-            if not _is_whole(value) or (layers and not -layers - 1 <= value <= layers):
-                raise _fault(where, name, config[name], f"layers of the tower, which has {layers or 'some'}")
+            if value is not None and not (_is_whole(value) and -most - 1 <= value <= most):
+                yield name, f"layers of the tower, which has {layers or 'some'}"
 
 
 def _listed(value: Any) -> list[Any]:

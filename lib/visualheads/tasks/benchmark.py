@@ -1,19 +1,35 @@
-"""What every benchmark is: a folder of official files that gives samples."""
+"""What every benchmark is: a folder of official files that gives samples; and how these are drawn."""
 
 from __future__ import annotations
 
+import logging
+import random
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from visualheads.cards import data_folder
-from visualheads.errors import ParameterError, checked, checked_name, checked_whole, got
+from visualheads.errors import (
+    BoxError,
+    ImageError,
+    ParameterError,
+    RecordError,
+    checked,
+    checked_name,
+    checked_whole,
+    got,
+    listed,
+    shown,
+)
 from visualheads.paths import read_table
 from visualheads.tasks import records, scoring
 from visualheads.tasks.records import Question, Reading
-from visualheads.tasks.sample import Format, LazyImage, Sample
-from visualheads.tasks.sampling import CONTROLS, SampleRequest, Samples, draw_samples
+from visualheads.tasks.sample import LETTERS, Format, LazyImage, Sample, checked_box, clip_box
+from visualheads.tasks.sampling import CONTROLS, SampleRequest, Samples, Skipped, as_shown, in_drawing_order, seed_of
+
+log = logging.getLogger(__name__)
 
 SOURCES: dict[str, str] = read_table(__file__, "sources.yml")
 """Benchmark of this package → where its official files come from."""
@@ -184,3 +200,134 @@ class Benchmark(ABC):
         if value is None:
             return allowed[0]
         return checked_name(f"{self.name}: {what}", value, allowed)
+
+
+Pool = dict[bool, list[Question]]
+"""Questions, apart by whether they have a box."""
+
+
+def draw_samples(task: Benchmark, request: SampleRequest, n: int | None) -> Samples:
+    """The samples of a request, condition after condition; see `Benchmark.samples`."""
+    reading = task.reading(request.split)
+    if reading.bad and not request.skip_bad:
+        raise _with_count(reading.bad)
+    skipped = [Skipped(place_of(error), str(error)) for error in reading.bad]
+    left_out = Counter(reading.left_out)
+    pool = {boxed: [q for q in reading.questions if (q.box is not None) == boxed] for boxed in (True, False)}
+    drawn: list[dict[str, Sample]] = []
+    for question in in_drawing_order(reading.questions, seed_of("draw", task.name, request.seed)):
+        if len(drawn) == n:
+            break
+        conditions = [name for name in request.conditions if name in task.asked_in(question, request.format)]
+        reason = task.unaskable(question, request.format) if conditions else ""
+        if reason:
+            left_out[reason] += 1
+        if reason or not conditions:
+            continue
+        try:
+            drawn.append(_samples_of(task, request, question, conditions, pool))
+        except (ImageError, BoxError) as error:
+            if not request.skip_bad:
+                raise
+            skipped.append(Skipped(f"question {question.question_id}", str(error), picture=True))
+    _report(task, request, n, len(drawn), skipped)
+    ordered = [samples[name] for name in request.conditions for samples in drawn if name in samples]
+    return Samples(ordered, skipped, left_out, request.split, request.seed)
+
+
+def _samples_of(
+    task: Benchmark, request: SampleRequest, question: Question, conditions: Sequence[str], pool: Pool
+) -> dict[str, Sample]:
+    source, picture = question, _usable(task.picture(question), request.skip_bad)
+    if request.control == "swapped":
+        source, picture = _partner(task, request, question, pool)
+    where = f"question {question.question_id}"
+    size = picture.size()
+    box = None if source.box is None else clip_box(checked_box(source.box, where), size, where)
+    boxes = source.boxes and {
+        name: [clip_box(checked_box(found, where), size, where) for found in every]
+        for name, every in source.boxes.items()
+    }
+    shuffle = seed_of("shuffle", task.name, source.image_id, request.seed)
+    samples = {}
+    for condition in conditions:
+        choices: tuple[str, ...] | None = None
+        answers = (question.answer, *question.answers) if question.answer else ("",)
+        if request.format == "letters":
+            seed = seed_of("choices", task.name, question.question_id, request.seed)
+            choices = task.choices(question, condition, seed)
+            answers = tuple(LETTERS[choices.index(answer)] if answer else "" for answer in answers)
+        image = as_shown(picture, request.control, box if condition in task.marked else None, shuffle)
+        samples[condition] = Sample(
+            id=f"{task.name}-{question.question_id}-{condition}-{request.format}-{request.control or 'none'}",
+            image=image,
+            question=task.wording(question, condition, request.format, choices or ()),
+            answer=answers[0],
+            answers=answers[1:],
+            box=box,
+            boxes=boxes or None,
+            choices=choices,
+            condition=condition,
+            question_id=question.question_id,
+            image_id=question.image_id,
+            task=task.name,
+            control=request.control,
+        )
+    return samples
+
+
+def _usable(picture: LazyImage, decode: bool) -> LazyImage:
+    """The picture, after its header – or, with `decode`, all of it – was read. Raises ImageError."""
+    if decode:
+        picture.open()
+    else:
+        picture.size()
+    return picture
+
+
+def _partner(task: Benchmark, request: SampleRequest, question: Question, pool: Pool) -> tuple[Question, LazyImage]:
+    """Another question with another, usable picture and, where this one has a box, with a box: one of up to 20."""
+    rng = random.Random(seed_of("swap", task.name, question.question_id, request.seed))
+    others = pool[question.box is not None]
+    drawn = rng.sample(others, min(len(others), 200))
+    failure: ImageError | None = None
+    for other in [other for other in drawn if other.image_id != question.image_id][:20]:
+        try:
+            return other, _usable(task.picture(other), request.skip_bad)
+        except ImageError as error:
+            if not request.skip_bad:
+                raise
+            failure = error
+    if failure is not None:
+        raise failure
+    raise ParameterError(
+        f"{task.name}: control 'swapped' needs a second picture, but all questions of split {request.split!r} have "
+        f"picture {shown(question.image_id, 60)}; use 'white' or 'shuffled'."
+    )
+
+
+def _with_count(bad: Sequence[RecordError]) -> RecordError:
+    """The first malformed record as an error that tells how many more there are and how to go on."""
+    first, more = bad[0], len(bad) - 1
+    others = f" ({more} more malformed record{'s' if more > 1 else ''})" if more else ""
+    message = str(first)[len(place_of(first)) + 2 :] if first.path else str(first)
+    return RecordError(f"{message}{others}; correct it, or leave it out with skip_bad=True", first.path, first.line)
+
+
+def place_of(error: RecordError) -> str:
+    """The file, and the line where known, that a RecordError's message begins with."""
+    return f"{error.path or ''}{f', line {error.line}' if error.line is not None else ''}"
+
+
+def _report(task: Benchmark, request: SampleRequest, n: int | None, drawn: int, skipped: Sequence[Skipped]) -> None:
+    if skipped:
+        log.warning("%s: skipped %d, first %s", task.name, len(skipped), skipped[0])
+    if not drawn:
+        first = f", the first of them: {skipped[0].reason}" if skipped else ""
+        asked = f"condition {listed(request.conditions)}, format {request.format!r}"
+        raise ParameterError(
+            f"{task.name}: no question of split {request.split!r} can be asked in {asked} ({len(skipped)} "
+            f"skipped{first}); choose another split or format, or see the data."
+        )
+    if n is not None and drawn < n:
+        log.warning("%s: %d questions asked for, only %d there", task.name, n, drawn)

@@ -7,14 +7,13 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
+from num2words import num2words
 from numpy.typing import NDArray
 
 from visualheads.errors import ParameterError, got
 from visualheads.tasks.sample import Sample
 
-_BELOW_TEN = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-_TEENS = ("eleven", "twelve", *(f"{stem}teen" for stem in ("thir", "four", "fif", "six", "seven", "eigh", "nine")))
-NUMBER_WORDS = {word: str(number) for number, word in enumerate((*_BELOW_TEN, *_TEENS, "twenty"))}
+NUMBER_WORDS = {num2words(number): str(number) for number in range(21)}
 """Number words that count as their digits."""
 
 _ARTICLES = {"a", "an", "the"}
