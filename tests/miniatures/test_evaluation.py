@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from PIL import Image
+from transformers import AutoConfig
 
-from visualheads.miniatures import card, evaluation, questions
+from visualheads.cards import miniature_folder
+from visualheads.miniatures import architectures, card, evaluation, questions
 from visualheads.tasks import task
 from visualheads.tasks.sample import Sample
 
@@ -70,8 +73,11 @@ def test_answers_are_scored_by_kind() -> None:
         kind: kind != "colour" for kind in found["kinds"]
     }
     assert sum(entry["seen"]["n"] for entry in found["kinds"].values()) == found["seen"]["n"] == 200
-    text = card.unlearned({"benchmarks": {"seedbench": found}})
-    assert "*colour* (above in 0 of 1 scores)" in text and "*which*" not in text
+    folder = miniature_folder("mini-1.5-7B")
+    record = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    record |= {"benchmarks": {"seedbench": found}, "targets": []}
+    text = card.model_card(architectures.miniature("mini-1.5-7B"), AutoConfig.from_pretrained(folder), record)
+    assert "*colour* (above in 0 of 1 scores)" in text and "*which* (above" not in text
 
 
 def test_the_most_frequent_answer_without_a_picture_is_told() -> None:

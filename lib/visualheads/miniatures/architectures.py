@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from visualheads.errors import UnknownModelError, checked_name
@@ -17,13 +18,7 @@ PICTURE, PATCH = 96, 12  # pixels: 8 × 8 = 64 image tokens
 PINPOINTS = [[96, 192], [192, 96]]  # canvases (height, width) of two tiles; with the whole picture, three tower passes
 VIP_LAYERS = (-1, -2, -3)  # of the tower's four, concatenated (ViP-LLaVA: five of 24)
 Recipe = Literal["1.5", "1.6", "vip"]
-CHAT_TEMPLATE = (
-    "{% for message in messages %}{% if message['role'] == 'user' %}{{ 'USER: ' }}{% else %}"
-    "{{ 'ASSISTANT: ' }}{% endif %}{% for item in message['content'] %}"
-    "{% if item['type'] == 'image' %}{{ '<image>\n' }}{% else %}{{ item['text'] + ' ' }}{% endif %}{% endfor %}"
-    "{% if message['role'] != 'user' %}{{ '</s>' }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
-)
+CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja").read_text(encoding="utf-8").rstrip("\n")
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def train(
     save_text(recipe.text, text, target / recipe.text, plan.text, text_progress)
     model, stages = training.tune(name, text, tower, plan, work, device, report)
     folder = target / name
-    save_checkpoint(name, model, folder)
+    save_checkpoint(model, build_processor(recipe.recipe), folder)
     schedules = schedules_of(name, plan)
     progress = {"tower": tower_progress, recipe.text: text_progress, **stages}
     record = {
@@ -133,24 +133,18 @@ def is_trained(name: str, target: Path) -> bool:
     return same and "benchmarks" in record and (target / name / WEIGHTS).exists()
 
 
-def save_checkpoint(name: str, model: Any, folder: Path) -> None:
-    """Write an ordinary Hugging Face folder: config, half-precision safetensors, processor, chat template."""
+def save_checkpoint(model: Any, words: Any, folder: Path) -> None:
+    """Write an ordinary Hugging Face folder: config, half-precision safetensors, and the processor or tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
-    _save_half(model, folder)
-    build_processor(miniature(name).recipe).save_pretrained(folder)
-
-
-def _save_half(model: Any, folder: Path) -> None:
     copy.deepcopy(model).half().save_pretrained(folder)
     for weights in folder.glob("*.safetensors"):
         weights.chmod(0o644)  # safetensors writes them for their owner alone
+    words.save_pretrained(folder)
 
 
 def save_text(name: str, model: Any, folder: Path, schedule: Schedule, progress: Progress) -> None:
     """Write the text-only model as a folder of its own, with its tokenizer and the record of its training."""
-    folder.mkdir(parents=True, exist_ok=True)
-    _save_half(model, folder)
-    build_tokenizer().save_pretrained(folder)
+    save_checkpoint(model, build_tokenizer(), folder)
     told = rendered(TEXT_CARD, shape=text_shape(name), kind=type(model).__name__)
     (folder / "MODEL_CARD.md").write_text(told)
     record = {"model": name, "schedule": asdict(schedule), "curve": progress.curve, "seconds": progress.seconds}

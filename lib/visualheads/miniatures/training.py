@@ -72,20 +72,11 @@ class TrainingPlan:
 
     def smoke(self) -> TrainingPlan:
         """Return a version of some seconds: every stage runs, nothing is learned."""
-
-        def short(schedule: Schedule) -> Schedule:
-            return replace(
-                schedule,
-                steps=4,
-                batch=4,
-                warm_up=2,
-                report_every=4,
-                tested=8,
-                moments=schedule.moments and (0,),
-                restarts=schedule.restarts and (2,),
-            )
-
-        return TrainingPlan(*(short(getattr(self, stage.name)) for stage in fields(self)))
+        brief = {"steps": 4, "batch": 4, "warm_up": 2, "report_every": 4, "tested": 8}
+        stages = [getattr(self, stage.name) for stage in fields(self)]
+        return TrainingPlan(
+            *(replace(one, **brief, moments=one.moments and (0,), restarts=one.restarts and (2,)) for one in stages)
+        )
 
 
 def draw_task(rng: random.Random, shares: Mapping[str, float]) -> str:

@@ -233,11 +233,15 @@ def limited_tiles(config: Any, processor: Any, image_size: tuple[int, int]) -> T
     return tiles(config, processor, image_size, int(config.vision_aspect_ratio.removeprefix("anyres_max_")))
 
 
+def patches(config: Any) -> int:
+    """How many patches the tower cuts a picture, or a tile, into."""
+    return (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+
+
 def onevision_settings(config: Any) -> dict[str, Any]:
     """The tower's patches, which of them are kept, and how many tiles there may be."""
-    tower = config.vision_config
     return {
-        "num_image_tokens": (tower.image_size // tower.patch_size) ** 2,
+        "num_image_tokens": patches(config),
         "vision_feature_select_strategy": config.vision_feature_select_strategy,
         "vision_aspect_ratio": config.vision_aspect_ratio,
     }
@@ -285,12 +289,6 @@ def pooled_grid(config: Any, processor: Any, image_size: tuple[int, int]) -> Tok
     return single_grid(placement(config, processor, image_size), (side, side), (reach, reach))
 
 
-def paligemma_settings(config: Any) -> dict[str, Any]:
-    """Tokens per picture: the tower's patches."""
-    tower = config.vision_config
-    return {"image_processor.image_seq_length": (tower.image_size // tower.patch_size) ** 2}
-
-
 register(
     Adapter(
         "Gemma3ForConditionalGeneration", LAYERS, pooled_grid,
@@ -303,7 +301,7 @@ register(
     Adapter(
         "PaliGemmaForConditionalGeneration", LAYERS, patch_grid, bidirectional=True,
         softcap=lambda config: bool(getattr(config.get_text_config(), "attn_logit_softcapping", None)),  # Gemma 2
-        processor_settings=paligemma_settings,
+        processor_settings=lambda config: {"image_processor.image_seq_length": patches(config)},
     )
 )  # fmt: skip
 
@@ -364,12 +362,6 @@ def idefics3_tiles(config: Any, processor: Any, image_size: tuple[int, int]) -> 
     return tiled(image_size, rows, columns, side, covered=covered)
 
 
-def idefics3_settings(config: Any) -> dict[str, Any]:
-    """Tokens per tile: the tower's patches, `scale_factor` squared of them shuffled into one token."""
-    tower = config.vision_config
-    return {"image_seq_len": (tower.image_size // tower.patch_size) ** 2 // config.scale_factor**2}
-
-
 register(
     Adapter(
         "InternVLForConditionalGeneration", LAYERS, internvl_tiles,
@@ -380,7 +372,8 @@ for name in ("Idefics3", "SmolVLM"):
     register(
         Adapter(
             f"{name}ForConditionalGeneration", "model.text_model.layers", idefics3_tiles, nested=True,
-            processor_settings=idefics3_settings,
+            # `scale_factor` squared patches are shuffled into one token
+            processor_settings=lambda config: {"image_seq_len": patches(config) // config.scale_factor**2},
         )
     )  # fmt: skip
 

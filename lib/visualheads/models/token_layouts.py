@@ -151,8 +151,9 @@ def dynamic_size(image_size: tuple[int, int], factor: int, min_pixels: int, max_
     """Return (width, height), multiples of `factor` within the pixel limits, aspect ratio nearly kept (Qwen-VL)."""
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
+    width, height = image_size
     try:
-        height, width = smart_resize(*image_size[::-1], factor, min_pixels, max_pixels)
+        height, width = smart_resize(height, width, factor, min_pixels, max_pixels)
     except ValueError:
         allowed = "an aspect ratio of at most 200"
         raise ImageError(got("picture size", image_size, allowed, "crop the picture")) from None

@@ -6,7 +6,6 @@ Controls: the same question with a picture that cannot, or should not, tell the 
 from __future__ import annotations
 
 import hashlib
-import logging
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,8 +15,6 @@ from typing import Literal
 from visualheads.tasks.pictures import DrawBox, ShuffleBlocks, Whiten
 from visualheads.tasks.records import Question
 from visualheads.tasks.sample import Box, LazyImage, Sample
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -153,20 +153,18 @@ def _held_out(samples: Sequence[Sample], seen: dict[str, bool], data: Path) -> d
     """What is right of questions that name what they ask about, on grounds and pairs of classes that training never
     showed, and on others."""
     records = json.loads((data / "looktwiceqa_dataset.json").read_text(encoding="utf-8"))
-    told: dict[str, Any] = {}
-    for name, is_new in (
-        ("ground", lambda record: record["Ground"] == HELD_OUT_GROUND),
-        ("pair", lambda record: record["Held_out_pair"]),
-    ):
-        for new in (True, False):
-            asked = [
-                sample
-                for sample in samples
-                if not sample.condition.endswith("general") and is_new(records[sample.image_id][0]) == new
-            ]
-            right, pictures = [seen[sample.id] for sample in asked], [sample.image_id for sample in asked]
-            told |= {f"{'held-out' if new else 'known'} {name}": {"seen": score(right, pictures)}} if asked else {}
-    return told
+    names = ("held-out ground", "known ground", "held-out pair", "known pair")
+    groups: dict[str, list[Sample]] = {name: [] for name in names}
+    for sample in samples:
+        if not sample.condition.endswith("general"):
+            record = records[sample.image_id][0]
+            for of, new in (("ground", record["Ground"] == HELD_OUT_GROUND), ("pair", record["Held_out_pair"])):
+                groups[f"{'held-out' if new else 'known'} {of}"].append(sample)
+    return {
+        name: {"seen": score([seen[sample.id] for sample in asked], [sample.image_id for sample in asked])}
+        for name, asked in groups.items()
+        if asked
+    }
 
 
 def elsewhere_scores(module: Any, tokenizer: Any, sheet: SpriteSheet, n: int = ELSEWHERE) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -197,6 +198,10 @@ def _built(kind: type[PreTrainedConfig], settings: dict[str, Any]) -> Any:
         raise CheckpointError(f"{kind.__name__} refuses settings of config.json ({told}); fetch it again.") from error
 
 
+TEMPLATE = Path(__file__).with_name("chat_template.jinja").read_text(encoding="utf-8").rstrip("\n")
+"""Of any prompt, with words in capitals in the place of its texts."""
+
+
 @dataclass(frozen=True)
 class Prompt:
     """What stands around the turns of a conversation; the picture comes first in the user's turn.
@@ -215,22 +220,9 @@ class Prompt:
 
     def template(self) -> str:
         """The Jinja template, for messages whose content is a text or a list of images and texts."""
-        start, before, after, own, end, ask = (
-            json.dumps(text) for text in (self.start, *self.user, *self.assistant, self.ask)
-        )
-        text = (
-            "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-            "{% for item in message['content'] %}{% if item['type'] == 'image' %}{{ '<image>\\n' }}{% endif %}"
-            "{% endfor %}"
-            "{% for item in message['content'] %}{% if item['type'] == 'text' %}{{ item['text'] }}{% endif %}"
-            "{% endfor %}{% endif %}"
-        )
-        return (
-            f"{{{{ {start} }}}}{{% for message in messages %}}{{% if message['role'] == 'user' %}}"
-            f"{{{{ {before} }}}}{text}{{{{ {after} }}}}{{% elif message['role'] == 'assistant' %}}"
-            f"{{{{ {own} }}}}{text}{{{{ {end} }}}}{{% endif %}}"
-            f"{{% endfor %}}{{% if add_generation_prompt %}}{{{{ {ask} }}}}{{% endif %}}"
-        )
+        texts = {"START": self.start, "BEFORE": self.user[0], "AFTER": self.user[1], "ASK": self.ask}
+        texts |= {"OWN": self.assistant[0], "END": self.assistant[1]}
+        return re.sub("|".join(texts), lambda found: json.dumps(texts[found[0]]), TEMPLATE)
 
 
 PROMPTS = {name: Prompt(**told) for name, told in read_table(__file__, "prompts.yml").items()}

@@ -212,26 +212,21 @@ def convert_base(files: Mapping[Package, Path], folder: Path) -> None:
     """Write language model and tokenizer (bfloat16, dequantised from 4 bits) and the vision tower as safetensors."""
     import torch
     from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     from visualheads.models.smol.architecture import SIDE, lite2_weights
 
     require("gguf", "accelerate", extra="train")
 
-    _convert_language(files[LANGUAGE_MODEL], folder / LANGUAGE)
-    published = torch.load(files[VISION_TOWER], weights_only=True, map_location="cpu")
-    save_file(lite2_weights(published, SIDE), folder / TOWER)
-
-
-def _convert_language(file: Path, folder: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
+    file = files[LANGUAGE_MODEL]
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    tokenizer.save_pretrained(folder / LANGUAGE)
     model = AutoModelForCausalLM.from_pretrained(
         file.parent,
         gguf_file=file.name,
         quantization_config=GgufConfig(gguf_file=file.name, dequantize=True),
         dtype=torch.bfloat16,
     )
-    tokenizer.save_pretrained(folder)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder / LANGUAGE)
+    published = torch.load(files[VISION_TOWER], weights_only=True, map_location="cpu")
+    save_file(lite2_weights(published, SIDE), folder / TOWER)
