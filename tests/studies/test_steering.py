@@ -46,16 +46,13 @@ def test_steering_to_candidates_is_steering_to_their_boxes():
 
 def test_strengths_are_a_dimension():
     model, asked, sets = wrapped("llava"), samples(2), {"a": [(0, 0)], "b": [(2, 3)]}
-    found = steering.bias_curve(model, asked, sets, [-2, 0, 2], **QUIET)
+    found = steering.bias_curve(model, asked, sets, [-2, 0, 2], "boost", **QUIET)
     assert found.margin.dims == ("model", "bias", "set", "sample")
     assert found.clean_margin.dims == ("model", "sample")
     clean = np.broadcast_to(found.clean_margin.values[:, None], (1, 2, 2))
     np.testing.assert_allclose(found.margin.sel(bias=0), clean, atol=1e-5)
     expected = ablate(model, asked, [(2, 3)], "boost", bias=2.0, **QUIET)
     np.testing.assert_allclose(found.margin.sel(bias=2, set="b"), expected.margin, atol=1e-5)
-    for wrong in ({"biases": []}, {"biases": [1, 1]}, {"biases": [1], "mode": "zero"}):
-        with pytest.raises(ParameterError):
-            steering.bias_curve(model, asked, sets, **wrong, **QUIET)
 
 
 def test_grounding_compares_boxes_with_the_asked_one():

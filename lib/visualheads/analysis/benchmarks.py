@@ -241,11 +241,8 @@ def _mean(values: NDArray[np.float64]) -> float:
 
 def _comparable(correct: NDArray[np.float64], strata: NDArray[np.object_]) -> tuple[int, int]:
     """Right and wrong answers in those strata that have both."""
-    right, wrong = 0, 0
-    for name in dict.fromkeys(strata):
-        own = correct[strata == name]
-        both = int((own == 1).sum()), int((own == 0).sum())
-        right, wrong = (right + both[0], wrong + both[1]) if all(both) else (right, wrong)
+    counts = [[int((correct[strata == name] == answer).sum()) for answer in (1, 0)] for name in dict.fromkeys(strata)]
+    right, wrong = (sum(side) for side in zip((0, 0), *(pair for pair in counts if all(pair)), strict=True))
     return right, wrong
 
 

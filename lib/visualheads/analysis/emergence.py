@@ -56,7 +56,7 @@ def moment_table(moments: Mapping[str, xr.Dataset], measure: str = "image_weight
         the strongest at the end, as many as in detection), shared (share of those strongest heads that are among the
         strongest here). Heads without a value at any moment do not count.
     """
-    records = []
+    parts = []
     for name, ds in moments.items():
         scores = rank(ds, measure).transpose("model", "layer", "head")
         order = np.argsort(ds["training_step"].values, kind="stable")
@@ -68,19 +68,12 @@ def moment_table(moments: Mapping[str, xr.Dataset], measure: str = "image_weight
         flat, layer = flat[:, heads], layer[heads]
         top = top_heads(flat.T, head_count(int(heads.sum())))
         rho, within = (spearman(part)[-1] for part in (flat, without_layer_means(flat, layer)))
-        for place, index in enumerate(order):
-            records.append(
-                {
-                    "model": name,
-                    "moment": str(ds["model"].values[index]).split("@")[-1],
-                    "step": int(ds["training_step"].values[index]),
-                    "rho": float(rho[place]),
-                    "within": float(within[place]),
-                    "top": float(flat[place, top[:, -1]].mean()),
-                    "shared": float(top[top[:, -1], place].mean()),
-                }
-            )
-    return pd.DataFrame(records, columns=["model", "moment", "step", "rho", "within", "top", "shared"])
+        columns = {"rho": rho, "within": within, "top": flat[:, top[:, -1]].mean(axis=1)}
+        moment = [str(one).split("@")[-1] for one in ds["model"].values[order]]
+        step, shared = ds["training_step"].values[order].astype(int), top[top[:, -1]].mean(axis=0)
+        parts.append(pd.DataFrame({"model": name, "moment": moment, "step": step, **columns, "shared": shared}))
+    columns = ["model", "moment", "step", "rho", "within", "top", "shared"]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
 def with_text(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -218,15 +219,13 @@ def _matched(table: pd.DataFrame, differs: str) -> list[tuple[str, str]]:
     Each pair stands once, in the table's order. A model of an unknown language
     model matches none.
     """
-    names = [name for name in map(str, table.index) if table.loc[name, "llm"]]
+    known = table[table["llm"] != ""].rename(index=str)
     same = [column for column in ("llm", "recipe") if column != differs] + ["miniature"]
-    found = []
-    for index, one in enumerate(names):
-        for other in names[index + 1 :]:
-            a, b = table.loc[one], table.loc[other]
-            if all(a[column] == b[column] for column in same) and a[differs] != b[differs]:
-                found.append((one, other))
-    return found
+    return [
+        (one, other)
+        for (one, a), (other, b) in combinations(known.iterrows(), 2)
+        if (a[same] == b[same]).all() and a[differs] != b[differs]
+    ]
 
 
 SIZE = re.compile(r"-?v?[\d.]+B?$|-mini$")
@@ -373,13 +372,10 @@ def matched_pairs(ds: xr.Dataset, differs: str) -> list[tuple[str, str]]:
     table = table[~table["variant"]]
     table = table[~table.duplicated(["llm", "recipe", "miniature"])]
     if differs == RECIPE:
-        tokens = {str(name): _tokens(ds, str(name)) for name in table.index}
-        found = _matched(table, "recipe")
-        return [(a, b) if tokens[a] <= tokens[b] else (b, a) for a, b in found]
-    found = [
-        p for p in _matched(table, "llm") if _series_of(table.loc[p[0], "llm"]) == _series_of(table.loc[p[1], "llm"])
-    ]
-    size = table["parameters"].to_dict()
+        found, size = _matched(table, "recipe"), {str(name): _tokens(ds, str(name)) for name in table.index}
+    else:
+        series, size = table["llm"].map(_series_of), table["parameters"].to_dict()
+        found = [(one, other) for one, other in _matched(table, "llm") if series[one] == series[other]]
     return [(a, b) if size[a] <= size[b] else (b, a) for a, b in found]
 
 

@@ -86,26 +86,28 @@ def _in_row(evidence: Evidence, row: str) -> Evidence:
     )
 
 
+def _traces(evidence: Evidence) -> xr.Dataset:
+    assert evidence.traces is not None  # `both_rows` asks
+    return evidence.traces
+
+
 def _main(evidence: Evidence) -> dict[str, xr.Dataset]:
     """Every model's questions of the main benchmark."""
-    assert evidence.traces is not None
-    found = {name: subset(evidence.traces, model=name, task=MAIN_TASK) for name in models_of(evidence.traces)}
+    found = {name: subset(_traces(evidence), model=name, task=MAIN_TASK) for name in models_of(_traces(evidence))}
     return {name: own for name, own in found.items() if own.sizes["sample"]}
 
 
 def _letters(evidence: Evidence) -> xr.Dataset:
-    assert evidence.traces is not None
-    return evidence.traces.isel(sample=np.flatnonzero(evidence.traces["format"].values.astype(str) == "letters"))
+    return _traces(evidence).isel(sample=np.flatnonzero(_traces(evidence)["format"].values.astype(str) == "letters"))
 
 
 def _chance(evidence: Evidence, _decided: Evidence) -> Figures:
-    assert evidence.traces is not None
-    if not has(evidence.traces, MEASURE):
+    if not has(_traces(evidence), MEASURE):
         return {}
-    known = evidence.traces[MEASURE].notnull().any(["model", "layer", "head"])
+    known = _traces(evidence)[MEASURE].notnull().any(["model", "layer", "head"])
     if not known.any():
         return {}
-    asked = evidence.traces.isel(sample=np.flatnonzero(known))
+    asked = _traces(evidence).isel(sample=np.flatnonzero(known))
     seen = models.visual_heads(asked, fresh=evidence.null).dropna(subset=["above"])
     return {
         "share of models with heads above the null": float((seen["above"] > 0).mean()),
@@ -125,17 +127,16 @@ def _visual_heads(evidence: Evidence, _decided: Evidence) -> Figures:
 
 
 def _benchmarks(evidence: Evidence, _decided: Evidence) -> Figures:
-    assert evidence.traces is not None
     related = [
         _spearman(*(benchmarks.head_means(own, name) for name in ("image_weight", "concentration")))
         for own in _main(evidence).values()
     ]
-    told = benchmarks.right_wrong(with_kinds(evidence.traces), "concentration", n_boot=2)
+    told = benchmarks.right_wrong(with_kinds(_traces(evidence)), "concentration", n_boot=2)
     gain = float("nan")
-    if has(evidence.traces, "image_log_odds", "focus_nats", "region_weight"):
-        names = lineage.one_kind(models_of(evidence.traces))
-        statistics = benchmarks.scored_statistics(evidence.traces.sel(model=names))
-        llm = lineage.language_models(evidence.traces)
+    if has(_traces(evidence), "image_log_odds", "focus_nats", "region_weight"):
+        names = lineage.one_kind(models_of(_traces(evidence)))
+        statistics = benchmarks.scored_statistics(_traces(evidence).sel(model=names))
+        llm = lineage.language_models(_traces(evidence))
         found = permutation.errors(permutation.leave_one_llm_out(statistics, ["top_image_weight"], llm))
         gain = float(found["gain"].iloc[0]) if len(found) else gain
     return {
@@ -173,8 +174,7 @@ def _late(own: xr.Dataset) -> np.ndarray:
 
 
 def _families(evidence: Evidence, _decided: Evidence) -> Figures:
-    assert evidence.traces is not None
-    asked = evidence.traces.isel(sample=np.flatnonzero(evidence.traces["task"].values.astype(str) == MAIN_TASK))
+    asked = _traces(evidence).isel(sample=np.flatnonzero(_traces(evidence)["task"].values.astype(str) == MAIN_TASK))
     kin = lineage.kin_difference(lineage.relations(asked), asked)
     return {"correlation of pairs of one language model minus that of others": kin["difference"] if kin else np.nan}
 
@@ -207,7 +207,6 @@ def _rankings(evidence: Evidence, _decided: Evidence) -> Figures:
 
 
 def _emergence(evidence: Evidence, _decided: Evidence) -> Figures:
-    assert evidence.traces is not None
     related = []
     for name, own in _main(evidence).items():
         lists = evidence.text.get(evidence.grown_from.get(name, ""))

@@ -9,6 +9,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from visualheads.analysis.subset import bounds_of
 from visualheads.heads.agreement import spearman, spearman_brown, split_half, top_k_overlap
 from visualheads.heads.bootstrap import LEVEL, N_BOOT, bootstrap, half_weights, interval, picture_sums, picture_weights
 
@@ -69,22 +70,12 @@ def agreement_table(ds: xr.Dataset, share: float = SHARE, n_boot: int = N_BOOT, 
         for one, other in combinations(range(len(models)), 2):
             pair = [one, other]
             low, high = interval(spearman(drawn[:, pair])[:, 0, 1])
-            least, most = interval(top_k_overlap(drawn[:, pair], k)[:, 0, 1])
-            rows.append(
-                {
-                    "score": score,
-                    "moment": models[one],
-                    "other": models[other],
-                    "rho": spearman(whole[pair])[0, 1],
-                    "rho_lower": low,
-                    "rho_upper": high,
-                    "ceiling": float(np.sqrt(max(0.0, reliability[one] * reliability[other]))),
-                    "overlap": top_k_overlap(whole[pair], k)[0, 1],
-                    "overlap_lower": least,
-                    "overlap_upper": most,
-                    "chance": k / whole.shape[1],
-                }
-            )
+            rows.append({
+                "score": score, "moment": models[one], "other": models[other], "rho": spearman(whole[pair])[0, 1],
+                "rho_lower": low, "rho_upper": high,
+                "ceiling": float(np.sqrt(max(0.0, reliability[one] * reliability[other]))),
+                "overlap": top_k_overlap(whole[pair], k)[0, 1], "chance": k / whole.shape[1],
+            })  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -144,19 +135,11 @@ def before_they_saw(
             _replicates(values, weights)[:, index]
             for weights in (picture_weights(number, n_boot, seed), np.ones((1, number)))
         )
-        means = [_weighted(scores, chosen.ravel().astype(float)) for scores in (whole, drawn)]
-        random = [_weighted(scores, weight.ravel()) for scores in (whole, drawn)]
-        low, high = interval(means[1] - random[1], LEVEL)
-        rows.append(
-            {
-                "moment": model,
-                "chosen": means[0][0],
-                "others": random[0][0],
-                "difference": means[0][0] - random[0][0],
-                "lower": low,
-                "upper": high,
-            }
+        own, other = (
+            [_weighted(scores, part.ravel().astype(float)) for part in (chosen, weight)] for scores in (whole, drawn)
         )
+        low, high = interval(other[0] - other[1], LEVEL)
+        rows.append({"moment": model, "difference": (own[0] - own[1])[0], "lower": low, "upper": high})
     return pd.DataFrame(rows)
 
 
@@ -177,14 +160,8 @@ def behaviour_table(ds: xr.Dataset, chosen: xr.DataArray, behaviours: tuple[str,
         for behaviour in behaviours:
             values = ds[behaviour].sel(model=model).transpose("layer", "head").values
             layers = mask.any(axis=1)
-            rows.append(
-                {
-                    "moment": model,
-                    "behaviour": behaviour,
-                    "chosen": float(values[mask].mean()),
-                    "others": float(values[layers][~mask[layers]].mean()),
-                }
-            )
+            means = {"chosen": float(values[mask].mean()), "others": float(values[layers][~mask[layers]].mean())}
+            rows.append({"moment": model, "behaviour": behaviour, **means})
     return pd.DataFrame(rows)
 
 
@@ -192,8 +169,7 @@ def answer_table(ds: xr.Dataset) -> pd.DataFrame:
     """Return how many questions are answered right at each moment (a share), with intervals over pictures."""
     rows = []
     for model in ds["model"].values.astype(str):
-        lower, estimate, upper = bootstrap(ds["correct"].sel(model=model)).values
-        rows.append({"moment": model, "estimate": estimate, "lower": lower, "upper": upper})
+        rows.append({"moment": model, **bounds_of(bootstrap(ds["correct"].sel(model=model)))})
     return pd.DataFrame(rows)
 
 
@@ -224,8 +200,7 @@ def knockout_table(ds: xr.Dataset) -> pd.DataFrame:
     rows = []
     for name, values in sets.items():
         for model in values["model"].values.astype(str):
-            lower, estimate, upper = bootstrap(values.sel(model=model)).values
-            rows.append({"moment": model, "set": name, "estimate": estimate, "lower": lower, "upper": upper})
+            rows.append({"moment": model, "set": name, **bounds_of(bootstrap(values.sel(model=model)))})
     return pd.DataFrame(rows)
 
 

@@ -15,7 +15,8 @@ import pandas as pd
 from visualheads.charts import display
 from visualheads.charts.comparison import choice, placeholder
 from visualheads.charts.display import GREY, colour, finished, rows, tips, with_family
-from visualheads.charts.maps import chosen_bars, chosen_head, clickable
+from visualheads.charts.heads import chosen_head
+from visualheads.charts.maps import chosen_bars, clickable
 
 MEASURES = {
     "accuracy": "share of right answers lost",
@@ -198,12 +199,9 @@ def _long(table: pd.DataFrame) -> pd.DataFrame:
 
     Heads of the same value do not lie below each other; heads without a value do not count.
     """
-    parts = []
-    for name in ("effect", *_rankings(table)):
-        part = table[["model", "layer", "head", "name"]].copy()
-        part["ranking"] = "effect on the margin" if name == "effect" else display.ranking(name)
-        part["value"] = table[name].astype(float)
-        known = table.groupby("model")[name]
-        part["above"] = (known.rank(method="min") - 1) / known.transform("count")
-        parts.append(part.dropna(subset=["value"]))
-    return pd.concat(parts, ignore_index=True)
+    names = {name: display.ranking(name) for name in _rankings(table)}
+    long = table.rename(columns={"effect": "effect on the margin", **names})
+    heads = ["model", "layer", "head", "name"]
+    long = long.melt(heads, ["effect on the margin", *names.values()], "ranking", "value").dropna(subset="value")
+    known = long.groupby(["model", "ranking"])["value"]
+    return long.assign(above=(known.rank(method="min") - 1) / known.transform("count"))

@@ -24,6 +24,18 @@ NORMALISED = "min–max normalised over all heads"
 """What a colour bar says of values that are stretched over the whole matrix, as the paper's figures are."""
 
 
+LAYER = alt.Y("layer:O", title="layer", axis=alt.Axis(labelOverlap=True))
+HEAD = alt.X("head:O", title="head", axis=alt.Axis(labelAngle=0, labelOverlap=True))
+
+
+def chosen_head(best: pd.Series, name: str = "chosen_head") -> alt.Parameter:
+    """What a click on a head sets; the best one at first."""
+    return alt.selection_point(
+        name=name, fields=["layer", "head"], empty=False,
+        value=[{"layer": int(best["layer"]), "head": int(best["head"])}],
+    )  # fmt: skip
+
+
 def title_of(measure: str) -> str:
     """A measure's long name."""
     return VARIABLES[measure].long_name if measure in VARIABLES else measure.replace("_", " ")
@@ -95,12 +107,7 @@ def head_map(
     data = rows(records)
     first = measures[0]
     best = table.loc[table[first].idxmax()]
-    chosen = alt.selection_point(
-        name="head",
-        fields=["layer", "head"],
-        empty=False,
-        value=[{"layer": int(best.layer), "head": int(best["head"])}],
-    )
+    chosen = chosen_head(best, "head")
     matrices = [_matrix(name, coloured[i], table, chosen, i) for i, name in enumerate(measures)]
     top = alt.hconcat(*matrices).resolve_scale(color="independent")
     bars = [_distribution(data, name, widths[name], chosen) for name in measures]
@@ -131,10 +138,7 @@ def _matrix(measure: str, coloured: str, table: Any, chosen: alt.Parameter, inde
     layers, heads, stretched = table.layer.nunique(), table["head"].nunique(), coloured != measure
     height = min(TALLEST, max(120, SIDE * layers / heads))
     scale = alt.Scale(scheme="viridis", domain=[0, 1]) if stretched else alt.Scale(scheme="viridis", domainMin=0)
-    base = alt.Chart().encode(
-        x=alt.X("head:O", title="head", axis=alt.Axis(labelAngle=0, labelOverlap=True)),
-        y=alt.Y("layer:O", title=None if index else "layer", axis=alt.Axis(labelOverlap=True)),
-    )
+    base = alt.Chart().encode(x=HEAD, y=LAYER.title(None) if index else LAYER)
     cells = (
         base.properties(name=f"map_{index}")
         .mark_rect(cursor="pointer")

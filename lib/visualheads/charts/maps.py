@@ -9,23 +9,13 @@ import pandas as pd
 
 from visualheads.charts.comparison import choice, chosen_model, placeholder
 from visualheads.charts.display import CHOSEN, MAIN, finished, in_words, rows
-from visualheads.charts.heads import NORMALISED, title_of
+from visualheads.charts.heads import HEAD, LAYER, NORMALISED, title_of
 from visualheads.store.variables import VARIABLES
 
 PANEL = 150
 SIDE, CURVE = 230, 210
 BESIDE_PANEL = 260
 """Pixels beside one of three panels in a narrow column: the other two and the axis."""
-LAYER = alt.Y("layer:O", title="layer", axis=alt.Axis(labelOverlap=True))
-HEAD = alt.X("head:O", title="head", axis=alt.Axis(labelAngle=0, labelOverlap=True))
-
-
-def chosen_head(best: pd.Series) -> alt.Parameter:
-    """What a click on a head sets; the best one at first."""
-    return alt.selection_point(
-        name="chosen_head", fields=["layer", "head"], empty=False,
-        value=[{"layer": int(best["layer"]), "head": int(best["head"])}],
-    )  # fmt: skip
 
 
 def clickable(base: alt.Chart, chosen: alt.Parameter, hue: alt.Color, tip: alt.Tooltip) -> Any:

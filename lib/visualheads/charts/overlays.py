@@ -24,6 +24,7 @@ from visualheads.charts.comparison import choice, chosen_model, placeholder
 from visualheads.charts.display import GREY, colour, finished, rows, tips
 from visualheads.errors import ParameterError, got
 from visualheads.heads.ranking import rank
+from visualheads.heads.selection import best_heads
 from visualheads.models.token_map import TokenMap
 from visualheads.tasks.sample import Sample
 
@@ -164,10 +165,8 @@ def strongest_heads(
         The ranking or row is unknown, or the dataset holds several models.
     """
     chosen = subset(ds, model=only_model(ds), trim=True)
-    scores = [rank(chosen, name, query=query).isel(model=0).to_series().dropna() for name in (by, "image_weight")]
-    known = scores[0] if len(scores[0]) else scores[1]
-    best = known.sort_values(ascending=False, kind="stable").head(n)
-    return [(int(layer), int(head)) for layer, head in best.index]
+    best = (best_heads(rank(chosen, name, query=query).isel(model=0), n) for name in (by, "image_weight"))
+    return next(filter(None, best), [])
 
 
 def sample_overlays(model: VisionLanguageModel, sample: Sample, traced: xr.Dataset) -> Any:

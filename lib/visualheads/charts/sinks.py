@@ -14,7 +14,8 @@ from visualheads.analysis.sinks import VARIANTS
 from visualheads.analysis.steering import even_cells
 from visualheads.charts.comparison import choice, chosen_model, placeholder
 from visualheads.charts.display import GREY, finished, rows
-from visualheads.charts.maps import SIDE, chosen_bars, chosen_head, clickable
+from visualheads.charts.heads import chosen_head
+from visualheads.charts.maps import SIDE, chosen_bars, clickable
 from visualheads.charts.overlays import framed, outline
 from visualheads.tasks.sample import Sample
 

@@ -167,14 +167,8 @@ def top(
         return
     table = Table("#", "head", "layer", "head in layer", by, "95 % interval")
     for place, row in enumerate(frame.itertuples(), start=1):
-        table.add_row(
-            str(place),
-            str(row.Index),
-            str(row.layer),
-            str(row.head),
-            f"{row.score:.4f}",
-            f"{row.low:.4f} – {row.high:.4f}",
-        )
+        numbers = f"{row.score:.4f}", f"{row.low:.4f} – {row.high:.4f}"
+        table.add_row(*map(str, (place, row.Index, row.layer, row.head)), *numbers)
     out.print(table)
 
 

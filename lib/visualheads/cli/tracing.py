@@ -183,7 +183,7 @@ def steer(
     """Turn heads towards a part of the picture, and print how answers change."""
     from visualheads.interventions import steer as change
 
-    region: Any = None if box is None else tuple(_numbers("--box", box))
+    region: Any = None if box is None else tuple(_numbers("--box", box, float, "numbers"))
     _tell(_changed(change, model, heads, top, loading, questions, region, bias), json)
 
 
@@ -206,8 +206,8 @@ def sweep(
     from visualheads.paths import slug_of
 
     job = questions.job(model, loading, results)
-    samples, sizes = job.samples, _counts(counts)
-    sets = {f"top {size}": _heads(str(scores), size) for size in sizes}
+    samples, sizes = job.samples, _numbers("--counts", counts, int, "whole numbers from 1,")
+    sets = {f"top {size}": _heads(str(scores), checked_whole("--counts", size)) for size in sizes}
     loaded = load(model, loading)
     if mode in MODES:
         positions = positions or MODES[mode].positions[0]
@@ -232,16 +232,14 @@ def _changed(
 def _heads(text: str, top: int | None) -> Any:
     """(layer, head) pairs, as listed, or the best of a file."""
     from visualheads.heads.lists import LAYER_HEAD, read_scores
-    from visualheads.heads.ranking import top_heads
+    from visualheads.heads.selection import best_heads
 
     if text.endswith((".json", ".csv")) or Path(text).is_file():
         scores = read_scores(text).isel(model=0)
         scores = scores.sel(bound="estimate") if "bound" in scores.dims else scores
-        values = scores.transpose("layer", "head").values
-        known = values[values == values]
+        known = scores.values[scores.notnull().values]
         count = int(known.sum()) if ((known == 0) | (known == 1)).all() else len(known)  # a set without scores is marks
-        best = top_heads(values.reshape(-1, 1), top or count)[:, 0].reshape(values.shape)
-        return [(int(layer), int(head)) for layer, head in zip(*best.nonzero(), strict=True)]
+        return best_heads(scores, top or count)
     found = [LAYER_HEAD.fullmatch(part) for part in text.split(",")]
     pairs = [(int(one[1]), int(one[2])) for one in found if one]
     if len(pairs) < len(found):
@@ -250,18 +248,11 @@ def _heads(text: str, top: int | None) -> Any:
     return pairs
 
 
-def _counts(text: str) -> list[int]:
+def _numbers(name: str, text: str, kind: Callable[[str], Any], allowed: str) -> list[Any]:
     try:
-        return [checked_whole("--counts", int(part)) for part in text.split(",")]
+        return [kind(part) for part in text.split(",")]
     except ValueError:
-        raise ParameterError(got("--counts", text, "whole numbers from 1, with commas between them")) from None
-
-
-def _numbers(name: str, text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise ParameterError(got(name, text, "numbers with commas between them")) from None
+        raise ParameterError(got(name, text, f"{allowed} with commas between them")) from None
 
 
 def _tell(found: xr.Dataset, json: bool) -> None:

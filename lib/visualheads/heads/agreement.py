@@ -93,18 +93,9 @@ def agreement(
         layer = np.repeat(np.arange(shape[1]), shape[2])
         parts.append(_one_model(sums, fixed, layer, k, n_boot, n_splits, level, seed))
     pair = ("model", "ranking", "other")
-    dims = {
-        "spearman": pair,
-        "spearman_within_layer": pair,
-        "top_k_overlap": pair,
-        "ceiling": pair,
-        "spearman_interval": (*pair, "bound"),
-        "top_k_overlap_interval": (*pair, "bound"),
-        "reliability": ("model", "ranking"),
-        "top_k_reliability": ("model", "ranking"),
-        "chance": ("model",),
-        "k": ("model",),
-    }
+    dims = dict.fromkeys(("spearman", "spearman_within_layer", "top_k_overlap", "ceiling"), pair)
+    dims |= dict.fromkeys(("spearman_interval", "top_k_overlap_interval"), (*pair, "bound"))
+    dims |= dict.fromkeys(("reliability", "top_k_reliability"), pair[:2]) | dict.fromkeys(("chance", "k"), pair[:1])
     variables = {name: (where, np.stack([part[name] for part in parts])) for name, where in dims.items()}
     return xr.Dataset(variables, {"model": models, "ranking": names, "other": names, "bound": ["lower", "upper"]})
 

@@ -248,37 +248,32 @@ def _read_json(text: str, path: Path) -> _Read:
 
 
 def _layer_head_entry(key: str, values: object, path: Path) -> HeadScore:
-    match = LAYER_HEAD.fullmatch(key)
-    if match is None:
-        raise RecordError(got("head", key, "'layer-head', such as '16-19'"), path)
     listed = values if isinstance(values, list) else [values]
     if not listed:
         raise RecordError(f"head {key!r} has no score; allowed: at least one number", path)
     score = float(np.mean([_number(value, f"score of head {key!r}", path) for value in listed]))
-    return HeadScore(_index(int(match[1]), "layer", path), _index(int(match[2]), "head", path), score)
+    return HeadScore(*_place(key, path), score)
 
 
-def _unscored(entry: object, path: Path) -> HeadScore:
+def _place(entry: object, path: Path) -> tuple[int, int]:
+    """Layer and head."""
     match = LAYER_HEAD.fullmatch(entry) if isinstance(entry, str) else None
     pair = [int(match[1]), int(match[2])] if match else entry
     if not isinstance(pair, list) or len(pair) != 2:
         raise RecordError(got("head", entry, "'layer-head', such as '16-19', or [layer, head]"), path)
-    return HeadScore(_index(pair[0], "layer", path), _index(pair[1], "head", path), 1.0, scored=False)
+    return _index(pair[0], "layer", path), _index(pair[1], "head", path)
+
+
+def _unscored(entry: object, path: Path) -> HeadScore:
+    return HeadScore(*_place(entry, path), 1.0, scored=False)
 
 
 def _entry(record: object, path: Path, model: str = "") -> HeadScore:
     if not isinstance(record, dict) or not {"layer", "head", "score"} <= set(record):
         raise RecordError(got("head record", record, "an object with layer, head and score"), path)
-    bounds = [
-        math.nan if record.get(name) is None else _number(record[name], name, path) for name in ("lower", "upper")
-    ]
-    return HeadScore(
-        _index(record["layer"], "layer", path),
-        _index(record["head"], "head", path),
-        _number(record["score"], "score", path),
-        *bounds,
-        model=model,
-    )
+    bounds = [math.nan if record.get(n) is None else _number(record[n], n, path) for n in ("lower", "upper")]
+    place = [_index(record[name], name, path) for name in ("layer", "head")]
+    return HeadScore(place[0], place[1], _number(record["score"], "score", path), *bounds, model=model)
 
 
 def _read_csv(text: str, path: Path) -> _Read:

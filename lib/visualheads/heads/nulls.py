@@ -100,14 +100,9 @@ def above_null(
         told = told.assign({name: ("model", numbers) for name, numbers in found.items()})
         excesses.append(_means(values) - told["untrained_limit"].values[:, None, None])
     if not excesses:
-        raise ParameterError(
-            got(
-                "controls",
-                None,
-                "white=…, untrained=…, or samples with control 'white' in the dataset",
-                "trace task.samples(control='white'), or untrained networks, and pass the result",
-            )
-        )
+        allowed = "white=…, untrained=…, or samples with control 'white' in the dataset"
+        fix = "trace task.samples(control='white'), or untrained networks, and pass the result"
+        raise ParameterError(got("controls", None, allowed, fix))
     p_value = np.max([told[name].values for name in ("p_white", "p_untrained") if name in told], axis=0)
     chosen = np.zeros(p_value.shape, dtype=bool)
     for model, p_model in enumerate(p_value):

@@ -112,6 +112,13 @@ def select(
     return scores.copy(data=chosen).rename("selected").assign_attrs({"by": by, "largest": int(largest), "stage": stage})
 
 
+def best_heads(scores: xr.DataArray, n: int) -> list[tuple[int, int]]:
+    """Return the heads (layer, head) of highest score, best first; ties go to the lower layer and head."""
+    known = scores.transpose("layer", "head").to_series().dropna()
+    best = known.sort_values(ascending=False, kind="stable").head(n)
+    return [(int(layer), int(head)) for layer, head in best.index]
+
+
 def stages(scores: xr.DataArray | xr.Dataset) -> xr.DataArray:
     """Return the depth stage (model, layer): the coordinate, or else counted from each model's finite layers."""
     if "depth_stage" in scores.coords:

@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
 from visualheads.analysis.effects import MAIN_TASK
 from visualheads.analysis.steering import (
-    LEVEL,
     RULES,
     box_of_map,
     cells_of,
@@ -29,9 +27,10 @@ from visualheads.analysis.steering import (
     targets,
 )
 from visualheads.errors import HeadError, ParameterError, SampleError, got
-from visualheads.heads.ranking import rank, top_heads
+from visualheads.heads.ranking import rank
+from visualheads.heads.selection import best_heads
 from visualheads.interventions import head_sets
-from visualheads.interventions.modes import AFTER_IMAGE, ALL
+from visualheads.interventions.modes import AFTER_IMAGE, LAST_PROMPT
 from visualheads.interventions.sweeps import samples_only, sweep
 from visualheads.store.schema import text
 from visualheads.studies import ablation
@@ -55,8 +54,6 @@ def ground(
     rankings: Mapping[str, xr.DataArray],
     most: int = MOST_HEADS,
     rules: Sequence[Literal["threshold", "gaussian"]] = RULES,
-    level: float = LEVEL,
-    query: str = "last_prompt",
     **settings: Any,
 ) -> xr.Dataset:
     """Boxes from the maps of the best 1 … `most` heads by several rankings, against the objects that are asked about.
@@ -71,10 +68,8 @@ def ground(
         Name → scores (layer, head), or (model, layer, head) of this model, found on other pictures than those judged.
     most
         Largest number of heads. Where a ranking has fewer heads with a finite score, all rankings use that many.
-    rules, level
+    rules
         How a box is made from a map: see `analysis.steering.box_of_map`.
-    query
-        Attention row.
     **settings
         As in `trace`.
 
@@ -108,7 +103,7 @@ def ground(
     used = min(len(chosen) for chosen in best.values())
     best = {name: chosen[:used] for name, chosen in best.items()}
     union = sorted({pair for chosen in best.values() for pair in chosen})
-    ds = trace(model, samples, query=query, keep=("maps",), heads=union, **settings)
+    ds = trace(model, samples, query=LAST_PROMPT, keep=("maps",), heads=union, **settings)
     maps = ds["maps"].values[0]
     shape = (1, len(best), len(rules), used, len(samples))
     hit, overlap = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
@@ -128,7 +123,7 @@ def ground(
                 point = point_of_map(values, cells)
                 hit[0, place, :, count, index] = point is not None and any(inside(point, box) for box in asked)
                 for way, rule in enumerate(rules):
-                    found = box_of_map(values, cells, rule, level)
+                    found = box_of_map(values, cells, rule)
                     if found is not None:
                         boxes[0, place, way, count, index] = found
                         overlap[0, place, way, count, index] = max(iou(found, box) for box in asked)
@@ -150,13 +145,11 @@ def ground(
 
 
 def _best(scores: xr.DataArray, most: int) -> list[tuple[int, int]]:
-    values = head_sets.one_model(scores).values
-    flat: NDArray[np.floating] = np.where(np.isfinite(values), values, np.nan).reshape(-1, 1)
-    marks = top_heads(flat, min(most, int(np.isfinite(flat).sum())))[:, 0]
-    if not marks.any():
+    one = head_sets.one_model(scores)
+    best = best_heads(one.where(np.isfinite(one)), most)
+    if not best:
         raise HeadError("the ranking has no finite score, so there is no head to ground with.")
-    order = sorted(np.flatnonzero(marks), key=lambda place: (-flat[place, 0], place))
-    return [(int(place) // values.shape[1], int(place) % values.shape[1]) for place in order]
+    return best
 
 
 def _baselines(token_map: TokenMap, asked: Sequence[Box], size: tuple[int, int]) -> dict[str, float]:
@@ -259,19 +252,14 @@ def candidates(samples: Sequence[Sample], ask: Ask = "count", others: bool = Fal
 
 
 def bias_curve(
-    model: VisionLanguageModel, samples: Sequence[Sample], sets: Any, biases: Sequence[float], mode: str = "boost",
-    positions: str = ALL, box: Any = None, **settings: Any,
+    model: VisionLanguageModel, samples: Sequence[Sample], sets: Any, biases: Sequence[float], mode: str,
+    **settings: Any,
 ) -> xr.Dataset:  # fmt: skip
     """The same sweep at several strengths: a Dataset with the dimension `bias` (model, bias, set, sample).
 
     mode "boost" (all image keys) or "steer" (to `box`). Negative biases take attention away; 0 is the clean run.
-    Raises ParameterError for no strengths or another mode.
     """
-    if mode not in ("boost", "steer"):
-        raise ParameterError(got("mode", mode, ["boost", "steer"]))
-    if not len(biases) or len(set(biases)) < len(biases):
-        raise ParameterError(got("biases", list(biases), "at least one strength, each once"))
-    runs = [sweep(model, samples, sets, mode, positions, bias=bias, box=box, **settings) for bias in biases]
+    runs = [sweep(model, samples, sets, mode, bias=bias, **settings) for bias in biases]
     clean = [name for name in runs[0].data_vars if "set" not in runs[0][name].dims or name == "heads"]
     changed = xr.concat(
         [run.drop_vars(clean) for run in runs], "bias", coords="minimal", compat="override", combine_attrs="override"
@@ -326,7 +314,14 @@ def steering(
         found = candidates(usable, ask, others=marked != "nothing marked")
         boxes = [sample.box for sample in found]
         swept = bias_curve(
-            model, found, sets_of(traces, size), size.biases, "steer", size.positions, box=boxes, progress=progress
+            model,
+            found,
+            sets_of(traces, size),
+            size.biases,
+            "steer",
+            positions=size.positions,
+            box=boxes,
+            progress=progress,
         )
         names = text([f"{ask}, {marked}: {name}" for name in swept["sample"].values])
         label = text([f"{ask}, {marked}"] * len(found))
