@@ -3,8 +3,8 @@ reads the heads' outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -191,11 +191,6 @@ def step_forward(
     return forward(model, kwargs, cache, edit, start=prompts.length + step).logits
 
 
-def ended(model: VisionLanguageModel, said: Int[Tensor, "row token"]) -> Int[Tensor, " row"]:
-    """Tokens of each answer before its end."""
-    return answer_lengths(said, model.end_tokens)
-
-
 @checked
 def mean_reference(
     model: VisionLanguageModel, samples: Sequence[Sample], *, max_new_tokens: int = MAX_NEW_TOKENS
@@ -224,13 +219,15 @@ def mean_reference(
         For no samples.
     """
     settings_of(model, samples, "last_prompt", (), None, None, max_new_tokens)
-    layers, heads, _ = model.shape
-    sums = _Sums(layers, heads)
+    sums: dict[int, Tensor] = {}
+    counts = torch.zeros(len(CLASSES), dtype=torch.long)
     with torch.no_grad():
         for sample in samples:
             with fitting(model, [sample]):
-                _add(model, sample, sums, max_new_tokens)
-    return Reference(sums.means(), sums.counts, weights_identity(model) | {"samples": provenance.hash_samples(samples)})
+                counts += _add(model, sample, sums, max_new_tokens)
+    total = torch.stack([sums[layer] for layer in range(model.shape.layers)], dim=1)
+    means = (total / counts.clamp_min(1)[:, None, None, None]).float()
+    return Reference(means, counts, weights_identity(model) | {"samples": provenance.hash_samples(samples)})
 
 
 def as_reference(model: VisionLanguageModel, reference: Any) -> Reference | None:
@@ -240,47 +237,43 @@ def as_reference(model: VisionLanguageModel, reference: Any) -> Reference | None
     return mean_reference(model, reference)
 
 
-def _add(model: VisionLanguageModel, sample: Sample, sums: _Sums, max_new_tokens: int) -> None:
-    prompts = language_model_inputs(model, model.encode([sample]))
-    cache = new_cache(model)
-    sums.classes = position_classes(prompts.image.cpu())[0]
-    logits = forward(model, prompts.kwargs, cache, sums).logits
-    said = logits.argmax(-1)[:, None]
+def _add(model: VisionLanguageModel, sample: Sample, sums: dict[int, Tensor], max_new_tokens: int) -> Tensor:
+    """Add what heads put out on a prompt and its answer to `sums`, (class, head, feature) by layer; count positions."""
+    prompts, cache = language_model_inputs(model, model.encode([sample])), new_cache(model)
+    classes = [position_classes(prompts.image.cpu())[0]]
+
+    def look(layer: int, parts: Tensor) -> None:
+        parts = parts.double().cpu()
+        if layer not in sums:
+            sums[layer] = torch.zeros(len(CLASSES), *parts.shape[1:], dtype=torch.double)
+        sums[layer].index_add_(0, classes[-1], parts)
+
+    watch = _Watch(model.shape.heads, look)
+    said = forward(model, prompts.kwargs, cache, watch).logits.argmax(-1)[:, None]
     for step in range(max(1, max_new_tokens - 1)):
-        sums.classes = torch.tensor([GENERATED])
-        logits = step_forward(model, said[:, -1], cache, prompts, [0], sums, step)
+        classes.append(torch.tensor([GENERATED]))
+        logits = step_forward(model, said[:, -1], cache, prompts, [0], watch, step)
         said = torch.cat([said, logits.argmax(-1)[:, None]], dim=1)
-        if int(ended(model, said)[0]) < said.shape[1]:
+        if int(answer_lengths(said, model.end_tokens)[0]) < said.shape[1]:
             break
+    return torch.bincount(torch.cat(classes), minlength=len(CLASSES))
 
 
-@dataclass
-class _Sums:
-    """Looks at every head's output in a pass, changes nothing."""
+@dataclass(frozen=True)
+class _Watch:
+    """Shows what the heads of every layer put out on a prompt, (query, head, feature), to `look`; changes nothing."""
 
-    layers: int
     heads: int
+    look: Callable[[int, Tensor], None]
     reads_attention: bool = False
-    classes: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
-    total: Tensor | None = None
-    counts: Tensor = field(default_factory=lambda: torch.zeros(len(CLASSES), dtype=torch.long))
 
     def touches(self, layer: int) -> bool:
-        return layer < self.layers
+        return layer >= 0
 
     def edited(self, layer: int, inputs: Tensor, call: Any, start: int) -> Tensor:
         del call, start  # the protocol's
-        parts = inputs[0].detach().double().cpu().view(inputs.shape[1], self.heads, -1)
-        if self.total is None:
-            self.total = torch.zeros(len(CLASSES), self.layers, self.heads, parts.shape[-1], dtype=torch.double)
-        self.total[:, layer].index_add_(0, self.classes, parts)
-        if layer == 0:
-            self.counts += torch.bincount(self.classes, minlength=len(CLASSES))
+        self.look(layer, inputs[0].detach().unflatten(-1, (self.heads, -1)))
         return inputs
-
-    def means(self) -> Tensor:
-        assert self.total is not None
-        return (self.total / self.counts.clamp_min(1)[:, None, None, None]).float()
 
 
 def visual_difference(model: VisionLanguageModel, samples: Sequence[Sample], *, progress: Wish = "auto") -> xr.Dataset:
@@ -319,26 +312,10 @@ def visual_difference(model: VisionLanguageModel, samples: Sequence[Sample], *, 
     return ds
 
 
-@dataclass
-class _Outputs:
-    """Keeps what each head gives to the output projection at the last position; changes nothing."""
-
-    heads: int
-    parts: list[Tensor] = field(default_factory=list)
-    reads_attention: bool = False
-
-    def touches(self, layer: int) -> bool:
-        return layer >= 0
-
-    def edited(self, layer: int, inputs: Tensor, call: Any, start: int) -> Tensor:
-        del layer, call, start  # the protocol's
-        self.parts.append(inputs[0, -1].float().cpu().view(self.heads, -1))
-        return inputs
-
-
 def _last_outputs(model: VisionLanguageModel, sample: Sample) -> Tensor:
     """Every head's output (layer, head, feature) at the last prompt token."""
     prompts = language_model_inputs(model, model.encode([sample]))
-    outputs = _Outputs(model.shape.heads)
-    forward(model, prompts.kwargs, new_cache(model), outputs)
-    return torch.stack(outputs.parts)
+    parts: list[Tensor] = []
+    watch = _Watch(model.shape.heads, lambda _layer, seen: parts.append(seen[-1].float().cpu()))
+    forward(model, prompts.kwargs, new_cache(model), watch)
+    return torch.stack(parts)

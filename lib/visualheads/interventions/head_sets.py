@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from visualheads.errors import HeadError, ParameterError, got
 from visualheads.heads.bootstrap import half_weights
 from visualheads.heads.ranking import FULL_SIZE
-from visualheads.heads.selection import depth_stage, select
+from visualheads.heads.selection import depth_stage, label, select
 from visualheads.store.schema import text
 from visualheads.store.variables import STAGES
 
@@ -86,17 +86,17 @@ def protocol_sets(
         for stage in stages:
             if stage not in (*STAGES, "all"):
                 raise ParameterError(got("stage", stage, [*STAGES, "all"]))
-            available = _available(flat, stage)
-            for count in scaled_counts(int(np.isfinite(flat).sum())) if counts is None else counts:
-                if count > available:
+            finite = np.isfinite(flat.values)
+            there = finite if stage == "all" else finite[np.array(depth_stage(len(finite))) == stage]
+            for count in scaled_counts(int(finite.sum())) if counts is None else counts:
+                if count > there.sum():
                     continue
                 top = _selected(flat, count, stage, largest=True)
                 made.append(HeadSet(top, name, stage, "top"))
                 if bottom:
                     made.append(HeadSet(_selected(flat, count, stage, largest=False), name, stage, "bottom"))
                 made += [
-                    HeadSet(matched_random(top, np.isfinite(flat.values), seed), name, stage, "random", seed)
-                    for seed in range(seeds)
+                    HeadSet(matched_random(top, finite, seed), name, stage, "random", seed) for seed in range(seeds)
                 ]
     return as_array(made)
 
@@ -122,13 +122,8 @@ def matched_random(
 
 def single_heads(layers: int, heads: int) -> xr.DataArray:
     """Every head alone."""
-    made = []
-    for layer in range(layers):
-        for head in range(heads):
-            marks = np.zeros((layers, heads), dtype=bool)
-            marks[layer, head] = True
-            made.append(HeadSet(marks, f"L{layer}H{head}", "", "single"))
-    return as_array(made)
+    alone = np.eye(layers * heads, dtype=bool).reshape(-1, layers, heads)
+    return as_array([HeadSet(one, label(*divmod(place, heads)), "", "single") for place, one in enumerate(alone)])
 
 
 def as_array(sets: Sequence[HeadSet]) -> xr.DataArray:
@@ -144,11 +139,8 @@ def as_array(sets: Sequence[HeadSet]) -> xr.DataArray:
         dims=("set", "layer", "head"),
         coords={
             "set": text(names),
-            "ranking": ("set", text([one.ranking for one in sets])),
-            "stage": ("set", text([one.stage for one in sets])),
-            "order": ("set", text([one.order for one in sets])),
-            "count": ("set", [one.count for one in sets]),
-            "seed": ("set", [one.seed for one in sets]),
+            **{name: ("set", text([getattr(one, name) for one in sets])) for name in ("ranking", "stage", "order")},
+            **{name: ("set", [getattr(one, name) for one in sets]) for name in ("count", "seed")},
         },
         name="heads",
     )
@@ -182,13 +174,6 @@ def one_model(scores: xr.DataArray) -> xr.DataArray:
             raise ParameterError(got("models in a ranking", scores.sizes["model"], "1", "make sets model by model"))
         scores = scores.squeeze("model", drop=True)
     return scores.transpose("layer", "head")
-
-
-def _available(scores: xr.DataArray, stage: str) -> int:
-    finite = np.isfinite(scores.values)
-    if stage != "all":
-        finite = finite[np.array(depth_stage(scores.sizes["layer"])) == stage]
-    return int(finite.sum())
 
 
 def _selected(scores: xr.DataArray, count: int, stage: str, largest: bool) -> NDArray[np.bool_]:

@@ -128,21 +128,6 @@ def uniform_over_visible(chosen: ChosenHeads) -> Outputs:
     return _attended(chosen, even)
 
 
-def hide_marked(chosen: ChosenHeads) -> Outputs:
-    """The head's output without the marked tokens."""
-    return _attended(chosen, hidden)
-
-
-def bias_marked(chosen: ChosenHeads) -> Outputs:
-    """The head's output with a bias on the scores of the marked tokens."""
-    return _attended(chosen, biased(chosen.bias))
-
-
-def redistribute_marked(chosen: ChosenHeads) -> Outputs:
-    """The head's output with its attention on the marked tokens given to the other image tokens."""
-    return _attended(chosen, redistributed)
-
-
 def even(scores: Tensor, visible: Tensor, _marked: Tensor, _image: Tensor) -> Tensor:
     """The same weight for every visible key."""
     seen = visible.to(scores.dtype)
@@ -178,6 +163,16 @@ def position_classes(image: Bool[Tensor, "row token"]) -> Int[Tensor, "row token
     classes = torch.where(image, IMAGE, TEXT)
     classes[:, -1] = LAST
     return classes
+
+
+def attending(weigh: Weigh) -> Change:
+    """A change that gives the heads' outputs under other weights."""
+    return lambda chosen: _attended(chosen, weigh)
+
+
+def pushed(chosen: ChosenHeads) -> Outputs:
+    """The head's output with a bias on the scores of the marked tokens."""
+    return _attended(chosen, biased(chosen.bias))
 
 
 def _attended(chosen: ChosenHeads, weigh: Weigh) -> Outputs:
@@ -249,27 +244,27 @@ MODES: dict[str, Mode] = {
             "mean", "that slice becomes its mean over a reference set, per class of position", "standard",
             reference_mean, attention=False,
         ),
-        Mode("image_knockout", "the image keys are hidden from the head", "standard", hide_marked),
+        Mode("image_knockout", "the image keys are hidden from the head", "standard", attending(hidden)),
         Mode(
             "edge_knockout", "the image keys (or those in a box) are hidden from the head's last prompt query",
-            "standard", hide_marked, tokens="box", positions=(LAST_PROMPT,),
+            "standard", attending(hidden), tokens="box", positions=(LAST_PROMPT,),
         ),
         Mode(
-            "boost", "a bias is added to the scores of all image keys", "literature", bias_marked,
+            "boost", "a bias is added to the scores of all image keys", "literature", pushed,
             biased=True,
         ),
         Mode(
             "steer", "a bias is added to the scores of the image keys in a box", "literature",
-            bias_marked, tokens="box", biased=True,
+            pushed, tokens="box", biased=True,
         ),
         Mode(
-            "sink_removal", "visual sink tokens are hidden from the head", "ours", hide_marked,
+            "sink_removal", "visual sink tokens are hidden from the head", "ours", attending(hidden),
             tokens="sinks",
         ),
         Mode(
             "sink_redistribution",
             "the attention on visual sink tokens goes to the other image tokens, in proportion to what they have",
-            "literature", redistribute_marked, tokens="sinks",
+            "literature", attending(redistributed), tokens="sinks",
         ),
     )
 }  # fmt: skip
@@ -354,23 +349,20 @@ class Intervention:
         object.__setattr__(self, "boxes", {name: checked_box(box, name) for name, box in self.boxes.items()})
         if MODES[self.mode].biased:
             object.__setattr__(self, "bias", BIAS if self.bias is None else checked_number("bias", self.bias))
-        elif self.bias is not None:
-            biased = [mode.name for mode in MODES.values() if mode.biased]
-            raise ParameterError(got("bias", self.bias, f"None in mode {self.mode!r}", f"use {' or '.join(biased)}"))
-        if self.boxes and MODES[self.mode].tokens != "box":
-            working = [mode.name for mode in MODES.values() if mode.tokens == "box"]
-            raise ParameterError(got("box", "a box", f"None in mode {self.mode!r}", f"use {working}"))
-        if self.tokens is not None and MODES[self.mode].tokens != "sinks":
-            working = [mode.name for mode in MODES.values() if mode.tokens == "sinks"]
-            raise ParameterError(got("tokens", "image tokens", f"None in mode {self.mode!r}", f"use {working}"))
+        told = {"bias": self.bias, "box": self.boxes or None, "tokens": self.tokens}
+        working = {
+            "bias": [mode.name for mode in MODES.values() if mode.biased],
+            "box": [mode.name for mode in MODES.values() if mode.tokens == "box"],
+            "tokens": [mode.name for mode in MODES.values() if mode.tokens == "sinks"],
+        }
+        for name, value in told.items():
+            if value is not None and self.mode not in working[name]:
+                fix = f"use {' or '.join(working[name])}"
+                raise ParameterError(got(name, value, f"None in mode {self.mode!r}", fix))
         if (self.mode == "mean") != (self.reference is not None):
-            raise ParameterError(
-                got(
-                    "reference", self.reference,
-                    f"{'a list of samples' if self.mode == 'mean' else 'None'} in mode {self.mode!r}",
-                    "only mode 'mean' replaces outputs by their mean over a reference set",
-                )
-            )  # fmt: skip
+            needed = "a list of samples" if self.mode == "mean" else "None"
+            fix = "only mode 'mean' replaces outputs by their mean over a reference set"
+            raise ParameterError(got("reference", self.reference, f"{needed} in mode {self.mode!r}", fix))
 
     @property
     def operation(self) -> Mode:

@@ -56,13 +56,10 @@ ROUNDING = 2.0 ** -(shipped.BITS + 1)
 
 @dataclass(frozen=True)
 class Repeated:
-    """A part of a full store computed again: largest differences of margin and KL, share of changed answers."""
+    """A part of a full store computed again: how many samples, and the largest difference of a margin."""
 
     samples: int
-    sets: int
     margin: float
-    kl: float
-    correct: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +139,7 @@ def repeat(
                 f"the full store of {model.name} is not what this machine computes: {name} differs by "
                 f"{apart[name]:.3g} (allowed: {allowed}); {_to_agree(model)}."
             )
-    return Repeated(len(samples), len(sets), apart["margin"], apart["kl"], apart["correct"])
+    return Repeated(len(samples), apart["margin"])
 
 
 def other_pictures(traces: xr.Dataset, samples: Sequence[Sample]) -> xr.Dataset:

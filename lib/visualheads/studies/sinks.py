@@ -325,20 +325,12 @@ def removal(
                 samples[index].id: others(marks[index], allowed[index], draw, index).tolist() for index in able
             }
     runs = [
-        [
-            sweep(model, asked, sets, mode, size.positions, tokens=chosen, progress=progress)
-            for chosen in groups.values()
-        ]
+        [sweep(model, asked, sets, mode, size.positions, tokens=one, progress=progress) for one in groups.values()]
         for mode in MODES
     ]
-    first = runs[0][0]
+    first, order, dims = runs[0][0], ("model", "set", "sample"), ("model", "mode", "tokens", "set", "sample")
     changed = {
-        name: (
-            ("model", "mode", "tokens", "set", "sample"),
-            np.stack([[ds[name].transpose("model", "set", "sample").values for ds in row] for row in runs]).transpose(
-                2, 0, 1, 3, 4
-            ),
-        )
+        name: (dims, np.moveaxis(np.array([[ds[name].transpose(*order).values for ds in row] for row in runs]), 2, 0))
         for name in ("correct", "margin", "kl")
     }
     clean = first[["clean_correct", "clean_margin"]].drop_vars("mode").assign_coords(_of_sets(first))

@@ -180,38 +180,30 @@ def trace_moment(name: str, language_model: Any, head: Any, prompts: Sequence[Pr
     ]
     dims = ("model", "query", "layer", "head", "sample")
     data: dict[str, Any] = {
-        measure: (
-            dims,
-            np.stack([one[measure] for one in told], axis=-1)[None].astype(np.float32),
-            {"long_name": words},
-        )
-        for measure, words in MEASURES.items()
+        name: (dims, np.stack([one[name] for one in told], axis=-1)[None].astype(np.float32)) for name in MEASURES
     }
-    for behaviour, values in behaviours(language_model).items():
-        data[behaviour] = (
-            ("model", "layer", "head"),
-            values[None].astype(np.float32),
-            {"long_name": BEHAVIOURS[behaviour]},
-        )
+    found = behaviours(language_model)
+    data |= {name: (("model", "layer", "head"), values[None].astype(np.float32)) for name, values in found.items()}
     right = [answered(one, prompt) for one, prompt in zip(scores, prompts, strict=True)]
-    found = np.array(right, dtype=np.float32).T[:, None]
-    for name_of, values in zip(ANSWERS, found, strict=True):
-        data[name_of] = (("model", "sample"), values, {"long_name": ANSWERS[name_of]})
-    layers = data["content_weight"][1].shape[2]
+    answers = np.array(right, dtype=np.float32).T[:, None]
+    data |= {name: (("model", "sample"), values) for name, values in zip(ANSWERS, answers, strict=True)}
     coordinates = {
         "model": np.array([name], dtype=object),
         "query": np.array(ROWS, dtype=object),
         "image_id": ("sample", np.array([prompt.image_id for prompt in prompts], dtype=object)),
-        "depth_stage": ("layer", np.array(depth_stage(layers), dtype=object)),
+        "depth_stage": ("layer", np.array(depth_stage(len(found["sink"])), dtype=object)),
     }
-    return xr.Dataset(data, coordinates)
+    ds = xr.Dataset(data, coordinates)
+    for measure, words in {**MEASURES, **BEHAVIOURS, **ANSWERS}.items():
+        ds[measure].attrs["long_name"] = words
+    return ds
 
 
 @torch.no_grad()
-def behaviours(language_model: Any, seed: int = 0) -> dict[str, NDArray[np.float64]]:
+def behaviours(language_model: Any) -> dict[str, NDArray[np.float64]]:
     """What heads do on random tokens that are told twice: `BEHAVIOURS`, means over rows of the second telling."""
     drawn = torch.randint(
-        100, language_model.config.vocab_size, (SEQUENCES, REPEATED), generator=torch.Generator().manual_seed(seed)
+        100, language_model.config.vocab_size, (SEQUENCES, REPEATED), generator=torch.Generator().manual_seed(0)
     )
     ids = torch.cat([drawn, drawn], 1)
     with eager(language_model):
@@ -236,12 +228,12 @@ def knockout(
     return xr.Dataset(data, {"set": np.array(list(sets), dtype=object)})
 
 
-def random_sets(chosen: xr.DataArray, sets: int = RANDOM_SETS, seed: int = 0) -> dict[str, list[tuple[int, int]]]:
+def random_sets(chosen: xr.DataArray) -> dict[str, list[tuple[int, int]]]:
     """Draw sets of heads that were not chosen: from each layer as many as were chosen there, as far as there are."""
     mask = chosen.transpose("layer", "head").values
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     drawn: dict[str, list[tuple[int, int]]] = {}
-    for number in range(sets):
+    for number in range(RANDOM_SETS):
         drawn[f"random {number}"] = [
             (layer, int(head))
             for layer, row in enumerate(mask)
@@ -360,8 +352,7 @@ def measure_modules(
 
 
 def _pairs(mask: xr.DataArray) -> list[tuple[int, int]]:
-    layers, heads = np.nonzero(mask.values)
-    return list(zip(layers.tolist(), heads.tolist(), strict=True))
+    return [(layer, head) for layer, head in np.argwhere(mask.values).tolist()]
 
 
 def identity() -> dict[str, Any]:

@@ -19,6 +19,7 @@ import pickle
 import threading
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -59,13 +60,12 @@ class _Loaded:
 
     def state_of(self, work: ShardWork) -> Any:
         if self.work != work:
-            self.forget()  # the old model's memory is needed for the new one
-            self.state, self.work = work.setup(), work
+            self.renew(work, False)
         return self.state
 
     def renew(self, work: ShardWork, fresh: bool) -> None:
         """Set the work up even where it is: its store may be gone, or its weights others."""
-        self.forget()
+        self.forget()  # the old model's memory is needed for the new one
         self.state, self.work = work.setup(fresh), work
 
     def forget(self) -> None:
@@ -110,9 +110,9 @@ def run_shards(
     if not todo:
         return 0
     failures: dict[int, BaseException] = {}
-    results = _here(work, todo) if scheduler is None else _on_workers(work, todo, scheduler)
+    results = _here(work, todo) if scheduler is None else run_each(partial(_do, work), todo, scheduler)
     with contextlib.closing(results):
-        for count, (index, error) in enumerate(results, start=1):
+        for count, (index, _, error) in enumerate(results, start=1):
             if error is not None:
                 failures[index] = error
             if progress is not None:
@@ -129,9 +129,10 @@ def run_each(
 
     scheduler   as in `run_shards`, but None. Works that write stores must write different ones.
     """
-    with _client(works, scheduler) as client:
+    with _client((function, works), scheduler) as client:
         from distributed import as_completed
 
+        # pure=False: a work is done for its effect, not for a value that could be remembered from an earlier run
         futures = [client.submit(function, work, *arguments, pure=False, retries=1) for work in works]
         work_of = dict(zip(futures, works, strict=True))
         for future in as_completed(futures, loop=client.loop, raise_errors=False):
@@ -193,20 +194,9 @@ def _here(work: ShardWork, todo: list[int]) -> Any:
     try:
         for index in todo:
             _do(work, index)
-            yield index, None
+            yield index, None, None
     finally:
         _LOADED.forget()
-
-
-def _on_workers(work: ShardWork, todo: list[int], scheduler: Any) -> Any:
-    with _client(work, scheduler) as client:
-        from distributed import as_completed
-
-        # pure=False: a shard is done for its effect, not for a value that could be remembered from an earlier run.
-        futures = client.map(_do, [work] * len(todo), todo, pure=False, retries=1)
-        index_of = dict(zip(futures, todo, strict=True))
-        for future in as_completed(futures, loop=client.loop, raise_errors=False):
-            yield index_of[future], future.exception()
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from visualheads import plugins
 from visualheads.cards import Card, cards, name_of
@@ -32,7 +32,6 @@ from visualheads.tracing.forward import BATCH_TOKENS
 from visualheads.tracing.settings import answers_of
 
 if TYPE_CHECKING:
-    import torch
     import xarray as xr
 
     from visualheads.models.wrapper import VisionLanguageModel
@@ -205,20 +204,14 @@ def untrained_control(
     The model waits on the CPU meanwhile, so that its device has to hold one network at a time. Where the model lies in
     several places it cannot wait, and the network is spread beside it. (None, why) where memory does not suffice.
     """
+    asked = job.fresh_network()
+    settings = {"fresh": fresh, "progress": progress, **asked.arguments()}
     with aside(model.module) as device:
         try:
-            return _untrained_traced(model, job.fresh_network(), device, fresh, progress), ""
+            network = untrained(model, asked.seed, device)
+            return trace.trace_to_store(network, asked.samples, asked.path, **settings).load(), ""
         except DeviceMemoryError as error:
             return None, str(error)
-
-
-def _untrained_traced(
-    model: VisionLanguageModel, asked: TraceJob, device: torch.device, fresh: bool, progress: Wish
-) -> xr.Dataset:
-    network = untrained(model, asked.seed, device)
-    return trace.trace_to_store(
-        network, asked.samples, asked.path, fresh=fresh, progress=progress, **asked.arguments()
-    ).load()
 
 
 STORED_BYTES = 4
@@ -255,16 +248,16 @@ class Needs:
 
 def needs(job: TraceJob) -> Needs:
     """What a trace would take. Raises what resolving the model and drawing the samples raise."""
-    source = _source(job.model)
-    plan, card = _blueprint(source, job), source.card
+    source, plan = _meant(job)
+    card = source.card
+    stored = sum(_bytes(plan.shape if plan else _shape(card), job, _grid(plan, job)))
     if plan is None:
         known = card.parameters * 1e9 if card and card.parameters else None
         weights = math.nan if known is None else known * DTYPE_BYTES[HALF]
-        return Needs(_shape(card), known, math.nan, weights, sum(_bytes(_shape(card), job, None)))
-    counts = [plan.image_tokens(size) for size in _sizes(job.samples)]
-    weights, batch = _memory(plan, job, card, counts)[:2]
-    stored = sum(_bytes(plan.shape, job, _grid(plan, job.samples)))
-    return Needs(plan.shape, plan.parameters, sum(counts) / len(counts), weights + batch, stored)
+        return Needs(_shape(card), known, math.nan, weights, stored)
+    batch = _batch(plan, job, card)
+    tokens = sum(batch.counts) / len(batch.counts)
+    return Needs(plan.shape, plan.parameters, tokens, batch.weights + batch.memory, stored)
 
 
 def estimate(job: TraceJob) -> dict[str, str]:
@@ -272,56 +265,51 @@ def estimate(job: TraceJob) -> dict[str, str]:
 
     Raises what resolving the model and drawing the samples raise.
     """
-    source = _source(job.model)
-    plan, card = _blueprint(source, job), source.card
-    known = _of_blueprint(plan, job, card) if plan else _of_card(card)
+    source, plan = _meant(job)
+    known = _of_blueprint(plan, _batch(plan, job, source.card)) if plan else _of_card(source.card)
     return {
         "model": f"{source.name} ({source.location})",
         **known,
         "samples": str(len(job.samples)),
         "shards": f"{-(-len(job.samples) // SHARD)} of up to {SHARD} samples",
         "store": job.path,
-        "disk": _disk(plan.shape if plan else _shape(card), job, _grid(plan, job.samples)),
+        "disk": _disk(plan.shape if plan else _shape(source.card), job, _grid(plan, job)),
     }
 
 
-def _source(name: str) -> Source:
-    """What is meant; for a catalogued model that has to be converted first, its original."""
-    card = cards().get(name)
+def _meant(job: TraceJob) -> tuple[Source, Blueprint | None]:
+    """What is meant, for a catalogued model that has to be converted first its original; and its blueprint, if any."""
+    card = cards().get(job.model)
     if card is not None and not (card.miniature or card.joined or card.hub_id):
-        return Source(card.name, f"{card.original_id}, to be converted", card)
-    return checkpoints.resolve(name)
-
-
-def _blueprint(source: Source, job: TraceJob) -> Blueprint | None:
+        source = Source(card.name, f"{card.original_id}, to be converted", card)
+    else:
+        source = checkpoints.resolve(job.model)
     checkpoints.check_revision(source, job.revision)
     if source.card is not None and source.card.joined:
-        return None
+        return source, None
     if source.folder is None and source.card is not None and blueprints.has_blueprint(source.card):
-        return blueprints.of_card(source.card)
+        return source, blueprints.of_card(source.card)
     try:
-        return blueprints.prepare(source, job.revision, **job.loading()).check().plan
+        return source, blueprints.prepare(source, job.revision, **job.loading()).check().plan
     except CheckpointError:
         if source.folder is not None:
             raise
-        return None  # no connection: the card tells what it knows
+        return source, None  # no connection: the card tells what it knows
 
 
-def _of_blueprint(plan: Blueprint, job: TraceJob, card: Card | None) -> dict[str, str]:
+def _of_blueprint(plan: Blueprint, batch: Batch) -> dict[str, str]:
     layers, heads, kv_heads = plan.shape
-    device, dtype = _placed(job, card is not None and card.miniature)
-    counts = [plan.image_tokens(size) for size in _sizes(job.samples)]
-    weights, batch, tokens = _memory(plan, job, card, counts)
+    beside = f"{batch.tokens:,} tokens together on {batch.device}"
     typical = ", ".join(f"{plan.image_tokens(size):,} of {size[0]} × {size[1]}" for size in TYPICAL)
     return {
         "class": plan.module_class.__name__,
         "configuration": plan.origin,
         "layers × heads / kv heads": f"{layers} × {heads} / {kv_heads}",
         "parameters": f"{plan.parameters / 1e9:.4g} billion",
-        "image tokens": f"{_range(counts)}; in general {typical}" if counts else typical,
-        "memory for weights": f"{weights / 1e9:.3g} GB in {dtype}",
-        "memory for a batch": f"about {batch / 1e9:.2g} GB for {tokens:,} tokens together on {device}",
-        "memory": f"about {(weights + batch) / 1e9:.3g} GB",
+        "image tokens": f"{_range(batch.counts)}; in general {typical}" if batch.counts else typical,
+        "memory for weights": f"{batch.weights / 1e9:.3g} GB in {batch.dtype}",
+        "memory for a batch": f"about {batch.memory / 1e9:.2g} GB for {beside}",
+        "memory": f"about {(batch.weights + batch.memory) / 1e9:.3g} GB",
     }
 
 
@@ -338,6 +326,31 @@ def _of_card(card: Card | None) -> dict[str, str]:
 
 def _shape(card: Card | None) -> tuple[int | None, int | None, int | None]:
     return card.shape if card else (None, None, None)
+
+
+class Batch(NamedTuple):
+    """Where a batch would run, the image tokens of pictures, the tokens that run together, and bytes."""
+
+    device: str
+    dtype: str
+    counts: list[int]
+    tokens: int
+    weights: float
+    memory: float
+
+
+def _batch(plan: Blueprint, job: TraceJob, card: Card | None) -> Batch:
+    """Weights, and of a batch keys and values of all layers, the widest states of one, the attention rows of all."""
+    device, dtype = _placed(job, card is not None and card.miniature)
+    size, text = DTYPE_BYTES[dtype], plan.config.get_text_config()
+    counts = list(map(plan.image_tokens, _sizes(job.samples)))
+    tokens = max([job.batch_tokens or BATCH_TOKENS.get(device, BATCH_TOKENS["cpu"]), *counts])
+    layers, heads, kv_heads = plan.shape
+    features = getattr(text, "head_dim", None) or text.hidden_size // heads
+    held = 2 * layers * kv_heads * features * size
+    states = (MLP_STATES * text.intermediate_size + RESIDUAL_STATES * text.hidden_size) * size
+    rows = layers * heads * len(QUERIES) * STORED_BYTES
+    return Batch(device, dtype, counts, tokens, plan.parameters * size, tokens * (held + states + rows))
 
 
 def _placed(job: TraceJob, miniature: bool) -> tuple[str, str]:
@@ -357,24 +370,6 @@ def _placed(job: TraceJob, miniature: bool) -> tuple[str, str]:
     return kind, chosen
 
 
-def _memory(plan: Blueprint, job: TraceJob, card: Card | None, counts: Sequence[int]) -> tuple[float, float, int]:
-    """Bytes for weights, bytes for a batch, and the tokens that run together in it."""
-    device, dtype = _placed(job, card is not None and card.miniature)
-    tokens = max([job.batch_tokens or BATCH_TOKENS.get(device, BATCH_TOKENS["cpu"]), *counts])
-    batch = _batch_bytes(plan.config.get_text_config(), plan.shape, tokens, DTYPE_BYTES[dtype])
-    return plan.parameters * DTYPE_BYTES[dtype], batch, tokens
-
-
-def _batch_bytes(text: Any, shape: tuple[int, int, int], tokens: int, size: int) -> float:
-    """Bytes of a batch: keys and values of all layers, the widest states of one, the attention rows kept of all."""
-    layers, heads, kv_heads = shape
-    features = getattr(text, "head_dim", None) or text.hidden_size // heads
-    held = 2 * layers * kv_heads * features * size
-    states = (MLP_STATES * text.intermediate_size + RESIDUAL_STATES * text.hidden_size) * size
-    rows = layers * heads * len(QUERIES) * STORED_BYTES
-    return tokens * (held + states + rows)
-
-
 def _sizes(samples: Sequence[Sample]) -> list[tuple[int, int]]:
     """(width, height) of up to LOOKED_AT pictures, evenly spread over the list."""
     step = max(1, -(-len(samples) // LOOKED_AT))
@@ -386,8 +381,8 @@ def _range(counts: Sequence[int]) -> str:
     return f"{low:,} here" if low == high else f"{low:,} to {high:,} here, {sum(counts) / len(counts):,.0f} on average"
 
 
-def _grid(plan: Blueprint | None, samples: Sequence[Sample]) -> tuple[int, int] | None:
-    sizes = _sizes(samples[:1])
+def _grid(plan: Blueprint | None, job: TraceJob) -> tuple[int, int] | None:
+    sizes = _sizes(job.samples[:1])
     return plan.grid_shape(sizes[0]) if plan and sizes else None
 
 

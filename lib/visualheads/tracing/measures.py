@@ -73,22 +73,11 @@ class TokenSets:
 
     def __post_init__(self) -> None:
         shape = self.image.shape
-        for name in ("image", "patch", "region", "visible", "sink"):
-            mask = getattr(self, name)
-            if mask is not None and (mask.dtype != torch.bool or mask.shape != shape):
-                raise ParameterError(
-                    got(
-                        f"TokenSets.{name}",
-                        f"{mask.dtype} {tuple(mask.shape)}",
-                        f"a bool tensor of shape {tuple(shape)}",
-                    )
-                )
-        for name in ("row", "column"):
-            cells = getattr(self, name)
-            if cells is not None and cells.shape != shape:
-                raise ParameterError(
-                    got(f"TokenSets.{name}", tuple(cells.shape), f"an integer tensor of shape {tuple(shape)}")
-                )
+        for name in ("image", "patch", "region", "visible", "sink", "row", "column"):
+            told, kind = getattr(self, name), "an integer" if name in ("row", "column") else "a bool"
+            if told is not None and (told.shape != shape or (kind == "a bool" and told.dtype != torch.bool)):
+                found = f"{told.dtype} {tuple(told.shape)}"
+                raise ParameterError(got(f"TokenSets.{name}", found, f"{kind} tensor of shape {tuple(shape)}"))
 
 
 def measure(
@@ -124,13 +113,8 @@ def measure(
     Raises ParameterError where shapes disagree.
     """
     if rows.ndim != 4 or rows.shape[0] != sets.image.shape[0] or rows.shape[3] != sets.image.shape[1]:
-        raise ParameterError(
-            got(
-                "attention rows",
-                tuple(rows.shape),
-                f"(batch, head, query, key) with batch, key = {tuple(sets.image.shape)}, as in the token sets",
-            )
-        )
+        allowed = f"(batch, head, query, key) with batch, key = {tuple(sets.image.shape)}, as in the token sets"
+        raise ParameterError(got("attention rows", tuple(rows.shape), allowed))
     batch, head, query, _ = rows.shape
     flat = rows.to(torch.float32).flatten(1, 2)
 

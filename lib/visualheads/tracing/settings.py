@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from visualheads.errors import ParameterError, SampleError, checked_whole, got
+from visualheads.errors import ParameterError, SampleError, checked_name, checked_whole, got
 from visualheads.heads.selection import head_pairs
 from visualheads.models import provenance
 from visualheads.models.prompting import ONE_AT_A_TIME
@@ -72,12 +72,6 @@ def settings_of(
         raise ParameterError(got("model", model, "a model of vh.load or vh.wrap"))
     _check(samples)
     queries, kept = _names("query", query, QUERIES), _names("keep", keep, KEEPABLE)
-    for name, values, allowed in (("query", queries, QUERIES), ("keep", kept, KEEPABLE)):
-        for value in values:
-            if value not in allowed:
-                raise ParameterError(got(name, value, allowed))
-        if len(set(values)) < len(values):
-            raise ParameterError(got(name, values, f"each of {', '.join(allowed)} at most once"))
     if not queries:
         raise ParameterError(got("query", queries, QUERIES, "ask for at least one"))
     max_new_tokens = checked_whole("max_new_tokens", max_new_tokens)
@@ -199,7 +193,12 @@ def _names(what: str, value: str | Sequence[str], allowed: Sequence[str]) -> tup
     """One name or several as a tuple."""
     if not isinstance(value, Sequence) or not all(isinstance(name, str) for name in value):
         raise ParameterError(got(what, value, allowed))
-    return (value,) if isinstance(value, str) else tuple(value)
+    names = (value,) if isinstance(value, str) else tuple(value)
+    for name in names:
+        checked_name(what, name, allowed)
+    if len(set(names)) < len(names):
+        raise ParameterError(got(what, names, f"each of {', '.join(allowed)} at most once"))
+    return names
 
 
 def _check(samples: Sequence[Sample]) -> None:
