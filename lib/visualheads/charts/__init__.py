@@ -34,6 +34,41 @@ from visualheads.charts.training import (
 )
 from visualheads.charts.verdicts import robustness, verdicts
 
-__all__ = sorted(  # pyright: ignore[reportUnsupportedDunderAll]
-    name for name, found in list(vars().items()) if getattr(found, "__module__", "").startswith(f"{__name__}.")
-)
+__all__ = [
+    "against_untrained",
+    "condition_maps",
+    "condition_matrices",
+    "condition_shortfalls",
+    "cost_bars",
+    "detection_map",
+    "effect_depth",
+    "effect_map",
+    "examples",
+    "figure_one",
+    "head_map",
+    "intervals",
+    "loss_curves",
+    "marked_examples",
+    "moment_maps",
+    "moments_compared",
+    "one_row",
+    "outliers",
+    "pattern_matrices",
+    "predictions",
+    "query_agreement",
+    "relation_points",
+    "robustness",
+    "sample_overlays",
+    "show",
+    "sink_heads",
+    "spec_of",
+    "stage_profile",
+    "steered_answers",
+    "strongest_heads",
+    "sweep_bars",
+    "text_and_pictures",
+    "text_relations",
+    "training_curves",
+    "verdicts",
+    "weight_concentration",
+]
