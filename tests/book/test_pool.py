@@ -52,11 +52,11 @@ def test_a_process_killed_while_it_was_idle_is_replaced(monkeypatch: pytest.Monk
             self.dead = False
             made.append(self)
 
-        def submit(self, run: Any, job: str) -> Future[str]:
+        def submit(self, run: Any, *given: Any) -> Future[Any]:
             if self.dead:
                 raise BrokenProcessPool
-            future: Future[str] = Future()
-            future.set_result(run(job))
+            future: Future[Any] = Future()
+            future.set_result(run(*given))
             self.dead = True
             return future
 
@@ -97,7 +97,7 @@ def test_the_other_protocols_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(traces, "run_one", protocol_run)
     said: list[str] = []
     failed = traces.run_full(tmp_path, workers=2, report=said.append)
-    assert sorted(failed) == [f"full protocol of die: {run.KILLED}", "it broke"]
+    assert sorted(failed) == [f"full protocol of {name}: {JOBS[name][1]}" for name in ("die", "refuse")]
     told = {line.split(":")[0]: line.split(" ", 1)[1] for line in said}
     assert told["b"].endswith("is done") and told["die"].endswith("failed") and told["c"].endswith("up to date")
 

@@ -23,14 +23,14 @@ def process(_job: str) -> int:
     return os.getpid()
 
 
-def traced(job: Any) -> str:
+def traced(job: Any) -> None:
     """In place of `trace_one`."""
-    return worked(job.model) and ""
+    worked(job.model)
 
 
-def protocol_run(model: str, work: str, force: bool) -> str:
+def protocol_run(model: str, work: str, force: bool) -> None:
     """In place of `run_one`."""
-    return "it broke" if model == "refuse" else worked(model) and ""
+    worked(model)
 
 
 def page_run(page: Any, root: Any, warm: bool) -> None:

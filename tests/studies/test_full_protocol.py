@@ -205,9 +205,14 @@ def test_the_full_protocol_of_models_that_are_there(tmp_path: Path, monkeypatch:
         traces.run_full(tmp_path, ["c"])
     monkeypatch.setattr(full_protocol, "is_current", lambda name, *_: name == "a")
     ran: list[str] = []
-    monkeypatch.setattr(traces, "run_one", lambda name, *_: (ran.append(name), "it broke")[1])
+
+    def breaks(name: str, *_: object) -> None:
+        ran.append(name)
+        raise StoreError("it broke")
+
+    monkeypatch.setattr(traces, "run_one", breaks)
     said: list[str] = []
-    assert traces.run_full(tmp_path, report=said.append) == ["it broke"]
+    assert traces.run_full(tmp_path, report=said.append) == ["full protocol of b: it broke"]
     assert ran == ["b"] and said == ["a: the full protocol is up to date"]
 
 

@@ -44,7 +44,7 @@ def written(root: Path, target: Path) -> Path:
 def _expanded(root: Path, entry: dict[str, Any], siblings: dict[str, list[str]]) -> list[dict[str, Any]]:
     """The entry where its page is there; of a pattern's pages the first, which gets `siblings` to switch to."""
     if "glob" in entry:
-        found = [page["file"] for page in _by_model(sorted(_pages(root, entry["glob"])))]
+        found = _by_model(_pages(root, entry["glob"]))
         siblings.update({found[0]: found[1:]} if len(found) > 1 else {})
         return [{"file": file, **({"title": entry["title"]} if "title" in entry else {})} for file in found[:1]]
     there = any((root / f"{entry['file']}{suffix}").is_file() for suffix in SUFFIXES) if "file" in entry else True
@@ -55,14 +55,13 @@ def _pages(root: Path, pattern: str) -> list[str]:
     """Documents without their suffix; pages that are running or failed are no documents."""
     found = [path for suffix in SUFFIXES for path in root.glob(f"{pattern}{suffix}")]
     names = (path for path in found if ".partial." not in path.name and not path.name.startswith("."))
-    return [path.relative_to(root).with_suffix("").as_posix() if path.suffix in SUFFIXES else "" for path in names]
+    return [path.relative_to(root).with_suffix("").as_posix() for path in names]
 
 
-def _by_model(documents: list[str]) -> list[dict[str, Any]]:
+def _by_model(documents: list[str]) -> list[str]:
     """Catalogue's order first, other models after it."""
     order = {slug_of(name): index for index, name in enumerate(cards())}
-    placed = sorted(documents, key=lambda name: (order.get(Path(name).name, len(order)), name))
-    return [{"file": document} for document in placed]
+    return sorted(documents, key=lambda name: (order.get(Path(name).name, len(order)), name))
 
 
 LANDING = re.compile(r"landing(-\d+)?")
@@ -164,7 +163,7 @@ def render_book(root: str | Path = ".", force: bool = False, report: Report = si
     fresh = root / BUILD / "fresh"
     shutil.rmtree(fresh, ignore_errors=True)
     toc = written(root, root / BUILD / "_toc.yml")
-    reference.written(root / BUILD / "api.txt")
+    _put(root / BUILD / "api.txt", reference.chapter())
     report("building the book")
     log = jupyter_book(root, fresh, toc)
     made = fresh / "_build" / "html"

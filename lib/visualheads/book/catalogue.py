@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,7 @@ from visualheads.book.run import run_page
 from visualheads.cards import Card, cards, data_folder, miniature_folder, name_of
 from visualheads.errors import ParameterError, got
 from visualheads.paths import RESULTS as DATA_RESULTS
-from visualheads.paths import slug_of
+from visualheads.paths import read_table, slug_of
 from visualheads.studies.shipped import FULL, path_of
 
 MODELS = Path("book/models")
@@ -25,12 +27,11 @@ ALWAYS_TOLD = ("n", "seed")
 """Parameters that the command at a page's end names even where they are the defaults."""
 FULL_N = 1000
 """More questions than any shipped condition has: all of them."""
-COMMAND = "visualheads book"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A page that reads what was traced. A new one is an entry in COMPARISONS, a template and a line in _toc.yml.
+    """A page that reads what was traced. A new one is an entry in comparisons.yml, a template and a line in _toc.yml.
 
     Parameters
     ----------
@@ -51,27 +52,7 @@ class Comparison:
     data: str = ""
 
 
-COMPARISONS = (
-    Comparison("claims", "Fourteen claims", last=True, words=inputs.WORDING),
-    Comparison("one_head", "One picture, one question, one head", removes=True, data="smol/looks"),
-    Comparison("measures", "What is measured", reads=False),
-    Comparison("rows", "Which row decides everything", last=True),
-    Comparison("chance", "More than chance"),
-    Comparison("models", "The models"),
-    Comparison("visual_heads", "Visual heads and where they sit"),
-    Comparison("benchmarks", "Weight, concentration, performance"),
-    Comparison("conditions", "Box and name"),
-    Comparison("removals", "Removing late heads", removes=True, last=True),
-    Comparison("families", "Families, size, tokens"),
-    Comparison("tasks", "Tasks"),
-    Comparison("rankings", "Do looking heads matter?", removes=True, last=True),
-    Comparison("sinks", "Sinks", removes=True),
-    Comparison("emergence", "From words to pictures"),
-    Comparison("three_moments", "A real language model learns to see", data="smol/three-moments.zarr.zip"),
-    Comparison("training", "How the miniatures learned"),
-    Comparison("catalogue", "Catalogue", reads=False),
-    Comparison("cost", "What it costs", reads=False, data="cost"),
-)
+COMPARISONS = tuple(Comparison(**told) for told in read_table(__file__, "comparisons.yml"))
 """In the order of the book, but for the page that takes longest, which starts before others that wait."""
 
 
@@ -89,7 +70,8 @@ def model_page(root: str | Path, model: str, parameters: Mapping[str, Any] | Non
     asked = inputs.task_places(task, str(root / str(given["data"])) if given.get("data") else "")
     checkpoint = miniature_folder(model) if model in cards() else Path(model)
     others = (Path(str(given[key])) for key in ("adapter", "chat_template") if given.get(key))
-    read = [path for path in (checkpoint, path_of(model, "").parent, *others) if _is_there(path)]
+    # a template may be given as text, which is no path: os.path then says no, where Path raises
+    read = [path for path in (checkpoint, path_of(model, "").parent, *others) if os.path.exists(path)]
     return Page(
         template=template,
         output=root / MODELS / f"{slug}.ipynb",
@@ -124,7 +106,7 @@ def comparison_pages(root: str | Path, full: bool = False) -> list[Page]:
             ),
             stores=root / results if one.reads else None,
             last=one.last,
-            command=_book(full),
+            command="visualheads book --full" if full else "visualheads book",
         )
         for one in COMPARISONS
         if (removable if one.removes else traced)
@@ -148,21 +130,16 @@ def model_pages(root: str | Path, full: bool = False, force: bool = False) -> li
     questions, in a folder of their own.
     """
     root = Path(root).resolve()
+    shown = [card for card in shipped() if card.paper_name]
+    shown += [card for card in cards().values() if card.joined and path_of(card.name, MAIN_TASK).is_file()]
     pages: list[Page] = []
-    for card in shipped():
-        if not card.paper_name:
-            continue
-        page = model_page(root, card.name)
-        kept = {} if force else dict(inputs.recorded(page.output).get("parameters", {}))
-        wanted = {**kept, "n": FULL_N, "results": FULL_RESULTS} if full else kept
-        lasting = {k: v for k, v in wanted.items() if k not in ("model", *ONCE)}
-        pages.append(model_page(root, card.name, lasting))
-    for card in cards().values():
-        if card.joined and path_of(card.name, MAIN_TASK).is_file():
-            page = model_page(root, card.name)
-            kept = {} if force else dict(inputs.recorded(page.output).get("parameters", {}))
-            lasting = {k: v for k, v in kept.items() if k not in ("model", *ONCE)}
-            pages.append(model_page(root, card.name, lasting or {"stored": True}))
+    for card in shown:
+        output = model_page(root, card.name).output
+        given = {} if force else dict(inputs.recorded(output).get("parameters", {}))
+        if full and not card.joined:
+            given |= {"n": FULL_N, "results": FULL_RESULTS}
+        lasting = {name: value for name, value in given.items() if name not in ("model", *ONCE)}
+        pages.append(model_page(root, card.name, lasting or ({"stored": True} if card.joined else None)))
     return pages
 
 
@@ -196,12 +173,8 @@ def run_model_page(
 
 def command(model: str, parameters: Mapping[str, Any]) -> str:
     """The command line that makes a model's page again."""
-    settings = "".join(f" -p {name}={_quoted(value)}" for name, value in parameters.items())
-    return f"visualheads page {_quoted(model)}{settings}"
-
-
-def _book(full: bool) -> str:
-    return f"{COMMAND} --full" if full else COMMAND
+    settings = "".join(f" -p {name}={shlex.quote(str(value))}" for name, value in parameters.items())
+    return f"visualheads page {shlex.quote(model)}{settings}"
 
 
 def _told(template: Path, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,15 +182,3 @@ def _told(template: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     defaults = {name: p.default for name, p in parameters_of(template).items()} if template.is_file() else {}
     always = {name: defaults[name] for name in ALWAYS_TOLD if name in defaults}
     return {name: value for name, value in {**always, **given}.items() if name not in ("model", *ONCE)}
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a template's text is no path
-        return False
-
-
-def _quoted(value: Any) -> str:
-    text = str(value)
-    return text if text and all(c.isalnum() or c in "._-/:,+" for c in text) else "'" + text.replace("'", "'\\''") + "'"

@@ -9,16 +9,19 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
-import time
-from collections.abc import Callable, Sequence
+import timeit
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from visualheads.analysis import scores
 from visualheads.analysis.models import traced
 from visualheads.book.catalogue import FULL_RESULTS, MAIN_TASK
-from visualheads.book.run import Report, silent
+from visualheads.book.run import Report, caught, silent
 from visualheads.book.traces import WORK, asked_formats, with_controls
 from visualheads.cards import cards, name_of
 from visualheads.errors import (
@@ -29,14 +32,14 @@ from visualheads.errors import (
     ModeError,
     ParameterError,
     SampleError,
-    VisualHeadsError,
     got,
 )  # fmt: skip
 from visualheads.models.checkpoints import resolve
-from visualheads.models.devices import free
+from visualheads.models.devices import AUTO, chosen_device, chosen_dtype, free, main_memory
 from visualheads.paths import RESULTS
 from visualheads.store.stored import opened
 from visualheads.store.write import pending
+from visualheads.studies import full_protocol
 from visualheads.tasks import task, task_names
 from visualheads.tracing import cluster, trace
 from visualheads.tracing.jobs import Needs, TraceJob, needs, untrained_control
@@ -87,15 +90,12 @@ class Plan:
     @property
     def size(self) -> int:
         """Number of its traces and parts."""
-        from visualheads.studies.full_protocol import PARTS
-
-        return len(self.traces) + len(PARTS)
+        return len(self.traces) + len(full_protocol.PARTS)
 
     def left(self) -> tuple[list[TraceJob], list[str]]:
         """What is not done: traces, and parts of the full protocol."""
-        from visualheads.studies.full_protocol import PARTS, is_current
-
-        parts = [name for name in PARTS if not is_current(self.name, [name], data=Path(self.data))]
+        current = partial(full_protocol.is_current, self.name, data=Path(self.data))
+        parts = [name for name in full_protocol.PARTS if not current([name])]
         return [job for job in self.traces if not _is_done(job)], parts
 
 
@@ -174,8 +174,6 @@ def estimate(plan: Plan, speed: float = math.nan) -> Estimate:
     speed   floating-point operations per second that a model's passes reach (`speed_of`); NaN: the time is not told
     Raises what resolving the model and drawing the samples raise.
     """
-    from visualheads.studies.full_protocol import passes
-
     jobs, parts = plan.left()
     left = (*(Path(job.path).name.removesuffix(".zarr") for job in jobs), *parts)
     told = [needs(job) for job in jobs]
@@ -183,7 +181,7 @@ def estimate(plan: Plan, speed: float = math.nan) -> Estimate:
     layers, heads, _ = main.shape
     prompts = sum(len(job.samples) for job in jobs)
     if parts and layers and heads:
-        prompts += passes(layers * heads, len(plan.tasks), plan.judged) // PASSES
+        prompts += full_protocol.passes(layers * heads, len(plan.tasks), plan.judged) // PASSES
     operations = 2 * (main.parameters or math.nan) * (main.tokens + TEXT_TOKENS) * prompts * PASSES
     return Estimate(plan, left, main, prompts, sum(one.disk for one in told), operations / speed)
 
@@ -212,10 +210,6 @@ def check_room(found: Estimate, device: str | None) -> None:
 def speed_of(device: str | None, dtype: str | None) -> float:
     """Operations per second that a model's passes reach about, from multiplying matrices for a moment; NaN where the
     device is not on this machine, as before a cluster's job."""
-    import torch
-
-    from visualheads.models.devices import AUTO, chosen_device, chosen_dtype
-
     try:
         place = torch.device("cuda") if device == AUTO else torch.device(chosen_device(device))
         precision = chosen_dtype(dtype, place)
@@ -224,11 +218,7 @@ def speed_of(device: str | None, dtype: str | None) -> float:
     kind = precision if isinstance(precision, torch.dtype) else torch.bfloat16
     side = MATRIX.get(place.type, MATRIX["cpu"])
     matrix = torch.ones((side, side), device=place, dtype=kind)
-    best = math.inf
-    for _ in range(3):  # the first one warms up
-        started = time.perf_counter()
-        (matrix @ matrix)[0, 0].item()
-        best = min(best, time.perf_counter() - started)
+    best = min(timeit.repeat(lambda: (matrix @ matrix)[0, 0].item(), number=1, repeat=3))  # the first one warms up
     return EFFICIENCY * 2 * side**3 / best
 
 
@@ -238,9 +228,7 @@ def run(plan: Plan, report: Report = silent, fresh: bool = False, progress: Any 
     Raises IdentityMismatch where a store is of another run (other weights, questions, settings) unless `fresh` sets it
     aside, and what loading and tracing raise.
     """
-    from visualheads.studies.full_protocol import PARTS, run_protocol
-
-    jobs, parts = (plan.traces, list(PARTS)) if fresh else plan.left()
+    jobs, parts = (plan.traces, list(full_protocol.PARTS)) if fresh else plan.left()
     if not parts and not jobs:
         report(f"{plan.name}: all is done")
         return []
@@ -252,7 +240,7 @@ def run(plan: Plan, report: Report = silent, fresh: bool = False, progress: Any 
     refused = []
     for part in parts:
         try:
-            run_protocol(
+            full_protocol.run_protocol(
                 model, plan.tasks, Path(plan.root) / FULL_RESULTS / WORK, report, fresh, progress,
                 n=plan.judged, data=Path(plan.data), most=plan.main.n, parts=[part],
             )  # fmt: skip
@@ -271,16 +259,15 @@ def run_all(
     failed: list[str] = []
     told: list[str] = []
     outcomes = (
-        ((plan, *_caught(run, plan, report, fresh, progress)) for plan in found)
+        ((plan, *caught(run, plan, report, fresh, progress)) for plan in found)
         if scheduler is None
         else cluster.run_each(run, found, scheduler, silent, fresh)
     )
     with contextlib.closing(outcomes):
         for plan, refused, error in outcomes:
             told += refused or []
-            if error is not None:
-                failed.append(f"{plan.name}: {error}")
-            report(f"{plan.name}: {'failed' if error is not None else 'done'}")
+            failed += [f"{plan.name}: {error}"] if error else []
+            report(f"{plan.name}: {'failed' if error else 'done'}")
     if failed:
         raise KernelError("\n".join([*failed, "What is done is kept; run the same command again for the rest."]))
     return told
@@ -299,14 +286,6 @@ def known_answers(found: Sequence[Plan]) -> list[str]:
     return lines
 
 
-def _caught(function: Callable[..., list[str]], *arguments: Any) -> tuple[list[str], str | None]:
-    """What a function returns, and in words what it raised: an error itself would hold on to the model."""
-    try:
-        return function(*arguments), None
-    except VisualHeadsError as error:
-        return [], str(error)
-
-
 def _trace(model: VisionLanguageModel, job: TraceJob, fresh: bool, progress: Any) -> None:
     if not job.untrained:
         trace.trace_to_store(model, job.samples, job.path, fresh=fresh, progress=progress, **job.arguments())
@@ -322,19 +301,13 @@ def _is_done(job: TraceJob) -> bool:
 
 
 def _on_gpu(device: str | None) -> bool:
-    import torch
-
     return (device or "cuda").startswith("cuda") and torch.cuda.is_available()
 
 
 def _memory_of(device: str | None) -> float:
     """Bytes of the device's memory; infinite where it cannot be told here."""
-    import torch
-
     if _on_gpu(device):
         return float(torch.cuda.mem_get_info(torch.device(device or "cuda"))[1])
     if device in (None, "cpu"):
-        from visualheads.models.devices import main_memory
-
         return float(main_memory() or math.inf)
     return math.inf

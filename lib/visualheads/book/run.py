@@ -18,10 +18,10 @@ import nbformat
 from papermill.engines import NBClientEngine, papermill_engines
 
 from visualheads.book import page as inputs
-from visualheads.book import page as template
-from visualheads.book.page import ONCE, Page, cleaned
+from visualheads.book.page import ONCE, Page, adapted, checked, cleaned
 from visualheads.book.warm_kernels import end_with_parent, use_warm_kernels
 from visualheads.errors import KernelError, VisualHeadsError
+from visualheads.paths import read_table
 
 Job = TypeVar("Job")
 
@@ -68,7 +68,7 @@ class Workers:
                 while left and len(busy) < self.number:
                     pool = self._idle.pop() if self._idle else _process()
                     try:
-                        future = pool.submit(run, left[-1])
+                        future = pool.submit(caught, run, left[-1])
                     except BrokenProcessPool:  # killed while it had nothing to do
                         pool.shutdown()
                         continue
@@ -78,15 +78,21 @@ class Workers:
                     job, pool = busy.pop(future)
                     self._idle.append(pool)
                     try:
-                        found, why = future.result(), ""
+                        found, why = future.result()
                     except BrokenProcessPool:
                         self._idle.pop().shutdown()
                         found, why = None, KILLED
-                    except VisualHeadsError as error:
-                        found, why = None, str(error)
                     yield job, found, why
         finally:
             self._idle += [pool for _, pool in busy.values()]
+
+
+def caught(function: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
+    """What a function returns, and in words what it raised: errors with fields do not travel, and hold on to models."""
+    try:
+        return function(*arguments), ""
+    except VisualHeadsError as error:
+        return None, str(error)
 
 
 def _process() -> ProcessPoolExecutor:
@@ -132,23 +138,9 @@ class PageEngine(NBClientEngine):
             nb_man.save = save  # papermill writes the end through it, also after a failed cell or a dead kernel
 
 
-def registered() -> str:
-    """Make the engine known to papermill; returns the name to ask for it by."""
-    papermill_engines.register(NAME, PageEngine)
-    return NAME
+papermill_engines.register(NAME, PageEngine)
 
-
-KERNEL_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "PYTHONHASHSEED": "0",
-    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-    "PYTHONWARNINGS": "ignore:IProgress not found",
-}
-"""One thread per kernel: pages run side by side, and sums in one thread are the same in every run. No warning about
-progress bars in notebooks: any words on stderr fail the strict build."""
+KERNEL_ENVIRONMENT: dict[str, str] = read_table(__file__, "kernels.yml")["environment"]
 QUIET_KERNEL = ["--IPKernelApp.log_level=CRITICAL"]
 """Kernels warn at every start that they listen on a local port without encryption, and call it an error that they are
 interrupted before they are shut down. What cells raise comes through papermill."""
@@ -170,14 +162,14 @@ def run_page(page: Page, root: str | Path = ".", force: bool = False) -> bool:
     or the kernel dies: the page as far as it came is kept as `<slug>.partial.ipynb`.
     """
     root = Path(root).resolve()
-    parameters = template.checked(page.template, page.parameters)
+    parameters = checked(page.template, page.parameters)
     lasting = {name: value for name, value in parameters.items() if name not in ONCE}
     force = force or any(parameters.get(name) for name in ONCE)
     if not force and inputs.is_current(page, lasting):
         return False
     page.output.parent.mkdir(parents=True, exist_ok=True)
     source = page.output.with_name(f".{page.output.stem}.source.ipynb")
-    nbformat.write(template.adapted(page), source)
+    nbformat.write(adapted(page), source)
     record = {"inputs": inputs.page_hash(page, lasting), "parameters": lasting, "title": page.title}
     try:
         _execute(source, page, parameters, root)
@@ -245,7 +237,7 @@ def run_pages(
 
     def stale(page: Page) -> bool:
         try:
-            return force or not inputs.is_current(page, template.checked(page.template, page.parameters))
+            return force or not inputs.is_current(page, checked(page.template, page.parameters))
         except VisualHeadsError as error:
             finish(page, str(error))
             return False
@@ -279,7 +271,7 @@ def _execute(source: Path, page: Page, parameters: dict[str, Any], root: Path) -
         with one_thread():
             papermill.execute_notebook(
                 str(source), str(page.partial), parameters=parameters, kernel_name="python3", cwd=str(root),
-                progress_bar=False, log_output=False, extra_arguments=QUIET_KERNEL, engine_name=registered(),
+                progress_bar=False, log_output=False, extra_arguments=QUIET_KERNEL, engine_name=NAME,
             )  # fmt: skip
     except PapermillExecutionError as error:
         last = COLOURS.sub("", str(error.evalue)).strip()
@@ -299,13 +291,11 @@ def _execute(source: Path, page: Page, parameters: dict[str, Any], root: Path) -
 @contextmanager
 def one_thread() -> Iterator[None]:
     """The environment of kernels and tracing processes, for those started within."""
-    before = {name: os.environ.get(name) for name in KERNEL_ENVIRONMENT}
+    before = {name: os.environ[name] for name in KERNEL_ENVIRONMENT if name in os.environ}
     os.environ.update(KERNEL_ENVIRONMENT)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in KERNEL_ENVIRONMENT:
+            os.environ.pop(name, None)
+        os.environ.update(before)

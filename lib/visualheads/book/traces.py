@@ -10,21 +10,26 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from visualheads.book import page as inputs
 from visualheads.book.catalogue import FULL_RESULTS, MAIN_TASK, shipped
 from visualheads.book.page import Page, parameters_of
-from visualheads.book.run import Countdown, Report, one_thread, side_by_side, silent
+from visualheads.book.run import Countdown, Report, caught, one_thread, side_by_side, silent
 from visualheads.cards import data_folder, miniature_folder
-from visualheads.errors import IdentityMismatch, ParameterError, StoreError, VisualHeadsError, got
+from visualheads.errors import IdentityMismatch, ParameterError, StoreError, got
+from visualheads.models.loading import load, untrained
 from visualheads.models.smol import base_weights
 from visualheads.paths import RESULTS, slug_of
 from visualheads.store import files as disk
 from visualheads.store.stored import opened
 from visualheads.store.write import pending
+from visualheads.studies import full_protocol, stored_model
 from visualheads.studies.shipped import NULL, path_of
 from visualheads.tasks import Benchmark, task, task_names
 from visualheads.tracing.jobs import TraceJob
 from visualheads.tracing.measures import DEFINITIONS_VERSION, MEASURES
+from visualheads.tracing.trace import trace_to_store
 
 BOOK_N = {"pope": 48, "mmbench": 30, "seedbench": 100, "qbench": 100}
 """Questions per condition that the book asks (looktwice: the model page's own number); --full asks all."""
@@ -128,35 +133,31 @@ def trace_all(
     failed: list[str] = []
     left = Countdown([_size(job) for job in made_of])
     with one_thread():
-        for job, error, why in side_by_side(trace_one, list(made_of), workers):
+        for job, _, why in side_by_side(trace_one, list(made_of), workers):
             told = f"{job.model} on {Path(job.path).name.removesuffix('.zarr')}"
-            if error or why:
-                failed.append(f"trace of {told}: {error or why}")
+            if why:
+                failed.append(f"trace of {told}: {why}")
             else:
                 _stamp(job, made_of[job])
-            report(f"{'failed: trace of' if error or why else 'traced'} {told} ({left.step(_size(job))})")
+            report(f"{'failed: trace of' if why else 'traced'} {told} ({left.step(_size(job))})")
     return failed
 
 
-def trace_one(job: TraceJob) -> str:
-    """Run one job in this process; return what went wrong, in words (errors with fields do not travel)."""
-    import torch
-
-    from visualheads.models import loading as models
-    from visualheads.tracing import trace
-
+def trace_one(job: TraceJob) -> None:
+    """Run one job in this process."""
     torch.set_num_threads(1)
+    model, samples = _loaded(job.model, job.device, job.dtype), job.samples
+    model = untrained(model, job.seed) if job.untrained else model
+    other = Path(job.path).exists() and opened(job.path).ids != [sample.id for sample in samples]
     try:
-        model, samples = _loaded(job.model, job.device, job.dtype), job.samples
-        model = models.untrained(model, job.seed) if job.untrained else model
-        try:
-            other = Path(job.path).exists() and opened(job.path).ids != [sample.id for sample in samples]
-            trace.trace_to_store(model, samples, job.path, progress=False, fresh=other, **job.arguments())
-        except IdentityMismatch:
-            trace.trace_to_store(model, samples, job.path, progress=False, fresh=True, **job.arguments())
-    except VisualHeadsError as error:
-        return str(error)
-    return ""
+        trace_to_store(model, samples, job.path, progress=False, fresh=other, **job.arguments())
+    except IdentityMismatch:
+        trace_to_store(model, samples, job.path, progress=False, fresh=True, **job.arguments())
+
+
+@cache
+def _loaded(model: str, device: str | None, dtype: str | None) -> Any:
+    return load(model, device=device, dtype=dtype)
 
 
 def made_from(job: TraceJob) -> str:
@@ -164,13 +165,6 @@ def made_from(job: TraceJob) -> str:
     described = asdict(job) | {"results": "", "definitions": DEFINITIONS_VERSION, "measures": MEASURES}
     files = inputs.files_hash([miniature_folder(job.model), *inputs.task_places(job.task, job.data)])
     return hashlib.sha256(f"{json.dumps(described, sort_keys=True)} {files}".encode()).hexdigest()
-
-
-@cache
-def _loaded(model: str, device: str | None, dtype: str | None) -> Any:
-    from visualheads.models.loading import load
-
-    return load(model, device=device, dtype=dtype)
 
 
 def _is_done(job: TraceJob, made: str) -> bool:
@@ -228,12 +222,11 @@ def run_full(
 
     A single one reports every step. Raises ParameterError for a model that is not there.
     """
-    from visualheads.studies import stored_model
-    from visualheads.studies.full_protocol import is_current
 
     def holds(name: str) -> bool:
         try:
-            return is_current(name, stored_model.PARTS) if name == JOINED else is_current(name)
+            current = full_protocol.is_current
+            return current(name, stored_model.PARTS) if name == JOINED else current(name)
         except StoreError:  # running it tells what is damaged, and stops no other
             return False
 
@@ -250,28 +243,20 @@ def run_full(
         return []
     work = str(Path(root).resolve() / FULL_RESULTS / WORK)
     if len(todo) == 1:
-        error = run_one(todo[0], work, force, report)
-        return [error] if error else []
+        _, why = caught(run_one, todo[0], work, force, report)
+        return [f"full protocol of {todo[0]}: {why}"] if why else []
     failed: list[str] = []
     with one_thread():
-        for name, error, why in side_by_side(partial(run_one, work=work, force=force), todo, workers):
-            failed += [error or f"full protocol of {name}: {why}"] if error or why else []
-            report(f"{name}: the full protocol {'failed' if error or why else 'is done'}")
+        for name, _, why in side_by_side(partial(run_one, work=work, force=force), todo, workers):
+            failed += [f"full protocol of {name}: {why}"] if why else []
+            report(f"{name}: the full protocol {'failed' if why else 'is done'}")
     return failed
 
 
-def run_one(model: str, work: str, force: bool = False, report: Report = silent) -> str:
-    """Run one model's in this process; return what went wrong, in words (errors with fields do not travel)."""
-    import torch
-
-    from visualheads.models.loading import load
-    from visualheads.studies import stored_model as joined
-    from visualheads.studies.full_protocol import run_protocol
-
+def run_one(model: str, work: str, force: bool = False, report: Report = silent) -> None:
+    """Run one model's in this process."""
     torch.set_num_threads(1)
-    own: dict[str, Any] = {"parts": joined.PARTS, **joined.SIZES} if model == JOINED else {}
-    try:
-        run_protocol(load(model, device="cpu"), joined.TASKS if own else taught(model), work, report, force, **own)
-    except VisualHeadsError as error:
-        return f"full protocol of {model}: {error}"
-    return ""
+    joined = model == JOINED
+    own: dict[str, Any] = {"parts": stored_model.PARTS, **stored_model.SIZES} if joined else {}
+    tasks = stored_model.TASKS if joined else taught(model)
+    full_protocol.run_protocol(load(model, device="cpu"), tasks, work, report, force, **own)

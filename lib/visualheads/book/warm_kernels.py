@@ -20,25 +20,11 @@ from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
+from visualheads.paths import read_table
+
 NAME = "visualheads-warm"
 LAUNCHER = "ipykernel_launcher"
-PRELOADED = (
-    "accelerate",
-    "altair",
-    "dask.array",
-    "ipykernel.ipkernel",
-    "ipykernel.kernelapp",
-    "jaxtyping",
-    "nnsight",
-    "scipy.stats",
-    "transformers.models.llava_next.modeling_llava_next",
-    "transformers.models.llava_next.processing_llava_next",
-    "transformers.models.vipllava.modeling_vipllava",
-    "xarray",
-    "zarr",
-)
-"""What takes long and starts no thread, so that it survives a fork; other people's packages only, which do not change
-while a book is built."""
+PRELOADED: list[str] = read_table(__file__, "kernels.yml")["preloaded"]
 
 
 def use_warm_kernels() -> None:

@@ -36,18 +36,21 @@ FOLDER, LOOKS = "charts", "looks"
 """In the book's `_static`: a script for each specification, and folders of looks."""
 MARK, EXPLORER_MARK = "vega-chart", "vh-figure"
 NO_WORDS = "Vega-Lite chart"
+CHOSEN = ("model", "sample", "heads", "token", "measure")
+"""What an explorer's directive may choose first."""
 LATE = 900
 """Priority after the extensions that add scripts."""
 
 
 def write(app: Sphinx) -> None:
-    """Write bundle, loader and style sheets into the built book's `_static`."""
+    """Write bundle, scripts and style sheets into the built book's `_static`."""
     if app.builder.format != "html":
         return
     # In a function of its own: the bundle's top-level names must not become globals of the page.
     bundle = vlc.javascript_bundle(vl_version=VEGA_LITE)  # pyright: ignore[reportCallIssue]  (its stub lacks a default)
     texts = {BUNDLE: f"(function(){{{bundle}}})();", EXPLORER_SCRIPT: page_script(), EXPLORER_STYLE: style()}
-    texts |= {name: Path(__file__).with_name(name).read_text(encoding="utf-8") for name in (LOADER, STYLE)}
+    own = [path for path in Path(__file__).parent.iterdir() if path.suffix in (".js", ".css")]
+    texts |= {path.name: path.read_text(encoding="utf-8") for path in own}
     static = Path(app.outdir) / "_static"
     static.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
@@ -142,7 +145,7 @@ class ExplorerDirective(SphinxDirective):
     required_arguments = 1
     has_content = True
     option_spec: ClassVar = {
-        **dict.fromkeys(("name", "alt", "model", "sample", "heads", "token", "measure"), directives.unchanged),
+        **dict.fromkeys(("name", "alt", *CHOSEN), directives.unchanged),
         "class": directives.class_option,
     }
 
@@ -156,9 +159,7 @@ class ExplorerDirective(SphinxDirective):
         name = relative.strip("/").replace("/", "-")
         shutil.copytree(folder, Path(self.env.app.outdir) / "_static" / LOOKS / name, dirs_exist_ok=True)
         up = "" if self.env.app.builder.name == "singlehtml" else "../" * self.env.docname.count("/")
-        first = {
-            key: self.options[key] for key in ("model", "sample", "heads", "token", "measure") if key in self.options
-        }
+        first = {key: self.options[key] for key in CHOSEN if key in self.options}
         text = element(f"{up}_static/{LOOKS}/{name}", {**first, "remembers": "yes"}, self.options.get("alt", ""))
         figure = nodes.figure(
             "", nodes.raw("", text, format="html"), classes=[EXPLORER_MARK, *self.options.get("class", [])]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from importlib import import_module
-from pathlib import Path
 
 import visualheads
 
@@ -16,8 +15,8 @@ MODULES = (
 """Modules whose functions notebooks may call; all others are the library's own."""
 
 
-def written(target: Path) -> Path:
-    """Write the generated part of the chapter: every public name in full, then the public modules as tables."""
+def chapter() -> str:
+    """The generated part of the chapter: every public name in full, then the public modules as tables."""
     lines = ["```{eval-rst}"]
     for name in visualheads.__all__:
         found = getattr(visualheads, name)
@@ -29,11 +28,7 @@ def written(target: Path) -> Path:
         lines += [f"### visualheads.{module}", "", _summary(module), "", "```{eval-rst}", ".. autosummary::", ""]
         lines += [f"   visualheads.{module}.{name}" for name in public_names(module)]
         lines += ["```", ""]
-    text = "\n".join(lines)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if not target.is_file() or target.read_text(encoding="utf-8") != text:
-        target.write_text(text, encoding="utf-8")
-    return target
+    return "\n".join(lines)
 
 
 def public_names(module: str) -> list[str]:

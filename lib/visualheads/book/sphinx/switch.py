@@ -9,9 +9,7 @@ chapters of their own: figures have the same number on each, and the page before
 from __future__ import annotations
 
 import html
-import shutil
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from docutils import nodes
@@ -111,18 +109,9 @@ def explain(app: Sphinx, doctree: nodes.document, name: str) -> None:
             link["reftitle"] = definitions(app.env).get(anchor, "")
 
 
-def write(app: Sphinx) -> None:
-    """Write the book's own script into `_static`."""
-    if app.builder.format == "html":
-        static = Path(app.outdir) / "_static"
-        static.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(Path(__file__).parent / SCRIPT, static / SCRIPT)
-
-
 def setup(app: Sphinx) -> None:
     """Register every step with Sphinx."""
     app.connect("config-inited", include, priority=950)  # after the contents have been read
-    app.connect("builder-inited", write)
     app.connect("env-get-updated", number, priority=900)  # after numbers have been given
     app.connect("doctree-resolved", add_select)
     app.connect("doctree-resolved", explain)
