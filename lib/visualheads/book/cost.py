@@ -7,7 +7,6 @@ import gc
 import itertools
 import json
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -15,12 +14,11 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import pandas as pd
 
 from visualheads.errors import ParameterError, VisualHeadsError, got
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 METHODS = ("plain", "trace", "eager")
 """generate on SDPA; our trace with all measures, both queries, mean maps and a store; eager output_attentions."""
@@ -65,8 +63,6 @@ def measure_cost(
     the plain run beside it), memory_mb (median peak above the loaded process, NaN outside Linux), memory_above_mb
     (that minus the plain run's), runs. NaN for eager where its matrices would not fit into memory.
     """
-    import pandas as pd
-
     for name, value, allowed in (("kind", [kind], KINDS), ("methods", methods, METHODS)):
         for entry in value:
             if entry not in allowed:
@@ -78,23 +74,20 @@ def measure_cost(
     told = in_fresh_process(
         [kind, list(shape), {m: min(runs, eager) if m == "eager" else runs for m in chosen}, pictures]
     )
-    rows = []
-    for method in chosen:
-        seconds, memory = told["seconds"][method], told["memory"][method]
-        # eager takes part in the first runs only
-        ratios = [own / plain for own, plain in zip(seconds, told["seconds"]["plain"], strict=False)]
-        rows.append(
-            {
-                "method": method,
-                "tokens": told["tokens"],
-                "cpu_seconds": statistics.median(seconds),
-                "cpu_ratio": statistics.median(ratios),
-                "memory_mb": statistics.median(memory),
-                "memory_above_mb": statistics.median(memory) - statistics.median(told["memory"]["plain"]),
-                "runs": len(seconds),
-            }
-        )
-    return pd.DataFrame(rows).set_index("method")
+    # eager takes part in the first runs only
+    seconds, memory = (pd.DataFrame.from_dict(told[what], orient="index").T for what in ("seconds", "memory"))
+    table = pd.DataFrame(
+        {
+            "tokens": told["tokens"],
+            "cpu_seconds": seconds.median(),
+            "cpu_ratio": seconds.div(seconds["plain"], axis=0).median(),
+            "memory_mb": memory.median(),
+            "memory_above_mb": memory.median() - memory["plain"].median(),
+            "runs": pd.Series(told["seconds"]).map(len),
+        },
+        index=list(chosen),
+    )
+    return table.rename_axis("method")
 
 
 def kept_cost(path: str | Path, measure: Callable[..., pd.DataFrame] | None = None, **settings: Any) -> pd.DataFrame:
@@ -103,8 +96,6 @@ def kept_cost(path: str | Path, measure: Callable[..., pd.DataFrame] | None = No
     What is kept serves as long as the other settings are the same and it has at least as many runs as are asked for.
     The table's attribute `machine` tells where it was measured.
     """
-    import pandas as pd
-
     path = Path(path)
     kept = _kept(path)
     if kept is not None and _serves(kept["settings"], json.loads(json.dumps(settings))):
@@ -202,21 +193,26 @@ def in_fresh_process(
     return json.loads(done.stdout)
 
 
-def _measured(kind: str, sizes: Sequence[int], runs: dict[str, int], pictures: int) -> dict[str, Any]:
-    """In the fresh process: warm up, then alternate the methods, each as often as `runs` says."""
-    import numpy as np
+def random_model(kind: str, shape: Shape, name: str = "cost") -> Any:
+    """What `build` gives, ready to be traced, on one thread."""
     import torch
-    from PIL import Image
 
     from visualheads.models.loading import wrap
-    from visualheads.tasks.sample import Sample
 
     torch.set_num_threads(1)
+    return wrap(*build(kind, shape), name=name, validate=False)
+
+
+def _measured(kind: str, sizes: Sequence[int], runs: dict[str, int], pictures: int) -> dict[str, Any]:
+    """In the fresh process: warm up, then alternate the methods, each as often as `runs` says."""
+    from PIL import Image
+
+    from visualheads.tasks.sample import Sample
+
     shape = Shape(*sizes)
-    module, processor = build(kind, shape)
-    model = wrap(module, processor, name="cost", validate=False)
+    model = random_model(kind, shape)
     asked = [
-        Sample(f"s{i}", Image.fromarray(np.full((672, 672, 3), 10 * i, np.uint8)), QUESTION, "two", (30, 40, 300, 200))
+        Sample(f"s{i}", Image.new("RGB", (672, 672), (10 * i,) * 3), QUESTION, "two", (30, 40, 300, 200))
         for i in range(pictures)
     ]
     encodings = [model.encode([sample]) for sample in asked]
@@ -225,9 +221,9 @@ def _measured(kind: str, sizes: Sequence[int], runs: dict[str, int], pictures: i
     memory: dict[str, list[float]] = {method: [] for method in runs}
     fits = 4 * shape.layers * shape.heads * tokens**2 < SPARE_SHARE * _free_bytes()
     with tempfile.TemporaryDirectory() as folder:
-        todo = {"plain": _plain(module, encodings), "trace": _trace(model, asked, Path(folder))}
+        todo = {"plain": _plain(model.module, encodings), "trace": _trace(model, asked, Path(folder))}
         if "eager" in runs:
-            todo["eager"] = _eager(kind, shape, module, encodings)
+            todo["eager"] = _eager(kind, shape, model.module, encodings)
         if "trace" in runs:
             todo["trace"]()  # the first run looks sources up and fills caches
         for turn in range(max(runs.values())):
@@ -268,30 +264,33 @@ def _trace(model: Any, asked: Sequence[Any], folder: Path) -> Callable[[], None]
     return run
 
 
+def timed(run: Callable[[], object]) -> float:
+    """CPU seconds of this process that it takes."""
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
 def _watched(run: Callable[[], None]) -> tuple[float, float]:
     """CPU seconds of this process, and its peak memory above the start in megabytes (NaN outside Linux)."""
     gc.collect()
     if sys.platform != "linux":
-        start = time.process_time()
-        run()
-        return time.process_time() - start, float("nan")
+        return timed(run), float("nan")
     ctypes.CDLL(None).malloc_trim(0)  # memory that earlier runs freed must not hide this one's
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _status("VmRSS")
-    start = time.process_time()
-    run()
-    return time.process_time() - start, (_status("VmHWM") - before) / 1024
+    spent = timed(run)
+    return spent, (_status("VmHWM") - before) / 1024
 
 
-def _status(key: str) -> int:
-    """Kilobytes from the kernel's account of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+def _status(key: str, account: str = "self/status") -> int:
+    """Kilobytes from the kernel's account, of this process or of the machine."""
+    lines = Path("/proc", account).read_text().splitlines()
     return int(next(line for line in lines if line.startswith(key)).split()[1])
 
 
 def _free_bytes() -> float:
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024.0 * _status("MemAvailable", "meminfo")
     except OSError:
         return 8e9
-    return 1024.0 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])

@@ -11,13 +11,12 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from visualheads.book.cost import ANSWER_TOKENS, KINDS, QUESTION, Shape, build, in_fresh_process
+import pandas as pd
+
+from visualheads.book.cost import ANSWER_TOKENS, KINDS, QUESTION, Shape, in_fresh_process, random_model, timed
 from visualheads.errors import ParameterError, got
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CASES = {"after_image": ("after_image", 0.0), "late, all": ("all", 2 / 3)}
 """What is measured: positions, and from which share of the layers on heads are chosen."""
@@ -53,8 +52,6 @@ def measure_sweeps(
     ratios of runs side by side), batch (sets that the naive loop ran together, the fastest), tried (the batches that
     were), sets, naive_sets, runs.
     """
-    import pandas as pd
-
     if min(sets, naive_sets, runs) < 1 or naive_sets > sets:
         raise ParameterError(got("sets, naive_sets, runs", (sets, naive_sets, runs), "1 or more, naive_sets ≤ sets"))
     told = in_fresh_process([list(shape), sets, naive_sets, runs], "visualheads.book.cost_sweeps", "measured")
@@ -74,17 +71,13 @@ def measure_sweeps(
 def measured(sizes: Sequence[int], sets: int, naive_sets: int, runs: int) -> dict[str, Any]:
     """In the fresh process: CPU seconds per set, sweep and naive loops in turn."""
     import numpy as np
-    import torch
     from PIL import Image
 
     from visualheads.interventions.sweeps import sweep
-    from visualheads.models.loading import wrap
     from visualheads.tasks.sample import Sample
 
-    torch.set_num_threads(1)
     shape = Shape(*sizes)
-    module, processor = build("llava", shape)
-    model = wrap(module, processor, name="cost", validate=False)
+    model = random_model("llava", shape)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (336, 336, 3), dtype=np.uint8))
     asked = [Sample("s0", picture, QUESTION, "two")]
     tokens = model.encode(asked)["input_ids"].shape[1]
@@ -100,9 +93,9 @@ def measured(sizes: Sequence[int], sets: int, naive_sets: int, runs: int) -> dic
         _naive(model, asked[0], dict(list(few.items())[:1]), 1, positions != "all")
         times: dict[str, Any] = {"sweep": [], "naive": {batch: [] for batch in NAIVE_BATCHES}}
         for _ in range(runs):
-            times["sweep"].append(_timed(swept) / sets)
+            times["sweep"].append(timed(swept) / sets)
             for batch in NAIVE_BATCHES:
-                spent = _timed(lambda b=batch, g=few, p=positions: _naive(model, asked[0], g, b, p != "all"))
+                spent = timed(lambda b=batch, g=few, p=positions: _naive(model, asked[0], g, b, p != "all"))
                 times["naive"][batch].append(spent / naive_sets)
         seconds[case] = times
     return {"tokens": tokens, "seconds": seconds}
@@ -140,12 +133,6 @@ def _naive(model: Any, sample: Any, sets: dict[str, list[tuple[int, int]]], batc
                 layer.self_attn.o_proj.input = changed
 
 
-def _timed(run: Any) -> float:
-    start = time.process_time()
-    run()
-    return time.process_time() - start
-
-
 def measure_looks(model: str = "mini-1.5-7B", shape: Shape | tuple[int, int, int] = LOOK_SHAPE) -> pd.DataFrame:
     """Measure `vh.look` in a fresh process, one thread: a shipped model, and random networks of many heads.
 
@@ -163,8 +150,6 @@ def measure_looks(model: str = "mini-1.5-7B", shape: Shape | tuple[int, int, int
         default 24 or what 10 MB hold), cpu_seconds, megabytes (of the page), and view_seconds: from opening the file
         to the first view in a browser that starts with it, NaN without Chromium.
     """
-    import pandas as pd
-
     return pd.DataFrame(in_fresh_process([model, list(shape)], "visualheads.book.cost_sweeps", "_looks")).set_index(
         "method"
     )
@@ -172,25 +157,22 @@ def measure_looks(model: str = "mini-1.5-7B", shape: Shape | tuple[int, int, int
 
 def _looks(name: str, sizes: Sequence[int]) -> list[dict[str, Any]]:
     """In the fresh process: a row of `measure_looks` for the shipped model and each kind of random network."""
-    import numpy as np
     import torch
     from PIL import Image
 
     from visualheads.explorer import look
-    from visualheads.models.loading import load, wrap
+    from visualheads.models.loading import load
     from visualheads.tasks import task
     from visualheads.tasks.sample import Sample
 
     torch.set_num_threads(1)
-    random = Sample("random", Image.fromarray(np.full((672, 672, 3), 90, np.uint8)), QUESTION, "two")
+    random = Sample("random", Image.new("RGB", (672, 672), (90, 90, 90)), QUESTION, "two")
     shipped = next(iter(task("looktwice").samples(n=1)))
     told = []
     for kind in ("", *KINDS):
-        if kind:
-            module, processor = build(kind, Shape(*sizes))
-            model = wrap(module, processor, name=f"random {kind}", validate=False)
+        model = random_model(kind, Shape(*sizes), f"random {kind}") if kind else None
         start = time.process_time()
-        if kind:
+        if model is not None:
             seen = look(model, random, effects="none", max_new_tokens=ANSWER_TOKENS, progress=False)
         else:
             seen = look(load(name), shipped, progress=False)
