@@ -13,7 +13,7 @@ from helpers.datasets import traced_dataset
 from helpers.stores import GRID, fill, plan_for, stored
 from visualheads.errors import StoreError
 from visualheads.store import write
-from visualheads.store.variables import MAP_DIMS
+from visualheads.store.variables import VARIABLES
 
 WRITERS = {
     "zarr": lambda ds, path: ds.to_zarr(path, consolidated=False),
@@ -80,7 +80,8 @@ def test_a_file_cut_anywhere_is_told(tmp_path: Path) -> None:
 
 def test_a_choice_of_conditions_chooses_maps_or_samples(tmp_path: Path) -> None:
     ds = made(tmp_path, "stored")
-    assert ds["mean_map"].sel(map_condition="plain-general").dims == tuple(d for d in MAP_DIMS if d != "map_condition")
+    dims = VARIABLES["mean_map"].dims
+    assert ds["mean_map"].sel(map_condition="plain-general").dims == tuple(d for d in dims if d != "map_condition")
     assert set(ds.sel(condition="plain-general")["condition"].values) == {"plain-general"}
 
 

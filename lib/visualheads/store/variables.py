@@ -1,9 +1,11 @@
-"""The one table of what a traced dataset holds: names, words, units, ranges and dimensions."""
+"""The one table of what a traced dataset holds, `variables.yml`: names, words, units, ranges and dimensions."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from visualheads.paths import read_table
 
 HEAD_DIMS = ("model", "layer", "head", "sample", "query")
 SAMPLE_DIMS = ("model", "sample")
@@ -59,63 +61,26 @@ class Variable:
         return values[self.dtype]
 
 
-SHARE = (0.0, 1.0)
-POSITIVE = (0.0, None)
-MAP_DIMS = ("model", "layer", "head", "query", "map_condition", "grid_row", "grid_column")
+TABLE: dict[str, dict[str, Any]] = read_table(__file__, "variables.yml")
 
-HEAD_VARIABLES = (
-    Variable("image_weight", "attention on all image tokens", "share of attention", SHARE),
-    Variable("region_weight", "attention on the asked region", "share of attention", SHARE, needs_box=True),
-    Variable("concentration", "concentration within the image", "1", SHARE),
-    Variable("focus_nats", "focus within the image", "nats", POSITIVE),
-    Variable("effective_patches", "effective number of patches", "patches", (1.0, None)),
-    Variable("image_log_odds", "image weight against a head without preference", "log odds"),
-    Variable("image_log_odds_no_sink", "image weight against other keys, without the first and sinks", "log odds"),
-    Variable("top_share", "share of the strongest patch", "share of the patch attention", SHARE),
-    Variable("region_lift", "attention on the region against its share of patches", "times", POSITIVE, needs_box=True),
-    Variable("top_patch_hit", "strongest patch lies in the region", "1", SHARE, needs_box=True, binary=True),
-    Variable("newline_weight", "attention on newline and separator tokens", "share of attention", SHARE),
-    Variable("sink_share", "share of the image weight on sink tokens", "share of image weight", SHARE),
-    Variable("concentration_no_sink", "concentration without sink tokens", "1", SHARE),
-    Variable("spatial_entropy", "entropy over connected regions of the map", "nats", POSITIVE),
-)
-SAMPLE_VARIABLES = (
-    Variable("prediction", "the model's answer", "text", dims=SAMPLE_DIMS, dtype="str"),
-    Variable("correct", "answer is right", "1", SHARE, dims=SAMPLE_DIMS, binary=True),
-    Variable("margin", "logit of the right answer minus the best other", "logits", dims=SAMPLE_DIMS),
-    Variable("n_image_tokens", "image tokens in the prompt", "tokens", (1.0, None), dims=SAMPLE_DIMS, dtype="int32"),
-)
-KEPT_VARIABLES = (
-    Variable("mean_map", "mean attention per cell of the whole-picture grid", "share of attention", SHARE, MAP_DIMS),
-    Variable("mean_map_count", "samples in the mean map", "samples", POSITIVE, ("model", "map_condition"), "int32"),
-    Variable(
-        "maps",
-        "attention per cell of the whole-picture grid",
-        "share of attention",
-        SHARE,
-        ("model", "sample", "query", "selected_head", "grid_row", "grid_column"),
-    ),
-    Variable("attention", "attention on each key", "share of attention", SHARE, (*HEAD_DIMS, "key")),
-    Variable("is_image", "key is an image token", "1", dims=("model", "sample", "key"), dtype="bool"),
-)
-SWEEP_VARIABLES = (
-    Variable("kl", "divergence of the changed from the clean prediction", "nats", POSITIVE, SAMPLE_DIMS),
-    Variable("clean_prediction", "the unchanged model's answer", "text", dims=SAMPLE_DIMS, dtype="str"),
-    Variable("clean_correct", "the unchanged model's answer is right", "1", SHARE, dims=SAMPLE_DIMS, binary=True),
-    Variable("clean_margin", "the unchanged model's margin", "logits", dims=SAMPLE_DIMS),
-)
-SHARD_VARIABLES = (
-    Variable(
-        "mean_map_sum",
-        "attention per cell summed over the shard's samples",
-        "attention × samples",
-        POSITIVE,
-        ("model", "shard", *MAP_DIMS[1:]),
-    ),
-)
+
+def _variables(part: str, dims: tuple[str, ...] = ()) -> tuple[Variable, ...]:
+    """The variables of a part of the table; `dims` are those of its rows that name none."""
+    made = []
+    for name, told in TABLE[part].items():
+        row = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
+        made.append(Variable(name, **{"dims": dims, **row}))
+    return tuple(made)
+
+
+HEAD_VARIABLES = _variables("heads", HEAD_DIMS)
+SAMPLE_VARIABLES = _variables("samples", SAMPLE_DIMS)
+SHARD_VARIABLES = _variables("shards")
 """What one shard writes for the mean maps; `open_store` turns it into `mean_map` and `mean_map_count`."""
 
-VARIABLES = {v.name: v for v in (*HEAD_VARIABLES, *SAMPLE_VARIABLES, *KEPT_VARIABLES, *SWEEP_VARIABLES)}
+VARIABLES = {
+    v.name: v for v in (*HEAD_VARIABLES, *SAMPLE_VARIABLES, *_variables("kept"), *_variables("sweeps", SAMPLE_DIMS))
+}
 TRACED = tuple(v.name for v in (*HEAD_VARIABLES, *SAMPLE_VARIABLES))
 """What every trace measures, whatever it is told to keep."""
 
@@ -130,32 +95,5 @@ AS_THEY_ARE = ("", "none")
 """Values of `control` for pictures as they are."""
 LABEL = "label"
 """The heads' labels, along layer and head; stores of earlier versions get them when they are opened."""
-COORDINATE_NAMES = {
-    "model": "model",
-    "layer": "decoder layer, 0 nearest the input",
-    "head": "query head",
-    LABEL: "head's label: L5H1 is head 1 of layer 5",
-    "sample": "sample",
-    "query": "the attention row",
-    "task": "benchmark",
-    "condition": "how the question refers to the picture",
-    "format": "free-form answer or letters",
-    "control": "what was done to the picture as a control",
-    "question_id": "question",
-    "image_id": "picture",
-    "answer": "the right answer",
-    "has_box": "sample has an asked region",
-    "llm": "language model it was tuned from",
-    "family": "model family",
-    "recipe": "training recipe",
-    "parameters": "parameters (billions)",
-    "training_step": "training step, -1 for the finished model",
-    "provenance": "what was run, as JSON",
-    "depth_stage": "stage of depth",
-    "depth": "depth from first to last layer",
-    "map_condition": "condition of the mean map",
-    "map_format": "answer format of the mean map",
-    "map_control": "control of the mean map",
-    "selected_layer": "layer of the head whose maps are kept",
-    "selected_index": "head, within its layer, whose maps are kept",
-}
+COORDINATE_NAMES: dict[str, str] = TABLE["coordinates"]
+"""Their long names."""

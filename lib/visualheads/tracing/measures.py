@@ -18,26 +18,12 @@ from scipy import ndimage
 from torch import Tensor
 
 from visualheads.errors import ParameterError, got
+from visualheads.store.variables import HEAD_VARIABLES
 
 DEFINITIONS_VERSION = "1"
 """Part of a store's identity: raised whenever a definition below changes its numbers."""
 
-MEASURES = (
-    "image_weight",
-    "region_weight",
-    "concentration",
-    "focus_nats",
-    "effective_patches",
-    "image_log_odds",
-    "image_log_odds_no_sink",
-    "top_share",
-    "region_lift",
-    "top_patch_hit",
-    "newline_weight",
-    "sink_share",
-    "concentration_no_sink",
-    "spatial_entropy",
-)
+MEASURES = tuple(variable.name for variable in HEAD_VARIABLES)
 
 LEAST_MASS = 1e-6
 """Below this weight on the patches (or on the image) shares and entropies of it are rounding noise, and NaN."""

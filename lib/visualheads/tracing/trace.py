@@ -21,6 +21,7 @@ from visualheads.models.progress import Wish, progress_bar
 from visualheads.models.token_map import TokenMap
 from visualheads.models.wrapper import decoded
 from visualheads.store import read, schema, write
+from visualheads.store.stored import GRID_DIMS
 from visualheads.store.variables import QUERIES
 from visualheads.tasks import scoring
 from visualheads.tracing.forward import LAST_PROMPT, Outcome, Rows, plan_batches, prefetched, run
@@ -112,9 +113,6 @@ class Layout:
         return torch.stack([resampled(one, grid) for one in own])
 
 
-MAP_DIMS = ("grid_row", "grid_column")
-
-
 class Collector:
     """Arrays over all samples of one trace. `add` fills in a batch; `dataset` attaches labels."""
 
@@ -186,13 +184,13 @@ class Collector:
         if "mean_map" in self.keep:
             variables |= self._mean_maps(sums)
         if "maps" in self.keep:
-            variables["maps"] = (("sample", "query", "selected_head", *MAP_DIMS), self.maps)
+            variables["maps"] = (("sample", "query", "selected_head", *GRID_DIMS), self.maps)
         if "attention" in self.keep:
             variables |= self._attention()
         return coords.assign(_labelled(variables, single="query" not in coords.dims))
 
     def _mean_maps(self, sums: bool) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
-        dims = ("layer", "head", "query", "map_condition", *MAP_DIMS)
+        dims = ("layer", "head", "query", "map_condition", *GRID_DIMS)
         if sums:
             return {"mean_map_sum": (("shard", *dims), self.map_sum[None])}
         count = self.map_count.astype(np.float32)[:, None, None]
