@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -264,14 +264,6 @@ def language_scores(module: Any, tokenizer: Any, text: str) -> dict[str, Any]:
     return {"perplexity": perplexity(*parts, text), "answers": text_answers(*parts)}
 
 
-def _as_trained(learned: Mapping[str, Tensor]) -> tuple[Any, Any]:
-    """Joined weights as they were trained: language model in bfloat16, tower and adapter in float32."""
-    module, processor = join(learned)
-    for part in (module.model.language_model, module.lm_head):
-        part.to(torch.bfloat16)
-    return module, processor
-
-
 def evaluate_model(name: str, n: int | None = None) -> dict[str, Any]:
     """Score a joined model on the shipped scenes and text, beside the language model as fetched.
 
@@ -291,9 +283,9 @@ def evaluate_model(name: str, n: int | None = None) -> dict[str, Any]:
     text = (data / "text.md").read_text(encoding="utf-8")
     learned = read_learned(learned_file(name))
     use_sheet(sheet := read_sheet(data))
-    module, processor = _as_trained(learned)
+    module, processor = join(learned)
     found = evaluate(module, processor.tokenizer, data / "scenes", text, n)
     found["elsewhere"] = elsewhere_scores(module, processor.tokenizer, sheet)
-    untouched, _ = _as_trained({key: value for key, value in learned.items() if not key.startswith("lora.")})
+    untouched, _ = join({key: value for key, value in learned.items() if not key.startswith("lora.")})
     found["text"]["before"] = language_scores(untouched, processor.tokenizer, text)
     return found
