@@ -75,7 +75,9 @@ def measure_cost(
         [kind, list(shape), {m: min(runs, eager) if m == "eager" else runs for m in chosen}, pictures]
     )
     # eager takes part in the first runs only
-    seconds, memory = (pd.DataFrame.from_dict(told[what], orient="index").T for what in ("seconds", "memory"))
+    seconds, memory = (
+        pd.DataFrame({method: pd.Series(each) for method, each in told[what].items()}) for what in ("seconds", "memory")
+    )
     table = pd.DataFrame(
         {
             "tokens": told["tokens"],

@@ -12,6 +12,7 @@ import errno
 import json
 import os
 import platform
+import shutil
 import time
 import uuid
 import zipfile
@@ -79,6 +80,16 @@ def write_file(file: Path, raw: bytes, sync: bool = False) -> None:
 def draft_of(path: Path) -> Path:
     """A name beside `path` for what becomes it when it is whole; it tells who writes it."""
     return path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.{uuid.uuid4().hex}.partial")
+
+
+@contextlib.contextmanager
+def draft_folder(path: Path) -> Iterator[Path]:
+    """The name of a folder that becomes `path` when it is whole; what still has this name in the end is removed."""
+    draft = draft_of(path)
+    try:
+        yield draft
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def is_abandoned(draft: Path) -> bool:

@@ -172,8 +172,8 @@ def lengthen(stored: Stored, plan: StorePlan) -> None:
         identity={**plan.identity, "samples": hash_list(hashes)},
         hashes=hashes,
     )
-    draft, before = files.draft_of(path), path.with_name(path.name + REPLACED)
-    try:
+    before = path.with_name(path.name + REPLACED)
+    with files.draft_folder(path) as draft:
         write_planned(draft, longer)
         for index in range(stored.n_shards):
             record = stored.record(index)
@@ -183,8 +183,6 @@ def lengthen(stored: Stored, plan: StorePlan) -> None:
         path.rename(before)
         draft.rename(path)
         shutil.rmtree(before)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def restore(path: Path) -> None:
@@ -269,16 +267,12 @@ def last_changed(path: str | Path) -> list[int]:
 
 
 def _replace(path: Path, ds: xr.Dataset, attrs: Mapping[str, Any]) -> None:
-    draft = files.draft_of(path)
-    try:
-        with files.refusals_told(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(draft, ds, attrs)
-            if path.exists():
-                shutil.rmtree(path)
-            draft.rename(path)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    with files.draft_folder(path) as draft, files.refusals_told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(draft, ds, attrs)
+        if path.exists():
+            shutil.rmtree(path)
+        draft.rename(path)
 
 
 KEPT_BITS = 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ UNTRAINED = "untrained"
 """Kind of the stores of networks with random weights, and the ending of their names."""
 
 Kind = Literal["float32", "int32", "str", "bool"]
+MISSING: dict[Kind, float | int | str | bool] = {"float32": math.nan, "int32": UNMEASURED, "str": "", "bool": False}
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,7 @@ class Variable:
     @property
     def missing(self) -> float | int | str | bool:
         """What stands where nothing was measured."""
-        values: dict[Kind, float | int | str | bool] = {
-            "float32": float("nan"),
-            "int32": UNMEASURED,
-            "str": "",
-            "bool": False,
-        }
-        return values[self.dtype]
+        return MISSING[self.dtype]
 
 
 TABLE: dict[str, dict[str, Any]] = read_table(__file__, "variables.yml")

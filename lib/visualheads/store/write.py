@@ -233,12 +233,9 @@ def _there(array: Any, region: Mapping[str, slice]) -> np.ndarray:
 def _make(path: Path, plan: StorePlan) -> bool:
     """Made beside its place and moved there whole, so that nobody sees half a store; False: somebody was faster."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = files.draft_of(path)
-    try:
+    with files.draft_folder(path) as draft:
         write_planned(draft, plan)
         return _moved(draft, path)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _moved(draft: Path, path: Path) -> bool:
@@ -284,14 +281,12 @@ def _layout_differences(stored: Stored, plan: StorePlan) -> dict[str, tuple[obje
     differ: dict[str, tuple[object, object]] = {}
     if stored.shard != plan.shard:
         differ["shard"] = (stored.shard, plan.shard)
-    planned = {name: _lengths(variable.dims, plan.sizes()) for name, variable in plan.layout().items()}
-    arrays: dict[str, Any] = {name: array for name, array in stored.group.arrays() if name not in stored.coordinates}
-    there = {
-        name: _lengths(
-            array.metadata.dimension_names, dict(zip(array.metadata.dimension_names, array.shape, strict=True))
-        )
-        for name, array in arrays.items()
+    sizes = plan.sizes()
+    planned = {
+        name: _lengths(variable.dims, [sizes[dim] for dim in variable.dims]) for name, variable in plan.layout().items()
     }
+    arrays: dict[str, Any] = {name: array for name, array in stored.group.arrays() if name not in stored.coordinates}
+    there = {name: _lengths(array.metadata.dimension_names, array.shape) for name, array in arrays.items()}
     for name in sorted({*planned, *there} - {DONE, HASHES}):
         if planned.get(name) != there.get(name):
             differ[name] = (there.get(name), planned.get(name))
@@ -314,9 +309,10 @@ def _labels(stored: Stored, plan: StorePlan, name: str) -> tuple[list[object], l
     )
 
 
-def _lengths(dims: Sequence[str], sizes: Mapping[str, int]) -> list[int]:
+def _lengths(dims: Sequence[str], shape: Sequence[int]) -> list[int]:
     """Of an array, without what the list of samples decides."""
-    return [sizes[dim] for dim in dims if dim not in ("sample", "shard", MAP_COORDINATES[0])]
+    listed = ("sample", "shard", MAP_COORDINATES[0])
+    return [size for dim, size in zip(dims, shape, strict=True) if dim not in listed]
 
 
 def _warn_of_circumstance(stored: Stored, plan: StorePlan) -> None:
