@@ -1,10 +1,12 @@
-"""Where results lie: `<results>/<model>/<task>.zarr`, names of models in file names, the checkout, tables in files."""
+"""Where results lie: `<results>/<model>/<task>.zarr`, names of models in file names, the checkout, tables in files,
+and the browser."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,14 @@ def enter_project() -> None:
     folder = project_folder()
     if folder is not None:
         os.chdir(folder)
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+def browser_program() -> str | None:
+    """Where Chromium, or a browser built on it, is installed."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 def slug_of(name: str) -> str:

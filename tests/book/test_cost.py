@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 
 import numpy as np
@@ -13,6 +12,7 @@ from visualheads import charts
 from visualheads.book import cost, cost_sweeps
 from visualheads.charts import display
 from visualheads.errors import ParameterError
+from visualheads.paths import browser_program
 
 
 def test_a_small_network_is_measured():
@@ -39,10 +39,9 @@ def test_it_is_measured_once_and_kept(tmp_path, monkeypatch):
     again = cost.kept_cost(file, kind="llava", runs=3)
     pd.testing.assert_frame_equal(first, again)
     assert first.attrs == again.attrs and "torch" in again.attrs["machine"], "where it was measured is kept too"
-    pd.testing.assert_frame_equal(first, cost.kept_cost(file, kind="llava", runs=2))
-    assert len(calls) == 1, "more runs than were asked for serve as well"
+    assert len(calls) == 1
     cost.kept_cost(file, kind="llava", runs=4)
-    assert len(calls) == 2, "fewer do not"
+    assert len(calls) == 2, "another number of runs does not serve"
     cost.kept_cost(file, kind="llava", runs=4, eager_runs=1)
     cost.kept_cost(file, kind="llava_next", runs=4, eager_runs=1)
     assert len(calls) == 4, "nor do other settings"
@@ -91,7 +90,7 @@ def test_a_sweep_is_told_against_the_faster_naive_loop(tmp_path, monkeypatch):
     assert "naive loop: 5.000 s" in display.spec_of(charts.sweep_bars(table))["description"]
     monkeypatch.setattr(cost_sweeps, "in_fresh_process", None)
     pd.testing.assert_frame_equal(
-        table, cost.kept_cost(tmp_path / "sweeps.json", cost_sweeps.measure_sweeps, shape=(16, 8, 512), runs=1)
+        table, cost.kept_cost(tmp_path / "sweeps.json", cost_sweeps.measure_sweeps, shape=(16, 8, 512), runs=2)
     )
     with pytest.raises(ParameterError, match="naive_sets"):
         cost_sweeps.measure_sweeps(sets=1, naive_sets=2)
@@ -103,5 +102,5 @@ def test_looks_are_measured_on_a_shipped_model_and_on_random_networks() -> None:
     assert list(table.index) == ["mini-1.5-7B", "random llava", "random llava_next"]
     assert table["tokens"].tolist()[1:] == [576, 2928] and (table["queries"].iloc[1:] == 24).all()
     assert (table[["cpu_seconds", "megabytes"]] > 0).all(axis=None)
-    there = any(shutil.which(name) for name in cost_sweeps.BROWSERS)
+    there = browser_program() is not None
     assert (table["view_seconds"] > 0).all() if there else table["view_seconds"].isna().all()

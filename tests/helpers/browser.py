@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+from visualheads.paths import BROWSERS, browser_program
+
 DRIVER = "chromedriver"
 WAIT = 60
 """Seconds for charts to appear: continuous integration shares its processors."""
@@ -21,7 +22,7 @@ PHONE = 390
 
 def needed() -> tuple[str, str]:
     """Paths of browser and driver. Skips the test where one is missing, and fails it in continuous integration."""
-    browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    browser = browser_program()
     driver = shutil.which(DRIVER)
     if browser and driver:
         return browser, driver

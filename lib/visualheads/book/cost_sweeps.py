@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import statistics
 import subprocess
 import tempfile
@@ -17,13 +16,13 @@ import pandas as pd
 
 from visualheads.book.cost import ANSWER_TOKENS, KINDS, QUESTION, Shape, in_fresh_process, random_model, timed
 from visualheads.errors import ParameterError, got
+from visualheads.paths import browser_program
 
 CASES = {"after_image": ("after_image", 0.0), "late, all": ("all", 2 / 3)}
 """What is measured: positions, and from which share of the layers on heads are chosen."""
 NAIVE_BATCHES = (1, 2)
 """Sets that the naive loop runs together; the fastest counts."""
 HEADS = 10
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PATIENCE = 120
 """Seconds that a browser may take to show a page."""
 TELL_VIEW = (
@@ -195,7 +194,7 @@ def _looks(name: str, sizes: Sequence[int]) -> list[dict[str, Any]]:
 
 def first_view(page: str) -> float:
     """Seconds from opening an explorer's page, a file, to its first view in Chromium; NaN where there is none."""
-    browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    browser = browser_program()
     if browser is None:
         return float("nan")
     with tempfile.TemporaryDirectory() as folder:

@@ -16,6 +16,7 @@ import yaml
 
 from visualheads.book.build import INDEX, checked_root, jupyter_book, written
 from visualheads.errors import VisualHeadsError
+from visualheads.paths import BROWSERS, browser_program
 
 STYLE = re.compile(r'<link\b[^>]*?rel="stylesheet"[^>]*?>')
 PRELOAD = re.compile(r'<link\b[^>]*?rel="(?:preload|index|search|next|prev)"[^>]*?>\s*')
@@ -26,7 +27,6 @@ URL = re.compile(r"url\((['\"]?)(?!data:|#)([^'\")]+)\1\)")
 IMPORT = re.compile(r"""@import\s+(?:url\()?['"]?([^'")]+)['"]?\)?\s*;""")
 CHART = re.compile(r'data-chart="(\w+)"')
 LOOKS = re.compile(r'data-folder="([^"]+)"')
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PRINTING = ("--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer", "--virtual-time-budget=600000")
 """Virtual time, so that all charts are drawn before the page is printed."""
 ALONE = """<style>
@@ -88,7 +88,7 @@ def export_pdf(target: Path, root: str | Path = ".") -> Path:
         Where there is no Chromium, or it or Jupyter Book fails.
     """
     root = checked_root(root)
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    browser = browser_program()
     if browser is None:
         raise VisualHeadsError(
             f"The PDF is printed by Chromium, and none of {', '.join(BROWSERS)} was found; install it."

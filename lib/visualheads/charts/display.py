@@ -11,6 +11,7 @@ import pandas as pd
 
 from visualheads.analysis.lineage import descent
 from visualheads.errors import ParameterError
+from visualheads.paths import read_table
 
 MIME = "application/vnd.vegalite.v5+json"
 """The type that JupyterLab draws; its Vega-Lite 5 reads what Altair writes for 6, the book brings 6 itself."""
@@ -138,63 +139,30 @@ COLOURS: dict[str, dict[str, str]] = {
 """One meaning per colour across the book, by column and value; what is not listed takes the theme's colours in turn."""
 MOST_HUES = 8
 
-BENCHMARKS = {
-    "looktwice": "LookTwice-QA", "pope": "POPE", "mmbench": "MMBench", "seedbench": "SEED-Bench", "qbench": "Q-Bench",
-}  # fmt: skip
-RANKINGS = {
-    "image_weight": "image weight",
-    "region_weight": "region weight",
-    "weight_concentration": "weight × concentration",
-    "sink_free": "image weight without sinks",
-    "vhd": "change with the picture (VHD)",
-}
-"""Rankings whose name is no word; the others (gaze, detection, published lists) go by their own."""
-ANSWER_FORMATS = {"free": "in free form", "letters": "with letters"}
-POSITIONS = {"all": "all positions", "after_image": "after the image"}
-FIGURES = {
-    "recall": "objects found",
-    "precision": "found ones right",
-    "box_accuracy": "in the box or not",
-    "box_recall": "those in the box",
-    "general": "count, marked kind",
-    "object": "count, named kind",
-    "super": "count, category",
-    "number": "count, other wording",
-    "name": "what is marked",
-    "exists": "is there one",
-    "which": "which is there",
-    "location": "where it is",
-    "relation": "where from another",
-    "quality": "picture quality",
-    "distortion": "which distortion",
-    "appearance": "how it looks",
-    "letters": "any, with options",
-    "tally": "numbers in tallies",
-}
-"""What the curves of training measure."""
-MOMENTS = {"adapter": "before alignment", "aligned": "after alignment"}
+WORDS: dict[str, dict[str, str]] = read_table(__file__, "words.yml")
+"""By kind of identifier; those that are words go by themselves."""
 
 
 def benchmark(name: str) -> str:
     """`LookTwice-QA, letters` for `looktwice, letters`."""
     task, comma, rest = name.partition(", ")
-    return BENCHMARKS.get(task, task) + comma + rest
+    return WORDS["benchmark"].get(task, task) + comma + rest
 
 
 def ranking(name: str) -> str:
     """`weight × concentration` for `weight_concentration`."""
-    return RANKINGS.get(name, name.replace("_", " "))
+    return WORDS["ranking"].get(name, name.replace("_", " "))
 
 
 def mode(name: str) -> str:
     """`zero, after the image` for `zero, after_image`."""
     done, comma, positions = name.partition(", ")
-    return done.replace("_", " ") + comma + POSITIONS.get(positions, positions)
+    return done.replace("_", " ") + comma + WORDS["positions"].get(positions, positions)
 
 
 def figure(name: str) -> str:
     """`objects found` for `recall`: what a curve of training measures."""
-    return FIGURES.get(name, name.replace("_", " "))
+    return WORDS["figure"].get(name, name.replace("_", " "))
 
 
 def moment(name: str) -> str:
@@ -204,7 +172,7 @@ def moment(name: str) -> str:
         return name
     if kind == "final":
         return f"the end (step {thousands(int(step))})"
-    return MOMENTS.get(kind, f"step {thousands(int(step))} of {kind}")
+    return WORDS["moment"].get(kind, f"step {thousands(int(step))} of {kind}")
 
 
 def thousands(number: int) -> str:
@@ -214,7 +182,7 @@ def thousands(number: int) -> str:
 
 def answer_format(name: str) -> str:
     """`with letters` for `letters`."""
-    return ANSWER_FORMATS.get(name, name)
+    return WORDS["format"].get(name, name)
 
 
 OF_COLUMN: dict[str, Callable[[str], str]] = {

@@ -14,13 +14,13 @@ from rich.table import Column, Table
 from visualheads.cards import cards, data_folder, is_available
 from visualheads.cli.options import FAILED, Checkpoint, Json, as_json, grouped, out, say, say_pairs, warnings_as_notes
 from visualheads.errors import ParameterError, StoreError, got
+from visualheads.paths import browser_program
 
 if TYPE_CHECKING:
     import xarray as xr
 
 GIGABYTE = 1e9
 PACKAGES = ("visualheads", "torch", "transformers", "nnsight", "xarray", "zarr", "jupyter-book", "altair")
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PICTURE = (640, 480)
 SPARE = 1.2
 """A model wants this many times its weights: activations and the cache come on top. Ours, a rule of thumb."""
@@ -94,8 +94,7 @@ def _machine() -> dict[str, str]:
         "GPU": "; ".join(f"{gpu.name}, {gpu.total_memory / GIGABYTE:.0f} GB" for gpu in gpus)
         or "none that torch can use: real checkpoints will be slow, miniatures are not",
         "free disk here": f"{shutil.disk_usage(Path.cwd()).free / GIGABYTE:.0f} GB",
-        "Chromium": next((found for name in BROWSERS if (found := shutil.which(name))), "")
-        or "none: browser tests are left out",
+        "Chromium": browser_program() or "none: browser tests are left out",
         "hub": "off (HF_HUB_OFFLINE is set)" if offline else "used for catalogue names and hub ids",
         "data": str(data_folder()),
         "miniatures here": ", ".join(_miniatures()) or "none",
