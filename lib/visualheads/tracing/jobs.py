@@ -32,6 +32,7 @@ from visualheads.tracing.forward import BATCH_TOKENS
 from visualheads.tracing.settings import answers_of
 
 if TYPE_CHECKING:
+    import torch
     import xarray as xr
 
     from visualheads.models.wrapper import VisionLanguageModel
@@ -208,10 +209,17 @@ def untrained_control(
     settings = {"fresh": fresh, "progress": progress, **asked.arguments()}
     with aside(model.module) as device:
         try:
-            network = untrained(model, asked.seed, device)
-            return trace.trace_to_store(network, asked.samples, asked.path, **settings).load(), ""
+            return _traced_control(model, asked, device, settings), ""
         except DeviceMemoryError as error:
             return None, str(error)
+
+
+def _traced_control(
+    model: VisionLanguageModel, asked: TraceJob, device: torch.device, settings: dict[str, Any]
+) -> xr.Dataset:
+    """The network is gone when this returns: it must not stay on the device to which the model comes back."""
+    network = untrained(model, asked.seed, device)
+    return trace.trace_to_store(network, asked.samples, asked.path, **settings).load()
 
 
 STORED_BYTES = 4
