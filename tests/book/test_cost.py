@@ -15,6 +15,7 @@ from visualheads.errors import ParameterError
 from visualheads.paths import browser_program
 
 
+@pytest.mark.long
 def test_a_small_network_is_measured():
     table = cost.measure_cost("llava", cost.Shape(layers=2, heads=2, hidden=32), runs=2, eager_runs=1)
     assert table.index.tolist() == ["plain", "trace", "eager"]

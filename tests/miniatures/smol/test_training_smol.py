@@ -127,6 +127,7 @@ def test_labels_tell_what_lies_under_each_token():
     assert (labels["colour"] >= 0).any()
 
 
+@pytest.mark.long
 def test_localising_teaches_the_first_layer_alone():
     made = learner()
     before = {name: value.clone() for name, value in made.adapter.state_dict().items()}
