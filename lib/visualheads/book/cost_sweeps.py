@@ -197,7 +197,8 @@ def first_view(page: str) -> float:
     browser = browser_program()
     if browser is None:
         return float("nan")
-    with tempfile.TemporaryDirectory() as folder:
+    # the browser's helpers may still write to its profile when it ends
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         file = Path(folder) / "look.html"
         file.write_text(page.replace("</body>", f"<script>{TELL_VIEW}</script></body>"), encoding="utf-8")
         flags = (
