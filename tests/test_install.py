@@ -71,6 +71,7 @@ def run(code: str, **names: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", told + code], capture_output=True, text=True, cwd=ROOT)
 
 
+@pytest.mark.long
 def test_an_own_checkpoint_is_traced_without_any_extra(tmp_path: Path):
     module, processor = llava()
     module.save_pretrained(tmp_path / "model")

@@ -200,6 +200,7 @@ def normal(pictures: int, spread: float, claimed: str = "above") -> Part:
     return Part("mean", mean, 0.1, ["a"], ["A"], claimed)
 
 
+@pytest.mark.long
 def test_power_grows_with_the_pictures_and_false_support_stays_rare():
     few, many = claims.Finding([normal(30, 0.5)]), claims.Finding([normal(1000, 0.5)])
     assert few.power < 0.5 < 0.95 < many.power

@@ -155,6 +155,7 @@ def test_a_reduced_sweep_is_kept_and_resumed(tmp_path: Path) -> None:
     assert gathering.removed(tmp_path)["zero, all"].sizes["sample"] == first.sizes["sample"]
 
 
+@pytest.mark.long
 def test_pages_about_removed_heads_run_on_a_shipped_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "mini-1.5-7B"
     if not (miniature_folder(name) / "config.json").is_file():

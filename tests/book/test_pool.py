@@ -86,6 +86,7 @@ def test_the_other_traces_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert not traces._is_done(jobs[0], traces.made_from(jobs[0])), "a damaged store is not done, and no error yet"
 
 
+@pytest.mark.long
 def test_the_other_protocols_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def current(name: str) -> bool:
         if name == "b":
