@@ -23,7 +23,7 @@ def with_sinks():
         encoding = model.encode([sample])
         states = model.module(**dict(encoding), output_hidden_states=True).hidden_states[2][0]
     image = encoding["input_ids"][0] == model.image_token_id
-    marked = [int((sink_tokens(states, (one,)) & image).sum()) for one in range(32)]
+    marked = [int(sink_tokens(states, (one,), image).sum()) for one in range(32)]
     model.__dict__["sink_dimensions"] = (next(i for i, count in enumerate(marked) if 1 < count < 8),)
     return model
 
@@ -46,7 +46,7 @@ def test_sink_modes_equal_whole_matrices(with_sinks, mode, positions):
     with torch.no_grad(), greedy(model.module, 0):
         states = model.module(**dict(encoding), output_hidden_states=True, logits_to_keep=1)
     before.remove()
-    sinks = sink_tokens(states.hidden_states[head[0]][0], model.sink_dimensions) & image
+    sinks = sink_tokens(states.hidden_states[head[0]][0], model.sink_dimensions, image)
     assert 0 < sinks.sum() < image.sum()
     attention = layer.self_attn
     hidden = grabbed["hidden"][0]

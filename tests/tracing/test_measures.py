@@ -328,8 +328,8 @@ def test_bad_shapes_are_named():
 def test_sink_scores_by_hand():
     hidden = torch.tensor([[3.0, 4.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
     # RMS = √(25/4) = 2.5.
-    assert sink_scores(hidden, [0]).tolist() == pytest.approx([1.2, 0.0])
-    assert sink_scores(hidden, [0, 1]).tolist() == pytest.approx([1.6, 0.0])
+    assert sink_scores(hidden, [0])[:, 0].tolist() == pytest.approx([1.2, 0.0])
+    assert sink_scores(hidden, [0, 1])[0].tolist() == pytest.approx([1.2, 1.6])
     assert sink_threshold(4096) == 20
     assert sink_threshold(1024) == 10
 
@@ -346,10 +346,21 @@ def test_planted_sink_dimension_is_found_and_noise_is_not():
     assert find_sink_dimensions(hidden) == ()
     hidden[:, 7, 40] = 300.0
     assert find_sink_dimensions(hidden) == (40,)
-    assert sink_tokens(hidden, (40,)).sum() == 4
-    assert sink_tokens(hidden, (40,))[:, 7].all()
+    every = torch.ones(4, 50, dtype=torch.bool)
+    assert sink_tokens(hidden, (40,), every).sum() == 4
+    assert sink_tokens(hidden, (40,), every)[:, 7].all()
     hidden[..., 11] = 300.0  # large everywhere: a bias, not a sink
     assert 11 not in find_sink_dimensions(hidden)
+
+
+def test_a_dimension_that_is_large_on_most_tokens_of_a_kind_marks_none_of_them():
+    hidden = torch.randn(1, 60, 96, generator=torch.Generator().manual_seed(0))
+    image = torch.arange(60)[None] >= 30
+    text = ~image & (torch.arange(60)[None] >= 10)  # ten tokens of padding
+    hidden[:, 30:, 11] = 100.0  # all image tokens
+    hidden[:, [0, 12], 11] = 100.0  # one of padding, one of text
+    hidden[:, 40, 40] = 300.0
+    assert sink_tokens(hidden, (11, 40), image, text).nonzero()[:, 1].tolist() == [12, 40]
 
 
 @pytest.mark.parametrize("dimensions", [[], [96], [-1]])

@@ -141,7 +141,7 @@ def capture(
             rows = min(ROWS, max(2, 2 * PAGE // weights))
         reader = Reader(_wanted(rows, inputs, max_new_tokens), model.shape.layers)
         cache = new_cache(model)
-        passed = forward(model, inputs.kwargs, cache, reader, sinks=bool(model.sink_dimensions))
+        passed = forward(model, inputs.kwargs, cache, reader, sinks=inputs.image)
         said: list[int] = []
         logits = passed.logits
         while len(said) < max_new_tokens:

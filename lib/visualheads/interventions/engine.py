@@ -221,18 +221,19 @@ class Batch:
 
     def clean(self) -> Clean:
         """The unchanged pass: over what comes before `start` (if anything), then over the rest."""
-        model, prompts = self.job.model, self.prompts
-        intervention = self.job.intervention
+        model, prompts, intervention = self.job.model, self.prompts, self.job.intervention
+        image = prompts.image
         sinks = intervention.operation.tokens == "sinks" and intervention.tokens is None
         before = new_cache(model)
         marks = []
         if self.start:
-            passed = forward(model, prompts.part(0, self.start), before, sinks=sinks)
+            passed = forward(model, prompts.part(0, self.start), before, sinks=image[:, : self.start] if sinks else None)
             marks.append(passed.sinks)
         lowest = {self._lowest(rows) - 1 for rows in self.pieces}
         cache = cache_rows(before, range(len(self.owners)))
         rest = prompts.part(self.start, prompts.length)
-        passed = forward(model, rest, cache, start=self.start, keep=lowest, sinks=sinks)
+        own = image[:, self.start :] if sinks else None
+        passed = forward(model, rest, cache, start=self.start, keep=lowest, sinks=own)
         marks.append(passed.sinks)
         found = torch.cat([mark for mark in marks if mark is not None], -1) if sinks else None
         return Clean(passed.logits, passed.outputs, before, cache, self._marked(found))

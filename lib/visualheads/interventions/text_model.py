@@ -176,19 +176,19 @@ def forward(
     start: int = 0,
     entry: tuple[int, Tensor] | None = None,
     keep: Collection[int] = (),
-    sinks: bool = False,
+    sinks: Tensor | None = None,
 ) -> Passed:
     """One pass of the language model over `kwargs`, whose first position is `start`, on top of `cache` (extended).
 
     edit    changes the input of layers' output projections
     entry   (layer, output of the layer below it): begin there; the layers below are not run
     keep    layers whose outputs are wanted
-    sinks   also mark the tokens that are visual sinks at each layer's input
+    sinks   which positions are image tokens: also mark the tokens that are visual sinks at each layer's input
     """
     import nnsight
 
     text, layers, operations = text_part(model), model.layers, model.attention
-    dimensions = model.sink_dimensions if sinks else ()
+    dimensions = model.sink_dimensions if sinks is not None else ()
     begin, below = entry if entry is not None else (0, None)
     touched = [layer for layer in range(len(layers)) if edit is not None and edit.touches(layer)]
     reads = edit is not None and edit.reads_attention
@@ -201,7 +201,7 @@ def forward(
                 layer.skip(below.clone())  # pyright: ignore[reportOptionalMemberAccess]
                 continue
             if dimensions:
-                marks.append(sink_tokens(layer.input, dimensions))
+                marks.append(sink_tokens(layer.input, dimensions, sinks, ~sinks))
             if index in touched:
                 call = read(operations[index]) if reads else None
                 projection = layer.self_attn.o_proj

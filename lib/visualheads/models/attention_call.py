@@ -222,14 +222,17 @@ OUTLIER_RATIO = 20.0
 COMMON_SHARE = 0.5
 """A dimension that is large on more than this share of tokens is a bias of the model, not a mark of sinks (ours)."""
 
+SINK_RULE = "2"
+"""Part of the identity of what is measured of a model with sink dimensions: raised whenever the rules here change."""
+
 
 def sink_threshold(hidden_size: int) -> float:
     """Return τ = 20·√(hidden/4096): the same share of a token's energy (400/4096) at every width."""
     return SINK_THRESHOLD * math.sqrt(hidden_size / SINK_THRESHOLD_HIDDEN)
 
 
-def sink_scores(hidden: Float[Tensor, "*any hidden"], dimensions: Sequence[int]) -> Float[Tensor, "*any"]:
-    """Return max over `dimensions` of |RMSNorm(hidden)[d]|, with RMSNorm(h) = h / √(mean h²), no learned scale.
+def sink_scores(hidden: Float[Tensor, "*any hidden"], dimensions: Sequence[int]) -> Float[Tensor, "*any dimension"]:
+    """Return |RMSNorm(hidden)[d]| of each of `dimensions`, with RMSNorm(h) = h / √(mean h²), no learned scale.
 
     Range [0, √hidden]; 0 for an all-zero state. Raises ParameterError for no dimensions or ones out of range.
     """
@@ -239,12 +242,26 @@ def sink_scores(hidden: Float[Tensor, "*any hidden"], dimensions: Sequence[int])
         raise ParameterError(got("sink dimensions", list(dimensions), f"at least one index from 0 to {size - 1}"))
     states = hidden.to(torch.float32)
     rms = states.square().mean(dim=-1).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
-    return states[..., list(dimensions)].abs().amax(dim=-1) / rms
+    return states[..., list(dimensions)].abs() / rms[..., None]
 
 
-def sink_tokens(hidden: Float[Tensor, "*any hidden"], dimensions: Sequence[int]) -> Bool[Tensor, "*any"]:
-    """Return which tokens are sinks: `sink_scores` above `sink_threshold`. `hidden` is the layer's input."""
-    return sink_scores(hidden, dimensions) > sink_threshold(hidden.shape[-1])
+def sink_tokens(
+    hidden: Float[Tensor, "*any token hidden"], dimensions: Sequence[int], *kinds: Bool[Tensor, "*any token"]
+) -> Bool[Tensor, "*any token"]:
+    """Return which tokens are sinks: `sink_scores` of any dimension above `sink_threshold`.
+
+    A dimension that is so large on more than half of a prompt's tokens of one kind is a bias there and marks none.
+
+    hidden   the layer's input
+    kinds    which tokens are image tokens, and which are text tokens; others are no sinks
+    """
+    large = sink_scores(hidden, dimensions) > sink_threshold(hidden.shape[-1])
+    sinks = torch.zeros_like(large)
+    for kind in kinds:
+        of_kind = kind.to(hidden.device)[..., None]
+        marked = large & of_kind
+        sinks |= marked & (marked.sum(-2, keepdim=True) <= COMMON_SHARE * of_kind.sum(-2, keepdim=True))
+    return sinks.any(-1)
 
 
 def find_sink_dimensions(hidden: Float[Tensor, "*any hidden"]) -> tuple[int, ...]:

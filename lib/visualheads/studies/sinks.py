@@ -30,7 +30,7 @@ from visualheads.heads.ranking import rank
 from visualheads.interventions import head_sets
 from visualheads.interventions.modes import AFTER_IMAGE
 from visualheads.interventions.sweeps import samples_only, sweep
-from visualheads.models.attention_call import OUTLIER_RATIO, find_sink_dimensions, sink_threshold
+from visualheads.models.attention_call import OUTLIER_RATIO, find_sink_dimensions, sink_threshold, sink_tokens
 from visualheads.store.schema import text
 from visualheads.studies import ablation
 from visualheads.tasks import task as benchmark
@@ -225,7 +225,8 @@ def _residual(
     highest = np.stack([told[:, :, where].max(axis=2) for where in (image, ~image)], axis=1)
     massive = np.zeros(int(image.sum()), bool)
     if dimensions:
-        massive = (told[0][:, image][:, :, list(dimensions)] > 1).any(axis=(0, 2))
+        shown = hidden[:, image]
+        massive = sink_tokens(shown, dimensions, torch.ones(shown.shape[:2], dtype=torch.bool)).any(0).numpy()
     return highest.astype(np.float32), massive
 
 

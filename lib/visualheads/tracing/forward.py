@@ -119,6 +119,8 @@ def _traced(
 
     prompt = inputs["input_ids"].shape[1]
     attention, layers, dimensions = model.attention, model.layers, model.sink_dimensions
+    image = inputs["input_ids"] == model.image_token_id
+    kinds = image, ~image & inputs["attention_mask"].bool()
     settings = {"max_new_tokens": passes, "output_logits": True, "return_dict_in_generate": True}
     with model.lm.generate(**inputs, **settings, stopping_criteria=stopping) as tracer:
         read_rows = nnsight.save([])
@@ -126,7 +128,7 @@ def _traced(
         for step in tracer.iter[:wanted]:
             for layer, operation in zip(layers, attention, strict=True):
                 if dimensions and step == 0:
-                    read_sinks.append(sink_tokens(layer.input, dimensions))
+                    read_sinks.append(sink_tokens(layer.input, dimensions, *kinds))
                 call = read(operation)
                 total = prompt + step
                 read_rows.append((align(call.rows()[:, :, 0], total), _padded(call.visible()[:, 0], total)))

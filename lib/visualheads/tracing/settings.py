@@ -13,6 +13,7 @@ import xarray as xr
 from visualheads.errors import ParameterError, SampleError, checked_name, checked_whole, got
 from visualheads.heads.selection import head_pairs
 from visualheads.models import provenance
+from visualheads.models.attention_call import SINK_RULE
 from visualheads.models.prompting import ONE_AT_A_TIME
 from visualheads.models.wrapper import Margins
 from visualheads.store import schema
@@ -175,6 +176,7 @@ def identity_of(
         **{key: model.identity[key] for key in ("processor", "prompt")},
         "measures": ", ".join(MEASURES),
         "max_new_tokens": settings.max_new_tokens,
+        **({"sinks": f"{model.sink_dimensions}, rule {SINK_RULE}"} if model.sink_dimensions else {}),
     }
 
 

@@ -56,6 +56,13 @@ def free(kind: str, question: str, answer: int | str, marked: bool = False) -> Q
     return Question(kind, records.free_form(question, marked), str(answer))
 
 
+def number_of(scene: Scene, what: str) -> Question:
+    """Return the question how many there are of a class or supercategory."""
+    if what in scene.categories:
+        return free("super", count_super(what), scene.count(what))
+    return free("object", count_object(what), scene.count(what))
+
+
 def lettered(rng: random.Random, kind: str, question: str, answer: str, others: Sequence[str]) -> Question:
     """Return a question with choices in random order; the answer is a letter."""
     choices = [answer, *others]
@@ -138,13 +145,12 @@ def number(rng: random.Random, scene: Scene) -> Question | None:
 CHOICES: tuple[Callable[[random.Random, Scene], Question | None], ...] = (which, colour, relation, number)
 
 
-def of_plain_picture(rng: random.Random, scene: Scene, letters: float = 1.0) -> list[Question]:
-    """Draw the questions of one training picture without a drawn box; one with letters in a share of `letters`."""
-    asked = [list_objects(scene), yes_no(rng, scene, True), yes_no(rng, scene, False)]
-    for name in rng.sample(scene.names, min(3, len(scene.names))):
-        asked.append(free("object", count_object(name), scene.count(name)))
-    for category in rng.sample(scene.categories, min(2, len(scene.categories))):
-        asked.append(free("super", count_super(category), scene.count(category)))
+def of_plain_picture(rng: random.Random, scene: Scene, counted: str, letters: float = 1.0) -> list[Question]:
+    """Draw the questions of one training picture without a drawn box: second how many `counted` there are, a class or
+    supercategory; one with letters in a share of `letters`."""
+    others = [what for what in (*scene.names, *scene.categories) if what != counted]
+    numbers = [number_of(scene, what) for what in (counted, *rng.sample(others, min(2, len(others))))]
+    asked = [list_objects(scene), *numbers, yes_no(rng, scene, True), yes_no(rng, scene, False)]
     if rng.random() < 0.5:
         asked.append(tally(rng, scene))
     if rng.random() < letters:
@@ -176,8 +182,7 @@ def of_marked_picture(rng: random.Random, scene: Scene, marked: Placed, letters:
 def of_text(rng: random.Random, scene: Scene) -> list[Question]:
     """Draw the questions of a scene that is told in words (see `told_in_words`)."""
     asked = [yes_no(rng, scene, True), yes_no(rng, scene, False)]
-    asked.extend(free("object", count_object(name), scene.count(name)) for name in scene.names)
-    asked.extend(free("super", count_super(category), scene.count(category)) for category in scene.categories)
+    asked.extend(number_of(scene, what) for what in (*scene.names, *scene.categories))
     asked.extend(question for ask in (which, number) if (question := ask(rng, scene)) is not None)
     return asked
 
