@@ -224,7 +224,7 @@ def test_a_changed_input_makes_a_page_stale(tmp_path: Path, change: str) -> None
     data = tmp_path / "data.json"
     data.write_text("1")
     page = dataclasses.replace(a_page(tmp_path, n=2), data=(data,))
-    record = {"inputs": inputs.page_hash(page, {"n": 2}), "parameters": {"n": 2}}
+    record = {"inputs": inputs.page_hash(page, {"n": 2}), "words": inputs.words_hash(page), "parameters": {"n": 2}}
     notebook = nbformat.v4.new_notebook()
     page.output.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(run.cleaned(notebook, record), page.output)
@@ -241,8 +241,21 @@ def test_a_changed_input_makes_a_page_stale(tmp_path: Path, change: str) -> None
     assert not inputs.is_current(page, parameters)
 
 
-def test_a_changed_sentence_runs_its_own_page_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By hand: sentences of another notebook, rendering, and words of claims change no other page's inputs."""
+def test_changed_words_are_put_in_without_running_the_page(tmp_path: Path) -> None:
+    page = a_page(tmp_path, n=2)
+    run_page(page, tmp_path)
+    text = page.template.read_text()
+    page.template.write_text(text.replace("not fig-loss-map.", "not another."))
+    assert page.template.read_text() != text
+    assert not run_page(page, tmp_path), "nothing ran"
+    put_in = page.output.read_text()
+    assert "not another." in put_in
+    assert run_page(page, tmp_path, force=True)
+    assert page.output.read_text() == put_in
+
+
+def test_a_changed_line_runs_its_own_page_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: code of another notebook, rendering, and words of claims change no other page's inputs."""
     library = tmp_path / "library"
     for name in ("book/run.py", "book/text.py", "analysis/effects.py", inputs.WORDING):
         (library / name).parent.mkdir(parents=True, exist_ok=True)
@@ -255,7 +268,7 @@ def test_a_changed_sentence_runs_its_own_page_only(tmp_path: Path, monkeypatch: 
 
     def changed(path: Path) -> list[bool]:
         before = [inputs.page_hash(page, {}) for page in (one, other, claims)]
-        path.write_text(path.read_text() + " ")
+        path.write_text(path.read_text().replace("print(n", "print( n") + " ")
         return [inputs.page_hash(page, {}) != was for page, was in zip((one, other, claims), before, strict=True)]
 
     assert changed(one.template) == [True, False, False]
@@ -291,7 +304,7 @@ def test_of_a_given_data_folder_only_annotations_are_read(tmp_path: Path) -> Non
         return inputs.page_hash(dataclasses.replace(page, template=data / "none"), {}), tracing.made_from(job)
 
     page.template.parent.mkdir()
-    (data / "none").touch()
+    (data / "none").write_text('{"cells": []}')
     before = told()
     for picture in (data / "images").iterdir():
         picture.write_bytes(b"another picture")

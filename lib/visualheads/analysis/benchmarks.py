@@ -11,7 +11,7 @@ from visualheads.analysis.scores import scores
 from visualheads.analysis.subset import asked_parts, bounds_of, models_of, subset
 from visualheads.heads.bootstrap import N_BOOT, bootstrap, interval, picture_sums, picture_weights
 from visualheads.heads.patterns import labels_of
-from visualheads.heads.ranking import DETECTION_SHARE, rank, sample_scores, strongest
+from visualheads.heads.ranking import DETECTION_SHARE, sample_scores, strongest
 
 STATISTICS = {
     "image_weight": "mean image weight of all heads",
@@ -141,7 +141,7 @@ def head_means(part: xr.Dataset, measure: str) -> NDArray[np.float64]:
     ParameterError
         The measure or row is missing.
     """
-    return np.asarray(rank(part, measure).isel(model=0).transpose("layer", "head").values, dtype=float)
+    return sample_scores(part, measure).isel(model=0).mean("sample", dtype=float).values
 
 
 def right_wrong(

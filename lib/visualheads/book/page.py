@@ -219,19 +219,30 @@ SKIPPED = {"__pycache__", ".ipynb_checkpoints"}
 
 
 def page_hash(page: Page, parameters: dict[str, Any]) -> str:
-    """Hash of a page's template, title, parameters, data and of the rooms of the library that compute it.
+    """Hash of a page's code, title, parameters, data and of the rooms of the library that compute it.
 
-    Other notebooks do not count: a changed sentence runs its own page again, and no other.
+    The words of the template do not count, nor do other notebooks.
     """
     digest = hashlib.sha256()
     told = [page.slug, page.title, page.command, {name: parameters[name] for name in sorted(parameters)}]
+    told.append([(cell["source"], cell["metadata"]) for cell in _cells(page.template, code=True)])
     digest.update(json.dumps(told, sort_keys=True, default=str).encode())
-    for path in (page.template, *_computing(), *(file for place in page.data for file in _files(place))):
+    for path in (*_computing(), *(file for place in page.data for file in _files(place))):
         _add(digest, path)
     if page.stores is not None:
         told = stores_told(page.stores, page.last, page.only, page.but)
         digest.update(json.dumps(told, sort_keys=True, default=str).encode())
     return digest.hexdigest()
+
+
+def words_hash(page: Page) -> str:
+    """Hash of the words of a page's template."""
+    return hashlib.sha256(json.dumps(_cells(page.template, code=False)).encode()).hexdigest()
+
+
+def _cells(template: Path, code: bool) -> list[Any]:
+    cells = json.loads(template.read_text(encoding="utf-8"))["cells"]
+    return [cell for cell in cells if (cell["cell_type"] == "code") == code]
 
 
 def stores_told(results: Path, every: bool = False, only: str = "", but: str = "") -> dict[str, Any]:
@@ -292,8 +303,22 @@ def recorded(output: Path) -> dict[str, Any]:
 
 
 def is_current(page: Page, parameters: dict[str, Any]) -> bool:
-    """Whether the page is there and was made from what is there now."""
-    return recorded(page.output).get("inputs") == page_hash(page, parameters)
+    """Whether the page is there and was made from what is there now, its words put in anew where they alone changed."""
+    told, words = recorded(page.output), words_hash(page)
+    if told.get("inputs") != page_hash(page, parameters):
+        return False
+    if told.get("words") != words:
+        notebook = adapted(page)
+        ran = [cell for cell in nbformat.read(page.output, as_version=4).cells if cell.cell_type == "code"]
+        cells = []
+        for cell in notebook.cells:
+            cells.append(ran.pop(0) if cell.cell_type == "code" else cell)
+            while ran and "injected-parameters" in ran[0].metadata.get("tags", ()):
+                cells.append(ran.pop(0))
+        notebook.cells = cells
+        nbformat.write(cleaned(notebook, {**told, "words": words}), page.partial)
+        page.partial.rename(page.output)
+    return True
 
 
 def _computing() -> list[Path]:

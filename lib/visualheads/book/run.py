@@ -170,7 +170,8 @@ def run_page(page: Page, root: str | Path = ".", force: bool = False) -> bool:
     page.output.parent.mkdir(parents=True, exist_ok=True)
     source = page.output.with_name(f".{page.output.stem}.source.ipynb")
     nbformat.write(adapted(page), source)
-    record = {"inputs": inputs.page_hash(page, lasting), "parameters": lasting, "title": page.title}
+    record = {"inputs": inputs.page_hash(page, lasting), "words": inputs.words_hash(page)}
+    record |= {"parameters": lasting, "title": page.title}
     try:
         _execute(source, page, parameters, root)
     finally:

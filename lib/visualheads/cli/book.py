@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,7 @@ import typer
 import yaml
 from rich.table import Column, Table
 
-from visualheads.cards import cards
+from visualheads.cards import cards, data_folder
 from visualheads.cli.options import (
     BatchTokens,
     Cluster,
@@ -29,7 +30,7 @@ from visualheads.cli.options import (
 )
 from visualheads.cli.tracing import check_workers, workers_of
 from visualheads.errors import KernelError, ParameterError, got
-from visualheads.paths import project_folder
+from visualheads.paths import project_folder, state_of
 from visualheads.store import files
 
 if TYPE_CHECKING:
@@ -126,11 +127,27 @@ def book(
     workers: Workers = None,
 ) -> None:
     """Trace the miniatures, run the notebooks, render the book, and print the path of its first page."""
-    from visualheads.book.build import build_book
+    root = project_root()
+    index, stamp = root / "book/_build/html/book/index.html", root / "book/_build/unchanged.txt"
+    if not (full or force) and index.is_file() and stamp.is_file() and stamp.read_text() == _state(root):
+        say("book is up to date")
+    else:
+        from visualheads.book.build import build_book
 
-    index = build_book(project_root(), full=full, force=force, workers=workers, report=say)
+        stamp.unlink(missing_ok=True)
+        index = build_book(root, full=full, force=force, workers=workers, report=say)
+        if not full:
+            stamp.write_text(_state(root))
     out.print("[bold green]The book:[/]", end=" ")
     say(str(index))
+
+
+def _state(root: Path) -> str:
+    """What a book is made from: a book of the same need not even be planned, which takes as long as many pages."""
+    own = ("lib", "notebooks", "book", "_config.yml", "_toc.yml", "pyproject.toml", ".git/logs/HEAD")
+    installed = Path(sysconfig.get_path("purelib")).stat().st_mtime_ns
+    places = {data_folder(), root / "data", *(root / name for name in own)}
+    return f"{state_of(*sorted(places))} {installed}"
 
 
 def pdf(

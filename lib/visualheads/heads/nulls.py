@@ -9,7 +9,7 @@ from scipy import stats
 
 from visualheads.errors import ParameterError, checked, got
 from visualheads.heads.bootstrap import picture_sums
-from visualheads.heads.ranking import HEAD_DIMS, rankings, sample_scores, samples_with_control
+from visualheads.heads.ranking import HEAD_DIMS, rankings, real_samples, sample_scores, samples_with_control
 from visualheads.heads.selection import shapes_of
 
 FDR = 0.05
@@ -91,11 +91,10 @@ def above_null(
         excesses.append(excess)
     if untrained is not None:
         draws = untrained if "draw" in untrained.dims else untrained.expand_dims("draw")
-        networks = [draws.isel(draw=index, drop=True) for index in range(draws.sizes["draw"])]
-        fresh = [_same_models(values, sample_scores(one, measure, query=query)) for one in networks]
-        _check_shapes(values, fresh[0])  # all draws have the same
-        means = [_means(one) for one in fresh]
-        found = _pooled(_means(values), np.stack(means))
+        means = real_samples(draws[[name for name in draws.data_vars if name == measure]]).mean("sample", dtype=float)
+        fresh = _same_models(values, sample_scores(means.rename(draw="sample"), measure, query=query))
+        _check_shapes(values, fresh)  # all draws have the same
+        found = _pooled(_means(values), np.moveaxis(fresh.values, -1, 0))
         told["p_untrained"] = template.copy(data=found.pop("p_untrained"))
         told = told.assign({name: ("model", numbers) for name, numbers in found.items()})
         excesses.append(_means(values) - told["untrained_limit"].values[:, None, None])

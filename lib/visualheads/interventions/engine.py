@@ -227,7 +227,9 @@ class Batch:
         before = new_cache(model)
         marks = []
         if self.start:
-            passed = forward(model, prompts.part(0, self.start), before, sinks=image[:, : self.start] if sinks else None)
+            passed = forward(
+                model, prompts.part(0, self.start), before, sinks=image[:, : self.start] if sinks else None
+            )
             marks.append(passed.sinks)
         lowest = {self._lowest(rows) - 1 for rows in self.pieces}
         cache = cache_rows(before, range(len(self.owners)))

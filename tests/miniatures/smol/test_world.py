@@ -120,7 +120,10 @@ def test_answers_are_those_of_the_scene(scenes):
     rng = random.Random(1)
     for scene in scenes[:60]:
         marked = rng.choice(scene.objects)
-        for asked in (*questions.of_plain_picture(rng, scene, scene.names[0]), *questions.of_marked_picture(rng, scene, marked)):
+        for asked in (
+            *questions.of_plain_picture(rng, scene, scene.names[0]),
+            *questions.of_marked_picture(rng, scene, marked),
+        ):
             if asked.kind == "object":
                 name = next(n for n in CLASSES if asked.text.startswith(questions.count_object(n)))
                 assert asked.answer == str(sum(thing.name == name for thing in scene.objects))
