@@ -236,6 +236,37 @@ def test_every_command_that_loads_a_model_takes_plugins(capsys, name):
     assert name in ("page", "book") or all(option in out for option in ("--adapter", "--prompt", "--chat-template"))
 
 
+def test_a_book_of_unchanged_files_is_not_planned_again(tmp_path, monkeypatch, capsys):
+    planned = []
+    index = tmp_path / "book" / "_build" / "html" / "book" / "index.html"
+
+    def build(root, **options):
+        planned.append(options["force"])
+        index.parent.mkdir(parents=True, exist_ok=True)
+        index.write_text("made")
+        return index
+
+    for name in ("lib", "notebooks", "data/results"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "_config.yml").touch()
+    (tmp_path / "notebooks" / "rows.ipynb").write_text("1")
+    monkeypatch.setenv("VISUALHEADS_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr("visualheads.book.build.build_book", build)
+    monkeypatch.chdir(tmp_path)
+    assert run(capsys, "book")[0] == 0 and len(planned) == 1
+    assert "up to date" in run(capsys, "book")[1] and len(planned) == 1
+    for changed in ("notebooks/rows.ipynb", "data/results/store"):
+        (tmp_path / changed).write_text("22")
+        run(capsys, "book")
+        run(capsys, "book")
+    assert planned == [False] * 3
+    run(capsys, "book", "--force")
+    assert planned[-1] and len(planned) == 4
+    index.unlink()
+    run(capsys, "book")
+    assert len(planned) == 5
+
+
 def test_shards_on_workers_equal_those_done_here(tmp_path, checkpoint, data):
     here = jobs.TraceJob(
         str(checkpoint), data=str(data), conditions=("plain-object",), n=3, results=str(tmp_path / "a")

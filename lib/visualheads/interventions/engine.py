@@ -222,20 +222,17 @@ class Batch:
     def clean(self) -> Clean:
         """The unchanged pass: over what comes before `start` (if anything), then over the rest."""
         model, prompts, intervention = self.job.model, self.prompts, self.job.intervention
-        image = prompts.image
         sinks = intervention.operation.tokens == "sinks" and intervention.tokens is None
+        first, rest = (prompts.image[:, : self.start], prompts.image[:, self.start :]) if sinks else (None, None)
         before = new_cache(model)
         marks = []
         if self.start:
-            passed = forward(
-                model, prompts.part(0, self.start), before, sinks=image[:, : self.start] if sinks else None
-            )
+            passed = forward(model, prompts.part(0, self.start), before, sinks=first)
             marks.append(passed.sinks)
         lowest = {self._lowest(rows) - 1 for rows in self.pieces}
         cache = cache_rows(before, range(len(self.owners)))
-        rest = prompts.part(self.start, prompts.length)
-        own = image[:, self.start :] if sinks else None
-        passed = forward(model, rest, cache, start=self.start, keep=lowest, sinks=own)
+        kwargs = prompts.part(self.start, prompts.length)
+        passed = forward(model, kwargs, cache, start=self.start, keep=lowest, sinks=rest)
         marks.append(passed.sinks)
         found = torch.cat([mark for mark in marks if mark is not None], -1) if sinks else None
         return Clean(passed.logits, passed.outputs, before, cache, self._marked(found))

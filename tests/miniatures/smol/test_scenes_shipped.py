@@ -13,12 +13,14 @@ from helpers.smol import DATA, fast_vlm, sheet
 from visualheads.miniatures.smol.benchmarks import draw_test_scene
 from visualheads.miniatures.smol.card import model_card
 from visualheads.miniatures.smol.evaluation import (
+    _contained,
     answered,
     answered_blindly,
     benchmark_samples,
     by_picture,
     elsewhere_scores,
     evaluate,
+    list_scores,
 )
 from visualheads.miniatures.smol.scenes import HELD_OUT_GROUND, render
 from visualheads.tasks import task
@@ -72,8 +74,16 @@ def test_all_scores_of_a_model_make_its_card():
         assert told["chosen"]["accuracy"] >= told["accuracy"], "an exact answer is the likeliest one"
     found["elsewhere"] = elsewhere_scores(module, processor.tokenizer, sprites, n=5)
     assert found["elsewhere"]["object"]["question_only"]["accuracy"] == 1 / 5
+    found["lists"] = list_scores(module, processor.tokenizer, sprites, n=3)
+    assert found["lists"]["shown"]["n"] == sum(len(draw_test_scene(number).scene.objects) for number in (1, 2, 3))
     found["text"]["before"] = found["text"]
     assert "| another generator, super |" in model_card("smol-1.5", found, 1)
+
+
+def test_each_object_counts_once_in_a_list():
+    shown, said = [Counter(dog=2, cat=1), Counter(hat=1)], [Counter(dog=3), Counter(hat=1, cat=1)]
+    assert _contained(shown, said)["accuracy"] == 3 / 4
+    assert _contained(said, shown)["accuracy"] == 3 / 5
 
 
 def test_some_scenes_show_what_training_never_shows():

@@ -62,6 +62,7 @@ def model_card(name: str, scores: dict[str, Any], steps: int) -> str:
         goals=goal_lines(scores) if name == "smol-1.5" else [],
         never_shown=scores["held_out"] | elsewhere,
         text=scores["text"],
+        lists=scores["lists"],
     )
 
 

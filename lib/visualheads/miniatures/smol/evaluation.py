@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ from visualheads.cards import data_folder, learned_file
 from visualheads.heads.losses import share_gained
 from visualheads.miniatures.evaluation import score
 from visualheads.miniatures.smol import questions
+from visualheads.miniatures.smol.benchmarks import draw_test_scene
 from visualheads.miniatures.smol.packing import (
+    ASK,
     answer_logits,
     as_pixels,
     likeliest_answers,
@@ -29,7 +31,7 @@ from visualheads.miniatures.smol.packing import (
     right_answers,
 )
 from visualheads.miniatures.smol.questions import Question
-from visualheads.miniatures.smol.scenes import HELD_OUT_GROUND, draw_other, draw_scene, use_sheet
+from visualheads.miniatures.smol.scenes import HELD_OUT_GROUND, draw_other, draw_scene, render, use_sheet
 from visualheads.miniatures.smol.sprites import CATEGORY, SpriteSheet, read_sheet
 from visualheads.models.smol.architecture import IMAGE_TOKENS, SIDE
 from visualheads.models.smol.joined_model import join, read_learned
@@ -44,8 +46,10 @@ TEXT_SCENES = 60
 WINDOW = 512
 """Tokens of running text that are read together."""
 
-ELSEWHERE = 80
+ELSEWHERE = 400
 """Scenes of another generator."""
+LISTED, LONGEST_LIST = 100, 64
+"""Scenes whose objects are listed, and the tokens of an answer."""
 Asked = tuple[Image.Image, list[Sample]]
 
 
@@ -190,6 +194,37 @@ def elsewhere_scores(module: Any, tokenizer: Any, sheet: SpriteSheet, n: int = E
 
 
 @torch.no_grad()
+def list_scores(module: Any, tokenizer: Any, sheet: SpriteSheet, n: int = LISTED) -> dict[str, Any]:
+    """Return which share of the objects on test scenes the model's lists name (`shown`), which share of what they name
+    is there (`named`), and which share of the objects the list of the picture before names (`chance`)."""
+    ids = torch.tensor([[*prefix_ids(tokenizer, IMAGE_TOKENS), *tokenizer(questions.LIST_REQUEST + ASK).input_ids]])
+    scenes = [draw_test_scene(number).scene for number in range(1, n + 1)]
+    lists = []
+    for scene in scenes:
+        pixels = as_pixels(render(scene, sheet))[None]
+        said = module.generate(input_ids=ids, pixel_values=pixels, max_new_tokens=LONGEST_LIST, do_sample=False)
+        text = tokenizer.decode(said[0, ids.shape[1] :], skip_special_tokens=True)
+        lists.append(Counter(map(str.strip, text.split(","))))
+    shown = [Counter(thing.name for thing in scene.objects) for scene in scenes]
+    return {
+        "shown": _contained(shown, lists),
+        "named": _contained(lists, shown),
+        "chance": _contained(shown, [lists[-1], *lists[:-1]]),
+    }
+
+
+def _contained(wanted: Sequence[Counter[str]], given: Sequence[Counter[str]]) -> dict[str, Any]:
+    """The share of what is wanted of each picture that is given."""
+    hits: list[bool] = []
+    pictures: list[str] = []
+    for picture, (one, other) in enumerate(zip(wanted, given, strict=True)):
+        found = (one & other).total()
+        hits += [True] * found + [False] * (one.total() - found)
+        pictures += [str(picture)] * one.total()
+    return score(hits, pictures)
+
+
+@torch.no_grad()
 def perplexity(language_model: Any, head: Any, tokenizer: Any, text: str) -> float:
     """Return the perplexity of a running text, read in windows of `WINDOW` tokens."""
     ids = torch.tensor(tokenizer(text).input_ids)
@@ -286,6 +321,7 @@ def evaluate_model(name: str, n: int | None = None) -> dict[str, Any]:
     module, processor = join(learned)
     found = evaluate(module, processor.tokenizer, data / "scenes", text, n)
     found["elsewhere"] = elsewhere_scores(module, processor.tokenizer, sheet)
+    found["lists"] = list_scores(module, processor.tokenizer, sheet)
     untouched, _ = join({key: value for key, value in learned.items() if not key.startswith("lora.")})
     found["text"]["before"] = language_scores(untouched, processor.tokenizer, text)
     return found
