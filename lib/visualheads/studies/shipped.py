@@ -21,6 +21,7 @@ from visualheads.interventions.sweeps import with_heads
 from visualheads.models.provenance import hash_weights
 from visualheads.models.smol.base_weights import weights_identity
 from visualheads.paths import slug_of
+from visualheads.store import stored
 from visualheads.store.read import PACKED, open_store
 from visualheads.store.schema import provenance
 from visualheads.store.upkeep import pack
@@ -109,7 +110,8 @@ def why_outdated(path: Path, data: Path | None = None, ds: xr.Dataset | None = N
            official ones, which lie anywhere
     ds     the store, where it is open already
     """
-    told = json.loads(str((open_store(path) if ds is None else ds)["provenance"].values[0]))["identity"]
+    described = stored.opened(path).values("provenance") if ds is None else ds["provenance"].values
+    told = json.loads(str(described[0]))["identity"]
     if slug_of(str(told.get("checkpoint", ""))) != path.parent.name:
         return f"made from {told.get('checkpoint')}, which is another model than its folder's"
     tasks = list(told.get("task_files", {}))
