@@ -397,5 +397,4 @@ def test_a_language_model_that_does_not_stand_alone_is_refused(monkeypatch):
 
 def test_an_intervention_names_what_it_does():
     assert Intervention("boost").bias == 4.0
-    assert Intervention("zero").operation.kind == "standard"
-    assert {mode.kind for mode in interventions.MODES.values()} <= {"code", "standard", "literature", "ours"}
+    assert not Intervention("zero").operation.attention and Intervention("boost").operation.attention

@@ -142,46 +142,38 @@ class Job:
     def _batch(
         self, members: Sequence[tuple[int, LanguageModelInputs]], places: Mapping[int, int], effects: Effects
     ) -> None:
-        with fitting(self.model, [self.samples[index] for index, _ in members]):
-            self._fill(members, places, effects)
-
-    def _fill(
-        self, members: Sequence[tuple[int, LanguageModelInputs]], places: Mapping[int, int], effects: Effects
-    ) -> None:
         """Some samples of one length: the clean pass, then all sets in pieces."""
         owners = [index for index, _ in members]
-        batch = Batch.of(self, joined([prompts for _, prompts in members]), owners)
-        clean = batch.clean()
-        where = np.array([places[index] for index in owners])
-        for row, index in enumerate(owners):
-            effects.clean_margin[where[row]] = self._margin(index, clean.logits[row])
-        said = answers(
-            self.model, clean.logits, cache_rows(clean.cache, range(len(owners))), batch.prompts, range(len(owners)),
-            None, self.settings.max_new_tokens,
-        )  # fmt: skip
-        effects.clean_prediction[where], effects.clean_correct[where] = self._judged(owners, said)
-        reference = torch.log_softmax(clean.logits.float(), -1)
-        made = (done for rows in batch.pieces for done in in_halves(rows, lambda some: batch.changed(some, clean)))
-        for rows, (logits, said) in made:
-            samples, sets = [sample for sample, _ in rows], [chosen for _, chosen in rows]
-            asked = [owners[sample] for sample in samples]
-            place = (np.array(sets), where[samples])
-            found = torch.log_softmax(logits.float(), -1)
-            own = reference[samples]
-            kl = (own.exp() * (own - found)).sum(-1).clamp_min(0)
-            effects.kl[place] = kl.cpu().numpy()
-            effects.margin[place] = [self._margin(index, row) for index, row in zip(asked, logits, strict=True)]
-            effects.prediction[place], effects.correct[place] = self._judged(asked, said)
+        with fitting(self.model, [self.samples[index] for index in owners]):
+            batch = Batch.of(self, joined([prompts for _, prompts in members]), owners)
+            clean = batch.clean()
+            where = np.array([places[index] for index in owners])
+            for row, index in enumerate(owners):
+                effects.clean_margin[where[row]] = self._margin(index, clean.logits[row])
+            every, longest = range(len(owners)), self.settings.max_new_tokens
+            cache = cache_rows(clean.cache, every)
+            said = answers(self.model, clean.logits, cache, batch.prompts, every, None, longest)
+            effects.clean_prediction[where], effects.clean_correct[where] = self._judged(owners, said)
+            reference = torch.log_softmax(clean.logits.float(), -1)
+            made = (done for rows in batch.pieces for done in in_halves(rows, lambda some: batch.changed(some, clean)))
+            for rows, (logits, said) in made:
+                samples, sets = [sample for sample, _ in rows], [chosen for _, chosen in rows]
+                asked = [owners[sample] for sample in samples]
+                place = (np.array(sets), where[samples])
+                found = torch.log_softmax(logits.float(), -1)
+                own = reference[samples]
+                kl = (own.exp() * (own - found)).sum(-1).clamp_min(0)
+                effects.kl[place] = kl.cpu().numpy()
+                effects.margin[place] = [self._margin(index, row) for index, row in zip(asked, logits, strict=True)]
+                effects.prediction[place], effects.correct[place] = self._judged(asked, said)
 
     def _margin(self, index: int, logits: Tensor) -> float:
         return self.settings.margins(self.samples[index], logits.float())
 
     def _judged(self, indices: Sequence[int], said: Tensor) -> tuple[NDArray[np.object_], list[float]]:
         texts = decoded(self.model.tokenizer, said, self.model.end_tokens)
-        made = np.empty(len(texts), dtype=object)
-        made[:] = texts
         judged = [scoring.correct(self.samples[index], text) for index, text in zip(indices, texts, strict=True)]
-        return made, judged
+        return np.array(texts, dtype=object), judged
 
 
 @dataclass(frozen=True)
@@ -270,14 +262,8 @@ class Batch:
     def _editor(self, rows: Sequence[tuple[int, int]], clean: Clean) -> Editor:
         samples = torch.tensor([sample for sample, _ in rows])
         sets = torch.tensor([chosen for _, chosen in rows])
-        own = samples.to(self.prompts.image.device)
-        return Editor(
-            self.job.intervention,
-            self.job.sets[sets],
-            self.prompts.image[own],
-            clean.marked[:, own],
-            self.first,
-        )
+        own, job = samples.to(self.prompts.image.device), self.job
+        return Editor(job.intervention, job.sets[sets], self.prompts.image[own], clean.marked[:, own], self.first)
 
     def _lowest(self, rows: Sequence[tuple[int, int]]) -> int:
         return min(self.job.lowest[chosen] for _, chosen in rows)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from visualheads.errors import HeadError, ParameterError, got
 from visualheads.heads.bootstrap import half_weights
-from visualheads.heads.ranking import FULL_SIZE
+from visualheads.heads.ranking import FULL_SIZE, estimates
 from visualheads.heads.selection import depth_stage, label, select
 from visualheads.store.schema import text
 from visualheads.store.variables import STAGES
@@ -148,10 +148,7 @@ def as_array(sets: Sequence[HeadSet]) -> xr.DataArray:
 
 def together(parts: Sequence[xr.DataArray]) -> xr.DataArray:
     """Head sets (set, layer, head) of one model one after the other."""
-    joined: xr.DataArray = xr.concat(  # pyright: ignore[reportAssignmentType]
-        list(parts), "set", coords="different", compat="equals"
-    )
-    return joined
+    return xr.concat(parts, "set", coords="different", compat="equals")  # pyright: ignore[reportReturnType]
 
 
 def split_samples(samples: Sequence[Item], seed: int = 0) -> tuple[list[Item], list[Item]]:
@@ -167,8 +164,7 @@ def split_samples(samples: Sequence[Item], seed: int = 0) -> tuple[list[Item], l
 
 def one_model(scores: xr.DataArray) -> xr.DataArray:
     """The scores (layer, head) of a ranking of one model, without its interval. Raises ParameterError for several."""
-    if "bound" in scores.dims:
-        scores = scores.sel(bound="estimate", drop=True)
+    scores = estimates(scores)
     if "model" in scores.dims:
         if scores.sizes["model"] != 1:
             raise ParameterError(got("models in a ranking", scores.sizes["model"], "1", "make sets model by model"))

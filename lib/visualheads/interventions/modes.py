@@ -206,10 +206,8 @@ VERSION = "1"
 
 @dataclass(frozen=True)
 class Mode:
-    """One way to change a head: what is done to it, where that is from, and what it works on.
+    """One way to change a head: what is done to it, and what it works on.
 
-    operation   what is done, in words
-    kind        code (the authors' released code), standard (the ablation literature), literature (a named paper), ours
     change      the function that gives what the heads put out instead
     attention   whether that reads the attention call, or only replaces the output
     tokens      which image tokens it works on: all; those that meet a box (all without one); visual sinks, which only
@@ -219,8 +217,6 @@ class Mode:
     """
 
     name: str
-    operation: str
-    kind: Literal["code", "standard", "literature", "ours"]
     change: Change
     attention: bool = True
     tokens: Literal["image", "box", "sinks"] = "image"
@@ -231,44 +227,30 @@ class Mode:
 MODES: dict[str, Mode] = {
     mode.name: mode
     for mode in (
-        Mode(
-            "uniform_released", "all scores 0 after the causal mask: uniform over every key, future included", "code",
-            uniform_over_all,
-        ),
-        Mode("uniform", "uniform over the visible keys", "ours", uniform_over_visible),
-        Mode(
-            "zero", "the head's slice of the output projection's input becomes 0", "standard", zero,
-            attention=False,
-        ),
-        Mode(
-            "mean", "that slice becomes its mean over a reference set, per class of position", "standard",
-            reference_mean, attention=False,
-        ),
-        Mode("image_knockout", "the image keys are hidden from the head", "standard", attending(hidden)),
-        Mode(
-            "edge_knockout", "the image keys (or those in a box) are hidden from the head's last prompt query",
-            "standard", attending(hidden), tokens="box", positions=(LAST_PROMPT,),
-        ),
-        Mode(
-            "boost", "a bias is added to the scores of all image keys", "literature", pushed,
-            biased=True,
-        ),
-        Mode(
-            "steer", "a bias is added to the scores of the image keys in a box", "literature",
-            pushed, tokens="box", biased=True,
-        ),
-        Mode(
-            "sink_removal", "visual sink tokens are hidden from the head", "ours", attending(hidden),
-            tokens="sinks",
-        ),
-        Mode(
-            "sink_redistribution",
-            "the attention on visual sink tokens goes to the other image tokens, in proportion to what they have",
-            "literature", attending(redistributed), tokens="sinks",
-        ),
+        Mode("uniform_released", uniform_over_all),
+        Mode("uniform", uniform_over_visible),
+        Mode("zero", zero, attention=False),
+        Mode("mean", reference_mean, attention=False),
+        Mode("image_knockout", attending(hidden)),
+        Mode("edge_knockout", attending(hidden), tokens="box", positions=(LAST_PROMPT,)),
+        Mode("boost", pushed, biased=True),
+        Mode("steer", pushed, tokens="box", biased=True),
+        Mode("sink_removal", attending(hidden), tokens="sinks"),
+        Mode("sink_redistribution", attending(redistributed), tokens="sinks"),
     )
-}  # fmt: skip
-"""Sources: the paper's code (uniform_released), Geva et al. 2023 (edge_knockout), Kang et al. ICLR 2025
+}
+"""uniform_released     all scores 0 after the causal mask: uniform over every key, future included
+uniform              uniform over the visible keys
+zero                 the head's slice of the output projection's input becomes 0
+mean                 that slice becomes its mean over a reference set, per class of position
+image_knockout       the image keys are hidden from the head
+edge_knockout        the image keys (or those in a box) are hidden from the head's last prompt query
+boost                a bias is added to the scores of all image keys
+steer                a bias is added to the scores of the image keys in a box
+sink_removal         visual sink tokens are hidden from the head
+sink_redistribution  the attention on visual sink tokens goes to the other image tokens, in proportion to what they have
+
+Sources: the paper's code (uniform_released), Geva et al. 2023 (edge_knockout), Kang et al. ICLR 2025
 (sink_redistribution), PAI (boost), Gaze Heads (steer). In `uniform_released` the causal mask is overruled: in a prompt
 of n keys every row, row 0 included, gives 1/n to every key, so that a “removed” head leaks the rest of the prompt to
 every position. `uniform` has no such leak."""

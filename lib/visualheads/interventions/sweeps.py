@@ -176,8 +176,11 @@ def ablate(
     heads : (layer, head) pairs or bool DataArray
         The heads that are changed; a DataArray is over layer and head.
     mode : str
-        "uniform_released", "uniform", "zero", "mean", "image_knockout", "edge_knockout", "boost", "sink_removal" or
-        "sink_redistribution": see `visualheads.interventions.MODES`.
+        "zero": what the head puts out becomes 0; "mean": its mean over a reference set; "uniform": it attends to all
+        visible keys alike; "uniform_released": to every key, future included; "image_knockout": image keys are hidden
+        from it; "edge_knockout": from its last prompt query; "boost": a bias is added to the scores of image keys;
+        "sink_removal": visual sinks are hidden from it; "sink_redistribution": their attention goes to the other image
+        tokens.
     positions : str
         "all"; "after_image": only the positions after the last image token, and what is generated; or "last_prompt":
         only the last prompt token, and what is generated. By default "all", in mode "edge_knockout" (which has no
