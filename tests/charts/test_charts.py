@@ -111,11 +111,6 @@ def test_head_maps_are_stretched_over_the_whole_matrix_only_when_asked() -> None
     assert width is not None and float(width[1]) <= WIDEST
 
 
-def test_stretching_keeps_gaps() -> None:
-    np.testing.assert_array_equal(head_tables.min_max(np.array([3.0, np.nan, 1.0, 2.0])), [1, np.nan, 0, 0.5])
-    assert np.isnan(head_tables.min_max(np.full(2, np.nan))).all()
-
-
 def test_without_boxes_there_is_no_region_map() -> None:
     spec = display.spec_of(charts.head_map(traced_dataset(samples=6, boxes=False)))
     assert "region_weight" not in json.dumps(spec)

@@ -212,9 +212,7 @@ def statistic_intervals(ds: xr.Dataset, fresh: xr.Dataset | None = None) -> pd.D
     """
     records = []
     for name, task, part in asked_parts(ds):
-        new = None
-        if fresh is not None and name in models_of(fresh):
-            new = subset(fresh, model=name, task=task)
+        new = subset(fresh, model=name, task=task) if fresh is not None and name in models_of(fresh) else None
         for measure, words in INTERVALS.items():
             values = _mean_of_heads(part, measure)
             if values is None:
@@ -250,10 +248,9 @@ def _stratified(
     values: xr.DataArray, correct: NDArray[np.float64], strata: NDArray[np.object_], n_boot: int
 ) -> tuple[float, float, float]:
     """Difference of means right − wrong within strata, each weighted by n₁n₀/n, with a bootstrap over pictures."""
-    columns, names = [], list(dict.fromkeys(strata))
-    for name in names:
-        for answer in (1.0, 0.0):
-            columns.append(np.where((strata == name) & (correct == answer), values.values, np.nan))
+    names = list(dict.fromkeys(strata))
+    chosen = [(strata == name) & (correct == answer) for name in names for answer in (1.0, 0.0)]
+    columns = [np.where(own, values.values, np.nan) for own in chosen]
     stacked = xr.DataArray(
         np.stack(columns), {"sample": values["sample"], "image_id": values["image_id"]}, ("column", "sample")
     )

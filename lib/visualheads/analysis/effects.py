@@ -81,9 +81,7 @@ def losses_by_benchmark(sweeps: Mapping[str, xr.Dataset], of: Sequence[str] = tu
     """
     parts = []
     for task in dict.fromkeys(name for sweep in sweeps.values() for name in sweep["task"].values.astype(str)):
-        own = {
-            mode: ds.isel(sample=np.flatnonzero(ds["task"].values.astype(str) == task)) for mode, ds in sweeps.items()
-        }
+        own = {mode: ds.isel(sample=ds["task"].values.astype(str) == task) for mode, ds in sweeps.items()}
         parts.append(loss_table({mode: ds for mode, ds in own.items() if ds.sizes["sample"]}, of).assign(task=task))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*LOSS_COLUMNS, "task"])
 
@@ -161,9 +159,8 @@ def over_models(table: pd.DataFrame) -> pd.DataFrame:
     """
     if table.empty:
         return table
-    means = table.groupby(["mode", "stage", "order"], sort=False)[["estimate", "lower", "upper"]].mean()
-    counts = table.groupby(["mode", "stage", "order"], sort=False)["model"].nunique().rename("models")
-    return pd.concat([means, counts], axis=1).reset_index()
+    means = {name: (name, "mean") for name in ("estimate", "lower", "upper")}
+    return table.groupby(["mode", "stage", "order"], sort=False).agg(**means, models=("model", "nunique")).reset_index()
 
 
 def usable(ds: xr.Dataset) -> list[str]:

@@ -371,12 +371,10 @@ def target_table(records: Records) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row per target. Columns: model, what, wanted, found, reached, why ("" where nothing is told).
+        One row per target. Columns: model, what, wanted, found, reached.
     """
-    rows = [
-        {"model": name, "why": "", **entry} for name, record in records.items() for entry in record.get("targets", ())
-    ]
-    return pd.DataFrame(rows, columns=["model", "what", "wanted", "found", "reached", "why"])
+    rows = [{"model": name, **entry} for name, record in records.items() for entry in record.get("targets", ())]
+    return pd.DataFrame(rows, columns=["model", "what", "wanted", "found", "reached"])
 
 
 def _scored(model: str, task: str, kind: str, told: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.stats import hypergeom
 
 from visualheads.analysis.subset import asked_parts, models_of, only_model, subset
 from visualheads.heads.ranking import ROW, K, head_count, sample_scores
@@ -163,29 +162,10 @@ def ever_detected(table: pd.DataFrame) -> pd.DataFrame:
         any sample), expected (the same in as many random samples as the smallest row has, on average: more samples let
         more heads in), often (heads in at least half of the samples).
     """
-    least = table["samples"].min()
-    missed = hypergeom.pmf(0, table["samples"], table["count"], least)
-    told = table.assign(ever=table["count"] > 0, expected=1 - missed, often=2 * table["count"] >= table["samples"])
-    counted = {name: (name, "sum") for name in ("ever", "expected", "often")}
+    told = table.assign(ever=table["count"] > 0, often=2 * table["count"] >= table["samples"])
     cells = told.groupby(["model", "task"], sort=False)
-    return cells.agg(samples=("samples", "first"), heads=("name", "size"), k=("k", "first"), **counted).reset_index()
-
-
-def min_max(values: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Values stretched over the whole array, the smallest to 0 and the largest to 1.
-
-    Parameters
-    ----------
-    values : numpy.ndarray
-        Values of any shape and unit.
-
-    Returns
-    -------
-    numpy.ndarray
-        Of the same shape, in [0, 1]; all 0 where they are equal, NaN stays NaN.
-    """
-    low, high = (np.nanmin(values), np.nanmax(values)) if np.isfinite(values).any() else (0.0, 0.0)
-    return (np.asarray(values, dtype=np.float64) - low) / ((high - low) or 1.0)
+    first = {name: (name, "first") for name in ("samples", "k")}
+    return cells.agg(heads=("name", "size"), ever=("ever", "sum"), often=("often", "sum"), **first).reset_index()
 
 
 def histograms(

@@ -38,7 +38,7 @@ NETWORK = (
     "intermediate_size", "rope_parameters", "rope_theta", "sliding_window",
 )  # fmt: skip
 """What a language model's configuration tells of its network: not the words that it knows, which grew."""
-COLUMNS = ("llm", "text_model", "family", "recipe", "parameters", "seed", "miniature", "variant")
+COLUMNS = ("llm", "text_model", "family", "recipe", "parameters", "miniature", "variant")
 
 
 def lineage(ds: xr.Dataset) -> pd.DataFrame:
@@ -56,9 +56,9 @@ def lineage(ds: xr.Dataset) -> pd.DataFrame:
     -------
     pandas.DataFrame
         One row per model, by its name. Columns: llm, text_model, family, recipe, parameters (in billions; NaN where
-        unknown), seed, miniature, variant. llm, family and recipe are the dataset's coordinates, or else the
-        catalogue's, "" where neither knows; text_model (the very checkpoint it was tuned from) and seed come from a
-        miniature's training record. Where there is none, text_model is the llm, and the seed 0.
+        unknown), miniature, variant. llm, family and recipe are the dataset's coordinates, or else the
+        catalogue's, "" where neither knows; text_model (the very checkpoint it was tuned from) comes from a
+        miniature's training record, and is the llm where there is none.
     """
     names = models_of(ds)
     table = descent(names)
@@ -115,7 +115,6 @@ def descent(names: Sequence[str]) -> pd.DataFrame:
                 "family": card.family if card else str(told.get("family", "")),
                 "recipe": card.recipe if card else str(told.get("recipe", "")),
                 "parameters": (card.parameters if card else None) or float("nan"),
-                "seed": seed,
                 "miniature": bool(told or (card and card.miniature)),
                 "variant": seed > 0 or bool(card and card.miniature and not card.paper_name),
             }

@@ -204,30 +204,28 @@ def visual_heads(ds: xr.Dataset, task: str = "looktwice", fresh: xr.Dataset | No
     pandas.DataFrame
         One row per model that was asked the benchmark. Columns: model; heads; above, the number of heads whose image
         log-odds exceed, at a false discovery rate of 5 %, those of the same prompts with white pictures and those of
-        `fresh`, as far as they are there (NaN without either); nulls, which of the two were; strongest, the number of
-        heads in the strongest tenth by image weight; early, middle, late, how many of these lie in that stage;
+        `fresh`, as far as they are there (NaN without either); strongest, the number of heads in the strongest
+        tenth by image weight; early, middle, late, how many of these lie in that stage;
         layers_early, layers_middle, layers_late, the share of all heads there, in [0, 1].
     """
     records = []
     for name in models_of(ds):
-        part = subset(ds, model=str(name), task=task)
+        part = subset(ds, model=name, task=task)
         if not part.sizes["sample"]:
             continue
         weight = head_means(part, "image_weight")
         known, top = np.isfinite(weight), strongest(weight, 0.1)
         stage = part["depth_stage"].isel(model=0).values.astype(str)
-        above, nulls = _above(ds, str(name), task, fresh)
-        row: dict[str, Any] = {"model": str(name), "heads": int(known.sum()), "above": above, "nulls": nulls}
-        row["strongest"] = int(top.sum())
+        counts = {"heads": int(known.sum()), "above": _above(ds, name, task, fresh), "strongest": int(top.sum())}
+        row: dict[str, Any] = {"model": name, **counts}
         row |= {s: int(top[stage == s].sum()) for s in STAGES}
         row |= {f"layers_{s}": float(known[stage == s].sum() / known.sum()) for s in STAGES}
         records.append(row)
     return pd.DataFrame(records)
 
 
-def _above(ds: xr.Dataset, model: str, task: str, fresh: xr.Dataset | None) -> tuple[float, str]:
-    one = ds.isel(model=[ds["model"].values.astype(str).tolist().index(model)])
-    one = one.isel(sample=np.flatnonzero(one["task"].values.astype(str) == task))
+def _above(ds: xr.Dataset, model: str, task: str, fresh: xr.Dataset | None) -> float:
+    one = ds.sel(model=[model]).isel(sample=ds["task"].values.astype(str) == task)
     white = samples_with_control(one, (WHITE,))
     tokens = white["n_image_tokens"].isel(model=0).astype(float).values
     nulls: dict[str, Any] = {}
@@ -238,10 +236,8 @@ def _above(ds: xr.Dataset, model: str, task: str, fresh: xr.Dataset | None) -> t
         part = fresh.sel(model=[model]) if "draw" in fresh.dims else subset(fresh, model=model, task=task)
         if part.sizes["sample"]:
             nulls[UNTRAINED] = part
-    if not nulls:
-        return float("nan"), ""
     own = subset(ds, model=model, task=task)
-    return float(above_null(own, **nulls)["above_null"].sum()), " and ".join(nulls)
+    return float(above_null(own, **nulls)["above_null"].sum()) if nulls else float("nan")
 
 
 def model_table(ds: xr.Dataset | None = None, names: Sequence[str] | None = None, loaded: Any = None) -> pd.DataFrame:

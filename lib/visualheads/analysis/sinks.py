@@ -9,12 +9,11 @@ import pandas as pd
 import xarray as xr
 
 from visualheads.analysis import head_tables
-from visualheads.analysis.subset import bounds_of
+from visualheads.analysis.subset import BOUNDS, bounds_of
 from visualheads.heads.losses import CHANGED, EXCESS, with_bounds
 
 MASSIVE, BY_ATTENTION = "massive activations", "background that draws most attention"
 """What stands for sink tokens: those of sink dimensions or, in models without, what heads look at beside objects."""
-BOUNDS = ("estimate", "lower", "upper")
 VARIANTS = {
     "concentration": "with all tokens",
     "concentration_no_sink": "without the marked tokens",

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from visualheads.analysis.subset import bounds_of
+from visualheads.analysis.subset import BOUNDS, bounds_of
 from visualheads.errors import ParameterError, got
 from visualheads.heads.losses import CHANGED, EXCESS, shares, with_bounds
 from visualheads.models import token_layouts
@@ -25,7 +25,6 @@ from visualheads.models.token_map import TokenMap
 if TYPE_CHECKING:
     from visualheads.tasks.sample import Box, Sample
 
-BOUNDS = ("estimate", "lower", "upper")
 STEER_COLUMNS = (
     "model", "condition", "bias", "order", "count", "what", "measure", *BOUNDS, "clean", *EXCESS, "sets", "samples",
 )  # fmt: skip

@@ -102,6 +102,9 @@ def models_of(ds: xr.Dataset) -> list[str]:
     return [str(name) for name in np.atleast_1d(ds["model"].values)]
 
 
+BOUNDS = ("estimate", "lower", "upper")
+
+
 def bounds_of(values: xr.DataArray) -> dict[str, float]:
     """An interval along `bound` as part of a table's row.
 
@@ -115,7 +118,7 @@ def bounds_of(values: xr.DataArray) -> dict[str, float]:
     dict of str to float
         The keys estimate, lower and upper, in the unit of the values; NaN stays NaN.
     """
-    return {name: float(values.sel(bound=name)) for name in ("estimate", "lower", "upper")}
+    return {name: float(values.sel(bound=name)) for name in BOUNDS}
 
 
 def tasks_of(ds: xr.Dataset) -> list[str]:

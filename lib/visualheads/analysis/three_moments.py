@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from visualheads.analysis.subset import bounds_of
 from visualheads.heads.agreement import spearman, spearman_brown, split_half, top_k_overlap
 from visualheads.heads.bootstrap import LEVEL, N_BOOT, bootstrap, half_weights, interval, picture_sums, picture_weights
+from visualheads.heads.ranking import strongest
 
 TEXT, FROZEN, TUNED = "SmolLM2, lists in words", "smol-frozen, pictures", "smol-1.5, pictures"
 """The moments: before any picture, with pictures, and tuned on them."""
@@ -87,10 +88,7 @@ def chosen_heads(ds: xr.Dataset, chosen_in: str, score: str = "looking", share: 
     pictures = np.unique(ds["image_id"].values.astype(str))
     first = np.isin(ds["image_id"].values.astype(str), pictures[::2])
     means = head_score(ds, score).sel(model=chosen_in).isel(sample=first).mean("sample")
-    k = max(1, round(share * means.size))
-    best = np.zeros(means.size, dtype=bool)
-    best[np.argsort(np.nan_to_num(means.values.ravel(), nan=-np.inf))[::-1][:k]] = True
-    return means.copy(data=best.reshape(means.shape)).assign_attrs(chosen_on=first)
+    return means.copy(data=strongest(means.values, share)).assign_attrs(chosen_on=first)
 
 
 def before_they_saw(
@@ -129,27 +127,22 @@ def before_they_saw(
     inside = chosen.sum(axis=1)
     others = np.where(inside[:, None] > 0, ~chosen, False)
     weight = np.where(others, inside[:, None] / np.maximum(others.sum(axis=1), 1)[:, None], 0.0)
-    rows = []
-    for index, model in enumerate(ds["model"].values.astype(str)):
-        drawn, whole = (
-            _replicates(values, weights)[:, index]
-            for weights in (picture_weights(number, n_boot, seed), np.ones((1, number)))
-        )
-        own, other = (
-            [_weighted(scores, part.ravel().astype(float)) for part in (chosen, weight)] for scores in (whole, drawn)
-        )
-        low, high = interval(other[0] - other[1], LEVEL)
-        rows.append({"moment": model, "difference": (own[0] - own[1])[0], "lower": low, "upper": high})
-    return pd.DataFrame(rows)
+
+    def beyond(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        scores = _replicates(values, weights)
+        return _weighted(scores, chosen.ravel().astype(float)) - _weighted(scores, weight.ravel())
+
+    low, high = interval(beyond(picture_weights(number, n_boot, seed)).T, LEVEL)
+    told = {"difference": beyond(np.ones((1, number)))[0], "lower": low, "upper": high}
+    return pd.DataFrame({"moment": ds["model"].values.astype(str), **told})
 
 
 def _weighted(scores: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:
     """Weighted mean over heads of (replicate, head), heads without a value left out."""
     known = np.isfinite(scores)
     total = (known * weight).sum(axis=-1)
-    return np.divide(
-        (np.where(known, scores, 0.0) * weight).sum(axis=-1), total, out=np.full(len(scores), np.nan), where=total > 0
-    )
+    summed = (np.where(known, scores, 0.0) * weight).sum(axis=-1)
+    return np.divide(summed, total, out=np.full_like(total, np.nan), where=total > 0)
 
 
 def behaviour_table(ds: xr.Dataset, chosen: xr.DataArray, behaviours: tuple[str, ...]) -> pd.DataFrame:
@@ -167,10 +160,8 @@ def behaviour_table(ds: xr.Dataset, chosen: xr.DataArray, behaviours: tuple[str,
 
 def answer_table(ds: xr.Dataset) -> pd.DataFrame:
     """Return how many questions are answered right at each moment (a share), with intervals over pictures."""
-    rows = []
-    for model in ds["model"].values.astype(str):
-        rows.append({"moment": model, **bounds_of(bootstrap(ds["correct"].sel(model=model)))})
-    return pd.DataFrame(rows)
+    right = {model: bounds_of(bootstrap(ds["correct"].sel(model=model))) for model in ds["model"].values.astype(str)}
+    return pd.DataFrame([{"moment": model, **bounds} for model, bounds in right.items()])
 
 
 def knockout_table(ds: xr.Dataset) -> pd.DataFrame:
@@ -187,9 +178,8 @@ def knockout_table(ds: xr.Dataset) -> pd.DataFrame:
         By moment and set: loss of the right answer's log-probability in nats (positive: it falls), with its interval;
         random sets are averaged first.
     """
-    loss = (
-        (ds["log_probability"] - ds["knocked_log_probability"]).dropna("model", how="all").dropna("sample", how="any")
-    )
+    loss = ds["log_probability"] - ds["knocked_log_probability"]
+    loss = loss.dropna("model", how="all").dropna("sample", how="any")
     drawn = [name for name in loss["set"].values.astype(str) if name.startswith("random")]
     sets = {
         "the heads that look": loss.sel(set="looking"),

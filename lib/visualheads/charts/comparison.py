@@ -165,8 +165,7 @@ def matrix(told: xr.Dataset, low: float | None = None) -> tuple[Any, str] | None
     told = told if "model" in told.dims else told.expand_dims(model=[""])
     places = ["model", "group", "other"]
     table = told[list(CORRELATIONS)].to_dataframe(places).dropna(subset="correlation").reset_index()
-    table = table[[*places, *CORRELATIONS]]
-    table = table.assign(group=table["group"].map(benchmark), other=table["other"].map(benchmark))
+    table = in_words(table[[*places, *CORRELATIONS]])
     if table.empty:
         return None
     groups = [name for group in told["group"].values if (name := benchmark(str(group))) in set(table["group"])]

@@ -75,8 +75,7 @@ def stage_profile(
     peak = table.loc[table["mean"].idxmax()]
     words = (
         f"Line chart over {len(table)} layers of {title_of(measure)}: mean, strongest and weakest head. The mean is "
-        "highest in "
-        f"layer {int(peak.layer)} ({peak['mean']:.2f}), in the {peak.stage} stage."
+        f"highest in layer {int(peak.layer)} ({peak['mean']:.2f}), in the {peak.stage} stage."
     )
     return finished(alt.layer(shaded, lines).properties(width=SINGLE, height=280), words)
 

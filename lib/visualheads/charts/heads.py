@@ -85,15 +85,10 @@ def head_map(
     table = head_tables.head_table(ds, measures, query, model)
     measures = [name for name in measures if table[name].notna().any()]  # region measures need boxes
     maps = head_tables.mean_maps(ds, query, model)
-    coloured = list(measures)
+    coloured = [f"{name}_normalised" if normalise else name for name in measures]
     if normalise:
-        coloured = [f"{name}_normalised" for name in measures]
-        table = table.assign(
-            **{
-                shown: head_tables.min_max(table[name].to_numpy())
-                for shown, name in zip(coloured, measures, strict=True)
-            }
-        )
+        own = table[measures]
+        table[coloured] = (own - own.min()) / (own.max() - own.min()).replace(0, 1)
     columns = ["layer", "head", "name", "stage", *dict.fromkeys([*measures, *coloured])]
     records: list[dict[str, Any]] = table[columns].to_dict("records")
     widths = {}

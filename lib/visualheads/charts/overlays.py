@@ -19,7 +19,7 @@ from PIL import Image
 
 from visualheads.analysis import head_tables
 from visualheads.analysis.steering import even_cells, targets
-from visualheads.analysis.subset import only_model, subset
+from visualheads.analysis.subset import BOUNDS, only_model, subset
 from visualheads.charts.comparison import choice, chosen_model, placeholder
 from visualheads.charts.display import GREY, colour, finished, rows, tips
 from visualheads.errors import ParameterError, got
@@ -72,12 +72,10 @@ def picture_uri(picture: Image.Image) -> str:
     """The picture as a data address, at most MOST_PIXELS wide or high."""
     small = picture.convert("RGB")
     small.thumbnail((MOST_PIXELS, MOST_PIXELS))
+    kind, settings = ("jpeg", {"quality": 88}) if max(picture.size) > MOST_PIXELS else ("png", {"optimize": True})
     buffer = io.BytesIO()
-    if max(picture.size) > MOST_PIXELS:
-        small.save(buffer, "JPEG", quality=88)
-        return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    small.save(buffer, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    small.save(buffer, kind, **settings)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def panel(chart: Any, title: str, height: float) -> Any:
@@ -206,7 +204,6 @@ MEASURES = {"accuracy": "share of answers", "margin": "margin (logits)"}
 FOUND_COLOUR = "#ffd400"
 NEEDS = "No heads were steered yet."
 WIDE = 240
-BOUNDS = ("estimate", "lower", "upper")
 
 
 def steered_answers(table: pd.DataFrame, needs: str = NEEDS) -> Any:
