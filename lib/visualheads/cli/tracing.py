@@ -232,11 +232,11 @@ def _changed(
 def _heads(text: str, top: int | None) -> Any:
     """(layer, head) pairs, as listed, or the best of a file."""
     from visualheads.heads.lists import LAYER_HEAD, read_scores
+    from visualheads.heads.ranking import estimates
     from visualheads.heads.selection import best_heads
 
     if text.endswith((".json", ".csv")) or Path(text).is_file():
-        scores = read_scores(text).isel(model=0)
-        scores = scores.sel(bound="estimate") if "bound" in scores.dims else scores
+        scores = estimates(read_scores(text)).isel(model=0)
         known = scores.values[scores.notnull().values]
         count = int(known.sum()) if ((known == 0) | (known == 1)).all() else len(known)  # a set without scores is marks
         return best_heads(scores, top or count)

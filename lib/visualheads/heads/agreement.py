@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 
 from visualheads.errors import ParameterError, checked, got
 from visualheads.heads.bootstrap import LEVEL, N_BOOT, PictureSums, centred_interval, half_weights, picture_weights
-from visualheads.heads.ranking import HEAD_DIMS, K, head_count, rankings, score_sums
+from visualheads.heads.ranking import HEAD_DIMS, K, estimates, head_count, rankings, score_sums
 
 N_SPLITS = 50
 """Random halves of the pictures over which the split-half reliability is averaged."""
@@ -227,8 +227,7 @@ def spearman_brown(halves: NDArray[np.floating]) -> float:
 
 
 def _as_scores(array: xr.DataArray, ds: xr.Dataset, model: int, name: str) -> NDArray[np.float64]:
-    if "bound" in array.dims:
-        array = array.sel(bound="estimate", drop=True)
+    array = estimates(array)
     if "model" in array.dims:
         known = "model" in array.coords and "model" in ds.coords
         label = ds.coords["model"].values[model] if known else None

@@ -28,6 +28,7 @@ import xarray as xr
 import yaml
 
 from visualheads.errors import HeadError, ParameterError, RecordError, checked, checked_text, got, shown
+from visualheads.heads.ranking import estimates
 from visualheads.paths import slug_of
 from visualheads.store import files
 
@@ -84,19 +85,19 @@ def export_scores(ranking: xr.DataArray, path: str | os.PathLike[str]) -> Path:
         raise HeadError(got("ranking", ranking, "a DataArray (layer, head), such as vh.rank returns"))
     if path.suffix.lower() not in (".json", ".csv"):
         raise HeadError(got("file of head scores", path.name, [".json", ".csv"], suggest=False))
-    scores, model = _entries(ranking)
-    by = str(ranking.name or "")
+    scores, model = _scores(ranking)
     if path.suffix.lower() == ".csv":
-        text = pd.DataFrame(scores, columns=list(COLUMNS)).to_csv(index=False, lineterminator="\n")
+        text = scores.assign(model=model)[list(COLUMNS)].to_csv(index=False, lineterminator="\n")
     else:
+        listed = [{name: value for name, value in row.items() if value == value} for row in scores.to_dict("records")]
         record = {
             "format": FORMAT,
             "version": VERSION,
-            "by": by,
+            "by": str(ranking.name or ""),
             "model": model,
             "layers": ranking.sizes["layer"],
             "heads": ranking.sizes["head"],
-            "scores": [_record(entry) for entry in scores],
+            "scores": listed,
         }
         text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
     with files.refusals_told(path):
@@ -174,13 +175,13 @@ def published(
             owner = slugs.get(slug_of(told))
         if owner is None:
             continue
-        scores = read_scores(path, shapes[owner], owner).isel(model=0, drop=True)
-        scores = scores.sel(bound="estimate", drop=True) if "bound" in scores.dims else scores
-        found.setdefault(owner, {})[path.stem] = scores
+        scores = estimates(read_scores(path, shapes[owner], owner))
+        found.setdefault(owner, {})[path.stem] = scores.isel(model=0, drop=True)
     return found
 
 
-def _entries(ranking: xr.DataArray) -> tuple[list[HeadScore], str]:
+def _scores(ranking: xr.DataArray) -> tuple[pd.DataFrame, str]:
+    """One row per head with a score, the best first; and the model."""
     extra = set(ranking.dims) - {"model", "bound"}
     if extra != {"layer", "head"} or ranking.sizes.get("model", 1) != 1:
         allowed = "layer and head, one model, and possibly bound"
@@ -193,15 +194,7 @@ def _entries(ranking: xr.DataArray) -> tuple[list[HeadScore], str]:
     numbers = ranking.astype(np.float64).transpose("layer", "head", "bound").rename("score").to_series()
     table = numbers.unstack("bound").reindex(columns=["estimate", "lower", "upper"])
     table = table[np.isfinite(table["estimate"])].sort_values("estimate", ascending=False, kind="stable")
-    rows = zip(table.index, table.to_numpy().tolist(), strict=True)
-    return [HeadScore(int(layer), int(head), *bounds, model=model) for (layer, head), bounds in rows], model
-
-
-def _record(entry: HeadScore) -> dict[str, float]:
-    record: dict[str, float] = {"layer": entry.layer, "head": entry.head, "score": entry.score}
-    if not (math.isnan(entry.lower) or math.isnan(entry.upper)):
-        record |= {"lower": entry.lower, "upper": entry.upper}
-    return record
+    return table.rename(columns={"estimate": "score"}).reset_index(), model
 
 
 _Read = tuple[str, tuple[int, int] | None, list[HeadScore]]

@@ -182,13 +182,8 @@ def losses(sweep: xr.Dataset) -> xr.Dataset:
 
     Positive: the changed heads were of use. NaN where there is no answer to judge by.
     """
-    return xr.Dataset(
-        {
-            "loss_correct": sweep["clean_correct"] - sweep["correct"],
-            "loss_margin": sweep["clean_margin"] - sweep["margin"],
-            "kl": sweep["kl"],
-        }
-    )
+    lost = {f"loss_{name}": sweep[f"clean_{name}"] - sweep[name] for name in ("correct", "margin")}
+    return xr.Dataset({**lost, "kl": sweep["kl"]})
 
 
 def excess_loss(sweep: xr.Dataset, of: str = "accuracy") -> xr.DataArray:

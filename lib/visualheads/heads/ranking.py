@@ -248,6 +248,11 @@ def _attrs(by: str, values: xr.DataArray) -> dict[str, str]:
     }
 
 
+def estimates(scores: xr.DataArray) -> xr.DataArray:
+    """Scores without the bounds of their intervals."""
+    return scores.sel(bound="estimate", drop=True) if "bound" in scores.dims else scores
+
+
 def top_heads(values: NDArray[np.floating], k: int) -> NDArray[np.bool_]:
     """Return, per column of (head, sample), the k largest finite values; ties go to the lower head index."""
     order = np.argsort(-values, axis=0, kind="stable")[:k]

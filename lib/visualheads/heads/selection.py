@@ -15,7 +15,7 @@ from jaxtyping import Bool
 from numpy.typing import NDArray
 
 from visualheads.errors import HeadError, ParameterError, checked, checked_whole, got, shown
-from visualheads.heads.ranking import HEAD_DIMS, K, head_count, rank, top_heads
+from visualheads.heads.ranking import HEAD_DIMS, K, estimates, head_count, rank, top_heads
 from visualheads.store.schema import depth_stages, text
 from visualheads.store.variables import STAGES
 
@@ -89,10 +89,7 @@ def select(
         raise ParameterError(got("above_null", above_null, "a bool DataArray, vh.above_null(…).above_null"))
     if stage not in (*STAGES, "all"):
         raise ParameterError(got("stage", stage, [*STAGES, "all"]))
-    scores = ds if isinstance(ds, xr.DataArray) else rank(ds, by, query=query)
-    if "bound" in scores.dims:
-        scores = scores.sel(bound="estimate", drop=True)
-    scores = _with_model(scores)
+    scores = _with_model(estimates(ds if isinstance(ds, xr.DataArray) else rank(ds, by, query=query)))
     allowed = np.isfinite(scores.values)
     if stage != "all":
         allowed &= stages(scores).values[:, :, None] == stage
