@@ -63,7 +63,7 @@ def test_a_sentence_is_displayed_as_markdown(capsys: pytest.CaptureFixture[str])
 
 def test_tables_join_bounds_and_round() -> None:
     table = pd.DataFrame([{"task": "pope", **ROW, "n": 1500}, {"task": "pope", **dict.fromkeys(ROW, np.nan), "n": 3}])
-    shown = _prepared(table, {"task": "benchmark", "estimate": "right", "n": "n"}, percent=["estimate"])
+    shown = _prepared(table, {"task": "benchmark", "estimate": "right", "n": "n"}, ["estimate"], 2)
     assert shown.to_dict("list") == {
         "benchmark": ["POPE", "POPE"],
         "right (%)": ["67.1 (60.6 to 74.4)", "–"],

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from visualheads.errors import ParameterError, VisualHeadsError, got
+from visualheads.errors import ParameterError, VisualHeadsError, checked_name, got
 
 METHODS = ("plain", "trace", "eager")
 """generate on SDPA; our trace with all measures, both queries, mean maps and a store; eager output_attentions."""
@@ -48,31 +48,22 @@ def measure_cost(
     kind: str = "llava",
     shape: Shape | tuple[int, int, int] = Shape(),  # noqa: B008  (immutable)
     runs: int = 7,
-    methods: Sequence[str] = METHODS,
-    pictures: int = 1,
     eager_runs: int | None = None,
 ) -> pd.DataFrame:
     """Measure the methods on a random network in a fresh process: alternating runs, medians, one thread.
 
     kind        "llava": 576 image tokens, 608 in all; "llava_next": 2 928, some 2 960 in all
-    pictures    pictures per run: a store of a single one carries the whole cost of making and opening it
     eager_runs  in how many of the runs eager takes part, the first ones; default all: it is slow and needs much memory
 
     Returns one row per method (index): tokens (per prompt), cpu_seconds (median), cpu_ratio (median of the ratios to
     the plain run beside it), memory_mb (median peak above the loaded process, NaN outside Linux), memory_above_mb
     (that minus the plain run's), runs. NaN for eager where its matrices would not fit into memory.
     """
-    for name, value, allowed in (("kind", [kind], KINDS), ("methods", methods, METHODS)):
-        for entry in value:
-            if entry not in allowed:
-                raise ParameterError(got(name, entry, allowed))
+    checked_name("kind", kind, KINDS)
     eager = runs if eager_runs is None else eager_runs
-    if min(runs, pictures, eager) < 1:
-        raise ParameterError(got("runs, pictures, eager_runs", (runs, pictures, eager), "1 or more"))
-    chosen = tuple(dict.fromkeys(("plain", *methods)))
-    told = in_fresh_process(
-        [kind, list(shape), {m: min(runs, eager) if m == "eager" else runs for m in chosen}, pictures]
-    )
+    if min(runs, eager) < 1:
+        raise ParameterError(got("runs, eager_runs", (runs, eager), "1 or more"))
+    told = in_fresh_process(_measured, kind, shape, {**dict.fromkeys(METHODS, runs), "eager": min(runs, eager)})
     # eager takes part in the first runs only
     seconds, memory = (
         pd.DataFrame({method: pd.Series(each) for method, each in told[what].items()}) for what in ("seconds", "memory")
@@ -86,7 +77,7 @@ def measure_cost(
             "memory_above_mb": memory.median() - memory["plain"].median(),
             "runs": pd.Series(told["seconds"]).map(len),
         },
-        index=list(chosen),
+        index=list(METHODS),
     )
     return table.rename_axis("method")
 
@@ -166,13 +157,10 @@ def _tokenizer() -> Any:
     )  # fmt: skip
 
 
-def in_fresh_process(
-    arguments: list[Any], module: str = "visualheads.book.cost", function: str = "_measured"
-) -> dict[str, Any]:
+def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """A measuring function where nothing else has been loaded: a notebook's own memory would blur the peaks."""
-    code = (
-        f"import json, sys; from {module} import {function}; json.dump({function}(*json.load(sys.stdin)), sys.stdout)"
-    )
+    name = f"from {function.__module__} import {function.__name__} as run"
+    code = f"import json, sys; {name}; json.dump(run(*json.load(sys.stdin)), sys.stdout)"
     done = subprocess.run(
         [sys.executable, "-c", code], input=json.dumps(arguments), capture_output=True, text=True, check=False
     )
@@ -191,7 +179,7 @@ def random_model(kind: str, shape: Shape, name: str = "cost") -> Any:
     return wrap(*build(kind, shape), name=name, validate=False)
 
 
-def _measured(kind: str, sizes: Sequence[int], runs: dict[str, int], pictures: int) -> dict[str, Any]:
+def _measured(kind: str, sizes: Sequence[int], runs: dict[str, int]) -> dict[str, Any]:
     """In the fresh process: warm up, then alternate the methods, each as often as `runs` says."""
     from PIL import Image
 
@@ -199,21 +187,16 @@ def _measured(kind: str, sizes: Sequence[int], runs: dict[str, int], pictures: i
 
     shape = Shape(*sizes)
     model = random_model(kind, shape)
-    asked = [
-        Sample(f"s{i}", Image.new("RGB", (672, 672), (10 * i,) * 3), QUESTION, "two", (30, 40, 300, 200))
-        for i in range(pictures)
-    ]
-    encodings = [model.encode([sample]) for sample in asked]
-    tokens = encodings[0]["input_ids"].shape[1]
+    sample = Sample("s0", Image.new("RGB", (672, 672)), QUESTION, "two", (30, 40, 300, 200))
+    encoding = model.encode([sample])
+    tokens = encoding["input_ids"].shape[1]
     seconds: dict[str, list[float]] = {method: [] for method in runs}
     memory: dict[str, list[float]] = {method: [] for method in runs}
     fits = 4 * shape.layers * shape.heads * tokens**2 < SPARE_SHARE * _free_bytes()
     with tempfile.TemporaryDirectory() as folder:
-        todo = {"plain": _plain(model.module, encodings), "trace": _trace(model, asked, Path(folder))}
-        if "eager" in runs:
-            todo["eager"] = _eager(kind, shape, model.module, encodings)
-        if "trace" in runs:
-            todo["trace"]()  # the first run looks sources up and fills caches
+        todo = {"plain": _plain(model.module, encoding), "trace": _trace(model, sample, Path(folder))}
+        todo["eager"] = _eager(kind, shape, model.module, encoding)
+        todo["trace"]()  # the first run looks sources up and fills caches
         for turn in range(max(runs.values())):
             for method in [method for method, count in runs.items() if turn < count]:
                 spent, peak = _watched(todo[method]) if method != "eager" or fits else (float("nan"), float("nan"))
@@ -222,32 +205,31 @@ def _measured(kind: str, sizes: Sequence[int], runs: dict[str, int], pictures: i
     return {"tokens": tokens, "seconds": seconds, "memory": memory}
 
 
-def _plain(module: Any, encodings: Sequence[Any], **more: Any) -> Callable[[], None]:
+def _plain(module: Any, encoding: Any, **more: Any) -> Callable[[], None]:
     import torch
 
     from visualheads.models.wrapper import greedy
 
     def run() -> None:
         with torch.no_grad(), greedy(module, 0):
-            for encoding in encodings:
-                module.generate(**encoding, max_new_tokens=ANSWER_TOKENS, **more)
+            module.generate(**encoding, max_new_tokens=ANSWER_TOKENS, **more)
 
     return run
 
 
-def _eager(kind: str, shape: Shape, module: Any, encodings: Sequence[Any]) -> Callable[[], None]:
+def _eager(kind: str, shape: Shape, module: Any, encoding: Any) -> Callable[[], None]:
     eager, _ = build(kind, shape, "eager")
     eager.load_state_dict(module.state_dict(), assign=True)
-    return _plain(eager, encodings, output_attentions=True, return_dict_in_generate=True)
+    return _plain(eager, encoding, output_attentions=True, return_dict_in_generate=True)
 
 
-def _trace(model: Any, asked: Sequence[Any], folder: Path) -> Callable[[], None]:
+def _trace(model: Any, sample: Any, folder: Path) -> Callable[[], None]:
     from visualheads.tracing.trace import trace_to_store
 
     stores = (folder / f"{count}.zarr" for count in itertools.count())
 
     def run() -> None:
-        trace_to_store(model, asked, next(stores), max_new_tokens=ANSWER_TOKENS, progress=False)
+        trace_to_store(model, [sample], next(stores), max_new_tokens=ANSWER_TOKENS, progress=False)
 
     return run
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from visualheads.book.cost import ANSWER_TOKENS, KINDS, QUESTION, Shape, in_fresh_process, random_model, timed
@@ -53,7 +54,7 @@ def measure_sweeps(
     """
     if min(sets, naive_sets, runs) < 1 or naive_sets > sets:
         raise ParameterError(got("sets, naive_sets, runs", (sets, naive_sets, runs), "1 or more, naive_sets ≤ sets"))
-    told = in_fresh_process([list(shape), sets, naive_sets, runs], "visualheads.book.cost_sweeps", "measured")
+    told = in_fresh_process(measured, shape, sets, naive_sets, runs)
     rows = []
     for case, seconds in told["seconds"].items():
         naive = {int(batch): values for batch, values in seconds["naive"].items()}
@@ -69,7 +70,6 @@ def measure_sweeps(
 
 def measured(sizes: Sequence[int], sets: int, naive_sets: int, runs: int) -> dict[str, Any]:
     """In the fresh process: CPU seconds per set, sweep and naive loops in turn."""
-    import numpy as np
     from PIL import Image
 
     from visualheads.interventions.sweeps import sweep
@@ -101,8 +101,6 @@ def measured(sizes: Sequence[int], sets: int, naive_sets: int, runs: int) -> dic
 
 
 def _random_sets(shape: Shape, n: int, lowest: int) -> dict[str, list[tuple[int, int]]]:
-    import numpy as np
-
     rng = np.random.default_rng(0)
     places = [(layer, head) for layer in range(lowest, shape.layers) for head in range(shape.heads)]
     return {str(i): [places[j] for j in rng.permutation(len(places))[:HEADS]] for i in range(n)}
@@ -149,9 +147,7 @@ def measure_looks(model: str = "mini-1.5-7B", shape: Shape | tuple[int, int, int
         default 24 or what 10 MB hold), cpu_seconds, megabytes (of the page), and view_seconds: from opening the file
         to the first view in a browser that starts with it, NaN without Chromium.
     """
-    return pd.DataFrame(in_fresh_process([model, list(shape)], "visualheads.book.cost_sweeps", "_looks")).set_index(
-        "method"
-    )
+    return pd.DataFrame(in_fresh_process(_looks, model, shape)).set_index("method")
 
 
 def _looks(name: str, sizes: Sequence[int]) -> list[dict[str, Any]]:

@@ -321,7 +321,7 @@ def show_table(
     """
     from IPython.display import display
 
-    shown = _prepared(table, columns, percent=percent, digits=digits)
+    shown = _prepared(table, columns, percent, digits)
     rows = shown if head is None else shown.head(head)
     html = rows.to_html(index=False, border=0, na_rep=NOT_KNOWN, escape=True)
     more = f"<p>… {len(shown) - len(rows)} more rows.</p>" if len(rows) < len(shown) else ""
@@ -355,11 +355,7 @@ def download_table(table: pd.DataFrame, name: str, words: str = "") -> None:
 
 
 def _prepared(
-    table: pd.DataFrame,
-    columns: Sequence[str] | Mapping[str, str] = (),
-    *,
-    percent: Sequence[str] = (),
-    digits: int = 2,
+    table: pd.DataFrame, columns: Sequence[str] | Mapping[str, str], percent: Sequence[str], digits: int
 ) -> pd.DataFrame:
     """The table of `show_table` as text, before it is displayed."""
     names = dict(columns) if isinstance(columns, Mapping) else {name: name for name in columns or table.columns}

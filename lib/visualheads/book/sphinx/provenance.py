@@ -45,10 +45,8 @@ def everything(root: Path) -> dict[str, str]:
 def commit(root: Path) -> str:
     """The commit of the checkout, with `+` where files differ from it; `unknown` outside version control."""
     git = shutil.which("git")
-    if git is None:
-        return "unknown"
-    head = _git(git, root, "rev-parse", "--short=12", "HEAD")
-    if not head:
+    head = _git(git, root, "rev-parse", "--short=12", "HEAD") if git else ""
+    if not git or not head:
         return "unknown"
     changed = _git(git, root, "status", "--porcelain", "--untracked-files=no")
     return f"{head}+{hashlib.sha256(changed.encode()).hexdigest()[:4]}" if changed else head
@@ -65,15 +63,11 @@ class ProvenanceDirective(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Return the list."""
         self.env.note_reread()
-        return [
-            nodes.field_list(
-                "",
-                *(
-                    nodes.field("", nodes.field_name("", name), nodes.field_body("", nodes.literal("", value)))
-                    for name, value in everything(root_of(self.env.app)).items()
-                ),
-            )
+        fields = [
+            nodes.field("", nodes.field_name("", name), nodes.field_body("", nodes.literal("", value)))
+            for name, value in everything(root_of(self.env.app)).items()
         ]
+        return [nodes.field_list("", *fields)]
 
 
 def add_footer(app: Sphinx, config: Any) -> None:
