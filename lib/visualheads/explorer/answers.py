@@ -57,14 +57,9 @@ class HeadChanger:
     def intervention(self, mode: str, bias: float | None = None, box: Box | None = None) -> Intervention:
         """Return an intervention on this sample. Raises ModeError for another mode than `LABELS` has."""
         checked_name("mode", mode, LABELS, ModeError)
-        boxes = {self.sample.id: box} if box is not None else {}
-        made = Intervention(
-            mode,
-            ALL,
-            bias if mode == STEERED else None,
-            self.reference() if mode == REMOVED else None,
-            boxes if mode == STEERED else {},
-        )
+        made = Intervention(mode, ALL, reference=self.reference() if mode == REMOVED else None)
+        if mode == STEERED:
+            made = replace(made, bias=bias, boxes={} if box is None else {self.sample.id: box})
         check_possible(self.model, made)
         return made
 
@@ -125,17 +120,15 @@ class HeadChanger:
     ) -> Effect:
         """Return what changing each of these heads alone does; NaN for all others."""
         shape = self.model.shape[:2]
+        layer, head = np.array(heads).T
         sets = np.zeros((len(heads), *shape), bool)
-        for index, (layer, head) in enumerate(heads):
-            sets[index, layer, head] = True
+        sets[np.arange(len(heads)), layer, head] = True
         found, _ = self.run(sets, self.intervention(mode), advance=advance)
         ids = [token for token, _, _ in top.top]
         probability = np.full((*shape, len(ids)), np.nan, np.float32)
         first, first_probability = np.full(shape, -1, np.int32), np.full(shape, np.nan, np.float32)
-        for (layer, head), row in zip(heads, found, strict=True):
-            probability[layer, head] = row[ids]
-            first[layer, head] = int(row.argmax())
-            first_probability[layer, head] = row.max()
+        probability[layer, head] = found[:, ids]
+        first[layer, head], first_probability[layer, head] = found.argmax(-1), found.max(-1)
         texts = {int(token): self.model.tokenizer.decode([int(token)]) for token in np.unique(first) if token >= 0}
         return Effect(LABELS[mode], self.description(mode), probability, first, first_probability, texts)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from visualheads.errors import ParameterError, VisualHeadsError, got
 from visualheads.explorer.answers import answers_of, white
-from visualheads.explorer.look_data import GENERATED, MEASURES, PROMPT, Look, Row
+from visualheads.explorer.look_data import GENERATED, MEASURES, PROMPT, Look, Row, sample_of
 from visualheads.interventions.editor import step_forward
 from visualheads.interventions.text_model import (
     LanguageModelInputs,
@@ -206,12 +206,7 @@ def look_at(
     layers, heads, kv_heads = model.shape
     return Look(
         model={"name": model.name, "layers": layers, "heads": heads, "kv_heads": kv_heads},
-        sample={
-            "id": sample.id,
-            "question": sample.question,
-            "answer": sample.answer,
-            "box": None if sample.box is None else list(sample.box),
-        },
+        sample=sample_of(sample),
         picture=picture,
         picture_size=picture.size,
         token_ids=done.ids.numpy(),

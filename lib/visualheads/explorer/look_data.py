@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -22,6 +22,9 @@ from PIL import Image
 from visualheads.models.token_map import TokenMap
 from visualheads.paths import read_table
 from visualheads.store import schema
+
+if TYPE_CHECKING:
+    from visualheads.tasks.sample import Sample
 
 FORMAT = "visualheads.look"
 VERSION = 1
@@ -36,6 +39,12 @@ LETTER = {"patch": "p", "newline": "n", "separator": "s"}
 
 MEASURES: dict[str, dict[str, str]] = read_table(__file__, "measures.yml")
 """Name → long_name, unit (share, change, nats, ratio, number), kind (sequential, diverging, ratio), description."""
+
+
+def sample_of(sample: Sample) -> dict[str, Any]:
+    """What a look tells of a sample."""
+    box = None if sample.box is None else list(sample.box)
+    return {"id": sample.id, "question": sample.question, "answer": sample.answer, "box": box}
 
 
 @dataclass(frozen=True)
@@ -228,12 +237,9 @@ def data_address(picture: Image.Image, largest: int) -> str:
     small = picture.convert("RGB")
     small.thumbnail((largest, largest), Image.Resampling.LANCZOS)
     lossless = small.size == picture.size and max(small.size) <= 256  # small pictures keep their exact pixels
+    kind, settings = ("png", {}) if lossless else ("jpeg", {"quality": QUALITY})
     out = io.BytesIO()
-    if lossless:
-        small.save(out, "PNG", optimize=True)
-    else:
-        small.save(out, "JPEG", quality=QUALITY, optimize=True)
-    kind = "png" if lossless else "jpeg"
+    small.save(out, kind, optimize=True, **settings)
     return f"data:image/{kind};base64,{base64.b64encode(out.getvalue()).decode('ascii')}"
 
 

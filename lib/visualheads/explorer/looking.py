@@ -24,7 +24,7 @@ from visualheads.errors import (
 )
 from visualheads.explorer.answers import HIDDEN, REMOVED, HeadChanger
 from visualheads.explorer.capture import look_at
-from visualheads.explorer.look_data import MEAN, MEASURES, Look, Row
+from visualheads.explorer.look_data import MEAN, MEASURES, Look, Row, sample_of
 from visualheads.explorer.shown import Explorer, Kernel
 from visualheads.models.progress import Wish, progress_bar
 from visualheads.models.token_layouts import single_grid
@@ -241,14 +241,10 @@ def _sample_look(ds: xr.Dataset, place: int, pictured: dict[str, Sample], model:
     if not np.isfinite(maps).any():
         return None
     measures = _measures(one)
-    told = {"id": name, "question": _text(one, "question") or name, "answer": _text(one, "answer"), "box": None}
-    picture = None
-    note = NO_PICTURE
     if sample is not None:
-        picture, note = sample.open(), "" if model is not None else ON_GRID
-        told |= {"question": sample.question, "answer": sample.answer}
-        told["box"] = None if sample.box is None else list(sample.box)
-    return _look(ds, told, maps, measures, picture, model, note)
+        return _look(ds, sample_of(sample), maps, measures, sample.open(), model, "" if model is not None else ON_GRID)
+    told = {"id": name, "question": _text(one, "question") or name, "answer": _text(one, "answer"), "box": None}
+    return _look(ds, told, maps, measures, None, model, NO_PICTURE)
 
 
 def _measures(ds: xr.Dataset) -> dict[str, NDArray[np.float32]]:
@@ -270,10 +266,8 @@ def _mean_look(ds: xr.Dataset, place: int, _pictured: Any, _model: Any) -> Any:
     meant = np.ones(ds.sizes["sample"], bool)
     for part, label in labels.items():
         meant &= ds[part].values.astype(str) == label
-    ds = ds.isel(sample=np.flatnonzero(meant))
-    measures = _measures(ds)
     told = {"id": name, "question": f"Mean over the pictures of {name}", "answer": "", "box": None}
-    return _look(ds, told, maps, measures, None, None, MEAN_NOTE)
+    return _look(ds, told, maps, _measures(ds.isel(sample=meant)), None, None, MEAN_NOTE)
 
 
 def _look(

@@ -180,8 +180,7 @@ def _provided(name: str, value: Any) -> str:
 def _handed_over(path: Path) -> dict[str, Any]:
     """The JSON of a script that `_provided` made."""
     text = path.read_text(encoding="utf-8")
-    told: dict[str, Any] = json.loads(text[text.index(",") + 1 : text.rindex(")")])
-    return told
+    return json.loads(text[text.index(",") + 1 : text.rindex(")")])
 
 
 def _unpacked(value: Any) -> Any:
