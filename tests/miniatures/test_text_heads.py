@@ -34,8 +34,8 @@ def tiny(attention: str = "sdpa", kv_heads: int = 2):
 def test_asked_places_hold_the_asked_word_and_only_they(seed: int) -> None:
     (question,) = list_questions(1, seed=seed)
     token = language.vocabulary()[question.name]
-    assert set(question.asked) <= set(question.listed)
-    assert [place for place in question.listed if question.ids[place] == token] == list(question.asked)
+    *listed, named = [place for place, index in enumerate(question.ids) if index == token]
+    assert listed == list(question.asked) and named > max(question.others, default=0), "the question names it last"
     assert question.answer == str(len(question.asked))
     assert question.ids[-1] == language.vocabulary()[language.ASSISTANT]
 
@@ -56,9 +56,6 @@ def test_rows_are_those_of_eager_attention() -> None:
             rows = eager(torch.tensor([question.ids]), output_attentions=True).attentions
         expected = np.array([[row[0, head, -1, list(question.asked)].sum() for head in range(4)] for row in rows])
         np.testing.assert_allclose(ds["asked_weight"].values[0, :, :, index], expected, atol=1e-5)
-        whole = np.array([[row[0, head, -1, list(question.listed)].sum() for head in range(4)] for row in rows])
-        lift = expected / whole / (len(question.asked) / len(question.listed))
-        np.testing.assert_allclose(ds["asked_lift"].values[0, :, :, index], lift, rtol=1e-4)
 
 
 @pytest.fixture

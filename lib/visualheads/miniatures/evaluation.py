@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,6 @@ from visualheads.tasks.sample import LETTERS
 from visualheads.tasks.scoring import correct
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, ProcessorMixin
-
     from visualheads.tasks.sample import Sample
 
 BATCH = 50
@@ -58,22 +56,20 @@ def score(right: Sequence[bool], pictures: Sequence[str] | None = None) -> dict[
 
 
 @torch.no_grad()
-def answers(model: PreTrainedModel, processor: ProcessorMixin, samples: Sequence[Sample]) -> list[str]:
+def answers(model: Any, processor: Any, samples: Sequence[Sample]) -> list[str]:
     """Ask all samples: greedy answers as text, through the processor's chat template and plain `generate`."""
     found: list[str] = []
-    prepare: Any = processor  # its call and its template take more than the base class tells
-    run: Any = model
     for start in range(0, len(samples), BATCH):
         chosen = samples[start : start + BATCH]
         prompts = [
-            prepare.apply_chat_template(
+            processor.apply_chat_template(
                 [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": sample.question}]}],
                 add_generation_prompt=True,
             )
             for sample in chosen
         ]
-        inputs = prepare(images=[s.open() for s in chosen], text=prompts, padding=True, return_tensors="pt")
-        ids = run.generate(**inputs.to(model.device), max_new_tokens=3, do_sample=False)
+        inputs = processor(images=[s.open() for s in chosen], text=prompts, padding=True, return_tensors="pt")
+        ids = model.generate(**inputs.to(model.device), max_new_tokens=3, do_sample=False)
         found += processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return [text.strip() for text in found]
 
@@ -118,16 +114,10 @@ def looktwice_scores(model: Any, processor: Any, n: int | None) -> dict[str, Any
             samples = free if form == "free" else benchmark.samples(condition=condition, format=form, n=n)
             white = benchmark.samples(condition=condition, format=form, control="white", n=n)
             seen, blind = answers(model, processor, samples), answers(model, processor, white)
-            right = {
-                "seen": _right(samples, seen),
-                "blind": _right(white, blind),
-                "question_only": question_only(samples, free),
-            }
-            scores[f"{condition}/{form}"] = {name: score(values) for name, values in right.items()}
-            scores[f"{condition}/{form}"] |= {
-                "blind_answer": most_frequent(white, blind),
-                "one_off": one_off(samples, seen),
-            }
+            right = {"seen": _right(samples, seen), "blind": _right(white, blind)}
+            right["question_only"] = question_only(samples, free)
+            told = {"blind_answer": most_frequent(white, blind), "one_off": one_off(samples, seen)}
+            scores[f"{condition}/{form}"] = {name: score(values) for name, values in right.items()} | told
             for name, values in right.items():
                 pooled[name] += values
     return {"scores": scores, "pooled": {name: score(values) for name, values in pooled.items()}}
@@ -171,7 +161,7 @@ def summary(scores: dict[str, Any]) -> dict[str, Any]:
 
 
 def benchmark_scores(model: Any, processor: Any, name: str, n: int | None = None) -> dict[str, Any]:
-    """Score one benchmark in its own format and figures: with the picture, with a white one, without eyes."""
+    """Score one benchmark in its own format: with the picture, with a white one, without eyes."""
     benchmark = task(name)
     form = benchmark.formats[0]
     samples = benchmark.samples(format=form, n=n)
@@ -182,7 +172,7 @@ def benchmark_scores(model: Any, processor: Any, name: str, n: int | None = None
 def scores_of(
     samples: Sequence[Sample], given: Sequence[str], white: Sequence[Sample], blind: Sequence[str]
 ) -> dict[str, Any]:
-    """Score given answers to a benchmark, all together, by condition, and by kind of question.
+    """Score given answers to a benchmark, all together and by kind of question.
 
     Parameters
     ----------
@@ -191,18 +181,8 @@ def scores_of(
     white, blind
         The questions with white pictures, and the answers to these.
     """
-    benchmark = task(samples[0].task)
-    return {
-        **_compared(samples, given),
-        "blind": _scored(white, blind),
-        "figures": benchmark.score(samples, given),
-        "blind_figures": benchmark.score(white, blind),
-        "conditions": {
-            name: {**_scored(*part), "figures": benchmark.score(*part)}
-            for name, part in _parts(samples, given, lambda sample: sample.condition).items()
-        },
-        "kinds": {kind: _compared(*part) for kind, part in _parts(samples, given, kind_of).items() if kind},
-    }
+    kinds = {kind: _compared(*part) for kind, part in _by_kind(samples, given).items() if kind}
+    return {**_compared(samples, given), "blind": _scored(white, blind), "kinds": kinds}
 
 
 def _compared(samples: Sequence[Sample], given: Sequence[str]) -> dict[str, Any]:
@@ -222,13 +202,11 @@ def chance_of(found: dict[str, Any], chance: float) -> dict[str, Any]:
     return {"chance": chance, "above_chance": found["seen"]["low"] > best}
 
 
-def _parts(
-    samples: Sequence[Sample], given: Sequence[str], named: Callable[[Sample], str]
-) -> dict[str, tuple[list[Sample], list[str]]]:
-    """Samples and answers, apart by a name of the sample."""
+def _by_kind(samples: Sequence[Sample], given: Sequence[str]) -> dict[str, tuple[list[Sample], list[str]]]:
+    """Samples and answers, apart by kind of question."""
     parts: dict[str, tuple[list[Sample], list[str]]] = {}
     for sample, text in zip(samples, given, strict=True):
-        asked, said = parts.setdefault(named(sample), ([], []))
+        asked, said = parts.setdefault(kind_of(sample), ([], []))
         asked.append(sample)
         said.append(text)
     return parts

@@ -185,13 +185,8 @@ def fit(
 
 def fresh_optimiser(trained: Sequence[Group], schedule: Schedule) -> torch.optim.Optimizer:
     """Return AdamW over the groups, without moments."""
-    return torch.optim.AdamW(
-        [{"params": list(part.parameters), "factor": part.factor} for part in trained],
-        lr=schedule.rate,
-        betas=(0.9, 0.98),
-        weight_decay=0.01,
-        fused=True,
-    )
+    groups = [{"params": list(part.parameters), "factor": part.factor} for part in trained]
+    return torch.optim.AdamW(groups, lr=schedule.rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
 
 
 def resumable(path: Path, schedule: Schedule) -> dict[str, Any]:

@@ -202,13 +202,8 @@ def text_list(
     between, shown = iter(ground), iter(objects)
     slots = [next(shown if place in places else between) for place in range(length)]
     ids = language.vocabulary()
-    listing = Listing(
-        tuple(items),
-        None if target is None else items[target],
-        tuple(colours) if colours else None,
-        quality=quality,
-        marked_at=target,
-    )
+    named = None if target is None else items[target]
+    listing = Listing(tuple(items), named, tuple(colours) if colours else None, quality=quality, marked_at=target)
     if at_once:  # the object's class is last of its words, but first of those that share a place
         return [language.join_ids([ids[word] for word in reversed(slot)]) for slot in slots], listing
     return [ids[word] for slot in slots for word in slot], listing

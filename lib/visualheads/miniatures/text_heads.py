@@ -34,9 +34,7 @@ BATCH = 50
 VERSION = 3
 UNTRAINED = "-untrained"
 LONG_NAMES = {
-    "list_weight": "attention on the whole list",
     "asked_weight": "attention on the asked words",
-    "asked_lift": "attention on the asked words against their share of the list",
     "unasked_weight": "attention on words of other objects",
     "previous_weight": "attention on the token before the last",
 }
@@ -44,11 +42,10 @@ LONG_NAMES = {
 
 @dataclass(frozen=True)
 class ListQuestion:
-    """One prompt: its ids, the places of the list, of the asked words and of other objects' words in it, the class
-    asked about, the answer."""
+    """One prompt: its ids, the places of the asked words and of other objects' words in it, the class asked about, the
+    answer."""
 
     ids: tuple[int, ...]
-    listed: tuple[int, ...]
     asked: tuple[int, ...]
     others: tuple[int, ...]
     name: str
@@ -87,12 +84,11 @@ def list_questions(
         name = rng.choice(listing.present)
         head = dialogues.opening()
         question = language.encode(f"How many {PLURAL[name]} are there? {language.FREE_HINT} {language.ASSISTANT}")
-        places = tuple(range(len(head), len(head) + len(listed)))
-        asked = tuple(place for place, token in zip(places, listed, strict=True) if token == ids[name])
+        asked = tuple(place for place, token in enumerate(listed, len(head)) if token == ids[name])
         objects = {ids[other] for other in listing.present if other != name}
-        others = tuple(place for place, token in zip(places, listed, strict=True) if token in objects)
+        others = tuple(place for place, token in enumerate(listed, len(head)) if token in objects)
         prompt = tuple(translated[index] for index in (*head, *listed, *question))
-        made.append(ListQuestion(prompt, places, asked, others, name, str(listing.count(name))))
+        made.append(ListQuestion(prompt, asked, others, name, str(listing.count(name))))
     return made
 
 
@@ -114,10 +110,8 @@ def trace_lists(
     Returns
     -------
     xarray.Dataset
-        list_weight : (model, layer, head, sample), attention on all words of the list, [0, 1].
         asked_weight, unasked_weight : likewise, attention on the asked words, and on those of other objects, [0, 1].
         previous_weight : likewise, attention on the token before the last, [0, 1].
-        asked_lift : likewise, share of list_weight on the asked words ÷ their share of the list's places, from 0 on.
         correct : (model, sample), whether the likeliest next word is the right number.
     """
     import nnsight
@@ -134,29 +128,21 @@ def trace_lists(
         batch = questions[start : start + BATCH]
         longest = max(len(question.ids) for question in batch)
         ids = torch.full((len(batch), longest), pad, dtype=torch.long)
-        listed, asked, others, previous = (torch.zeros(ids.shape) for _ in range(4))
-        previous[:, -2] = 1.0
+        marks = {key: torch.zeros(ids.shape) for key in LONG_NAMES}
+        marks["previous_weight"][:, -2] = 1.0
         for row, question in enumerate(batch):
             left = longest - len(question.ids)
             ids[row, left:] = torch.tensor(question.ids)
-            listed[row, [left + place for place in question.listed]] = 1.0
-            asked[row, [left + place for place in question.asked]] = 1.0
-            others[row, [left + place for place in question.others]] = 1.0
+            marks["asked_weight"][row, [left + place for place in question.asked]] = 1.0
+            marks["unasked_weight"][row, [left + place for place in question.others]] = 1.0
         with torch.no_grad(), wrapped.trace(input_ids=ids, attention_mask=(ids != pad).long()):
             rows = nnsight.save([])
             for operation in operations:
                 rows.append(attention_call.read(operation).rows()[:, :, 0])
             logits = wrapped.output.logits[:, -1].save()
         attention = torch.stack(list(rows))
-        on_list, on_asked, on_others, on_previous = (
-            torch.einsum("lbhk,bk->lhb", attention, one) for one in (listed, asked, others, previous)
-        )
-        share = (asked.sum(1) / listed.sum(1))[None, None]
-        found["list_weight"].append(on_list.numpy())
-        found["asked_weight"].append(on_asked.numpy())
-        found["unasked_weight"].append(on_others.numpy())
-        found["previous_weight"].append(on_previous.numpy())
-        found["asked_lift"].append((on_asked / on_list.clamp_min(1e-9) / share).numpy())
+        for key, one in marks.items():
+            found[key].append(torch.einsum("lbhk,bk->lhb", attention, one).numpy())
         best = logits.argmax(-1).tolist()
         correct += [index == table[q.answer] for index, q in zip(best, batch, strict=True)]
     data: dict[str, Any] = {

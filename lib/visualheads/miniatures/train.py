@@ -212,8 +212,7 @@ def _keep(path: Path, state: dict[str, torch.Tensor], schedule: Schedule, record
 def load_moment(name: str, path: Path) -> Any:
     """Load the multimodal model as it was at a snapshot."""
     model = build_empty(name)
-    state = torch.load(path, weights_only=True)
-    model.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in state.items()})
+    model.load_state_dict(torch.load(path, weights_only=True))
     return model.eval()
 
 

@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -221,20 +222,17 @@ def tune(
     processor = build_processor(chosen.recipe)
     adapter, everything = trained_parts(model, chosen.recipe)
 
-    def loss_for(stage: str, schedule: Schedule, shares: Mapping[str, float]):
-        def loss_of(step: int) -> torch.Tensor:
-            rng = step_random(chosen.seed, stage, step)
-            late = schedule.restarts and step >= schedule.restarts[0]
-            task, boxed = draw_task(rng, LATE_SHARES if late else shares), LATE_BOXED if late else BOXED
-            colourful = chosen.recipe == "vip"
-            batch = dialogues.picture_batch(rng, schedule.batch, task, processor, DIALOGUE, boxed, colourful)
-            losses = (
-                share * model(**{key: value.to(device) for key, value in part.items()}, use_cache=False).loss
-                for part, share in dialogues.by_length(batch)
-            )
-            return torch.stack(list(losses)).sum()
-
-        return loss_of
+    def loss_of(stage: str, schedule: Schedule, shares: Mapping[str, float], step: int) -> torch.Tensor:
+        rng = step_random(chosen.seed, stage, step)
+        late = schedule.restarts and step >= schedule.restarts[0]
+        task, boxed = draw_task(rng, LATE_SHARES if late else shares), LATE_BOXED if late else BOXED
+        colourful = chosen.recipe == "vip"
+        batch = dialogues.picture_batch(rng, schedule.batch, task, processor, DIALOGUE, boxed, colourful)
+        losses = (
+            share * model(**{key: value.to(device) for key, value in part.items()}, use_cache=False).loss
+            for part, share in dialogues.by_length(batch)
+        )
+        return torch.stack(list(losses)).sum()
 
     tuning = plan.tuning_of(chosen.recipe)
 
@@ -246,8 +244,8 @@ def tune(
         ("alignment", plan.alignment, ALIGNMENT_SHARES, adapter),
         ("tuning", tuning, TUNING_SHARES, everything),
     ):
-        loss_of = loss_for(stage, schedule, shares)
-        stages[stage] = fitting.fit(f"{name}-{stage}", model, parts, loss_of, schedule, folder, measure, report)
+        loss = partial(loss_of, stage, schedule, shares)
+        stages[stage] = fitting.fit(f"{name}-{stage}", model, parts, loss, schedule, folder, measure, report)
     return model, stages
 
 
