@@ -19,7 +19,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from visualheads.errors import ParameterError, got
@@ -65,18 +65,14 @@ def load(group: str) -> None:
 @cache
 def _load_packages(group: str) -> None:
     for point in entry_points(group=group):
-        _load_package(point)
-
-
-def _load_package(point: EntryPoint) -> None:
-    try:
-        point.load()
-    except Exception as error:  # what others' code may raise, nobody knows
-        warnings.warn(
-            f"the plug-in {point.name!r} ({point.value}, group {point.group}) cannot be used: "
-            f"{type(error).__name__}: {error}; correct or uninstall it.",
-            stacklevel=2,
-        )
+        try:
+            point.load()
+        except Exception as error:  # what others' code may raise, nobody knows
+            warnings.warn(
+                f"the plug-in {point.name!r} ({point.value}, group {point.group}) cannot be used: "
+                f"{type(error).__name__}: {error}; correct or uninstall it.",
+                stacklevel=2,
+            )
 
 
 def _located(name: str) -> str:

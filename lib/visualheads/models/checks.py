@@ -115,10 +115,8 @@ def check_values(module: Any, where: str) -> None:
 def _check_layers(stored: Mapping[str, Any], config: Any, folder: Path) -> None:
     counts: dict[bool, set[int]] = {True: set(), False: set()}
     most: dict[str, int] = {}
-    for name in stored:
-        found = LAYER.match(name)
-        if found:
-            most[found[1]] = max(most.get(found[1], 0), int(found[2]) + 1)
+    for found in filter(None, map(LAYER.match, stored)):
+        most[found[1]] = max(most.get(found[1], 0), int(found[2]) + 1)
     for prefix, count in most.items():
         counts[bool(TOWER.search(prefix))].add(count)
     for tower, part in ((False, config.get_text_config()), (True, config.vision_config)):

@@ -151,8 +151,7 @@ def aside(module: Any) -> Iterator[torch.device]:
 def free() -> None:
     """Give back memory that nothing needs any more, traced models' cycles among it."""
     gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    torch.cuda.empty_cache()
 
 
 def rows_of_cache(model: VisionLanguageModel, length: int, caches: int = 1) -> int:

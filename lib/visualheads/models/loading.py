@@ -115,20 +115,12 @@ def load(
     kind = chosen_dtype(dtype, placed, miniature)
     quantized = devices.quantization_of(plan.config, quantization_config)
     places = device_map or (AUTO if placed == AUTO else {"": placed} if quantized else None)
+    attention = plan.adapter.attention_setting("eager" if plan.adapter.softcap(plan.config) else "sdpa")
     settings = {"device_map": places, "quantization_config": quantization_config}
+    settings = {key: value for key, value in settings.items() if value is not None}
+    settings |= {"dtype": kind, "attn_implementation": attention}
     with room_for(source.name, AUTO if places == AUTO else CPU):
-        module = _weights(
-            plan,
-            source,
-            revision,
-            validate,
-            bool(quantized),
-            dtype=kind,
-            attn_implementation=plan.adapter.attention_setting(
-                "eager" if plan.adapter.softcap(plan.config) else "sdpa"
-            ),
-            **{key: value for key, value in settings.items() if value is not None},
-        )
+        module = _weights(plan, source, revision, validate, bool(quantized), **settings)
     if places is None:
         with room_for(source.name, placed):
             module.to(placed)
@@ -238,6 +230,7 @@ def untrained(model: VisionLanguageModel, seed: int = 0, device: torch.device | 
     lie on a disk stays in memory. Of a joined model only the projector is drawn anew, scaled to the trained one's
     outputs: its language model stays what others trained. Raises DeviceMemoryError.
     """
+    from accelerate import dispatch_model
     from transformers import AutoModelForImageTextToText
 
     if model.card is not None and model.card.joined:
@@ -256,7 +249,8 @@ def untrained(model: VisionLanguageModel, seed: int = 0, device: torch.device | 
             )
         identity = {**model.identity, "checkpoint": told, "weights": weights_hash(module)}
         if places:
-            _spread(module, {name: "cpu" if place == "disk" else place for name, place in places.items()})
+            places = {name: "cpu" if place == "disk" else place for name, place in places.items()}
+            dispatch_model(module, device_map=places, skip_keys=module._skip_keys_device_placement)
     module.generation_config = copy.deepcopy(model.module.generation_config)
     return _wrapped(module, model.prompts, model.name, model.card, identity, validate=False)
 
@@ -267,10 +261,8 @@ def _untrained_projector(model: VisionLanguageModel, seed: int) -> VisionLanguag
 
     from visualheads.models.smol import joined_model as smol
 
-    pictures = []
-    for number in range(1, UNTRAINED_PICTURES + 1):
-        with Image.open(data_folder() / "smol" / "scenes" / "images" / f"{number}.jpg") as opened:
-            pictures.append(opened.convert("RGB"))
+    files = [data_folder() / "smol" / "scenes" / "images" / f"{n}.jpg" for n in range(1, UNTRAINED_PICTURES + 1)]
+    pictures = [Image.open(file).convert("RGB") for file in files]
     pixels = model.processor.image_processor(pictures, return_tensors="pt")["pixel_values"].to(model.device)
     module = smol.with_untrained_projector(model.module, pixels, seed)
     told = f"{model.identity.get('checkpoint', model.name)}, untrained projector"
@@ -318,12 +310,6 @@ def _fetched(module: Any, key: str) -> torch.Tensor:
         )
     with align_module_device(owner, CPU):
         return getattr(owner, name)
-
-
-def _spread(module: Any, places: dict[str, Any]) -> None:
-    from accelerate import dispatch_model
-
-    dispatch_model(module, device_map=places, skip_keys=module._skip_keys_device_placement)
 
 
 def _weights(

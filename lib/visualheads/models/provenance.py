@@ -49,7 +49,7 @@ def hash_weights(folder: str | Path) -> str:
     if not folder.is_dir():
         raise CheckpointError(f"no checkpoint folder {folder}; give a folder that holds *.safetensors.")
     files = sorted(folder.glob("*.safetensors"))
-    return _hash_named((file.name, _digest(file)) for file in files) if files else ""
+    return hash_list(f"{file.name} {_digest(file)}" for file in files) if files else ""
 
 
 def hash_samples(samples: Sequence[Sample]) -> str:
@@ -79,7 +79,3 @@ def _digest(path: Path) -> str:
         return target.name
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _hash_named(digests: Iterable[tuple[str, str]]) -> str:
-    return hashlib.sha256("\n".join(f"{name} {digest}" for name, digest in digests).encode()).hexdigest()[:HASH_LENGTH]

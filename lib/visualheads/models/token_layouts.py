@@ -91,8 +91,7 @@ def anyres(
     covered = side * patch_size
     base = _patches(0, side, side, whole.to_original(cells(side, side, (0, 0, covered, covered))))
     joined = _patches(tile, rows, columns, tiles.to_original(canvas_boxes))
-    joined = _with_newlines(joined, rows, columns)
-    return _map(image_size, (side, side), (rows, columns), [base, joined])
+    return _map(image_size, (side, side), (rows, columns), [base, _with_newlines(joined, rows, columns)])
 
 
 def merged_patches(
@@ -121,18 +120,16 @@ def tiled(
     canvas = (max(tile_columns, 1) * side, max(tile_rows, 1) * side)
     placement = stretched(image_size, canvas)
     reach = side * covered
-    base = _patches(
-        0, side, side, stretched(image_size, (side, side)).to_original(cells(side, side, (0, 0, reach, reach)))
-    )
+    whole = stretched(image_size, (side, side))
+    base = _patches(0, side, side, whole.to_original(cells(side, side, (0, 0, reach, reach))))
     if tile_rows * tile_columns <= 1:
         return _map(image_size, (side, side), (0, 0), [base])
     parts = []
     for index in range(tile_rows * tile_columns):
         row, column = divmod(index, tile_columns)
         area = (column * side, row * side, column * side + reach, row * side + reach)
-        kind, tile, rows, columns, boxes = _patches(
-            index + 1, side, side, placement.to_original(cells(side, side, area))
-        )
+        boxes = placement.to_original(cells(side, side, area))
+        kind, tile, rows, columns, boxes = _patches(index + 1, side, side, boxes)
         parts.append((kind, tile, rows + row * side, columns + column * side, boxes))
     return _map(image_size, (side, side), (tile_rows * side, tile_columns * side), [*parts, base])
 
@@ -155,8 +152,9 @@ def dynamic_size(image_size: tuple[int, int], factor: int, min_pixels: int, max_
     try:
         height, width = smart_resize(height, width, factor, min_pixels, max_pixels)
     except ValueError:
-        allowed = "an aspect ratio of at most 200"
-        raise ImageError(got("picture size", image_size, allowed, "crop the picture")) from None
+        raise ImageError(
+            got("picture size", image_size, "an aspect ratio of at most 200", "crop the picture")
+        ) from None
     return width, height
 
 

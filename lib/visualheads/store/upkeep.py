@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
@@ -310,9 +309,10 @@ def pack(source: str | Path | xr.Dataset, target: str | Path, bits: int = KEPT_B
         raise ParameterError(got("packed store", str(target), f"a name that ends in {read.PACKED}"))
     if not 1 <= bits <= MANTISSA_BITS:
         raise ParameterError(got("bits", bits, f"1 to {MANTISSA_BITS}"))
-    ds, kind = (source, kind) if isinstance(source, xr.Dataset) else _opened(source)
-    rounded = {name: _rounded(array, bits) for name, array in ds.data_vars.items() if array.dtype == np.float32}
-    ds = ds.assign(rounded)
+    if not isinstance(source, xr.Dataset):
+        source, kind = read.open_store(source), str(read_attrs(source).get("kind", "trace"))
+    rounded = {name: _rounded(array, bits) for name, array in source.data_vars.items() if array.dtype == np.float32}
+    ds = source.assign(rounded)
     ds = ds.assign(
         {name: array.chunk(_chunks(array)) for name, array in ds.data_vars.items() if array.chunks is not None}
     )
@@ -323,10 +323,6 @@ def pack(source: str | Path | xr.Dataset, target: str | Path, bits: int = KEPT_B
             write_whole(tree, ds, {"kind": kind}, encoding=_encoding(ds))
             _zip(tree, Path(folder, "packed")).replace(target)
     return target
-
-
-def _opened(source: str | Path) -> tuple[xr.Dataset, str]:
-    return read.open_store(source), str(read.read_attrs(Path(source)).get("kind", "trace"))
 
 
 def _rounded(array: xr.DataArray, bits: int) -> xr.DataArray:
@@ -363,7 +359,7 @@ def _encoding(ds: xr.Dataset) -> dict[str, dict[str, object]]:
 
 def _zip(tree: Path, packed: Path) -> Path:
     """Files in order of name and without times: packing twice gives the same bytes."""
-    with contextlib.closing(zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED)) as archive:
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
         for file in sorted(path for path in tree.rglob("*") if path.is_file()):
             info = zipfile.ZipInfo(file.relative_to(tree).as_posix(), NO_CLOCK)
             info.external_attr = 0o644 << 16

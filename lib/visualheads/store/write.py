@@ -235,16 +235,12 @@ def _make(path: Path, plan: StorePlan) -> bool:
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.draft_folder(path) as draft:
         write_planned(draft, plan)
-        return _moved(draft, path)
-
-
-def _moved(draft: Path, path: Path) -> bool:
-    try:
-        draft.rename(path)
-    except OSError as error:
-        if error.errno not in TAKEN:
-            raise
-        return False
+        try:
+            draft.rename(path)
+        except OSError as error:
+            if error.errno not in TAKEN:
+                raise
+            return False
     return True
 
 

@@ -84,13 +84,8 @@ def recipe_of(original: Original) -> Recipe:
         name = "VipLlavaForConditionalGeneration" if vip else "LlavaForConditionalGeneration"
         preparation = {"pad": "pad", "square": "crop"}[aspect]
     else:
-        raise UnsupportedModelError(
-            got(
-                "image_aspect_ratio, mm_patch_merge_type",
-                f"{aspect}, {merge}",
-                "pad or square with flat (LLaVA-1.5, ViP-LLaVA), anyres with spatial_unpad (LLaVA-1.6)",
-            )
-        )
+        allowed = "pad or square with flat (LLaVA-1.5, ViP-LLaVA), anyres with spatial_unpad (LLaVA-1.6)"
+        raise UnsupportedModelError(got("image_aspect_ratio, mm_patch_merge_type", f"{aspect}, {merge}", allowed))
     layer: int | list[int] = list(VIP_LAYERS) if vip else int(config.get("mm_vision_select_layer", -2))
     return Recipe(name, preparation, layer, {"patch": "default", "cls_patch": "full"}[select])
 

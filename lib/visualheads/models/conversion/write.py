@@ -52,13 +52,11 @@ def hidden_folder(target: Path, overwrite: bool) -> Iterator[Path]:
             warnings.warn(f"removed {place}: {len(left)} files that an interrupted conversion left.", stacklevel=3)
             for path in left:
                 path.unlink()
-        done = False
         try:
             yield place
-            done = True
-        finally:
-            if not done:
-                shutil.rmtree(place, ignore_errors=True)
+        except BaseException:
+            shutil.rmtree(place, ignore_errors=True)
+            raise
         (place / LOCK).unlink(missing_ok=True)
         aside = target.with_name(f".{target.name}.replaced")
         if target.exists():
