@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,16 +183,12 @@ def run(
     path = sweep_path(results, slug_of(model.name), task, mode, positions)
     path.parent.mkdir(parents=True, exist_ok=True)
 
-    def swept(fresh: bool) -> xr.Dataset:
-        return sweep_to_store(
-            model, samples, sets, path, mode, positions, reference, task_files=task_files, progress=progress,
-            fresh=fresh,
-        ).load()  # fmt: skip
-
+    asked = (model, samples, sets, path, mode, positions, reference)
+    swept = partial(sweep_to_store, *asked, task_files=task_files, progress=progress)
     try:
-        return swept(False)
+        return swept().load()
     except IdentityMismatch:
-        return swept(True)
+        return swept(fresh=True).load()
 
 
 def _to_agree(model: VisionLanguageModel) -> str:
@@ -245,18 +242,11 @@ def _of_model(
     if all(ds is not None for ds in whole.values()):
         return {store: ds for store, ds in whole.items() if ds is not None}
     chosen_on = other_pictures(subset(traces, model=name, task=MAIN_TASK, trim=True), asked)
-    loaded: list[VisionLanguageModel] = []
-    made: dict[str, xr.Dataset] = {}
-
-    def run(maker: Maker) -> xr.Dataset:
-        if not loaded:
-            loaded.append(load(name))
-        return maker(loaded[0], asked, chosen_on, size, made)
-
+    loaded, made = cache(load), dict[str, xr.Dataset]()  # not loaded where nothing is to be made
     for store, maker in makers.items():
         path = Path(results) / slug_of(name) / f"{MAIN_TASK}-{store}.zarr"
         identity = {**shipped.identity_of(name, [MAIN_TASK], store), "size": asdict(size)}
-        made[store] = kept(path, store, identity, lambda maker=maker: run(maker))
+        made[store] = kept(path, store, identity, lambda maker=maker: maker(loaded(name), asked, chosen_on, size, made))
     return made
 
 

@@ -164,8 +164,7 @@ def _along_models(parts: Sequence[xr.Dataset]) -> xr.Dataset | None:
     bare = [
         ds.drop_vars([name for name in ds.coords if ds[name].dims == ("model",) and name != "model"]) for ds in parts
     ]
-    whole: xr.Dataset = xr.concat(bare, "model", data_vars="all", coords="minimal", compat="override", join="outer")
-    return whole
+    return xr.concat(bare, "model", data_vars="all", coords="minimal", compat="override", join="outer")
 
 
 def removed(

@@ -195,13 +195,11 @@ def _late(
         swept = sweep_to_store(
             model, samples, sets, path, mode, ALL, setting.chosen[: setting.n] if mode == "mean" else None,
             max_new_tokens=LATE_TOKENS, task_files=setting.benchmark(name).files_hash(), progress=setting.progress,
-        )  # fmt: skip
-        parts.append(swept.load())
+        ).load()  # fmt: skip
         like = setting.benchmark(name).samples(condition=samples[0].condition, format=samples[0].format)
         blind = dict(zip((one.id for one in samples), without_looking(samples, like), strict=True))
-        parts[-1] = parts[-1].assign_coords(
-            question_only=("sample", [float(blind[one]) for one in parts[-1]["sample"].values])
-        )
+        told = [float(blind[one]) for one in swept["sample"].values]
+        parts.append(swept.assign_coords(question_only=("sample", told)))
     return joined(parts).drop_vars(list(TEXTS)), f"late-{mode}", setting.tasks
 
 

@@ -312,20 +312,12 @@ def steering(
         mine = {sample.image_id: sample for sample in questions(condition) if sample.image_id in set(pictures)}
         usable = _scenes([mine[picture] for picture in pictures if picture in mine], size.scenes)
         found = candidates(usable, ask, others=marked != "nothing marked")
-        boxes = [sample.box for sample in found]
-        swept = bias_curve(
-            model,
-            found,
-            sets_of(traces, size),
-            size.biases,
-            "steer",
-            positions=size.positions,
-            box=boxes,
-            progress=progress,
-        )
+        how = {"positions": size.positions, "box": [sample.box for sample in found], "progress": progress}
+        swept = bias_curve(model, found, sets_of(traces, size), size.biases, "steer", **how)
         names = text([f"{ask}, {marked}: {name}" for name in swept["sample"].values])
         label = text([f"{ask}, {marked}"] * len(found))
-        parts.append(_slim(swept).assign_coords(sample=names, condition=("sample", label)))
+        swept = swept.drop_vars(["prediction", "clean_prediction", "heads"], errors="ignore")
+        parts.append(swept.assign_coords(sample=names, condition=("sample", label)))
     settings: Any = {"data_vars": "minimal", "coords": "minimal", "compat": "override", "join": "override"}
     return xr.concat(parts, "sample", **settings)
 
@@ -346,11 +338,8 @@ def grounding(
         rankings[f"{RANDOM} {seed}"] = like.copy(data=np.random.default_rng(seed).random(like.shape))
     few = list(asked)[: size.questions]
     found = ground(model, few, rankings, size.most, progress=progress, max_new_tokens=1)
-    maps = (
-        found["map"]
-        .isel(sample=slice(EXAMPLES))
-        .drop_vars([name for name in found["map"].coords if "sample" in found[name].dims])
-    )
+    maps = found["map"].isel(sample=slice(EXAMPLES))
+    maps = maps.drop_vars([name for name in maps.coords if "sample" in maps[name].dims])
     return found.drop_vars("map").assign(map=maps.rename(sample="example"))
 
 
@@ -370,8 +359,3 @@ def _scenes(samples: Sequence[Sample], n: int) -> list[Sample]:
     """The first `n` pictures that hold two kinds of objects in different numbers: every situation can be asked."""
     able = [one for one in samples if len({len(found) for found in (one.boxes or {}).values()}) > 1]
     return able[:n]
-
-
-def _slim(swept: xr.Dataset) -> xr.Dataset:
-    """Without the texts of the answers and the marks of the heads, which the labels of the sets tell."""
-    return swept.drop_vars([name for name in ("prediction", "clean_prediction", "heads") if name in swept])

@@ -100,16 +100,9 @@ class TraceJob:
     def drawn(self) -> tuple[Samples, ...]:
         """The samples, one list per format and control. Raises what `task.samples` raises."""
         benchmark: Any = self._benchmark
+        drawn = {name: getattr(self, name) for name in ("split", "n", "seed", "skip_bad")}
         return tuple(
-            benchmark.samples(
-                condition=self.conditions or None,
-                format=chosen,
-                control=control or None,
-                split=self.split,
-                n=self.n,
-                seed=self.seed,
-                skip_bad=self.skip_bad,
-            )
+            benchmark.samples(self.conditions or None, chosen, control or None, **drawn)
             for chosen in self.formats or (None,)
             for control in self.controls
         )
