@@ -189,6 +189,7 @@ def forward(
 
     text, layers, operations = text_part(model), model.layers, model.attention
     dimensions = model.sink_dimensions if sinks is not None else ()
+    kinds = () if sinks is None else (sinks, ~sinks)
     begin, below = entry if entry is not None else (0, None)
     touched = [layer for layer in range(len(layers)) if edit is not None and edit.touches(layer)]
     reads = edit is not None and edit.reads_attention
@@ -201,7 +202,7 @@ def forward(
                 layer.skip(below.clone())  # pyright: ignore[reportOptionalMemberAccess]
                 continue
             if dimensions:
-                marks.append(sink_tokens(layer.input, dimensions, sinks, ~sinks))
+                marks.append(sink_tokens(layer.input, dimensions, *kinds))
             if index in touched:
                 call = read(operations[index]) if reads else None
                 projection = layer.self_attn.o_proj

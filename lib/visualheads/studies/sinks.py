@@ -225,7 +225,7 @@ def _residual(
     highest = np.stack([told[:, :, where].max(axis=2) for where in (image, ~image)], axis=1)
     massive = np.zeros(int(image.sum()), bool)
     if dimensions:
-        shown = hidden[:, image]
+        shown = hidden[:, torch.from_numpy(image)]
         massive = sink_tokens(shown, dimensions, torch.ones(shown.shape[:2], dtype=torch.bool)).any(0).numpy()
     return highest.astype(np.float32), massive
 
