@@ -65,7 +65,7 @@ def test_the_control_of_a_model_in_several_places(tmp_path: Path) -> None:
 
 def test_the_control_is_spread_as_the_model_is(monkeypatch: pytest.MonkeyPatch) -> None:
     spread: list[dict[str, Any]] = []
-    monkeypatch.setattr("visualheads.models.loading._spread", lambda _module, places: spread.append(places))
+    monkeypatch.setattr("accelerate.dispatch_model", lambda _module, device_map, **_options: spread.append(device_map))
     module, processor = llava()
     module.hf_device_map = {"model": 0, "lm_head": 1, "other": "disk"}
     assert untrained(wrap(module, processor, validate=False)).device.type == "cpu", "drawn where there is room"

@@ -230,7 +230,6 @@ def untrained(model: VisionLanguageModel, seed: int = 0, device: torch.device | 
     lie on a disk stays in memory. Of a joined model only the projector is drawn anew, scaled to the trained one's
     outputs: its language model stays what others trained. Raises DeviceMemoryError.
     """
-    from accelerate import dispatch_model
     from transformers import AutoModelForImageTextToText
 
     if model.card is not None and model.card.joined:
@@ -249,6 +248,8 @@ def untrained(model: VisionLanguageModel, seed: int = 0, device: torch.device | 
             )
         identity = {**model.identity, "checkpoint": told, "weights": weights_hash(module)}
         if places:
+            from accelerate import dispatch_model
+
             places = {name: "cpu" if place == "disk" else place for name, place in places.items()}
             dispatch_model(module, device_map=places, skip_keys=module._skip_keys_device_placement)
     module.generation_config = copy.deepcopy(model.module.generation_config)

@@ -31,6 +31,7 @@ def scores():
         "seedbench": {"all": entry(60)},
         "held_out": {"held-out ground": entry(80), "known ground": entry(90)},
         "elsewhere": {"object": entry(83), "super": entry(70)},
+        "lists": {"shown": score([True] * 3 + [False]), "named": score([True, True]), "chance": score([False, True])},
         "text": {"perplexity": 21.5, "answers": answers, "before": {"perplexity": 20.0, "answers": answers}},
     }
 
@@ -42,6 +43,7 @@ def test_the_card_tells_figures_and_what_is_missing(scores):
     assert "super: 20.0 points below plain-super, asked for at most 8 below: not reached" in told
     assert "| held-out ground | 80.0 (" in told and "| another generator, object | 83.0 (" in told
     assert "| object (2) | 100.0 (" in told
+    assert "it names 75.0 (" in told
     low = copy.deepcopy(scores)
     low["looktwice"]["plain-object"] = low["seedbench"]["all"]
     assert any("plain-object: 60.0 %" in line and "20.0 points short" in line for line in goal_lines(low))
