@@ -1,7 +1,8 @@
 """Kernels that start warm: what pages import is imported once per worker, and every page's kernel is forked from there.
 
 Importing torch, transformers and Altair takes ten seconds, a third of what most pages take. A fork has all of it and
-nothing else: no page sees what another one did. Functions registered with `atexit` are not called in such kernels.
+nothing else: no page sees what another one did, and the project's own modules are read when a page starts. Functions
+registered with `atexit` are not called in such kernels.
 """
 
 from __future__ import annotations
