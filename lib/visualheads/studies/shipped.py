@@ -32,7 +32,7 @@ FULL = "full"
 """The folder of the shipped stores, in the data folder."""
 PROTOCOL = "1"
 """Part of the identity: raised whenever the full protocol asks something else."""
-REVISED = {"sinks": "4", "sink-removal": "3"}
+REVISED = {"sinks": "5", "sink-removal": "4"}
 """By the name of a store: what stands for PROTOCOL where only this store's part has changed since, raised likewise."""
 KEPT = ("reference", "bias")
 """Of the identity that a dataset brings along: what it was made with, kept where it is told. Stores shipped before
