@@ -91,7 +91,7 @@ def test_an_own_checkpoint_is_traced_without_any_extra(tmp_path: Path):
     ("code", "extra"),
     [
         ("import visualheads.charts", "book"),
-        ("from visualheads.cli import main; main(['book'])", "book"),
+        ("from visualheads.cli import main; main(['book', '--force'])", "book"),
         ("from visualheads.cli import main; main(['scenes', '--out', 'x'])", "train"),
     ],
 )
