@@ -267,6 +267,32 @@ def test_a_book_of_unchanged_files_is_not_planned_again(tmp_path, monkeypatch, c
     assert len(planned) == 5
 
 
+def test_a_file_that_changes_while_the_book_is_built_is_seen_next_time(tmp_path, monkeypatch, capsys):
+    planned = []
+    index = tmp_path / "book" / "_build" / "html" / "book" / "index.html"
+    words = tmp_path / "book" / "index.md"
+
+    def build(root, **options):
+        planned.append(options["force"])
+        index.parent.mkdir(parents=True, exist_ok=True)
+        index.write_text("made")
+        if len(planned) == 1:
+            words.write_text("other words")
+        return index
+
+    words.parent.mkdir()
+    words.write_text("words")
+    for name in ("lib", "notebooks", "data"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "_config.yml").touch()
+    monkeypatch.setenv("VISUALHEADS_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr("visualheads.book.build.build_book", build)
+    monkeypatch.chdir(tmp_path)
+    for _ in range(3):
+        run(capsys, "book")
+    assert len(planned) == 2
+
+
 def test_shards_on_workers_equal_those_done_here(tmp_path, checkpoint, data):
     here = jobs.TraceJob(
         str(checkpoint), data=str(data), conditions=("plain-object",), n=3, results=str(tmp_path / "a")

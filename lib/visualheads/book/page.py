@@ -303,22 +303,25 @@ def recorded(output: Path) -> dict[str, Any]:
 
 
 def is_current(page: Page, parameters: dict[str, Any]) -> bool:
-    """Whether the page is there and was made from what is there now, its words put in anew where they alone changed."""
+    """Whether the page is there and its outputs were made from what is there now; its words may be older ones."""
+    return recorded(page.output).get("inputs") == page_hash(page, parameters)
+
+
+def put_words(page: Page) -> None:
+    """Put the template's words, where they changed, into the executed page; nothing is run."""
     told, words = recorded(page.output), words_hash(page)
-    if told.get("inputs") != page_hash(page, parameters):
-        return False
-    if told.get("words") != words:
-        notebook = adapted(page)
-        ran = [cell for cell in nbformat.read(page.output, as_version=4).cells if cell.cell_type == "code"]
-        cells = []
-        for cell in notebook.cells:
-            cells.append(ran.pop(0) if cell.cell_type == "code" else cell)
-            while ran and "injected-parameters" in ran[0].metadata.get("tags", ()):
-                cells.append(ran.pop(0))
-        notebook.cells = cells
-        nbformat.write(cleaned(notebook, {**told, "words": words}), page.partial)
-        page.partial.rename(page.output)
-    return True
+    if told.get("words") == words:
+        return
+    notebook = adapted(page)
+    ran = [cell for cell in nbformat.read(page.output, as_version=4).cells if cell.cell_type == "code"]
+    cells = []
+    for cell in notebook.cells:
+        cells.append(ran.pop(0) if cell.cell_type == "code" else cell)
+        while ran and "injected-parameters" in ran[0].metadata.get("tags", ()):
+            cells.append(ran.pop(0))
+    notebook.cells = cells
+    nbformat.write(cleaned(notebook, {**told, "words": words}), page.partial)
+    page.partial.rename(page.output)
 
 
 def _computing() -> list[Path]:

@@ -166,6 +166,7 @@ def run_page(page: Page, root: str | Path = ".", force: bool = False) -> bool:
     lasting = {name: value for name, value in parameters.items() if name not in ONCE}
     force = force or any(parameters.get(name) for name in ONCE)
     if not force and inputs.is_current(page, lasting):
+        inputs.put_words(page)
         return False
     page.output.parent.mkdir(parents=True, exist_ok=True)
     source = page.output.with_name(f".{page.output.stem}.source.ipynb")
@@ -238,10 +239,12 @@ def run_pages(
 
     def stale(page: Page) -> bool:
         try:
-            return force or not inputs.is_current(page, checked(page.template, page.parameters))
+            if force or not inputs.is_current(page, checked(page.template, page.parameters)):
+                return True
+            inputs.put_words(page)
         except VisualHeadsError as error:
             finish(page, str(error))
-            return False
+        return False
 
     warm = False
     with Workers(workers) as pool:

@@ -129,25 +129,31 @@ def book(
     """Trace the miniatures, run the notebooks, render the book, and print the path of its first page."""
     root = project_root()
     index, stamp = root / "book/_build/html/book/index.html", root / "book/_build/unchanged.txt"
-    if not (full or force) and index.is_file() and stamp.is_file() and stamp.read_text() == _state(root):
+    made_from = _sources(root)
+    if not (full or force) and index.is_file() and stamp.is_file() and stamp.read_text() == made_from + _made(root):
         say("book is up to date")
     else:
         from visualheads.book.build import build_book
 
         stamp.unlink(missing_ok=True)
         index = build_book(root, full=full, force=force, workers=workers, report=say)
-        if not full:
-            stamp.write_text(_state(root))
+        if not full and _sources(root) == made_from:  # else something was edited meanwhile
+            stamp.write_text(made_from + _made(root))
     out.print("[bold green]The book:[/]", end=" ")
     say(str(index))
 
 
-def _state(root: Path) -> str:
-    """What a book is made from: a book of the same need not even be planned, which takes as long as many pages."""
-    own = ("lib", "notebooks", "book", "_config.yml", "_toc.yml", "pyproject.toml", ".git/logs/HEAD")
+def _sources(root: Path) -> str:
+    """State of what a book is made from, but for data. A book of the same state need not even be planned."""
+    own = ("lib", "notebooks", "_config.yml", "_toc.yml", "pyproject.toml", ".git/logs/HEAD", "book/_static")
+    words = [path for path in (root / "book").glob("*") if path.is_file()]
     installed = Path(sysconfig.get_path("purelib")).stat().st_mtime_ns
-    places = {data_folder(), root / "data", *(root / name for name in own)}
-    return f"{state_of(*sorted(places))} {installed}"
+    return f"{state_of(*(root / name for name in own), *sorted(words))} {installed} "
+
+
+def _made(root: Path) -> str:
+    """State of the data and of the pages that ran: a build changes both."""
+    return state_of(*sorted({data_folder(), root / "data", root / "book/models", root / "book/results"}))
 
 
 def pdf(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from visualheads import plugins
@@ -99,10 +99,11 @@ class TraceJob:
     @cached_property
     def drawn(self) -> tuple[Samples, ...]:
         """The samples, one list per format and control. Raises what `task.samples` raises."""
-        benchmark: Any = self._benchmark
-        drawn = {name: getattr(self, name) for name in ("split", "n", "seed", "skip_bad")}
+        drawn: Any = partial(
+            self._benchmark.samples, split=self.split, n=self.n, seed=self.seed, skip_bad=self.skip_bad
+        )
         return tuple(
-            benchmark.samples(self.conditions or None, chosen, control or None, **drawn)
+            drawn(self.conditions or None, chosen, control or None)
             for chosen in self.formats or (None,)
             for control in self.controls
         )

@@ -80,7 +80,12 @@ def is_held_out(names: Sequence[str]) -> bool:
 
 
 def draw_scene(
-    rng: random.Random, *, held_out_pairs: bool = False, ground: str = "", distinct_categories: bool = False
+    rng: random.Random,
+    *,
+    held_out_pairs: bool = False,
+    ground: str = "",
+    distinct_categories: bool = False,
+    motley: bool = False,
 ) -> Scene:
     """Draw a scene.
 
@@ -94,15 +99,21 @@ def draw_scene(
         A style of ground; by default one of those of training.
     distinct_categories : bool
         Whether every class comes from a supercategory of its own.
+    motley : bool
+        Whether there are three to seven classes, few objects of each, instead of one to four.
 
     Returns
     -------
     Scene
-        One to four classes, at most eight objects, fully inside the picture.
+        At most eight objects, fully inside the picture.
     """
     size = rng.choice(SHAPES)
-    names = _draw_classes(rng, held_out_pairs, distinct_categories)
-    counts = Counter({name: number for name, number in zip(names, _draw_counts(rng, len(names)), strict=True)})
+    number = rng.randint(3, 7) if motley else rng.choices((1, 2, 3, 4), (12, 38, 32, 18))[0]
+    names = _draw_classes(rng, number, held_out_pairs, distinct_categories)
+    if motley:
+        counts = Counter([*names, *rng.choices(names, k=rng.randint(0, MOST_OBJECTS - number))])
+    else:
+        counts = Counter(dict(zip(names, _draw_counts(rng, number), strict=True)))
     total = counts.total()
     largest = LARGEST if total <= 4 else 104 if total <= 6 else 92
     order = list(counts.elements())
@@ -115,8 +126,7 @@ def draw_scene(
     return Scene(size, tuple(objects), ground or rng.choice(GROUNDS), rng.randrange(1 << 30))
 
 
-def _draw_classes(rng: random.Random, held_out_pairs: bool, distinct: bool) -> list[str]:
-    number = rng.choices((1, 2, 3, 4), (12, 38, 32, 18))[0]
+def _draw_classes(rng: random.Random, number: int, held_out_pairs: bool, distinct: bool) -> list[str]:
     while True:
         names = rng.sample(CLASSES, number)
         if distinct and len({CATEGORY[name] for name in names}) < number:

@@ -27,14 +27,15 @@ from visualheads.models.smol.architecture import IMAGE_TOKENS
 from visualheads.models.smol.joined_model import ADAPTER, lora_layers
 
 Row = tuple[Sequence[int], Sequence[Question]]
-WEIGHTS = {"list": 0.2, "tally": 0.2, "general": 2.0, "object": 1.5, "super": 1.5}
+WEIGHTS = {"list": 0.2, "tally": 0.2, "general": 2.0, "object": 2.0, "super": 2.0}
 """Weight of an answer token in the loss, by kind of question; 1 elsewhere. What is shipped was trained with 0.5 for
-lists and tallies, and 1 else, up to step 960."""
-NUMBERS, MOST_NUMBERS = (1, 2, 3, 3, 4, 4, 5, 5), (1, 2, 3, 4, 5, 6, 7, 8)
-"""Numbers of the class, or supercategory, that a picture is drawn for: large ones, of which scenes have few, as often
-as small ones, about. What is shipped was trained with numbers as scenes have them up to step 3160."""
-MIXED = 0.3
-"""Share of pictures that are drawn for the number of a supercategory."""
+lists and tallies, and 1 else, up to step 960, and with 1.5 for classes and supercategories up to step 4036."""
+NUMBERS, MOST_NUMBERS = (1, 2, 3, 3, 4, 4, 5, 5), (2, 3, 4, 5, 6, 7, 8)
+"""Numbers of the class, or of objects of a supercategory in several classes, that a picture is drawn for: large ones,
+of which scenes have few, as often as small ones, about. What is shipped was trained with numbers as scenes have them
+up to step 3160."""
+MIXED = 0.35
+"""Share of pictures that are drawn for the number of a supercategory that shows several classes."""
 BETAS = (0.9, 0.98)
 WARM_UP = 40
 """Steps over which the rate rises, at the start and after a restart without the optimiser's state."""
@@ -47,13 +48,15 @@ REPORTED = 20
 class Mix:
     """What one batch asks.
 
-    pictures    scenes shown as pictures, half of them with a drawn box
+    pictures    scenes shown as pictures
+    marked      share of them with a drawn box
     texts       scenes told in words: share of steps that have one
     letters     share of pictures with a question whose answer is a letter
-    asked       most questions on one picture beside its list
+    asked       most questions on one picture beside the first number's
     """
 
     pictures: int
+    marked: float = 0.5
     texts: float = 0.0
     letters: float = 1.0
     asked: int = 99
@@ -72,7 +75,7 @@ class Stage:
 
 STAGES = {
     "smol-frozen": Stage("smol-frozen", False, 2e-3, 0.0, Mix(pictures=6, letters=0.0, asked=2)),
-    "smol-1.5": Stage("smol-1.5", True, 1e-3, 1e-3, Mix(pictures=4, texts=0.25, letters=0.4, asked=6)),
+    "smol-1.5": Stage("smol-1.5", True, 1e-3, 1e-3, Mix(pictures=4, marked=0.4, texts=0.25, letters=0.3, asked=4)),
 }
 
 
@@ -84,14 +87,15 @@ def training_rows(learner: Learner, rng: random.Random, mix: Mix) -> tuple[list[
     for _ in range(mix.pictures):
         scene, counted = draw_counted(rng)
         picture = render(scene, learner.sheet)
-        if rng.random() < 0.5:
+        if rng.random() < mix.marked:
             marked = rng.choice([thing for thing in scene.objects if counted in (thing.name, CATEGORY[thing.name])])
             picture = draw_box(picture, marked.box)
             asked = questions.of_marked_picture(rng, scene, marked, mix.letters)
         else:
             asked = questions.of_plain_picture(rng, scene, counted, mix.letters)
-        first, second, *others = asked
-        rows.append((before, [first, second, *rng.sample(others, min(mix.asked - 1, len(others)))]))
+        listing, number, *others = asked
+        others.append(listing)
+        rows.append((before, [number, *rng.sample(others, min(mix.asked, len(others)))]))
         drawn.append(as_saved(picture, rng.randint(65, 95)))
     for _ in range(int(mix.texts + rng.random())):
         scene = draw_scene(rng)
@@ -105,8 +109,10 @@ def draw_counted(rng: random.Random) -> tuple[Scene, str]:
     mixed = rng.random() < MIXED
     number = rng.choice(MOST_NUMBERS if mixed else NUMBERS)
     while True:
-        scene = draw_scene(rng)
-        fitting = [what for what in (scene.categories if mixed else scene.names) if scene.count(what) == number]
+        scene = draw_scene(rng, motley=mixed)
+        several = [CATEGORY[name] for name in scene.names]
+        among = [what for what in scene.categories if several.count(what) > 1] if mixed else scene.names
+        fitting = [what for what in among if scene.count(what) == number]
         if fitting:
             return scene, rng.choice(fitting)
 
