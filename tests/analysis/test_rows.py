@@ -91,13 +91,13 @@ CASES = [
     ("benchmarks", evidence(one(gain=0.1), one(gain=-0.1), pictures=40),
      "concentration of visual heads, right minus wrong answers", 0.1, -0.1),
     ("conditions", evidence(one(form="letters"), one(by_condition, form="letters"), conditions=SIX),
-     "shortfall of pairs with and without the box, by weight", 0.0, None),
+     rows.LESS_ALIKE.format("box", "picture"), 0.0, None),
     ("removals", evidence(one(LATE), one(LATE[:, ::-1])),
      "share of the removed heads that this row would choose too", 1.0, 0.0),
     ("families", evidence(kin(True), kin(False)), "correlation of pairs of one language model minus that of others",
      None, None),
     ("tasks", evidence(one(form="letters"), one(by_task, form="letters"), tasks=("looktwice", "qbench")),
-     "shortfall of two benchmarks", 0.0, None),
+     rows.BENCHMARKS_APART, 0.0, None),
     ("rankings", evidence(one(), one(pattern(5)), Evidence(effects=WHOLE)),
      "correlation of weight with the whole effect", 1.0, None),
     ("emergence", evidence(one(), one(1 - pattern()), Evidence(text={"t": LISTS}, grown_from={"m": "t"})),
@@ -122,7 +122,7 @@ def test_what_a_row_says_is_told_of_that_row(
 def test_every_chapter_has_a_case_and_every_turn_a_figure() -> None:
     assert {page for page, *_ in CASES} == set(rows.PAGES)
     text = str([code for reads in rows.PAGES.values() for code in reads.__code__.co_consts])
-    assert all(what in text or "shortfall of pairs" in what or "effect" in what for what in rows.TURNS)
+    assert all(what in text or what == rows.SURPLUS or what[:3] == "how" or "effect" in what for what in rows.TURNS)
 
 
 def test_what_was_traced_in_one_row_is_left_out() -> None:

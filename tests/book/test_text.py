@@ -94,11 +94,19 @@ def test_sentences_with_unknown_numbers_are_left_out() -> None:
 
 def test_what_turns_in_the_other_row_is_told_first(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = displayed(monkeypatch)
-    rows = [("one", 0.2, 0.1, True), ("two", 0.3, -0.4, False), ("three", 0.5, 0.6, True)]
-    table = pd.DataFrame(rows, columns=["what", "before", "after", "same"])
+    rows = [
+        ("a", "one", 0.2, 0.01, True),
+        ("a", "share two", 0.3, 0.4, False),
+        ("removals", "how three", 1.0, 0.6, True),
+    ]
+    table = pd.DataFrame(rows, columns=["page", "what", "before", "after", "same"])
     say_rows(table)
     [told] = shown
-    places = [told.index(words) for words in ("two −0.400", "one 0.100", "three 0.600")]
+    told = " ".join(told.split())
+    places = [
+        told.index(words)
+        for words in ("the share two is 40 % instead of 30 %", "the one is 0.010", "how three is 0.60:")
+    ]
     assert places == sorted(places) and "{" not in told
     say_rows(table[table["same"]])
     assert "two" not in shown[-1]

@@ -258,7 +258,13 @@ def test_what_intervals_are_held_against_lies_on_their_axis() -> None:
 
 def test_other_choices_stand_beside_what_decides() -> None:
     verdicts = pd.DataFrame(
-        {"by_interval": ["supported", "undecided"], "estimate": 0.3, "lower": 0.2, "upper": 0.4},
+        {
+            "by_interval": ["supported", "undecided"],
+            "short": ["one", "two"],
+            "estimate": 0.3,
+            "lower": 0.2,
+            "upper": 0.4,
+        },
         index=pd.Index([1, 2], name="number"),
     )
     other = {"number": 2, "choice": "row", "option": "first_generated", "verdict": "supported", "same": False}
@@ -267,5 +273,5 @@ def test_other_choices_stand_beside_what_decides() -> None:
     )
     [drawn] = spec["datasets"].values()
     assert [(row["claim"], row["label"], row["verdict"]) for row in drawn] == [
-        ("claim 2", "as judged", "undecided"), ("claim 2", "row: first generated", "supported"),
+        ("2. two", "as judged", "undecided"), ("2. two", "row: first generated", "supported"),
     ]  # fmt: skip

@@ -14,7 +14,8 @@ import pandas as pd
 import xarray as xr
 
 from visualheads.analysis import benchmarks, emergence, lineage, models, three_moments
-from visualheads.analysis.claims.rules import MAIN_TASK, Evidence, has
+from visualheads.analysis.claims.looking import TENTH, in_early_and_middle_layers
+from visualheads.analysis.claims.rules import MAIN_TASK, Choice, Evidence, has
 from visualheads.analysis.rankings_vs_effects import in_format
 from visualheads.analysis.subset import models_of, subset
 from visualheads.heads import patterns, permutation
@@ -24,17 +25,18 @@ from visualheads.heads.ranking import ROW, head_count, rank, top_heads
 from visualheads.tasks.registry import with_kinds
 
 BEFORE, AFTER = ROW, "first_generated"
-COLUMNS = ("page", "what", "before", "after", "same")
+COLUMNS = ("page", "what", "before", "after", "turns", "same")
 PARTLY, LARGELY = 0.3, 0.6
 """Sizes of a correlation at which the chapter on looking heads changes its words."""
+SURPLUS = "share of the heads above the null in early and middle layers, beyond that of all heads"
+LESS_ALIKE = "how much less head patterns with and without the {} agree than two halves of one (attention on the {})"
+BENCHMARKS_APART = "how much less head patterns of two benchmarks agree than two halves of one"
 TURNS = {
-    "share of models with heads above the null": (0.5,),
+    "share of models with heads above the null": (1.0,),  # chapters say it of every model
     "share of heads above the null": (0.05,),  # that many untrained heads pass
-    "shortfall of pairs with and without the box, by weight": (patterns.MARGIN,),
-    "shortfall of pairs with and without the box, by region": (patterns.MARGIN,),
-    "shortfall of pairs with and without the name, by weight": (patterns.MARGIN,),
-    "shortfall of pairs with and without the name, by region": (patterns.MARGIN,),
-    "shortfall of two benchmarks": (patterns.MARGIN,),
+    SURPLUS: (TENTH,),
+    **{LESS_ALIKE.format(thing, by): (patterns.MARGIN,) for thing in ("box", "name") for by in ("picture", "region")},
+    BENCHMARKS_APART: (patterns.MARGIN,),
     "share of the removed heads that this row would choose too": (0.5,),
     "correlation of weight with the whole effect": (-LARGELY, -PARTLY, PARTLY, LARGELY),
     "correlation of weight with the looking effect": (-LARGELY, -PARTLY, PARTLY, LARGELY),
@@ -57,7 +59,8 @@ def both_rows(evidence: Evidence, pages: Sequence[str] = ()) -> pd.DataFrame:
     -------
     pandas.DataFrame
         Columns: page, what (the figure in words), before and after (means over models, in the last prompt token's row
-        and in the answer's), same (whether both lie on one side of TURNS). Empty where a row was not traced.
+        and in the answer's), turns (what they are held against, in words), same (whether both lie on one side of it).
+        Empty where a row was not traced.
     """
     rows = []
     there = [] if evidence.traces is None or "query" not in evidence.traces.dims else evidence.traces["query"].values
@@ -69,8 +72,10 @@ def both_rows(evidence: Evidence, pages: Sequence[str] = ()) -> pd.DataFrame:
         for what, value in before.items():
             both = [value, after.get(what, float("nan"))]
             if np.isfinite(both).all():
-                sides = np.digitize(both, TURNS.get(what, (0.0,)))
-                rows.append((page, what, *both, bool(sides[0] == sides[1])))
+                turns = TURNS.get(what, (0.0,))
+                sides = np.digitize(both, turns)
+                told = ", ".join(f"{turn:g}".replace("-", "\N{MINUS SIGN}") for turn in turns)
+                rows.append((page, what, *both, told, bool(sides[0] == sides[1])))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -123,7 +128,11 @@ def _visual_heads(evidence: Evidence, _decided: Evidence) -> Figures:
         top = top_heads(weight.reshape(-1, 1), head_count(int(known.sum()), 0.1))[:, 0].reshape(weight.shape)
         front = own["depth_stage"].isel(model=0).values.astype(str) != "late"
         surplus.append(top[front].sum() / top.sum() - known[front].sum() / known.sum())
-    return {"share of the strongest tenth in early and middle layers, beyond that of all heads": _mean(surplus)}
+    parts = in_early_and_middle_layers(evidence, Choice()).parts  # of claim 2; none without controls
+    return {
+        "share of the strongest tenth in early and middle layers, beyond that of all heads": _mean(surplus),
+        SURPLUS: parts[0].estimate if parts else float("nan"),
+    }
 
 
 def _benchmarks(evidence: Evidence, _decided: Evidence) -> Figures:
@@ -142,7 +151,7 @@ def _benchmarks(evidence: Evidence, _decided: Evidence) -> Figures:
     return {
         "correlation of weight and concentration over heads": _mean(related),
         "concentration of visual heads, right minus wrong answers": _mean(told["difference"]),
-        "error that the visual heads' weight saves in predicting scores": gain,
+        "share of the error in predicting scores that the visual heads' weight saves": gain,
     }
 
 
@@ -150,12 +159,12 @@ def _conditions(evidence: Evidence, _decided: Evidence) -> Figures:
     asked = _letters(evidence)
     asked = asked.isel(sample=np.flatnonzero(asked["task"].values.astype(str) == MAIN_TASK))
     found: Figures = {}
-    for measure, by in (("image_weight", "weight"), ("region_weight", "region")):
+    for measure, by in (("image_weight", "picture"), ("region_weight", "region")):
         if asked.sizes["sample"] and measure in asked:
             told = patterns.group_agreement(asked, "condition", measure, n_boot=2)
             pairs = patterns.pairs(told, benchmarks.CONDITION_PAIRS).groupby("kind")["shortfall"].mean()
             for kind, thing in zip(benchmarks.CONDITION_PAIRS, ("box", "name"), strict=True):
-                found[f"shortfall of pairs with and without the {thing}, by {by}"] = float(pairs.get(kind, np.nan))
+                found[LESS_ALIKE.format(thing, by)] = float(pairs.get(kind, np.nan))
     return found
 
 
@@ -186,8 +195,8 @@ def _tasks(evidence: Evidence, _decided: Evidence) -> Figures:
     pairs = patterns.pairs(patterns.group_agreement(asked, "task", n_boot=2))
     nearest = patterns.nearest_pattern(asked)
     return {
-        "shortfall of two benchmarks": _mean(pairs["shortfall"]),
-        "benchmarks recognised, beyond chance": _mean(nearest["right"] - nearest["chance"]),
+        BENCHMARKS_APART: _mean(pairs["shortfall"]),
+        "share of patterns whose benchmark is recognised, beyond chance": _mean(nearest["right"] - nearest["chance"]),
     }
 
 

@@ -48,10 +48,11 @@ def say(template: str, **values: Any) -> None:
         display(Markdown(told))
 
 
-OTHER_ROW = """{% for same, told in kinds if told %}{% if same %}In the [row of the answer](rows.ipynb) this holds too:
-{% else %}**In the [row of the answer](rows.ipynb) another conclusion would follow:**
-{% endif %}{% for row in told %}{{ row.what }} {{ row.after | num(3) }}, here {{ row.before | num(3) }}{% if
-loop.last %}.{% else %}; {% endif %}{% endfor %} {% endfor %}"""
+OTHER_ROW = """{% for same, told in kinds if told %}{% if not same %}**{% endif %}Read one token later, in the
+[row of the answer](rows.ipynb),{% for row in told %} {{ "" if row.what.startswith("how ") else "the " }}{{ row.what }}
+is {{ row.after | figure(row.what) }}{% if row.page != "removals" %} instead of {{ row.before | figure(row.what) }}{%
+endif %}{{ "" if loop.last else " and" if loop.revindex == 2 else "," }}{% endfor %}: {{ "the conclusion is the same."
+if same else "another conclusion would follow.**" }} {% endfor %}"""
 
 
 def say_rows(table: pd.DataFrame) -> None:
@@ -73,7 +74,7 @@ def render(template: str, **values: Any) -> str:
     template : str
         Jinja template; run in a sandbox. Its filters are the functions of this module: `count(thing)`, `num(digits)`,
         `percent(digits)`, `points(digits)`, `interval(digits, scale)`, `code`, `names`, `label(kind)`,
-        `filled(values)`.
+        `filled(values)`, `figure(what)`.
     **values : Any
         Numbers, text (escaped), rows of tables, mappings.
 
@@ -195,6 +196,24 @@ def points(value: float, digits: int = 1) -> Markup:
     return num(100 * value, digits)
 
 
+def figure(value: float, what: str) -> Markup:
+    """A filter: a number of `analysis.rows`; shares as percent, small numbers with a third decimal.
+
+    Parameters
+    ----------
+    value : float
+        The number.
+    what : str
+        Its words; of a share they say so first.
+
+    Returns
+    -------
+    Markup
+        The number.
+    """
+    return percent(value) if what.startswith("share") else num(value, 2 if abs(value) >= 0.1 else 3)
+
+
 def interval(row: Mapping[str, float] | Sequence[float], digits: int = 2, scale: float = 1.0) -> Markup:
     """A filter: an estimate with its interval, such as `0.67 (0.61 to 0.74)`.
 
@@ -288,8 +307,8 @@ def _plain(value: Any) -> Markup:
 
 _ENVIRONMENT = ImmutableSandboxedEnvironment(autoescape=True, undefined=StrictUndefined, finalize=_plain)
 _ENVIRONMENT.filters |= {
-    "code": code, "count": count, "filled": filled, "interval": interval, "label": label, "names": names, "num": num,
-    "percent": percent, "points": points,
+    "code": code, "count": count, "figure": figure, "filled": filled, "interval": interval, "label": label,
+    "names": names, "num": num, "percent": percent, "points": points,
 }  # fmt: skip
 
 

@@ -15,6 +15,8 @@ FARTHEST = 3.0
 """Margins that are shown beyond 0 on either side; what lies farther is drawn at the edge, its number is told."""
 STEP, WIDTH, WIDE = 36, 640, 520
 """Pixels: a claim's height, the chart's width, and the width from which numbers stand beside the bars."""
+MENU = 24
+"""Pixels above the chart, where its menu's button lies."""
 BESIDE, VERDICT = 300, 112
 """Pixels to the right of the bars, for verdict with numbers and for the verdict alone."""
 
@@ -23,7 +25,7 @@ def verdicts(table: pd.DataFrame) -> Any:
     """A claim's statement, and under it the interval in units of its margin and the verdict, at any width.
 
     Every claim has a unit of its own; divided by the margin they share an axis, on which 1 decides. Narrow charts leave
-    the numbers to the tooltip.
+    the numbers to the tooltip. An interval that reaches beyond the axis ends in an arrowhead.
 
     Parameters
     ----------
@@ -40,12 +42,15 @@ def verdicts(table: pd.DataFrame) -> Any:
         verdict = next(name for name in KINDS if str(row["verdict"]).startswith(name))
         scale = [row[name] / row["margin"] if row["margin"] else np.nan for name in ("estimate", "lower", "upper")]
         shown = np.clip(scale, -FARTHEST, FARTHEST).tolist()
+        ends = [
+            end if cut else np.nan for end, cut in ((-FARTHEST, scale[1] < -FARTHEST), (FARTHEST, scale[2] > FARTHEST))
+        ]
         records.append(
             {"claim": f"{number}", "verdict": verdict, "href": f"#claim-{number}",
-             "numbers": row["numbers"] or row["reason"], "statement": row["statement"],
-             "short": f"{number}. {row['short']}",
-             "told": f"{verdict}{': ' + row['numbers'] if row['numbers'] else ''}",
-             **dict(zip(("estimate", "lower", "upper"), shown, strict=True))}
+             "numbers": ", ".join(filter(None, (row["numbers"] or row["reason"], row["part"]))),
+             "statement": row["statement"], "short": f"{number}. {row['short']}",
+             "told": f"{verdict}: {row['numbers'] or 'no number'}",
+             **dict(zip(("estimate", "lower", "upper", "left", "right"), [*shown, *ends], strict=True))}
         )  # fmt: skip
     order = [record["claim"] for record in records]
     base = alt.Chart(rows(records)).encode(
@@ -77,14 +82,21 @@ def verdicts(table: pd.DataFrame) -> Any:
     points = base.mark_point(filled=True, size=60, opacity=1, yOffset=8).encode(
         x=alt.X("estimate:Q", scale=scale), color=hue
     )
+    beyond = [
+        base.mark_point(shape=f"triangle-{side}", filled=True, size=90, opacity=1, yOffset=8).encode(
+            x=alt.X(f"{side}:Q", scale=scale), color=hue
+        )
+        for side in ("left", "right")
+    ]
     zero, limit = (
         base.mark_tick(orient="vertical", size=14, yOffset=8, color=GREY, thickness=thickness)
         .encode(x=alt.X("at:Q", scale=scale))
         .transform_calculate(at=str(at))
         for at, thickness in ((0, 1), (1, 3))
     )
-    layers = alt.layer(zero, limit, bars, points, words, told, whole)
-    chart = layers.properties(width=WIDTH, height=alt.Step(STEP), usermeta={"margin": 10})
+    layers = alt.layer(zero, limit, bars, points, *beyond, words, told, whole)
+    padding = {"top": MENU, "left": 5, "right": 5, "bottom": 5}
+    chart = layers.properties(width=WIDTH, height=alt.Step(STEP), padding=padding, usermeta={"margin": 10})
     counts = [record["verdict"] for record in records]
     counted = ", ".join(f"{counts.count(name)} {name}" for name in KINDS)
     each = "; ".join(f"claim {record['claim']} {record['told']}" for record in records)
@@ -107,24 +119,30 @@ def robustness(table: pd.DataFrame, verdicts: pd.DataFrame) -> Any:
         The chart with its alternative text.
     """
     own = verdicts.loc[table["number"].unique(), ["by_interval", "estimate", "lower", "upper"]].reset_index()
+    short = {number: f"{number}. {text}" for number, text in verdicts["short"].items()}
     own = own.rename(columns={"by_interval": "verdict"}).assign(choice="as judged", option="")
     told = pd.concat([own, table])
     labels = [f"{one}: {other}" if other else one for one, other in zip(told["choice"], told["option"], strict=True)]
-    told = told.assign(claim=told["number"].map("claim {}".format), label=[label.replace("_", " ") for label in labels])
+    told = told.assign(claim=told["number"].map(short), label=[label.replace("_", " ") for label in labels])
     named = told[["claim", "label", "verdict", "estimate", "lower", "upper"]]
-    base = alt.Chart(rows(named.to_dict("records")), width=alt.Step(16), height=alt.Step(22)).encode(
+    base = alt.Chart(rows(named.to_dict("records"))).encode(
+        y=alt.Y("claim:N", sort=list(dict.fromkeys(told["claim"])), axis=None),
+        tooltip=["claim:N", "label:N", "verdict:N", "estimate:Q", "lower:Q", "upper:Q"],
+    )
+    dots = base.mark_circle(size=90, opacity=1, yOffset=8).encode(
         x=alt.X(
             "label:N",
             sort=list(dict.fromkeys(told["label"])),
             title=None,
             axis=alt.Axis(labelAngle=-60, labelLimit=190),
         ),
-        y=alt.Y("claim:N", sort=list(dict.fromkeys(told["claim"])), title=None),
-        color=colour("verdict", KINDS),
-        tooltip=["claim:N", "label:N", "verdict:N", "estimate:Q", "lower:Q", "upper:Q"],
+        color=colour("verdict", [kind for kind in KINDS if kind in set(told["verdict"])]),
     )
+    words = base.mark_text(align="left", dy=-9, fontSize=11).encode(x=alt.value(0), text="claim:N")
+    layers = alt.layer(dots, words.transform_filter("datum.label == 'as judged'"))
+    layers = layers.properties(width=alt.Step(16), height=alt.Step(STEP))
     same = int(table["same"].sum())
     return finished(
-        base.mark_circle(size=90, opacity=1),
+        layers,
         f"What {len(table)} other choices would make of the claims: {same} say the same as those that decide.",
     )

@@ -18,12 +18,14 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import yaml
+from numpy.typing import NDArray
 
 from visualheads.analysis.claims import across_models, attention, baseline, causal, looking
 from visualheads.analysis.claims.rules import (
     NOT_SUPPORTED,
     NOT_TESTABLE,
     OTHERWISE,
+    READINGS,
     SUPPORTED,
     UNDECIDED,
     VERDICTS,
@@ -276,22 +278,22 @@ def robustness(evidence: Evidence, verdicts: Iterable[Verdict]) -> pd.DataFrame:
     pandas.DataFrame
         One row per claim and option. Columns: number, choice (one of `Choice` that matters to the claim, "left out" or
         "other language models"), option (the language model, where one is left out), estimate, lower, upper, verdict
-        (what the intervals say, whatever the power), same (as the intervals say by the choices that decide). "Other
-        language models" has an interval as if these were drawn from many.
+        (what the intervals say, whatever the power), same (as the intervals say by the choices that decide), numbers
+        (the estimate and its interval in words). "Other language models" has an interval as if these were drawn from
+        many.
     """
     own, rows = next(iter(evidence.by_kind().values()), evidence), []
     for told in verdicts:
         one, found = told.claim, told.finding
         if not found.parts:
             continue
-        options: list[tuple[str, str, Sequence[tuple[float, float, float]], str]] = []
+        options: list[tuple[str, str, Sequence[tuple[float, float, float]], list[str], str]] = []
         for name in one.varied:
             for option in OTHERWISE[name]:
                 other = one.judge(own, replace(Choice(), **{name: option}))
                 if other.parts:
-                    options.append(
-                        (name, option, [(part.estimate, *part.bounds) for part in other.parts], other.by_interval)
-                    )
+                    labels = [part.label for part in other.parts]
+                    options.append((name, option, _numbers(other), labels, other.by_interval))
         llms = list(dict.fromkeys(llm for part in found.parts for llm in part.llm))
         for llm in llms if len(llms) > 1 else ():
             kept = [part for part in found.parts if set(part.llm) != {llm}]
@@ -300,21 +302,36 @@ def robustness(evidence: Evidence, verdicts: Iterable[Verdict]) -> pd.DataFrame:
             options.append(
                 _otherwise(found, "other language models", "", found.parts, [p.over_llms() for p in found.parts])
             )
-        for name, option, numbers, verdict in options:
-            estimate, lower, upper = np.mean(numbers, axis=0) if _mean_of(found) else numbers[0]
+        for name, option, numbers, labels, verdict in options:
+            _, (estimate, lower, upper) = _headline(numbers, labels, verdict, _mean_of(found))
             rows.append(
                 {"number": one.number, "choice": name, "option": option, "estimate": estimate, "lower": lower,
-                 "upper": upper, "verdict": verdict, "same": verdict == found.by_interval}
+                 "upper": upper, "verdict": verdict, "same": verdict == found.by_interval,
+                 "numbers": in_unit(one.unit, estimate, lower, upper)}
             )  # fmt: skip
-    columns = ["number", "choice", "option", "estimate", "lower", "upper", "verdict", "same"]
+    columns = ["number", "choice", "option", "estimate", "lower", "upper", "verdict", "same", "numbers"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _otherwise(found: Finding, choice: str, option: str, parts, numbers) -> tuple[str, str, Any, str]:
+def _otherwise(found: Finding, choice: str, option: str, parts, numbers) -> tuple[str, str, Any, list[str], str]:
     labels = [
         decided(low, high, part.margin, part.claimed) for part, (_, low, high) in zip(parts, numbers, strict=True)
     ]
-    return choice, option, numbers, agreed(labels) if found.agree else all_of(labels)
+    return choice, option, numbers, labels, agreed(labels) if found.agree else all_of(labels)
+
+
+def _headline(
+    numbers: Sequence[tuple[float, float, float]], labels: Sequence[str], verdict: str, mean: bool
+) -> tuple[int | None, NDArray[np.float64]]:
+    """The part that decides, the first of those that are labelled as the claim is; None and the mean of families."""
+    if mean:
+        return None, np.mean(numbers, axis=0)
+    place = labels.index(verdict) if verdict in labels else 0
+    return place, np.array(numbers[place])
+
+
+def _numbers(found: Finding) -> list[tuple[float, float, float]]:
+    return [(part.estimate, *part.bounds) for part in found.parts]
 
 
 def _mean_of(found: Finding) -> bool:
@@ -342,8 +359,9 @@ def verdict_table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
 
         * page, source, statement, short, unit, margin, control, rule, change, history: of the claim; measured: what is
           estimated.
-        * estimate, lower, upper: of the first part, or the mean over families, points as shares; NaN where the claim
-          was not tested. numbers: the same in words, in the unit; parts: one line each.
+        * estimate, lower, upper: of the first part that is labelled as the claim, or the mean over families, points as
+          shares; NaN where the claim was not tested. numbers: the same in words, in the unit; part: its name, where
+          there are several; parts: one line each.
         * power, false_support: how often a claim is supported where it is right, and where the truth is its margin, in
           [0, 1].
         * by_interval: what the intervals say, whatever the power; verdict; reason: why it was not tested; scope: on
@@ -354,21 +372,22 @@ def verdict_table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
     rows = []
     for one in verdicts:
         claim, found = one.claim, one.finding
-        numbers = (
-            np.array([(part.estimate, *part.bounds) for part in found.parts])
-            if found.parts
-            else np.full((1, 3), np.nan)
-        )
-        estimate, lower, upper = numbers.mean(axis=0) if _mean_of(found) else numbers[0]
+        labels, told = [part.label for part in found.parts], [_in_words(part.name) for part in found.parts]
+        numbers = _numbers(found) or [(np.nan, np.nan, np.nan)]
+        place, (estimate, lower, upper) = _headline(numbers, labels, found.by_interval, _mean_of(found))
         reason = found.reason
         if not reason and found.verdict == NOT_TESTABLE:
-            reason = f"its power is {100 * found.power:.0f} %, below one half"
+            reason = (
+                f"its power is {100 * found.power:.0f} %, below one half; by its interval alone: {found.by_interval}"
+            )
         rows.append({
             "number": claim.number, "page": claim.page, "source": claim.source, "statement": claim.statement,
             "short": claim.short, "measured": claim.estimate, "estimate": estimate, "lower": lower, "upper": upper,
             "unit": claim.unit, "margin": claim.margin, "numbers": in_unit(claim.unit, estimate, lower, upper),
+            "part": told[place] if place is not None and len(told) > 1 else "",
             "parts": [
-                f"{part.name}: {in_unit(claim.unit, part.estimate, *part.bounds)}, {part.label}" for part in found.parts
+                f"{name}: {in_unit(claim.unit, *each)}, {label}"
+                for name, each, label in zip(told, numbers, labels, strict=False)
             ],
             "power": found.power, "false_support": found.false_support, "by_interval": found.by_interval,
             "verdict": one.text, "reason": reason, "scope": one.scope, "control": claim.control, "rule": claim.rule,
@@ -380,6 +399,13 @@ def verdict_table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
             ],
         })  # fmt: skip
     return pd.DataFrame(rows).set_index("number")
+
+
+def _in_words(part: str) -> str:
+    """The name of a part; that of a reading which falls where attention is narrow says that its sign was turned."""
+    reading, comma, rest = part.partition(", ")
+    reversed_ = " (reversed)" if READINGS.get(reading, 1) < 0 else ""
+    return reading.replace("_", " ") + reversed_ + comma + rest
 
 
 def in_unit(unit: str, estimate: float, lower: float, upper: float) -> str:
