@@ -49,10 +49,11 @@ def say(template: str, **values: Any) -> None:
 
 
 OTHER_ROW = """{% for same, told in kinds if told %}{% if not same %}**{% endif %}Read one token later, in the
-[row of the answer](rows.ipynb),{% for row in told %} {{ "" if row.what.startswith("how ") else "the " }}{{ row.what }}
-is {{ row.after | figure(row.what) }}{% if row.page != "removals" %} instead of {{ row.before | figure(row.what) }}{%
-endif %}{{ "" if loop.last else " and" if loop.revindex == 2 else "," }}{% endfor %}: {{ "the conclusion is the same."
-if same else "another conclusion would follow.**" }} {% endfor %}"""
+[row of the answer](rows.ipynb),{% for row in told %} {% if not row.what.startswith("how ") %}the {% endif %}
+{{ row.what }} is {{ row.after | figure(row.what) }}{% if row.page != "removals" %} instead of
+{{ row.before | figure(row.what) }}{% endif %}{% if loop.revindex == 2 %} and{% elif not loop.last %},{% endif %}
+{%- endfor %}: {% if same %}the conclusion is the same.{% else %}another conclusion would follow.**{% endif %}
+{% endfor %}"""
 
 
 def say_rows(table: pd.DataFrame) -> None:
