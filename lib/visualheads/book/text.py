@@ -197,21 +197,8 @@ def points(value: float, digits: int = 1) -> Markup:
     return num(100 * value, digits)
 
 
-def figure(value: float, what: str) -> Markup:
-    """A filter: a number of `analysis.rows`; shares as percent, small numbers with a third decimal.
-
-    Parameters
-    ----------
-    value : float
-        The number.
-    what : str
-        Its words; of a share they say so first.
-
-    Returns
-    -------
-    Markup
-        The number.
-    """
+def _figure(value: float, what: str) -> Markup:
+    """A filter: a number of `analysis.rows`; shares as percent, small numbers with a third decimal."""
     return percent(value) if what.startswith("share") else num(value, 2 if abs(value) >= 0.1 else 3)
 
 
@@ -308,7 +295,7 @@ def _plain(value: Any) -> Markup:
 
 _ENVIRONMENT = ImmutableSandboxedEnvironment(autoescape=True, undefined=StrictUndefined, finalize=_plain)
 _ENVIRONMENT.filters |= {
-    "code": code, "count": count, "figure": figure, "filled": filled, "interval": interval, "label": label,
+    "code": code, "count": count, "figure": _figure, "filled": filled, "interval": interval, "label": label,
     "names": names, "num": num, "percent": percent, "points": points,
 }  # fmt: skip
 
