@@ -241,7 +241,7 @@ def test_a_planted_move_is_found_beyond_random_heads() -> None:
     random = table[(table["order"] == "random") & (table["measure"] == "margin")].iloc[0]
     assert random["estimate"] == 0 and random["sets"] == 2 and np.isnan(random["excess"])
     chart = display.spec_of(charts.steered_answers(table))
-    assert "top 1: +0.75" in chart["description"]
+    assert "top: 0.75" in chart["description"]
 
 
 def test_nothing_run_is_said_in_words() -> None:

@@ -10,7 +10,18 @@ import altair as alt
 import pandas as pd
 import xarray as xr
 
-from visualheads.charts.display import GREY, MAIN, benchmark, colour, finished, in_words, rows, tips, with_family
+from visualheads.charts.display import (
+    GREY,
+    MAIN,
+    benchmark,
+    colour,
+    finished,
+    in_words,
+    rows,
+    tips,
+    told_ranges,
+    with_family,
+)
 from visualheads.charts.heads import SINGLE, title_of
 from visualheads.heads.patterns import MARGIN
 
@@ -119,12 +130,8 @@ def intervals(
             layers.append(base.mark_tick(color=GREY, thickness=3).encode(x=f"{rule}:Q"))
         height = alt.Step(11) if by and _crowded(part, label) else max(60, 17 * len(names))
         shown.append(alt.layer(*layers).properties(width=COLUMN / len(panels) - 8, height=height, title=str(name)))
-    told = "; ".join(
-        " ".join(str(row[c]) for c in (panel, label, by) if c) + f": {row[value]:.2f}"
-        for _, row in table.head(24).iterrows()
-    )
-    more = f"; and {len(table) - 24} more" if len(table) > 24 else ""
-    return finished(alt.hconcat(*shown, spacing=12), f"{words} {told}{more}.")
+    told = told_ranges(table, [name for name in (panel, by or label) if name], value)
+    return finished(alt.hconcat(*shown, spacing=12), f"{words} {told}.")
 
 
 def pattern_matrices(told: xr.Dataset, needs: str = "Nothing to compare yet.") -> Any:

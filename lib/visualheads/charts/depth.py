@@ -55,7 +55,7 @@ def stage_profile(
         .encode(
             x=alt.X("low:Q", title="layer", scale=alt.Scale(nice=False)),
             x2="high:Q",
-            color=stage_colour(legend=alt.Legend(orient="top")),
+            color=stage_colour(legend=alt.Legend(orient="top", symbolType="square", symbolOpacity=0.5)),
         )
     )
     kinds = {"strongest": "strongest head", "mean": "mean of the heads", "weakest": "weakest head"}
@@ -67,7 +67,10 @@ def stage_profile(
             x=alt.X("layer:Q", axis=alt.Axis(tickMinStep=1, format="d")),
             y=alt.Y("value:Q", title=title_of(measure), scale=alt.Scale(domainMin=0)),
             strokeDash=alt.StrokeDash(
-                "kind:N", title=None, sort=list(kinds.values()), legend=alt.Legend(orient="bottom")
+                "kind:N",
+                title=None,
+                sort=list(kinds.values()),
+                legend=alt.Legend(orient="bottom", symbolType="stroke", symbolSize=900, symbolStrokeColor=GREY),
             ),
             tooltip=["layer:Q", "kind:N", alt.Tooltip("value:Q", format=".3f")],
         )

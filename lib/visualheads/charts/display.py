@@ -18,12 +18,16 @@ MIME = "application/vnd.vegalite.v5+json"
 VEGA_LITE = alt.SCHEMA_VERSION.lstrip("v").rsplit(".", 1)[0]
 DIGITS = 4
 """Significant digits of the numbers that go into a chart: enough for any tooltip, and small pages."""
+LONGEST, MOST_TOLD = 400, 8
+"""Characters of an alternative text, and rows that it tells one by one; of more it tells the range."""
 
 AnyChart = alt.Chart | alt.LayerChart | alt.HConcatChart | alt.VConcatChart | alt.ConcatChart | alt.FacetChart
 
 
 def finished(chart: Any, alt_text: str) -> Any:
-    """The chart with its alternative text and the book's common look."""
+    """The chart with its alternative text, whose list ends where it gets too long, and the book's common look."""
+    if len(alt_text) > LONGEST:
+        alt_text = alt_text[: LONGEST - 10].rpartition("; ")[0] + "; and more."
     return (
         chart.properties(description=alt_text)
         .configure_view(stroke=None)
@@ -93,6 +97,17 @@ def rows(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 def tips(*names: str, form: str = ".3f") -> list[alt.Tooltip]:
     """Columns of numbers for a tooltip, in one format."""
     return [alt.Tooltip(f"{name}:Q", title=name.replace("_", " "), format=form) for name in names]
+
+
+def told_ranges(table: pd.DataFrame, columns: Sequence[str], value: str) -> str:
+    """`top: 0.01 to 0.30; …`: a table's values in words, by as many of these columns as leave few groups."""
+    if len(table) <= MOST_TOLD:
+        return "; ".join(" ".join(str(row[c]) for c in columns) + f": {row[value]:.2f}" for _, row in table.iterrows())
+    groups: list[str] = []
+    for name in columns:
+        groups += [name] if table.groupby([*groups, name]).ngroups <= MOST_TOLD else []
+    cells = table.groupby(groups, sort=False)[value] if groups else [(("all",), table[value])]
+    return "; ".join(f"{' '.join(map(str, key))}: {own.min():.2f} to {own.max():.2f}" for key, own in cells)
 
 
 def plain(value: Any) -> Any:

@@ -21,7 +21,7 @@ from visualheads.analysis import head_tables
 from visualheads.analysis.steering import even_cells, targets
 from visualheads.analysis.subset import BOUNDS, only_model, subset
 from visualheads.charts.comparison import choice, chosen_model, placeholder
-from visualheads.charts.display import GREY, colour, finished, rows, tips
+from visualheads.charts.display import GREY, colour, finished, rows, tips, told_ranges
 from visualheads.errors import ParameterError, got
 from visualheads.heads.ranking import rank
 from visualheads.heads.selection import best_heads
@@ -252,7 +252,7 @@ def steered_answers(table: pd.DataFrame, needs: str = NEEDS) -> Any:
         panels.append(alt.layer(zero, bars, points).properties(width=WIDE, height=alt.Step(18), title=condition))
     lines = [alt.hconcat(*panels[start : start + 2], spacing=18) for start in range(0, len(panels), 2)]
     first = table[table["measure"] == "accuracy"]
-    told = "; ".join(f"{row.condition}, {row.what}: {row.estimate:+.2f}" for row in first.head(24).itertuples())
+    told = told_ranges(first, ["condition", "order"], "estimate")
     words = f"How much more often the answer is that of the object steered to, by situation and heads. {told}."
     return finished(alt.vconcat(*lines).resolve_scale(x="shared").add_params(*choices), words)
 

@@ -13,7 +13,7 @@ import xarray as xr
 from visualheads.analysis.sinks import VARIANTS
 from visualheads.analysis.steering import even_cells
 from visualheads.charts.comparison import choice, chosen_model, placeholder
-from visualheads.charts.display import GREY, finished, rows
+from visualheads.charts.display import GREY, finished, rows, told_ranges
 from visualheads.charts.heads import chosen_head
 from visualheads.charts.maps import SIDE, chosen_bars, clickable
 from visualheads.charts.overlays import framed, outline
@@ -61,8 +61,8 @@ def outliers(table: pd.DataFrame, needs: str = NEEDS) -> Any:
         edge = alt.Chart(rows([{"edge": 1}])).mark_rule(color=GREY, strokeDash=[4, 3]).encode(y="edge:Q")
         lines = alt.layer(edge, base.mark_line(strokeWidth=2), base.mark_circle(size=40, opacity=1))
         panels.append(lines.properties(width=WIDE, height=220, title=str(part)))
-    best = table.groupby(["model", "measure"], sort=False)["value"].max()
-    told = "; ".join(f"{model}, {measure}: {value:.2f}" for (model, measure), value in best.items())
+    best = table.groupby(["model", "measure"], sort=False)["value"].max().reset_index()
+    told = told_ranges(best, ["measure"], "value")
     words = f"Highest activations of five dimensions of the residual stream, as multiples of the threshold. {told}."
     return finished(alt.hconcat(*panels, spacing=16).resolve_scale(y="shared").add_params(*choices), words)
 

@@ -20,6 +20,7 @@ from visualheads.charts.display import (
     moment,
     rows,
     tips,
+    told_ranges,
     with_family,
 )
 from visualheads.charts.heads import SINGLE, title_of
@@ -110,7 +111,7 @@ def _curves(table: pd.DataFrame, title: str, words: str, domain: Sequence[float]
 def moments_compared(table: pd.DataFrame, measure: str = "image_weight") -> Any:
     """Models through training: how near the head pattern is to its last form, and how strong its later heads are.
 
-    Moments stand in the order of training, evenly spaced.
+    Moments stand in the order of training, evenly spaced, and go by their numbers (`moments_in_order`).
 
     Parameters
     ----------
@@ -131,31 +132,34 @@ def moments_compared(table: pd.DataFrame, measure: str = "image_weight") -> Any:
     """
     if table.empty:
         return placeholder("No moments of training were kept with these models.")
-    order = list(dict.fromkeys(table.sort_values("step", kind="stable")["moment"]))
-    ends = [name for name in order if name.startswith("final")]
-    order = [moment(name) for name in order if name not in ends] + [moment(name) for name in ends]
-    table = with_family(table)
-    data = rows(in_words(table).to_dict("records"))
+    places = {moment(name): place for place, name in enumerate(moments_in_order(table), 1)}
+    table = in_words(with_family(table))
+    data = rows(table.assign(place=table["moment"].map(places)).to_dict("records"))
     panels = []
     for column, words in PANELS:
         panels.append(
             alt.Chart(data, width=240, height=240, title=words)
             .mark_line(point=alt.OverlayMarkDef(size=40))
             .encode(
-                x=alt.X("moment:N", sort=order, title="moment of training",
-                        axis=alt.Axis(labelAngle=-40, labelLimit=200)),
+                x=alt.X("place:O", title="moment of training", axis=alt.Axis(labelAngle=0)),
                 y=alt.Y(f"{column}:Q", title="Spearman over heads" if column == "rho" else title_of(measure)),
                 color=colour("family", table["family"], title="language model", legend=alt.Legend(orient="top")),
                 detail="model:N",
                 tooltip=["model:N", "moment:N", *tips("rho", "within", "top", "shared")],
             )
         )  # fmt: skip
-    first = table.groupby("model", sort=False).first()
-    told = "; ".join(f"{name} begins at {row['rho']:.2f}" for name, row in first.iterrows())
+    first = table.groupby("model", sort=False)["rho"].first()
     words = (
-        f"Correlation of the pattern of {title_of(measure)} over heads with its last form, through training. {told}."
+        f"Correlation of the pattern of {title_of(measure)} over heads with its last form, through training. The "
+        f"models begin at {first.min():.2f} to {first.max():.2f}."
     )
     return finished(alt.hconcat(*panels), words)
+
+
+def moments_in_order(table: pd.DataFrame) -> list[str]:
+    """The moments of a table of `emergence.moment_table` in the order in which `moments_compared` numbers them."""
+    order = list(dict.fromkeys(table.sort_values("step", kind="stable")["moment"]))
+    return sorted(order, key=lambda name: name.startswith("final"))
 
 
 def text_and_pictures(table: pd.DataFrame, measure: str = "region_weight") -> Any:
@@ -232,8 +236,8 @@ def text_relations(table: pd.DataFrame) -> Any:
         base.mark_circle(size=60, opacity=1).encode(x="rho:Q"),
         alt.Chart(rows([{"edge": 0}])).mark_rule(color=GREY, strokeDash=[4, 3]).encode(x="edge:Q"),
     ]
-    told = "; ".join(f"{r.model} with {r.kind}: {r.rho:.2f}" for r in table.head(20).itertuples())
-    return finished(alt.layer(*layers), f"Correlation of heads on pictures with heads on text lists. {told}.")
+    words = f"Correlation of heads on pictures with heads on text lists. {told_ranges(table, ['kind'], 'rho')}."
+    return finished(alt.layer(*layers), words)
 
 
 NAMES = {"plain": "plain generation", "trace": "trace with all measures and store", "eager": "eager, output_attentions"}
