@@ -116,7 +116,7 @@ def test_two_runs_are_equal_bytes_and_a_third_is_skipped(tmp_path: Path) -> None
     assert "secret" not in json.dumps([cell.get("outputs") for cell in notebook.cells])
     assert "papermill" not in json.dumps(notebook.metadata) and not page.partial.exists()
     injected = next(c for c in notebook.cells if "injected-parameters" in c.metadata.get("tags", []))
-    assert "hide-input" in injected.metadata["tags"]
+    assert "remove-cell" in injected.metadata["tags"]
     assert inputs.recorded(page.output)["parameters"] == {"n": 5}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -14,8 +15,10 @@ import pytest
 from helpers.command import run
 from helpers.families import save, save_tuned
 from helpers.networks import llava
+from helpers.project import ROOT
 from helpers.task_files import looktwice
 from visualheads.cli import main
+from visualheads.cli.app import app
 from visualheads.cli.book import parameters
 from visualheads.errors import DiskFullError, KernelError, ParameterError
 from visualheads.heads.lists import read_scores
@@ -23,6 +26,14 @@ from visualheads.miniatures import train as miniature_training
 from visualheads.paths import slug_of, store_path
 from visualheads.store.read import open_store
 from visualheads.tracing import cluster, jobs
+
+
+def test_every_command_that_is_written_about_exists():
+    told = [command.name or command.callback.__name__.replace("_", "-") for command in app.registered_commands]
+    pages = [ROOT / "README.md", *(ROOT / "book").glob("*.md"), *(ROOT / "notebooks").glob("*.ipynb")]
+    named = re.compile(r'(?:^|[`"/])visualheads ([a-z][\w-]*)', re.MULTILINE)
+    found = {(page.name, name) for page in pages for name in named.findall(page.read_text(encoding="utf-8"))}
+    assert len(found) > 20 and not {(page, name) for page, name in found if name not in told}
 
 
 @pytest.fixture(scope="module")

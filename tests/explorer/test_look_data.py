@@ -13,7 +13,7 @@ import xarray as xr
 from helpers.looks import made_look
 from visualheads import HeadError, ParameterError
 from visualheads.explorer import Explorer
-from visualheads.explorer.look_data import FORMAT, VERSION, unpack
+from visualheads.explorer.look_data import FORMAT, VERSION, asked_lift, choose_first, unpack
 from visualheads.explorer.page import STATIC, add_model, fragment, index_of, page, read_look, write_folder
 
 DOCUMENT = STATIC.with_name("FORMAT.md")
@@ -52,6 +52,21 @@ def test_the_first_head_looks_most_at_the_asked_region():
     layer, head = look.first_head
     assert look.gaze[layer, head] == look.gaze.max()
     assert look.to_json()["first_head"] == layer * 6 + head
+
+
+def test_looks_of_one_model_begin_with_the_head_that_looks_most_over_them():
+    looks = [made_look(), made_look(sample="b", seed=1), made_look(sample="c", seed=2)]
+    choose_first(looks)
+    means = np.mean([look.gaze for look in looks], axis=0)
+    assert {look.first_head for look in looks} == {divmod(int(means.argmax()), 6)}
+
+
+def test_the_lift_of_the_first_head_is_that_of_its_attention(tmp_path: Path):
+    look = made_look()
+    told = read_look(write_folder([look], tmp_path)[1])
+    weights, asked = look.attention[0][look.first_head][look.image], look.token_map.in_box(look.sample["box"])
+    exact = weights[asked].sum() / weights[look.token_map.is_patch].sum() / asked.sum() * look.token_map.is_patch.sum()
+    assert asked_lift(told) == pytest.approx(exact, rel=0.05)
 
 
 def test_text_keys_come_before_the_query():

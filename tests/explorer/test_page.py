@@ -260,7 +260,7 @@ def test_overlays_scales_and_zoom(pages: Pages, files: Path):
     opened.do("x.set({ strength: 0.3 })")
     assert opened.get(opacity) < before
     legend = opened.text(".vh-legend")
-    opened.button("Scale per head")
+    opened.button("Same scale")
     assert opened.text(".vh-legend") != legend
     opened.button("Outline")
     assert opened.get("document.querySelectorAll('.vh-outline').length") > 0

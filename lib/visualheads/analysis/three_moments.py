@@ -71,11 +71,13 @@ def agreement_table(ds: xr.Dataset, share: float = SHARE, n_boot: int = N_BOOT, 
         for one, other in combinations(range(len(models)), 2):
             pair = [one, other]
             low, high = interval(spearman(drawn[:, pair])[:, 0, 1])
+            overlap = interval(top_k_overlap(drawn[:, pair], k)[:, 0, 1])
             rows.append({
                 "score": score, "moment": models[one], "other": models[other], "rho": spearman(whole[pair])[0, 1],
                 "rho_lower": low, "rho_upper": high,
                 "ceiling": float(np.sqrt(max(0.0, reliability[one] * reliability[other]))),
-                "overlap": top_k_overlap(whole[pair], k)[0, 1], "chance": k / whole.shape[1],
+                "overlap": top_k_overlap(whole[pair], k)[0, 1], "overlap_lower": overlap[0],
+                "overlap_upper": overlap[1], "chance": k / whole.shape[1],
             })  # fmt: skip
     return pd.DataFrame(rows)
 

@@ -181,7 +181,7 @@ def cleaned(notebook: NotebookNode, record: Mapping[str, Any]) -> NotebookNode:
         cell.id = f"cell-{index + 1:02d}"
         tags = set(cell.metadata.get("tags", ()))
         if "injected-parameters" in tags:
-            tags.add("hide-input")
+            tags.add("remove-cell")  # the command at the end of the page tells them
         kept = {key: value for key, value in cell.metadata.items() if key in KEPT_CELL_METADATA and key != "tags"}
         cell.metadata = NotebookNode({**kept, **({"tags": sorted(tags)} if tags else {})})
         if cell.cell_type == "code":

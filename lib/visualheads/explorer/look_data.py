@@ -9,7 +9,7 @@ import base64
 import gzip
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -116,6 +116,8 @@ class Look:
         Name → (row, layer, head).
     sinks
         (layer, image token), or None where the model has no sink tokens.
+    first
+        The (layer, head) that is shown first, see `choose_first`; None: the one that looks most at this picture.
     """
 
     model: dict[str, Any]
@@ -132,6 +134,7 @@ class Look:
     measures: dict[str, NDArray[np.float32]]
     sinks: NDArray[np.bool_] | None = None
     answers: Answers | None = None
+    first: tuple[int, int] | None = None
     effects: dict[str, Effect] = field(default_factory=dict)
     provenance: dict[str, str] = field(default_factory=dict)
     note: str = ""
@@ -143,10 +146,10 @@ class Look:
 
     @property
     def first_head(self) -> tuple[int, int]:
-        """The (layer, head) that is shown first: the one that looks most at the asked region, else at the picture."""
-        weights = self.gaze
-        index = int(np.nanargmax(weights)) if np.isfinite(weights).any() else 0
-        return divmod(index, int(self.model["heads"]))
+        """The (layer, head) that is shown first: `first`, else the one with most of `gaze`."""
+        if self.first is not None or not np.isfinite(self.gaze).any():
+            return self.first or (0, 0)
+        return divmod(int(np.nanargmax(self.gaze)), int(self.model["heads"]))
 
     @cached_property
     def gaze(self) -> NDArray[np.float32]:
@@ -230,6 +233,36 @@ class Look:
         for name in self.measures:
             ds[name].attrs.update(long_name=MEASURES[name]["long_name"], units=MEASURES[name]["unit"])
         return ds
+
+
+def choose_first(looks: Sequence[Look]) -> None:
+    """Let looks of one model begin with the head that looks most at the asked region, else the picture, over them all.
+
+    The best head at a single picture need not look at what is asked in any other.
+    """
+    means = np.mean([look.gaze for look in looks], axis=0)
+    if np.isfinite(means).any():
+        for look in looks:
+            look.first = divmod(int(np.nanargmax(means)), means.shape[1])
+
+
+def asked_lift(look: Mapping[str, Any]) -> float:
+    """How many times an even share of its attention on the picture the first head gives to the asked region.
+
+    Parameters
+    ----------
+    look
+        As `page.read_look` returns it, with a token map and a box.
+    """
+    row, head, told = look["rows"][0], look["first_head"], look["token_map"]
+    codes = np.stack([row["codes"][head] & 15, row["codes"][head] >> 4], axis=-1).reshape(-1)[: len(told["kind"])]
+    low, peak = float(row["low"][head]), float(row["peak"][head])
+    weights = np.where(codes > 0, low * (peak / low) ** ((codes - 1.0) / (CODES - 1)), 0.0)
+    left, top, right, bottom = told["box"].reshape(-1, 4).T
+    box = look["sample"]["box"]
+    inside = (left < box[2]) & (right > box[0]) & (top < box[3]) & (bottom > box[1])
+    patches = np.array(list(told["kind"])) == LETTER["patch"]
+    return float(weights[inside].sum() / weights[patches].sum() * patches.sum() / inside.sum())
 
 
 def data_address(picture: Image.Image, largest: int) -> str:

@@ -24,7 +24,7 @@ from visualheads.errors import (
 )
 from visualheads.explorer.answers import HIDDEN, REMOVED, HeadChanger
 from visualheads.explorer.capture import look_at
-from visualheads.explorer.look_data import MEAN, MEASURES, Look, Row, sample_of
+from visualheads.explorer.look_data import MEAN, MEASURES, Look, Row, choose_first, sample_of
 from visualheads.explorer.shown import Explorer, Kernel
 from visualheads.models.progress import Wish, progress_bar
 from visualheads.models.token_layouts import single_grid
@@ -99,17 +99,18 @@ def look(
     tried = {"top": min(TOP_HEADS, model.shape.layers * model.shape.heads), "none": 0}
     each = 1 + 2 * tried.get(effects, model.shape.layers * model.shape.heads)
     with progress_bar(f"look {model.name}", each * len(samples), progress) as advance:
-        looks = []
+        looks: list[Look] = []
         for sample in samples:
-            made = look_at(model, sample, rows, max_new_tokens)
+            looks.append(look_at(model, sample, rows, max_new_tokens))
             advance(1)
+        choose_first(looks)
+        for sample, made in zip(samples, looks, strict=True):
             if effects != "none":
                 changer = HeadChanger(model, sample, max_new_tokens, references)
                 heads = _tried(made, effects)
                 assert made.answers is not None
                 for mode in (REMOVED, HIDDEN):
                     made.effects[mode] = changer.single_heads(mode, heads, made.answers, advance)
-            looks.append(made)
     return Explorer(looks, Kernel(model, samples, max_new_tokens, references))
 
 
@@ -145,8 +146,9 @@ def _check(rows: int | Sequence[int] | None, effects: str) -> None:
 def _tried(made: Look, effects: str) -> list[tuple[int, int]]:
     heads = made.gaze.shape[1]
     order = np.argsort(-made.gaze.reshape(-1), kind="stable")
-    chosen = order if effects == "all" else order[:TOP_HEADS]
-    return [divmod(int(index), heads) for index in sorted(chosen)]
+    tried = order if effects == "all" else order[:TOP_HEADS]
+    first = made.first_head[0] * heads + made.first_head[1]  # its effect is told wherever it is shown
+    return [divmod(int(index), heads) for index in sorted(tried if first in tried else [*tried[:-1], first])]
 
 
 MAPS, MEAN_MAP = "maps", "mean_map"
@@ -208,12 +210,14 @@ def explore(
     whole = ds.expand_dims("query") if "query" not in ds.dims else ds
     # the row that makes the answer is shown first
     whole = whole.isel(query=np.argsort([name != FIRST for name in whole["query"].values.tolist()], kind="stable"))
-    looks = []
+    looks: list[Look] = []
     for index in range(whole.sizes["model"]):
         one = _of_model(whole.isel(model=index))
         make = _sample_look if kind == MAPS else _mean_look
         places = one.sizes["sample"] if kind == MAPS else one.sizes["map_condition"]
-        looks += [made for place in range(min(places, most)) if (made := make(one, place, pictured, model)) is not None]
+        own = [made for place in range(min(places, most)) if (made := make(one, place, pictured, model)) is not None]
+        choose_first(own)
+        looks += own
     if not looks:
         raise ParameterError(got(kind, "no finite map", "at least one", "trace the samples first"))
     return Explorer(looks)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 ROOT = "VISUALHEADS_BOOK_ROOT"
 PACKAGES = ("visualheads", "torch", "transformers", "nnsight", "xarray", "jupyter-book")
+DATA = ("data/scenes", "data/smol", "data/full")
+"""What ships besides the miniatures: questions, the joined models, and the long measurements."""
 SHORT = 12
 
 
@@ -35,9 +37,9 @@ def everything(root: Path) -> dict[str, str]:
     """Commit, package versions, data checksum and the hash of every shipped checkpoint, by name."""
     told = {"commit": commit(root)}
     told |= {name: version_of(name) or "not installed" for name in PACKAGES}
-    scenes = root / "data" / "scenes"
-    if scenes.is_dir():
-        told["data/scenes"] = page.files_hash([scenes])[:SHORT]
+    for name in DATA:
+        if (root / name).is_dir():
+            told[name] = page.files_hash([root / name])[:SHORT]
     folders = sorted(path.parent for path in (root / "data" / "miniatures").glob("*/config.json"))
     return told | {folder.name: hash_weights(folder)[:SHORT] for folder in folders}
 

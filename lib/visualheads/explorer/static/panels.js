@@ -64,7 +64,7 @@ export function toolView(actions, zoomer) {
       row("overlay", [["brightness", "Brightness"], ["outline", "Outline"], ["off", "Off"]], "overlay"),
       h("label", { class: "vh-slider" }, "strength ",
         h("input", { type: "range", min: 0.2, max: 1, step: 0.05, value: settings.strength, oninput: (event) => actions.strength(Number(event.target.value)) })),
-      row("scale", [["shared", "Same scale"], ["own", "Scale per head"]], "scale"),
+      row("scale", [["own", "Scale per head"], ["shared", "Same scale"]], "scale"),
       row("tool", [["point", "Point"], ["box", "Draw box"]], "tool"),
       zoomer,
       look.map.tiles[0] > 0 && row("grid", [["whole", "Whole picture"], ["tiles", "Tiles"]], "grid"),
