@@ -149,6 +149,7 @@ def moments(
         for name in ("smol-1.5", "smol-frozen")
         for look in vh.look(name, list(samples), effects="top", rows=6, progress=False).looks
     ]
+    made.sort(key=lambda look: (look.model["name"] != "smol-1.5", -look.gaze[look.first_head]))  # the clearest first
     say(f"{write_folder(made, folder / 'looks')[0].parent}")
 
 

@@ -37,7 +37,7 @@ export class Explorer {
     this.options = options;
     this.looks = new Map();
     this.choice = {};
-    this.settings = { overlay: "brightness", strength: 0.75, scale: "own", grid: "whole", tool: "point", masked: false, asked: true };
+    this.settings = { overlay: "brightness", strength: 0.65, scale: "own", grid: "whole", tool: "point", masked: false, asked: true };
     this.hovered = null;
     this.live = source.live ? { ...source.live, settings: { bias: 4 }, result: null, busy: false, error: "" } : null;
     this.mode = null;
