@@ -66,7 +66,7 @@ def test_the_lift_of_the_first_head_is_that_of_its_attention(tmp_path: Path):
     told = read_look(write_folder([look], tmp_path)[1])
     weights, asked = look.attention[0][look.first_head][look.image], look.token_map.in_box(look.sample["box"])
     exact = weights[asked].sum() / weights[look.token_map.is_patch].sum() / asked.sum() * look.token_map.is_patch.sum()
-    assert asked_lift(told) == pytest.approx(exact, rel=0.05)
+    assert asked_lift(told) == pytest.approx(exact, rel=0.1)  # codes have four bits
 
 
 def test_text_keys_come_before_the_query():

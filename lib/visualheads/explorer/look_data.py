@@ -19,7 +19,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from PIL import Image
 
-from visualheads.models.token_map import TokenMap
+from visualheads.models.token_map import LEAST_OVERLAP, TokenMap
 from visualheads.paths import read_table
 from visualheads.store import schema
 
@@ -260,7 +260,9 @@ def asked_lift(look: Mapping[str, Any]) -> float:
     weights = np.where(codes > 0, low * (peak / low) ** ((codes - 1.0) / (CODES - 1)), 0.0)
     left, top, right, bottom = told["box"].reshape(-1, 4).T
     box = look["sample"]["box"]
-    inside = (left < box[2]) & (right > box[0]) & (top < box[3]) & (bottom > box[1])
+    wide = np.minimum(right, box[2]) - np.maximum(left, box[0])
+    high = np.minimum(bottom, box[3]) - np.maximum(top, box[1])
+    inside = np.minimum(wide, high) > LEAST_OVERLAP
     patches = np.array(list(told["kind"])) == LETTER["patch"]
     return float(weights[inside].sum() / weights[patches].sum() * patches.sum() / inside.sum())
 
