@@ -114,7 +114,7 @@ class StoredModel:
 TASKS = (MAIN_TASK, "pope", "seedbench")
 SIZES = {"n": 24, "most": 96, "single": 12}
 """Of `run_protocol`: what two cores do in an hour."""
-DRAWS = 20
+DRAWS = 40
 """Untrained adapters."""
 SEEN = {
     "image_weight": QUERIES,
