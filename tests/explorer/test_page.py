@@ -262,6 +262,8 @@ def test_overlays_scales_and_zoom(pages: Pages, files: Path):
     legend = opened.text(".vh-legend")
     opened.button("Same scale")
     assert opened.text(".vh-legend") != legend
+    opened.button("Scale per head")
+    assert opened.text(".vh-legend") == legend
     opened.button("Outline")
     assert opened.get("document.querySelectorAll('.vh-outline').length") > 0
     assert opened.get("document.querySelector('.vh-veil').style.display") == "none"
