@@ -33,7 +33,7 @@ lists and tallies, and 1 else, up to step 960, and with 1.5 for classes and supe
 NUMBERS, MOST_NUMBERS = (1, 2, 3, 3, 4, 4, 5, 5), (2, 3, 4, 5, 6, 7, 8)
 """Numbers of the class, or of objects of a supercategory in several classes, that a picture is drawn for: large ones,
 of which scenes have few, as often as small ones, about. What is shipped was trained with numbers as scenes have them
-up to step 3160."""
+up to step 3160, and with supercategories of any scene up to step 4036."""
 MIXED = 0.35
 """Share of pictures that are drawn for the number of a supercategory that shows several classes."""
 BETAS = (0.9, 0.98)
