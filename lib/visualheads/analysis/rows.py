@@ -27,7 +27,7 @@ from visualheads.tasks.registry import with_kinds
 BEFORE, AFTER = ROW, "first_generated"
 COLUMNS = ("page", "what", "before", "after", "turns", "same")
 PARTLY, LARGELY = 0.3, 0.6
-"""Sizes of a correlation at which the chapter on looking heads changes its words."""
+"""Sizes of a correlation that count as another finding: none below the first, a strong one from the second."""
 SURPLUS = "share of the heads above the null in early and middle layers, beyond that of all heads"
 LESS_ALIKE = "how much less head patterns with and without the {} agree than two halves of one (attention on the {})"
 BENCHMARKS_APART = "how much less head patterns of two benchmarks agree than two halves of one"

@@ -28,6 +28,7 @@ from visualheads.miniatures.smol.scenes import (
     render,
 )
 from visualheads.miniatures.smol.sprites import CATEGORY, CLASSES, COLOURS, PAINTED, WORLD, read_sheet
+from visualheads.miniatures.smol.training import MOST_NUMBERS, NUMBERS, draw_counted
 
 N = 400
 
@@ -77,6 +78,19 @@ def test_scenes_keep_to_the_rules_of_training(scenes):
             assert SMALLEST <= max(right - left, bottom - top) <= LARGEST
             assert (thing.colour in COLOURS) == (thing.name in PAINTED)
     assert any(is_held_out((one, other)) for one in CLASSES for other in CLASSES if one != other)
+
+
+def test_a_picture_is_drawn_for_a_number_of_a_class_or_of_several_classes_of_a_kind():
+    sheet()
+    numbers = {True: set(), False: set()}
+    for seed in range(N):
+        scene, counted = draw_counted(random.Random(seed))
+        mixed = counted not in CLASSES
+        classes = [name for name in scene.names if counted in (name, CATEGORY[name])]
+        assert len(classes) > 1 if mixed else classes == [counted]
+        assert len(scene.names) <= (7 if mixed else 4) and not is_held_out(scene.names)
+        numbers[mixed].add(scene.count(counted))
+    assert numbers == {True: set(MOST_NUMBERS), False: set(NUMBERS)}
 
 
 def test_objects_overlap_at_most_slightly(scenes):
