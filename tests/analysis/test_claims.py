@@ -294,6 +294,13 @@ def test_models_of_another_kind_are_judged_beside_and_never_pooled():
     assert claims.beside(evidence, [3])["verdict"].tolist() == [NOT_SUPPORTED]
 
 
+@pytest.mark.parametrize(("box", "name", "part"), [(0.0, 0.0, "name"), (0.9, 0.9, "box")])
+def test_the_headline_is_that_of_the_part_that_decides(box: float, name: float, part: str) -> None:
+    row = claims.verdict_table(claims.judge(named(box, name), [4])).loc[4]
+    assert row["by_interval"] == NOT_SUPPORTED and row["part"].startswith(part)
+    assert row["lower"] > row["margin"] if part == "box" else row["upper"] < row["margin"]
+
+
 def test_other_choices_and_left_out_language_models_are_told():
     models = {
         name: Planted(gain=gain, llm=llm) for name, gain, llm in (("a", 0.05, "A"), ("b", 0.04, "B"), ("c", 0.05, "C"))
