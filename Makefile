@@ -51,8 +51,9 @@ $(VENV)/.dev: $(DEPENDENCIES) | $(BIN)/python
 # --- for readers and re-executors -------------------------------------------------------------------------------------------
 
 book: $(VENV)/.base ## trace the miniatures, run the notebooks, render the book (FULL=1, FORCE=1)
-	@[ -d data/checkpoints/smol-base ] || $(BIN)/visualheads weights smol --optional
-	@$(BIN)/visualheads book $(if $(FULL),--full) $(if $(FORCE),--force)
+	@# no page needs the base weights, so they are prepared meanwhile
+	@{ [ -d data/checkpoints/smol-base ] || $(BIN)/visualheads weights smol --optional; } & \
+	$(BIN)/visualheads book $(if $(FULL),--full) $(if $(FORCE),--force); made=$$?; wait; exit $$made
 
 model: $(VENV)/.base ## one model's page: MODEL=… [DATA= DEVICE= DTYPE= N= SEED= UNTRAINED=]
 	@if [ -z "$(MODEL)" ]; then \

@@ -36,9 +36,9 @@ def test_a_model_of_the_nine_by_hand(some: list):
     assert batch == pytest.approx(0.648, abs=0.001)
     assert told["memory for a batch"] == "about 0.65 GB for 1,000 tokens together on cuda"
     assert told["memory"] == "about 14.8 GB"
-    assert (told["samples"], told["shards"]) == ("40", "2 of up to 32 samples")
-    # float32 in 2 shards of 2 conditions on 24 × 24: 2·2·576 · 32·32 heads · 2 rows · 4 bytes = 18.9 MB of maps
-    assert told["disk"].endswith("19 MB of it mean maps")
+    assert (told["samples"], told["shards"]) == ("40", "1 of up to 128 samples")
+    # float32 in 1 shard of 2 conditions on 24 × 24: 2·576 · 32·32 heads · 2 rows · 4 bytes = 9.4 MB of maps
+    assert told["disk"].endswith(", 9 MB of it mean maps")
     assert told["store"].startswith("r")
 
 

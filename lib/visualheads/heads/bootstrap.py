@@ -75,7 +75,7 @@ def picture_ids(samples: xr.DataArray | xr.Dataset) -> NDArray[np.object_]:
 
 def picture_sums(values: xr.DataArray) -> PictureSums:
     """Return the sums and counts per picture of an array with dimension `sample`, pictures in sorted order."""
-    return Grouping.of(values).sums(values.transpose(..., "sample").values)
+    return Grouping.of(values).sums(values.variable.transpose(..., "sample").values)
 
 
 @dataclass(frozen=True, eq=False)

@@ -166,7 +166,7 @@ def _same_prompts(values: xr.DataArray, control: xr.DataArray, name: str) -> xr.
         raise ParameterError(got(f"control {name!r}", "no prompt of the dataset", "the same prompts as in the dataset"))
     if control.shape[:3] != values.shape[:3]:
         raise ParameterError(got(f"control {name!r}", control.shape[:3], f"(model, layer, head) = {values.shape[:3]}"))
-    matched = control.transpose(..., "sample").values[..., found].astype(np.float64)
+    matched = control.variable.transpose(..., "sample").values[..., found].astype(np.float64)
     matched[..., found < 0] = np.nan
     return xr.DataArray(matched, dims=(*HEAD_DIMS, "sample"))
 

@@ -77,7 +77,10 @@ def collected(parts: Sequence[tuple[xr.DataArray, NDArray[np.bool_]]], groups: S
     sums, counts = np.zeros(shape), np.zeros(shape)
     for place, (array, chosen) in enumerate(parts):
         if chosen.any():
-            own = picture_sums(array.isel(sample=np.flatnonzero(chosen)).transpose("layer", "head", "sample"))
+            ordered = array.isel(sample=np.flatnonzero(chosen)).transpose(
+                "layer", "head", "sample", transpose_coords=False
+            )
+            own = picture_sums(ordered)
             where = np.searchsorted(pictures, own.pictures.astype(str))
             sums[place][:, where], counts[place][:, where] = own.sums, own.counts
     known = counts.any(axis=(0, 1))

@@ -148,7 +148,7 @@ def sample_scores(ds: xr.Dataset, by: str, *, query: str | None = None, k: K = N
     if by not in rankings(ds):
         raise ParameterError(got("by", by, rankings(ds)))
     score = SCORES.get(by)
-    needed = [name for name in (SCORED_FROM if score is not None else (by,)) if name in ds]
+    needed = [by] if by in ds else [name for name in SCORED_FROM if name in ds]
     chosen = real_samples(_one_query(ds[needed], query, by))
     values = score(chosen, k) if score is not None else _variable(chosen, by)
     return values.rename(by)
@@ -337,7 +337,7 @@ def _variable(ds: xr.Dataset, name: str) -> xr.DataArray:
         values = values.expand_dims("model")
     if set(values.dims) != {*HEAD_DIMS, "sample"}:
         raise ParameterError(got(f"dimensions of {name}", values.dims, f"{(*HEAD_DIMS, 'sample')}"))
-    return values.transpose(*HEAD_DIMS, "sample")
+    return values.transpose(*HEAD_DIMS, "sample", transpose_coords=False)
 
 
 def _one_query(ds: xr.Dataset, query: str | None, by: str) -> xr.Dataset:

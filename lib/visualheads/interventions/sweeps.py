@@ -194,7 +194,7 @@ def ablate(
         Modes on sinks only: sample id → image tokens (0 for the picture's first) taken for sinks in every layer; by
         default the model's own visual sinks, found layer by layer.
     batch_tokens : int, optional
-        Tokens that run together; by default 1024 on CPUs, 16384 on GPUs.
+        Tokens that run together; by default 8192 on CPUs, 16384 on GPUs.
     max_new_tokens : int
         Longest answer.
     progress : bool or "auto"

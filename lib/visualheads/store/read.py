@@ -62,7 +62,7 @@ def open_store(path: str | Path, *, all_samples: bool = False) -> xr.Dataset:
     ds = stored.dataset()
     if "shard" not in stored.attrs:
         return _from(path, _lazy(ds, 1))
-    measured = {name for record in stored.records if record for name in record.samples}
+    measured = stored.measured
     known = np.array([name in measured for name in stored.ids], dtype=bool)
     told = np.array([_provenance(stored)] * ds.sizes["model"], dtype=object)
     maps = _mean_maps(stored, ds, known) if MAP_SUM in ds else {}

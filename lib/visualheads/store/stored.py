@@ -30,8 +30,8 @@ from visualheads.store.variables import MAP_COORDINATES, SHARD_VARIABLES, TRACED
 FORMAT = 2
 """Version of the layout on disk. In 1, files had no checksums and shards no records; it is read, never continued."""
 READABLE = (1, FORMAT)
-SHARD = 32
-"""Samples per shard by default: seconds of work on a laptop, some hundred shards for a whole benchmark."""
+SHARD = 128
+"""Samples per shard by default: seconds of work for a small model, minutes for a large one, and whole batches."""
 KEEPABLE = ("mean_map", "maps")
 GRID_DIMS = ("grid_row", "grid_column")
 COMPRESSOR = BloscCodec(cname="zstd", clevel=3, shuffle="shuffle")
@@ -54,7 +54,7 @@ class StorePlan:
     identity, circumstance : mapping
         What decides the numbers, and what should not. Whatever JSON can hold.
     shard : int
-        Samples per shard: the length of chunks along `sample`.
+        Samples per shard: the length of chunks along `sample`. A store that is there keeps its own.
     keep : tuple of str
         "mean_map", "maps".
     grid : (int, int), optional
@@ -284,6 +284,13 @@ class Stored:
     def ids(self) -> list[str]:
         """The ids of all samples, measured or not."""
         return [str(i) for i in self.values("sample")]
+
+    @property
+    def measured(self) -> set[str]:
+        """The ids of the samples that are measured: all of a store that was written at once."""
+        if "shard" not in self.attrs:
+            return set(self.ids)
+        return {name for record in self.records if record for name in record.samples}
 
     @property
     def n_shards(self) -> int:

@@ -169,6 +169,7 @@ def lengthen(stored: Stored, plan: StorePlan) -> None:
         plan,
         coords=_joined(stored.dataset(), plan.coords.isel(sample=new)),
         identity={**plan.identity, "samples": hash_list(hashes)},
+        shard=stored.shard,
         hashes=hashes,
     )
     before = path.with_name(path.name + REPLACED)

@@ -1,7 +1,7 @@
 """Results on disk: `<results>/<model>/<task>.zarr`, made whole, filled shard by shard, resumable, safe in parallel.
 
     coords = schema.coordinates(name, samples, layers, heads, llm=…, groups=schema.map_groups(samples))
-    plan = StorePlan(coords, identity=…, circumstance=…, shard=32, keep=("mean_map",), grid=(24, 24), hashes=…)
+    plan = StorePlan(coords, identity=…, circumstance=…, shard=128, keep=("mean_map",), grid=(24, 24), hashes=…)
     create(path, plan)                              # makes the store, or checks (and lengthens) the one that is there
     for index, ids in todo(path, plan.samples).items():
         part = measured([by_id[i] for i in ids])    # a Dataset of exactly these samples, in this order
@@ -275,8 +275,6 @@ def _check(stored: Stored, plan: StorePlan) -> None:
 
 def _layout_differences(stored: Stored, plan: StorePlan) -> dict[str, tuple[object, object]]:
     differ: dict[str, tuple[object, object]] = {}
-    if stored.shard != plan.shard:
-        differ["shard"] = (stored.shard, plan.shard)
     sizes = plan.sizes()
     planned = {
         name: _lengths(variable.dims, [sizes[dim] for dim in variable.dims]) for name, variable in plan.layout().items()

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 RANKINGS = ("image_weight", "region_weight")
 STAGES = ("late", "all")
 MODE, POSITIONS = "zero", "all"
-COMPARED_SAMPLES, COMPARED_SETS = 64, 10
+COMPARED_SAMPLES, COMPARED_SETS = 32, 8
 """Of a full store, computed again whenever it is shown."""
 SWEEP = "sweep-"
 TOLERANCE = {"margin": 0.05, "kl": 0.02, "correct": 0.02}

@@ -23,6 +23,7 @@ from visualheads.miniatures.text_heads import KIND as LISTS
 from visualheads.miniatures.text_heads import UNTRAINED
 from visualheads.store.combine import check_joinable, joined
 from visualheads.store.read import open_store, stores_in
+from visualheads.store.stored import opened
 from visualheads.studies import shipped, three_moments
 from visualheads.studies.ablation import EFFECTS
 from visualheads.studies.shipped import NULL
@@ -66,7 +67,8 @@ def gather(results: str | Path = "data/results", full: str | Path | None = None)
             continue
         ds = open_store(path)
         why = shipped.why_outdated(path, ds=ds)
-        rows.append(_source(f"full: {path.relative_to(root).as_posix()}", kind, ds) | {"used": not why, "why": why})
+        told = {"model": ", ".join(models_of(ds)), "samples": ds.sizes["sample"], "used": not why, "why": why}
+        rows.append({"store": f"full: {path.relative_to(root).as_posix()}", "what": _words(kind), **told})
         if not why:
             [name] = models_of(ds)
             place = joined_models.setdefault(name, {}) if kind_of(name) == JOINED else found
@@ -74,21 +76,18 @@ def gather(results: str | Path = "data/results", full: str | Path | None = None)
     for path, kind in stores_in(folder):
         if kind not in (TRACE, LISTS) or path.parent.name.endswith(UNTRAINED):
             continue
-        ds = open_store(path)
-        rows.append(_source(path.relative_to(folder).as_posix(), kind, ds) | {"used": True, "why": ""})
+        there = opened(path)  # traces are read below, all together
+        told = {"model": ", ".join(there.values("model")), "samples": len(there.measured), "used": True, "why": ""}
+        rows.append({"store": path.relative_to(folder).as_posix(), "what": _words(kind), **told})
         traced |= kind == TRACE
         if kind == LISTS:
-            text[path.parent.name] = ds.load()
+            text[path.parent.name] = open_store(path).load()
     beside = []
     for name, own in joined_models.items():
         traces = survey.traced(root, [name]) if TRACE in own else None
         beside.append(_evidence(own, traces, _lists_in_words(name)))
     whole = _evidence(found, survey.traced(folder) if traced else None, text)
     return Gathered(replace(whole, beside=tuple(beside)), pd.DataFrame(rows, columns=list(COLUMNS)))
-
-
-def _source(store: str, kind: str, ds: xr.Dataset) -> dict[str, object]:
-    return {"store": store, "what": _words(kind), "model": ", ".join(models_of(ds)), "samples": ds.sizes["sample"]}
 
 
 def attention(results: str | Path = "data/results") -> Evidence:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Ready = TypeVar("Ready")
 
-BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
+BATCH_TOKENS = {"cpu": 8192, "cuda": 16384}
 """Tokens per batch by default: enough to keep the device busy, little enough for its memory (and a CPU's caches)."""
 AHEAD = 2
 """Batches prepared in advance: enough to hide decoding, little enough to keep memory flat."""

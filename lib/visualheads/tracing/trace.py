@@ -258,7 +258,7 @@ def trace(
     heads : (layer, head) pairs or bool DataArray, optional
         Whose maps are kept with "maps"; by default all.
     batch_tokens : int, optional
-        Samples run together while longest × count stays below; default 1024 on CPUs, 16384 on GPUs.
+        Samples run together while longest × count stays below; default 8192 on CPUs, 16384 on GPUs.
     max_new_tokens : int
         Longest answer, in tokens.
     progress : bool or "auto"
